@@ -1,0 +1,1 @@
+"""TransUNet for medical image segmentation."""

@@ -1,0 +1,52 @@
+"""Outputs are written beside their place and renamed: a reader never sees half of one."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transunet.errors import ConfigError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write a file or folder to; rename it onto `path` on success.
+
+    The temporary name ends like `path`, since writers choose a format by suffix. On failure it is removed and
+    what stood at `path` stays. A folder that stood there is replaced.
+
+    Raises:
+        ConfigError: when `path`'s folder cannot be made or written to.
+    """
+    writable_folder(path.parent)
+    scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
+    try:
+        yield scratch / path.name
+        _replace(scratch / path.name, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def writable_folder(path: Path) -> Path:
+    """Create the folder `path` where it is missing and make sure that it can be written to.
+
+    Raises:
+        ConfigError: when it is a file, or cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write to the folder {path}: {error.strerror or error}. Choose another output folder."
+        ) from None
+
+
+def _replace(new: Path, path: Path) -> None:
+    # A folder cannot be renamed onto one that is not empty: move the old one aside first.
+    if path.is_dir() and new.is_dir():
+        os.replace(path, new.parent / "previous")
+    os.replace(new, path)

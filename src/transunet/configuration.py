@@ -1,0 +1,66 @@
+"""Configuration is a value: frozen, validated when made, and honest about what was wrong."""
+
+from difflib import get_close_matches
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from transunet.errors import ConfigError
+
+
+class Configuration(BaseModel):
+    """Base of every configuration: immutable, no unknown keys, and a `ConfigError` for anything wrong.
+
+    Raises:
+        ConfigError: naming each offending field, what was given and what is expected; for an unknown key
+            also the nearest known one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(type(self), error)) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with `changes` applied and everything validated again."""
+        return type(self)(**{**self.model_dump(), **changes})
+
+    @classmethod
+    def from_json(cls, values: Any, source: str) -> Self:
+        """Build from parsed JSON, naming `source` (a file) in the error.
+
+        Raises:
+            ConfigError: as the constructor, with the file's name in front.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(
+                f"{source}: expected an object of settings, found {type(values).__name__}."
+            )
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+
+def _explain(cls: type[Configuration], error: ValidationError) -> str:
+    lines = [_explain_one(cls, dict(item)) for item in error.errors(include_url=False)]
+    return f"{cls.__name__}: " + "; ".join(lines)
+
+
+def _explain_one(cls: type[Configuration], item: dict[str, Any]) -> str:
+    field = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown setting {field!r}{_nearest(cls, str(item['loc'][-1]))}"
+    message = item["msg"].removeprefix("Value error, ")
+    if not field or item["type"] == "value_error":
+        return f"{field}: {message}" if field else message
+    return f"{field}: {message} (got {item.get('input')!r})"
+
+
+def _nearest(cls: type[Configuration], name: str) -> str:
+    close = get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
+    known = ", ".join(sorted(cls.model_fields))
+    return f" (did you mean {close[0]!r}?)" if close else f" (known: {known})"

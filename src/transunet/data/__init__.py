@@ -1,0 +1,1 @@
+"""Files become cases, cases become volumes, volumes become training samples."""

@@ -1,0 +1,1 @@
+"""Metrics with a stated policy, and reports. Imports neither models nor training."""

@@ -1,0 +1,1 @@
+"""From a volume to a label volume on the same grid."""

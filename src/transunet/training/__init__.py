@@ -1,0 +1,1 @@
+"""Recipes, losses, the loop and its checkpoints."""
