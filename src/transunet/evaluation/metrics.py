@@ -1,0 +1,233 @@
+"""How well a predicted label map agrees with a reference: overlap, surface distance, volume.
+
+The policy for empty structures is part of the numbers, so it stands here and is printed in every
+report (`POLICIES`). Two conventions: `honest`, the default, and `official`, which repeats what
+the reference TransUNet's evaluation does and exists only to compare with the paper.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import nan, prod
+from types import MappingProxyType
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from transunet.errors import ConfigError, DataError, GeometryError
+from transunet.evaluation.surfaces import Box, bounding_box, surface_distances
+
+Convention = Literal["honest", "official"]
+Labels = NDArray[np.integer]
+Mask = NDArray[np.bool_]
+
+POLICIES = MappingProxyType(
+    {
+        "honest": "Distances in millimetres. A structure that is empty in both the prediction and "
+        "the reference is not counted (the count is reported). Empty in only one of them: Dice, "
+        "IoU and NSD are 0 and each distance is the image's diagonal.",
+        "official": "The convention of the reference TransUNet's evaluation, only for comparison "
+        "with the paper: distances in voxels; a predicted structure that the reference does not "
+        "have scores Dice 1 and HD95 0; a structure that is not predicted scores Dice 0 and HD95 "
+        "0, also when the reference does not have it.",
+    }
+)
+"""Per convention, what every report says about units and empty structures."""
+
+_PERCENTILE = 95
+_MM3_PER_ML = 1000
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Agreement on one class of one case. NaN: not defined, and not to be counted."""
+
+    dice: float
+    """2 |P ∩ R| / (|P| + |R|), 0 to 1."""
+    iou: float
+    """|P ∩ R| / (|P| + |R| - |P ∩ R|), 0 to 1. NaN in the official convention, which has none."""
+    hd95: float
+    """95th percentile of both directions' pooled surface distances, in mm (official: in voxels)."""
+    assd: float
+    """Mean of both directions' pooled surface distances, in mm. NaN in the official convention."""
+    nsd: float
+    """Share of both surfaces within the tolerance of the other, 0 to 1. NaN in the official one."""
+    prediction_ml: float
+    reference_ml: float
+
+
+def case_metrics(
+    prediction: Labels,
+    reference: Labels,
+    spacing_mm: Sequence[float],
+    classes: Iterable[int],
+    convention: Convention = "honest",
+    tolerance_mm: float = 2.0,
+) -> dict[int, ClassMetrics]:
+    """Measure every class of `classes` in one case.
+
+    Args:
+        prediction: integer label map, (X, Y, Z) or (X, Y).
+        reference: label map on the same grid.
+        spacing_mm: voxel size along each axis; for the volume, a 2-D image counts as 1 mm thick.
+        classes: label values to measure; the background is usually not one of them.
+        convention: `honest`, or `official` (see `POLICIES`).
+        tolerance_mm: how far apart two surfaces may lie for the normalised surface Dice.
+
+    Raises:
+        GeometryError: when the shapes differ or `spacing_mm` does not fit them.
+        DataError: when an array is not a label map.
+        ConfigError: on an unknown convention or an impossible tolerance.
+    """
+    _check_settings(convention, tolerance_mm)
+    _check_arrays(prediction, reference)
+    spacing = _checked_spacing(spacing_mm, prediction.ndim)
+    if prediction.flags.f_contiguous:  # NIfTI; no figure depends on the axes' order
+        prediction, reference, spacing = prediction.T, reference.T, spacing[::-1]
+    classes = [int(value) for value in classes]
+    boxes = _boxes(prediction, reference, max(classes, default=0))
+    measured = {}
+    for value in classes:
+        # Outside its own box neither map has this class: nothing there can change a figure.
+        box = boxes.get(value, (slice(0, 0),) * prediction.ndim) if value else (slice(None),)
+        masks = prediction[box] == value, reference[box] == value
+        if convention == "official":
+            measured[value] = _official(*masks, spacing)
+        else:
+            measured[value] = _honest(*masks, spacing, prediction.shape, tolerance_mm)
+    return measured
+
+
+def dice_per_class(
+    prediction: Labels, reference: Labels, classes: Iterable[int]
+) -> dict[int, float]:
+    """Dice of each class, and nothing that costs more: NaN where a class is empty in both.
+
+    Args:
+        prediction: integer label map of any shape.
+        reference: label map of the same shape.
+        classes: label values to measure.
+
+    Raises:
+        GeometryError: when the shapes differ.
+        DataError: when an array is not a label map.
+    """
+    _check_arrays(prediction, reference)
+    return {int(value): _overlap(prediction == value, reference == value)[0] for value in classes}
+
+
+def image_diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
+    """Diagonal of an image in mm, a single slice's thickness left out.
+
+    No two voxels of the image lie farther apart, so it is worse than any distance measured.
+    """
+    sides = [n * size for n, size in zip(shape, spacing_mm, strict=True) if n > 1]
+    return float(np.linalg.norm(sides))
+
+
+def _honest(
+    predicted: Mask,
+    real: Mask,
+    spacing: tuple[float, ...],
+    shape: tuple[int, ...],
+    tolerance_mm: float,
+) -> ClassMetrics:
+    dice, iou = _overlap(predicted, real)
+    volumes = _volume_ml(predicted, spacing), _volume_ml(real, spacing)
+    if not predicted.any() and not real.any():
+        return ClassMetrics(nan, nan, nan, nan, nan, *volumes)
+    if not predicted.any() or not real.any():
+        diagonal = image_diagonal_mm(shape, spacing)
+        return ClassMetrics(dice, iou, diagonal, diagonal, 0.0, *volumes)
+    distances = np.concatenate(surface_distances(*_flattened(predicted, real, spacing, shape)))
+    return ClassMetrics(
+        dice,
+        iou,
+        hd95=float(np.percentile(distances, _PERCENTILE)),
+        assd=float(distances.mean()),
+        nsd=float((distances <= tolerance_mm).mean()),
+        prediction_ml=volumes[0],
+        reference_ml=volumes[1],
+    )
+
+
+def _flattened(
+    predicted: Mask, real: Mask, spacing: tuple[float, ...], shape: tuple[int, ...]
+) -> tuple[Mask, Mask, tuple[float, ...]]:
+    """Drop the axes along which the image has a single voxel.
+
+    Every voxel of a single slice borders the outside: as a volume it would be all surface, while
+    as an image its surface is its outline.
+    """
+    single = tuple(axis for axis, n in enumerate(shape) if n == 1)[: len(shape) - 1]
+    kept = tuple(size for axis, size in enumerate(spacing) if axis not in single)
+    return predicted.squeeze(single), real.squeeze(single), kept
+
+
+def _official(predicted: Mask, real: Mask, spacing: tuple[float, ...]) -> ClassMetrics:
+    # fidelity: voxels instead of mm, a single slice not flattened, and (1, 0) / (0, 0) for empty
+    # structures, as the figures of the paper were made.
+    dice, hd95 = (1.0, 0.0) if predicted.any() else (0.0, 0.0)
+    if predicted.any() and real.any():
+        dice, _ = _overlap(predicted, real)
+        distances = surface_distances(predicted, real, [1.0] * predicted.ndim)
+        hd95 = float(np.percentile(np.concatenate(distances), _PERCENTILE))
+    volumes = _volume_ml(predicted, spacing), _volume_ml(real, spacing)
+    return ClassMetrics(dice, nan, hd95, nan, nan, *volumes)
+
+
+def _overlap(predicted: Mask, real: Mask) -> tuple[float, float]:
+    """Dice and IoU, NaN where both masks are empty."""
+    total = int(np.count_nonzero(predicted)) + int(np.count_nonzero(real))
+    shared = int(np.count_nonzero(predicted & real))
+    return (2 * shared / total, shared / (total - shared)) if total else (nan, nan)
+
+
+def _volume_ml(mask: Mask, spacing: tuple[float, ...]) -> float:
+    return float(np.count_nonzero(mask) * prod(spacing) / _MM3_PER_ML)
+
+
+def _boxes(prediction: Labels, reference: Labels, highest: int) -> dict[int, Box]:
+    """Per label value, the box around it in both maps; values in neither are left out."""
+    found = [
+        ndimage.find_objects(_countable(labels), max_label=highest) if highest else []
+        for labels in (prediction, reference)
+    ]
+    joined = (bounding_box(*pair) for pair in zip(*found, strict=True))
+    return {value: box for value, box in enumerate(joined, start=1) if box is not None}
+
+
+def _countable(labels: Labels) -> Labels:
+    # scipy refuses booleans and unsigned 64-bit integers here.
+    return labels.astype(np.int64) if labels.dtype in (np.bool_, np.uint64) else labels
+
+
+def _check_settings(convention: str, tolerance_mm: float) -> None:
+    known = get_args(Convention)
+    if convention not in known:
+        raise ConfigError(f"Unknown convention {convention!r}; known: {', '.join(known)}.")
+    if not 0 <= tolerance_mm < np.inf:
+        raise ConfigError(f"The tolerance must be 0 mm or more and finite, not {tolerance_mm!r}.")
+
+
+def _check_arrays(prediction: Labels, reference: Labels) -> None:
+    for role, labels in (("prediction", prediction), ("reference", reference)):
+        if labels.dtype.kind not in "biu":
+            raise DataError(
+                f"The {role} is not a label map: expected integers, found {labels.dtype}."
+            )
+    if prediction.shape != reference.shape:
+        raise GeometryError(
+            f"The prediction's shape {prediction.shape} is not the reference's {reference.shape}; "
+            "bring both onto the same grid first."
+        )
+
+
+def _checked_spacing(spacing_mm: Sequence[float], axes: int) -> tuple[float, ...]:
+    spacing = tuple(float(size) for size in spacing_mm)
+    if len(spacing) != axes or not all(0 < size < np.inf for size in spacing):
+        raise GeometryError(
+            f"Expected {axes} positive voxel sizes in mm for {axes} axes, found {spacing}."
+        )
+    return spacing
