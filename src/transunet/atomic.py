@@ -1,6 +1,5 @@
 """Outputs are written beside their place and renamed: a reader never sees half of one."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,10 +11,10 @@ from transunet.errors import ConfigError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write a file or folder to; rename it onto `path` on success.
+    """Yield a temporary path beside `path` to write to; rename it onto `path` on success.
 
-    The temporary name ends like `path`, since writers choose a format by suffix. On failure it is removed and
-    what stood at `path` stays. A folder that stood there is replaced.
+    A file or a folder may be written. The temporary name ends like `path`, since writers choose a
+    format by suffix. On failure it is removed and what stood at `path` stays.
 
     Raises:
         ConfigError: when `path`'s folder cannot be made or written to.
@@ -41,12 +40,13 @@ def writable_folder(path: Path) -> Path:
             return path
     except OSError as error:
         raise ConfigError(
-            f"Cannot write to the folder {path}: {error.strerror or error}. Choose another output folder."
+            f"Cannot write to the folder {path}: {error.strerror or error}. "
+            "Choose another output folder."
         ) from None
 
 
 def _replace(new: Path, path: Path) -> None:
     # A folder cannot be renamed onto one that is not empty: move the old one aside first.
     if path.is_dir() and new.is_dir():
-        os.replace(path, new.parent / "previous")
-    os.replace(new, path)
+        path.replace(new.parent / "previous")
+    new.replace(path)

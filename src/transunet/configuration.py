@@ -9,11 +9,11 @@ from transunet.errors import ConfigError
 
 
 class Configuration(BaseModel):
-    """Base of every configuration: immutable, no unknown keys, and a `ConfigError` for anything wrong.
+    """Base of every configuration: immutable, no unknown keys, a `ConfigError` if wrong.
 
     Raises:
-        ConfigError: naming each offending field, what was given and what is expected; for an unknown key
-            also the nearest known one.
+        ConfigError: naming each offending field, what was given and what is expected; for an
+            unknown key also the nearest known one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)

@@ -6,8 +6,8 @@
     ├── GeometryError   grids, affines or orientations that contradict each other (exit code 1)
     └── WeightsError    a weight file that is missing, damaged or of another variant (exit code 1)
 
-A message says what was found, in which file or case, what was expected, and what to do. The command line
-prints it as it is and exits with `exit_code`; a traceback is only ever a bug of ours.
+A message says what was found, in which file or case, what was expected, and what to do. The
+command line prints it as it is and exits with `exit_code`; a traceback is only ever a bug of ours.
 """
 
 

@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are used, with an error that names the extra to install."""
+"""Optional packages: imported where they are used, with an error that names the extra."""
 
 from importlib import import_module
 from types import ModuleType

@@ -27,7 +27,7 @@ class TransUNetConfig(Configuration):
     in_channels: PositiveInt = 1
     """Channels of the input image. One channel is repeated to three, as in the reference."""
     image_size: tuple[PositiveInt, PositiveInt] = (224, 224)
-    """Height and width in pixels for which position embeddings are held; other sizes are run by resizing them."""
+    """Height and width in pixels for which position embeddings are held; other sizes run too."""
     patch_size: PositiveInt = 16
     """Side in input pixels of what one token stands for."""
     resnet_units: tuple[PositiveInt, ...] = ()
@@ -124,7 +124,7 @@ class TransUNetConfig(Configuration):
 
     @property
     def patch_kernel(self) -> int:
-        """Kernel and stride of the patch embedding: 1 on the backbone's 1/16 feature, else the patch."""
+        """Kernel and stride of the patch embedding: 1 on the backbone's 1/16 feature."""
         return 1 if self.hybrid else self.patch_size
 
     @property
@@ -143,9 +143,11 @@ class TransUNetConfig(Configuration):
 _VIT_B = {"hidden_size": 768, "mlp_size": 3072, "num_heads": 12, "num_layers": 12}
 _VIT_L = {"hidden_size": 1024, "mlp_size": 4096, "num_heads": 16, "num_layers": 24}
 _VIT_H = {"hidden_size": 1280, "mlp_size": 5120, "num_heads": 16, "num_layers": 32}
+_VIT_S = {"hidden_size": 384, "mlp_size": 1536, "num_heads": 6, "num_layers": 12}
+_VIT_TI = {"hidden_size": 192, "mlp_size": 768, "num_heads": 3, "num_layers": 8}
 _R50 = {"resnet_units": (3, 4, 9), "n_skip": 3}
 # Half the width everywhere but in the transformer, so that most of the parameters attend.
-_R26_SMALL = {
+_R26_NARROW = {
     "resnet_units": (2, 2, 2),
     "resnet_width": 0.5,
     "n_skip": 3,
@@ -153,37 +155,24 @@ _R26_SMALL = {
     "decoder_channels": (128, 64, 32, 16),
 }
 
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "ViT-B_16": {**_VIT_B, "patch_size": 16},
+    "ViT-B_32": {**_VIT_B, "patch_size": 32},
+    "ViT-L_16": {**_VIT_L, "patch_size": 16},
+    "ViT-L_32": {**_VIT_L, "patch_size": 32},
+    "ViT-H_14": {**_VIT_H, "patch_size": 14},
+    "R50-ViT-B_16": {**_VIT_B, **_R50},
+    "R50-ViT-L_16": {**_VIT_L, **_R50},
+    "testing": {"hidden_size": 1, "mlp_size": 1, "num_heads": 1, "num_layers": 1},
+    # Not the authors': the same network for a laptop (25 M and 6 M parameters).
+    "R26-ViT-S_16": {**_VIT_S, **_R26_NARROW},
+    "R26-ViT-Ti_16": {**_VIT_TI, **_R26_NARROW},
+}
+
 VARIANTS: Mapping[str, TransUNetConfig] = MappingProxyType(
-    {
-        name: TransUNetConfig(name=name, **settings)
-        for name, settings in {
-            "ViT-B_16": {**_VIT_B, "patch_size": 16},
-            "ViT-B_32": {**_VIT_B, "patch_size": 32},
-            "ViT-L_16": {**_VIT_L, "patch_size": 16},
-            "ViT-L_32": {**_VIT_L, "patch_size": 32},
-            "ViT-H_14": {**_VIT_H, "patch_size": 14},
-            "R50-ViT-B_16": {**_VIT_B, **_R50},
-            "R50-ViT-L_16": {**_VIT_L, **_R50},
-            "testing": {"hidden_size": 1, "mlp_size": 1, "num_heads": 1, "num_layers": 1},
-            # Not the authors': the same network, small enough for a laptop (25 M and 6 M parameters).
-            "R26-ViT-S_16": {
-                **_R26_SMALL,
-                "hidden_size": 384,
-                "mlp_size": 1536,
-                "num_heads": 6,
-                "num_layers": 12,
-            },
-            "R26-ViT-Ti_16": {
-                **_R26_SMALL,
-                "hidden_size": 192,
-                "mlp_size": 768,
-                "num_heads": 3,
-                "num_layers": 8,
-            },
-        }.items()
-    }
+    {name: TransUNetConfig(name=name, **settings) for name, settings in _SETTINGS.items()}
 )
-"""The eight published configurations by their published names, and two small ones of the same family."""
+"""The eight published configurations by their names, and two small ones of the same family."""
 
 
 def variant(name: str, **changes: Any) -> TransUNetConfig:
