@@ -1,0 +1,141 @@
+"""Cases and data sets: which files belong together, what labels mean, reading with every check."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transunet.data.formats import read_labels, read_volume, smallest_unsigned
+from transunet.data.problems import Problem
+from transunet.data.volume import Volume, same_grid
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one case."""
+
+    name: str
+    images: tuple[Path, ...]
+    """One file per channel, or one file with all of them."""
+    label: Path | None
+    """None for a case that has none, such as a challenge's test case."""
+    group: str | None = None
+    """Cases of one group (a patient) are never split apart; None: the case is its own group."""
+    split: str | None = None
+    """"train", "validation" or "test" where the data set itself says so."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a layout found in a folder."""
+
+    name: str
+    folder: Path
+    layout: str
+    cases: tuple[Case, ...]
+    labels: Mapping[int, str]
+    """Class index -> name; consecutive, 0 is the background."""
+    channels: tuple[str, ...]
+    """What each channel is: "CT", "MRI", "T1", "red", ..."""
+    label_values: Mapping[int, int] = field(default_factory=dict)
+    """Value in the files -> class index, where they are not the same numbers."""
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Named unions of classes (nnU-Net's regions), by class index."""
+    label_map: str | None = None
+    """The name of the map from the files' labels to these, where the layout has one."""
+    notes: tuple[Problem, ...] = ()
+    """What the layout noticed and no case shows: files that belong to nothing, for example."""
+
+    @property
+    def values(self) -> Mapping[int, int]:
+        """Value in the files -> class index, complete."""
+        return self.label_values or {index: index for index in self.labels}
+
+    def read_case(self, case: Case) -> tuple[Volume, Volume | None]:
+        """Read a case's image (float32) and label map (class indices, unsigned), both checked.
+
+        Raises:
+            DataError: for a file that is missing or damaged, voxels that are not finite, another
+                number of channels, or a label value that the data set does not list.
+            GeometryError: when image and label lie on different grids.
+        """
+        _raise_first(missing_files(case))
+        image = read_volume(case.images)
+        _raise_first(image_problems(self, image))
+        if case.label is None:
+            return image, None
+        label = read_labels(case.label)
+        _raise_first(label_problems(self, image, label))
+        return image, label.with_array(self.class_indices(label.array))
+
+    def class_indices(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the class index of each value of a label file; all are in `self.values`."""
+        if not self.label_values:
+            return smallest_unsigned(values)
+        table = np.zeros(max(self.values) + 1, dtype=np.uint16)
+        for value, index in self.values.items():
+            table[value] = index
+        return smallest_unsigned(table[values])
+
+
+def missing_files(case: Case) -> Iterator[Problem]:
+    """Yield a problem for every file of `case` that is not there."""
+    for path in case.images:
+        if not path.is_file():
+            remedy = "Put the file there, or take the case out of the data set"
+            yield Problem("missing-image", str(path), f"case {case.name} has no image here", remedy)
+    if case.label is not None and not case.label.is_file():
+        remedy = "Put the label map there, or take the case out of the data set"
+        yield Problem(
+            "missing-label", str(case.label), f"case {case.name} has no label map here", remedy
+        )
+
+
+def image_problems(dataset: DataSet, image: Volume) -> Iterator[Problem]:
+    """Yield what makes an image unusable: other channels, voxels that are not finite."""
+    if image.channels != len(dataset.channels):
+        found = (
+            f"it has {image.channels} channels, the data set has {len(dataset.channels)} "
+            f"({', '.join(dataset.channels)})"
+        )
+        yield Problem("channels", image.name, found, "Give every case the same channels, in order")
+    bad = int(image.array.size - np.isfinite(image.array).sum())
+    if bad:
+        found = f"{bad} of {image.array.size} voxels are NaN or infinite; expected finite numbers"
+        remedy = "Replace them, for example by the image's smallest value"
+        yield Problem("not-finite", image.name, found, remedy)
+
+
+def label_problems(dataset: DataSet, image: Volume, label: Volume) -> Iterator[Problem]:
+    """Yield what makes a label map unusable: another grid, values that are not listed."""
+    difference = same_grid(image, label)
+    if difference:
+        found = f"image and label must lie on one grid, but against {image.name} {difference}"
+        remedy = "Resample the label map to the image's grid with nearest neighbour"
+        yield Problem("grid", label.name, found, remedy, geometry=True)
+    unknown = sorted(set(np.unique(label.array).tolist()) - set(dataset.values))
+    if unknown:
+        yield _unknown_labels(dataset, label.name, unknown)
+
+
+def _unknown_labels(dataset: DataSet, where: str, unknown: list[int]) -> Problem:
+    listed = ", ".join(f"{v} ({dataset.labels[i]})" for v, i in sorted(dataset.values.items()))
+    found = f"label values that the data set does not list: {_some(unknown)}; listed: {listed}"
+    if unknown == [255]:
+        remedy = "255 usually stands for the class 1 in a black-and-white mask: store 1 instead"
+        return Problem("255-mask", where, found, remedy)
+    remedy = "Correct the label map, or add these labels to the data set's description"
+    return Problem("unknown-label", where, found, remedy)
+
+
+def _some(values: list[int], most: int = 10) -> str:
+    shown = ", ".join(map(str, values[:most]))
+    return shown if len(values) <= most else f"{shown} and {len(values) - most} more"
+
+
+def _raise_first(problems: Iterator[Problem]) -> None:
+    for problem in problems:
+        raise problem.error()

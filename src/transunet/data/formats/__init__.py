@@ -1,0 +1,154 @@
+"""Files to volumes and back: one module per format, chosen by the file's suffix."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transunet.data.formats import nifti
+from transunet.data.problems import Problem
+from transunet.data.volume import Grid, Volume, same_grid
+from transunet.errors import ConfigError
+
+FORMATS: Mapping[str, ModuleType] = {
+    ".nii": nifti,
+    ".nii.gz": nifti,
+}
+"""Suffix -> module with `read(path)`, `read_grid(path)` and `write(volume, path)`."""
+
+
+def suffix_of(path: Path) -> str | None:
+    """Return the known suffix that `path` ends in, lower case (the longest one), or None."""
+    name = path.name.lower()
+    known = [suffix for suffix in FORMATS if name.endswith(suffix) and name != suffix]
+    return max(known, key=len, default=None)
+
+
+def stem_of(path: Path) -> str:
+    """Return the file's name without its known suffix (`case_01` of `case_01.nii.gz`)."""
+    suffix = suffix_of(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def read_volume(path: Path | Sequence[Path]) -> Volume:
+    """Read an image, float32 (C, X, Y, Z).
+
+    Args:
+        path: one file, or one file per channel.
+
+    Raises:
+        ConfigError: for a path that does not exist or a format that is not known.
+        DataError: when a file is damaged.
+        GeometryError: when the channels lie on different grids, or an affine is singular.
+    """
+    if not isinstance(path, Path) and len(path) == 1:
+        return read_volume(path[0])
+    if not isinstance(path, Path):
+        return _joined([read_volume(one) for one in path])
+    volume: Volume = format_of(path).read(path)
+    with np.errstate(
+        over="ignore"
+    ):  # a float64 that float32 cannot hold becomes infinite, and is refused as such
+        return volume.with_array(volume.array.astype(np.float32))
+
+
+def read_labels(path: Path) -> Volume:
+    """Read a label map: one channel, uint8 where the values fit, else uint16 or uint32.
+
+    Raises:
+        ConfigError: for a path that does not exist or a format that is not known.
+        DataError: when the file is damaged, has several channels, or a value is negative or not
+            whole.
+        GeometryError: when its affine is singular.
+    """
+    volume: Volume = format_of(path).read(path)
+    if volume.channels != 1:
+        found = f"a label map has one channel, this file has {volume.channels}"
+        remedy = "Store one integer per voxel, the number of its class"
+        raise Problem("label-channels", str(path), found, remedy).error()
+    return volume.with_array(_whole(volume.array, path))
+
+
+def read_grid(path: Path) -> Grid:
+    """Read where a file's voxels lie, for most formats without reading the voxels.
+
+    Raises:
+        As `read_volume`.
+    """
+    grid: Grid = format_of(path).read_grid(path)
+    return grid
+
+
+def write_volume(volume: Volume, path: Path) -> None:
+    """Write `volume` in the format of `path`'s suffix (not atomically: that is the caller's).
+
+    Raises:
+        ConfigError: for a format that is not known, or a path that cannot be written.
+    """
+    module = _module(path)
+    try:
+        module.write(volume, path)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write {path}: {error.strerror or error}. Choose another place or make room."
+        ) from None
+
+
+def smallest_unsigned(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return non-negative whole numbers as uint8, or uint16 or uint32 where they need it."""
+    most = int(labels.max(initial=0))
+    dtype = np.uint8 if most <= 255 else np.uint16 if most <= 65535 else np.uint32
+    return labels.astype(dtype)
+
+
+def format_of(path: Path) -> ModuleType:
+    """Return the module that reads `path`.
+
+    Raises:
+        ConfigError: for a path that does not exist or a format that is not known.
+    """
+    if not path.exists():
+        raise ConfigError(f"There is no file {path}. Check the path.")
+    return _module(path)
+
+
+def _module(path: Path) -> ModuleType:
+    suffix = suffix_of(path)
+    if suffix is None:
+        raise ConfigError(
+            f"{path}: the suffix is not of a format that is known. Known: {', '.join(FORMATS)}."
+        )
+    return FORMATS[suffix]
+
+
+def _whole(values: NDArray[Any], path: Path) -> NDArray[Any]:
+    if values.dtype.kind == "f":
+        wrong = values[~np.isfinite(values) | (values != np.rint(values))]
+        if wrong.size:
+            raise _not_labels(path, f"the value {wrong.flat[0]:g}, which is not whole")
+    if values.dtype.kind != "b" and (least := values.min()) < 0:
+        raise _not_labels(path, f"the negative value {least:g}")
+    if values.max() > np.iinfo(np.uint32).max:
+        raise _not_labels(path, f"the value {values.max():g}")
+    return smallest_unsigned(values)
+
+
+def _not_labels(path: Path, found: str) -> Exception:
+    remedy = "Check that it is not the image, and that it was resampled with nearest neighbour"
+    text = f"a label map holds the numbers of classes (0, 1, 2, ...); found {found}"
+    return Problem("not-labels", str(path), text, remedy).error()
+
+
+def _joined(parts: list[Volume]) -> Volume:
+    first = parts[0]
+    for part in parts[1:]:
+        difference = same_grid(first, part)
+        if difference:
+            found = f"a case's channels must lie on one grid, but against {part.name} {difference}"
+            remedy = "Resample the channels to one grid before"
+            raise Problem("channel-grid", first.name, found, remedy, geometry=True).error()
+    return replace(first, array=np.concatenate([part.array for part in parts]))

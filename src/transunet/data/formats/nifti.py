@@ -1,0 +1,163 @@
+"""NIfTI (`.nii`, `.nii.gz`): scaling and units applied, the input's header kept on writing."""
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from transunet.data.problems import Problem
+from transunet.data.volume import Grid, Volume
+from transunet.errors import TransUNetError
+
+Result = TypeVar("Result")
+
+nib: Any = nibabel  # its functions carry no types
+
+MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+"""What NIfTI may measure space in; a file that does not say means millimetres."""
+
+# Everything that nibabel, gzip and numpy raise on damaged files. MemoryError: a header that claims
+# absurd sizes.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    MemoryError,
+    OverflowError,
+    zlib.error,
+    ImageFileError,
+    HeaderDataError,
+)
+
+
+def read(path: Path) -> Volume:
+    """Read one file in its own dtype (floating point where the header scales).
+
+    Args:
+        path: 2-D, 3-D, or 4-D with the channels last (also 5-D with one point in time).
+
+    Returns:
+        A volume whose header is the file's, for `write`.
+
+    Raises:
+        DataError: when the file is damaged or holds something else than numbers.
+        GeometryError: when its affine is singular.
+    """
+    image = _undamaged(path, nib.load)
+    grid = _grid(path, image)
+    voxels = _undamaged(path, lambda _: np.asanyarray(image.dataobj))
+    return Volume(_channels_first(voxels, path), grid.affine, str(path), image.header)
+
+
+def read_grid(path: Path) -> Grid:
+    """Read where the voxels lie, without reading them.
+
+    Raises:
+        DataError: when the header is damaged.
+        GeometryError: when its affine is singular.
+    """
+    return _grid(path, _undamaged(path, nib.load))
+
+
+def write(volume: Volume, path: Path) -> None:
+    """Write `volume`, with the shape, affines, codes and units of the NIfTI header it carries.
+
+    Args:
+        volume: any number of channels; they become the fourth axis.
+        path: ends in `.nii` or `.nii.gz`.
+    """
+    header = volume.header if isinstance(volume.header, nib.Nifti1Header) else None
+    voxels = _voxels_like(volume.array, header)
+    nib.save(_image(voxels, volume.affine, header), path)
+
+
+def _image(voxels: NDArray[Any], affine: NDArray[Any], header: Any) -> Any:
+    if header is None:
+        image = nib.Nifti1Image(voxels, affine)
+        image.header.set_xyzt_units("mm")
+        return image
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    header = header.copy()
+    header.set_data_dtype(voxels.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_max"] = header["cal_min"] = (
+        0  # the display window of the intensities, not of what is written
+    )
+    # Nifti1Image keeps both affines and their codes as they are only where it is given none.
+    if np.array_equal(_affine_mm(header), affine):
+        return kind(voxels, None, header)
+    image = kind(voxels, _from_mm(header, affine), header)
+    image.set_qform(image.affine, code=int(header["qform_code"]) or 1)
+    image.set_sform(image.affine, code=int(header["sform_code"]) or 1)
+    return image
+
+
+def _voxels_like(array: NDArray[Any], header: Any) -> NDArray[Any]:
+    """(C, X, Y, Z) -> (X, Y, Z, C), without the axes that the header's file did not have."""
+    voxels = np.moveaxis(array, 0, -1)
+    if array.shape[0] > 1:
+        return voxels
+    shape = header.get_data_shape() if header is not None else ()
+    same = int(np.prod(shape, dtype=np.int64)) == voxels.size
+    return voxels.reshape(shape if same and len(shape) >= 2 else voxels.shape[:3])
+
+
+def _channels_first(voxels: NDArray[Any], path: Path) -> NDArray[Any]:
+    if voxels.dtype.names:  # RGB voxels, a record of three bytes
+        voxels = np.stack([voxels[field] for field in voxels.dtype.names], axis=-1)
+    if voxels.dtype.kind not in "buif":
+        raise _problem(path, f"its voxels are of type {voxels.dtype}; expected real numbers")
+    if voxels.ndim == 5 and voxels.shape[3] == 1:
+        voxels = voxels[:, :, :, 0]
+    if not 2 <= voxels.ndim <= 4:
+        raise _problem(
+            path, f"it has the shape {voxels.shape}; expected (X, Y, Z) or (X, Y, Z, channels)"
+        )
+    voxels = voxels.reshape(voxels.shape + (1,) * (4 - voxels.ndim))
+    return np.moveaxis(voxels, -1, 0)
+
+
+def _grid(path: Path, image: Any) -> Grid:
+    shape = [int(n) for n in image.shape[:3]] + [1] * (3 - len(image.shape[:3]))
+    return Grid((shape[0], shape[1], shape[2]), _affine_mm(image.header), str(path))
+
+
+def _affine_mm(header: Any) -> NDArray[np.float64]:
+    """Voxels -> millimetres, whatever unit the header counts in."""
+    affine = np.array(header.get_best_affine(), dtype=np.float64)
+    affine[:3] *= _mm_per_unit(header)
+    return affine
+
+
+def _from_mm(header: Any, affine: NDArray[Any]) -> NDArray[np.float64]:
+    out = np.array(affine, dtype=np.float64)
+    out[:3] /= _mm_per_unit(header)
+    return out
+
+
+def _mm_per_unit(header: Any) -> float:
+    try:
+        return MM_PER_UNIT[header.get_xyzt_units()[0]]
+    except (AttributeError, KeyError):  # an Analyze file, or a unit code that NIfTI does not define
+        return 1.0
+
+
+def _undamaged(path: Path, read: Callable[[Path], Result]) -> Result:
+    try:
+        return read(path)
+    except TransUNetError:
+        raise
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _problem(path, f"it cannot be read as NIfTI ({reason[:200]})") from None
+
+
+def _problem(path: Path, found: str) -> TransUNetError:
+    remedy = "The file is damaged, cut short or of another format: copy or export it again"
+    return Problem("unreadable", str(path), found, remedy).error()

@@ -1,0 +1,219 @@
+"""Volumes to slices and label slices back to volumes: orientation, intensities, slice axis.
+
+It travels in the bundle, so that predicting does what training did.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+
+from transunet.configuration import Configuration
+from transunet.data.cases import DataSet
+from transunet.data.formats import smallest_unsigned
+from transunet.data.resize import nearest, resize
+from transunet.data.volume import (
+    Grid,
+    Volume,
+    apply_orientation,
+    orientation_back,
+    orientation_change,
+)
+from transunet.errors import DataError, GeometryError
+
+CT_WINDOW = (-125.0, 275.0)
+"""Hounsfield units that the paper keeps, for soft tissue of the abdomen."""
+PHOTOGRAPH_CHANNELS = frozenset(
+    {"r", "g", "b", "red", "green", "blue", "grey", "gray", "rgb", "rgb_to_0_1"}
+)
+ANISOTROPY = 2.0
+"""The scanner sliced along an axis whose spacing is more than this many times the others'."""
+
+
+class Channel(Configuration):
+    """How the intensities of one channel are normalised."""
+
+    name: str = "image"
+    normalisation: Literal["clip", "zscore", "range"] = "zscore"
+    """clip: `low`..`high` to [0, 1], the rest clipped; zscore: mean 0 and deviation 1 per volume;
+    range: divided by `high`."""
+    low: float = 0.0
+    high: float = 1.0
+
+    @model_validator(mode="after")
+    def _window(self) -> Self:
+        if self.normalisation != "zscore" and self.high <= self.low:
+            raise ValueError(f"high={self.high} must be above low={self.low}")
+        return self
+
+    def normalise(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return one channel's voxels, of any shape, normalised, float32."""
+        if self.normalisation == "clip":
+            clipped = np.clip(values, self.low, self.high) - self.low
+            return (clipped / (self.high - self.low)).astype(np.float32)
+        if self.normalisation == "range":
+            return (values / self.high).astype(np.float32)
+        # In double precision: the mean of many large numbers is not safe in single.
+        mean = values.mean(dtype=np.float64)
+        deviation = values.std(dtype=np.float64)
+        return ((values - mean) / (deviation or 1.0)).astype(np.float32)
+
+
+class Preprocessing(Configuration):
+    """From a volume to slices for the network, and from label slices back to the volume's own grid.
+
+    Raises:
+        ConfigError: for settings that cannot work.
+    """
+
+    channels: tuple[Channel, ...] = Field(default=(Channel(),), min_length=1)
+    orientation: str = "RAS"
+    """The directions that the axes are permuted and flipped to before cutting."""
+    slice_axis: int = Field(default=2, ge=0, le=2)
+    """The axis, after reorienting, that slices are cut along: 2 gives axial slices in RAS."""
+    spacing_mm: tuple[float, float] | None = None
+    """In-plane spacing (rows, columns) that slices are resampled to; None keeps each volume's."""
+
+    @field_validator("orientation")
+    @classmethod
+    def _directions(cls, value: str) -> str:
+        try:
+            orientation_change(np.eye(4), value)
+        except GeometryError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("spacing_mm")
+    @classmethod
+    def _positive(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and min(value) <= 0:
+            raise ValueError(f"spacing_mm={value} must be positive")
+        return value
+
+    def to_slices(self, volume: Volume) -> NDArray[np.float32]:
+        """Return the volume as normalised slices, (S, C, H, W) float32.
+
+        Raises:
+            DataError: when the volume has another number of channels.
+        """
+        if volume.channels != len(self.channels):
+            names = ", ".join(channel.name for channel in self.channels)
+            raise DataError(
+                f"{volume.name}: it has {volume.channels} channels; expected {len(self.channels)} "
+                f"({names}). Give one "
+                "file per channel, in this order."
+            )
+        slices = self._cut(volume)
+        out = np.empty(slices.shape, np.float32)
+        for index, channel in enumerate(self.channels):
+            out[:, index] = channel.normalise(slices[:, index])
+        size = self.slice_size(volume)
+        return out if size == tuple(out.shape[-2:]) else resize(out, size, order=3, edge="kept")
+
+    def labels_to_slices(self, volume: Volume) -> NDArray[Any]:
+        """Return a label map as slices, (S, H, W) uint8 (uint16 above 255)."""
+        slices = self._cut(volume)[:, 0]
+        return np.ascontiguousarray(
+            nearest(smallest_unsigned(slices), self.slice_size(volume), edge="kept")
+        )
+
+    def from_slices(self, labels: NDArray[Any], like: Volume) -> Volume:
+        """Return label slices, cut as `to_slices(like)` cuts, as a label map on `like`'s own grid.
+
+        Args:
+            labels: (S, H, W), unsigned.
+            like: The volume that was cut.
+
+        Raises:
+            GeometryError: when the slices are not as many and as large as those of `like`.
+        """
+        expected = (self.slice_count(like), *self.slice_size(like))
+        if labels.shape != expected:
+            raise GeometryError(
+                f"{like.name}: label slices of shape {labels.shape} do not fit; expected "
+                f"{expected}."
+            )
+        native = nearest(labels, self._native_size(like), edge="kept")
+        oriented = np.moveaxis(native[None], 1, 1 + self.slice_axis)
+        array = apply_orientation(oriented, orientation_back(like.affine, self.orientation))
+        return like.with_array(np.ascontiguousarray(smallest_unsigned(array)))
+
+    def slice_count(self, volume: Volume | Grid) -> int:
+        """How many slices `volume` is cut into."""
+        return volume.spatial_shape[self._axes(volume)[0]]
+
+    def slice_size(self, volume: Volume | Grid) -> tuple[int, int]:
+        """Height and width in pixels of `volume`'s slices."""
+        size = self._native_size(volume)
+        if self.spacing_mm is None:
+            return size
+        native = self.slice_spacing(volume, resampled=False)[1:]
+        height, width = (
+            max(1, round(n * has / wants))
+            for n, has, wants in zip(size, native, self.spacing_mm, strict=True)
+        )
+        return height, width
+
+    def slice_spacing(
+        self, volume: Volume | Grid, resampled: bool = True
+    ) -> tuple[float, float, float]:
+        """Distance in mm from slice to slice, row to row and column to column."""
+        spacing = _grid(volume).spacing_mm
+        between, row, column = (spacing[axis] for axis in self._axes(volume))
+        if resampled and self.spacing_mm is not None:
+            # What the rounding to whole pixels made of the wanted spacing.
+            native, size = self._native_size(volume), self.slice_size(volume)
+            row, column = row * native[0] / size[0], column * native[1] / size[1]
+        return between, row, column
+
+    def _cut(self, volume: Volume) -> NDArray[Any]:
+        oriented = volume.reoriented(self.orientation).array
+        return np.moveaxis(oriented, 1 + self.slice_axis, 0)
+
+    def _axes(self, volume: Volume | Grid) -> tuple[int, int, int]:
+        """The array axes that run across the slices, down their rows and along their columns."""
+        axes = list(_grid(volume).axes_in(self.orientation))
+        across = axes.pop(self.slice_axis)
+        return across, axes[0], axes[1]
+
+    def _native_size(self, volume: Volume | Grid) -> tuple[int, int]:
+        _, rows, columns = self._axes(volume)
+        return volume.spatial_shape[rows], volume.spatial_shape[columns]
+
+
+def preprocessing_for(dataset: DataSet, grids: Sequence[Grid] = ()) -> Preprocessing:
+    """Choose the normalisation by modality and the slice axis by spacing.
+
+    Args:
+        dataset: its channels name the modality.
+        grids: grids of its images (`formats.read_grid`), for the slice axis; without them slices
+            are axial.
+    """
+    channels = tuple(channel_for(name) for name in dataset.channels)
+    return Preprocessing(channels=channels, slice_axis=_slice_axis(grids))
+
+
+def channel_for(name: str) -> Channel:
+    """Choose the normalisation of a channel: CT, a photograph's colour, or anything else."""
+    if name.lower() in {"ct", "cbct"}:
+        return Channel(name=name, normalisation="clip", low=CT_WINDOW[0], high=CT_WINDOW[1])
+    if name.lower() in PHOTOGRAPH_CHANNELS:
+        return Channel(name=name, normalisation="range", high=255.0)
+    return Channel(name=name, normalisation="zscore")
+
+
+def _slice_axis(grids: Sequence[Grid]) -> int:
+    if not grids:
+        return 2
+    in_ras = [[grid.spacing_mm[axis] for axis in grid.axes_in("RAS")] for grid in grids]
+    spacing = np.median(in_ras, axis=0)
+    for axis in (2, 1, 0):
+        if spacing[axis] > ANISOTROPY * np.delete(spacing, axis).max():
+            return axis
+    return 2
+
+
+def _grid(volume: Volume | Grid) -> Grid:
+    return volume.grid if isinstance(volume, Volume) else volume

@@ -1,0 +1,50 @@
+"""What can be wrong with a data set: listed by a check and raised by reading, in the same words."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from transunet.errors import DataError, GeometryError, TransUNetError
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, where, and what to do about it."""
+
+    kind: str
+    """A short name for the sort of problem, such as "missing-label"."""
+    where: str
+    """The file or case."""
+    found: str
+    """What was found and what was expected."""
+    remedy: str
+    """What to do, as a sentence without its full stop."""
+    severity: Severity = "error"
+    geometry: bool = False
+    """Whether it is grids that contradict each other."""
+
+    @property
+    def text(self) -> str:
+        """The whole message: where, what was found, what to do."""
+        return f"{self.where}: {self.found}. {self.remedy}."
+
+    def error(self) -> TransUNetError:
+        """Return the exception that says this."""
+        return GeometryProblemError(self) if self.geometry else DataProblemError(self)
+
+
+class DataProblemError(DataError):
+    """A `DataError` that carries its `Problem`."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.text)
+        self.problem = problem
+
+
+class GeometryProblemError(GeometryError):
+    """A `GeometryError` that carries its `Problem`."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.text)
+        self.problem = problem

@@ -1,0 +1,228 @@
+"""A volume: voxels and the affine that says where they lie, never apart."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any, Self
+
+import numpy as np
+from nibabel import orientations as _nibabel_orientations
+from numpy.typing import NDArray
+
+from transunet.errors import GeometryError
+
+Array = NDArray[Any]
+orientations: Any = _nibabel_orientations  # its functions carry no types
+
+CORNER_TOLERANCE = 0.1
+"""How far apart the corners of two grids that count as one may lie, in voxels (smallest edge)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where a volume's voxels lie: what a header tells without reading the voxels.
+
+    Raises:
+        GeometryError: for an affine that is not 4 x 4, finite and invertible, or a shape that is
+            not three sizes.
+    """
+
+    spatial_shape: tuple[int, int, int]
+    affine: Array
+    """(4, 4) float64, voxel indices -> millimetres in RAS."""
+    name: str = "volume"
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+        _check_affine(affine, self.name)
+        if len(self.spatial_shape) != 3 or min(self.spatial_shape) < 1:
+            raise GeometryError(
+                f"{self.name}: expected three sizes of at least one voxel, found the shape "
+                f"{_times(self.spatial_shape)}. Check how the file was written."
+            )
+
+    @cached_property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Edge lengths of a voxel in millimetres, one per array axis."""
+        x, y, z = (float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return x, y, z
+
+    @cached_property
+    def orientation(self) -> str:
+        """Where each array axis points, such as "RAS" (right, anterior, superior)."""
+        return "".join(orientations.aff2axcodes(self.affine))
+
+    def axes_in(self, codes: str) -> tuple[int, int, int]:
+        """Return which array axis of this grid runs along each axis of the orientation `codes`."""
+        along = orientation_change(self.affine, codes)[:, 0].astype(int)
+        x, y, z = (int(np.flatnonzero(along == axis)[0]) for axis in range(3))
+        return x, y, z
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image or a label map on its grid.
+
+    A label map is a volume with one channel and an unsigned integer array.
+
+    Raises:
+        GeometryError: when the array is not (C, X, Y, Z), has an empty axis, or the affine is not
+            invertible.
+    """
+
+    array: Array
+    """(C, X, Y, Z)."""
+    affine: Array
+    """(4, 4) float64, voxel indices -> millimetres in RAS."""
+    name: str = "volume"
+    """The case or file, for errors."""
+    header: Any = None
+    """What the format's reader wants its writer to see again."""
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 4 or self.array.size == 0:
+            raise GeometryError(
+                f"{self.name}: expected an array of channels and three axes, none of them empty, "
+                f"found the shape "
+                f"{_times(self.array.shape)}. Check how the file was written."
+            )
+        object.__setattr__(self, "affine", self.grid.affine)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The voxels' places without their values."""
+        return Grid(self.spatial_shape, self.affine, self.name)
+
+    @property
+    def spatial_shape(self) -> tuple[int, int, int]:
+        """Voxels along each of the three axes."""
+        _, x, y, z = self.array.shape
+        return x, y, z
+
+    @property
+    def channels(self) -> int:
+        """How many channels the array has."""
+        return int(self.array.shape[0])
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Edge lengths of a voxel in millimetres, one per array axis."""
+        return self.grid.spacing_mm
+
+    @property
+    def orientation(self) -> str:
+        """Where each array axis points, such as "RAS" (right, anterior, superior)."""
+        return self.grid.orientation
+
+    def with_array(self, array: Array) -> Self:
+        """Return a volume on the same grid with other voxels.
+
+        Args:
+            array: (C, X, Y, Z) with any number of channels.
+
+        Raises:
+            GeometryError: when `array` does not fit the grid.
+        """
+        if array.ndim != 4 or array.shape[1:] != self.array.shape[1:]:
+            raise GeometryError(
+                f"{self.name}: an array of shape {_times(array.shape)} does not fit the grid; "
+                f"expected channels x "
+                f"{_times(self.spatial_shape)}."
+            )
+        return replace(self, array=array)
+
+    def reoriented(self, codes: str = "RAS") -> Self:
+        """Return the same volume with its axes permuted and flipped to run along `codes`.
+
+        Nothing is resampled; the array is a view where numpy can make one.
+
+        Raises:
+            GeometryError: when `codes` does not name three different directions.
+        """
+        change = orientation_change(self.affine, codes)
+        affine = self.affine @ orientations.inv_ornt_aff(change, self.spatial_shape)
+        return replace(self, array=apply_orientation(self.array, change), affine=affine)
+
+
+def orientation_change(affine: Array, codes: str) -> Array:
+    """Return nibabel's (3, 2) orientation array that turns axes of `affine` into those of `codes`.
+
+    Raises:
+        GeometryError: when `codes` does not name three different directions.
+    """
+    return np.asarray(
+        orientations.ornt_transform(orientations.io_orientation(affine), _orientation(codes))
+    )
+
+
+def orientation_back(affine: Array, codes: str) -> Array:
+    """Return the inverse of `orientation_change(affine, codes)`."""
+    return np.asarray(
+        orientations.ornt_transform(_orientation(codes), orientations.io_orientation(affine))
+    )
+
+
+def apply_orientation(array: Array, change: Array) -> Array:
+    """Permute and flip the last three axes of a (C, X, Y, Z) array."""
+    channels_last = np.moveaxis(array, 0, -1)
+    return np.moveaxis(orientations.apply_orientation(channels_last, change), -1, 0)
+
+
+def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
+    """Return None when two volumes lie on the same grid, else what differs.
+
+    The same shape, and every corner of the one within `CORNER_TOLERANCE` voxels of the other's:
+    rounding in headers passes, a flipped, shifted or rescaled grid does not.
+    """
+    if a.spatial_shape != b.spatial_shape:
+        return f"the shapes differ: {_times(a.spatial_shape)} and {_times(b.spatial_shape)}"
+    tolerance = CORNER_TOLERANCE * min(*a.spacing_mm, *b.spacing_mm)
+    apart = float(np.linalg.norm(_corners(a) - _corners(b), axis=1).max())
+    if apart <= tolerance:
+        return None
+    if a.orientation != b.orientation:
+        return f"the orientations differ: {a.orientation} and {b.orientation}"
+    return (
+        f"the affines differ: a corner lies {apart:.4g} mm apart (tolerance {CORNER_TOLERANCE} "
+        f"voxel = "
+        f"{tolerance:.4g} mm)"
+    )
+
+
+def _corners(volume: Volume | Grid) -> Array:
+    ends = [(0, size - 1) for size in volume.spatial_shape]
+    corners = np.array([(*corner, 1) for corner in product(*ends)], dtype=np.float64)
+    return (corners @ volume.affine.T)[:, :3]
+
+
+def _orientation(codes: str) -> Array:
+    opposite = [{"R", "L"}, {"A", "P"}, {"S", "I"}]
+    if len(codes) != 3 or any(len(pair & set(codes)) != 1 for pair in opposite):
+        raise GeometryError(
+            f"The orientation {codes!r} does not name three directions; expected one of R/L, of "
+            f"A/P and of S/I, such "
+            "as 'RAS'."
+        )
+    return np.asarray(orientations.axcodes2ornt(codes))
+
+
+def _check_affine(affine: Array, name: str) -> None:
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise GeometryError(
+            f"{name}: the affine is not a 4 x 4 matrix of finite numbers: {affine.tolist()}. "
+            f"Repair the file's header."
+        )
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    # Relative to the edges, so that microns and metres are judged alike.
+    if edges.min() == 0 or abs(np.linalg.det(affine[:3, :3] / edges)) < 1e-6:
+        raise GeometryError(
+            f"{name}: the affine is singular: its voxels have no volume (edges {edges.tolist()} "
+            f"mm). "
+            "Repair the spacing and directions in the file's header."
+        )
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,141 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from transunet.data.cases import DataSet
+from transunet.data.preprocessing import Channel, Preprocessing, preprocessing_for
+from transunet.data.volume import Grid, Volume
+from transunet.errors import ConfigError, DataError, GeometryError
+
+CT = Channel(name="CT", normalisation="clip", low=-125, high=275)
+
+
+def dataset(*channels: str) -> DataSet:
+    return DataSet("toy", Path(), "test", (), {0: "background", 1: "organ"}, channels)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "AIL"])
+def test_labels_come_back_exactly_on_the_volumes_grid(rng, oblique, axis, codes):
+    image = Volume(rng.normal(size=(1, 4, 5, 6)), oblique, "c", header="kept")
+    labels = Volume(rng.integers(0, 5, (1, 4, 5, 6)).astype(np.uint8), oblique)
+    pre = Preprocessing(slice_axis=axis, orientation=codes)
+    slices = pre.to_slices(image)
+    label_slices = pre.labels_to_slices(labels)
+    assert slices.shape == (pre.slice_count(image), 1, *pre.slice_size(image))
+    assert label_slices.shape == slices[:, 0].shape
+    back = pre.from_slices(label_slices, image)
+    np.testing.assert_array_equal(back.array, labels.array)
+    np.testing.assert_array_equal(back.affine, image.affine)
+    assert back.header == "kept"
+    assert back.array.flags.c_contiguous
+
+
+def test_slices_are_axial_in_ras():
+    array = np.zeros((1, 3, 4, 5), np.uint8)
+    array[0, 2, 1, 4] = 1
+    # LPS: the first two axes run the other way.
+    labels = Volume(array, np.diag([-1, -1, 1, 1]))
+    slices = Preprocessing().labels_to_slices(labels)
+    assert slices.shape == (5, 3, 4)
+    assert np.argwhere(slices).tolist() == [[4, 0, 2]]
+
+
+def test_an_axis_on_the_diagonal_comes_back_too():
+    # 45 degrees between axes: which axis is "right" is a matter of rounding.
+    c = np.sqrt(0.5)
+    affine = np.eye(4)
+    affine[:2, :2] = [[c, -c], [c, c]]
+    labels = Volume(np.arange(24, dtype=np.uint8).reshape(1, 2, 3, 4), affine)
+    pre = Preprocessing(orientation="LPS")
+    np.testing.assert_array_equal(
+        pre.from_slices(pre.labels_to_slices(labels), labels).array, labels.array
+    )
+
+
+def test_ct_is_clipped_to_a_window():
+    values = np.array([-1000, -125, 75, 275, 3000], np.float32)
+    np.testing.assert_allclose(CT.normalise(values), [0, 0, 0.5, 1, 1])
+
+
+def test_zscore_is_per_volume_and_channel(rng):
+    scales = np.array([1, 1e6])[:, None, None, None]
+    image = Volume((rng.normal(3, 2, (2, 6, 7, 8)) * scales).astype(np.float32), np.eye(4))
+    slices = Preprocessing(channels=(Channel(), Channel())).to_slices(image)
+    assert slices.dtype == np.float32
+    np.testing.assert_allclose(slices.mean(axis=(0, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(slices.std(axis=(0, 2, 3)), 1, atol=1e-5)
+
+
+def test_a_constant_image_becomes_zeros():
+    image = Volume(np.full((1, 2, 3, 4), 7, np.float32), np.eye(4))
+    assert not Preprocessing().to_slices(image).any()
+
+
+def test_a_photograph_is_divided_by_its_range():
+    channel = Channel(normalisation="range", high=255)
+    np.testing.assert_allclose(channel.normalise(np.array([0, 51, 255], np.uint8)), [0, 0.2, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "normalisation"),
+    [("CT", "clip"), ("MRI", "zscore"), ("T1", "zscore"), ("red", "range"), ("Gray", "range")],
+)
+def test_the_modality_chooses_the_normalisation(name, normalisation):
+    (channel,) = preprocessing_for(dataset(name)).channels
+    assert channel.normalisation == normalisation
+    if name == "CT":
+        assert (channel.low, channel.high) == (-125, 275)
+
+
+def test_slices_follow_the_scanner_where_it_cut_another_way(oblique):
+    thin = Grid((9, 9, 9), np.diag([1, 1, 2, 1]))
+    # The oblique one has 3 mm along its second axis (head to foot), 0.7 and 1.1 else: axial.
+    assert preprocessing_for(dataset("MRI"), [thin]).slice_axis == 2
+    assert preprocessing_for(dataset("MRI"), [Grid((9, 9, 9), oblique)]).slice_axis == 2
+    sagittal = Grid((9, 9, 9), np.diag([3, 1, 1, 1]))
+    assert preprocessing_for(dataset("MRI"), [sagittal] * 2 + [thin]).slice_axis == 0
+    coronal = Grid((9, 9, 9), np.array([[1, 0, 0, 0], [0, 0, 5, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]]))
+    assert preprocessing_for(dataset("MRI"), [coronal]).slice_axis == 1
+
+
+def test_in_plane_resampling_goes_there_and_back():
+    labels = np.zeros((1, 20, 30, 4), np.uint8)
+    labels[0, 5:15, 10:20, 1:3] = 1
+    volume = Volume(labels, np.diag([0.5, 1, 3, 1]))
+    pre = Preprocessing(spacing_mm=(1, 1))
+    assert pre.to_slices(volume.with_array(labels.astype(np.float32))).shape == (4, 1, 10, 30)
+    assert pre.slice_spacing(volume) == pytest.approx((3, 1, 1))
+    slices = pre.labels_to_slices(volume)
+    assert slices.shape == (4, 10, 30)
+    back = pre.from_slices(slices, volume)
+    assert back.array.shape == labels.shape
+    assert (back.array == labels).mean() > 0.97
+
+
+def test_another_number_of_channels_names_the_case():
+    with pytest.raises(DataError, match=r"case_7.*2 channels.*CT"):
+        Preprocessing(channels=(CT,)).to_slices(Volume(np.zeros((2, 3, 3, 3)), np.eye(4), "case_7"))
+
+
+def test_slices_that_do_not_fit_are_refused():
+    like = Volume(np.zeros((1, 3, 4, 5)), np.eye(4), "case_7")
+    with pytest.raises(GeometryError, match="case_7"):
+        Preprocessing().from_slices(np.zeros((5, 4, 3), np.uint8), like)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ConfigError, match="orientation"):
+        Preprocessing(orientation="RRR")
+    with pytest.raises(ConfigError, match="slice_axis"):
+        Preprocessing(slice_axis=3)
+    with pytest.raises(ConfigError, match="above"):
+        Channel(normalisation="clip", low=2, high=1)
+    with pytest.raises(ConfigError, match="positive"):
+        Preprocessing(spacing_mm=(0, 1))
+
+
+def test_it_survives_json():
+    pre = Preprocessing(channels=(CT,), slice_axis=1, spacing_mm=(1, 2))
+    assert Preprocessing.from_json(pre.model_dump(mode="json"), "config.json") == pre
