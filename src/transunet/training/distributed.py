@@ -1,0 +1,155 @@
+"""Several processes that share every batch and compute what one process would.
+
+Started by `torchrun`, which tells each process its place in the environment. Three things make the
+result the same as alone: the loss sums over all processes before it divides, BatchNorm takes its
+statistics over all of them, and gradients are exchanged.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+_PATIENCE = timedelta(hours=2)  # others may wait for a long validation or checkpoint
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those that share a batch."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    """Number on this machine, which chooses the device."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def agree(self, flag: bool, device: torch.device) -> bool:
+        """Return whether any process says so."""
+        if self.world == 1:
+            return flag
+        votes = torch.tensor(float(flag), device=device)
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        return bool(votes)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the value of every process, by rank, to each of them."""
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Go on when every process has come here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the other processes that torchrun started, if it started this one."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Processes()
+        return
+    place = Processes(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
+    if device == "cuda":
+        torch.cuda.set_device(place.local)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        yield place
+    finally:
+        dist.destroy_process_group()
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # Every process's loss depends on this one's share. The factor that this makes the gradient
+        # too large by is the one by which averaging gradients makes it too small.
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Return the sum of `value` over all processes, differentiably; alone, `value` itself."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return value
+    return _Sum.apply(value)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm whose batch is that of all processes, on any device.
+
+    PyTorch's SyncBatchNorm does the same, on CUDA only. The parameters' names stay.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W)."""
+        if not self.training:
+            return super().forward(x)
+        mean, var, count = _moments(x.float())
+        with torch.no_grad():
+            self._remember(mean, var * count / (count - 1))
+        scale = torch.rsqrt(var + self.eps) * self.weight
+        return torch.addcmul((self.bias - mean * scale)[:, None, None], x, scale[:, None, None]).to(
+            x.dtype
+        )
+
+    def _remember(self, mean: Tensor, var: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var, self.momentum)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, biased variance (C,) and the number of values over all processes."""
+    over = (0, 2, 3)
+    count = x.new_tensor([x.numel() / x.shape[1]])
+    total = sum_over_processes(torch.cat([x.sum(over), count]))
+    mean, count = total[:-1] / total[-1], total[-1]
+    # The variance in a second pass: sums of squares would cancel.
+    var = sum_over_processes((x - mean[:, None, None]).square().sum(over)) / count
+    return mean, var, count
+
+
+def share_batches(model: nn.Module, place: Processes, device: torch.device) -> nn.Module:
+    """Return `model` such that a step over every process's part is a step over the whole batch."""
+    if place.world == 1:
+        return model
+    _share_statistics(model)
+    ids = [device.index] if device.type == "cuda" else None
+    # Statistics are equal everywhere already, so nothing is broadcast at each step.
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
+def _share_statistics(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum)
+            shared.load_state_dict(child.state_dict())
+            setattr(module, name, shared.to(child.weight.device))
+        else:
+            _share_statistics(child)

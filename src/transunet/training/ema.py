@@ -1,0 +1,29 @@
+"""The moving average of a network's weights, which predicts better than the last ones."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class MovingAverage:
+    """Exponential moving average of parameters and statistics of `model`.
+
+    The first steps average over what there is (decay (1 + n) / (10 + n)), so that the random start
+    is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights of `model` after optimiser step `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages = self.model.state_dict()
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                averages[name].lerp_(value, 1 - decay)
+            else:
+                averages[name].copy_(value)

@@ -1,0 +1,258 @@
+"""How a network is trained, as a frozen value; the presets are files in `recipes/`."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from transunet.configuration import Configuration
+from transunet.errors import ConfigError
+
+PRESETS = ("paper", "modern")
+
+Share = float
+"""A number from 0 to 1."""
+
+
+class Augmentation(Configuration):
+    """What is done to batches on the training device; a `p_...` is a probability per slice."""
+
+    p_mirror: Share = Field(default=0.0, ge=0, le=1)
+    """Flips along each axis of `mirror_axes`. Only where both sides mean the same."""
+    mirror_axes: tuple[Literal[0, 1], ...] = (0, 1)
+    """0 for rows, 1 for columns."""
+    p_affine: Share = Field(default=0.0, ge=0, le=1)
+    rotation: NonNegativeFloat = 30.0
+    """Largest angle in degrees."""
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.4)
+    """Smallest and largest zoom."""
+    shift: Share = Field(default=0.1, ge=0, le=1)
+    """Largest translation as a share of the image's side."""
+    p_elastic: Share = Field(default=0.0, ge=0, le=1)
+    elastic: NonNegativeFloat = 0.04
+    """Largest displacement as a share of the image's side."""
+    p_noise: Share = Field(default=0.0, ge=0, le=1)
+    noise: NonNegativeFloat = 0.1
+    """Largest standard deviation of the noise, in standard deviations of the slice."""
+    p_blur: Share = Field(default=0.0, ge=0, le=1)
+    blur: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.0)
+    """Smallest and largest sigma in pixels."""
+    p_brightness: Share = Field(default=0.0, ge=0, le=1)
+    brightness: NonNegativeFloat = 0.25
+    """Largest relative change."""
+    p_contrast: Share = Field(default=0.0, ge=0, le=1)
+    contrast: NonNegativeFloat = 0.25
+    """Largest relative change of the distance to the slice's mean."""
+    p_gamma: Share = Field(default=0.0, ge=0, le=1)
+    gamma: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
+    """Smallest and largest exponent, applied to the slice scaled to [0, 1]."""
+    p_low_resolution: Share = Field(default=0.0, ge=0, le=1)
+    low_resolution: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.0)
+    """Smallest and largest factor by which a slice is made coarse before it is enlarged again."""
+
+    @field_validator("scale", "blur", "gamma", "low_resolution")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError(f"the smallest comes first (got {list(value)})")
+        return value
+
+
+class Recipe(Configuration):
+    """Everything that decides what a training run computes, besides the data.
+
+    Raises:
+        ConfigError: for settings that cannot work, naming each.
+    """
+
+    name: str = "custom"
+
+    # The network.
+    model: str = "R50-ViT-B_16"
+    image_size: tuple[PositiveInt, PositiveInt] = (224, 224)
+    """Height and width in pixels to which slices are resized."""
+    n_skip: int | None = Field(default=None, ge=0)
+    """Skip connections; None for the variant's own number."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """None for the variant's own."""
+    weights: str = "auto"
+    """`imagenet21k`, a weight file, a bundle, or `none`; `auto`: imagenet21k where published."""
+
+    # How long.
+    epochs: PositiveInt | None = None
+    """Passes over the training slices."""
+    iterations: PositiveInt | None = None
+    """Optimiser steps, instead of epochs."""
+    minutes: PositiveFloat | None = None
+    """Wall-clock limit; the learning rate reaches its end with whichever budget ends first."""
+    batch_size: PositiveInt | Literal["auto"] = 24
+    """Slices per optimiser step, over all processes; `auto` keeps 24 and finds `accumulate`."""
+    accumulate: PositiveInt = 1
+    """Pieces in which a batch is computed, one after the other, to save memory."""
+
+    # The optimiser.
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: PositiveFloat = 0.01
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: NonNegativeFloat = 1e-4
+    schedule: Literal["poly", "cosine"] = "poly"
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Share of training in which the rate rises from 0 (cosine only)."""
+    clip_norm: PositiveFloat | None = None
+    """Largest norm of the gradient; longer ones are shortened to it."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay per step of the moving average of the weights, which is what is validated and kept."""
+
+    # The loss.
+    ce_weight: NonNegativeFloat = 0.5
+    dice_weight: NonNegativeFloat = 0.5
+    deep_supervision: tuple[NonNegativeFloat, ...] = Field(default=(), max_length=3)
+    """Weights, relative to the network's own output, of outputs after the decoder's earlier blocks,
+    the last of them first."""
+
+    # The samples.
+    paper_augmentation: bool = False
+    """The paper's quarter-turns, flips and small rotations, before resizing."""
+    augmentation: Augmentation = Augmentation()
+    foreground: Share = Field(default=0.0, ge=0, le=1)
+    """Share of slices drawn for holding a class drawn at random; 0: each slice once per epoch."""
+
+    # The arithmetic.
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+
+    # What is watched and kept.
+    folds: int | None = Field(default=None, ge=2)
+    """Folds of a cross-validation; None for one split."""
+    fold: int | None = Field(default=None, ge=0)
+    validations: PositiveInt = 15
+    """How often, evenly over training and at its end, the held-out cases are predicted."""
+    patience: PositiveInt | None = None
+    """Validations without improvement after which training stops."""
+    checkpoint_minutes: NonNegativeFloat = 10.0
+    """How much work an interruption may cost; 0 saves after every step."""
+    loggers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    seed: int = Field(default=1234, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _square(cls, values: Any) -> Any:
+        size = values.get("image_size") if isinstance(values, dict) else None
+        return {**values, "image_size": (size, size)} if isinstance(size, int) else values
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.epochs and self.iterations:
+            raise ValueError("epochs and iterations are two names of one budget; give one of them")
+        if not (self.epochs or self.iterations or self.minutes):
+            raise ValueError("no budget: give epochs, iterations or minutes")
+        if self.warmup and self.schedule != "cosine":
+            raise ValueError("warmup needs schedule = 'cosine'; the paper's poly has none")
+        if isinstance(self.batch_size, int) and self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate={self.accumulate} is more than the {self.batch_size} slices of a batch"
+            )
+        if not self.ce_weight + self.dice_weight:
+            raise ValueError("ce_weight and dice_weight are both 0: nothing would be learned")
+        if self.fold is not None and (self.folds is None or self.fold >= self.folds):
+            raise ValueError(f"fold={self.fold} needs folds larger than it (got {self.folds})")
+        return self
+
+
+def load_recipe(source: str | Path = "paper", overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Return a preset, or the recipe in a TOML or JSON file, with `overrides` applied.
+
+    Args:
+        source: a preset's name or a file. A file may name a recipe to start from: `base = "paper"`.
+        overrides: setting -> value; `augmentation.rotation` reaches into the table `augmentation`.
+            A budget given here replaces the preset's.
+
+    Raises:
+        ConfigError: for an unknown recipe or setting, with the nearest known one, or a value that
+            cannot work.
+    """
+    values = _read(source)
+    for key, value in (overrides or {}).items():
+        _set(values, key, value)
+    _one_budget(values, overrides or {})
+    return Recipe.from_json(values, f"Recipe {str(source)!r}")
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Return `key=value` texts as overrides; values are TOML, or else plain text.
+
+    Raises:
+        ConfigError: for a text without `=`.
+    """
+    return dict(_parse(setting) for setting in settings)
+
+
+def _parse(setting: str) -> tuple[str, Any]:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set takes key=value, such as --set lr=0.001 (got {setting!r}).")
+    if text.strip().lower() == "none":
+        return key.strip(), None
+    try:
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), text.strip()
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    if str(source) in PRESETS:
+        text = (files(__package__) / "recipes" / f"{source}.toml").read_text(encoding="utf-8")
+        return tomllib.loads(text)
+    path = Path(source)
+    if not path.is_file():
+        raise ConfigError(_unknown(str(source)))
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a recipe in TOML (or JSON): {error}.") from None
+    return _on_base(values) if isinstance(values, dict) and "base" in values else values
+
+
+def _on_base(values: dict[str, Any]) -> dict[str, Any]:
+    base = _read(values.pop("base"))
+    nested = {**base.get("augmentation", {}), **values.get("augmentation", {})}
+    merged = {**base, **values}
+    _one_budget(merged, values)
+    return {**merged, "augmentation": nested} if nested else merged
+
+
+def _unknown(source: str) -> str:
+    close = get_close_matches(source, PRESETS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    known = ", ".join(PRESETS)
+    return f"No recipe or file is called {source!r}.{hint} Known: {known}, or a file.toml."
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    table, _, field = key.rpartition(".")
+    if not table:
+        values[key] = value
+        return
+    # An unknown table becomes an unknown setting, which the Recipe then refuses by name.
+    nested = values.get(table)
+    values[table] = {**(nested if isinstance(nested, dict) else {}), field: value}
+
+
+def _one_budget(values: dict[str, Any], given: Mapping[str, Any]) -> None:
+    for one, other in (("epochs", "iterations"), ("iterations", "epochs")):
+        if given.get(one) and not given.get(other):
+            values[other] = None

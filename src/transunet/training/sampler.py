@@ -1,0 +1,77 @@
+"""Which slices make up the batch of which step: a function of seed and step, with no memory.
+
+Resuming is therefore nothing but starting at another step, and several processes agree without
+talking to each other.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+import numpy as np
+from torch.utils.data import Sampler
+
+Draw = tuple[int, int]
+"""The number of a draw, which is unique and seeds its augmentation, and the slice's index."""
+
+
+class Batches(Sampler[list[Draw]]):
+    """The batches of a training run from any step on.
+
+    Every epoch is a permutation of the slices, its last batch possibly smaller. With `foreground`,
+    that share of the draws is replaced by slices holding a class drawn at random.
+
+    Args:
+        slices: how many there are.
+        batch_size: slices per step, over all processes.
+        seed: of the permutations.
+        start: first step to yield.
+        part: this process's number and how many share each batch.
+        foreground: share of draws to replace.
+        holders: per foreground class, the indices of the slices that hold it.
+    """
+
+    def __init__(
+        self,
+        slices: int,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
+        foreground: float = 0.0,
+        holders: Sequence[np.ndarray] = (),
+    ) -> None:
+        self.slices, self.batch_size, self.seed = slices, batch_size, seed
+        self.start, self.part, self.foreground = start, part, foreground
+        self.holders = [indices for indices in holders if len(indices)]
+        self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps in which every slice comes once."""
+        return -(-self.slices // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Yield this process's part of every batch, without end."""
+        rank, world = self.part
+        for step in count(self.start):
+            yield self.batch(step)[rank::world]
+
+    def batch(self, step: int) -> list[Draw]:
+        """Return the whole batch of `step`."""
+        epoch, position = divmod(step, self.per_epoch)
+        first = position * self.batch_size
+        indices = self._permutation(epoch)[first : first + self.batch_size].copy()
+        if self.foreground and self.holders:
+            self._replace_some(indices, np.random.default_rng((self.seed, 1, step)))
+        return [(step * self.batch_size + i, int(index)) for i, index in enumerate(indices)]
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != epoch:
+            order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.slices)
+            self._order = epoch, order
+        return self._order[1]
+
+    def _replace_some(self, indices: np.ndarray, rng: np.random.Generator) -> None:
+        for i in np.flatnonzero(rng.random(len(indices)) < self.foreground):
+            holders = self.holders[rng.integers(len(self.holders))]
+            indices[i] = holders[rng.integers(len(holders))]

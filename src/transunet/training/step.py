@@ -1,0 +1,91 @@
+"""One optimiser step: forward, loss, backward, update."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from math import isfinite
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from transunet.errors import TransUNetError
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteLossError(TransUNetError):
+    """The loss became NaN or infinite; the parameters were not updated."""
+
+
+def _no_scaling() -> torch.amp.GradScaler:
+    return torch.amp.GradScaler("cpu", enabled=False)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """In which numbers a step is computed, and in how many pieces."""
+
+    precision: str = "fp32"
+    accumulate: int = 1
+    """Pieces of a batch, computed one after the other; never more than the batch has images."""
+    clip_norm: float | None = None
+    scaler: torch.amp.GradScaler = field(default_factory=_no_scaling)
+    """Keeps small fp16 gradients from vanishing; disabled for the other precisions."""
+
+
+def train_step(
+    model: nn.Module,
+    loss: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    arithmetic: Arithmetic | None = None,
+) -> float:
+    """Update `model` once from one batch and return the loss before the update.
+
+    The gradients stay in place until the next step.
+
+    Args:
+        model: images -> what `loss` takes; already in training mode.
+        loss: (outputs, labels) -> scalar.
+        optimizer: over the model's parameters, its learning rate already set.
+        images: (B, C, H, W), float32, on the model's device.
+        labels: (B, H, W), int64.
+        arithmetic: precision, pieces and clipping; plain float32 when absent.
+
+    Raises:
+        NonFiniteLossError: when the loss is NaN or infinite; parameters are left as they were.
+    """
+    how = arithmetic or Arithmetic()
+    optimizer.zero_grad(set_to_none=True)
+    pieces = min(how.accumulate, len(images))
+    total = torch.zeros((), device=images.device)
+    for i, (piece, target) in enumerate(
+        zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True)
+    ):
+        with _synchronised(model, last=i == pieces - 1):
+            with _autocast(images.device, how.precision):
+                share = loss(model(piece), target) / pieces
+            how.scaler.scale(share).backward()
+        total += share.detach()
+    value = float(total)  # the device catches up here: the price of never stepping on a NaN
+    if not isfinite(value):
+        raise NonFiniteLossError(f"The loss became {value}.")
+    if how.clip_norm is not None:
+        how.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), how.clip_norm)
+    how.scaler.step(optimizer)
+    how.scaler.update()
+    return value
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    dtype = _HALF.get(precision, torch.bfloat16)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision in _HALF)
+
+
+def _synchronised(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Let processes exchange gradients once per batch, with its last piece."""
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+
+from golden.seeded import normal, uniform
+from transunet.training.losses import (
+    DeepSupervisionLoss,
+    SegmentationLoss,
+    dice_loss,
+    nearest_labels,
+)
+
+
+@pytest.fixture
+def golden_batch():
+    logits = torch.from_numpy(2 * normal("loss/logits", (3, 9, 32, 40))).requires_grad_()
+    labels = torch.from_numpy((9 * uniform("loss/labels", (3, 32, 40))).astype(np.int64))
+    return logits, labels
+
+
+@pytest.mark.parametrize(
+    ("part", "weights"), [("ce", (1, 0)), ("dice", (0, 1)), ("total", (0.5, 0.5))]
+)
+def test_the_loss_is_the_references(golden, golden_batch, part, weights):
+    logits, labels = golden_batch
+    value = SegmentationLoss(*weights)(logits, labels).item()
+    assert value == pytest.approx(golden[0]["loss"][part], rel=1e-6)
+
+
+def test_the_gradient_is_the_references(golden, golden_batch):
+    logits, labels = golden_batch
+    SegmentationLoss()(logits, labels).backward()
+    entry, expected = golden[0]["loss_grad"], golden[1]["loss_grad"]
+    found = logits.grad.numpy()[tuple(slice(None, None, s) for s in entry["stride"])]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * entry["std"])
+
+
+def test_dice_by_hand():
+    # Two classes, two images of two pixels; class 1: sum(p t) = 0.9, sum(p p) = 1.06, sum(t t) = 1.
+    ones = torch.tensor([[[[0.9, 0.1]]], [[[0.2, 0.4]]]]).reshape(2, 1, 1, 2)
+    probabilities = torch.cat([1 - ones, ones], dim=1)
+    labels = torch.tensor([[[1, 0]], [[0, 0]]])
+    class_1 = 1 - 2 * 0.9 / (0.81 + 0.01 + 0.04 + 0.16 + 1)
+    class_0 = 1 - 2 * (0.9 + 0.8 + 0.6) / (0.01 + 0.81 + 0.64 + 0.36 + 3)
+    assert dice_loss(probabilities, labels).item() == pytest.approx(
+        (class_0 + class_1) / 2, abs=1e-5
+    )
+
+
+def test_a_class_that_is_absent_and_not_predicted_costs_nothing():
+    probabilities = torch.zeros(1, 2, 4, 4)
+    probabilities[:, 0] = 1
+    assert dice_loss(probabilities, torch.zeros(1, 4, 4, dtype=torch.int64)).item() == 0
+
+
+def test_half_precision_logits_give_a_float32_loss(golden_batch):
+    logits, labels = golden_batch
+    exact = SegmentationLoss()(logits, labels)
+    half = SegmentationLoss()(logits.to(torch.bfloat16), labels)
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(exact.item(), rel=1e-2)
+
+
+def test_deep_supervision_weighs_depths_and_sums_to_one(golden_batch):
+    logits, labels = golden_batch
+    loss = SegmentationLoss()
+    coarse = logits[:, :, ::2, ::2]
+    found = DeepSupervisionLoss(loss, [0.5])([logits, coarse], labels)
+    expected = (loss(logits, labels) + 0.5 * loss(coarse, labels[:, 1::2, 1::2])) / 1.5
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (2, 3), (8, 6), (3, 5)])
+def test_nearest_labels_takes_the_pixel_under_the_centre(size):
+    labels = torch.arange(2 * 4 * 6).reshape(2, 4, 6)
+    found = nearest_labels(labels, size)
+    rows = [int((i + 0.5) * 4 / size[0]) for i in range(size[0])]
+    columns = [int((i + 0.5) * 6 / size[1]) for i in range(size[1])]
+    assert torch.equal(found, labels[:, rows][:, :, columns])
