@@ -52,13 +52,13 @@ class Channel(Configuration):
         """Return one channel's voxels, of any shape, normalised, float32."""
         if self.normalisation == "clip":
             clipped = np.clip(values, self.low, self.high) - self.low
-            return (clipped / (self.high - self.low)).astype(np.float32)
+            return np.asarray(clipped / (self.high - self.low), dtype=np.float32)
         if self.normalisation == "range":
-            return (values / self.high).astype(np.float32)
+            return np.asarray(values / self.high, dtype=np.float32)
         # In double precision: the mean of many large numbers is not safe in single.
         mean = values.mean(dtype=np.float64)
         deviation = values.std(dtype=np.float64)
-        return ((values - mean) / (deviation or 1.0)).astype(np.float32)
+        return np.asarray((values - mean) / (deviation or 1.0), dtype=np.float32)
 
 
 class Preprocessing(Configuration):

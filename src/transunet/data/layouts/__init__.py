@@ -1,0 +1,65 @@
+"""Folders to data sets: one module per layout, recognised by itself or selected by name."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from transunet.data.cases import DataSet
+from transunet.data.layouts import decathlon, nnunet
+from transunet.data.problems import Problem
+from transunet.errors import ConfigError
+
+LAYOUTS: Mapping[str, ModuleType] = {
+    "nnunet": nnunet,
+    "decathlon": decathlon,
+}
+"""Name -> module with `recognises(folder)`, `open(folder)` and `SHAPE`, what it looks like."""
+
+
+def open_dataset(folder: Path, layout: str | None = None) -> DataSet:
+    """Find the cases in `folder`; no volume is read yet.
+
+    Args:
+        folder: the data set.
+        layout: a key of `LAYOUTS`; None recognises it.
+
+    Raises:
+        ConfigError: when the folder does not exist or the layout is not known.
+        DataError: when the folder is empty, of no known layout, or its description contradicts
+            itself.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise ConfigError(f"The data set {folder} {what}. Give the folder that holds the data set.")
+    if layout is not None and layout not in LAYOUTS:
+        raise ConfigError(f"No layout is called {layout!r}. Known: {', '.join(LAYOUTS)}.")
+    dataset: DataSet = LAYOUTS[layout or _recognised(folder)].open(folder)
+    return _sound(dataset)
+
+
+def _recognised(folder: Path) -> str:
+    for name, module in LAYOUTS.items():
+        if module.recognises(folder):
+            return name
+    holds = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    more = ", ..." if len(holds) > 8 else ""
+    found = f"it holds {', '.join(holds[:8])}{more}" if holds else "it is empty"
+    known = "; ".join(f"{name}: {module.SHAPE}" for name, module in LAYOUTS.items())
+    remedy = f"Arrange it like one of these, or name the layout. {known}"
+    raise Problem("layout", str(folder), f"no data set is recognised here: {found}", remedy).error()
+
+
+def _sound(dataset: DataSet) -> DataSet:
+    """Refuse what no case could show: no cases at all, or two of one name."""
+    where = str(dataset.folder)
+    if not dataset.cases:
+        shape = LAYOUTS[dataset.layout].SHAPE
+        found = f"this {dataset.layout} data set has no cases; expected {shape}"
+        raise Problem("empty", where, found, "Check that the images were copied along").error()
+    counts = Counter(case.name for case in dataset.cases)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        found = f"several cases have the same name: {', '.join(twice[:8])}"
+        raise Problem("same-name", where, found, "Give every case a name of its own").error()
+    return dataset

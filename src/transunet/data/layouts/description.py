@@ -1,0 +1,119 @@
+"""The `dataset.json` of Decathlon and nnU-Net: parsed, checked, kept inside its folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from transunet.data.problems import Problem
+from transunet.errors import TransUNetError
+
+NAME = "dataset.json"
+
+
+def description_of(folder: Path) -> dict[str, Any]:
+    """Return the parsed `dataset.json` of `folder`.
+
+    Raises:
+        DataError: when it is missing, is no JSON, or holds no object.
+    """
+    path = folder / NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        found = "the description of the data set is missing"
+        raise Problem("description", str(path), found, f"Copy {NAME} along").error() from None
+    except (ValueError, RecursionError) as error:
+        raise wrong(folder, f"it is not valid JSON ({error})") from None
+    except OSError as error:
+        raise wrong(folder, f"it cannot be read ({error.strerror or error})") from None
+    if not isinstance(content, dict):
+        raise wrong(folder, f"expected an object, found {type(content).__name__}")
+    return content
+
+
+def keys_of(folder: Path) -> set[str]:
+    """Return the keys of a readable `dataset.json`, else nothing: for recognising a layout."""
+    try:
+        return set(description_of(folder))
+    except TransUNetError:
+        return set()
+
+
+def section(folder: Path, content: Mapping[str, Any], key: str, kind: type) -> Any:
+    """Return `content[key]`, checked to be of `kind` (dict or list).
+
+    Raises:
+        DataError: when it is missing or of another kind.
+    """
+    value = content.get(key)
+    if not isinstance(value, kind):
+        words = "an object" if kind is dict else "a list"
+        raise wrong(folder, f"expected {words} under {key!r}, found {value!r}"[:300])
+    return value
+
+
+def numbered(folder: Path, names: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return the values of `{"0": "CT", "1": "PET"}` in order.
+
+    Raises:
+        DataError: when the keys are not 0, 1, 2, ...
+    """
+    if not names or sorted(names) != sorted(str(index) for index in range(len(names))):
+        raise wrong(folder, f"{key!r} must count 0, 1, 2, ..., found {', '.join(names) or 'none'}")
+    return tuple(str(names[str(index)]) for index in range(len(names)))
+
+
+def classes(folder: Path, names: Mapping[int, str]) -> tuple[dict[int, str], dict[int, int]]:
+    """Turn label values and their names into class index -> name and value -> class index.
+
+    The second is empty where the values are consecutive already.
+
+    Raises:
+        DataError: when 0, the background, is not among them, or nothing else is.
+    """
+    values = sorted(names)
+    if 0 not in names or len(values) < 2 or values[0] < 0:
+        raise wrong(
+            folder, f"'labels' must hold 0 (the background) and at least one more, found {values}"
+        )
+    labels = {index: names[value] for index, value in enumerate(values)}
+    indices = {value: index for index, value in enumerate(values)}
+    return labels, {} if values == list(labels) else indices
+
+
+def inside(folder: Path, entry: Any) -> Path:
+    """Return the path of a file that the description lists.
+
+    Raises:
+        DataError: when `entry` is no path, or leads out of the folder.
+    """
+    if not isinstance(entry, str) or not entry:
+        raise wrong(folder, f"expected the path of a file, found {entry!r}"[:300])
+    posix, windows = PurePosixPath(entry), PureWindowsPath(entry)
+    if posix.is_absolute() or windows.anchor or ".." in {*posix.parts, *windows.parts}:
+        raise wrong(folder, f"the path {entry!r} leads out of the data set's folder")
+    return folder / posix
+
+
+def wrong(folder: Path, found: str) -> TransUNetError:
+    """Return the error for a description that cannot be used."""
+    return Problem("description", str(folder / NAME), found, "Correct the file").error()
+
+
+def listed(folder: Path, ending: str | tuple[str, ...] = "") -> list[Path]:
+    """Return the files of a folder with one of these endings, sorted, without hidden ones.
+
+    Archives made on a Mac carry a hidden `._name` beside every file. A folder that is missing has
+    no files.
+    """
+    if not folder.is_dir():
+        return []
+    files = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    return sorted(path for path in files if path.name.lower().endswith(ending))
+
+
+def orphans(files: list[Path], used: set[Path], kind: str, what: str) -> list[Problem]:
+    """Return a warning for each of `files` that no case uses."""
+    remedy = "Nothing uses it: list it in the description, give it its counterpart, or remove it"
+    return [Problem(kind, str(path), what, remedy, "warning") for path in files if path not in used]

@@ -1,0 +1,131 @@
+import json
+
+import numpy as np
+import pytest
+
+from transunet.data.layouts import open_dataset
+from transunet.errors import DataError
+
+LABELS = {"background": 0, "organ": 1, "tumour": 2}
+
+
+@pytest.fixture
+def nnunet(tmp_path, save):
+    """Make a small nnU-Net v2 data set."""
+
+    def make(channels=("CT",), labels=None, cases=3, **more):
+        root = tmp_path / "Dataset042_Toy"
+        for number in range(cases):
+            for channel in range(len(channels)):
+                array = np.full((4, 5, 6), number * 10 + channel, np.int16)
+                save(root / f"imagesTr/toy_{number:03d}_{channel:04d}.nii.gz", array)
+            label = np.arange(120, dtype=np.uint8).reshape(4, 5, 6) % 3
+            save(root / f"labelsTr/toy_{number:03d}.nii.gz", label)
+        description = {
+            "channel_names": {str(i): name for i, name in enumerate(channels)},
+            "labels": labels or LABELS,
+            "numTraining": cases,
+            "file_ending": ".nii.gz",
+            **more,
+        }
+        root.mkdir(exist_ok=True)
+        (root / "dataset.json").write_text(json.dumps(description))
+        return root
+
+    return make
+
+
+def test_it_is_recognised_and_read(nnunet):
+    data = open_dataset(nnunet())
+    assert (data.layout, data.name, data.channels) == ("nnunet", "Dataset042_Toy", ("CT",))
+    assert data.labels == {0: "background", 1: "organ", 2: "tumour"}
+    assert [case.name for case in data.cases] == ["toy_000", "toy_001", "toy_002"]
+    _, label = data.read_case(data.cases[0])
+    assert np.unique(label.array).tolist() == [0, 1, 2]
+
+
+def test_channels_come_from_files_in_order(nnunet):
+    data = open_dataset(nnunet(channels=("T1", "T2")))
+    image, _ = data.read_case(data.cases[2])
+    assert image.array[:, 0, 0, 0].tolist() == [20, 21]
+
+
+def test_a_missing_channel_is_reported_by_its_name(nnunet):
+    folder = nnunet(channels=("T1", "T2"))
+    (folder / "imagesTr/toy_001_0001.nii.gz").unlink()
+    data = open_dataset(folder)
+    with pytest.raises(DataError, match=r"toy_001_0001\.nii\.gz"):
+        data.read_case(data.cases[1])
+
+
+def test_a_missing_first_channel_is_reported_too(nnunet):
+    folder = nnunet(channels=("T1", "T2"))
+    (folder / "imagesTr/toy_001_0000.nii.gz").unlink()
+    data = open_dataset(folder)
+    with pytest.raises(DataError, match=r"toy_001_0000\.nii\.gz"):
+        data.read_case(data.cases[1])
+
+
+def test_a_missing_label_is_reported_and_an_orphan_noted(nnunet, save):
+    folder = nnunet()
+    (folder / "labelsTr/toy_001.nii.gz").unlink()
+    save(folder / "labelsTr/other.nii.gz", np.zeros((4, 5, 6), np.uint8))
+    data = open_dataset(folder)
+    with pytest.raises(DataError, match=r"labelsTr/toy_001\.nii\.gz"):
+        data.read_case(data.cases[1])
+    (note,) = data.notes
+    assert "other.nii.gz" in note.text
+
+
+def test_test_cases_may_have_labels(nnunet, save):
+    folder = nnunet()
+    for name in ("x", "y"):
+        save(folder / f"imagesTs/{name}_0000.nii.gz", np.zeros((4, 5, 6), np.int16))
+    save(folder / "labelsTs/y.nii.gz", np.zeros((4, 5, 6), np.uint8))
+    x, y = open_dataset(folder).cases[3:]
+    assert (x.split, x.label) == ("test", None)
+    assert (y.split, y.label.name) == ("test", "y.nii.gz")
+
+
+def test_regions_become_classes_and_stay_regions(nnunet):
+    labels = {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+    data = open_dataset(nnunet(labels=labels, regions_class_order=[1, 2, 3]))
+    assert data.labels == {0: "background", 1: "whole tumour", 2: "core", 3: "enhancing"}
+    assert data.regions == {"whole tumour": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
+
+
+def test_regions_of_values_with_gaps_are_class_indices(nnunet):
+    labels = {"background": 0, "whole": [1, 2, 4], "core": [1, 4], "edge": [1, 4]}
+    data = open_dataset(nnunet(labels=labels))
+    assert data.label_values == {0: 0, 1: 1, 2: 2, 4: 3}
+    assert data.regions["core"] == (1, 3)
+    assert len(set(data.labels.values())) == 4
+
+
+def test_cases_may_be_listed(nnunet):
+    listed = {"a": {"images": ["imagesTr/toy_001_0000.nii.gz"], "label": "labelsTr/toy_001.nii.gz"}}
+    (case,) = open_dataset(nnunet(dataset=listed)).cases
+    assert (case.name, case.images[0].name) == ("a", "toy_001_0000.nii.gz")
+    listed["a"]["label"] = "../secret.nii.gz"
+    with pytest.raises(DataError, match="leads out"):
+        open_dataset(nnunet(dataset=listed))
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ({"background": 0, "organ": "1"}, "organ"),
+        ({"background": 0, "organ": []}, "organ"),
+        ({"background": 0, "a": 1, "b": 1}, "same value"),
+        ({"organ": 1}, "background"),
+        ({"background": 0, "organ": 1, "ignore": 2}, "ignore"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(nnunet, labels, says):
+    with pytest.raises(DataError, match=says):
+        open_dataset(nnunet(labels=labels))
+
+
+def test_no_images_at_all(nnunet):
+    with pytest.raises(DataError, match="no cases"):
+        open_dataset(nnunet(cases=0))
