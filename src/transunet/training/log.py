@@ -1,0 +1,162 @@
+"""What a run tells afterwards: one JSON object per line, and the same numbers for trackers.
+
+`log.jsonl` is the record; everything else can be made from it. TensorBoard files are written when
+its package is there (extra `train`), Weights & Biases and MLflow when the recipe asks for them.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from transunet.atomic import atomic_path
+from transunet.errors import ConfigError
+
+
+class Tracker(Protocol):
+    """Where numbers go besides the file."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the values that belong to `step`."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class Log:
+    """The record of one run, continued where a checkpoint left it.
+
+    Args:
+        folder: the run's.
+        done: event -> last step of which it may tell; later lines are cut off, since they will come
+            again.
+        trackers: names in `TRACKERS`.
+        settings: the recipe, for trackers that show it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        done: Mapping[str, int],
+        trackers: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.path = folder / "log.jsonl"
+        _cut(self.path, done)
+        step = max(done.values())
+        self._file = self.path.open("a", encoding="utf-8")
+        self._trackers = [TRACKERS[name](folder, step, settings) for name in trackers]
+        self._trackers += _tensorboard_if_there(folder, step)
+
+    def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        """Add one line; numbers also go to the trackers as `event/name`."""
+        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        self._file.flush()
+        numbers = {
+            f"{event}/{name}": value for name, value in values.items() if isinstance(value, float)
+        }
+        for tracker in self._trackers:
+            tracker.scalars(step, numbers)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def read_log(folder: Path, event: str) -> list[dict[str, Any]]:
+    """Return the whole lines of `folder/log.jsonl` that tell of `event`."""
+    path = folder / "log.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [entry for entry in map(_parsed, lines) if entry and entry["event"] == event]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(line))
+    except json.JSONDecodeError:  # the process was killed while writing it
+        return None
+
+
+def _cut(path: Path, done: Mapping[str, int]) -> None:
+    if not path.exists():
+        return
+    entries = map(_parsed, path.read_text(encoding="utf-8").splitlines())
+    kept = [json.dumps(entry) + "\n" for entry in entries if entry and _told(entry, done)]
+    with atomic_path(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
+
+
+def _told(entry: dict[str, Any], done: Mapping[str, int]) -> bool:
+    return bool(entry["step"] <= done.get(entry["event"], -1))
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
+        tensorboard = import_module("torch.utils.tensorboard")
+        self._writer = tensorboard.SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
+        wandb = _asked_for("wandb")
+        self._run = wandb.init(
+            project="transunet",
+            name=folder.name,
+            dir=folder,
+            id=folder.name,
+            resume="allow",
+            config=dict(settings),
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _MLflow:
+    def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
+        self._mlflow = _asked_for("mlflow")
+        self._mlflow.set_experiment("transunet")
+        self._mlflow.start_run(run_name=folder.name)
+        self._mlflow.log_params(dict(settings))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._mlflow.log_metrics(dict(values), step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]] = {
+    "wandb": _WandB,
+    "mlflow": _MLflow,
+}
+
+
+def _asked_for(package: str) -> Any:
+    try:
+        return import_module(package)
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"The recipe asks for the logger {package!r}, which is not installed. "
+            f"Install it with: pip install {package}; or leave it out of loggers."
+        ) from None
+
+
+def _tensorboard_if_there(folder: Path, step: int) -> list[Tracker]:
+    try:
+        return [_TensorBoard(folder, step, {})]
+    except ModuleNotFoundError:
+        return []
