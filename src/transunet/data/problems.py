@@ -41,6 +41,9 @@ class DataProblemError(DataError):
         super().__init__(problem.text)
         self.problem = problem
 
+    def __reduce__(self) -> tuple[type, tuple[Problem]]:  # so that it can come from another process
+        return type(self), (self.problem,)
+
 
 class GeometryProblemError(GeometryError):
     """A `GeometryError` that carries its `Problem`."""
@@ -48,3 +51,6 @@ class GeometryProblemError(GeometryError):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.text)
         self.problem = problem
+
+    def __reduce__(self) -> tuple[type, tuple[Problem]]:  # so that it can come from another process
+        return type(self), (self.problem,)

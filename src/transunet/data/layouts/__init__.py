@@ -62,4 +62,10 @@ def _sound(dataset: DataSet) -> DataSet:
     if twice:
         found = f"several cases have the same name: {', '.join(twice[:8])}"
         raise Problem("same-name", where, found, "Give every case a name of its own").error()
+    for name in counts:
+        if (
+            name != Path(name).name or "\\" in name or name.startswith(".")
+        ):  # a name becomes a file's, in outputs
+            found = f"{name!r} cannot be the name of a case"
+            raise Problem("name", where, found, "Use a name without slashes").error()
     return dataset

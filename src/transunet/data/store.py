@@ -1,0 +1,201 @@
+"""A prepared store: a folder with a manifest and, per case, slices that training maps into memory.
+
+STORE/manifest.json            data set, labels, preprocessing, fingerprint, splits, every case
+STORE/cases/NAME/image.npy     (S, C, H, W) float32, normalised, at the case's own in-plane size
+STORE/cases/NAME/label.npy     (S, H, W) uint8 (uint16 above 255 classes), class indices
+STORE/cases/NAME/case.json     the case's entry of the manifest
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transunet.configuration import Configuration
+from transunet.data.fingerprint import CaseFingerprint, Fingerprint
+from transunet.data.preprocessing import Preprocessing
+from transunet.data.problems import Problem
+from transunet.data.splits import Split
+from transunet.errors import ConfigError, TransUNetError
+
+FORMAT = 1
+"""Version of the store's layout; another one is refused."""
+
+MANIFEST = "manifest.json"
+CASE = "case.json"
+
+
+class StoredCase(Configuration):
+    """What the store knows of one case."""
+
+    name: str
+    images: tuple[str, ...]
+    """The files it was made from, relative to the data set's folder where they lie in it."""
+    label: str
+    hashes: dict[str, str]
+    """SHA-256 of each of those files."""
+    made_with: str
+    """SHA-256 of the settings that it was made with."""
+    group: str | None = None
+    split: str | None = None
+    slices: int
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    spacing_mm: tuple[float, float, float]
+    """Distance from slice to slice, row to row, column to column."""
+    slices_with: dict[int, tuple[int, ...]]
+    """Class (but the background) -> the slices that it occurs in."""
+    fingerprint: CaseFingerprint
+
+
+class Manifest(Configuration):
+    """Everything about a store but its voxels."""
+
+    format: int
+    dataset: str
+    """The data set's name."""
+    folder: str
+    """Where it was, absolute."""
+    layout: str
+    labels: dict[int, str]
+    regions: dict[str, tuple[int, ...]]
+    preprocessing: Preprocessing
+    fingerprint: Fingerprint
+    seed: int
+    splits: tuple[Split, ...]
+    """One, or one per fold."""
+    cases: dict[str, StoredCase]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store that can be read.
+
+    Raises:
+        ConfigError: from `open`, when there is no store.
+        DataError: from `open`, when it was made by another version or is damaged.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the store in the folder `path`."""
+        if not (path / MANIFEST).is_file():
+            raise ConfigError(
+                f"There is no prepared store in {path}. Make one with: transunet prepare DATASET "
+                f"-o {path}"
+            )
+        return cls(path, _manifest(path / MANIFEST))
+
+    @property
+    def labels(self) -> Mapping[int, str]:
+        """Class index -> name."""
+        return self.manifest.labels
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What made slices of the volumes."""
+        return self.manifest.preprocessing
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the data set is like."""
+        return self.manifest.fingerprint
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """One split, or one per fold."""
+        return self.manifest.splits
+
+    @property
+    def cases(self) -> Mapping[str, StoredCase]:
+        """Name -> case."""
+        return self.manifest.cases
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the data set was."""
+        return Path(self.manifest.folder)
+
+    def image(self, name: str) -> NDArray[np.float32]:
+        """Map the slices of a case into memory, (S, C, H, W) float32, read-only."""
+        return self._array(name, "image.npy")
+
+    def label(self, name: str) -> NDArray[Any]:
+        """Map the label slices of a case into memory, (S, H, W) unsigned, read-only."""
+        return self._array(name, "label.npy")
+
+    def image_files(self, name: str) -> tuple[Path, ...]:
+        """Where the case's image files were, one per channel or one for all."""
+        return tuple(self.folder / path for path in self.case(name).images)
+
+    def label_file(self, name: str) -> Path:
+        """Where the case's label file was."""
+        return self.folder / self.case(name).label
+
+    def case(self, name: str) -> StoredCase:
+        """Return a case by its name.
+
+        Raises:
+            ConfigError: when the store has no such case.
+        """
+        if name not in self.cases:
+            raise ConfigError(
+                f"The store {self.path} has no case {name!r}. It has: "
+                f"{', '.join([*self.cases][:8])}, ..."
+            )
+        return self.cases[name]
+
+    def _array(self, name: str, file: str) -> NDArray[Any]:
+        path = case_folder(self.path, self.case(name).name) / file
+        try:
+            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            return array
+        except (OSError, ValueError, EOFError) as error:
+            found = f"these slices are missing or damaged ({error})"
+            remedy = f"Run again: transunet prepare {self.folder} -o {self.path}"
+            raise Problem("store", str(path), found, remedy).error() from None
+
+
+def case_folder(store: Path, name: str) -> Path:
+    """Return the folder that holds one case's slices."""
+    return store / "cases" / name
+
+
+def case_on_disk(store: Path, name: str) -> StoredCase | None:
+    """Return what the store holds of a case, or None where it holds nothing whole."""
+    folder = case_folder(store, name)
+    try:
+        case = StoredCase.from_json(json.loads((folder / CASE).read_text("utf-8")), CASE)
+        image = np.load(folder / "image.npy", mmap_mode="r", allow_pickle=False)
+        label = np.load(folder / "label.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, TransUNetError):
+        return None
+    whole = (case.slices, *case.size)
+    return case if label.shape == whole == (image.shape[0], *image.shape[2:]) else None
+
+
+def _manifest(path: Path) -> Manifest:
+    remedy = f"Prepare it into a new folder: transunet prepare DATASET -o {path.parent}-new"
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        version = content["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        found = f"the store's manifest cannot be read ({type(error).__name__}: {error})"
+        raise Problem("store", str(path), found, remedy).error() from None
+    if version != FORMAT:
+        found = f"the store has format {version!r}, this version reads and writes {FORMAT}"
+        raise Problem("store-version", str(path), found, remedy).error()
+    try:
+        return Manifest.from_json(content, str(path))
+    except ConfigError as error:
+        raise Problem(
+            "store", str(path), f"the manifest is damaged ({error})", remedy
+        ).error() from None
