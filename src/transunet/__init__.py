@@ -1,1 +1,76 @@
-"""TransUNet for medical image segmentation."""
+"""TransUNet for medical image segmentation (Chen et al. 2021; Medical Image Analysis 2024).
+
+Names are imported when they are first used, so that `import transunet` stays fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transunet.bundle import BundleConfig, from_pretrained, push_to_hub, save_pretrained
+    from transunet.create import create_model
+    from transunet.data.formats import read_volume, write_volume
+    from transunet.data.preprocessing import Preprocessing
+    from transunet.data.volume import Volume
+    from transunet.errors import (
+        ConfigError,
+        DataError,
+        GeometryError,
+        TransUNetError,
+        WeightsError,
+    )
+    from transunet.inference.predictor import Predictor
+    from transunet.models.config import VARIANTS, TransUNetConfig
+    from transunet.models.transunet import TransUNet
+
+_HOME = {
+    "BundleConfig": "bundle",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "GeometryError": "errors",
+    "Predictor": "inference.predictor",
+    "Preprocessing": "data.preprocessing",
+    "TransUNet": "models.transunet",
+    "TransUNetConfig": "models.config",
+    "TransUNetError": "errors",
+    "VARIANTS": "models.config",
+    "Volume": "data.volume",
+    "WeightsError": "errors",
+    "create_model": "create",
+    "from_pretrained": "bundle",
+    "push_to_hub": "bundle",
+    "read_volume": "data.formats",
+    "save_pretrained": "bundle",
+    "write_volume": "data.formats",
+}
+
+__all__ = [
+    "VARIANTS",
+    "BundleConfig",
+    "ConfigError",
+    "DataError",
+    "GeometryError",
+    "Predictor",
+    "Preprocessing",
+    "TransUNet",
+    "TransUNetConfig",
+    "TransUNetError",
+    "Volume",
+    "WeightsError",
+    "create_model",
+    "from_pretrained",
+    "push_to_hub",
+    "read_volume",
+    "save_pretrained",
+    "write_volume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'transunet' has no attribute {name!r}")
+    return getattr(import_module(f"transunet.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,52 @@
+"""The `transunet` command: one line per sub-command, and how errors end.
+
+Sub-commands import what is heavy inside their function, so that `--help` stays fast.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from transunet.cli import weights
+from transunet.cli.predict import predict
+from transunet.errors import TransUNetError
+
+app = typer.Typer(
+    name="transunet",
+    help="TransUNet for medical image segmentation: train on any data set, predict on the "
+    "patient's own grid, measure honestly.",
+    epilog="Example: transunet train Task04_Hippocampus -o runs/hippocampus",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog="Example: transunet predict runs/hippocampus/best patient.nii.gz -o labels")(
+    predict
+)
+app.add_typer(weights.app, name="weights")
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(version_of("transunet"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; a `TransUNetError` becomes one message and its exit code."""
+    try:
+        app()
+    except TransUNetError as error:
+        message = Console(stderr=True, soft_wrap=True)
+        message.print(f"Error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)

@@ -1,0 +1,65 @@
+"""The hub for bundles: one file down, one folder up, and no waiting where there is no network."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transunet.errors import ConfigError
+from transunet.weights.cache import cache_folder
+from transunet.weights.download import is_offline
+
+_SECONDS = 10.0
+
+
+def download_file(repository: str, name: str) -> Path:
+    """Return the path of a file of the hub's `repository` (`user/name`), from the cache or the hub.
+
+    Raises:
+        ConfigError: when it cannot be had; the message says what to do.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            hf_hub_download(
+                repository,
+                name,
+                cache_dir=cache_folder() / "bundles",
+                etag_timeout=_SECONDS,
+                local_files_only=is_offline(),
+            )
+        )
+    except LocalEntryNotFoundError:
+        reason = "it is not in the cache and the hub cannot be reached (or offline mode is on)"
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+    raise ConfigError(
+        f"There is no folder {repository}, and {name} of the hub's {repository} cannot be had: "
+        f"{reason}. Give a local bundle folder, or go online once."
+    )
+
+
+def upload_folder(repository: str, write: Callable[[Path], Any]) -> str:
+    """Create `repository` where it is missing, upload what `write` writes, return its address.
+
+    Raises:
+        ConfigError: when the hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    if is_offline():
+        raise ConfigError(f"Cannot push to {repository}: offline mode is on.")
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        try:
+            api = HfApi()
+            url = api.create_repo(repository, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=folder)
+        except Exception as error:  # the client's errors have no common root but this
+            raise ConfigError(
+                f"Cannot push to {repository}: {error}. Check the network, the name (user/name) "
+                "and that you are logged in (`hf auth login`)."
+            ) from error
+    return str(url)

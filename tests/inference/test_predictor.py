@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from golden_figures import facts, figure, seed_state, uniform
+from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.volume import Volume
+from transunet.errors import ConfigError, DataError
+from transunet.inference.predictor import Predictor
+from transunet.models.config import variant
+from transunet.models.transunet import TransUNet
+
+UNIT = Preprocessing(channels=(Channel(normalisation="range", high=1.0),))
+NAMES = {0: "background", 1: "one", 2: "two", 3: "three"}
+
+
+def volume_of(slices: NDArray[np.float32]) -> Volume:
+    """(S, H, W) as a volume that UNIT cuts into these slices."""
+    return Volume(np.moveaxis(slices, 0, -1)[None], np.eye(4), "test")
+
+
+@pytest.fixture(scope="module")
+def small() -> TransUNet:
+    torch.manual_seed(0)
+    return TransUNet(variant("R26-ViT-Ti_16", num_classes=4, image_size=32)).eval()
+
+
+def test_the_papers_procedure_gives_the_references_volume() -> None:
+    fact = facts()["volume"]
+    smooth = gaussian_filter(uniform("volume/image", (6, 72, 96)), (0, 3, 3))
+    image = ((smooth - smooth.min()) / (smooth.max() - smooth.min())).astype(np.float32)
+    keys = ("num_classes", "image_size", "n_skip")
+    model = TransUNet(variant("R50-ViT-B_16", **{key: fact[key] for key in keys}))
+    seed_state(model)
+    predictor = Predictor(model, UNIT, NAMES, device="cpu", procedure="paper")
+    labels = np.moveaxis(predictor(volume_of(image)).array[0], -1, 0)
+    assert np.bincount(labels.ravel(), minlength=4).tolist() == fact["pred_hist"]
+    assert np.array_equal(labels, figure("volume_prediction"))
+
+
+def test_the_label_map_lies_on_the_images_grid(small: TransUNet) -> None:
+    rng = np.random.default_rng(0)
+    affine = np.array([[0, 0, -2.5, 10], [-0.7, 0, 0, 3], [0, 0.7, 0, -8], [0, 0, 0, 1]])
+    image = Volume(rng.random((1, 20, 24, 5), dtype=np.float32), affine, "oblique")
+    labels = Predictor(small, UNIT, NAMES, device="cpu")(image)
+    assert labels.array.shape == (1, 20, 24, 5)
+    assert labels.array.dtype == np.uint8
+    assert np.array_equal(labels.affine, affine)
+
+
+def test_orientation_of_the_file_does_not_matter(small: TransUNet) -> None:
+    rng = np.random.default_rng(1)
+    image = Volume(rng.random((1, 24, 20, 6), dtype=np.float32), np.diag([1, 1, 3, 1]), "case")
+    predictor = Predictor(small, UNIT, NAMES, device="cpu")
+    straight, turned = predictor(image), predictor(image.reoriented("PSL"))
+    assert np.array_equal(turned.reoriented("RAS").array, straight.array)
+
+
+def test_batches_do_not_matter(small: TransUNet) -> None:
+    image = volume_of(np.random.default_rng(2).random((7, 30, 40), dtype=np.float32))
+    seen: list[tuple[int, int]] = []
+    one = Predictor(small, UNIT, NAMES, device="cpu", batch_size=1)(image)
+    three = Predictor(small, UNIT, NAMES, device="cpu", batch_size=3)(
+        image, lambda done, total: seen.append((done, total))
+    )
+    assert (one.array == three.array).mean() > 0.999
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_native_labels_follow_the_resized_logits(small: TransUNet) -> None:
+    slices = np.random.default_rng(3).random((2, 1, 32, 32), dtype=np.float32)
+    labels = Predictor(small, UNIT, NAMES, device="cpu").label_slices(slices)
+    with torch.inference_mode():
+        expected = small(torch.from_numpy(slices)).argmax(1).numpy()
+    assert np.array_equal(labels, expected)
+
+
+def test_a_model_in_training_stays_in_training(small: TransUNet) -> None:
+    small.train()
+    Predictor(small, UNIT, NAMES, device="cpu")(volume_of(np.zeros((1, 32, 32), np.float32)))
+    assert small.training
+    small.eval()
+
+
+def test_bad_input_is_refused(small: TransUNet) -> None:
+    predictor = Predictor(small, UNIT, NAMES, device="cpu")
+    image = np.full((1, 32, 32), np.nan, np.float32)
+    with pytest.raises(DataError, match=r"test: .*NaN"):
+        predictor(volume_of(image))
+    with pytest.raises(DataError, match="2 channels"):
+        predictor(Volume(np.zeros((2, 32, 32, 1), np.float32), np.eye(4)))
+    with pytest.raises(ConfigError, match="available: "):
+        Predictor(small, UNIT, NAMES, device="tpu9")
+    with pytest.raises(ConfigError, match="native, paper"):
+        Predictor(small, UNIT, NAMES, device="cpu", procedure="best")  # type: ignore[arg-type]

@@ -1,0 +1,119 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from transunet.errors import ConfigError
+from transunet.models.config import variant
+from transunet.models.positions import resize_positions
+from transunet.models.transunet import TransUNet
+
+
+def small(**changes: object) -> TransUNet:
+    torch.manual_seed(0)
+    model = TransUNet(variant("R26-ViT-Ti_16", **{"image_size": 32, **changes}))
+    torch.nn.init.normal_(model.transformer.embeddings.position_embeddings)
+    return model.eval()
+
+
+def test_attention_comes_with_the_same_logits() -> None:
+    model, x = small(), torch.rand(2, 1, 48, 32)
+    with torch.inference_mode():
+        logits, maps = model(x, return_attention=True)
+        assert torch.equal(logits, model(x))
+    assert len(maps) == 8
+    for probabilities in maps:
+        assert probabilities.shape == (2, 3, 6, 6)
+        torch.testing.assert_close(probabilities.sum(-1), torch.ones(2, 3, 6))
+
+
+def test_padding_and_cropping_are_at_the_bottom_and_right() -> None:
+    model, x = small(), torch.rand(1, 1, 33, 40)
+    with torch.inference_mode():
+        padded = model(F.pad(x, (0, 8, 0, 15)))
+        assert torch.equal(model(x), padded[..., :33, :40])
+
+
+def test_position_embeddings_follow_the_grid_and_are_remembered() -> None:
+    model, x = small(), torch.rand(1, 1, 64, 96)
+    embeddings = model.transformer.embeddings
+    with torch.inference_mode():
+        model(x)
+        known = embeddings._positions._known
+        assert list(known) == [(4, 6)]
+        expected = resize_positions(embeddings.position_embeddings, (2, 2), (4, 6))
+        torch.testing.assert_close(known[4, 6], expected)
+        remembered = known[4, 6]
+        model(x)
+        assert embeddings._positions._known[4, 6] is remembered
+
+
+@pytest.mark.parametrize("change", ["in place", "loaded", "moved"])
+def test_remembered_positions_are_dropped_when_the_parameter_changes(change: str) -> None:
+    model, x = small(), torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        before = model(x)
+        other = copy.deepcopy(model.state_dict())
+        other["transformer.embeddings.position_embeddings"] *= -2
+        if change == "in place":
+            model.transformer.embeddings.position_embeddings *= -2
+        elif change == "loaded":
+            model.load_state_dict(other)
+        else:
+            model.load_state_dict(other, assign=True)
+        changed = model(x)
+        fresh = small()
+        fresh.load_state_dict(other)
+        torch.testing.assert_close(changed, fresh(x))
+        assert not torch.allclose(changed, before)
+
+
+def test_gradients_reach_position_embeddings_through_resizing() -> None:
+    model = small()
+    with torch.no_grad():
+        model(torch.rand(1, 1, 64, 64))  # remembered without a graph
+    model(torch.rand(1, 1, 64, 64)).sum().backward()
+    gradient = model.transformer.embeddings.position_embeddings.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+
+
+def test_one_channel_is_repeated_to_three() -> None:
+    grey, colour = small(in_channels=1), small(in_channels=3)
+    colour.load_state_dict(grey.state_dict())
+    x = torch.rand(1, 1, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(grey(x), colour(x.repeat(1, 3, 1, 1)))
+        assert torch.equal(grey(x), colour(x))
+
+
+def test_five_channels_have_a_stem_of_their_own() -> None:
+    assert small(in_channels=5)(torch.rand(1, 5, 32, 32)).shape == (1, 2, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [((1, 32, 32), "found shape"), ((1, 2, 32, 32), "Build the model with in_channels=2")],
+)
+def test_a_wrong_shape_says_what_to_do(shape: tuple[int, ...], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        small(in_channels=4)(torch.rand(shape))
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    model, x = small(dropout=0.1).train(), torch.rand(2, 1, 32, 32)
+    gradients = []
+    for enabled in (False, True):
+        model.set_gradient_checkpointing(enabled)
+        model.zero_grad()
+        torch.manual_seed(1)  # the same dropout
+        model(x).square().mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_a_model_can_be_copied_and_pickled() -> None:
+    model, x = small(), torch.rand(1, 1, 48, 48)
+    with torch.inference_mode():
+        assert torch.equal(copy.deepcopy(model)(x), model(x))
