@@ -1,0 +1,209 @@
+"""Fitting what a file holds to a model: adapt what may differ, name everything else that does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from transunet.errors import WeightsError
+from transunet.models.config import TransUNetConfig
+from transunet.models.positions import resize_positions
+from transunet.weights.identify import (
+    classes_of,
+    skips_of,
+    square_grid_of,
+    traits_of,
+    traits_of_config,
+    variant_of,
+)
+from transunet.weights.remapped import ENCODER, PATCHES, POSITIONS, ROOT, Remapped
+
+_LISTED = 4  # entries named per kind of problem
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One entry that does not fit, and both shapes: None where one side has no such entry."""
+
+    name: str
+    in_file: tuple[int, ...] | None
+    in_model: tuple[int, ...] | None
+    note: str = ""
+
+    @property
+    def kind(self) -> str:
+        """missing, extra or misshapen."""
+        if self.in_file is None:
+            return "missing"
+        return "extra" if self.in_model is None else "misshapen"
+
+    def __str__(self) -> str:
+        found = f"the file has {self.in_file}" if self.in_file is not None else "not in the file"
+        wanted = f"expects {self.in_model}" if self.in_model is not None else "has no such entry"
+        return f"{self.name}: {found}, the model {wanted}{self.note}"
+
+
+def fit(
+    remapped: Remapped, config: TransUNetConfig, expected: Shapes, source: str, hint: str = ""
+) -> dict[str, Tensor]:
+    """Return the state of `remapped` as a model of `config` takes it.
+
+    Position embeddings of another grid are resized, a stem of three channels is adapted to another
+    number. The decoder and the head are expected only of a file of a whole TransUNet.
+
+    Args:
+        remapped: The entries of a file, under our names.
+        config: The model's.
+        expected: The shape of each entry of the model's state dict.
+        source: The file, for the error.
+        hint: What to do besides, for the error.
+
+    Raises:
+        WeightsError: naming the entries that are missing, extra or misshapen, with both shapes.
+    """
+    state = adapted(remapped, config)
+    found = problems(state, remapped, config, wanted(expected, remapped.whole))
+    if found:
+        raise WeightsError(_report(remapped, config, found, source, hint))
+    infinite = [name for name, value in state.items() if not _is_finite(value)]
+    if infinite:
+        raise WeightsError(
+            f"{source}: holds values that are not finite (NaN or infinity) in {len(infinite)} "
+            f"entries, {infinite[0]} among them. It would predict nothing: take another checkpoint."
+        )
+    return state
+
+
+def wanted(expected: Shapes, whole: bool) -> dict[str, tuple[int, ...]]:
+    """Return the part of `expected` that a file has to hold: everything, or the encoder alone."""
+    return {
+        name: shape for name, shape in expected.items() if whole or name.startswith("transformer.")
+    }
+
+
+def adapted(remapped: Remapped, config: TransUNetConfig) -> dict[str, Tensor]:
+    """Return the state with position embeddings and stem adapted to `config` where they can be."""
+    state = dict(remapped.state)
+    if POSITIONS in state:
+        state[POSITIONS] = _positions_at(state, config, remapped.square)
+    stem = ROOT if config.hybrid else PATCHES
+    if stem in state:
+        state[stem] = adapt_stem(state[stem], config.stem_channels)
+    return state
+
+
+def adapt_stem(weight: Tensor, channels: int) -> Tensor:
+    """Make a stem's weight (out, 3, k, k) see `channels`: its three in turn, times 3 / channels.
+
+    The factor keeps the size of the response. (A hybrid's root is standardised and then normalised,
+    so there it changes nothing.) A weight of other than three channels is returned as it is.
+    """
+    if weight.dim() != 4 or weight.shape[1] != 3 or channels == 3:
+        return weight
+    turns = torch.arange(channels, device=weight.device) % 3
+    return weight[:, turns] * (3 / channels)
+
+
+def _positions_at(state: Mapping[str, Tensor], config: TransUNetConfig, square: bool) -> Tensor:
+    positions = state[POSITIONS]
+    grid = square_grid_of(state)
+    rows, columns = config.grid
+    as_it_is = positions.dim() == 3 and positions.shape[1] == rows * columns and not square
+    if grid is None or grid == config.grid or as_it_is:
+        return positions
+    # fidelity: linear with aligned corners, as scipy.ndimage.zoom(order=1); also for a `.pth`
+    return resize_positions(positions.float(), grid, config.grid)
+
+
+def problems(
+    state: Mapping[str, Tensor],
+    remapped: Remapped,
+    config: TransUNetConfig,
+    expected: Shapes,
+) -> list[Problem]:
+    """Return everything in which `state` differs from `expected`: misshapen, missing, extra."""
+
+    def called(name: str) -> str:
+        theirs = remapped.origin.get(name)
+        return f"{name} ({theirs} in the file)" if theirs else name
+
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    misshapen = [
+        Problem(called(name), shapes[name], shape)
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    missing = [Problem(n, None, shape) for n, shape in expected.items() if n not in shapes]
+    extra = [Problem(called(n), shape, None) for n, shape in shapes.items() if n not in expected]
+    unknown = [Problem(n, shape, None) for n, shape in remapped.unknown.items()]
+    return [*misshapen, *_other_heads(remapped, config), *missing, *extra, *unknown]
+
+
+def _other_heads(remapped: Remapped, config: TransUNetConfig) -> list[Problem]:
+    """Report heads cut otherwise: the weights' shapes would fit, the function would be another."""
+    heads, size = remapped.heads, config.hidden_size
+    name = f"{ENCODER}.layer.0.attn.query.weight"
+    same_size = name in remapped.state and tuple(remapped.state[name].shape) == (size, size)
+    if heads is None or heads == config.num_heads or not same_size:
+        return []
+    in_file, in_model = (
+        (size, heads, size // heads),
+        (size, config.num_heads, size // config.num_heads),
+    )
+    return [Problem(name, in_file, in_model, " (size, heads, size per head)")]
+
+
+def _report(
+    remapped: Remapped, config: TransUNetConfig, found: list[Problem], source: str, hint: str
+) -> str:
+    kinds = {
+        kind: [p for p in found if p.kind == kind] for kind in ("misshapen", "missing", "extra")
+    }
+    counts = ", ".join(f"{len(ones)} {kind}" for kind, ones in kinds.items() if ones)
+    lines = [f"{source} does not fit the model: {counts}."]
+    lines += _plainly(remapped, config)
+    for kind, ones in kinds.items():
+        lines += [f"  {kind}: {one}" for one in ones[:_LISTED]]
+        if len(ones) > _LISTED:
+            lines.append(f"  ... and {len(ones) - _LISTED} more {kind}")
+    lines += [hint] if hint else []
+    return "\n".join(lines)
+
+
+def _plainly(remapped: Remapped, config: TransUNetConfig) -> list[str]:
+    """Say in a sentence each what the differing shapes come from, where that can be told."""
+    state = remapped.state
+    if not traits_of(state).fits(traits_of_config(config)):
+        return [_other_variant(remapped, config)]
+    lines = []
+    if (classes := classes_of(state)) not in (None, config.num_classes):
+        lines.append(
+            f"The file is of a model for {classes} classes, this model has {config.num_classes}: "
+            f"create it with num_classes={classes}."
+        )
+    if (skips := skips_of(state)) not in (None, config.n_skip):
+        lines.append(
+            f"The file is of a model with n_skip={skips}, this model has n_skip={config.n_skip}: "
+            f"create it with n_skip={skips}."
+        )
+    return lines
+
+
+def _other_variant(remapped: Remapped, config: TransUNetConfig) -> str:
+    name = variant_of(remapped.state)
+    theirs = name or str(traits_of(remapped.state))
+    ours = config.name if config.name != "custom" else str(traits_of_config(config))
+    if name == config.name:  # a variant whose parts were changed
+        ours = str(traits_of_config(config))
+    other = f', or load it into create_model("{name}")' if name else ""
+    return (
+        f"This file is {theirs} ({remapped.scheme}); the model is {ours}. "
+        f"Give a file for that{other}."
+    )
+
+
+def _is_finite(value: Tensor) -> bool:
+    return value.is_meta or bool(torch.isfinite(value).all())

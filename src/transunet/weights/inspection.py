@@ -1,0 +1,96 @@
+"""What a weight file is, and whether it is complete, without a model to load it into."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from transunet.models.config import VARIANTS, TransUNetConfig
+from transunet.models.transunet import TransUNet
+from transunet.weights.fit import Problem, adapted, problems, wanted
+from transunet.weights.identify import (
+    classes_of,
+    skips_of,
+    square_grid_of,
+    stem_channels_of,
+    traits_of,
+    variant_of,
+)
+from transunet.weights.load import remap
+from transunet.weights.reading import read_entries
+from transunet.weights.remapped import Remapped
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a weight file is."""
+
+    path: Path
+    container: str
+    """npz, pth or safetensors, by content."""
+    scheme: str
+    """Whose names it uses."""
+    variant: str | None
+    """The variant that it fits, None when it is none of the known ones."""
+    traits: str
+    """Its architecture in words."""
+    whole: bool
+    """Whether it is of a whole TransUNet; otherwise of the encoder alone."""
+    entries: int
+    parameters: int
+    """Numbers in all entries, those without use included."""
+    grid: tuple[int, int] | None
+    """Rows and columns of its position embeddings, None when they fill no square."""
+    classes: int | None
+    n_skip: int | None
+    unused: tuple[str, ...]
+    """Entries that TransUNet has no use for."""
+    problems: tuple[Problem, ...]
+    """What is missing, extra or misshapen for that variant; () when there is no variant."""
+
+
+def inspect(path: Path) -> Inspection:
+    """Tell what the weight file `path` is, and whether it is complete.
+
+    Raises:
+        ConfigError: when there is nothing at `path`.
+        WeightsError: when it is damaged, or its entries have nobody's names.
+    """
+    container, entries = read_entries(path)
+    remapped = remap(entries, container, path)
+    variant = variant_of(remapped.state)
+    return Inspection(
+        path=path,
+        container=container,
+        scheme=remapped.scheme,
+        variant=variant,
+        traits=str(traits_of(remapped.state)),
+        whole=remapped.whole,
+        entries=len(entries),
+        parameters=sum(value.numel() for value in entries.values()),
+        grid=square_grid_of(remapped.state),
+        classes=classes_of(remapped.state),
+        n_skip=skips_of(remapped.state),
+        unused=remapped.unused,
+        problems=tuple(_problems(variant, remapped)) if variant else (),
+    )
+
+
+def _problems(variant: str, remapped: Remapped) -> list[Problem]:
+    config = _config_like(VARIANTS[variant], remapped)
+    with torch.device("meta"):  # names and shapes alone
+        expected = {n: tuple(v.shape) for n, v in TransUNet(config).state_dict().items()}
+    expected = wanted(expected, remapped.whole)
+    return problems(adapted(remapped, config), remapped, config, expected)
+
+
+def _config_like(config: TransUNetConfig, remapped: Remapped) -> TransUNetConfig:
+    """Give `config` what a file may differ in and still be of that variant."""
+    grid, skips = square_grid_of(remapped.state), skips_of(remapped.state)
+    size = tuple(side * config.patch_size for side in grid) if grid else config.image_size
+    return config.replace(
+        image_size=size,
+        num_classes=classes_of(remapped.state) or config.num_classes,
+        n_skip=config.n_skip if skips is None else min(skips, 3 if config.hybrid else 0),
+        in_channels=stem_channels_of(remapped.state) or config.in_channels,
+    )
