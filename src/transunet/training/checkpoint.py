@@ -30,6 +30,10 @@ class State:
     best_step: int = 0
     stale: int = 0
     """Validations since the best one."""
+    validated: int = -1
+    """Step of the last validation."""
+    data: str = ""
+    """Stamp of the data that was trained on."""
 
 
 def save_checkpoint(path: Path, state: State, parts: dict[str, Any]) -> None:
@@ -44,7 +48,6 @@ def save_checkpoint(path: Path, state: State, parts: dict[str, Any]) -> None:
         TransUNetError: when the disk is full or not writable; the previous checkpoint is untouched.
     """
     contents = {name: part.state_dict() for name, part in parts.items()}
-    _refuse_non_finite(contents, path)
     try:
         with atomic_path(path) as partial, partial.open("wb") as file:
             torch.save({"format": FORMAT, "state": asdict(state), **contents}, file)
@@ -90,12 +93,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(contents, dict):
         raise DataError(f"{path} is not a checkpoint.")
     return contents
-
-
-def _refuse_non_finite(contents: dict[str, Any], path: Path) -> None:
-    for name, tensor in contents.get("model", {}).items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise TransUNetError(
-                f"The weights {name} became NaN or infinite; {path} keeps the last good state. "
-                "Lower the learning rate (--lr), or set clip_norm."
-            )

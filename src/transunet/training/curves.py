@@ -1,24 +1,23 @@
 """A run's log as a picture: loss and learning rate by step, Dice by validation."""
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from transunet.atomic import atomic_path
-from transunet.extras import require
 from transunet.training.log import read_log
 
 _POINTS = 500  # of the loss: means over so many stretches, so that the trend is seen
 
 
-def draw_curves(folder: Path) -> Path:
-    """Draw `folder/curves.png` from `folder/log.jsonl` and return its path.
-
-    Raises:
-        ConfigError: when matplotlib is not installed.
-    """
-    figure = require("matplotlib.figure", "train").Figure(figsize=(10, 4), layout="constrained")
+def draw_curves(folder: Path) -> Path | None:
+    """Draw `folder/curves.png` from `folder/log.jsonl`; without matplotlib, return None."""
+    if find_spec("matplotlib") is None:
+        return None
+    figure = import_module("matplotlib.figure").Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_loss(left, read_log(folder, "train"))
     _draw_dice(right, read_log(folder, "validation"))

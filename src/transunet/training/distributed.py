@@ -34,13 +34,13 @@ class Processes:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
-    def agree(self, flag: bool, device: torch.device) -> bool:
-        """Return whether any process says so."""
+    def largest(self, values: list[float], device: torch.device) -> list[float]:
+        """Return the largest of each of `values` over all processes, the same to each of them."""
         if self.world == 1:
-            return flag
-        votes = torch.tensor(float(flag), device=device)
-        dist.all_reduce(votes, dist.ReduceOp.MAX)
-        return bool(votes)
+            return values
+        shared = torch.tensor(values, device=device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return shared.tolist()
 
     def gather(self, value: Any) -> list[Any]:
         """Return the value of every process, by rank, to each of them."""

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from transunet.models.transunet import TransUNet
+
 
 class MovingAverage:
     """Exponential moving average of parameters and statistics of `model`.
@@ -13,7 +15,7 @@ class MovingAverage:
     is soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: TransUNet, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from transunet.errors import TransUNetError
@@ -13,9 +14,13 @@ from transunet.errors import TransUNetError
 class Interrupted(TransUNetError):  # noqa: N818 - not a fault: everything was saved
     """Training was asked to stop and has saved what going on needs."""
 
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signal_number
+    def __init__(self, folder: Path, step: int, signal_number: int | None) -> None:
+        super().__init__(
+            f"Stopped after step {step}; everything is saved. Go on with: "
+            f"transunet train --resume {folder}"
+        )
+        # None: another process was asked.
+        self.exit_code = 128 + (signal_number or signal.SIGTERM)
 
 
 @dataclass

@@ -66,6 +66,16 @@ class Log:
             tracker.close()
 
 
+class Silence:
+    """The record of a process that does not write."""
+
+    def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        """Take nothing down."""
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
 def read_log(folder: Path, event: str) -> list[dict[str, Any]]:
     """Return the whole lines of `folder/log.jsonl` that tell of `event`."""
     path = folder / "log.jsonl"

@@ -135,6 +135,8 @@ class Recipe(Configuration):
     gradient_checkpointing: bool = False
 
     # What is watched and kept.
+    holdout: Share | None = Field(default=None, ge=0, lt=1)
+    """Share of the cases held out for validation; None for the data set's own split, or 0.2."""
     folds: int | None = Field(default=None, ge=2)
     """Folds of a cross-validation; None for one split."""
     fold: int | None = Field(default=None, ge=0)
@@ -167,6 +169,8 @@ class Recipe(Configuration):
             )
         if not self.ce_weight + self.dice_weight:
             raise ValueError("ce_weight and dice_weight are both 0: nothing would be learned")
+        if self.folds and self.holdout is not None:
+            raise ValueError("holdout and folds are two ways to split; give one of them")
         if self.fold is not None and (self.folds is None or self.fold >= self.folds):
             raise ValueError(f"fold={self.fold} needs folds larger than it (got {self.folds})")
         return self
@@ -184,11 +188,17 @@ def load_recipe(source: str | Path = "paper", overrides: Mapping[str, Any] | Non
         ConfigError: for an unknown recipe or setting, with the nearest known one, or a value that
             cannot work.
     """
-    values = _read(source)
-    for key, value in (overrides or {}).items():
-        _set(values, key, value)
-    _one_budget(values, overrides or {})
+    values = _with(_read(source), overrides or {})
     return Recipe.from_json(values, f"Recipe {str(source)!r}")
+
+
+def changed_recipe(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """Return `recipe` with `overrides` applied, as `load_recipe` applies them.
+
+    Raises:
+        ConfigError: as `load_recipe`.
+    """
+    return Recipe(**_with(recipe.model_dump(), overrides))
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -240,6 +250,13 @@ def _unknown(source: str) -> str:
     hint = f" Did you mean {close[0]!r}?" if close else ""
     known = ", ".join(PRESETS)
     return f"No recipe or file is called {source!r}.{hint} Known: {known}, or a file.toml."
+
+
+def _with(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in overrides.items():
+        _set(values, key, value)
+    _one_budget(values, overrides)
+    return values
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:

@@ -1,8 +1,28 @@
-"""The learning rate as a function of how far training has come. Imports no torch."""
+"""How long training lasts, and the learning rate on the way. Imports no torch."""
 
+from dataclasses import dataclass
 from math import cos, pi
+from typing import Literal
 
 POLY_POWER = 0.9
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When training ends: after so many steps or seconds, whichever comes first."""
+
+    steps: int | None
+    seconds: float | None = None
+
+    def progress(self, step: float, seconds: float) -> float:
+        """Return how much of the budget is spent, 0 to 1, after `step` steps and `seconds`."""
+        of_steps = step / self.steps if self.steps else 0.0
+        of_time = seconds / self.seconds if self.seconds else 0.0
+        return min(max(of_steps, of_time), 1.0)
+
+    def is_spent(self, step: int, seconds: float) -> bool:
+        """Return whether training is over."""
+        return self.progress(step, seconds) >= 1
 
 
 def poly_rate(step: int, total: int, base: float) -> float:
@@ -11,17 +31,36 @@ def poly_rate(step: int, total: int, base: float) -> float:
     The reference sets the rate after a step, from that step's number: the steps 0 and 1 both use
     `base`.
     """
-    # fidelity: one step late, as the reference.
-    return poly(max(step - 1, 0) / total, base)
+    return poly(_one_step_late(step) / total, base)
 
 
 def poly(progress: float, base: float) -> float:
     """Return base (1 - progress)^0.9 for a progress in [0, 1]."""
-    return float(base * (1 - min(progress, 1.0)) ** POLY_POWER)
+    return float(base * (1 - progress) ** POLY_POWER)
 
 
 def warm_cosine(progress: float, base: float, warmup: float) -> float:
     """Return the rate of a linear rise to `base` in the share `warmup`, then half a cosine to 0."""
     if progress < warmup:
         return base * progress / warmup
-    return 0.5 * base * (1 + cos(pi * (min(progress, 1.0) - warmup) / (1 - warmup)))
+    return 0.5 * base * (1 + cos(pi * (progress - warmup) / (1 - warmup)))
+
+
+def rate_at(
+    schedule: Literal["poly", "cosine"],
+    budget: Budget,
+    step: int,
+    seconds: float,
+    base: float,
+    warmup: float,
+) -> float:
+    """Return the learning rate in force at `step` (from 0), begun after `seconds` of training."""
+    if schedule == "poly":
+        return poly(budget.progress(_one_step_late(step), seconds), base)
+    # In the middle of the step: neither the first nor the last has a rate of 0.
+    return warm_cosine(budget.progress(step + 0.5, seconds), base, warmup)
+
+
+def _one_step_late(step: int) -> int:
+    # fidelity: as the reference.
+    return max(step - 1, 0)

@@ -1,0 +1,135 @@
+"""What `transunet train` shows: the recipe, a live line, the validations, the result."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from math import isnan
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from transunet.training.job import Job
+from transunet.training.log import read_log
+from transunet.training.loop import Stepped, Validated, train
+from transunet.training.recipe import PRESETS, Recipe, load_recipe
+from transunet.training.run import flat
+
+_SMOOTHING = 0.95  # of the loss that is shown
+
+
+def show_recipe(job: Job) -> None:
+    """Print every setting in effect; those that differ from the preset are marked."""
+    recipe = job.recipe
+    table = Table(title=f"Recipe {recipe.name}, as in effect", box=None, title_justify="left")
+    for _ in range(2):
+        table.add_column()
+    known = load_recipe(recipe.name) if recipe.name in PRESETS else recipe
+    for key, value, usual in _settings(recipe, known):
+        mark = "" if value == usual else f"   (preset: {usual})"
+        table.add_row(key, f"{value}{mark}", style=None if value == usual else "bold")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    split = job.split
+    console.print(
+        f"{len(split.train)} cases ({len(job.dataset)} slices) train, {len(split.validation)} "
+        f"validate, {len(split.test)} are left for testing; on {job.device}"
+        + (f", step {job.state.step} on" if job.run.checkpoint.is_file() else "")
+    )
+
+
+def watch(job: Job) -> None:
+    """Train, showing how it goes: a live line, and one line that stays per validation."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        _Numbers(),
+        _TimeLeft(),
+        console=console,
+        disable=not job.place.first,
+    ) as progress:
+        task = progress.add_task(
+            "Training", total=1.0, slices=0, step=0, begun=None, loss=None, dice=None
+        )
+        for event in train(job):
+            if isinstance(event, Stepped):
+                _show_step(progress, progress.tasks[task], event)
+            elif job.place.first:
+                progress.update(task, dice=event.outcome.mean_dice)
+                progress.console.print(_validation_line(event), highlight=False)
+
+
+def show_result(job: Job) -> None:
+    """Print the Dice of the best network and where everything is."""
+    console = Console(soft_wrap=True, highlight=False)
+    entries = read_log(job.run.folder, "validation")
+    best = [entry for entry in entries if entry["step"] == job.state.best_step]
+    if best and best[-1]["mean_dice"] is not None:
+        table = Table(title=f"Dice on {len(job.split.validation)} held-out cases, best network")
+        table.add_column("class")
+        table.add_column("Dice", justify="right")
+        for name, dice in best[-1]["dice"].items():
+            table.add_row(name, _number(dice))
+        console.print(table)
+        console.print(f"mean foreground Dice {best[-1]['mean_dice']:.3f}")
+    console.print(f"best bundle: {job.run.best} (step {job.state.best_step})")
+    console.print(f"last bundle: {job.run.last} (step {job.state.step})")
+    console.print(f"log and curves: {job.run.folder}")
+    console.print(f"Predict with: transunet predict {job.run.best} INPUT... -o OUT")
+
+
+def _show_step(progress: Progress, task: Task, event: Stepped) -> None:
+    before = task.fields["loss"]
+    smooth = event.loss if before is None else _SMOOTHING * before + (1 - _SMOOTHING) * event.loss
+    progress.update(
+        task.id,
+        completed=event.progress,
+        slices=task.fields["slices"] + event.slices,
+        begun=event.progress if task.fields["begun"] is None else task.fields["begun"],
+        loss=smooth,
+        step=event.step,
+    )
+
+
+def _validation_line(event: Validated) -> str:
+    classes = "  ".join(f"{name} {_number(dice)}" for name, dice in event.outcome.dice.items())
+    best = "  (best so far)" if event.is_best else ""
+    mean = _number(event.outcome.mean_dice)
+    return f"step {event.step}  mean Dice {mean}{best}  {classes}"
+
+
+class _Numbers(ProgressColumn):
+    """Step, smoothed loss, last Dice, slices per second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the numbers of `task`."""
+        fields = task.fields
+        seconds = task.elapsed or 0
+        speed = fields["slices"] / seconds if seconds else 0
+        loss, dice = _number(fields["loss"]), _number(fields["dice"])
+        return Text(f"step {fields['step']}  loss {loss}  Dice {dice}  {speed:.1f} slices/s")
+
+
+class _TimeLeft(ProgressColumn):
+    """Time left, from what this session has done of the budget."""
+
+    def render(self, task: Task) -> Text:
+        """Return the time left of `task`."""
+        done = task.completed - (task.fields["begun"] or 0)
+        if not task.elapsed or done <= 0:
+            return Text("-:--:-- left")
+        left = timedelta(seconds=int(task.elapsed / done * (1 - task.completed)))
+        return Text(f"{left} left")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or isnan(value) else f"{value:.3f}"
+
+
+def _settings(recipe: Recipe, usual: Recipe) -> Iterator[tuple[str, Any, Any]]:
+    """Yield setting, value and the preset's value, tables flattened."""
+    now, before = flat(recipe.model_dump(mode="json")), flat(usual.model_dump(mode="json"))
+    for key, value in now.items():
+        yield key, value, before.get(key)

@@ -1,0 +1,262 @@
+"""Everything that the loop works with, made from a recipe and a prepared store."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from transunet.bundle import BundleConfig
+from transunet.data.augment import paper
+from transunet.data.dataset import SliceDataset
+from transunet.data.splits import Split, split
+from transunet.data.store import Store
+from transunet.errors import ConfigError, TransUNetError
+from transunet.models.config import variant
+from transunet.models.transunet import TransUNet
+from transunet.training.augmentation import BatchAugmentation
+from transunet.training.checkpoint import State, load_checkpoint
+from transunet.training.distributed import Processes, share_batches, sum_over_processes
+from transunet.training.ema import MovingAverage
+from transunet.training.losses import DeepSupervisionLoss, SegmentationLoss
+from transunet.training.recipe import Recipe
+from transunet.training.run import Run, data_stamp
+from transunet.training.sampler import Batches
+from transunet.training.schedule import Budget
+from transunet.training.step import Arithmetic
+from transunet.training.supervision import DeeplySupervised
+from transunet.weights.load import load_weights
+
+
+@dataclass
+class Job:
+    """One training run, ready to go."""
+
+    run: Run
+    recipe: Recipe
+    store: Store
+    split: Split
+    device: torch.device
+    workers: int
+    place: Processes
+    state: State = field(default_factory=State)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.recipe.seed)
+        self.model = make_model(self.recipe, self.store, fresh=self.run.checkpoint.is_file())
+        self.model.to(self.device).train()
+        self.average = MovingAverage(self.model, self.recipe.ema) if self.recipe.ema else None
+        depths = len(self.recipe.deep_supervision)
+        self.bare: nn.Module = DeeplySupervised(self.model, depths) if depths else self.model
+        self.bare.to(self.device).train()
+        self.loss = make_loss(self.recipe)
+        self.trained = self._wrapped()
+        self.optimizer = make_optimizer(self.recipe, self.bare)
+        scales = self.recipe.precision == "fp16"
+        scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
+        self.arithmetic = Arithmetic(
+            self.recipe.precision, self.recipe.accumulate, self.recipe.clip_norm, scaler
+        )
+        self.augment = BatchAugmentation(self.recipe.augmentation, self.recipe.seed)
+
+    def _wrapped(self) -> nn.Module:
+        if self.recipe.gradient_checkpointing:
+            self.model.set_gradient_checkpointing(True)
+        shared = share_batches(self.bare, self.place, self.device)
+        if self.recipe.compile:
+            shared.compile()
+        return shared
+
+    @cached_property
+    def dataset(self) -> SliceDataset:
+        """The training slices."""
+        augment = paper if self.recipe.paper_augmentation else None
+        cases, size = self.split.train, self.recipe.image_size
+        return SliceDataset(self.store, cases, size, augment, self.recipe.seed)
+
+    @cached_property
+    def sampler(self) -> Batches:
+        """Which slices make which batch, from the state's step on."""
+        recipe, classes = self.recipe, [index for index in self.store.labels if index]
+        assert isinstance(recipe.batch_size, int)
+        return Batches(
+            len(self.dataset),
+            recipe.batch_size,
+            recipe.seed,
+            start=self.state.step,
+            part=(self.place.rank, self.place.world),
+            foreground=recipe.foreground,
+            holders=[self.dataset.with_class(index) for index in classes],
+        )
+
+    @cached_property
+    def budget(self) -> Budget:
+        """When training ends."""
+        recipe = self.recipe
+        steps = recipe.epochs * self.sampler.per_epoch if recipe.epochs else recipe.iterations
+        return Budget(steps, recipe.minutes and 60 * recipe.minutes)
+
+    @property
+    def bundle_config(self) -> BundleConfig:
+        """What goes into a bundle beside the weights."""
+        return BundleConfig(
+            architecture=self.model.config,
+            preprocessing=self.store.preprocessing,
+            labels=dict(self.store.labels),
+        )
+
+    @property
+    def best_guess(self) -> TransUNet:
+        """The network that is validated and kept: the average where there is one."""
+        return self.average.model if self.average else self.model
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds the state of."""
+        parts = {
+            "model": self.bare,
+            "optimizer": self.optimizer,
+            "scaler": self.arithmetic.scaler,
+        }
+        return parts | ({"average": self.average.model} if self.average else {})
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and labels of this process's part of each batch, from the state on."""
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=self.sampler,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # leaves the global one alone
+            worker_init_fn=_leave_signals_to_the_parent,
+        )
+        for draws, batch in zip(self.sampler, loader, strict=True):
+            images = batch["image"].to(self.device, non_blocking=True)
+            labels = batch["label"].to(self.device, non_blocking=True)
+            yield self.augment(images, labels, draws)
+
+    def restore(self) -> None:
+        """Take over the run's checkpoint, if there is one.
+
+        Raises:
+            ConfigError: when the data is not what the checkpoint was trained on, or it does not
+                fit.
+            DataError: when the checkpoint is damaged.
+        """
+        stamp = data_stamp(self.store)
+        if self.run.checkpoint.is_file():
+            self.state = load_checkpoint(self.run.checkpoint, self.parts)
+            if self.state.data != stamp:
+                raise ConfigError(
+                    f"The slices in {self.store.path} are not those that {self.run.folder} was "
+                    "trained on. Restore the data, or start a new run; --weights "
+                    f"{self.run.last} takes over what was learned."
+                )
+        self.state.data = stamp
+
+    def check_weights(self) -> None:
+        """Make sure that nothing is written that is not a good state.
+
+        Raises:
+            TransUNetError: when a weight is NaN or infinite.
+        """
+        for name, tensor in self.bare.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise TransUNetError(
+                    f"The weights {name} became NaN or infinite by step {self.state.step}; what "
+                    f"{self.run.folder} holds from before is kept. Start again with a lower "
+                    "learning rate (--lr), or with --set clip_norm=1."
+                )
+
+    def check_batches(self) -> None:
+        """Make sure that every process gets a slice of every batch.
+
+        Raises:
+            ConfigError: when the last batch of an epoch is too small.
+        """
+        assert isinstance(self.recipe.batch_size, int)
+        smallest = len(self.dataset) % self.recipe.batch_size or self.recipe.batch_size
+        if smallest < self.place.world:
+            raise ConfigError(
+                f"An epoch of {len(self.dataset)} slices in batches of {self.recipe.batch_size} "
+                f"ends with a batch of {smallest}, fewer than the {self.place.world} processes. "
+                "Choose another --batch-size, or fewer processes."
+            )
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the loop still needs its batches to end well.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def choose_split(recipe: Recipe, store: Store) -> Split:
+    """Return which cases train and which are held out.
+
+    Raises:
+        ConfigError: when there are too few cases, or no fold has been chosen.
+    """
+    cases = list(store.cases.values())
+    if recipe.folds:
+        assert recipe.fold is not None
+        return split(cases, recipe.seed, how="kfold", folds=recipe.folds)[recipe.fold]
+    if recipe.holdout is not None:
+        return split(cases, recipe.seed, how="holdout", fraction=recipe.holdout)[0]
+    return store.splits[0]
+
+
+def make_model(recipe: Recipe, store: Store, fresh: bool = False) -> TransUNet:
+    """Return the recipe's network for a store's channels and classes.
+
+    Args:
+        recipe: names the variant and its weights.
+        store: how many channels and classes.
+        fresh: leave the weights out, since a checkpoint will bring them.
+
+    Raises:
+        ConfigError: for settings that cannot work, or weights that do not exist.
+        WeightsError: when the weights cannot be had, are damaged or do not fit.
+    """
+    config = variant(
+        recipe.model,
+        num_classes=len(store.labels),
+        in_channels=len(store.preprocessing.channels),
+        image_size=recipe.image_size,
+        n_skip=recipe.n_skip,
+        dropout=recipe.dropout,
+    )
+    model = TransUNet(config)
+    if recipe.weights != "none" and not fresh:
+        load_weights(model, recipe.weights)
+    return model
+
+
+def make_loss(recipe: Recipe) -> nn.Module:
+    """Return the recipe's loss, summed over the processes that share a batch."""
+    loss = SegmentationLoss(recipe.ce_weight, recipe.dice_weight, sum_over_processes)
+    if recipe.deep_supervision:
+        return DeepSupervisionLoss(loss, recipe.deep_supervision)
+    return loss
+
+
+def make_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over the parameters of `module`.
+
+    SGD decays everything, as the paper's does; AdamW only the weights of linear layers and
+    convolutions.
+    """
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            module.parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+    matrices = [p for p in module.parameters() if p.ndim in (2, 4)]
+    others = [p for p in module.parameters() if p.ndim not in (2, 4)]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)

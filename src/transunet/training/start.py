@@ -1,0 +1,168 @@
+"""From a data set and a recipe, or from a run's folder, to a job that can be trained."""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from transunet.data.layouts import open_dataset
+from transunet.data.prepare import Progress, prepare
+from transunet.data.store import MANIFEST, Store
+from transunet.device import choose_device
+from transunet.errors import ConfigError, TransUNetError
+from transunet.models.config import variant
+from transunet.training.distributed import Processes
+from transunet.training.job import Job, choose_split
+from transunet.training.recipe import Recipe
+from transunet.training.run import Run, is_store
+from transunet.weights.catalog import PARTS, SOURCES, files_for
+from transunet.weights.download import fetch
+
+
+def start(
+    folder: Path,
+    dataset: Path,
+    recipe: Recipe,
+    place: Processes | None = None,
+    *,
+    store: Path | None = None,
+    layout: str | None = None,
+    device: str | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Job:
+    """Begin a run and return its job; what cannot work is refused before anything is written.
+
+    A process that torchrun has started again goes on with the run that it had begun.
+
+    Args:
+        folder: for the run; new or empty.
+        dataset: a data set, or a prepared store.
+        recipe: as asked for.
+        place: this process's.
+        store: where to prepare the data set; a folder in the run's if not given.
+        layout: the data set's; recognised if not given.
+        device: "cpu", "cuda", ...; the best one if not given.
+        workers: processes that prepare batches, for each process.
+        progress: told about the preparation of data.
+
+    Raises:
+        ConfigError, DataError, GeometryError, WeightsError: for whatever cannot be used; nothing
+            is left behind.
+    """
+    place = place or Processes()
+    if place.first and not _begun_by_us(folder):
+        check_possible(recipe, dataset, layout, device)
+        Run.begin(folder, dataset, store, recipe, layout=layout, launch=_launch())
+    place.wait()
+    run = Run.reopen(folder)
+    run.refuse_another(recipe)
+    try:
+        return _job(run, place, device, workers, progress)
+    except TransUNetError:
+        if place.first and not run.checkpoint.is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def resume(
+    folder: Path,
+    recipe: Recipe | None = None,
+    place: Processes | None = None,
+    *,
+    device: str | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Job:
+    """Return the job of a run that was begun, from its checkpoint on if it has one.
+
+    Args:
+        folder: the run's.
+        recipe: refused when it is not the run's own.
+        place: as for `start`, like the others.
+        device: may be another one than before.
+        workers: may be others than before.
+        progress: told about the preparation of data.
+
+    Raises:
+        ConfigError: when no run was begun there, or with another recipe.
+        DataError: when its checkpoint or its data is damaged.
+    """
+    run = Run.reopen(folder)
+    if recipe is not None:
+        run.refuse_another(recipe)
+    return _job(run, place or Processes(), device, workers, progress)
+
+
+def check_possible(
+    recipe: Recipe, dataset: Path, layout: str | None = None, device: str | None = None
+) -> None:
+    """Make sure that device, model, weights and data set are there, before any work is done.
+
+    Raises:
+        ConfigError, DataError, WeightsError: for what is not.
+    """
+    choose_device(device)
+    variant(recipe.model, image_size=recipe.image_size, n_skip=recipe.n_skip)
+    if not is_store(dataset):
+        open_dataset(dataset, layout)
+    weights = derived(recipe).weights
+    if weights in SOURCES:
+        for file in files_for(recipe.model, weights):
+            fetch(file)
+    elif weights != "none" and not Path(weights).expanduser().exists():
+        raise ConfigError(
+            f"There are no weights {weights!r}: no such file or bundle. Known besides: "
+            f"{', '.join(SOURCES)}, auto, none."
+        )
+
+
+def derived(recipe: Recipe) -> Recipe:
+    """Return `recipe` with what it leaves to be derived filled in."""
+    if recipe.weights == "auto":
+        return recipe.replace(weights="imagenet21k" if recipe.model in PARTS else "none")
+    return recipe
+
+
+def _job(
+    run: Run, place: Processes, device: str | None, workers: int, progress: Progress | None
+) -> Job:
+    if place.first:
+        run.sweep()
+        _ready_store(run, workers, progress)
+    place.wait()
+    store = Store.open(Path(run.record.store))
+    recipe = run.recipe() or derived(run.record.recipe)
+    where = choose_device(_local(device, place))
+    job = Job(run, recipe, store, choose_split(recipe, store), where, workers, place)
+    job.check_batches()
+    if place.first:
+        run.keep_recipe(recipe)
+    return job
+
+
+def _ready_store(run: Run, workers: int, progress: Progress | None) -> None:
+    path, source = Path(run.record.store), Path(run.record.dataset)
+    trained = (run.folder / "recipe.json").is_file()
+    if path == source or (trained and (path / MANIFEST).is_file()):
+        return  # what a run is training on stays as it is
+    dataset = open_dataset(source, run.record.layout)
+    seed = run.record.recipe.seed
+    prepare(dataset, path, workers=max(workers, 1), seed=seed, progress=progress)
+
+
+def _local(device: str | None, place: Processes) -> str | None:
+    on_cuda = choose_device(device).type == "cuda"
+    return f"cuda:{place.local}" if place.world > 1 and on_cuda else device
+
+
+def _launch() -> str:
+    """Return what tells this launch from others: torchrun, also after it has restarted us."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{run_id}/{platform.node()}/{os.getppid()}" if run_id else ""
+
+
+def _begun_by_us(folder: Path) -> bool:
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    begun = again and (folder / "run.json").is_file()
+    return begun and Run.reopen(folder).record.launch == _launch()

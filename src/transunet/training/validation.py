@@ -1,0 +1,62 @@
+"""Held-out cases, predicted whole by the real predictor, and their Dice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from transunet.data.store import Store
+from transunet.evaluation.metrics import dice_per_class
+from transunet.inference.predictor import Predictor
+from transunet.models.transunet import TransUNet
+from transunet.training.distributed import Processes
+
+_BATCH = 8  # slices that are predicted at once
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Dice on the held-out cases. NaN where a class is in no case and predicted in none."""
+
+    cases: Mapping[str, Mapping[str, float]]
+    """Case -> class name -> Dice, background left out."""
+
+    @property
+    def dice(self) -> dict[str, float]:
+        """Class name -> mean over the cases that have it."""
+        names = next(iter(self.cases.values()), {})
+        return {name: _mean([case[name] for case in self.cases.values()]) for name in names}
+
+    @property
+    def mean_dice(self) -> float:
+        """The mean of the classes' means."""
+        return _mean(list(self.dice.values()))
+
+
+def validate(
+    model: TransUNet, store: Store, cases: Sequence[str], device: torch.device, place: Processes
+) -> Outcome:
+    """Predict `cases` of `store` with `model`, each process some of them, and measure them all.
+
+    The store's slices are what the predictor makes of the volume itself; the prediction is measured
+    at the slices' own size.
+    """
+    predictor = Predictor(
+        model, store.preprocessing, store.labels, device=device, batch_size=_BATCH
+    )
+    mine = {name: _measure(predictor, store, name) for name in cases[place.rank :: place.world]}
+    found = {name: dice for part in place.gather(mine) for name, dice in part.items()}
+    return Outcome({name: found[name] for name in cases})
+
+
+def _measure(predictor: Predictor, store: Store, case: str) -> dict[str, float]:
+    predicted = predictor.label_slices(store.image(case))
+    classes = [index for index in store.labels if index]
+    dice = dice_per_class(predicted, np.asarray(store.label(case)), classes)
+    return {store.labels[index]: value for index, value in dice.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

@@ -1,0 +1,49 @@
+"""Ten steps of the paper's recipe: losses, rates and gradients are the reference's."""
+
+import numpy as np
+import pytest
+import torch
+
+from golden_figures import facts, seed_state, uniform
+from transunet.models.config import variant
+from transunet.models.transunet import TransUNet
+from transunet.training.losses import SegmentationLoss
+from transunet.training.schedule import poly_rate
+from transunet.training.step import train_step
+
+
+@pytest.fixture(scope="module")
+def ten_steps() -> dict:
+    fact = facts()["train"]
+    keys = ("num_classes", "image_size", "n_skip", "dropout")
+    model = TransUNet(variant(fact["config"], **{key: fact[key] for key in keys}))
+    seed_state(model)
+    model.train()
+    coarse = (4 * uniform("train/labels", (4, 8, 8))).astype(np.int64)
+    labels = torch.from_numpy(coarse.repeat(8, axis=1).repeat(8, axis=2))
+    images = torch.from_numpy(uniform("train/images", (4, 1, 64, 64)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    losses, rates, norms = [], [], {}
+    for step in range(fact["max_iterations"]):
+        rates.append(poly_rate(step, fact["max_iterations"], 0.01))
+        optimizer.param_groups[0]["lr"] = rates[-1]
+        losses.append(train_step(model, SegmentationLoss(), optimizer, images, labels))
+        if step == 0:
+            norms = {k: float(p.grad.norm()) for k, p in model.named_parameters()}
+    return {"losses": losses, "rates": rates, "norms": norms}
+
+
+def test_losses_are_the_references(ten_steps: dict) -> None:
+    assert ten_steps["losses"] == pytest.approx(facts()["train"]["losses"], rel=1e-3)
+
+
+def test_learning_rates_are_the_references(ten_steps: dict) -> None:
+    assert ten_steps["rates"] == pytest.approx(facts()["train"]["learning_rates"], rel=1e-12)
+
+
+def test_gradient_norms_are_the_references(ten_steps: dict) -> None:
+    expected, found = facts()["train"]["grad_norms_step0"], ten_steps["norms"]
+    assert set(found) == set(expected)
+    scale = max(expected.values())
+    for name, norm in expected.items():
+        assert found[name] == pytest.approx(norm, rel=1e-3, abs=1e-6 * scale), name
