@@ -75,10 +75,9 @@ class DataSet:
         """Return the class index of each value of a label file; all are in `self.values`."""
         if not self.label_values:
             return smallest_unsigned(values)
-        table = np.zeros(max(self.values) + 1, dtype=np.uint16)
-        for value, index in self.values.items():
-            table[value] = index
-        return smallest_unsigned(table[values])
+        listed = np.array(sorted(self.values))
+        indices = np.array([self.values[value] for value in listed.tolist()])
+        return smallest_unsigned(indices[np.searchsorted(listed, values)])
 
 
 def missing_files(case: Case) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import nifti
+from transunet.data.formats import itk, nifti, raster, synapse
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError
@@ -17,8 +17,21 @@ from transunet.errors import ConfigError
 FORMATS: Mapping[str, ModuleType] = {
     ".nii": nifti,
     ".nii.gz": nifti,
+    ".nrrd": itk,
+    ".nhdr": itk,
+    ".mha": itk,
+    ".mhd": itk,
+    ".png": raster,
+    ".jpg": raster,
+    ".jpeg": raster,
+    ".tif": raster,
+    ".tiff": raster,
+    ".bmp": raster,
+    ".npz": synapse,
+    ".h5": synapse,
+    ".npy.h5": synapse,
 }
-"""Suffix -> module with `read(path)`, `read_grid(path)` and `write(volume, path)`."""
+"""Suffix -> module with `read`, `read_labels`, `read_grid` (path) and `write` (volume, path)."""
 
 
 def suffix_of(path: Path) -> str | None:
@@ -65,7 +78,7 @@ def read_labels(path: Path) -> Volume:
             whole.
         GeometryError: when its affine is singular.
     """
-    volume: Volume = format_of(path).read(path)
+    volume: Volume = format_of(path).read_labels(path)
     if volume.channels != 1:
         found = f"a label map has one channel, this file has {volume.channels}"
         remedy = "Store one integer per voxel, the number of its class"

@@ -55,6 +55,9 @@ def read(path: Path) -> Volume:
     return Volume(_channels_first(voxels, path), grid.affine, str(path), image.header)
 
 
+read_labels = read  # a label map is stored as an image is
+
+
 def read_grid(path: Path) -> Grid:
     """Read where the voxels lie, without reading them.
 

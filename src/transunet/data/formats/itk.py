@@ -1,0 +1,161 @@
+"""NRRD (`.nrrd`, `.nhdr`) and MetaImage (`.mha`, `.mhd`) through SimpleITK.
+
+ITK counts left, posterior and superior as positive; here it is right, anterior and superior, so the
+first two rows of an affine change their signs on the way.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transunet.data.problems import Problem
+from transunet.data.volume import Grid, Volume
+from transunet.errors import ConfigError, TransUNetError
+from transunet.extras import require
+
+Result = TypeVar("Result")
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class ItkHeader:
+    """A file's geometry in its own numbers, so that a label map gets exactly these back."""
+
+    origin: tuple[float, ...]
+    spacing: tuple[float, ...]
+    direction: tuple[float, ...]
+    """Row by row."""
+    size: tuple[int, ...]
+    affine: NDArray[np.float64]
+    """The affine (RAS) that was made of them."""
+
+
+def read(path: Path) -> Volume:
+    """Read one file in its own dtype; a fourth axis or a vector's components become channels.
+
+    Raises:
+        ConfigError: without SimpleITK.
+        DataError: when the file is damaged, or not of two to four axes.
+        GeometryError: when its affine is singular.
+    """
+    itk = require("SimpleITK", extra="images")
+    image = _undamaged(path, lambda: itk.ReadImage(str(path)))
+    header = _header(image, path)
+    array = itk.GetArrayFromImage(image)  # axes in reverse: (z, y, x), components last
+    if image.GetNumberOfComponentsPerPixel() == 1:
+        array = array[..., None]
+    array = np.moveaxis(array, -1, 0).transpose(0, *range(image.GetDimension(), 0, -1))
+    return Volume(_four_axes(array, path), header.affine, str(path), header)
+
+
+read_labels = read  # a label map is stored as an image is
+
+
+def read_grid(path: Path) -> Grid:
+    """Read where the voxels lie, without reading them.
+
+    Raises:
+        As `read`.
+    """
+    itk = require("SimpleITK", extra="images")
+    reader = itk.ImageFileReader()
+    reader.SetFileName(str(path))
+    _undamaged(path, reader.ReadImageInformation)
+    header = _header(reader, path)
+    x, y, z = (*header.size[:3], 1)[:3]
+    return Grid((x, y, z), header.affine, str(path))
+
+
+def write(volume: Volume, path: Path) -> None:
+    """Write `volume`, compressed; several channels become the components of a vector.
+
+    Raises:
+        ConfigError: without SimpleITK, or when it cannot write there.
+    """
+    itk = require("SimpleITK", extra="images")
+    header = volume.header if isinstance(volume.header, ItkHeader) else None
+    if header is None or not np.array_equal(header.affine, volume.affine):
+        header = _header_of(volume)
+    flat = len(header.size) == 2
+    array = volume.array[..., 0] if flat else volume.array
+    array = np.moveaxis(array, 0, -1)
+    array = array.transpose(*range(array.ndim - 2, -1, -1), array.ndim - 1)
+    vector = volume.channels > 1
+    image = itk.GetImageFromArray(np.ascontiguousarray(array if vector else array[..., 0]), vector)
+    dimension = 2 if flat else 3
+    image.SetOrigin(header.origin[:dimension])
+    image.SetSpacing(header.spacing[:dimension])
+    image.SetDirection(_direction(header, dimension).ravel().tolist())
+    try:
+        itk.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"Cannot write {path}: {_reason(error, path)}. Choose another place."
+        ) from None
+
+
+def _header(image: Any, path: Path) -> ItkHeader:
+    """From an image, or from a reader that has read the information."""
+    dimension = image.GetDimension()
+    if not 2 <= dimension <= 4:
+        raise _problem(path, f"it has {dimension} axes; expected 2 to 4")
+    origin, spacing = tuple(image.GetOrigin()), tuple(image.GetSpacing())
+    direction, size = tuple(image.GetDirection()), tuple(int(n) for n in image.GetSize())
+    matrix = np.reshape(direction, (dimension, dimension)) * spacing
+    space = min(dimension, 3)
+    affine = np.eye(4)
+    affine[:space, :space] = matrix[:space, :space]
+    affine[:space, 3] = origin[:space]
+    return ItkHeader(origin, spacing, direction, size, LPS_TO_RAS @ affine)
+
+
+def _header_of(volume: Volume) -> ItkHeader:
+    affine = LPS_TO_RAS @ volume.affine
+    spacing = np.array(volume.spacing_mm)
+    direction = affine[:3, :3] / spacing
+    return ItkHeader(
+        tuple(affine[:3, 3].tolist()),
+        tuple(spacing.tolist()),
+        tuple(direction.ravel().tolist()),
+        volume.spatial_shape,
+        volume.affine,
+    )
+
+
+def _direction(header: ItkHeader, dimension: int) -> NDArray[np.float64]:
+    whole = len(header.spacing)
+    return np.reshape(header.direction, (whole, whole))[:dimension, :dimension]
+
+
+def _four_axes(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    if array.ndim == 5 and array.shape[0] == 1:  # a fourth axis instead of components
+        array = np.moveaxis(array[0], -1, 0)
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.dtype.kind not in "buif":
+        raise _problem(path, f"it has the shape {array.shape} and the type {array.dtype}")
+    return array
+
+
+def _undamaged(path: Path, use: Callable[[], Result]) -> Result:
+    try:
+        return use()
+    except RuntimeError as error:
+        raise _problem(path, f"it cannot be read ({_reason(error, path)})") from None
+
+
+def _reason(error: RuntimeError, path: Path) -> str:
+    """The last line of ITK's long messages, without its source files and the path."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    return last.split("): ")[-1].replace(str(path), "the file")[:200]
+
+
+def _problem(path: Path, found: str) -> TransUNetError:
+    remedy = "The file is damaged, cut short or of another format: copy or export it again"
+    return Problem("unreadable", str(path), found, remedy).error()
