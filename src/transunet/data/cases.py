@@ -46,6 +46,8 @@ class DataSet:
     """Named unions of classes (nnU-Net's regions), by class index."""
     label_map: str | None = None
     """The name of the map from the files' labels to these, where the layout has one."""
+    intensity_range: tuple[float, float] | None = None
+    """What intensities are known to lie in: (0, 255) for photographs, (0, 1) where prepared."""
     notes: tuple[Problem, ...] = ()
     """What the layout noticed and no case shows: files that belong to nothing, for example."""
 

@@ -191,12 +191,14 @@ def preprocessing_for(dataset: DataSet, grids: Sequence[Grid] = ()) -> Preproces
         grids: grids of its images (`formats.read_grid`), for the slice axis; without them slices
             are axial.
     """
-    channels = tuple(channel_for(name) for name in dataset.channels)
+    channels = tuple(channel_for(name, dataset.intensity_range) for name in dataset.channels)
     return Preprocessing(channels=channels, slice_axis=_slice_axis(grids))
 
 
-def channel_for(name: str) -> Channel:
-    """Choose the normalisation of a channel: CT, a photograph's colour, or anything else."""
+def channel_for(name: str, intensity_range: tuple[float, float] | None = None) -> Channel:
+    """Choose the normalisation of a channel: a known range, CT, a photograph's colour, or other."""
+    if intensity_range is not None:
+        return Channel(name=name, normalisation="range", high=intensity_range[1])
     if name.lower() in {"ct", "cbct"}:
         return Channel(name=name, normalisation="clip", low=CT_WINDOW[0], high=CT_WINDOW[1])
     if name.lower() in PHOTOGRAPH_CHANNELS:

@@ -6,13 +6,18 @@ from pathlib import Path
 from types import ModuleType
 
 from transunet.data.cases import DataSet
-from transunet.data.layouts import decathlon, nnunet
+from transunet.data.layouts import acdc, acdc_h5, btcv, decathlon, nnunet, pairs, synapse
 from transunet.data.problems import Problem
 from transunet.errors import ConfigError
 
 LAYOUTS: Mapping[str, ModuleType] = {
     "nnunet": nnunet,
     "decathlon": decathlon,
+    "synapse": synapse,
+    "btcv": btcv,
+    "acdc": acdc,
+    "acdc-h5": acdc_h5,
+    "pairs": pairs,
 }
 """Name -> module with `recognises(folder)`, `open(folder)` and `SHAPE`, what it looks like."""
 

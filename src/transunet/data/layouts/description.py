@@ -64,7 +64,7 @@ def numbered(folder: Path, names: Mapping[str, Any], key: str) -> tuple[str, ...
     return tuple(str(names[str(index)]) for index in range(len(names)))
 
 
-def classes(folder: Path, names: Mapping[int, str]) -> tuple[dict[int, str], dict[int, int]]:
+def classes(path: Path, names: Mapping[int, str]) -> tuple[dict[int, str], dict[int, int]]:
     """Turn label values and their names into class index -> name and value -> class index.
 
     The second is empty where the values are consecutive already.
@@ -75,30 +75,31 @@ def classes(folder: Path, names: Mapping[int, str]) -> tuple[dict[int, str], dic
     values = sorted(names)
     if 0 not in names or len(values) < 2 or values[0] < 0:
         raise wrong(
-            folder, f"'labels' must hold 0 (the background) and at least one more, found {values}"
+            path, f"the labels must hold 0 (the background) and at least one more, found {values}"
         )
     labels = {index: names[value] for index, value in enumerate(values)}
     indices = {value: index for index, value in enumerate(values)}
     return labels, {} if values == list(labels) else indices
 
 
-def inside(folder: Path, entry: Any) -> Path:
-    """Return the path of a file that the description lists.
+def inside(folder: Path, entry: Any, source: Path | None = None) -> Path:
+    """Return the path of a file that the description (or the list `source`) names.
 
     Raises:
         DataError: when `entry` is no path, or leads out of the folder.
     """
     if not isinstance(entry, str) or not entry:
-        raise wrong(folder, f"expected the path of a file, found {entry!r}"[:300])
+        raise wrong(source or folder, f"expected the path of a file, found {entry!r}"[:300])
     posix, windows = PurePosixPath(entry), PureWindowsPath(entry)
     if posix.is_absolute() or windows.anchor or ".." in {*posix.parts, *windows.parts}:
-        raise wrong(folder, f"the path {entry!r} leads out of the data set's folder")
+        raise wrong(source or folder, f"the path {entry!r} leads out of the data set's folder")
     return folder / posix
 
 
-def wrong(folder: Path, found: str) -> TransUNetError:
-    """Return the error for a description that cannot be used."""
-    return Problem("description", str(folder / NAME), found, "Correct the file").error()
+def wrong(path: Path, found: str) -> TransUNetError:
+    """Return the error for a description that is wrong (a file, or a `dataset.json`'s folder)."""
+    file = path / NAME if path.is_dir() else path
+    return Problem("description", str(file), found, "Correct the file").error()
 
 
 def listed(folder: Path, ending: str | tuple[str, ...] = "") -> list[Path]:

@@ -1,0 +1,244 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transunet.data.formats.raster import COLOUR
+from transunet.data.layouts import open_dataset
+from transunet.data.layouts.masks import MOST_CLASSES
+from transunet.data.prepare import prepare
+from transunet.errors import DataError, GeometryError
+
+
+def picture(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def photograph(seed=0, size=(6, 9)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+
+
+def mask(*values, size=(6, 9)):
+    out = np.zeros(size, np.uint8)
+    out.flat[: len(values)] = values
+    return out
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """images/ and masks/ with as many pairs as there are masks."""
+
+    def make(*masks, labels="masks", images="images", suffix="", image_format="png"):
+        for number, array in enumerate(masks):
+            picture(tmp_path / f"set/{images}/im{number}.{image_format}", photograph(number))
+            picture(tmp_path / f"set/{labels}/im{number}{suffix}.png", array)
+        return tmp_path / "set"
+
+    return make
+
+
+def first_labels(data):
+    _, label = data.read_case(data.cases[0])
+    return label.array[0, 0, :4, 0].tolist()
+
+
+def test_masks_of_0_and_255_are_one_class(folders):
+    data = open_dataset(folders(mask(255, 255), mask(), mask(0, 255)))
+    assert data.layout == "pairs"
+    assert data.channels == ("red", "green", "blue")
+    assert data.labels == {0: "background", 1: "foreground"}
+    assert first_labels(data) == [1, 1, 0, 0]
+    assert [case.name for case in data.cases] == ["im0", "im1", "im2"]
+
+
+def test_photographs_are_scaled_by_their_range(folders, tmp_path):
+    store = prepare(open_dataset(folders(mask(255), mask(255))), tmp_path / "store")
+    np.testing.assert_allclose(
+        store.image("im0")[0], photograph(0).transpose(2, 0, 1) / np.float32(255), rtol=1e-6
+    )
+
+
+def test_sixteen_bits_are_too(tmp_path):
+    for number in range(2):
+        picture(tmp_path / f"s/images/{number}.png", np.full((4, 4), 65535, np.uint16))
+        picture(tmp_path / f"s/masks/{number}.png", mask(1, size=(4, 4)))
+    data = open_dataset(tmp_path / "s")
+    assert data.channels == ("grey",)
+    assert prepare(data, tmp_path / "store").image("0").max() == 1
+
+
+@pytest.mark.parametrize("suffix", ["", "_mask", "_label", "_seg"])
+@pytest.mark.parametrize(
+    ("images", "labels"), [("images", "labels"), ("imgs", "mask"), ("image", "gt")]
+)
+def test_folders_and_suffixes(folders, images, labels, suffix):
+    data = open_dataset(folders(mask(1), images=images, labels=labels, suffix=suffix))
+    assert data.cases[0].label.name == f"im0{suffix}.png"
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpg", "tif", "bmp", "JPG"])
+def test_one_folder_and_other_formats(folders, image_format):
+    folder = folders(mask(255), labels="images", suffix="_mask", image_format=image_format)
+    data = open_dataset(folder / "images")
+    (case,) = data.cases
+    assert (case.name, case.label.name) == ("im0", "im0_mask.png")
+    assert first_labels(data) == [1, 0, 0, 0]
+
+
+def test_numbers_in_masks_are_classes(folders):
+    data = open_dataset(folders(mask(1, 2), mask(3)))
+    assert data.labels == {0: "background", 1: "class 1", 2: "class 2", 3: "class 3"}
+    assert not data.label_values
+    data = open_dataset(folders(mask(128, 255), mask(64)))
+    assert data.label_values == {0: 0, 64: 1, 128: 2, 255: 3}
+    assert first_labels(data) == [2, 3, 0, 0]
+    assert data.notes[0].kind == "255-label"
+
+
+def test_indexed_masks_count_by_their_index(folders):
+    folder = folders(mask(1))
+    indexed = Image.fromarray(mask(2, 1))
+    indexed.putpalette([0, 0, 0, 255, 0, 0, 9, 9, 9])
+    indexed.save(folder / "masks/im0.png")
+    assert first_labels(open_dataset(folder)) == [2, 1, 0, 0]
+
+
+def test_coloured_masks_have_a_class_per_colour(folders):
+    coloured = np.zeros((6, 9, 3), np.uint8)
+    coloured[0, 0] = (255, 0, 0)
+    coloured[0, 1] = (0, 0, 5)
+    data = open_dataset(folders(coloured))
+    assert data.labels == {0: "background", 1: "#000005", 2: "#ff0000"}
+    assert first_labels(data) == [2, 1, 0, 0]
+
+
+def test_black_and_white_stored_as_rgb_is_one_class(folders):
+    data = open_dataset(folders(np.repeat(mask(255)[..., None], 3, axis=2)))
+    assert data.labels == {0: "background", 1: "foreground"}
+
+
+def test_labels_json_settles_what_values_mean(folders):
+    coloured = np.zeros((6, 9, 3), np.uint8)
+    coloured[0, 0] = (128, 64, 0)
+    folder = folders(coloured)
+    names = {"void": "#000000", "sky": "#FFFFFF", "road": "#804000"}
+    (folder / "labels.json").write_text(json.dumps(names))
+    data = open_dataset(folder)
+    assert data.labels == {0: "void", 1: "sky", 2: "road"}
+    assert data.label_values == {0: 0, 255: 1, COLOUR + 0x804000: 2}
+    assert first_labels(data) == [2, 0, 0, 0]
+
+
+def test_a_value_that_labels_json_does_not_list_is_refused(folders):
+    folder = folders(mask(7))
+    (folder / "labels.json").write_text('{"background": 0, "cell": 1}')
+    data = open_dataset(folder)
+    with pytest.raises(DataError, match=r"im0\.png.*: 7; listed"):
+        data.read_case(data.cases[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "JSON"),
+        ("[]", "object"),
+        ('{"a": 0, "b": "red"}', "rrggbb"),
+        ('{"a": 0, "b": 0}', "same value"),
+        ('{"a": 1}', "background"),
+        ('{"a": 0, "b": -1}', "rrggbb"),
+    ],
+)
+def test_a_labels_json_that_cannot_be_is_refused(folders, text, says):
+    folder = folders(mask(1))
+    (folder / "labels.json").write_text(text)
+    with pytest.raises(DataError, match=rf"labels\.json.*{says}"):
+        open_dataset(folder)
+
+
+def test_soft_masks_are_refused(folders):
+    with pytest.raises(DataError, match=r"Soft edges"):
+        open_dataset(folders(np.arange(MOST_CLASSES + 2, dtype=np.uint8).reshape(1, -1)))
+    with pytest.raises(DataError, match="anything but background"):
+        open_dataset(folders(mask(), mask()))
+
+
+def test_a_mask_without_image_and_an_image_without_mask(folders):
+    folder = folders(mask(1), mask(1), mask(1))
+    (folder / "images/im0.png").unlink()
+    (folder / "masks/im1.png").unlink()
+    data = open_dataset(folder)
+    assert [note.where for note in data.notes] == [str(folder / "masks/im0.png")]
+    with pytest.raises(DataError, match=r"masks/im1\.png.*no label map"):
+        data.read_case(data.cases[0])
+
+
+def test_another_size_is_refused(folders):
+    folder = folders(mask(1))
+    picture(folder / "masks/im0.png", mask(1, size=(6, 8)))
+    data = open_dataset(folder)
+    with pytest.raises(GeometryError, match=r"im0\.png.*6 x 9 x 1 and 6 x 8 x 1"):
+        data.read_case(data.cases[0])
+
+
+def test_a_grey_image_among_coloured_ones_is_refused(folders):
+    folder = folders(mask(1), mask(1), mask(1))
+    picture(folder / "images/im1.png", mask(9))
+    data = open_dataset(folder)
+    assert len(data.channels) == 3
+    with pytest.raises(DataError, match=r"im1\.png.*1 channel"):
+        data.read_case(data.cases[1])
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_folders_of_splits_are_the_data_sets_own(tmp_path, inside):
+    for split in ("train", "val", "test"):
+        for kind, array in (("images", photograph()), ("masks", mask(255))):
+            where = f"{kind}/{split}" if inside else f"{split}/{kind}"
+            picture(tmp_path / where / "1.png", array)
+    data = open_dataset(tmp_path)
+    assert {(c.name, c.split) for c in data.cases} == {
+        ("train_1", "train"),
+        ("validation_1", "validation"),
+        ("test_1", "test"),
+    }
+    assert len({case.label for case in data.cases}) == 3
+
+
+def test_volumes_may_be_pairs_too(tmp_path, save):
+    for number in range(2):
+        array = np.full((4, 5, 6), number, np.int16)
+        save(tmp_path / f"images/v{number}.nii.gz", array)
+        save(tmp_path / f"labels/v{number}.nii.gz", np.ones((4, 5, 6), np.uint8))
+    data = open_dataset(tmp_path)
+    assert data.channels == ("image",)
+    assert data.intensity_range is None
+    save(tmp_path / "images/v0.nii.gz", np.full((4, 5, 6), -1000, np.int16))
+    assert open_dataset(tmp_path).channels == ("CT",)
+
+
+def test_nrrd_images_with_metaimage_masks(tmp_path, rng):
+    pytest.importorskip("SimpleITK", reason="needs the extra [images]")
+    from transunet.data.formats import write_volume
+    from transunet.data.volume import Volume
+
+    for sub in ("images", "masks"):
+        (tmp_path / sub).mkdir()
+    image = Volume(rng.normal(size=(1, 4, 5, 6)).astype(np.float32), np.diag([-1, 1, 2, 1]))
+    write_volume(image, tmp_path / "images/a.nrrd")
+    write_volume(image.with_array(np.ones((1, 4, 5, 6), np.uint8)), tmp_path / "masks/a.mha")
+    data = open_dataset(tmp_path)
+    _, label = data.read_case(data.cases[0])
+    assert label.array.min() == 1
+
+
+def test_the_real_nuclei(shared, tmp_path):
+    data = open_dataset(shared("nuclei"))
+    assert (data.layout, len(data.cases)) == ("pairs", 150)
+    assert data.channels == ("red", "green", "blue")
+    assert data.labels == {0: "background", 1: "foreground"}
+    store = prepare(data, tmp_path / "store")
+    assert 0 <= store.image(data.cases[0].name).min() < store.image(data.cases[0].name).max() <= 1
+    assert 0.02 < store.fingerprint.frequencies[1] < 0.5
