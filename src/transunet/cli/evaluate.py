@@ -1,0 +1,184 @@
+"""`transunet evaluate`: predictions against references, or two predictions against each other."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from transunet.evaluation.run import Question
+
+EXAMPLE = (
+    "Example: transunet evaluate labels Task04_Hippocampus --subset -o report    "
+    "(two predictions: transunet evaluate labels_a labels_b Task04_Hippocampus -o comparison)"
+)
+
+
+def evaluate(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PREDICTION [PREDICTION_B] REFERENCE",
+            help="Label maps: files, or folders matched by case name. The reference may be a data "
+            "set's folder. With two predictions they are compared case by case.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the HTML page, the CSV and the JSON."),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this JSON file.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Images to show in the page (a data set's own are found by itself)."),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Names of the labels: a bundle, a dataset.json or a config.json."),
+    ] = None,
+    convention: Annotated[
+        Literal["honest", "official"],
+        typer.Option(
+            help="official: the reference TransUNet's voxels and scores for empty structures, only "
+            "to compare with the paper."
+        ),
+    ] = "honest",
+    tolerance_mm: Annotated[
+        float, typer.Option(help="Distance at which two surfaces agree, for NSD.")
+    ] = 2.0,
+    subset: Annotated[
+        bool, typer.Option("--subset", help="Evaluate only the cases that are predicted.")
+    ] = False,
+    layout: Annotated[
+        str | None, typer.Option(help="Layout of the data set; recognised if not given.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Only the data set's cases of this split: train, validation or test."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that measure cases.")] = 1,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="How many of the worst cases the page shows as pictures.")
+    ] = 12,
+) -> None:
+    """Measure Dice, IoU, HD95, ASSD, NSD and volumes in millimetres, and say how sure they are."""
+    from rich.console import Console
+
+    from transunet.errors import ConfigError
+    from transunet.evaluation.run import Question
+
+    if len(paths) not in (2, 3):
+        raise ConfigError(
+            f"Give a prediction and a reference, or two predictions and a reference; got "
+            f"{len(paths)} paths."
+        )
+    question = Question(
+        references=paths[-1],
+        images=images,
+        labels=labels,
+        convention=convention,
+        tolerance_mm=tolerance_mm,
+        layout=layout,
+        split=split,
+        subset=subset,
+        workers=workers,
+    )
+    console = Console(soft_wrap=True)
+    if len(paths) == 2:
+        _evaluate(console, paths[0], question, out, json, pictures)
+    else:
+        _compare(console, paths[0], paths[1], question, out, json)
+
+
+def _evaluate(
+    console: "Console",
+    prediction: Path,
+    question: "Question",
+    out: Path | None,
+    json: Path | None,
+    pictures: int,
+) -> None:
+    from transunet.evaluation import report, table
+    from transunet.evaluation.run import evaluate, write_report
+
+    _check_outputs(out, json)
+    with _counting() as progress:
+        answer = evaluate(prediction, question, progress)
+    evaluation = answer.evaluation
+    for cases in table.cases_tables(evaluation):
+        console.print(cases)
+    console.print(table.summary_table(evaluation))
+    _print_notes(console, evaluation.policy, len(evaluation.left_out))
+    if out:
+        _print_written(console, write_report(answer, out, pictures))
+    if json:
+        report.write_json(report.to_json(evaluation), json)
+    console.print(table.closing_line(evaluation))
+
+
+def _compare(
+    console: "Console",
+    first: Path,
+    second: Path,
+    question: "Question",
+    out: Path | None,
+    json: Path | None,
+) -> None:
+    from transunet.evaluation import comparison, report, table
+    from transunet.evaluation.run import compare, write_comparison
+
+    _check_outputs(out, json)
+    with _counting() as progress:
+        found = compare(first, second, question, progress)
+    for metric in found.metrics:
+        if metric.field in ("dice", "hd95"):  # the files hold the others
+            console.print(table.comparison_table(found, metric))
+    _print_notes(console, f"{comparison.TEST} {found.first.policy}", len(found.first.left_out))
+    if out:
+        _print_written(console, write_comparison(found, out))
+    if json:
+        report.write_json(comparison.to_json(found), json)
+    for side, one in (("A", found.first), ("B", found.second)):
+        console.print(f"{side}: {table.closing_line(one)}")
+
+
+@contextmanager
+def _counting() -> "Iterator[Callable[[int, int], None]]":
+    """Show a bar that is told after each case."""
+    from transunet.cli.progress import progress_bar
+
+    with progress_bar("cases") as bar:
+        task = bar.add_task("measuring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _check_outputs(out: Path | None, json: Path | None) -> None:
+    """Find out before the work whether its result can be written."""
+    from transunet.atomic import writable_folder
+    from transunet.errors import ConfigError
+
+    for folder in (out, json.parent if json else None):
+        if folder:
+            writable_folder(folder)
+    if json and json.is_dir():
+        raise ConfigError(f"--json {json} is a folder; give the name of a file.")
+
+
+def _print_notes(console: "Console", policy: str, left_out: int) -> None:
+    plain: dict[str, Any] = {"style": "dim", "markup": False, "highlight": False}
+    console.print(policy, **plain)
+    if left_out:
+        console.print(f"{left_out} references without a prediction were left out.", **plain)
+
+
+def _print_written(console: "Console", written: list[Path]) -> None:
+    listed = ", ".join(map(str, written))
+    console.print(f"Written: {listed}", markup=False, highlight=False)

@@ -1,0 +1,72 @@
+"""Outlines of masks as SVG paths that run along the pixels' edges."""
+
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MOST_EDGES = 20_000
+"""A mask with a longer outline (noise, as a rule) is drawn coarser, so that pages stay small."""
+
+Point = tuple[int, int]
+
+
+def outline(mask: NDArray[np.bool_]) -> str:
+    """Return the closed outlines of `mask` (H, W) as an SVG path in pixels, x to the right.
+
+    Holes are loops of their own, so fill the path with the even-odd rule.
+    """
+    scale = 1
+    while len(edges := _edges(mask)) > _MOST_EDGES:
+        mask, scale = mask[::2, ::2], scale * 2
+    following: dict[Point, list[Point]] = defaultdict(list)
+    for x, y, dx, dy in edges:
+        following[x, y].append((x + dx, y + dy))
+    return "".join(_path(loop, scale) for loop in _loops(following))
+
+
+def _edges(mask: NDArray[np.bool_]) -> list[list[int]]:
+    """Edges between inside and outside as [x, y, dx, dy], with the inside to the right."""
+    padded = np.pad(mask, 1)
+    inside = padded[1:-1, 1:-1]
+    # The neighbour on each side, where the pixel's edge there starts, and which way it runs.
+    sides = [
+        (padded[:-2, 1:-1], (0, 0), (1, 0)),
+        (padded[1:-1, 2:], (1, 0), (0, 1)),
+        (padded[2:, 1:-1], (1, 1), (-1, 0)),
+        (padded[1:-1, :-2], (0, 1), (0, -1)),
+    ]
+    found = []
+    for neighbour, start, direction in sides:
+        pixels = np.argwhere(inside & ~neighbour)[:, ::-1] + start
+        found.append(np.hstack([pixels, np.broadcast_to(direction, pixels.shape)]))
+    edges: list[list[int]] = np.concatenate(found).tolist()
+    return edges
+
+
+def _loops(following: dict[Point, list[Point]]) -> list[list[Point]]:
+    """Follow the edges until each loop closes; as many edges leave a point as enter it."""
+    loops = []
+    for start in list(following):
+        while following[start]:
+            loop = [start]
+            while following[loop[-1]]:
+                loop.append(following[loop[-1]].pop())
+            loops.append(_corners(loop))
+    return loops
+
+
+def _corners(loop: list[Point]) -> list[Point]:
+    """Drop the points in the middle of straight runs, and the last one, which is the first."""
+    points = loop[:-1]
+    return [
+        point
+        for before, point, after in zip(
+            [points[-1], *points[:-1]], points, [*points[1:], points[0]], strict=True
+        )
+        if not before[0] == point[0] == after[0] and not before[1] == point[1] == after[1]
+    ]
+
+
+def _path(corners: list[Point], scale: int) -> str:
+    return "M" + "L".join(f"{x * scale} {y * scale}" for x, y in corners) + "Z"

@@ -1,0 +1,241 @@
+"""Which prediction belongs to which reference (and image): matched by the case's name."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+
+from transunet.data.cases import Case, DataSet
+from transunet.data.formats import FORMATS, itk, nifti, raster, stem_of, suffix_of, synapse
+from transunet.data.layouts import LAYOUTS, open_dataset
+from transunet.errors import ConfigError, DataError
+from transunet.evaluation.records import Structure, structures_of
+
+_CHANNEL = re.compile(r"(.+)_\d{4}")  # nnU-Net's CASE_0000: channel 0 of CASE
+# Beside volumes, pictures are previews and arrays are probabilities: the first kind found counts.
+_KINDS = ((nifti, itk), (raster,), (synapse,))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of one case."""
+
+    name: str
+    prediction: Path
+    reference: Path
+    images: tuple[Path, ...] = ()
+    """What the report shows behind the contours; empty where there is none."""
+
+    @property
+    def tells_space(self) -> bool:
+        """Whether the reference's format knows voxel sizes and how the patient lies."""
+        return _is_of(self.reference, _KINDS[0])
+
+
+@dataclass(frozen=True)
+class References:
+    """Where the references lie and what their labels mean."""
+
+    source: Path
+    labels: Mapping[str, Path]
+    """Case -> label map."""
+    images: Mapping[str, tuple[Path, ...]]
+    dataset: DataSet | None = None
+    """Set when the references are a data set, whose label values it maps and checks."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Name of an image file -> case, where they differ."""
+
+    @property
+    def structures(self) -> tuple[Structure, ...] | None:
+        """What to measure, where the data set says it: its regions, else its labels."""
+        if self.dataset is None:
+            return None
+        regions = self.dataset.regions
+        if regions:
+            return tuple(Structure(values, name) for name, values in regions.items())
+        return structures_of(self.dataset.labels)
+
+
+def references_in(path: Path, layout: str | None = None, split: str | None = None) -> References:
+    """Find the label maps in `path`: a file, a folder of label maps, or a data set.
+
+    Args:
+        path: where to look.
+        layout: how the data set is laid out; None recognises it.
+        split: only the data set's cases of this split.
+
+    Raises:
+        ConfigError: when `path` does not exist or its format is not known, or when there is no
+            such split.
+        DataError: when it holds no label map.
+    """
+    check_exists(path, "reference")
+    if path.is_dir() and (layout or any(one.recognises(path) for one in LAYOUTS.values())):
+        return _of_dataset(path, open_dataset(path, layout), split)
+    if split:
+        raise ConfigError(f"{path} is not a data set of a known layout, so it has no splits.")
+    return References(path, files_in(path, "reference"), {})
+
+
+def files_in(path: Path, role: str) -> dict[str, Path]:
+    """Case name -> file, for a file or a folder (not the folders in it).
+
+    Raises:
+        ConfigError: when `path` does not exist or a file's format is not known.
+        DataError: when the folder holds no volume, or two of one name.
+    """
+    check_exists(path, role)
+    known = ", ".join(FORMATS)
+    if path.is_file():
+        if suffix_of(path) is None:
+            raise ConfigError(f"{path}: the {role} has no known suffix. Known: {known}.")
+        return {stem_of(path): path}
+    found: dict[str, Path] = {}
+    for file in _volumes(path):
+        other = found.setdefault(stem_of(file), file)
+        if other != file:
+            raise DataError(
+                f"{path}: {other.name} and {file.name} are both case {stem_of(file)!r}. Keep one."
+            )
+    if not found:
+        raise DataError(
+            f"{path}: no {role} here. Expected files of the known formats ({known}) directly in "
+            "the folder; give the folder that holds them."
+        )
+    return found
+
+
+def match(
+    predictions: Path, references: References, images: Path | None = None, subset: bool = False
+) -> tuple[list[Pair], tuple[str, ...]]:
+    """Pair predictions and references by name.
+
+    A single prediction and a single reference belong together whatever they are called.
+
+    Args:
+        predictions: a label map or a folder of them.
+        references: from `references_in`.
+        images: a file or folder of the images, for the report's pictures.
+        subset: allow references without a prediction (a prediction always needs its reference).
+
+    Returns:
+        The pairs in order of their names, and the references that have no prediction.
+
+    Raises:
+        ConfigError: when a path does not exist.
+        DataError: naming every case that lacks its counterpart.
+    """
+    found = _named_as(files_in(predictions, "prediction"), references.labels, references.aliases)
+    single = predictions.is_file() and references.source.is_file()
+    labels = dict(zip(found, references.labels.values(), strict=True)) if single else {}
+    labels = labels or dict(references.labels)
+    _check_references(sorted(set(found) - set(labels)), len(found), predictions, references)
+    without = tuple(sorted(set(labels) - set(found)))
+    if without and not subset and predictions.is_dir():
+        raise _no_prediction(without, len(labels), predictions, references)
+    pairs = [
+        Pair(name, found[name], labels[name], references.images.get(name, ())) for name in found
+    ]
+    return _with_images(sorted(pairs, key=lambda one: one.name), images), without
+
+
+def check_exists(path: Path, role: str) -> None:
+    """Refuse a path that is not there.
+
+    Raises:
+        ConfigError: naming the path and what it was to be.
+    """
+    if not path.exists():
+        raise ConfigError(f"There is no {role} at {path}. Check the path.")
+
+
+def _of_dataset(path: Path, dataset: DataSet, split: str | None) -> References:
+    labelled = [case for case in dataset.cases if case.label is not None]
+    if not labelled:
+        raise DataError(f"{path}: no case of this data set has a label map to compare with.")
+    cases = [case for case in labelled if split in (None, case.split)]
+    if not cases:
+        known = sorted({case.split for case in labelled if case.split})
+        listed = f"it has {', '.join(known)}" if known else "it has no splits of its own"
+        raise ConfigError(f"{path}: no labelled case is of the split {split!r}; {listed}.")
+    labels = {case.name: case.label for case in cases if case.label is not None}
+    images = {case.name: case.images for case in cases}
+    return References(path, labels, images, dataset, _aliases(cases))
+
+
+def _aliases(cases: Iterable[Case]) -> dict[str, str]:
+    return {stem_of(case.images[0]): case.name for case in cases if case.images}
+
+
+def _volumes(folder: Path) -> list[Path]:
+    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    for kind in _KINDS:
+        found = [path for path in files if path.is_file() and _is_of(path, kind)]
+        if found:
+            return found
+    return []
+
+
+def _is_of(path: Path, kind: tuple[ModuleType, ...]) -> bool:
+    suffix = suffix_of(path)
+    return suffix is not None and FORMATS[suffix] in kind
+
+
+def _named_as(
+    found: dict[str, Path], known: Iterable[str], aliases: Mapping[str, str] | None = None
+) -> dict[str, Path]:
+    """Rename files called like a case's image (CASE_0000) to the case (CASE)."""
+    names = set(known)
+    renamed: dict[str, Path] = {}
+    for name, path in found.items():
+        channel = _CHANNEL.fullmatch(name)
+        alias = (aliases or {}).get(name) or (channel[1] if channel else name)
+        other_name = name not in names and alias in names and alias not in found
+        renamed.setdefault(alias if other_name else name, path)
+    return renamed
+
+
+def _with_images(pairs: list[Pair], images: Path | None) -> list[Pair]:
+    """Attach the images of `--images`; a case without one is shown without."""
+    if images is None:
+        return pairs
+    found = files_in(images, "image")
+    if images.is_file() and len(pairs) == 1:
+        return [replace(pairs[0], images=(images,))]
+    named = _named_as(found, [pair.name for pair in pairs])
+    if not set(named) & {pair.name for pair in pairs}:
+        raise DataError(
+            f"{images}: no image is called like a case ({_some(pair.name for pair in pairs)}); "
+            f"found {_some(found)}."
+        )
+    return [
+        replace(pair, images=(named[pair.name],) if pair.name in named else ()) for pair in pairs
+    ]
+
+
+def _check_references(
+    missing: list[str], cases: int, predictions: Path, references: References
+) -> None:
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {cases} predictions in {predictions} have no reference in "
+            f"{references.source}: {_some(missing)}. The references there are called "
+            f"{_some(references.labels)}; prediction and reference need the same name."
+        )
+
+
+def _no_prediction(
+    without: tuple[str, ...], cases: int, predictions: Path, references: References
+) -> DataError:
+    return DataError(
+        f"{len(without)} of {cases} references in {references.source} have no prediction in "
+        f"{predictions}: {_some(without)}. Predict them too, or pass --subset to evaluate only "
+        "the cases that are predicted (the report says how many were left out)."
+    )
+
+
+def _some(names: Iterable[str], most: int = 8) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

@@ -1,0 +1,168 @@
+"""What an evaluation holds: structures, metrics, one record per case, and all of them together."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import inf, isnan, nan
+from types import MappingProxyType
+from typing import Self
+
+import numpy as np
+
+from transunet.evaluation.metrics import POLICIES, ClassMetrics, Convention, case_metrics
+from transunet.evaluation.statistics import Summary, Values, nanmean, summarise
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure per case and structure, as it is called in reports."""
+
+    key: str
+    """Name in CSV and JSON, with its unit."""
+    field: str
+    """Field of `ClassMetrics`."""
+    title: str
+    """Name in tables and charts, with its unit."""
+    higher_is_better: bool
+
+
+_DICE = Metric("dice", "dice", "Dice", True)
+METRICS: Mapping[str, tuple[Metric, ...]] = MappingProxyType(
+    {
+        "honest": (
+            _DICE,
+            Metric("iou", "iou", "IoU", True),
+            Metric("hd95_mm", "hd95", "HD95 (mm)", False),
+            Metric("assd_mm", "assd", "ASSD (mm)", False),
+            Metric("nsd", "nsd", "NSD", True),
+        ),
+        # Other names, so that nobody puts the two conventions' figures into one column.
+        "official": (
+            Metric("dice_official", "dice", "Dice (official)", True),
+            Metric("hd95_official_voxels", "hd95", "HD95 (official, voxels)", False),
+        ),
+    }
+)
+"""Per convention, what is reported; the first one ranks the cases."""
+
+
+@dataclass(frozen=True, order=True)
+class Structure:
+    """What is measured: one label, or several taken together (a region)."""
+
+    values: tuple[int, ...]
+    """Label values that make it up."""
+    name: str
+
+    @property
+    def key(self) -> str:
+        """Its label value as text; for a region all of them, joined by +."""
+        return "+".join(map(str, self.values))
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """The figures of one case."""
+
+    name: str
+    metrics: Mapping[str, ClassMetrics]
+    """By `Structure.key`."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every case's figures, and how they were made."""
+
+    cases: tuple[CaseRecord, ...]
+    structures: tuple[Structure, ...]
+    convention: Convention
+    tolerance_mm: float
+    predictions: str
+    references: str
+    left_out: tuple[str, ...] = ()
+    """References that no prediction was asked for."""
+    pixels_as_mm: bool = False
+    """Whether there are files that tell no voxel size, of which a pixel counts as 1 mm."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What this evaluation reports, in order."""
+        return METRICS[self.convention]
+
+    @property
+    def policy(self) -> str:
+        """Units and empty structures, as every report states them."""
+        parts = [POLICIES[self.convention]]
+        if self.convention == "honest":
+            parts.append(f"NSD: surfaces within {self.tolerance_mm:g} mm of each other agree.")
+        if self.pixels_as_mm:
+            parts.append("There are files that tell no voxel size: a pixel of them counts as 1 mm.")
+        return " ".join(parts)
+
+    def values(self, metric: Metric) -> Values:
+        """One metric as (cases, structures), NaN where it does not count."""
+        rows = [
+            [getattr(case.metrics[one.key], metric.field) for one in self.structures]
+            for case in self.cases
+        ]
+        return np.asarray(rows, dtype=np.float64).reshape(len(self.cases), len(self.structures))
+
+    def volume_errors(self) -> Values:
+        """Prediction minus reference in ml, (cases, structures); NaN where both are empty."""
+        rows = [
+            [_volume_error(case.metrics[one.key]) for one in self.structures] for case in self.cases
+        ]
+        return np.asarray(rows, dtype=np.float64).reshape(len(self.cases), len(self.structures))
+
+    @cached_property
+    def summaries(self) -> Mapping[str, "MetricSummary"]:
+        """Per metric key, what all cases say together."""
+        return {m.key: MetricSummary(*summarise(self.values(m))) for m in self.metrics}
+
+    def ranked(self) -> list[tuple[CaseRecord, float]]:
+        """Cases with their mean Dice over structures, the worst first; those without any last."""
+        means = nanmean(self.values(self.metrics[0]), 1)
+        paired = zip(self.cases, (float(mean) for mean in means), strict=True)
+        return sorted(paired, key=lambda one: (inf if isnan(one[1]) else one[1], one[0].name))
+
+    def with_structures(self, structures: tuple[Structure, ...]) -> Self:
+        """Return the same evaluation with other structures, empty where a case has none."""
+        cases = complete(self.cases, structures, self.convention)
+        return replace(self, structures=structures, cases=cases)
+
+
+@dataclass(frozen=True)
+class MetricSummary:
+    """One metric over all cases."""
+
+    structures: Sequence[Summary]
+    """In the order of `Evaluation.structures`."""
+    mean_foreground: float
+    interval_95: tuple[float, float]
+
+
+def structures_of(labels: Mapping[int, str]) -> tuple[Structure, ...]:
+    """Every label but the background (0) as a structure of its own."""
+    return tuple(Structure((value,), labels[value]) for value in sorted(labels) if value)
+
+
+def complete(
+    cases: Iterable[CaseRecord], structures: Sequence[Structure], convention: Convention
+) -> tuple[CaseRecord, ...]:
+    """Give every case a record of every structure: one that it does not have is empty in both."""
+    nothing = np.zeros((1, 1), np.uint8)
+    absent = case_metrics(nothing, nothing, (1, 1), [1], convention)[1]
+    return tuple(
+        CaseRecord(case.name, {one.key: case.metrics.get(one.key, absent) for one in structures})
+        for case in cases
+    )
+
+
+def _volume_error(found: ClassMetrics) -> float:
+    either = found.prediction_ml or found.reference_ml
+    return found.prediction_ml - found.reference_ml if either else nan
+
+
+def value_or_none(value: float) -> float | None:
+    """NaN and infinity as None: JSON knows neither."""
+    return value if -inf < value < inf else None

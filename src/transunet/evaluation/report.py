@@ -1,0 +1,137 @@
+"""An evaluation as plain data: JSON for programs, CSV for spreadsheets."""
+
+import csv
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from transunet.atomic import atomic_path
+from transunet.evaluation.metrics import ClassMetrics
+from transunet.evaluation.records import Evaluation, Metric, Structure, value_or_none
+from transunet.evaluation.statistics import AGGREGATION, INTERVAL, Summary
+
+FORMAT_VERSION = 1
+_VOLUMES = (("prediction_volume_ml", "prediction_ml"), ("reference_volume_ml", "reference_ml"))
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything an evaluation found, ready for `json.dumps`; NaN is None.
+
+    Keys carry units; `hd95_mm` is in millimetres, `hd95_official_voxels` in voxels.
+    """
+    metrics = evaluation.metrics
+    return {
+        "kind": "evaluation",
+        "format_version": FORMAT_VERSION,
+        **provenance(evaluation),
+        "mean_foreground": {metric.key: _foreground(evaluation, metric) for metric in metrics},
+        "structures": [
+            _identity(one)
+            | {m.key: summary(evaluation.summaries[m.key].structures[i]) for m in metrics}
+            for i, one in enumerate(evaluation.structures)
+        ],
+        "cases": [
+            {
+                "name": case.name,
+                "structures": [
+                    _identity(one) | _figures(metrics, case.metrics[one.key])
+                    for one in evaluation.structures
+                ],
+            }
+            for case in evaluation.cases
+        ],
+    }
+
+
+def provenance(evaluation: Evaluation) -> dict[str, Any]:
+    """How the figures were made: what every report must say beside them."""
+    honest = evaluation.convention == "honest"
+    return {
+        "convention": evaluation.convention,
+        "policy": evaluation.policy,
+        "aggregation": AGGREGATION,
+        "interval": INTERVAL,
+        "tolerance_mm": evaluation.tolerance_mm if honest else None,
+        "predictions": evaluation.predictions,
+        "references": evaluation.references,
+        "references_without_prediction": list(evaluation.left_out),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+
+
+def summary(one: Summary) -> dict[str, Any]:
+    """A summary with None for NaN."""
+    return {key: plain(value) for key, value in asdict(one).items()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the figures."""
+    return {
+        "transunet": _version("transunet"),
+        "numpy": _version("numpy"),
+        "scipy": _version("scipy"),
+        "python": platform.python_version(),
+    }
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write `content` to `path`, all of it or nothing.
+
+    Raises:
+        ConfigError: when the folder cannot be written to.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as scratch:
+        scratch.write_text(text + "\n", encoding="utf-8")
+
+
+def write_csv(evaluation: Evaluation, path: Path) -> None:
+    """Write one row per case and structure; what does not count is left empty.
+
+    Raises:
+        ConfigError: when the folder cannot be written to.
+    """
+    keys = [metric.key for metric in evaluation.metrics] + [key for key, _ in _VOLUMES]
+    with atomic_path(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "labels", "structure", "convention", *keys])
+        for case in evaluation.cases:
+            for one in evaluation.structures:
+                figures = _figures(evaluation.metrics, case.metrics[one.key])
+                row = [case.name, one.key, one.name, evaluation.convention]
+                writer.writerow([*row, *(figures[key] for key in keys)])
+
+
+def plain(value: Any) -> Any:
+    """A figure or an interval for JSON: None where it is not a number."""
+    if isinstance(value, tuple):
+        found = [value_or_none(one) for one in value]
+        return None if None in found else found
+    return value_or_none(value) if isinstance(value, float) else value
+
+
+def _foreground(evaluation: Evaluation, metric: Metric) -> dict[str, Any]:
+    found = evaluation.summaries[metric.key]
+    return {"mean": plain(found.mean_foreground), "interval_95": plain(found.interval_95)}
+
+
+def _identity(structure: Structure) -> dict[str, Any]:
+    return {"labels": list(structure.values), "name": structure.name}
+
+
+def _figures(metrics: tuple[Metric, ...], measured: ClassMetrics) -> dict[str, float | None]:
+    named = [(metric.key, metric.field) for metric in metrics] + list(_VOLUMES)
+    return {key: value_or_none(getattr(measured, field)) for key, field in named}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

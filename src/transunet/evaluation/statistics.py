@@ -1,0 +1,126 @@
+"""What many cases say together: means with their uncertainty, and whether two models differ.
+
+Values come as one array (cases, classes) with NaN where a case does not count for a class. A mean
+is taken over cases first, then over classes, so that a class that few cases have weighs as much as
+the others.
+"""
+
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+AGGREGATION = (
+    "Mean foreground values are the mean over classes of each class's mean over cases; what is not "
+    "counted is left out of both."
+)
+INTERVAL = (
+    "95 % intervals are percentiles of 10,000 bootstrap resamples of the cases (fixed seed); with "
+    "fewer than about ten cases they are too narrow."
+)
+_RESAMPLES = 10_000
+_SEED = 1234
+_INTERVAL = (2.5, 97.5)
+_CHUNK = 1_000  # resamples at a time: bounds the memory for thousands of cases
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric of one class over all cases. NaN where too few cases count."""
+
+    counted: int
+    not_counted: int
+    mean: float
+    sd: float
+    """Standard deviation over the counted cases, n - 1 in the denominator."""
+    median: float
+    interval_95: Interval
+    """Bootstrap interval of the mean, over cases."""
+
+
+def summarise(values: Values) -> tuple[list[Summary], float, Interval]:
+    """Summarise (cases, classes) values.
+
+    Returns:
+        One summary per class, the mean foreground value, and its 95 % interval.
+    """
+    resampled = bootstrap_means(values)
+    summaries = [_summary(column, resampled[:, index]) for index, column in enumerate(values.T)]
+    return summaries, mean_foreground(values), _interval(nanmean(resampled, 1), _least(values))
+
+
+def mean_foreground(values: Values) -> float:
+    """Mean over classes of each class's mean over cases, NaN left out."""
+    return float(nanmean(nanmean(values, 0), 0))
+
+
+def nanmean(values: Values, axis: int) -> Values:
+    """`numpy.nanmean` without its warning where everything is NaN."""
+    counted = np.isfinite(values)
+    totals: Values = np.where(counted, values, 0.0).sum(axis=axis)
+    counts = counted.sum(axis=axis)
+    return np.where(counts > 0, totals / np.maximum(counts, 1), nan)
+
+
+def bootstrap_means(values: Values, resamples: int = _RESAMPLES, seed: int = _SEED) -> Values:
+    """Means over cases, NaN left out, of cases drawn with replacement.
+
+    Args:
+        values: (cases, classes).
+        resamples: how many times to draw as many cases as there are.
+        seed: of the draws; the same seed draws the same cases.
+
+    Returns:
+        (resamples, classes); NaN where no case that was drawn counts.
+    """
+    cases, classes = values.shape
+    if not cases:
+        return np.full((resamples, classes), nan)
+    rng = np.random.default_rng(seed)
+    counted = np.isfinite(values)
+    filled = np.where(counted, values, 0.0)
+    means = []
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        # How often each case was drawn: means of resamples become two matrix products.
+        drawn = rng.multinomial(cases, np.full(cases, 1 / cases), size=rows).astype(np.float64)
+        counts = drawn @ counted
+        means.append(np.where(counts > 0, (drawn @ filled) / np.maximum(counts, 1), nan))
+    return np.concatenate(means)
+
+
+def bootstrap_interval(values: Values) -> Interval:
+    """95 % interval of the mean of 1-D `values`, NaN left out."""
+    kept = values[np.isfinite(values)]
+    return _interval(bootstrap_means(kept[:, None])[:, 0], int(kept.size))
+
+
+def _summary(column: Values, resampled: Values) -> Summary:
+    kept = column[np.isfinite(column)]
+    return Summary(
+        counted=int(kept.size),
+        not_counted=int(column.size - kept.size),
+        mean=float(kept.mean()) if kept.size else nan,
+        sd=float(kept.std(ddof=1)) if kept.size > 1 else nan,
+        median=float(np.median(kept)) if kept.size else nan,
+        interval_95=_interval(resampled, int(kept.size)),
+    )
+
+
+def _interval(resampled: Values, counted: int) -> Interval:
+    """Percentiles of resampled means; of a single case nothing can be said."""
+    kept = resampled[np.isfinite(resampled)]
+    if counted < 2 or not kept.size:
+        return nan, nan
+    low, high = np.percentile(kept, _INTERVAL)
+    return float(low), float(high)
+
+
+def _least(values: Values) -> int:
+    """Cases that count for at least one class."""
+    return int(np.isfinite(values).any(axis=1).sum())
