@@ -60,7 +60,7 @@ def test_a_misshapen_entry_shows_both_shapes_and_the_files_own_name(tmp_path, mo
     text = refused(model, path)
     assert "1 misshapen" in text
     assert (
-        "transformer.embeddings.patch_embeddings.bias (embedding/bias in the file): "
+        "transformer.embeddings.patch_embeddings.bias (embedding/bias (25,) in the file): "
         "the file has (25,), the model expects (24,)" in text
     )
 

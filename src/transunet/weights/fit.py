@@ -201,7 +201,7 @@ def _other_variant(remapped: Remapped, config: TransUNetConfig) -> str:
     other = f', or load it into create_model("{name}")' if name else ""
     return (
         f"This file is {theirs} ({remapped.scheme}); the model is {ours}. "
-        f"Give a file for that{other}."
+        f"Give one for {config.name}{other}."
     )
 
 

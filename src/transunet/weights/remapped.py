@@ -27,7 +27,7 @@ class Remapped:
     """Whether the file is of a whole TransUNet; otherwise of its encoder alone."""
     state: dict[str, Tensor]
     origin: dict[str, str] = field(default_factory=dict)
-    """Our name -> the file's, where they differ."""
+    """Our name -> the file's, and the shape that it has there, where they differ."""
     unused: tuple[str, ...] = ()
     """Entries that TransUNet has no use for, known as such: class token and classifier."""
     unknown: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -52,7 +52,7 @@ def rename(
         else:
             ours, change = found
             result.state[ours] = change(value)
-            result.origin[ours] = name
+            result.origin[ours] = f"{name} {tuple(value.shape)}"
     return Remapped(scheme, False, result.state, result.origin, tuple(left_out), result.unknown)
 
 
