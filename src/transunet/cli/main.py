@@ -10,7 +10,10 @@ import typer
 from rich.console import Console
 
 from transunet.cli import weights
+from transunet.cli.evaluate import EXAMPLE as EVALUATE_EXAMPLE
+from transunet.cli.evaluate import evaluate
 from transunet.cli.predict import predict
+from transunet.cli.train import train
 from transunet.errors import TransUNetError
 
 app = typer.Typer(
@@ -23,9 +26,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(epilog="Example: transunet train Task04_Hippocampus -o runs/hippocampus --epochs 50")(
+    train
+)
 app.command(epilog="Example: transunet predict runs/hippocampus/best patient.nii.gz -o labels")(
     predict
 )
+app.command(epilog=EVALUATE_EXAMPLE)(evaluate)
 app.add_typer(weights.app, name="weights")
 
 
