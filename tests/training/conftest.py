@@ -1,21 +1,94 @@
+"""A toy data set, prepared once, and runs on it that take seconds."""
+
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-_GOLDEN = Path(__file__).parents[1] / "golden"
+from transunet.data.layouts import open_dataset
+from transunet.data.prepare import prepare
+from transunet.training.job import Job
+from transunet.training.recipe import Recipe, load_recipe
+from transunet.training.start import start
 
-
-@pytest.fixture(scope="session")
-def golden():
-    """The reference's figures: golden.json's entries, and its arrays by name."""
-    with np.load(_GOLDEN / "golden.npz") as arrays:
-        return json.loads((_GOLDEN / "golden.json").read_text()), dict(arrays)
+# The smallest variant: one transformer block of width 1, and the decoder.
+SMALL = {"model": "testing", "image_size": 32, "batch_size": 3, "iterations": 6, "validations": 2}
 
 
 @pytest.fixture(autouse=True)
-def _keep_global_randomness():
+def _one_thread() -> Iterator[None]:
+    """Keep torch's global state, and the machine's other cores, to the others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.random.fork_rng():
         yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Decathlon data set of five cases: a bright disc and a brighter spot in noise."""
+    root = tmp_path_factory.mktemp("data") / "Task99_Toy"
+    training = [write_case(root, number) for number in range(5)]
+    description = {
+        "name": "Toy",
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "disc", "2": "spot"},
+        "training": training,
+        "numTraining": len(training),
+        "test": [],
+        "numTest": 0,
+    }
+    (root / "dataset.json").write_text(json.dumps(description))
+    return root
+
+
+def write_case(root: Path, number: int) -> dict[str, str]:
+    rng = np.random.default_rng(number)
+    rows, columns = np.mgrid[:24, :28]
+    label = np.zeros((24, 28, 4), np.uint8)
+    for z in range(4):
+        for value, radius in ((1, 7), (2, 4)):
+            row, column = rng.uniform(8, 16, 2)
+            label[(rows - row) ** 2 + (columns - column) ** 2 < radius**2, z] = value
+    image = (100 * label + rng.normal(0, 20, label.shape)).astype(np.int16)
+    files = {"image": f"./imagesTr/toy_{number}.nii.gz", "label": f"./labelsTr/toy_{number}.nii.gz"}
+    for name, array in zip(files.values(), (image, label), strict=True):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    return files
+
+
+@pytest.fixture(scope="session")
+def store(toy: Path) -> Path:
+    """The toy data set, prepared."""
+    path = toy.parent / "store"
+    prepare(open_dataset(toy), path)
+    return path
+
+
+@pytest.fixture
+def recipe() -> Callable[..., Recipe]:
+    """Make a small recipe: `recipe("modern", lr=0.1)`."""
+
+    def make(name: str = "paper", **changes: object) -> Recipe:
+        return load_recipe(name, SMALL | changes)
+
+    return make
+
+
+@pytest.fixture
+def job(tmp_path: Path, store: Path, recipe: Callable[..., Recipe]) -> Callable[..., Job]:
+    """Begin a run on the CPU: `job("modern", folder="run", workers=1, lr=0.1)`."""
+
+    def make(name: str = "paper", folder: str = "run", workers: int = 0, **changes: object) -> Job:
+        return start(
+            tmp_path / folder, store, recipe(name, **changes), device="cpu", workers=workers
+        )
+
+    return make

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from golden.seeded import normal, uniform
+from golden_figures import facts, figure, normal, uniform
 from transunet.training.losses import (
     DeepSupervisionLoss,
     SegmentationLoss,
@@ -21,16 +21,16 @@ def golden_batch():
 @pytest.mark.parametrize(
     ("part", "weights"), [("ce", (1, 0)), ("dice", (0, 1)), ("total", (0.5, 0.5))]
 )
-def test_the_loss_is_the_references(golden, golden_batch, part, weights):
+def test_the_loss_is_the_references(golden_batch, part, weights):
     logits, labels = golden_batch
     value = SegmentationLoss(*weights)(logits, labels).item()
-    assert value == pytest.approx(golden[0]["loss"][part], rel=1e-6)
+    assert value == pytest.approx(facts()["loss"][part], rel=1e-6)
 
 
-def test_the_gradient_is_the_references(golden, golden_batch):
+def test_the_gradient_is_the_references(golden_batch):
     logits, labels = golden_batch
     SegmentationLoss()(logits, labels).backward()
-    entry, expected = golden[0]["loss_grad"], golden[1]["loss_grad"]
+    entry, expected = facts()["loss_grad"], figure("loss_grad")
     found = logits.grad.numpy()[tuple(slice(None, None, s) for s in entry["stride"])]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * entry["std"])
 

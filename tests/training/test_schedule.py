@@ -1,10 +1,11 @@
 import pytest
 
+from golden_figures import facts
 from transunet.training.schedule import poly_rate, warm_cosine
 
 
-def test_the_papers_rates_are_the_references(golden):
-    expected = golden[0]["train"]["learning_rates"]
+def test_the_papers_rates_are_the_references():
+    expected = facts()["train"]["learning_rates"]
     assert [poly_rate(step, 10, 0.01) for step in range(10)] == pytest.approx(expected, rel=1e-12)
 
 

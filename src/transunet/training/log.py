@@ -7,6 +7,7 @@ its package is there (extra `train`), Weights & Biases and MLflow when the recip
 import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,9 +46,9 @@ class Log:
         self.path = folder / "log.jsonl"
         _cut(self.path, done)
         step = max(done.values())
-        self._file = self.path.open("a", encoding="utf-8")
         self._trackers = [TRACKERS[name](folder, step, settings) for name in trackers]
         self._trackers += _tensorboard_if_there(folder, step)
+        self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
         """Add one line; numbers also go to the trackers as `event/name`."""
@@ -118,8 +119,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
-        wandb = _asked_for("wandb")
-        self._run = wandb.init(
+        self._run = import_module("wandb").init(
             project="transunet",
             name=folder.name,
             dir=folder,
@@ -137,7 +137,7 @@ class _WandB:
 
 class _MLflow:
     def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
-        self._mlflow = _asked_for("mlflow")
+        self._mlflow = import_module("mlflow")
         self._mlflow.set_experiment("transunet")
         self._mlflow.start_run(run_name=folder.name)
         self._mlflow.log_params(dict(settings))
@@ -155,14 +155,18 @@ TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]] = {
 }
 
 
-def _asked_for(package: str) -> Any:
-    try:
-        return import_module(package)
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"The recipe asks for the logger {package!r}, which is not installed. "
-            f"Install it with: pip install {package}; or leave it out of loggers."
-        ) from None
+def check_trackers(names: Sequence[str]) -> None:
+    """Make sure that the packages of the trackers that were asked for are installed.
+
+    Raises:
+        ConfigError: naming the first that is not.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise ConfigError(
+                f"The recipe asks for the logger {name!r}, which is not installed. Install it "
+                f"with: pip install {name}; or leave it out of loggers."
+            )
 
 
 def _tensorboard_if_there(folder: Path, step: int) -> list[Tracker]:

@@ -13,6 +13,7 @@ from transunet.errors import ConfigError, TransUNetError
 from transunet.models.config import variant
 from transunet.training.distributed import Processes
 from transunet.training.job import Job, choose_split
+from transunet.training.log import check_trackers
 from transunet.training.recipe import Recipe
 from transunet.training.run import Run, is_store
 from transunet.weights.catalog import PARTS, SOURCES, files_for
@@ -97,12 +98,13 @@ def resume(
 def check_possible(
     recipe: Recipe, dataset: Path, layout: str | None = None, device: str | None = None
 ) -> None:
-    """Make sure that device, model, weights and data set are there, before any work is done.
+    """Make sure that device, loggers, model, weights and data set are there, before any work.
 
     Raises:
         ConfigError, DataError, WeightsError: for what is not.
     """
     choose_device(device)
+    check_trackers(recipe.loggers)
     variant(recipe.model, image_size=recipe.image_size, n_skip=recipe.n_skip)
     if not is_store(dataset):
         open_dataset(dataset, layout)
