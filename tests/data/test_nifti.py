@@ -103,9 +103,12 @@ def test_a_label_map_of_several_channels_is_three_dimensional(tmp_path, save):
 
 
 def test_a_volume_moved_to_another_grid_takes_its_affine_along(tmp_path, save, oblique):
-    v = read_volume(save(tmp_path / "in.nii.gz", np.zeros((4, 5, 6), np.int16), oblique))
+    array = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    v = read_volume(save(tmp_path / "in.nii.gz", array, oblique))
     write_volume(v.reoriented("RAS"), tmp_path / "out.nii.gz")
     out = nib.load(tmp_path / "out.nii.gz")
+    assert out.shape == (6, 4, 5)  # as many voxels as before, in another order
+    np.testing.assert_array_equal(np.asanyarray(out.dataobj), v.reoriented("RAS").array[0])
     assert nib.aff2axcodes(out.affine) == ("R", "A", "S")
     np.testing.assert_allclose(out.affine, v.reoriented("RAS").affine, rtol=1e-5, atol=1e-4)
 

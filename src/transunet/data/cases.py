@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import read_labels, read_volume, smallest_unsigned
+from transunet.data.formats import FORMATS, read_labels, read_volume, smallest_unsigned, suffix_of
 from transunet.data.problems import Problem
 from transunet.data.volume import Volume, same_grid
 
@@ -64,13 +64,13 @@ class DataSet:
                 number of channels, or a label value that the data set does not list.
             GeometryError: when image and label lie on different grids.
         """
-        _raise_first(missing_files(case))
+        raise_first(file_problems(case))
         image = read_volume(case.images)
-        _raise_first(image_problems(self, image))
+        raise_first(image_problems(self, image))
         if case.label is None:
             return image, None
         label = read_labels(case.label)
-        _raise_first(label_problems(self, image, label))
+        raise_first(label_problems(self, image, label))
         return image, label.with_array(self.class_indices(label.array))
 
     def class_indices(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -82,17 +82,26 @@ class DataSet:
         return smallest_unsigned(indices[np.searchsorted(listed, values)])
 
 
-def missing_files(case: Case) -> Iterator[Problem]:
-    """Yield a problem for every file of `case` that is not there."""
-    for path in case.images:
+def file_problems(case: Case) -> Iterator[Problem]:
+    """Yield a problem for every file of `case` that is not there or of no known format."""
+    for path, what in [(path, "image") for path in case.images] + [(case.label, "label map")]:
+        if path is None:
+            continue
         if not path.is_file():
             remedy = "Put the file there, or take the case out of the data set"
-            yield Problem("missing-image", str(path), f"case {case.name} has no image here", remedy)
-    if case.label is not None and not case.label.is_file():
-        remedy = "Put the label map there, or take the case out of the data set"
-        yield Problem(
-            "missing-label", str(case.label), f"case {case.name} has no label map here", remedy
-        )
+            found = f"case {case.name} has no {what} here"
+            yield Problem(f"missing-{what.split()[0]}", str(path), found, remedy)
+        elif suffix_of(path) is None:
+            found = f"the suffix is of no format that can be read; known: {', '.join(FORMATS)}"
+            yield Problem("format", str(path), found, "Convert the file to one of them")
+
+
+def labels_missing(dataset: DataSet) -> Iterator[Problem]:
+    """Yield a problem when no case has a label at all."""
+    if not any(case.label for case in dataset.cases):
+        found = f"none of its {len(dataset.cases)} cases has a label map"
+        remedy = "Copy the label maps along; without them there is nothing to learn from"
+        yield Problem("no-labels", str(dataset.folder), found, remedy)
 
 
 def image_problems(dataset: DataSet, image: Volume) -> Iterator[Problem]:
@@ -106,7 +115,7 @@ def image_problems(dataset: DataSet, image: Volume) -> Iterator[Problem]:
     bad = int(image.array.size - np.isfinite(image.array).sum())
     if bad:
         found = f"{bad} of {image.array.size} voxels are NaN or infinite; expected finite numbers"
-        remedy = "Replace them, for example by the image's smallest value"
+        remedy = "Replace them; transunet check --fix writes a copy with the smallest value instead"
         yield Problem("not-finite", image.name, found, remedy)
 
 
@@ -126,7 +135,7 @@ def _unknown_labels(dataset: DataSet, where: str, unknown: list[int]) -> Problem
     listed = ", ".join(f"{v} ({dataset.labels[i]})" for v, i in sorted(dataset.values.items()))
     found = f"label values that the data set does not list: {_some(unknown)}; listed: {listed}"
     if unknown == [255]:
-        remedy = "255 usually stands for the class 1 in a black-and-white mask: store 1 instead"
+        remedy = "In a black-and-white mask 255 stands for class 1: transunet check --fix stores 1"
         return Problem("255-mask", where, found, remedy)
     remedy = "Correct the label map, or add these labels to the data set's description"
     return Problem("unknown-label", where, found, remedy)
@@ -137,6 +146,7 @@ def _some(values: list[int], most: int = 10) -> str:
     return shown if len(values) <= most else f"{shown} and {len(values) - most} more"
 
 
-def _raise_first(problems: Iterator[Problem]) -> None:
+def raise_first(problems: Iterator[Problem]) -> None:
+    """Raise the first of `problems` as an error, if there is one."""
     for problem in problems:
         raise problem.error()

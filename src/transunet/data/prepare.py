@@ -7,11 +7,9 @@ changed: preparing twice does nothing, and after an interruption it goes on wher
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.atomic import atomic_path, writable_folder
-from transunet.data.cases import Case, DataSet, missing_files
+from transunet.data.cases import Case, DataSet, file_problems, labels_missing, raise_first
 from transunet.data.fingerprint import CaseFingerprint, intensities_of, summarise
 from transunet.data.formats import read_grid
 from transunet.data.preprocessing import Preprocessing, preprocessing_for
-from transunet.data.problems import Problem
+from transunet.data.processes import spread
 from transunet.data.splits import How, Split, split
 from transunet.data.store import (
     CASE,
@@ -36,7 +34,7 @@ from transunet.data.store import (
     case_on_disk,
 )
 from transunet.data.volume import Grid, Volume
-from transunet.errors import ConfigError, DataError
+from transunet.errors import ConfigError
 
 Progress = Callable[[int, int, str], None]
 """Called with the cases done, all cases, and the name of the case just done."""
@@ -118,13 +116,9 @@ def labelled(dataset: DataSet) -> tuple[Case, ...]:
         DataError: when a file is missing, or no case has a label.
     """
     cases = tuple(sorted((c for c in dataset.cases if c.label), key=lambda case: case.name))
+    raise_first(labels_missing(dataset))
     for case in cases:
-        for problem in missing_files(case):
-            raise problem.error()
-    if not cases:
-        found = f"none of its {len(dataset.cases)} cases has a label map"
-        remedy = "Copy the label maps along; without them there is nothing to learn from"
-        raise Problem("no-labels", str(dataset.folder), found, remedy).error()
+        raise_first(file_problems(case))
     return cases
 
 
@@ -161,36 +155,11 @@ def _prepared(
     task: _Task, cases: Sequence[Case], workers: int, progress: Progress | None
 ) -> list[StoredCase]:
     done: dict[str, StoredCase] = {}
-    for case in _made(task, cases, workers):
+    for case in spread(partial(_prepare_case, task), cases, workers):
         done[case.name] = case
         if progress:
             progress(len(done), len(cases), case.name)
     return [done[case.name] for case in cases]
-
-
-def _made(task: _Task, cases: Sequence[Case], workers: int) -> Iterator[StoredCase]:
-    if workers < 2 or len(cases) < 2:
-        yield from (_prepare_case(task, case) for case in cases)
-        return
-    # Spawned, not forked: the caller may have threads (torch has), which a fork would leave in the
-    # middle of things.
-    with ProcessPoolExecutor(min(workers, len(cases)), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_prepare_case, task, case) for case in cases]
-        try:
-            yield from (future.result() for future in as_completed(futures))
-        except BrokenProcessPool:
-            raise DataError(
-                f"A process that prepared {task.store} died, most likely for want of memory. "
-                f"Run it again with fewer workers than {workers}; the cases that are done stay "
-                f"done."
-            ) from None
-        finally:
-            _cancel(futures)
-
-
-def _cancel(futures: Iterable[Future[Any]]) -> None:
-    for future in futures:
-        future.cancel()
 
 
 def _prepare_case(task: _Task, case: Case) -> StoredCase:

@@ -34,6 +34,14 @@ class Problem:
         return GeometryProblemError(self) if self.geometry else DataProblemError(self)
 
 
+def problem_of(error: TransUNetError, where: str) -> Problem:
+    """Return the problem that an error carries, or one that holds its message."""
+    if isinstance(error, DataProblemError | GeometryProblemError):
+        return error.problem
+    geometry = isinstance(error, GeometryError)
+    return Problem("unusable", where, str(error).rstrip("."), "See above", geometry=geometry)
+
+
 class DataProblemError(DataError):
     """A `DataError` that carries its `Problem`."""
 

@@ -9,7 +9,8 @@ import numpy as np
 from nibabel import orientations as _nibabel_orientations
 from numpy.typing import NDArray
 
-from transunet.errors import GeometryError
+from transunet.data.problems import Problem
+from transunet.errors import GeometryError, TransUNetError
 
 Array = NDArray[Any]
 orientations: Any = _nibabel_orientations  # its functions carry no types
@@ -38,10 +39,10 @@ class Grid:
         object.__setattr__(self, "affine", affine)
         _check_affine(affine, self.name)
         if len(self.spatial_shape) != 3 or min(self.spatial_shape) < 1:
-            raise GeometryError(
-                f"{self.name}: expected three sizes of at least one voxel, found the shape "
-                f"{_times(self.spatial_shape)}. Check how the file was written."
+            found = (
+                f"expected three sizes of at least one voxel, found {_times(self.spatial_shape)}"
             )
+            raise _damaged("shape", self.name, found, "Check how the file was written")
 
     @cached_property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -83,11 +84,10 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.size == 0:
-            raise GeometryError(
-                f"{self.name}: expected an array of channels and three axes, none of them empty, "
-                f"found the shape "
-                f"{_times(self.array.shape)}. Check how the file was written."
+            found = (
+                f"expected an array of channels and three axes, found {_times(self.array.shape)}"
             )
+            raise _damaged("shape", self.name, found, "Check how the file was written")
         object.__setattr__(self, "affine", self.grid.affine)
 
     @cached_property
@@ -128,8 +128,7 @@ class Volume:
         if array.ndim != 4 or array.shape[1:] != self.array.shape[1:]:
             raise GeometryError(
                 f"{self.name}: an array of shape {_times(array.shape)} does not fit the grid; "
-                f"expected channels x "
-                f"{_times(self.spatial_shape)}."
+                f"expected channels x {_times(self.spatial_shape)}."
             )
         return replace(self, array=array)
 
@@ -179,7 +178,7 @@ def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
     if a.spatial_shape != b.spatial_shape:
         return f"the shapes differ: {_times(a.spatial_shape)} and {_times(b.spatial_shape)}"
     tolerance = CORNER_TOLERANCE * min(*a.spacing_mm, *b.spacing_mm)
-    apart = float(np.linalg.norm(_corners(a) - _corners(b), axis=1).max())
+    apart = corner_distance(a, b)
     if apart <= tolerance:
         return None
     if a.orientation != b.orientation:
@@ -189,6 +188,11 @@ def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
         f"voxel = "
         f"{tolerance:.4g} mm)"
     )
+
+
+def corner_distance(a: Volume | Grid, b: Volume | Grid) -> float:
+    """Return how many mm the corners of two grids lie apart, the largest of the eight."""
+    return float(np.linalg.norm(_corners(a) - _corners(b), axis=1).max())
 
 
 def _corners(volume: Volume | Grid) -> Array:
@@ -201,27 +205,26 @@ def _orientation(codes: str) -> Array:
     opposite = [{"R", "L"}, {"A", "P"}, {"S", "I"}]
     if len(codes) != 3 or any(len(pair & set(codes)) != 1 for pair in opposite):
         raise GeometryError(
-            f"The orientation {codes!r} does not name three directions; expected one of R/L, of "
-            f"A/P and of S/I, such "
-            "as 'RAS'."
+            f"The orientation {codes!r} does not name three directions; expected one of R/L, one "
+            f"of "
+            "A/P and one of S/I, such as 'RAS'."
         )
     return np.asarray(orientations.axcodes2ornt(codes))
 
 
 def _check_affine(affine: Array, name: str) -> None:
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise GeometryError(
-            f"{name}: the affine is not a 4 x 4 matrix of finite numbers: {affine.tolist()}. "
-            f"Repair the file's header."
-        )
+        found = f"the affine is not a 4 x 4 matrix of finite numbers: {affine.tolist()}"
+        raise _damaged("affine", name, found, "Repair the file's header")
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     # Relative to the edges, so that microns and metres are judged alike.
     if edges.min() == 0 or abs(np.linalg.det(affine[:3, :3] / edges)) < 1e-6:
-        raise GeometryError(
-            f"{name}: the affine is singular: its voxels have no volume (edges {edges.tolist()} "
-            f"mm). "
-            "Repair the spacing and directions in the file's header."
-        )
+        found = f"the affine is singular: voxels of edges {edges.tolist()} mm have no volume"
+        raise _damaged("affine", name, found, "Repair spacing and directions in the file's header")
+
+
+def _damaged(kind: str, name: str, found: str, remedy: str) -> TransUNetError:
+    return Problem(kind, name, found, remedy, geometry=True).error()
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -61,7 +61,7 @@ def read_volume(path: Path | Sequence[Path]) -> Volume:
     if not isinstance(path, Path) and len(path) == 1:
         return read_volume(path[0])
     if not isinstance(path, Path):
-        return _joined([read_volume(one) for one in path])
+        return join_channels([read_volume(one) for one in path])
     volume: Volume = format_of(path).read(path)
     with np.errstate(
         over="ignore"
@@ -118,6 +118,22 @@ def smallest_unsigned(labels: NDArray[Any]) -> NDArray[Any]:
     return labels.astype(dtype)
 
 
+def join_channels(parts: Sequence[Volume]) -> Volume:
+    """Return one volume of the channels of several, with the first one's affine and header.
+
+    Raises:
+        GeometryError: when they lie on different grids.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        difference = same_grid(first, part)
+        if difference:
+            found = f"a case's channels must lie on one grid, but against {part.name} {difference}"
+            remedy = "Resample the channels to one grid before"
+            raise Problem("channel-grid", first.name, found, remedy, geometry=True).error()
+    return replace(first, array=np.concatenate([part.array for part in parts]))
+
+
 def format_of(path: Path) -> ModuleType:
     """Return the module that reads `path`.
 
@@ -154,14 +170,3 @@ def _not_labels(path: Path, found: str) -> Exception:
     remedy = "Check that it is not the image, and that it was resampled with nearest neighbour"
     text = f"a label map holds the numbers of classes (0, 1, 2, ...); found {found}"
     return Problem("not-labels", str(path), text, remedy).error()
-
-
-def _joined(parts: list[Volume]) -> Volume:
-    first = parts[0]
-    for part in parts[1:]:
-        difference = same_grid(first, part)
-        if difference:
-            found = f"a case's channels must lie on one grid, but against {part.name} {difference}"
-            remedy = "Resample the channels to one grid before"
-            raise Problem("channel-grid", first.name, found, remedy, geometry=True).error()
-    return replace(first, array=np.concatenate([part.array for part in parts]))

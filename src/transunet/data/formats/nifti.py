@@ -106,9 +106,9 @@ def _voxels_like(array: NDArray[Any], header: Any) -> NDArray[Any]:
     voxels = np.moveaxis(array, 0, -1)
     if array.shape[0] > 1:
         return voxels
-    shape = header.get_data_shape() if header is not None else ()
-    same = int(np.prod(shape, dtype=np.int64)) == voxels.size
-    return voxels.reshape(shape if same and len(shape) >= 2 else voxels.shape[:3])
+    shape = tuple(header.get_data_shape()) if header is not None else ()
+    one_channel = (*shape, 1, 1)[:3] == array.shape[1:] and not set(shape[3:]) - {1}
+    return voxels.reshape(shape if one_channel and len(shape) >= 2 else voxels.shape[:3])
 
 
 def _channels_first(voxels: NDArray[Any], path: Path) -> NDArray[Any]:

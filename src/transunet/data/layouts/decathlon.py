@@ -38,6 +38,13 @@ def open(folder: Path) -> DataSet:
     )
 
 
+def without(folder: Path, names: frozenset[str]) -> None:
+    """Take cases out of the description in `folder`, a copy."""
+    content = description.description_of(folder)
+    kept = [e for e in content["training"] if stem_of(folder / str(e["image"])) not in names]
+    description.rewrite(folder, {**content, "training": kept, "numTraining": len(kept)})
+
+
 def _labels(folder: Path, content: dict[str, Any]) -> dict[int, str]:
     labels = description.section(folder, content, "labels", dict)
     if not all(key.isascii() and key.isdigit() for key in labels):

@@ -102,6 +102,11 @@ def wrong(path: Path, found: str) -> TransUNetError:
     return Problem("description", str(file), found, "Correct the file").error()
 
 
+def rewrite(folder: Path, content: dict[str, Any]) -> None:
+    """Write `dataset.json` anew, into a copy."""
+    (folder / NAME).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
 def listed(folder: Path, ending: str | tuple[str, ...] = "") -> list[Path]:
     """Return the files of a folder with one of these endings, sorted, without hidden ones.
 

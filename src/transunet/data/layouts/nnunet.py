@@ -50,6 +50,16 @@ def open(folder: Path) -> DataSet:
     )
 
 
+def without(folder: Path, names: frozenset[str]) -> None:
+    """Take cases out of the description in `folder`, a copy."""
+    content = description.description_of(folder)
+    if isinstance(content.get("dataset"), dict):
+        content["dataset"] = {k: v for k, v in content["dataset"].items() if k not in names}
+    description.rewrite(folder, content)
+    cases = [case for case in open(folder).cases if case.split is None]
+    description.rewrite(folder, {**content, "numTraining": len(cases)})
+
+
 def _labels(
     folder: Path, content: dict[str, Any]
 ) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:

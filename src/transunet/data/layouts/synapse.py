@@ -63,7 +63,9 @@ def open(folder: Path) -> DataSet:
 
 def without(folder: Path, names: frozenset[str]) -> None:
     """Take cases out of the list files of `folder`, a copy."""
-    for path in sorted(folder.glob("**/*.txt")):
+    for path in [
+        p for name in ("train.txt", "test_vol.txt", "test.txt") for p in _lists(folder, name)
+    ]:
         lines = path.read_text("utf-8").splitlines()
         path.write_text(
             "".join(f"{line}\n" for line in lines if line.strip() not in names), "utf-8"

@@ -1,0 +1,46 @@
+"""The same work on many items, in this process or spread over several."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from transunet.errors import DataError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    """Yield `work(item)` for every item, in the order in which they are done.
+
+    What `work` raises is raised here, and what has not begun is not begun.
+
+    Args:
+        work: importable from a module, with arguments that can be pickled.
+        items: what to work on.
+        workers: processes; below 2 the work is done here.
+
+    Raises:
+        DataError: when a process dies.
+    """
+    if workers < 2 or len(items) < 2:
+        yield from map(work, items)
+        return
+    # Spawned, not forked: the caller may have threads (torch has), which a fork would leave in the
+    # middle of things.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(items)), mp_context=context) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise DataError(
+                f"One of {workers} processes that worked on the data died, most likely for want of "
+                "memory: use fewer workers. (A script that uses several needs the line "
+                "`if __name__ == '__main__':` around its own work.)"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
