@@ -19,6 +19,7 @@ class Host:
     cuts: list[int] = field(default_factory=list)
     """Bytes after which each following transfer breaks off; [] for none."""
     declared_sha256: str | None = None
+    declared_size: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     status: int | None = None
 
@@ -54,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {
             "X-Repo-Commit": "0" * 40,
             "X-Linked-Etag": f'"{sha256}"',
-            "X-Linked-Size": str(len(data)),
+            "X-Linked-Size": str(self.host.declared_size or len(data)),
             # Elsewhere, as the hub does: its client would follow a redirect to the same host.
             "Location": f"{self.host.url.replace('127.0.0.1', 'localhost')}/cdn{self.path}",
             "Content-Length": "0",

@@ -119,6 +119,13 @@ def test_a_server_that_cannot_resume_sends_everything_again(hub):
     assert fetch(HUB).read_bytes() == CONTENT
 
 
+def test_a_server_that_sends_more_than_it_declares(hub):
+    hub.declared_size = 500_000
+    with pytest.raises(WeightsError, match="more than the 500000 bytes that it declared"):
+        fetch(HUB)
+    assert not caching.place(HUB).with_name("model.safetensors.part").exists()
+
+
 def test_a_wrong_checksum_is_deleted_and_said(hub):
     hub.declared_sha256 = "ab" * 32
     with pytest.raises(WeightsError, match=rf"its sha256 is {sha256(CONTENT)}, the hub says abab"):

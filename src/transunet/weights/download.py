@@ -168,12 +168,15 @@ def _transfer(file: WeightFile, remote: Remote, part: Path, progress: Progress) 
         except urllib.error.HTTPError as error:
             if error.code != 416:
                 raise _unreachable(file, error) from error
-            part.unlink()  # the server's file is shorter than what is here: start over
+            # What is here is longer than what the server has: start over.
+            part.unlink(missing_ok=True)
             ended, problem = False, error
         except (OSError, http.client.HTTPException) as error:
             ended, problem = False, error
         if ended and remote.size in (None, _size(part)):
             return
+        if remote.size is not None and _size(part) > remote.size:
+            raise _too_much(file, remote, part)
         fruitless = 0 if _size(part) > before else fruitless + 1
         if fruitless == _ATTEMPTS_WITHOUT_PROGRESS:
             raise _interrupted(file, remote, part, problem)
@@ -192,6 +195,8 @@ def _read_on(remote: Remote, part: Path, progress: Progress) -> bool:
                 _write(stream, chunk, part)
                 done += len(chunk)
                 progress(done, remote.size)
+                if remote.size is not None and done > remote.size:
+                    break  # a server that errs shall not fill the disk
     return True
 
 
@@ -236,6 +241,14 @@ def _interrupted(
         f"{file.key}: the download from {address_of(file)} broke off with {share} here"
         f"{f' ({_reason(problem)})' if problem else ''}. They are kept: do the same again to "
         f"resume.{_advice(file)}"
+    )
+
+
+def _too_much(file: WeightFile, remote: Remote, part: Path) -> WeightsError:
+    part.unlink()
+    return WeightsError(
+        f"{file.key}: {address_of(file)} sends more than the {remote.size} bytes that it declared. "
+        f"What came was deleted: try again.{_advice(file)}"
     )
 
 
