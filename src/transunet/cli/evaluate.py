@@ -77,8 +77,8 @@ def evaluate(
 
     if len(paths) not in (2, 3):
         raise ConfigError(
-            f"Give a prediction and a reference, or two predictions and a reference; got "
-            f"{len(paths)} paths."
+            "Give a prediction and a reference, or two predictions and a reference (paths given: "
+            f"{len(paths)})."
         )
     question = Question(
         references=paths[-1],
@@ -161,13 +161,13 @@ def _counting() -> "Iterator[Callable[[int, int], None]]":
 
 
 def _check_outputs(out: Path | None, json: Path | None) -> None:
-    """Find out before the work whether its result can be written."""
+    """Find out before the work whether its result can be written, and make nothing yet."""
     from transunet.atomic import writable_folder
     from transunet.errors import ConfigError
 
     for folder in (out, json.parent if json else None):
         if folder:
-            writable_folder(folder)
+            writable_folder(next(one for one in (folder, *folder.parents) if one.exists()))
     if json and json.is_dir():
         raise ConfigError(f"--json {json} is a folder; give the name of a file.")
 
@@ -176,7 +176,7 @@ def _print_notes(console: "Console", policy: str, left_out: int) -> None:
     plain: dict[str, Any] = {"style": "dim", "markup": False, "highlight": False}
     console.print(policy, **plain)
     if left_out:
-        console.print(f"{left_out} references without a prediction were left out.", **plain)
+        console.print(f"References without a prediction, left out as asked: {left_out}.", **plain)
 
 
 def _print_written(console: "Console", written: list[Path]) -> None:

@@ -72,10 +72,9 @@ def banner(evaluation: Evaluation) -> list[Markup]:
         )
     if evaluation.left_out:
         listed = ", ".join(evaluation.left_out[:12])
-        text = (
-            f"{len(evaluation.left_out)} references without a prediction were left out, as asked: "
-            + (f"{listed}, …" if len(evaluation.left_out) > 12 else listed)
-        )
+        more = ", …" if len(evaluation.left_out) > 12 else ""
+        count = len(evaluation.left_out)
+        text = f"References without a prediction, left out as asked ({count}): {listed}{more}"
         parts.append(tag("p", text, class_="warning"))
     return parts
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
@@ -55,13 +56,16 @@ def measure_all(
     sent = _sendable(settings)
     context = get_context("spawn")  # forking a process that has threads can deadlock
     with ProcessPoolExecutor(min(workers, len(pairs)), mp_context=context) as pool:
-        results = pool.map(_measure_in_worker, pairs, [sent] * len(pairs))
-        for result in results:
-            if isinstance(result, CaseRecord):
-                yield result
-                continue
+        try:
+            for result in pool.map(_measure_in_worker, pairs, [sent] * len(pairs)):
+                yield _raised(result)
+        except BrokenProcessPool:
+            raise DataError(
+                f"One of {workers} measuring processes was killed, as a rule because the memory "
+                "ran out. Use fewer processes."
+            ) from None
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise getattr(errors, result[0])(result[1])
 
 
 def measure(pair: Pair, settings: Settings) -> CaseRecord:
@@ -221,6 +225,13 @@ def _sendable(settings: Settings) -> Settings:
         label_values=dict(settings.dataset.label_values),
     )
     return replace(settings, dataset=dataset)
+
+
+def _raised(result: CaseRecord | tuple[str, str]) -> CaseRecord:
+    if isinstance(result, CaseRecord):
+        return result
+    kind, text = result
+    raise getattr(errors, kind)(text)
 
 
 def _measure_in_worker(pair: Pair, settings: Settings) -> CaseRecord | tuple[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from math import isnan
 
 from rich.table import Table
+from rich.text import Text
 
 from transunet.evaluation.comparison import Comparison, PairedTest
 from transunet.evaluation.records import CaseRecord, Evaluation, Metric, MetricSummary, Structure
@@ -32,12 +33,12 @@ def summary_table(evaluation: Evaluation) -> Table:
     for title in ("metric", "counted", "mean", "SD", "95 % interval of the mean"):
         table.add_column(title, justify="left" if title == "metric" else "right")
     for index, structure in enumerate(evaluation.structures):
-        name = structure.name
+        name = Text(structure.name)  # brackets in a name are no markup
         for metric in evaluation.metrics:
             found = evaluation.summaries[metric.key].structures[index]
             counted = f"{found.counted} of {len(evaluation.cases)}"
             table.add_row(name, metric.title, counted, *_summary(found, metric))
-            name = ""
+            name = Text()
         table.add_section()
     return table
 
@@ -64,7 +65,7 @@ def comparison_table(comparison: Comparison, metric: Metric) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for index, test in enumerate(comparison.tests[metric.key]):
         means = [one.structures[index].mean for one in _sides(comparison, metric)]
-        name = comparison.structures[index].name
+        name = Text(comparison.structures[index].name)
         table.add_row(name, *_test_cells(means, test, test.p_holm, metric))
     table.add_section()
     means = [one.mean_foreground for one in _sides(comparison, metric)]
@@ -113,9 +114,9 @@ def _cases_table(
     table = Table(title=f"{metric.title} per case and structure, the worst case first")
     table.add_column("case", overflow="fold")
     for structure in structures:
-        table.add_column(structure.name, justify="right", overflow="fold")
+        table.add_column(Text(structure.name), justify="right", overflow="fold")
     for case in cases:
-        table.add_row(case.name, *_figures(case, structures, metric))
+        table.add_row(Text(case.name), *_figures(case, structures, metric))
     left = len(evaluation.cases) - len(cases)
     table.add_section()
     if left:

@@ -1,0 +1,189 @@
+"""Which prediction belongs to which reference."""
+
+import json
+
+import numpy as np
+import pytest
+
+from transunet.errors import ConfigError, DataError
+from transunet.evaluation.pairs import files_in, match, references_in
+
+
+def names(pairs):
+    return [(pair.name, pair.prediction.name, pair.reference.name) for pair in pairs]
+
+
+@pytest.fixture
+def touch():
+    def make(folder, *files):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            (folder / name).touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def dataset(tmp_path, touch):
+    """An nnU-Net data set of two cases, with a label value that is not consecutive."""
+    folder = tmp_path / "dataset"
+    touch(folder / "imagesTr", "one_0000.nii.gz", "two_0000.nii.gz")
+    touch(folder / "labelsTr", "one.nii.gz", "two.nii.gz")
+    labels = {"background": 0, "liver": 1, "spleen": 3}
+    content = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_folders_are_matched_by_name_whatever_the_suffix(tmp_path, touch):
+    predictions = touch(tmp_path / "p", "b.nii.gz", "a.nii", ".hidden.nii", "notes.txt")
+    references = touch(tmp_path / "r", "a.nii.gz", "b.nii.gz")
+    pairs, without = match(predictions, references_in(references))
+    assert names(pairs) == [("a", "a.nii", "a.nii.gz"), ("b", "b.nii.gz", "b.nii.gz")]
+    assert without == ()
+
+
+def test_two_single_files_belong_together(tmp_path, touch):
+    touch(tmp_path, "prediction.nii.gz", "truth.nii.gz")
+    pairs, _ = match(tmp_path / "prediction.nii.gz", references_in(tmp_path / "truth.nii.gz"))
+    assert names(pairs) == [("prediction", "prediction.nii.gz", "truth.nii.gz")]
+
+
+def test_a_single_prediction_finds_its_reference_in_a_folder(tmp_path, touch):
+    touch(tmp_path / "p", "b.nii.gz")
+    references = references_in(touch(tmp_path / "r", "a.nii.gz", "b.nii.gz"))
+    pairs, without = match(tmp_path / "p" / "b.nii.gz", references)
+    assert names(pairs) == [("b", "b.nii.gz", "b.nii.gz")]
+    assert without == ("a",)
+
+
+def test_channel_numbers_of_nnunet_are_understood(tmp_path, touch):
+    predictions = touch(tmp_path / "p", "liver_001_0000.nii.gz")
+    references = references_in(touch(tmp_path / "r", "liver_001.nii.gz"))
+    images = touch(tmp_path / "i", "liver_001_0000.nii.gz")
+    ((pair,), _) = match(predictions, references, images)
+    assert pair.name == "liver_001"
+    assert [path.name for path in pair.images] == ["liver_001_0000.nii.gz"]
+
+
+def test_a_number_that_is_part_of_the_name_is_kept(tmp_path, touch):
+    predictions = touch(tmp_path / "p", "scan_0001.nii.gz", "scan_0002.nii.gz")
+    references = references_in(touch(tmp_path / "r", "scan_0001.nii.gz", "scan_0002.nii.gz"))
+    pairs, _ = match(predictions, references)
+    assert [pair.name for pair in pairs] == ["scan_0001", "scan_0002"]
+
+
+def test_a_missing_reference_is_named(tmp_path, touch):
+    predictions = touch(tmp_path / "p", "a.nii.gz", "odd.nii.gz")
+    references = references_in(touch(tmp_path / "r", "a.nii.gz", "b.nii.gz"))
+    with pytest.raises(DataError, match=r"1 of 2 predictions .* no reference .*: odd\..* a, b"):
+        match(predictions, references, subset=True)
+
+
+def test_a_missing_prediction_is_named_unless_a_subset_is_asked_for(tmp_path, touch):
+    predictions = touch(tmp_path / "p", "a.nii.gz")
+    references = references_in(touch(tmp_path / "r", "a.nii.gz", "b.nii.gz", "c.nii.gz"))
+    with pytest.raises(DataError, match=r"2 of 3 references .* no prediction .*: b, c\..*--subset"):
+        match(predictions, references)
+    pairs, without = match(predictions, references, subset=True)
+    assert [pair.name for pair in pairs] == ["a"]
+    assert without == ("b", "c")
+
+
+def test_many_missing_cases_are_counted(tmp_path, touch):
+    predictions = touch(tmp_path / "p", "case00.nii.gz")
+    files = [f"case{index:02d}.nii.gz" for index in range(30)]
+    references = references_in(touch(tmp_path / "r", *files))
+    with pytest.raises(DataError, match="case08 and 21 more"):
+        match(predictions, references)
+
+
+def test_previews_and_probabilities_beside_volumes_are_passed_over(tmp_path, touch):
+    folder = touch(tmp_path / "p", "a.nii.gz", "a.npz", "overlay.png")
+    assert list(files_in(folder, "prediction")) == ["a"]
+    assert list(files_in(touch(tmp_path / "q", "b.png", "b.npz"), "prediction")) == ["b"]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, touch):
+    with pytest.raises(DataError, match=r"a\.nii and a\.nii\.gz are both case 'a'"):
+        files_in(touch(tmp_path / "p", "a.nii", "a.nii.gz"), "prediction")
+
+
+def test_an_empty_folder_is_refused(tmp_path, touch):
+    with pytest.raises(DataError, match=r"no prediction here.*\.nii\.gz"):
+        files_in(touch(tmp_path / "p", "readme.txt"), "prediction")
+
+
+def test_paths_that_do_not_exist_are_wrong_use(tmp_path):
+    with pytest.raises(ConfigError, match="no reference at"):
+        references_in(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="no prediction at"):
+        files_in(tmp_path / "nowhere", "prediction")
+
+
+def test_an_unknown_suffix_is_wrong_use(tmp_path, touch):
+    touch(tmp_path, "labels.docx")
+    with pytest.raises(ConfigError, match=r"no known suffix.*\.nii"):
+        files_in(tmp_path / "labels.docx", "prediction")
+
+
+def test_a_data_set_gives_labels_images_and_names(dataset, tmp_path, touch):
+    references = references_in(dataset)
+    assert [(one.key, one.name) for one in references.structures] == [
+        ("1", "liver"),
+        ("2", "spleen"),
+    ]
+    predictions = touch(tmp_path / "p", "one.nii.gz", "two_0000.nii.gz")
+    pairs, _ = match(predictions, references)
+    assert [pair.name for pair in pairs] == ["one", "two"]
+    assert pairs[0].images == (dataset / "imagesTr" / "one_0000.nii.gz",)
+    assert pairs[0].reference == dataset / "labelsTr" / "one.nii.gz"
+
+
+def test_regions_of_a_data_set_are_what_is_measured(dataset):
+    labels = {"background": 0, "whole": [1, 2], "core": [2]}
+    content = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    structures = references_in(dataset).structures
+    assert {one.name: one.values for one in structures} == {"whole": (1, 2), "core": (2,)}
+
+
+def test_predictions_called_like_the_image_find_their_case(tmp_path, save, blocks):
+    data = tmp_path / "btcv"
+    save(data / "img" / "img0001.nii.gz", blocks().astype(np.int16))
+    save(data / "label" / "label0001.nii.gz", blocks())
+    save(tmp_path / "p" / "img0001.nii.gz", blocks())
+    ((pair,), _) = match(tmp_path / "p", references_in(data))
+    assert pair.name == "case0001"
+    assert pair.reference.name == "label0001.nii.gz"
+
+
+def test_a_split_of_a_data_set(tmp_path, touch):
+    data = tmp_path / "data"
+    for split, case in (("train", "a"), ("test", "b")):
+        touch(data / split / "images", f"{case}.nii.gz")
+        touch(data / split / "masks", f"{case}.nii.gz")
+    (data / "labels.json").write_text(json.dumps({"background": 0, "cell": 1}))
+    assert list(references_in(data, split="test").labels) == ["b"]
+    with pytest.raises(ConfigError, match="'validation'; it has test, train"):
+        references_in(data, split="validation")
+
+
+def test_a_folder_of_label_maps_has_no_splits(tmp_path, touch):
+    with pytest.raises(ConfigError, match="no splits"):
+        references_in(touch(tmp_path / "r", "a.nii.gz"), split="test")
+
+
+def test_images_that_belong_to_no_case_are_refused(tmp_path, touch):
+    references = references_in(touch(tmp_path / "r", "a.nii.gz"))
+    images = touch(tmp_path / "i", "x.nii.gz")
+    with pytest.raises(DataError, match=r"no image is called like a case \(a\); found x"):
+        match(touch(tmp_path / "p", "a.nii.gz"), references, images)
+
+
+def test_a_case_without_an_image_is_shown_without(tmp_path, touch):
+    references = references_in(touch(tmp_path / "r", "a.nii.gz", "b.nii.gz"))
+    predictions = touch(tmp_path / "p", "a.nii.gz", "b.nii.gz")
+    pairs, _ = match(predictions, references, touch(tmp_path / "i", "b.nii.gz"))
+    assert [len(pair.images) for pair in pairs] == [0, 1]
