@@ -67,8 +67,7 @@ def most_wrong_view(
     """
     codes = "RAS" if oriented else _AS_STORED
     predicted, real = (volume.reoriented(codes) for volume in (prediction, reference))
-    values = sorted({value for one in structures for value in one.values})
-    maps = [np.where(np.isin(v.array[0], values), v.array[0], 0) for v in (predicted, real)]
+    maps = [_only(volume.array[0], structures) for volume in (predicted, real)]
     axis = _axis(real)
     index, wrong = _slice(maps[0], maps[1], axis)
     planes = [_plane(array, axis, index) for array in maps]
@@ -93,6 +92,14 @@ def image_for(paths: Sequence[Path], grid: Volume) -> tuple[Volume | None, str]:
     image = read_volume(paths[0])
     difference = same_grid(image, grid)
     return (None, f"image not shown: {difference}") if difference else (image, "")
+
+
+def _only(array: Labels, structures: Sequence[Structure]) -> Labels:
+    """The label map with everything but the structures set to 0."""
+    table = np.zeros(int(array.max()) + 1, array.dtype)
+    for value in (value for one in structures for value in one.values if value < len(table)):
+        table[value] = value
+    return table[array]
 
 
 def _axis(volume: Volume) -> int:
