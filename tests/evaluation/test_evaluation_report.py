@@ -5,12 +5,15 @@ import io
 import json
 from math import nan
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from transunet.errors import ConfigError
 from transunet.evaluation import report, table
-from transunet.evaluation.metrics import POLICIES
+from transunet.evaluation.measure import Settings, gather
+from transunet.evaluation.metrics import POLICIES, case_metrics
+from transunet.evaluation.records import CaseRecord, Structure
 
 DICE = [[0.9, 0.8], [0.7, nan], [0.5, nan]]
 
@@ -86,6 +89,29 @@ def test_csv_has_a_row_per_case_and_structure(evaluation_of, tmp_path):
     assert float(rows[0]["reference_volume_ml"]) == 10
     assert rows[0]["convention"] == "honest"
     assert (rows[3]["case"], rows[3]["dice"], rows[3]["hd95_mm"]) == ("case01", "", "")
+
+
+@pytest.mark.parametrize(
+    ("convention", "both", "missed", "invented"),
+    [
+        ("honest", "both: not counted", "prediction: scored 0", "reference: scored 0"),
+        ("official", "both: Dice 0", "prediction: Dice 0, HD95 0", "reference: Dice 1, HD95 0"),
+    ],
+)
+def test_csv_says_what_an_empty_structure_scores(tmp_path, convention, both, missed, invented):
+    none, some = np.zeros((4, 4), int), np.eye(4, dtype=int)
+    maps = {"both": (none, none), "missed": (none, some), "invented": (some, none)}
+    cases = [
+        CaseRecord(name, case_metrics(*pair, (1, 1), [1], convention))
+        for name, pair in maps.items()
+    ]
+    cases = [CaseRecord(one.name, {"1": one.metrics[1]}) for one in cases]
+    settings = Settings((Structure((1,), "liver"),), convention)
+    report.write_csv(gather(cases, [], settings, "P", "R"), tmp_path / "m.csv")
+    with (tmp_path / "m.csv").open(newline="", encoding="utf-8") as file:
+        found = [row["empty"] for row in csv.DictReader(file)]
+    starts = zip(found, (both, missed, invented), strict=True)
+    assert all(text.startswith(start) for text, start in starts)
 
 
 def test_files_are_written_whole_or_not_at_all(evaluation_of, tmp_path):

@@ -1,6 +1,8 @@
 """Metrics against tables worked out by hand, a straightforward method, and another library."""
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from math import isnan, nan, sqrt
 from pathlib import Path
@@ -377,3 +379,13 @@ def test_a_larger_tolerance_never_lowers_nsd():
     ]
     assert all(a <= b for a, b in pairwise(scores))
     assert scores[-1] == 1
+
+
+def test_the_benchmark_runs_and_finds_equal_values():
+    script = Path(__file__).parents[2] / "benchmarks" / "hd95.py"
+    if not script.is_file():
+        pytest.skip(f"needs {script}")
+    command = [sys.executable, str(script), "--size", "48"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "48 x 48 x 14" in done.stdout

@@ -7,14 +7,14 @@ from pathlib import Path
 from types import ModuleType
 
 from transunet.data.cases import Case, DataSet
-from transunet.data.formats import FORMATS, itk, nifti, raster, stem_of, suffix_of, synapse
+from transunet.data.formats import FORMATS, raster, stem_of, suffix_of, synapse
 from transunet.data.layouts import LAYOUTS, open_dataset
 from transunet.errors import ConfigError, DataError
 from transunet.evaluation.records import Structure, structures_of
 
 _CHANNEL = re.compile(r"(.+)_\d{4}")  # nnU-Net's CASE_0000: channel 0 of CASE
 # Beside volumes, pictures are previews and arrays are probabilities: the first kind found counts.
-_KINDS = ((nifti, itk), (raster,), (synapse,))
+_RANK: Mapping[ModuleType, int] = {raster: 1, synapse: 2}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pair:
     @property
     def tells_space(self) -> bool:
         """Whether the reference's format knows voxel sizes and how the patient lies."""
-        return _is_of(self.reference, _KINDS[0])
+        return _rank(self.reference) == 0
 
 
 @dataclass(frozen=True)
@@ -169,17 +169,16 @@ def _aliases(cases: Iterable[Case]) -> dict[str, str]:
 
 
 def _volumes(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    for kind in _KINDS:
-        found = [path for path in files if path.is_file() and _is_of(path, kind)]
-        if found:
-            return found
-    return []
+    shown = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+    files = [path for path in shown if path.is_file() and suffix_of(path)]
+    best = min(map(_rank, files), default=0)
+    return [path for path in files if _rank(path) == best]
 
 
-def _is_of(path: Path, kind: tuple[ModuleType, ...]) -> bool:
+def _rank(path: Path) -> int:
+    """0 for formats of volumes, more for the kinds that are passed over beside those."""
     suffix = suffix_of(path)
-    return suffix is not None and FORMATS[suffix] in kind
+    return _RANK.get(FORMATS[suffix], 0) if suffix else 0
 
 
 def _named_as(

@@ -16,6 +16,20 @@ from transunet.evaluation.records import Evaluation, Metric, Structure, value_or
 from transunet.evaluation.statistics import AGGREGATION, INTERVAL, Summary
 
 FORMAT_VERSION = 1
+# Per convention: (in the prediction, in the reference) -> what is written beside the figures.
+_ONE_EMPTY = "scored 0, distances are the image's diagonal"
+_EMPTY = {
+    "honest": {
+        (False, False): "both: not counted",
+        (False, True): f"prediction: {_ONE_EMPTY}",
+        (True, False): f"reference: {_ONE_EMPTY}",
+    },
+    "official": {
+        (False, False): "both: Dice 0, HD95 0",
+        (False, True): "prediction: Dice 0, HD95 0",
+        (True, False): "reference: Dice 1, HD95 0",
+    },
+}
 _VOLUMES = (("prediction_volume_ml", "prediction_ml"), ("reference_volume_ml", "reference_ml"))
 
 
@@ -100,12 +114,22 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
     keys = [metric.key for metric in evaluation.metrics] + [key for key, _ in _VOLUMES]
     with atomic_path(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["case", "labels", "structure", "convention", *keys])
+        writer.writerow(["case", "labels", "structure", "convention", "empty", *keys])
         for case in evaluation.cases:
             for one in evaluation.structures:
-                figures = _figures(evaluation.metrics, case.metrics[one.key])
-                row = [case.name, one.key, one.name, evaluation.convention]
+                measured = case.metrics[one.key]
+                figures = _figures(evaluation.metrics, measured)
+                empty = _empty(measured, evaluation.convention)
+                row = [case.name, one.key, one.name, evaluation.convention, empty]
                 writer.writerow([*row, *(figures[key] for key in keys)])
+
+
+def _empty(measured: ClassMetrics, convention: str) -> str:
+    """What is empty and what that scores: a table of figures has no other place to say it."""
+    in_prediction, in_reference = measured.prediction_ml > 0, measured.reference_ml > 0
+    if in_prediction and in_reference:
+        return ""
+    return _EMPTY[convention][in_prediction, in_reference]
 
 
 def plain(value: Any) -> Any:
