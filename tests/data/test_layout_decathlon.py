@@ -66,6 +66,20 @@ def test_test_cases_may_be_strings_or_objects_or_absent(decathlon, save, entry):
     assert open_dataset(folder).read_case(last)[1] is None
 
 
+def test_the_first_nnunets_channel_files_are_found(decathlon, save):
+    folder = decathlon()
+    edit(folder, modality={"0": "FLAIR", "1": "T1w"})
+    for path in sorted((folder / "imagesTr").iterdir()):
+        for channel in range(2):
+            array = np.full((8, 9, 5), channel, np.int16)
+            save(path.with_name(path.name.replace(".nii", f"_000{channel}.nii")), array)
+        path.unlink()
+    data = open_dataset(folder)
+    assert not data.notes
+    image, _ = data.read_case(data.cases[3])
+    assert image.array[:, 0, 0, 0].tolist() == [0, 1]
+
+
 def test_labels_that_are_not_consecutive_become_so(decathlon, save):
     folder = decathlon()
     edit(folder, labels={"0": "background", "2": "right", "7": "top"})

@@ -129,3 +129,44 @@ def test_labels_that_cannot_be_are_refused(nnunet, labels, says):
 def test_no_images_at_all(nnunet):
     with pytest.raises(DataError, match="no cases"):
         open_dataset(nnunet(cases=0))
+
+
+def test_coloured_images_hold_all_channels_in_one_file(tmp_path, rng):
+    from PIL import Image
+
+    for number in range(2):
+        for sub, name in (("imagesTr", f"c{number}_0000.png"), ("labelsTr", f"c{number}.png")):
+            (tmp_path / sub).mkdir(exist_ok=True)
+            shape = (6, 9, 3) if sub == "imagesTr" else (6, 9)
+            array = rng.integers(0, 2, shape).astype(np.uint8)
+            Image.fromarray(array).save(tmp_path / sub / name)
+    description = {
+        "channel_names": {"0": "R", "1": "G", "2": "B"},
+        "labels": {"background": 0, "cell": 1},
+        "file_ending": ".png",
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    data = open_dataset(tmp_path)
+    image, label = data.read_case(data.cases[1])
+    assert (image.channels, label.channels) == (3, 1)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_other_formats_by_their_ending(tmp_path, rng, ending):
+    pytest.importorskip("SimpleITK", reason="needs the extra [images]")
+    from transunet.data.formats import write_volume
+    from transunet.data.volume import Volume
+
+    image = Volume(rng.normal(size=(1, 4, 5, 6)).astype(np.float32), np.diag([1, 1, 3, 1]))
+    for sub, name in (("imagesTr", "c_0000"), ("labelsTr", "c")):
+        (tmp_path / sub).mkdir()
+        array = image.array if sub == "imagesTr" else np.ones((1, 4, 5, 6), np.uint8)
+        write_volume(image.with_array(array), tmp_path / sub / f"{name}{ending}")
+    description = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "organ": 1},
+        "file_ending": ending,
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    data = open_dataset(tmp_path)
+    assert data.read_case(data.cases[0])[0].spacing_mm == (1, 1, 3)

@@ -1,7 +1,8 @@
 """Cases and data sets: which files belong together, what labels mean, reading with every check."""
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from transunet.data.formats import FORMATS, read_labels, read_volume, smallest_unsigned, suffix_of
 from transunet.data.problems import Problem
 from transunet.data.volume import Volume, same_grid
+from transunet.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,40 @@ class DataSet:
     def values(self) -> Mapping[int, int]:
         """Value in the files -> class index, complete."""
         return self.label_values or {index: index for index in self.labels}
+
+    def with_channels(self, names: tuple[str, ...]) -> "DataSet":
+        """Return the data set with its channels called otherwise, such as ("CT",).
+
+        Raises:
+            ConfigError: for another number of names than channels.
+        """
+        if len(names) != len(self.channels):
+            raise ConfigError(
+                f"The data set {self.name} has {len(self.channels)} channels "
+                f"({', '.join(self.channels)}), but {len(names)} names were given."
+            )
+        return replace(self, channels=names, intensity_range=None)
+
+    def grouped(self, pattern: str) -> "DataSet":
+        """Return the data set with cases in groups: by what `pattern` finds in their names.
+
+        The first parenthesis counts where there is one, else the whole match.
+
+        Raises:
+            ConfigError: for a pattern that is no regular expression or does not fit every name.
+        """
+        try:
+            found = {case.name: re.search(pattern, case.name) for case in self.cases}
+        except re.error as error:
+            raise ConfigError(f"{pattern!r} is no regular expression: {error}.") from None
+        unfound = [name for name, match in found.items() if match is None]
+        if unfound:
+            raise ConfigError(
+                f"{pattern!r} finds no group in {len(unfound)} of {len(found)} names, such as "
+                f"{unfound[0]!r}. Choose a pattern that fits every case."
+            )
+        groups = {n: m[1] if m.re.groups else m[0] for n, m in found.items() if m}
+        return replace(self, cases=tuple(replace(c, group=groups[c.name]) for c in self.cases))
 
     def read_case(self, case: Case) -> tuple[Volume, Volume | None]:
         """Read a case's image (float32) and label map (class indices, unsigned), both checked.
@@ -107,9 +143,9 @@ def labels_missing(dataset: DataSet) -> Iterator[Problem]:
 def image_problems(dataset: DataSet, image: Volume) -> Iterator[Problem]:
     """Yield what makes an image unusable: other channels, voxels that are not finite."""
     if image.channels != len(dataset.channels):
+        has = "1 channel" if image.channels == 1 else f"{image.channels} channels"
         found = (
-            f"it has {image.channels} channels, the data set has {len(dataset.channels)} "
-            f"({', '.join(dataset.channels)})"
+            f"it has {has}, the data set {len(dataset.channels)} ({', '.join(dataset.channels)})"
         )
         yield Problem("channels", image.name, found, "Give every case the same channels, in order")
     bad = int(image.array.size - np.isfinite(image.array).sum())

@@ -49,7 +49,7 @@ class Channel(Configuration):
         return self
 
     def normalise(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Return one channel's voxels, of any shape, normalised, float32."""
+        """Return one channel's voxels (at least one axis), normalised, float32."""
         if self.normalisation == "clip":
             clipped = np.clip(values, self.low, self.high) - self.low
             return np.asarray(clipped / (self.high - self.low), dtype=np.float32)
@@ -57,8 +57,11 @@ class Channel(Configuration):
             return np.asarray(values / self.high, dtype=np.float32)
         # In double precision: the mean of many large numbers is not safe in single.
         mean = values.mean(dtype=np.float64)
-        deviation = values.std(dtype=np.float64)
-        return np.asarray((values - mean) / (deviation or 1.0), dtype=np.float32)
+        deviation = values.std(dtype=np.float64) or 1.0
+        out = np.empty(values.shape, np.float32)
+        for index, part in enumerate(values):  # one slice at a time in double precision
+            out[index] = (part - mean) / deviation
+        return out
 
 
 class Preprocessing(Configuration):

@@ -1,5 +1,6 @@
 """Medical Segmentation Decathlon: `dataset.json` lists the files, 4-D ones hold the modalities."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,17 @@ def _training(folder: Path, content: dict[str, Any]) -> Iterator[Case]:
             )
         image = description.inside(folder, entry["image"])
         if not image.name.startswith("."):
-            yield Case(stem_of(image), (image,), description.inside(folder, entry["label"]))
+            images = _channel_files(image) or (image,)
+            yield Case(stem_of(image), images, description.inside(folder, entry["label"]))
+
+
+def _channel_files(image: Path) -> tuple[Path, ...]:
+    """The files `CASE_0000`, `CASE_0001`, ... that the first nnU-Net put in the place of `CASE`."""
+    if image.is_file():
+        return ()
+    stem, suffix = stem_of(image), image.name[len(stem_of(image)) :]
+    numbered = re.compile(rf"{re.escape(stem)}_\d{{4}}{re.escape(suffix)}")
+    return tuple(p for p in description.listed(image.parent) if numbered.fullmatch(p.name))
 
 
 def _test(folder: Path, content: dict[str, Any]) -> Iterator[Case]:
