@@ -1,6 +1,8 @@
 """`transunet train`: from a data set to a bundle."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from transunet.training.distributed import Processes
     from transunet.training.job import Job
     from transunet.training.recipe import Recipe
+    from transunet.training.run import Run
 
 
 def train(
@@ -58,6 +61,13 @@ def train(
         float | None, typer.Option(help="Learning rate.", rich_help_panel="Recipe")
     ] = None,
     seed: Annotated[int | None, typer.Option(rich_help_panel="Recipe")] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Cross-validate in so many folds.", rich_help_panel="Recipe")
+    ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(help="Train only this fold, from 0.", rich_help_panel="Recipe"),
+    ] = None,
     layout: Annotated[
         str | None, typer.Option(help="The data set's layout, if not recognised.")
     ] = None,
@@ -78,7 +88,7 @@ def train(
     from transunet.device import choose_device
     from transunet.training.distributed import processes
 
-    given = {
+    named = {
         "model": model,
         "image_size": image_size,
         "weights": weights,
@@ -88,122 +98,156 @@ def train(
         "batch_size": _whole_number(batch_size),
         "lr": lr,
         "seed": seed,
+        "folds": folds,
+        "fold": fold,
     }
-    order = _Order(dataset, out, resume, recipe, _overrides(given, settings), store, layout)
+    overrides = _overrides(named, settings or [])
+    if _goes_on(dataset, out, resume):
+        order = _order_to_go_on(dataset, resume, recipe, overrides)
+    else:
+        order = _order_to_start(dataset, out or resume, recipe, overrides, store, layout)
     with processes(choose_device(device).type) as place:
         _train(order, place, device, _default_workers(place) if workers is None else workers)
 
 
 @dataclass(frozen=True)
 class _Order:
-    """What was asked for on the command line."""
+    """What is to be trained."""
 
-    dataset: Path | None
-    out: Path | None
-    resume: Path | None
-    recipe: str | None
-    overrides: dict[str, Any]
+    folder: Path
+    dataset: Path
+    recipe: "Recipe"
     store: Path | None
     layout: str | None
+    run: "Run | None"
+    """The run to go on with; None to start one."""
+
+    @property
+    def folds(self) -> list[int] | None:
+        """Which folds of a cross-validation, or None for a single run."""
+        if self.recipe.folds is None or (self.run and self.run.record.recipe.fold is not None):
+            return None
+        return list(range(self.recipe.folds)) if self.recipe.fold is None else [self.recipe.fold]
 
 
-def _train(order: _Order, place: "Processes", device: str | None, workers: int) -> None:
-    from transunet.cli.train_display import show_recipe, show_result, watch
-    from transunet.training.interruption import Interrupted
-
-    job = _job(order, place, device, workers)
-    try:
-        if place.first:
-            show_recipe(job)
-        watch(job)
-    except Interrupted as stop:
-        if place.first:
-            typer.echo(str(stop))
-        raise typer.Exit(stop.exit_code) from None
-    if place.first:
-        show_result(job)
-
-
-def _job(order: _Order, place: "Processes", device: str | None, workers: int) -> "Job":
-    from transunet.cli.progress import progress_bar
-    from transunet.training.start import resume, start
-
-    with progress_bar("cases") as bar:
-        task = bar.add_task("Preparing", total=None, visible=False)
-
-        def progress(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
-
-        folder = _folder_to_resume(order)
-        if folder is not None:
-            recipe = _recipe_to_compare(order, folder)
-            return resume(folder, recipe, place, device=device, workers=workers, progress=progress)
-        dataset, out = _what_and_where(order)
-        return start(
-            out,
-            dataset,
-            _recipe(order),
-            place,
-            store=order.store,
-            layout=order.layout,
-            device=device,
-            workers=workers,
-            progress=progress,
-        )
-
-
-def _recipe(order: _Order) -> "Recipe":
-    from transunet.training.recipe import load_recipe
-
-    return load_recipe(order.recipe or "paper", order.overrides)
-
-
-def _recipe_to_compare(order: _Order, folder: Path) -> "Recipe | None":
-    """Return what was asked for beside --resume, or None where nothing was."""
-    from transunet.training.recipe import changed_recipe
-    from transunet.training.run import Run
-
-    if order.recipe is not None or order.dataset is not None:
-        return _recipe(order)
-    if order.overrides:
-        return changed_recipe(Run.reopen(folder).record.recipe, order.overrides)
-    return None
-
-
-def _folder_to_resume(order: _Order) -> Path | None:
-    """Return the run to go on with, or None where a new one is to be started.
+def _goes_on(dataset: Path | None, out: Path | None, resume: Path | None) -> bool:
+    """Return whether a run is gone on with.
 
     With a data set, --resume starts the run that is not there yet: one command for a job that a
     cluster may start again.
     """
     from transunet.errors import ConfigError
 
-    if order.resume and order.out and order.resume != order.out:
+    if resume is None:
+        return False
+    if out is not None and out != resume:
         raise ConfigError(
-            f"--resume {order.resume} and -o {order.out} name two folders. Give --resume to go on "
-            "with a run, -o to start a new one."
+            f"--resume {resume} and -o {out} name two folders. Give --resume to go on with a run, "
+            "-o to start a new one."
         )
-    started = order.resume and (order.resume / "run.json").is_file()
-    return order.resume if started or order.dataset is None else None
+    return dataset is None or (resume / "run.json").is_file()
 
 
-def _what_and_where(order: _Order) -> tuple[Path, Path]:
+def _order_to_go_on(
+    dataset: Path | None, folder: Path | None, recipe: str | None, overrides: dict[str, Any]
+) -> _Order:
+    from transunet.training.recipe import changed_recipe, load_recipe
+    from transunet.training.run import Run
+
+    assert folder is not None
+    run = Run.reopen(folder)
+    record = run.record
+    if recipe is not None or dataset is not None:  # the command that started it, once more
+        asked = load_recipe(recipe or "paper", overrides)
+    else:
+        asked = changed_recipe(record.recipe, overrides)
+    return _Order(folder, Path(record.dataset), asked, Path(record.store), record.layout, run)
+
+
+def _order_to_start(
+    dataset: Path | None,
+    folder: Path | None,
+    recipe: str | None,
+    overrides: dict[str, Any],
+    store: Path | None,
+    layout: str | None,
+) -> _Order:
     from transunet.errors import ConfigError
+    from transunet.training.recipe import load_recipe
 
-    out = order.out or order.resume
-    if order.dataset is None or out is None:
+    if dataset is None or folder is None:
         raise ConfigError(
             "Give a data set and a folder for the run: transunet train DATASET -o RUN; or a run to "
             "go on with: transunet train --resume RUN."
         )
-    return order.dataset, out
+    return _Order(folder, dataset, load_recipe(recipe or "paper", overrides), store, layout, None)
 
 
-def _overrides(given: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
+def _train(order: _Order, place: "Processes", device: str | None, workers: int) -> None:
+    from transunet.cli.train_display import show_folds, show_recipe, show_result, watch
+    from transunet.training.interruption import Interrupted
+
+    parent, jobs = _jobs(order, place, device, workers)
+    try:
+        for number, job in enumerate(jobs):
+            if place.first and not number:
+                show_recipe(job)
+            watch(job)
+            if place.first:
+                show_result(job)
+    except Interrupted as stop:
+        if place.first:
+            typer.echo(
+                f"Stopped in {stop.folder} after step {stop.step}; everything is saved. "
+                f"Go on with: transunet train --resume {order.folder}"
+            )
+        raise typer.Exit(stop.exit_code) from None
+    if place.first and parent is not None:
+        show_folds(parent)
+
+
+def _jobs(
+    order: _Order, place: "Processes", device: str | None, workers: int
+) -> "tuple[Run | None, Iterator[Job]]":
+    """Return the cross-validation, if it is one, and the jobs to train, one after the other."""
+    from transunet.training.folds import fold_job, open_folds
+    from transunet.training.start import resume, start
+
+    how: dict[str, Any] = {"device": device, "workers": workers}
+    data: dict[str, Any] = {"store": order.store, "layout": order.layout}
+    folder, dataset, recipe = order.folder, order.dataset, order.recipe
+    going_on, folds = order.run is not None, order.folds
+    with _preparation(place) as progress:
+        if folds is None and going_on:
+            return None, iter([resume(folder, recipe, place, progress=progress, **how)])
+        if folds is None:
+            job = start(folder, dataset, recipe, place, progress=progress, **data, **how)
+            return None, iter([job])
+        # Who trains one fold may find the folder begun by who trains another.
+        data |= {"join": going_on or recipe.fold is not None, "workers": workers}
+        parent = open_folds(folder, dataset, recipe, place, progress=progress, **data)
+    return parent, (fold_job(parent, fold, place, go_on=going_on, **how) for fold in folds)
+
+
+@contextmanager
+def _preparation(place: "Processes") -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar while data is prepared, and none when nothing is."""
+    from transunet.cli.progress import progress_bar
+
+    with progress_bar("cases") as bar:
+        task = bar.add_task("Preparing", total=None, visible=False)
+
+        def progress(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, visible=place.first)
+
+        yield progress
+
+
+def _overrides(given: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     from transunet.training.recipe import parse_settings
 
     named = {key: value for key, value in given.items() if value is not None}
-    return named | parse_settings(settings or [])
+    return named | parse_settings(settings)
 
 
 def _whole_number(text: str | None) -> int | str | None:

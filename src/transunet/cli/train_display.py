@@ -10,11 +10,12 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from transunet.training.folds import summarise
 from transunet.training.job import Job
 from transunet.training.log import read_log
 from transunet.training.loop import Stepped, Validated, train
 from transunet.training.recipe import PRESETS, Recipe, load_recipe
-from transunet.training.run import flat
+from transunet.training.run import Run, flat
 
 _SMOOTHING = 0.95  # of the loss that is shown
 
@@ -78,6 +79,27 @@ def show_result(job: Job) -> None:
     console.print(f"last bundle: {job.run.last} (step {job.state.step})")
     console.print(f"log and curves: {job.run.folder}")
     console.print(f"Predict with: transunet predict {job.run.best} INPUT... -o OUT")
+
+
+def show_folds(parent: Run) -> None:
+    """Print the summary of a cross-validation, or that folds are still missing."""
+    console = Console(soft_wrap=True, highlight=False)
+    summary = summarise(parent)
+    if summary is None:
+        console.print(
+            f"Other folds are not finished yet. When they are, see all of them with: "
+            f"transunet train --resume {parent.folder}"
+        )
+        return
+    table = Table(title=f"Dice on all {len(summary.cases)} cases, each held out once")
+    for name in ("class", "mean", "SD"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for name, mean in summary.mean.items():
+        table.add_row(name, _number(mean), _number(summary.deviation[name]))
+    console.print(table)
+    console.print("folds: " + "  ".join(_number(dice) for dice in summary.folds))
+    console.print(f"mean foreground Dice {_number(summary.mean_dice)}")
+    console.print(f"summary: {parent.folder / 'folds.json'}")
 
 
 def _show_step(progress: Progress, task: Task, event: Stepped) -> None:

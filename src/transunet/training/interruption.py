@@ -15,6 +15,7 @@ class Interrupted(TransUNetError):  # noqa: N818 - not a fault: everything was s
     """Training was asked to stop and has saved what going on needs."""
 
     def __init__(self, folder: Path, step: int, signal_number: int | None) -> None:
+        self.folder, self.step = folder, step
         super().__init__(
             f"Stopped after step {step}; everything is saved. Go on with: "
             f"transunet train --resume {folder}"

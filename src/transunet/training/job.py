@@ -1,7 +1,7 @@
 """Everything that the loop works with, made from a recipe and a prepared store."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transunet.bundle import BundleConfig
 from transunet.data.augment import paper
 from transunet.data.dataset import SliceDataset
-from transunet.data.splits import Split, split
+from transunet.data.splits import Split, Splittable, split
 from transunet.data.store import Store
 from transunet.errors import ConfigError, TransUNetError
 from transunet.models.config import variant
@@ -22,7 +22,7 @@ from transunet.training.augmentation import BatchAugmentation
 from transunet.training.checkpoint import State, load_checkpoint
 from transunet.training.distributed import Processes, share_batches, sum_over_processes
 from transunet.training.ema import MovingAverage
-from transunet.training.losses import DeepSupervisionLoss, SegmentationLoss
+from transunet.training.losses import DeepSupervisionLoss, Reduce, SegmentationLoss
 from transunet.training.recipe import Recipe
 from transunet.training.run import Run, data_stamp
 from transunet.training.sampler import Batches
@@ -194,19 +194,24 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def choose_split(recipe: Recipe, store: Store) -> Split:
-    """Return which cases train and which are held out.
+def choose_split(
+    recipe: Recipe, cases: Sequence[Splittable], prepared: Split | None = None
+) -> Split:
+    """Return which of `cases` train and which are held out.
+
+    Args:
+        recipe: may ask for folds or for a share; the first fold where none is chosen.
+        cases: to be split.
+        prepared: the split where the recipe asks for nothing; made if not given.
 
     Raises:
-        ConfigError: when there are too few cases, or no fold has been chosen.
+        ConfigError: when there are too few.
     """
-    cases = list(store.cases.values())
     if recipe.folds:
-        assert recipe.fold is not None
-        return split(cases, recipe.seed, how="kfold", folds=recipe.folds)[recipe.fold]
+        return split(cases, recipe.seed, how="kfold", folds=recipe.folds)[recipe.fold or 0]
     if recipe.holdout is not None:
         return split(cases, recipe.seed, how="holdout", fraction=recipe.holdout)[0]
-    return store.splits[0]
+    return prepared or split(cases, recipe.seed)[0]
 
 
 def make_model(recipe: Recipe, store: Store, fresh: bool = False) -> TransUNet:
@@ -235,9 +240,9 @@ def make_model(recipe: Recipe, store: Store, fresh: bool = False) -> TransUNet:
     return model
 
 
-def make_loss(recipe: Recipe) -> nn.Module:
+def make_loss(recipe: Recipe, reduce: Reduce = sum_over_processes) -> nn.Module:
     """Return the recipe's loss, summed over the processes that share a batch."""
-    loss = SegmentationLoss(recipe.ce_weight, recipe.dice_weight, sum_over_processes)
+    loss = SegmentationLoss(recipe.ce_weight, recipe.dice_weight, reduce)
     if recipe.deep_supervision:
         return DeepSupervisionLoss(loss, recipe.deep_supervision)
     return loss

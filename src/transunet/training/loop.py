@@ -67,6 +67,7 @@ def train(job: Job) -> Iterator[Stepped | Validated]:
                 yield _validate(job, log)
                 saved = state.seconds
             if _is_finished(job):
+                log.write("end", state.step, {"seconds": round(state.seconds, 2)})
                 return
 
             _set_rate(job)

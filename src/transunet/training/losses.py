@@ -48,7 +48,8 @@ def dice_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
     return dice_from_sums(dice_sums(probabilities, labels))
 
 
-def _alone(sums: Tensor) -> Tensor:
+def alone(sums: Tensor) -> Tensor:
+    """Return what a single process sums over all processes."""
     return sums
 
 
@@ -62,7 +63,7 @@ class SegmentationLoss(nn.Module):
     """
 
     def __init__(
-        self, ce_weight: float = 0.5, dice_weight: float = 0.5, reduce: Reduce = _alone
+        self, ce_weight: float = 0.5, dice_weight: float = 0.5, reduce: Reduce = alone
     ) -> None:
         super().__init__()
         self.ce_weight, self.dice_weight, self.reduce = ce_weight, dice_weight, reduce

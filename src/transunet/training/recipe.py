@@ -136,7 +136,7 @@ class Recipe(Configuration):
 
     # What is watched and kept.
     holdout: Share | None = Field(default=None, ge=0, lt=1)
-    """Share of the cases held out for validation; None for the data set's own split, or 0.2."""
+    """Share of the cases held out for validation; None: the data set's own split, or 0.2."""
     folds: int | None = Field(default=None, ge=2)
     """Folds of a cross-validation; None for one split."""
     fold: int | None = Field(default=None, ge=0)

@@ -3,10 +3,12 @@
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from transunet.data.layouts import open_dataset
-from transunet.data.prepare import Progress, prepare
+from transunet.data.prepare import Progress, labelled, prepare
+from transunet.data.splits import Splittable
 from transunet.data.store import MANIFEST, Store
 from transunet.device import choose_device
 from transunet.errors import ConfigError, TransUNetError
@@ -14,6 +16,7 @@ from transunet.models.config import variant
 from transunet.training.distributed import Processes
 from transunet.training.job import Job, choose_split
 from transunet.training.log import check_trackers
+from transunet.training.memory import BATCH, pieces_that_fit
 from transunet.training.recipe import Recipe
 from transunet.training.run import Run, is_store
 from transunet.weights.catalog import PARTS, SOURCES, files_for
@@ -52,9 +55,9 @@ def start(
             is left behind.
     """
     place = place or Processes()
-    if place.first and not _begun_by_us(folder):
+    if place.first and not begun_by_us(folder):
         check_possible(recipe, dataset, layout, device)
-        Run.begin(folder, dataset, store, recipe, layout=layout, launch=_launch())
+        Run.begin(folder, dataset, store, recipe, layout=layout, launch=launch())
     place.wait()
     run = Run.reopen(folder)
     run.refuse_another(recipe)
@@ -106,8 +109,7 @@ def check_possible(
     choose_device(device)
     check_trackers(recipe.loggers)
     variant(recipe.model, image_size=recipe.image_size, n_skip=recipe.n_skip)
-    if not is_store(dataset):
-        open_dataset(dataset, layout)
+    choose_split(recipe, _cases(dataset, layout))
     weights = derived(recipe).weights
     if weights in SOURCES:
         for file in files_for(recipe.model, weights):
@@ -131,19 +133,30 @@ def _job(
 ) -> Job:
     if place.first:
         run.sweep()
-        _ready_store(run, workers, progress)
+        ready_store(run, workers, progress)
     place.wait()
     store = Store.open(Path(run.record.store))
     recipe = run.recipe() or derived(run.record.recipe)
     where = choose_device(_local(device, place))
-    job = Job(run, recipe, store, choose_split(recipe, store), where, workers, place)
+    split = choose_split(recipe, list(store.cases.values()), store.splits[0])
+    if recipe.batch_size == "auto":
+        alone = recipe.replace(batch_size=BATCH, weights="none")
+        trial = Job(run, alone, store, split, where, 0, Processes())
+        needed = place.largest([pieces_that_fit(trial, place.world)], where)[0]
+        recipe = recipe.replace(batch_size=BATCH, accumulate=int(needed))
+    job = Job(run, recipe, store, split, where, workers, place)
     job.check_batches()
     if place.first:
         run.keep_recipe(recipe)
     return job
 
 
-def _ready_store(run: Run, workers: int, progress: Progress | None) -> None:
+def ready_store(run: Run, workers: int = 0, progress: Progress | None = None) -> None:
+    """Prepare a run's data where it is not there yet.
+
+    Raises:
+        ConfigError, DataError, GeometryError: for data that cannot be used.
+    """
     path, source = Path(run.record.store), Path(run.record.dataset)
     trained = (run.folder / "recipe.json").is_file()
     if path == source or (trained and (path / MANIFEST).is_file()):
@@ -153,18 +166,25 @@ def _ready_store(run: Run, workers: int, progress: Progress | None) -> None:
     prepare(dataset, path, workers=max(workers, 1), seed=seed, progress=progress)
 
 
+def _cases(dataset: Path, layout: str | None) -> Sequence[Splittable]:
+    if is_store(dataset):
+        return list(Store.open(dataset).cases.values())
+    return labelled(open_dataset(dataset, layout))
+
+
 def _local(device: str | None, place: Processes) -> str | None:
     on_cuda = choose_device(device).type == "cuda"
     return f"cuda:{place.local}" if place.world > 1 and on_cuda else device
 
 
-def _launch() -> str:
+def launch() -> str:
     """Return what tells this launch from others: torchrun, also after it has restarted us."""
     run_id = os.environ.get("TORCHELASTIC_RUN_ID")
     return f"{run_id}/{platform.node()}/{os.getppid()}" if run_id else ""
 
 
-def _begun_by_us(folder: Path) -> bool:
+def begun_by_us(folder: Path) -> bool:
+    """Return whether a run was begun in `folder` by this process before torchrun restarted it."""
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     begun = again and (folder / "run.json").is_file()
-    return begun and Run.reopen(folder).record.launch == _launch()
+    return begun and Run.reopen(folder).record.launch == launch()

@@ -1,0 +1,153 @@
+"""Cross-validation: one run per fold in RUN/fold-K, and a summary over all cases.
+
+Every case is held out once. Folds may be trained one after the other or on several machines that
+share the folder; whoever finishes the last one can summarise.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transunet.atomic import atomic_path
+from transunet.data.prepare import Progress
+from transunet.training.distributed import Processes
+from transunet.training.job import Job
+from transunet.training.log import read_log
+from transunet.training.recipe import Recipe
+from transunet.training.run import Run, refuse_if_taken
+from transunet.training.start import (
+    begun_by_us,
+    check_possible,
+    derived,
+    launch,
+    ready_store,
+    resume,
+    start,
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Dice on the held-out cases of all folds, each from its fold's best network."""
+
+    folds: Sequence[float]
+    """Mean foreground Dice of each fold."""
+    mean: Mapping[str, float]
+    """Class -> mean over the cases."""
+    deviation: Mapping[str, float]
+    """Class -> standard deviation over the cases."""
+    mean_dice: float
+    """Mean of the classes' means."""
+    cases: Mapping[str, Mapping[str, float | None]]
+    """Case -> class -> Dice; None where the class is in neither."""
+
+
+def open_folds(
+    folder: Path,
+    dataset: Path,
+    recipe: Recipe,
+    place: Processes | None = None,
+    *,
+    store: Path | None = None,
+    layout: str | None = None,
+    join: bool = False,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Run:
+    """Begin a cross-validation in `folder`: prepare its data and note what it is.
+
+    Args:
+        folder: new or empty, or one that holds the same cross-validation.
+        dataset: as for `start`, like what follows.
+        recipe: with `folds`; its `fold` is left out.
+        place: this process's.
+        store: where to prepare the data set.
+        layout: the data set's.
+        join: take part in one that was begun already, perhaps by another machine.
+        workers: processes that prepare data.
+        progress: told about the preparation of data.
+
+    Raises:
+        ConfigError: when something else is in `folder`, or the same one and `join` is False.
+        DataError, GeometryError, WeightsError: for whatever cannot be used.
+    """
+    place, whole = place or Processes(), recipe.replace(fold=None)
+    begun = (join and (folder / "run.json").is_file()) or begun_by_us(folder)
+    if place.first and not begun:
+        refuse_if_taken(folder)
+        check_possible(recipe, dataset, layout)
+        Run.begin(folder, dataset, store, whole, layout=layout, launch=launch())
+    place.wait()
+    run = Run.reopen(folder)
+    run.refuse_another(whole)
+    if place.first:
+        ready_store(run, workers, progress)
+        run.keep_recipe(derived(whole))
+    place.wait()
+    return run
+
+
+def fold_job(
+    parent: Run,
+    fold: int,
+    place: Processes | None = None,
+    *,
+    go_on: bool = False,
+    device: str | None = None,
+    workers: int = 0,
+) -> Job:
+    """Begin a fold of a cross-validation, or go on with it.
+
+    Args:
+        parent: from `open_folds`, or reopened.
+        fold: from 0.
+        place: as for `start`, like what follows.
+        go_on: resume the fold when it was begun.
+        device: "cpu", "cuda", ...; the best one if not given.
+        workers: processes that prepare batches, for each process.
+
+    Raises:
+        ConfigError: when the fold was begun already and `go_on` is False.
+    """
+    folder = fold_folder(parent.folder, fold)
+    if go_on and (folder / "run.json").is_file():
+        return resume(folder, None, place, device=device, workers=workers)
+    recipe, store = parent.record.recipe.replace(fold=fold), Path(parent.record.store)
+    return start(folder, store, recipe, place, device=device, workers=workers)
+
+
+def fold_folder(folder: Path, fold: int) -> Path:
+    """Return where a fold's run lies."""
+    return folder / f"fold-{fold}"
+
+
+def summarise(parent: Run) -> Summary | None:
+    """Write RUN/folds.json and return it, or None while a fold is missing or unfinished."""
+    folders = [fold_folder(parent.folder, fold) for fold in range(parent.record.recipe.folds or 0)]
+    if not all(read_log(folder, "end") for folder in folders):
+        return None
+    best = [_best(folder) for folder in folders]
+    cases = {case: dice for entry in best for case, dice in entry["cases"].items()}
+    names = list(next(iter(cases.values())))
+    values = {
+        name: [v for dice in cases.values() if (v := dice[name]) is not None] for name in names
+    }
+    mean = {name: float(np.mean(found)) for name, found in values.items() if found}
+    summary = Summary(
+        folds=[entry["mean_dice"] for entry in best],
+        mean=mean,
+        deviation={name: float(np.std(values[name])) for name in mean},
+        mean_dice=float(np.mean(list(mean.values()))) if mean else float("nan"),
+        cases=cases,
+    )
+    with atomic_path(parent.folder / "folds.json") as partial:
+        partial.write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
+    return summary
+
+
+def _best(folder: Path) -> dict[str, Any]:
+    return [entry for entry in read_log(folder, "validation") if entry["best"]][-1]

@@ -1,0 +1,247 @@
+import json
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from transunet.bundle import from_pretrained
+from transunet.cli.main import app
+from transunet.data.volume import Volume
+from transunet.errors import TransUNetError
+from transunet.inference.predictor import Predictor
+from transunet.training.log import read_log
+
+SMALL = [
+    *("--model", "testing", "--image-size", "32", "--batch-size", "3", "--iterations", "4"),
+    *("--set", "validations=2", "--device", "cpu", "--workers", "0"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "data")
+
+
+def make_dataset(root: Path, cases: int = 3) -> Path:
+    training = []
+    for number in range(cases):
+        rng = np.random.default_rng(number)
+        label = np.zeros((20, 20, 3), np.uint8)
+        label[5:15, 6:14] = 1
+        image = (100 * label + rng.normal(0, 9, label.shape)).astype(np.int16)
+        names = {kind: f"./{kind}sTr/c{number}.nii.gz" for kind in ("image", "label")}
+        for name, array in zip(names.values(), (image, label), strict=True):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), root / name)
+        training.append(names)
+    description = {
+        "name": "Toy",
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "box"},
+        "training": training,
+        "test": [],
+    }
+    (root / "dataset.json").write_text(json.dumps(description))
+    return root
+
+
+def run(*arguments: object):
+    result = CliRunner().invoke(app, ["train", *map(str, arguments)])
+    if result.exception is not None and not isinstance(
+        result.exception, TransUNetError | SystemExit
+    ):
+        raise result.exception
+    return result
+
+
+def refused(*arguments: object, says: str, code: int = 2) -> None:
+    """Train and expect one clear error; `cli.main.main` prints it and exits with its code."""
+    result = run(*arguments)
+    assert isinstance(result.exception, TransUNetError), result.output
+    assert re.search(says, str(result.exception)), str(result.exception)
+    assert result.exception.exit_code == code
+
+
+def test_a_raw_data_set_becomes_a_bundle_that_predicts(dataset, tmp_path):
+    out = tmp_path / "run"
+    result = run(dataset, "-o", out, *SMALL)
+    assert result.exit_code == 0, result.output
+    for told in (
+        "mean foreground Dice",
+        f"best bundle: {out}/best",
+        "transunet predict",
+        "(preset: ",
+    ):
+        assert told in result.stdout
+    assert (out / "store" / "manifest.json").is_file()
+    for name in ("best", "last"):
+        _, config = from_pretrained(out / name)
+        assert config.labels == {0: "background", 1: "box"}
+        assert config.architecture.image_size == (32, 32)
+    volume = Volume(np.zeros((1, 20, 22, 3), np.float32), np.diag([2.0, 1, 3, 1]), "x")
+    predicted = Predictor.from_pretrained(out / "best", device="cpu")(volume)
+    assert predicted.array.shape == (1, 20, 22, 3)
+
+
+def test_the_whole_recipe_is_printed_and_what_was_changed_is_marked(dataset, tmp_path):
+    result = run(dataset, "-o", tmp_path / "run", *SMALL, "--lr", "0.02")
+    recipe = json.loads((tmp_path / "run/recipe.json").read_text())
+    for key in recipe:
+        assert re.search(rf"\b{key}\b", result.stdout), key
+    assert re.search(r"lr +0\.02 +\(preset: 0\.01\)", result.stdout)
+    assert re.search(r"momentum +0\.9 *\n", result.stdout)
+    assert recipe["lr"] == 0.02
+    assert recipe["epochs"] is None
+
+
+def test_a_prepared_store_is_used_as_it_is(dataset, tmp_path):
+    store = tmp_path / "store"
+    assert run(dataset, "-o", tmp_path / "one", "--store", store, *SMALL).exit_code == 0
+    assert run(store, "-o", tmp_path / "two", *SMALL).exit_code == 0
+    assert not (tmp_path / "one/store").exists()
+    assert not (tmp_path / "two/store").exists()
+
+
+def test_a_run_is_not_overwritten(dataset, tmp_path):
+    out = tmp_path / "run"
+    run(dataset, "-o", out, *SMALL)
+    before = (out / "checkpoint.pt").read_bytes()
+    refused(dataset, "-o", out, *SMALL, says=f"holds a run already.*--resume {out}")
+    assert (out / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_folder_with_something_else_is_left_alone(dataset, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    refused(dataset, "-o", tmp_path / "thesis", *SMALL, says="not an empty folder")
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "mine"
+
+
+def test_resume_takes_the_run_as_it_was_begun(dataset, tmp_path):
+    out = tmp_path / "run"
+    run(dataset, "-o", out, *SMALL)
+    assert run("--resume", out, "--device", "cpu").exit_code == 0
+    assert run(dataset, "--resume", out, *SMALL).exit_code == 0  # the same command once more
+    refused("--resume", out, "--lr", "0.5", says=r"another recipe: lr: 0\.01 -> 0\.5.*--weights")
+    refused("--resume", out, "--set", "augmentation.rotation=5", says=r"augmentation\.rotation")
+    refused("--resume", out, "--epochs", "3", says="epochs: None -> 3")
+
+
+def test_resume_with_a_data_set_starts_what_is_not_there(dataset, tmp_path):
+    out = tmp_path / "run"
+    assert run(dataset, "--resume", out, *SMALL).exit_code == 0
+    assert (out / "best").is_dir()
+
+
+def test_weights_of_a_run_start_another(dataset, tmp_path):
+    run(dataset, "-o", tmp_path / "one", *SMALL)
+    weights = tmp_path / "one/last"
+    result = run(dataset, "-o", tmp_path / "two", *SMALL, "--weights", weights)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "transunet train DATASET -o RUN"),
+        (["{data}"], "folder for the run"),
+        (["{tmp}/nothing", "-o", "{tmp}/run"], "does not exist"),
+        (["{data}", "-o", "{tmp}/run", "--resume", "{tmp}/other"], "two folders"),
+        (["--resume", "{tmp}/nothing"], "no run to resume"),
+        (["{data}", "-o", "{data}/dataset.json/run"], "Cannot write"),
+        (["{data}", "-o", "{tmp}/run", "--device", "cuda:77"], "is not here"),
+        (["{data}", "-o", "{tmp}/run", "--model", "R50-ViT-B16"], "Did you mean 'R50-ViT-B_16'"),
+        (["{data}", "-o", "{tmp}/run", "--set", "epoch=3"], "did you mean 'epochs'"),
+        (["{data}", "-o", "{tmp}/run", "--image-size", "100"], "not a multiple"),
+        (["{data}", "-o", "{tmp}/run", "--batch-size", "many"], "batch_size"),
+        (["{data}", "-o", "{tmp}/run", "--recipe", "papre"], "Did you mean 'paper'"),
+        (["{data}", "-o", "{tmp}/run", "--weights", "nothing.npz"], r"nothing\.npz"),
+        (["{data}", "-o", "{tmp}/run", "--folds", "9"], "Cannot make 9 folds"),
+        (["{data}", "-o", "{tmp}/run", "--fold", "1"], "folds"),
+        (["{data}", "-o", "{tmp}/run", "--epochs", "2"], "give one of them"),
+    ],
+)
+def test_wrong_use_is_one_message_and_leaves_nothing(dataset, tmp_path, arguments, says):
+    # What a case gives comes after SMALL, so that it counts.
+    given = [text.format(data=dataset, tmp=tmp_path) for text in arguments]
+    refused(*(SMALL if given and "--resume" not in given else []), *given, says=says)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_image_is_named_and_nothing_is_left(dataset, tmp_path):
+    path = dataset / "imagesTr/c1.nii.gz"
+    path.write_bytes(path.read_bytes()[:200])
+    refused(dataset, "-o", tmp_path / "run", *SMALL, says=r"c1\.nii\.gz", code=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_store_of_another_version_is_refused(dataset, tmp_path):
+    store = tmp_path / "store"
+    run(dataset, "-o", tmp_path / "one", "--store", store, *SMALL)
+    manifest = json.loads((store / "manifest.json").read_text())
+    (store / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    refused(store, "-o", tmp_path / "two", *SMALL, says="format 99", code=1)
+    assert not (tmp_path / "two").exists()
+
+
+def test_other_data_than_the_run_was_trained_on_is_refused(dataset, tmp_path):
+    store, out = tmp_path / "store", tmp_path / "run"
+    run(dataset, "-o", out, "--store", store, *SMALL)
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["cases"]["c0"]["hashes"] = {"imagesTr/c0.nii.gz": "0" * 64}
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    refused("--resume", out, "--device", "cpu", says="not those that .* trained on")
+
+
+def test_folds_hold_out_every_case_once_and_are_summarised(dataset, tmp_path):
+    out = tmp_path / "cv"
+    result = run(dataset, "-o", out, *SMALL, "--folds", "3")
+    assert result.exit_code == 0, result.output
+    assert "each held out once" in result.stdout
+    summary = json.loads((out / "folds.json").read_text())
+    assert sorted(summary["cases"]) == ["c0", "c1", "c2"]
+    assert len(summary["folds"]) == 3
+    held_out = [read_log(out / f"fold-{fold}", "validation")[-1]["cases"] for fold in range(3)]
+    assert sorted(name for cases in held_out for name in cases) == ["c0", "c1", "c2"]
+
+
+def test_folds_can_be_trained_one_at_a_time(dataset, tmp_path):
+    out = tmp_path / "cv"
+    first = run(dataset, "-o", out, *SMALL, "--folds", "3", "--fold", "1")
+    assert first.exit_code == 0, first.output
+    assert "not finished yet" in first.stdout
+    assert not (out / "folds.json").exists()
+    refused(dataset, "-o", out, *SMALL, "--folds", "3", "--fold", "1", says="holds a run already")
+    refused(dataset, "-o", out, *SMALL, "--folds", "3", "--lr", "9", "--fold", "0", says="lr: ")
+    done = (out / "fold-1/checkpoint.pt").read_bytes()
+    rest = run("--resume", out, "--device", "cpu")  # trains the others, and summarises
+    assert rest.exit_code == 0, rest.output
+    assert (out / "folds.json").is_file()
+    assert (out / "fold-1/checkpoint.pt").read_bytes() == done
+
+
+def test_help_shows_an_example_and_what_matters():
+    result = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "120", "TERM": "dumb"})
+    assert result.exit_code == 0
+    for word in (
+        "Example:",
+        "--resume",
+        "--recipe",
+        "--set",
+        "--folds",
+        "--batch-size",
+        "--weights",
+    ):
+        assert word in result.stdout
