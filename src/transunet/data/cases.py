@@ -162,7 +162,7 @@ def label_problems(dataset: DataSet, image: Volume, label: Volume) -> Iterator[P
         found = f"image and label must lie on one grid, but against {image.name} {difference}"
         remedy = "Resample the label map to the image's grid with nearest neighbour"
         yield Problem("grid", label.name, found, remedy, geometry=True)
-    unknown = sorted(set(np.unique(label.array).tolist()) - set(dataset.values))
+    unknown = sorted(set(np.unique(label.array.ravel("K")).tolist()) - set(dataset.values))
     if unknown:
         yield _unknown_labels(dataset, label.name, unknown)
 

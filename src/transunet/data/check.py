@@ -142,7 +142,7 @@ def examine(dataset: DataSet, case: Case) -> Examined:
         found += [*image_problems(dataset, image), *_constant(dataset, image)]
     if image and label:
         found += [*label_problems(dataset, image, label)]
-    values = frozenset(np.unique(label.array).tolist()) if label else frozenset[int]()
+    values = frozenset(np.unique(label.array.ravel("K")).tolist()) if label else frozenset[int]()
     classes = frozenset(dataset.values[value] for value in values if value in dataset.values)
     if label and values and classes == {0} and values <= set(dataset.values):
         remedy = "Check that this is so; such a case teaches background only"

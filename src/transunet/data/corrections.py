@@ -131,7 +131,7 @@ def _without_geometry(label: Volume) -> bool:
 
 def _listed_255(dataset: DataSet, label: Volume, done: list[Problem]) -> Volume:
     """255 that no description lists, where only class 1 can be meant."""
-    values = set(np.unique(label.array).tolist())
+    values = set(np.unique(label.array.ravel("K")).tolist())
     if values - set(dataset.values) != {255} or set(dataset.values) != {0, 1}:
         return label
     return _as_one(label, done)

@@ -65,7 +65,7 @@ class Fingerprint(Configuration):
 
 def intensities_of(array: NDArray[Any]) -> tuple[Intensity, ...]:
     """Measure each channel of an array (C, ...); nothing for an empty one."""
-    return tuple(_intensity(channel.ravel()) for channel in array) if array[0].size else ()
+    return tuple(_intensity(channel.ravel("K")) for channel in array) if array[0].size else ()
 
 
 def summarise(

@@ -223,7 +223,7 @@ def _slices_with(labels: NDArray[Any]) -> dict[int, tuple[int, ...]]:
 
 
 def _case_fingerprint(image: Volume, label: Volume) -> CaseFingerprint:
-    classes, counts = np.unique(label.array, return_counts=True)
+    classes, counts = np.unique(label.array.ravel("K"), return_counts=True)
     return CaseFingerprint(
         shape=image.spatial_shape,
         spacing_mm=image.spacing_mm,
