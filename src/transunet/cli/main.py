@@ -36,17 +36,24 @@ app.command(epilog=EVALUATE_EXAMPLE)(evaluate)
 app.add_typer(weights.app, name="weights")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("transunet"))
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, help="Print the version.", is_eager=True
+        ),
     ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as version_of
-
-        print(version_of("transunet"))
-        raise typer.Exit
+    pass
 
 
 def main() -> None:

@@ -1,0 +1,61 @@
+import subprocess
+import sys
+
+import click
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+import transunet.cli.main
+from transunet.cli.main import app
+
+HEAVY = ("torch", "numpy", "scipy", "nibabel", "pydantic", "huggingface_hub", "matplotlib")
+
+
+def commands(command: click.Command, name: str = "transunet") -> list[tuple[str, ...]]:
+    """Every command's words, sub-commands included."""
+    children = getattr(command, "commands", None)
+    if children is None:
+        return [(name,)]
+    return [(name, *words) for key, child in children.items() for words in commands(child, key)]
+
+
+COMMANDS = [words[1:] for words in commands(get_command(app))]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"import sys, transunet.cli.main; print([m for m in {HEAVY} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = f"import sys, transunet; print([m for m in {HEAVY} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_commands_help_shows_an_example(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*words, "--help"], terminal_width=200)
+    assert result.exit_code == 0
+    assert f"Example: transunet {' '.join(words)}" in result.output
+
+
+def test_an_error_is_one_message_and_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["transunet", "train", "/no/such/dataset", "-o", "/tmp/run"])
+    with pytest.raises(SystemExit) as caught:
+        transunet.cli.main.main()
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("Error: ")
+    assert "/no/such/dataset" in error
+    assert "Traceback" not in error
+
+
+def test_the_version_is_printed() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.output.strip()[0].isdigit()
