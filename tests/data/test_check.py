@@ -73,6 +73,10 @@ def break_file(folder, save):
     image_of(folder).write_bytes(image_of(folder).read_bytes()[:99])
 
 
+def break_empty(folder, save):
+    image_of(folder).write_bytes(b"")
+
+
 def break_nan(folder, save):
     array = np.zeros((8, 9, 5), np.float32)
     array[0, 0, 0] = np.nan
@@ -110,6 +114,7 @@ BREAKS = {
     "missing-label": break_label,
     "missing-image": break_image,
     "unreadable": break_file,
+    "unreadable ": break_empty,
     "not-finite": break_nan,
     "channels": break_channels,
     "affine": break_header,

@@ -125,3 +125,17 @@ def test_colours_come_back(tmp_path, colours):
 def test_what_an_image_cannot_hold_is_refused(tmp_path, name, shape, dtype, says):
     with pytest.raises(ConfigError, match=says):
         write_volume(Volume(np.zeros(shape, dtype), np.eye(4), "case"), tmp_path / name)
+
+
+def test_a_tiff_without_its_sizes_is_one_clear_error(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+    raw = path.read_bytes()
+    width_tag = (
+        raw.index(b"\x00\x01\x04\x00")
+        if b"\x00\x01\x04\x00" in raw
+        else raw.index(b"\x00\x01\x03\x00")
+    )
+    path.write_bytes(raw[:width_tag] + b"\x99\x99" + raw[width_tag + 2 :])
+    with pytest.raises(DataError, match=r"a\.tif"):
+        read_volume(path)

@@ -1,7 +1,7 @@
 """`transunet check`: every problem in a data set, before anything runs."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,29 +89,37 @@ def _show_problems(console: "Console", report: "Report") -> None:
     )
 
 
-def _show(console: "Console", problems: "Iterable[Problem]") -> None:
+def _show(console: "Console", problems: "Sequence[Problem]") -> None:
+    for problem in _few(console, problems):
+        style = "bold red" if problem.severity == "error" else "yellow"
+        console.print(f"{problem.severity:<8}", style=style, end="")
+        console.print(f"{problem.where}: {problem.found}.", markup=False)
+        console.print(f"        {problem.remedy}.", style="dim", markup=False)
+
+
+def _few(console: "Console", problems: "Sequence[Problem]") -> "Iterator[Problem]":
+    """Yield the first of every kind, then say how many more there are."""
     seen: Counter[tuple[str, str]] = Counter()
     for problem in problems:
         key = (problem.severity, problem.kind)
         seen[key] += 1
         if seen[key] <= _SHOWN:
-            style = "bold red" if problem.severity == "error" else "yellow"
-            console.print(f"{problem.severity:<8}", style=style, end="")
-            console.print(f"{problem.where}: {problem.found}.", markup=False)
-            console.print(f"        {problem.remedy}.", style="dim", markup=False)
-    for (severity, kind), count in seen.items():
+            yield problem
+    for (_, kind), count in seen.items():
         if count > _SHOWN:
-            more = f"{count - _SHOWN} more like these ({kind}); --json FILE has them all."
-            console.print(f"{severity:<8}{more}", markup=False)
+            console.print(
+                f"        {count - _SHOWN} more like these ({kind}); --json FILE has them all.",
+                markup=False,
+            )
 
 
 def _show_copy(console: "Console", fixed: "Fixed", original: "Report", workers: int) -> "Report":
     """Say what became of the copy, and return what is still wrong with it."""
-    for problem in fixed.corrected:
+    for problem in _few(console, fixed.corrected):
         console.print(
             f"corrected {problem.where}: {problem.found}; {problem.remedy}.", markup=False
         )
-    for problem in fixed.left_out:
+    for problem in _few(console, fixed.left_out):
         console.print(f"left out  {problem.where}: {problem.found}.", markup=False)
     layout = original.dataset.layout if original.dataset else None
     report = _checked(fixed.folder, layout, workers)

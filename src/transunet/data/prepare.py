@@ -34,7 +34,7 @@ from transunet.data.store import (
     case_on_disk,
 )
 from transunet.data.volume import Grid, Volume
-from transunet.errors import ConfigError
+from transunet.errors import ConfigError, DataError, GeometryError
 
 Progress = Callable[[int, int, str], None]
 """Called with the cases done, all cases, and the name of the case just done."""
@@ -125,7 +125,15 @@ def labelled(dataset: DataSet) -> tuple[Case, ...]:
 def grids_of(cases: Sequence[Case]) -> list[Grid]:
     """Read the grids of (at most 500, evenly chosen) cases from their headers."""
     step = -(-len(cases) // _GRIDS)
-    return [read_grid(case.images[0]) for case in cases[::step]]
+    grids = (_grid_of(case) for case in cases[::step])
+    return [grid for grid in grids if grid]
+
+
+def _grid_of(case: Case) -> Grid | None:
+    try:
+        return read_grid(case.images[0])
+    except (DataError, GeometryError):
+        return None  # reading the case will tell what is wrong with it
 
 
 @dataclass(frozen=True)

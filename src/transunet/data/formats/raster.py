@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 COLOUR = 1 << 24
 """Added to 0xRRGGBB for the label value of a coloured pixel; a grey one's is its brightness."""
 
-_DAMAGE = (OSError, EOFError, ValueError, SyntaxError, MemoryError, struct.error)
+_DAMAGE = (OSError, EOFError, ValueError, TypeError, SyntaxError, MemoryError, struct.error)
 _JPEG = {".jpg", ".jpeg"}
 _PAGES = {".tif", ".tiff"}
 # Pillow's modes of one number per pixel; any other is turned into RGB.
