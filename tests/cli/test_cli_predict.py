@@ -1,0 +1,94 @@
+"""`transunet predict` as it is typed: what it writes, what it refuses, how it exits."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from prediction import left_in, noise, save_nifti, tiny_bundle, transunet
+from transunet.cli.main import app
+from transunet.errors import ConfigError, DataError, TransUNetError
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["predict", "--device", "cpu", *map(str, arguments)])
+
+
+def refused(error: type[TransUNetError], *arguments: object) -> str:
+    result = run(*arguments)
+    assert isinstance(result.exception, error), result.output
+    return str(result.exception)
+
+
+def test_files_and_folders_become_label_maps(bundle: Path, tmp_path: Path) -> None:
+    image = save_nifti(tmp_path / "in" / "a.nii.gz")
+    save_nifti(tmp_path / "more" / "b.nii.gz")
+    result = run(bundle, image, tmp_path / "more", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "2 label maps" in result.output
+    for name in ("a", "b"):
+        assert nib.load(tmp_path / "out" / f"{name}.nii.gz").shape == (20, 24, 6)
+
+
+def test_a_failing_case_is_reported_and_the_others_go_on(bundle: Path, tmp_path: Path) -> None:
+    whole = save_nifti(tmp_path / "in" / "a.nii.gz")
+    cut = tmp_path / "in" / "b.nii.gz"
+    cut.write_bytes(whole.read_bytes()[:2000])
+    save_nifti(tmp_path / "in" / "c.nii.gz")
+    message = refused(DataError, bundle, tmp_path / "in", "-o", tmp_path / "out")
+    assert "1 of 3" in message
+    assert str(cut) in message
+    found = {name for name in left_in(tmp_path / "out") if name.endswith(".nii.gz")}
+    assert found == {"a.nii.gz", "c.nii.gz"}
+
+
+def test_wrong_channels_name_both_counts(bundle: Path, tmp_path: Path) -> None:
+    two = save_nifti(tmp_path / "two.nii.gz", np.stack([noise(), noise()], axis=-1))
+    message = refused(DataError, bundle, two, "-o", tmp_path / "out")
+    assert "2 channels" in message
+    assert "expected 1" in message
+
+
+def test_a_bundle_without_its_config_is_wrong_use(bundle: Path, tmp_path: Path) -> None:
+    image = save_nifti(tmp_path / "a.nii.gz")
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes((bundle / "model.safetensors").read_bytes())
+    message = refused(ConfigError, half, image, "-o", tmp_path / "out")
+    assert "config.json" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_input_is_wrong_use(bundle: Path, tmp_path: Path) -> None:
+    message = refused(ConfigError, bundle, tmp_path / "none.nii.gz", "-o", tmp_path / "out")
+    assert "none.nii.gz" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_is_a_file_is_wrong_use(bundle: Path, tmp_path: Path) -> None:
+    image = save_nifti(tmp_path / "a.nii.gz")
+    (tmp_path / "out").write_text("here already")
+    message = refused(ConfigError, bundle, image, "-o", tmp_path / "out")
+    assert "Choose another" in message
+    assert (tmp_path / "out").read_text() == "here already"
+
+
+@pytest.mark.parametrize(("what", "code"), [("cut", 1), ("missing", 2)])
+def test_the_process_ends_with_one_message_and_its_code(
+    bundle: Path, tmp_path: Path, what: str, code: int
+) -> None:
+    path = tmp_path / f"{what}.nii.gz"
+    if what == "cut":
+        path.write_bytes(save_nifti(tmp_path / "a.nii.gz").read_bytes()[:500])
+    ended = transunet("predict", bundle, path, "-o", tmp_path / "out", "--device", "cpu")
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.count("Error:") == 1
+    assert path.name in ended.stderr

@@ -1,0 +1,95 @@
+"""What the tests of prediction start from: tiny bundles, images on awkward grids, the command."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from transunet.bundle import BundleConfig, save_pretrained
+from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.models.config import TransUNetConfig
+from transunet.models.transunet import TransUNet
+
+nib: Any = nibabel
+
+OBLIQUE = np.array([[0.0, 0.2, -2.5, 10.5], [-0.7, 0, 0.1, 3], [0.05, 0.7, 0.3, -8], [0, 0, 0, 1]])
+"""Permuted against RAS, flipped, oblique and anisotropic."""
+
+
+def tiny_config(channels: int = 1, classes: int = 3, size: int = 32) -> TransUNetConfig:
+    """The smallest network that is still this network: a few thousand parameters."""
+    return TransUNetConfig(
+        num_classes=classes,
+        in_channels=channels,
+        image_size=(size, size),
+        hidden_size=8,
+        mlp_size=8,
+        num_heads=1,
+        num_layers=1,
+        bridge_channels=8,
+        decoder_channels=(8, 8, 8, 8),
+    )
+
+
+def tiny_model(seed: int = 0, **settings: int) -> TransUNet:
+    """Random weights whose logits differ enough that every class appears."""
+    torch.manual_seed(seed)
+    model = TransUNet(tiny_config(**settings)).eval()
+    torch.nn.init.normal_(model.segmentation_head[0].weight, std=3.0)
+    return model
+
+
+def tiny_bundle(folder: Path, seed: int = 0, slice_axis: int = 2, **settings: int) -> Path:
+    """Save a bundle with such a model, for MRI."""
+    model = tiny_model(seed, **settings)
+    count = model.config.in_channels
+    preprocessing = Preprocessing(
+        channels=tuple(Channel(name=f"MRI {index}") for index in range(count)),
+        slice_axis=slice_axis,
+    )
+    names = ("background", "left", "right", "middle", "top")
+    labels = {index: names[index] for index in range(model.config.num_classes)}
+    config = BundleConfig(architecture=model.config, preprocessing=preprocessing, labels=labels)
+    return save_pretrained(model, config, folder)
+
+
+def noise(shape: tuple[int, ...] = (20, 24, 6), seed: int = 0) -> NDArray[np.int16]:
+    """Smooth random intensities."""
+    from scipy.ndimage import gaussian_filter
+
+    values = gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2)
+    return np.asarray(values / np.abs(values).max() * 1000, dtype=np.int16)
+
+
+def save_nifti(
+    path: Path, array: NDArray[Any] | None = None, affine: NDArray[Any] = OBLIQUE
+) -> Path:
+    """Write a NIfTI whose header says more than the defaults."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(noise() if array is None else array, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=2)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+    return path
+
+
+def transunet(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, in its own process."""
+    return subprocess.run(
+        [sys.executable, "-m", "transunet", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        **options,
+    )
+
+
+def left_in(folder: Path) -> set[str]:
+    """Every file and folder in `folder`, hidden ones too."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
