@@ -40,7 +40,7 @@ def train(
         str | None, typer.Option(help="R50-ViT-B_16, R26-ViT-Ti_16, ...", rich_help_panel="Recipe")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Side in pixels.", rich_help_panel="Recipe")
+        str | None, typer.Option(help="Side in pixels; or auto.", rich_help_panel="Recipe")
     ] = None,
     weights: Annotated[
         str | None,
@@ -90,7 +90,7 @@ def train(
 
     named = {
         "model": model,
-        "image_size": image_size,
+        "image_size": _whole_number(image_size),
         "weights": weights,
         "epochs": epochs,
         "iterations": iterations,

@@ -59,7 +59,7 @@ def _out_of_memory(job: Job) -> str:
     remedies = [
         f"--set accumulate={2 * recipe.accumulate} (the same batch in smaller pieces)",
         f"--batch-size auto or less than {recipe.batch_size}",
-        f"--image-size less than {max(recipe.image_size)}",
+        f"--image-size less than {max(recipe.size)}",
     ]
     if recipe.precision == "fp32" and job.device.type != "cpu":
         remedies.append("--set precision=bf16")

@@ -75,17 +75,16 @@ class Job:
     def dataset(self) -> SliceDataset:
         """The training slices."""
         augment = paper if self.recipe.paper_augmentation else None
-        cases, size = self.split.train, self.recipe.image_size
-        return SliceDataset(self.store, cases, size, augment, self.recipe.seed)
+        cases, recipe = self.split.train, self.recipe
+        return SliceDataset(self.store, cases, recipe.size, augment, recipe.seed)
 
     @cached_property
     def sampler(self) -> Batches:
         """Which slices make which batch, from the state's step on."""
         recipe, classes = self.recipe, [index for index in self.store.labels if index]
-        assert isinstance(recipe.batch_size, int)
         return Batches(
             len(self.dataset),
-            recipe.batch_size,
+            recipe.batch,
             recipe.seed,
             start=self.state.step,
             part=(self.place.rank, self.place.world),
@@ -178,8 +177,7 @@ class Job:
         Raises:
             ConfigError: when the last batch of an epoch is too small.
         """
-        assert isinstance(self.recipe.batch_size, int)
-        smallest = len(self.dataset) % self.recipe.batch_size or self.recipe.batch_size
+        smallest = len(self.dataset) % self.recipe.batch or self.recipe.batch
         if smallest < self.place.world:
             raise ConfigError(
                 f"An epoch of {len(self.dataset)} slices in batches of {self.recipe.batch_size} "
@@ -230,7 +228,7 @@ def make_model(recipe: Recipe, store: Store, fresh: bool = False) -> TransUNet:
         recipe.model,
         num_classes=len(store.labels),
         in_channels=len(store.preprocessing.channels),
-        image_size=recipe.image_size,
+        image_size=recipe.size,
         n_skip=recipe.n_skip,
         dropout=recipe.dropout,
     )

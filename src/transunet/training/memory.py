@@ -1,19 +1,23 @@
-"""`--batch-size auto`: in how few pieces a batch fits into the memory that there is.
+"""What fits into the memory that there is: `--batch-size auto` and `--image-size auto`.
 
 The batch stays the recipe's, since the learning rate belongs to it; only how many slices of it are
 computed at once is found.
 """
 
-import os
+import sys
 from math import ceil
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from transunet.data.defaults import available_memory, derive_defaults
+from transunet.data.store import Store
 from transunet.errors import ConfigError
+from transunet.models.config import variant
 from transunet.training.job import Job, make_loss
 from transunet.training.losses import alone
+from transunet.training.recipe import Recipe
 from transunet.training.step import train_step
 
 BATCH = 24
@@ -39,22 +43,29 @@ def pieces_that_fit(job: Job, world: int = 1) -> int:
         if _fits(job, ceil(BATCH / world / pieces)):
             return pieces
     raise ConfigError(
-        f"Not even one slice of {job.recipe.image_size} pixels fits into the memory of "
+        f"Not even one slice of {job.recipe.size} pixels fits into the memory of "
         f"{job.device} with {job.recipe.model}. Lower --image-size, choose a smaller --model, or "
         "--set gradient_checkpointing=true."
     )
 
 
+def size_that_fits(recipe: Recipe, store: Store, device: torch.device) -> tuple[int, int]:
+    """Return the image size for a store's slices, in whole patches of the recipe's network."""
+    derived = derive_defaults(store.fingerprint, free_memory(device), store.preprocessing)
+    patch = variant(recipe.model).patch_size
+    height, width = (ceil(side / patch) * patch for side in derived.image_size.value)
+    return height, width
+
+
 def _fits(job: Job, slices: int) -> bool:
     if job.device.type != "cuda":
-        return _estimated(job, slices) <= _SHARE * _available()
-    free, _ = torch.cuda.mem_get_info(job.device)
+        return _estimated(job, slices) <= _SHARE * free_memory(job.device)
+    free = free_memory(job.device)
     torch.cuda.reset_peak_memory_stats(job.device)
     try:
         images, labels = _blank(job, slices)
-        train_step(
-            job.trained, make_loss(job.recipe, alone), job.optimizer, images, labels, job.arithmetic
-        )
+        loss = make_loss(job.recipe, alone)
+        train_step(job.trained, loss, job.optimizer, images, labels, job.arithmetic)
         return torch.cuda.max_memory_allocated(job.device) <= _SHARE * free
     except torch.OutOfMemoryError:
         return False
@@ -88,28 +99,20 @@ def _kept(job: Job, slices: int) -> int:
 
 
 def _blank(job: Job, slices: int) -> tuple[Tensor, Tensor]:
-    size = job.recipe.image_size
+    size = job.recipe.size
     images = torch.zeros(slices, job.model.config.in_channels, *size, device=job.device)
     return images, torch.zeros(slices, *size, dtype=torch.int64, device=job.device)
 
 
-def _available() -> float:
-    """Return the bytes of memory that this machine, or this container, can still give."""
-    known = [_meminfo(), _container()]
-    if any(known):
-        return min(value for value in known if value)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of memory that `device` can still give."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(available_memory(), _left_in_container())
 
 
-def _meminfo() -> float | None:
-    path = Path("/proc/meminfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable")]
-    return 1024 * float(found[0]) if found else None
-
-
-def _container() -> float | None:
+def _left_in_container() -> int:
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
     if not limit.exists() or limit.read_text().strip() == "max":
-        return None
-    return float(limit.read_text()) - float(used.read_text())
+        return sys.maxsize
+    return int(limit.read_text()) - int(used.read_text())

@@ -81,8 +81,8 @@ class Recipe(Configuration):
 
     # The network.
     model: str = "R50-ViT-B_16"
-    image_size: tuple[PositiveInt, PositiveInt] = (224, 224)
-    """Height and width in pixels to which slices are resized."""
+    image_size: tuple[PositiveInt, PositiveInt] | Literal["auto"] = (224, 224)
+    """Height and width in pixels to which slices are resized; `auto` asks data and memory."""
     n_skip: int | None = Field(default=None, ge=0)
     """Skip connections; None for the variant's own number."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
@@ -148,6 +148,18 @@ class Recipe(Configuration):
     """How much work an interruption may cost; 0 saves after every step."""
     loggers: tuple[Literal["wandb", "mlflow"], ...] = ()
     seed: int = Field(default=1234, ge=0)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels, once they have been derived."""
+        assert self.image_size != "auto"
+        return self.image_size
+
+    @property
+    def batch(self) -> int:
+        """Slices per step, once they have been derived."""
+        assert self.batch_size != "auto"
+        return self.batch_size
 
     @model_validator(mode="before")
     @classmethod

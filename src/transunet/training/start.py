@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import Progress, labelled, prepare
 from transunet.data.splits import Splittable
@@ -16,7 +18,7 @@ from transunet.models.config import variant
 from transunet.training.distributed import Processes
 from transunet.training.job import Job, choose_split
 from transunet.training.log import check_trackers
-from transunet.training.memory import BATCH, pieces_that_fit
+from transunet.training.memory import BATCH, pieces_that_fit, size_that_fits
 from transunet.training.recipe import Recipe
 from transunet.training.run import Run, is_store
 from transunet.weights.catalog import PARTS, SOURCES, files_for
@@ -108,7 +110,8 @@ def check_possible(
     """
     choose_device(device)
     check_trackers(recipe.loggers)
-    variant(recipe.model, image_size=recipe.image_size, n_skip=recipe.n_skip)
+    size = None if recipe.image_size == "auto" else recipe.image_size
+    variant(recipe.model, image_size=size, n_skip=recipe.n_skip)
     choose_split(recipe, _cases(dataset, layout))
     weights = derived(recipe).weights
     if weights in SOURCES:
@@ -136,19 +139,30 @@ def _job(
         ready_store(run, workers, progress)
     place.wait()
     store = Store.open(Path(run.record.store))
-    recipe = run.recipe() or derived(run.record.recipe)
     where = choose_device(_local(device, place))
+    recipe = run.recipe() or _fitted(derived(run.record.recipe), run, store, where, place)
     split = choose_split(recipe, list(store.cases.values()), store.splits[0])
-    if recipe.batch_size == "auto":
-        alone = recipe.replace(batch_size=BATCH, weights="none")
-        trial = Job(run, alone, store, split, where, 0, Processes())
-        needed = place.largest([pieces_that_fit(trial, place.world)], where)[0]
-        recipe = recipe.replace(batch_size=BATCH, accumulate=int(needed))
     job = Job(run, recipe, store, split, where, workers, place)
     job.check_batches()
     if place.first:
         run.keep_recipe(recipe)
     return job
+
+
+def _fitted(
+    recipe: Recipe, run: Run, store: Store, device: torch.device, place: Processes
+) -> Recipe:
+    """Fill in what depends on data and memory; processes agree on the first's or the least."""
+    if recipe.image_size == "auto":
+        size = size_that_fits(recipe, store, device)
+        recipe = recipe.replace(image_size=place.gather(size)[0])
+    if recipe.batch_size == "auto":
+        split = choose_split(recipe, list(store.cases.values()), store.splits[0])
+        alone = recipe.replace(batch_size=BATCH, weights="none")
+        trial = Job(run, alone, store, split, device, 0, Processes())
+        needed = place.largest([pieces_that_fit(trial, place.world)], device)[0]
+        recipe = recipe.replace(batch_size=BATCH, accumulate=int(needed))
+    return recipe
 
 
 def ready_store(run: Run, workers: int = 0, progress: Progress | None = None) -> None:
