@@ -9,11 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from transunet.cli import weights
-from transunet.cli.evaluate import EXAMPLE as EVALUATE_EXAMPLE
-from transunet.cli.evaluate import evaluate
-from transunet.cli.predict import predict
-from transunet.cli.train import train
+from transunet.cli import check, evaluate, predict, prepare, train, weights
 from transunet.errors import TransUNetError
 
 app = typer.Typer(
@@ -26,13 +22,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog="Example: transunet train Task04_Hippocampus -o runs/hippocampus --epochs 50")(
-    train
-)
-app.command(epilog="Example: transunet predict runs/hippocampus/best patient.nii.gz -o labels")(
-    predict
-)
-app.command(epilog=EVALUATE_EXAMPLE)(evaluate)
+app.command(epilog=check.EXAMPLE)(check.check)
+app.command(epilog=prepare.EXAMPLE)(prepare.prepare)
+app.command(epilog=train.EXAMPLE)(train.train)
+app.command(epilog=predict.EXAMPLE)(predict.predict)
+app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.add_typer(weights.app, name="weights")
 
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from transunet.data.cases import Case
     from transunet.inference.predictor import Predictor
 
+EXAMPLE = "Example: transunet predict runs/hippocampus/best patient.nii.gz -o labels"
+
 
 def predict(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its hub id.")],

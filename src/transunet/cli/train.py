@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from transunet.training.recipe import Recipe
     from transunet.training.run import Run
 
+EXAMPLE = "Example: transunet train Task04_Hippocampus -o runs/hippocampus --epochs 50"
+
 
 def train(
     dataset: Annotated[
