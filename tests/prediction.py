@@ -37,10 +37,16 @@ def tiny_config(channels: int = 1, classes: int = 3, size: int = 32) -> TransUNe
 
 
 def tiny_model(seed: int = 0, **settings: int) -> TransUNet:
-    """Random weights whose logits differ enough that every class appears."""
+    """Random weights whose logits have mean 0 and deviation 3 in each class."""
     torch.manual_seed(seed)
     model = TransUNet(tiny_config(**settings)).eval()
-    torch.nn.init.normal_(model.segmentation_head[0].weight, std=3.0)
+    head = model.segmentation_head[0]
+    with torch.no_grad():
+        logits = model(torch.randn(4, model.config.in_channels, *model.config.image_size))
+        deviation = logits.std(dim=(0, 2, 3))
+        head.weight *= (3 / deviation)[:, None, None, None]
+        head.bias -= logits.mean(dim=(0, 2, 3))
+        head.bias *= 3 / deviation
     return model
 
 

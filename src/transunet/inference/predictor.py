@@ -1,26 +1,63 @@
 """From a volume to a label volume on the same grid; memory is bounded by a batch of slices."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from transunet.bundle import from_pretrained
 from transunet.data.preprocessing import Preprocessing
-from transunet.data.resize import Edge, nearest, resize
+from transunet.data.resize import Edge, resize
 from transunet.data.volume import Volume
-from transunet.device import choose_device
-from transunet.errors import ConfigError, DataError
-from transunet.models.decoder import upsample
-from transunet.models.transunet import TransUNet
+from transunet.errors import ConfigError
+from transunet.inference.combined import Mirrored
+from transunet.inference.components import classes_named, keep_largest
+from transunet.inference.images import as_volume
+from transunet.inference.logits import (
+    argmax,
+    as_array,
+    enlarge,
+    enlarge_nearest,
+    softmax,
+    uncertainty,
+)
+from transunet.inference.maps import MapFile, map_file
+from transunet.inference.network import Network
+from transunet.inference.overlap import ahead, behind
+from transunet.inference.slabs import Slabs
+from transunet.inference.window import Windowed
+
+if TYPE_CHECKING:
+    import torch
+
+    from transunet.inference.network import Logits
+    from transunet.models.transunet import TransUNet
 
 Procedure = Literal["native", "paper"]
 Progress = Callable[[int, int], None]
 """Called with the slices done and the slices in all."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What is stored beside the labels, slice by slice."""
+
+    probabilities: MapFile | None = None
+    uncertainty: MapFile | None = None
+
+    def __bool__(self) -> bool:
+        return self.probabilities is not None or self.uncertainty is not None
+
+    def put(self, part: slice, probabilities: NDArray[np.float32]) -> None:
+        """Store what the probabilities (S, classes, H, W) of some slices say."""
+        if self.probabilities is not None:
+            self.probabilities.put(part, probabilities)
+        if self.uncertainty is not None:
+            self.uncertainty.put(part, uncertainty(probabilities)[:, None])
 
 
 class Predictor:
@@ -30,83 +67,201 @@ class Predictor:
     the label; "paper" takes the label at the network's size and enlarges it with nearest neighbour,
     as the reference does, so that published numbers can be reproduced.
 
+    Args:
+        model: a model, or any other `Network`.
+        preprocessing: how volumes become slices.
+        labels: class index -> name.
+        device: where the model computes; the best one there is if not given.
+        batch_size: slices that go through at once.
+        procedure: see above.
+        mirror: average the probabilities of four mirror images.
+        window: look through overlapping windows of the network's size at the slices' own
+            resolution, instead of resizing whole slices to that size.
+        largest_component: names of the structures of which only the largest piece is kept, or
+            ["all"].
+
     Raises:
-        ConfigError: for a device that is not here or an unknown procedure.
+        ConfigError: for a device that is not here, an unknown procedure or structure, or settings
+            that exclude each other.
     """
 
     def __init__(
         self,
-        model: TransUNet,
+        model: "TransUNet | Network",
         preprocessing: Preprocessing,
         labels: Mapping[int, str],
         *,
-        device: str | torch.device | None = None,
+        device: "str | torch.device | None" = None,
         batch_size: int = 8,
         procedure: Procedure = "native",
+        mirror: bool = False,
+        window: bool = False,
+        largest_component: Collection[str] = (),
     ) -> None:
-        if procedure not in ("native", "paper"):
-            raise ConfigError(f"Unknown procedure {procedure!r}; known: native, paper.")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size} must be at least 1.")
-        self.device = device if isinstance(device, torch.device) else choose_device(device)
-        self.model = model.to(self.device)
+        _check(procedure, batch_size, window)
         self.preprocessing = preprocessing
         self.labels = dict(labels)
         self.batch_size = batch_size
         self.procedure = procedure
+        self.mirror, self.window = mirror, window
+        self.largest_component = classes_named(largest_component, labels)
+        network = _network(model, device)
+        network = Mirrored(network) if mirror else network
+        self.network: Network = Windowed(network, batch_size) if window else network
 
     @classmethod
-    def from_pretrained(cls, source: Path | str, **settings: Any) -> Self:
-        """Load a bundle (a folder or a hub id); `settings` are the constructor's.
+    def from_pretrained(
+        cls,
+        source: Path | str | Sequence[Path | str],
+        *,
+        device: "str | torch.device | None" = None,
+        **settings: Any,
+    ) -> Self:
+        """Load a bundle (a folder or a hub id), or several whose probabilities are averaged.
+
+        Args:
+            source: one bundle, or the bundles of an ensemble.
+            device: as the constructor's.
+            settings: the constructor's.
 
         Raises:
             ConfigError, DataError, WeightsError: as `transunet.bundle.from_pretrained`.
+            ConfigError: when the bundles differ in labels or preprocessing; the message says how.
         """
-        model, config = from_pretrained(source)
-        return cls(model, config.preprocessing, config.labels, **settings)
+        from transunet.inference.torch_network import load_networks
 
-    def __call__(self, volume: Volume, progress: Progress | None = None) -> Volume:
-        """Return the label map of `volume`, (1, X, Y, Z) unsigned, on its very grid.
+        sources = [source] if isinstance(source, Path | str) else list(source)
+        network, config = load_networks(sources, device)
+        return cls(network, config.preprocessing, config.labels, **settings)
+
+    @property
+    def device(self) -> str:
+        """Where the network computes."""
+        return self.network.device
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what came with the bundle: weights, architecture, preprocessing, labels."""
+        parts = [self.network.fingerprint, self.preprocessing.model_dump_json(), str(self.labels)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that labels depend on."""
+        names = [self.labels[index] for index in self.largest_component]
+        return {
+            "procedure": self.procedure,
+            "mirror": self.mirror,
+            "window": self.window,
+            "largest_component": names,
+        }
+
+    def __call__(
+        self,
+        image: "Volume | Path | str | Sequence[Path] | NDArray[Any]",
+        progress: Progress | None = None,
+        *,
+        spacing_mm: Sequence[float] | None = None,
+        probabilities: Path | None = None,
+        uncertainty: Path | None = None,
+    ) -> Volume:
+        """Return the label map of `image`, (1, X, Y, Z) unsigned, on its very grid.
+
+        Args:
+            image: a volume; a file (or one per channel); or an array (X, Y, Z) or (C, X, Y, Z),
+                whose axes run to the right, to the front and up (RAS).
+            progress: called with the slices done and the slices in all.
+            spacing_mm: the edges of an array's voxels in millimetres, one per axis.
+            probabilities: a file to write every class's probability to, `.npy` (float16, classes
+                first) or `.nii` (float32, classes last).
+            uncertainty: such a file for the normalised entropy, from 0 (certain) to 1.
 
         Raises:
+            ConfigError: for an array without its spacing, a spacing without an array, a file that
+                does not exist, or maps that cannot be written.
             DataError: for another number of channels, or voxels that are not finite.
+            GeometryError: for a spacing that is not positive.
         """
-        if not np.isfinite(volume.array).all():
-            raise DataError(
-                f"{volume.name}: has voxels that are NaN or infinite; expected finite intensities. "
-                "Repair the image before predicting."
+        volume = as_volume(image, spacing_mm)
+        slices = Slabs(volume, self.preprocessing)
+        with ExitStack() as files:
+            wanted = ((probabilities, len(self.labels)), (uncertainty, 1))
+            maps = Maps(
+                *(
+                    files.enter_context(map_file(path, channels, volume, self.preprocessing))
+                    for path, channels in wanted
+                )
             )
-        slices = self.preprocessing.to_slices(volume)
-        return self.preprocessing.from_slices(self.label_slices(slices, progress), volume)
+            labels = self._label_all(slices, maps, progress)
+        return self._finished(self.preprocessing.from_slices(labels, volume))
 
     def label_slices(
         self, slices: NDArray[np.float32], progress: Progress | None = None
     ) -> NDArray[Any]:
         """Return the labels (S, H, W), unsigned, of normalised slices (S, C, H, W)."""
+        return self._label_all(slices, Maps(), progress)
+
+    def _label_all(
+        self, slices: "NDArray[np.float32] | Slabs", maps: Maps, progress: Progress | None
+    ) -> NDArray[Any]:
         dtype = np.uint8 if len(self.labels) <= 256 else np.uint16
         labels = np.empty((len(slices), *slices.shape[2:]), dtype)
-        training = self.model.training
-        self.model.eval()
-        try:
-            for start in range(0, len(slices), self.batch_size):
-                batch = slices[start : start + self.batch_size]
-                labels[start : start + len(batch)] = self._label(batch)
-                if progress is not None:
-                    progress(start + len(batch), len(slices))
-        finally:
-            self.model.train(training)
+
+        def store(computed: "tuple[slice, Logits]") -> slice:
+            part, logits = computed
+            labels[part] = self._reduce(part, logits, (slices.shape[2], slices.shape[3]), maps)
+            return part
+
+        for part in behind(store, self._computed(slices)):
+            if progress is not None:
+                progress(part.stop, len(slices))
         return labels
 
-    @torch.inference_mode()
-    def _label(self, slices: NDArray[np.float32]) -> NDArray[Any]:
-        height, width = slices.shape[2:]
+    def _computed(self, slices: "NDArray[np.float32] | Slabs") -> "Iterator[tuple[slice, Logits]]":
+        for part, images in ahead(self._prepared(slices)):
+            yield part, self.network(images)
+
+    def _prepared(
+        self, slices: "NDArray[np.float32] | Slabs"
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        # fidelity: for some sizes scipy's last row is zeros, and the reference resizes with it.
         edge: Edge = "scipy" if self.procedure == "paper" else "kept"
-        images = resize(slices, self.model.config.image_size, order=3, edge=edge)
-        logits = self.model(torch.from_numpy(images).to(self.device))
-        if self.procedure == "paper":
-            return nearest(_argmax(logits), (height, width))
-        return _argmax(upsample(logits.float(), (height, width)))
+        for start in range(0, len(slices), self.batch_size):
+            part = slice(start, min(start + self.batch_size, len(slices)))
+            size = self.network.image_size or (slices.shape[2], slices.shape[3])
+            yield part, resize(slices[part], size, order=3, edge=edge)
+
+    def _reduce(
+        self, part: slice, logits: "Logits", size: tuple[int, int], maps: Maps
+    ) -> NDArray[Any]:
+        """Return labels at the slices' own size, and store what else is wanted of the logits."""
+        if self.procedure == "native":
+            logits = enlarge(logits, size)
+        if maps:
+            found = as_array(softmax(logits))
+            maps.put(part, enlarge_nearest(found, size))
+        return enlarge_nearest(argmax(logits), size)
+
+    def _finished(self, labels: Volume) -> Volume:
+        if not self.largest_component:
+            return labels
+        return labels.with_array(keep_largest(labels.array[0], self.largest_component)[None])
 
 
-def _argmax(logits: Tensor) -> NDArray[Any]:
-    return np.asarray(logits.argmax(dim=1).to(torch.int32).cpu().numpy())
+def _network(model: "TransUNet | Network", device: "str | torch.device | None") -> Network:
+    if hasattr(model, "image_size"):  # a TransUNet has it in its configuration only
+        return cast("Network", model)
+    from transunet.inference.torch_network import TorchNetwork
+
+    return TorchNetwork(cast("TransUNet", model), device)
+
+
+def _check(procedure: str, batch_size: int, window: bool) -> None:
+    if procedure not in ("native", "paper"):
+        raise ConfigError(f"Unknown procedure {procedure!r}; known: native, paper.")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size} must be at least 1.")
+    if window and procedure == "paper":
+        raise ConfigError(
+            "The paper's procedure resizes whole slices; it has no windows. Use procedure='native'."
+        )

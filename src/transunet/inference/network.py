@@ -1,0 +1,35 @@
+"""What segments slices: images in, logits out, whatever computes them.
+
+The predictor knows no more of a network than this, so that PyTorch, ONNX Runtime or several
+networks at once stand behind the same call.
+"""
+
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Logits: TypeAlias = NDArray[np.float32] | Tensor
+    """(B, classes, H, W): an array, or a tensor left on the device that computed it."""
+
+
+class Network(Protocol):
+    """Images (B, C, H, W) float32 -> logits (B, classes, H, W) at the same height and width."""
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width that slices are resized to first; None where any size will do."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes, such as "cpu" or "cuda:0"."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what its results depend on: architecture and weights."""
+
+    def __call__(self, images: NDArray[np.float32]) -> "Logits":
+        """Return the logits of `images`; of another batch size at each call."""

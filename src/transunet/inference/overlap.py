@@ -1,0 +1,65 @@
+"""Work that goes on beside the computing: what comes next is prepared, what came out is stored."""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
+    """Yield `items`, which another thread goes through, at most `depth` of them ahead.
+
+    What it raises is raised here. Left early, it stops after the item that it is at.
+    """
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_fill, args=(items, ready, stopped), daemon=True)
+    thread.start()
+    try:
+        while (found := ready.get())[0] == "item":
+            yield found[1]
+        if found[0] == "error":
+            raise found[1]
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def behind(
+    work: Callable[[Item], Result], items: Iterable[Item], depth: int = 2
+) -> Iterator[Result]:
+    """Yield `work(item)` in order, done in another thread, at most `depth` of them behind."""
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) >= depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _fill(items: Iterable[Any], ready: "queue.Queue[Any]", stopped: threading.Event) -> None:
+    try:
+        for item in items:
+            if not _put(ready, ("item", item), stopped):
+                return
+    except BaseException as error:
+        _put(ready, ("error", error), stopped)
+    else:
+        _put(ready, ("end", None), stopped)
+
+
+def _put(ready: "queue.Queue[Any]", item: Any, stopped: threading.Event) -> bool:
+    while not stopped.is_set():
+        try:
+            ready.put(item, timeout=0.1)
+        except queue.Full:
+            continue
+        return True
+    return False
