@@ -29,7 +29,7 @@ def test_a_label_map_has_its_images_geometry_units_and_codes(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     image = nib.load(save_nifti(tmp_path / "a.nii.gz"))
-    written = predict_file(predictor, Case("a", (tmp_path / "a.nii.gz",), None), tmp_path / "out")
+    written = predict_file(predictor, tmp_path / "a.nii.gz", tmp_path / "out" / "b.nii.gz")
     labels = nib.load(written)
     assert labels.shape == image.shape
     assert np.array_equal(labels.affine, image.affine)
@@ -46,7 +46,7 @@ def test_a_label_map_has_its_images_geometry_units_and_codes(
 
 def test_the_file_holds_what_the_predictor_says(predictor: Predictor, tmp_path: Path) -> None:
     path = save_nifti(tmp_path / "a.nii")
-    written = predict_file(predictor, Case("a", (path,), None), tmp_path / "out")
+    written = predict_file(predictor, str(path), tmp_path / "out" / "a.nii")
     assert written == tmp_path / "out" / "a.nii"
     from transunet.data.formats import read_volume
 
@@ -96,5 +96,41 @@ def test_a_failure_leaves_nothing_behind(predictor: Predictor, tmp_path: Path) -
     two = save_nifti(tmp_path / "two.nii.gz", np.stack([noise(), noise()], axis=-1), OBLIQUE)
     out = tmp_path / "out"
     with pytest.raises(DataError, match=r"two.nii.gz: .*2 channels"):
-        predict_file(predictor, Case("two", (two,), None), out)
+        predict_file(predictor, two, out / "two.nii.gz")
     assert not out.exists() or not left_in(out)
+
+
+def test_a_bundle_may_be_given_with_its_settings(predictor: Predictor, tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    path = save_nifti(tmp_path / "a.nii.gz")
+    settings = {"device": "cpu", "mirror": True}
+    one = predict_file(bundle, path, tmp_path / "one.nii.gz", **settings)
+    two = predict_file([bundle, bundle], path, tmp_path / "two.nii.gz", **settings)
+    assert np.array_equal(np.asarray(nib.load(one).dataobj), np.asarray(nib.load(two).dataobj))
+    with pytest.raises(ConfigError, match="its own settings; found mirror"):
+        predict_file(predictor, path, tmp_path / "three.nii.gz", mirror=True)
+
+
+def test_labels_as_arrays_are_read_back(predictor: Predictor, tmp_path: Path) -> None:
+    from transunet.data.formats import read_labels
+
+    path = save_nifti(tmp_path / "a.nii.gz")
+    written = predict_file(predictor, path, tmp_path / "a.npz")
+    assert np.array_equal(read_labels(written).array, predictor(path).array)
+    with np.load(written) as stored:
+        np.testing.assert_allclose(stored["affine"], OBLIQUE, atol=1e-6)
+
+
+def test_an_output_of_no_known_format_is_refused_first(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"labels.txt: label maps are written as .npz, .nii"):
+        predict_file(predictor, tmp_path / "a.nii.gz", tmp_path / "labels.txt")
+
+
+def test_patterns_are_expanded_where_the_shell_did_not(tmp_path: Path) -> None:
+    touch(tmp_path, "b.nii.gz", "a1.nii", "a2.nii")
+    assert [case.name for case in find_inputs([tmp_path / "a*.nii"], 1)] == ["a1", "a2"]
+    assert [case.name for case in find_inputs([tmp_path / "*.nii*"], 1)] == ["a1", "a2", "b"]
+    with pytest.raises(ConfigError, match=r"no image .*c\*"):
+        find_inputs([tmp_path / "c*"], 1)

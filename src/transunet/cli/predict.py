@@ -1,79 +1,208 @@
 """`transunet predict`: label maps for images, each on its own grid."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from transunet.errors import ConfigError, DataError, TransUNetError
+
 if TYPE_CHECKING:
     from transunet.data.cases import Case
-    from transunet.inference.predictor import Predictor
+    from transunet.inference.predictor import Predictor, Progress
+    from transunet.inference.run import Outcome, Wanted
 
 EXAMPLE = "Example: transunet predict runs/hippocampus/best patient.nii.gz -o labels"
+
+_WRITTEN = "What is written"
+_PROCEDURE = "How it is segmented"
+_MACHINE = "On this machine"
 
 
 def predict(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its hub id.")],
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Images, or folders of images.")
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...", help="Images, folders of images, or patterns ('*.nii')."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the label maps.")],
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best one if not given.")
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for the label maps.", rich_help_panel=_WRITTEN),
+    ],
+    format_: Annotated[
+        Literal["same", "nifti", "npz"],
+        typer.Option(
+            "--format",
+            help="same: the image's own (PNG for JPEG). npz: labels and affine as arrays.",
+            rich_help_panel=_WRITTEN,
+        ),
+    ] = "same",
+    probabilities: Annotated[
+        Literal["npy", "nii"] | None,
+        typer.Option(
+            help="Also write every class's probability: npy (float16, classes first) or nii "
+            "(float32, classes last).",
+            rich_help_panel=_WRITTEN,
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Slices that go through at once.")] = 8,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also write the entropy of the probabilities, from 0 (certain) to 1.",
+            rich_help_panel=_WRITTEN,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Predict finished cases again, and replace files that stand in the way.",
+            rich_help_panel=_WRITTEN,
+        ),
+    ] = False,
     procedure: Annotated[
         Literal["native", "paper"],
         typer.Option(
             help="native: resize the logits to the slice, then label. paper: label at the "
-            "network's size and enlarge the labels, as the reference does."
+            "network's size and enlarge the labels, as the reference does.",
+            rich_help_panel=_PROCEDURE,
         ),
     ] = "native",
+    mirror: Annotated[
+        bool,
+        typer.Option(
+            "--mirror",
+            help="Average over four mirror images; four times the time.",
+            rich_help_panel=_PROCEDURE,
+        ),
+    ] = False,
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="Average with this bundle too (another fold, say); repeat for more.",
+            rich_help_panel=_PROCEDURE,
+        ),
+    ] = None,
+    window: Annotated[
+        bool,
+        typer.Option(
+            "--window",
+            help="Slide a window of the network's size over slices much larger than it, at their "
+            "own resolution, instead of resizing them.",
+            rich_help_panel=_PROCEDURE,
+        ),
+    ] = False,
+    largest_component: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL",
+            help="Keep only this structure's largest piece (26 neighbours); repeat, or say all.",
+            rich_help_panel=_PROCEDURE,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1 or mps; the best one if not given.", rich_help_panel=_MACHINE
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(min=1, help="Slices that go through at once.", rich_help_panel=_MACHINE),
+    ] = 8,
 ) -> None:
-    """Segment images; each label map has the shape, the affine and the units of its image."""
-    from rich.console import Console
+    """Segment images; each label map has the shape, the affine and the units of its image.
 
+    A second run goes on where the first one ended: finished cases are kept. Several processes with
+    the same arguments, on one machine or many, share the cases.
+    """
     from transunet.atomic import writable_folder
     from transunet.inference.files import find_inputs
     from transunet.inference.predictor import Predictor
+    from transunet.inference.run import Wanted
+    from transunet.inference.torch_network import own_device
 
     predictor = Predictor.from_pretrained(
-        bundle, device=device, batch_size=batch_size, procedure=procedure
+        [bundle, *(ensemble or [])],
+        device=own_device(device),
+        batch_size=batch_size,
+        procedure=procedure,
+        mirror=mirror,
+        window=window,
+        largest_component=largest_component or (),
     )
     cases = find_inputs(inputs, len(predictor.preprocessing.channels))
     writable_folder(out)
-    failed = _predict_all(predictor, cases, out)
-    Console(soft_wrap=True).print(f"{len(cases) - len(failed)} label maps in {out}")
-    _report_failures(failed, len(cases))
+    wanted = Wanted(format_, probabilities, uncertainty, overwrite)
+    with _stoppable(out):
+        outcomes = _predict_all(predictor, cases, out, wanted)
+    _report(outcomes, out)
 
 
-def _predict_all(predictor: "Predictor", cases: list["Case"], out: Path) -> dict[str, str]:
-    """Predict every case that can be; return what was wrong with the others."""
+class Stopped(TransUNetError):  # noqa: N818 - not a fault: what is finished stays
+    """Asked to stop (Ctrl-C, SIGTERM)."""
+
+    exit_code = 130
+
+
+@contextmanager
+def _stoppable(out: Path) -> Iterator[None]:
+    """Make SIGTERM end as Ctrl-C does: what was half-written is removed on the way out."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"Stopped; finished cases stay in {out}. Give the same command again to go on."
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _predict_all(
+    predictor: "Predictor", cases: "list[Case]", out: Path, wanted: "Wanted"
+) -> "list[Outcome]":
     from transunet.cli.progress import progress_bar
-    from transunet.errors import ConfigError, TransUNetError
-    from transunet.inference.files import predict_file
+    from transunet.inference.run import predict_cases
 
-    failed = {}
     with progress_bar("slices") as bar:
-        for case in cases:
-            task = bar.add_task(case.name, total=None)
-            try:
-                predict_file(
-                    predictor,
-                    case,
-                    out,
-                    lambda done, total, task=task: bar.update(task, completed=done, total=total),
-                )
-            except ConfigError:  # wrong for every case alike
-                raise
-            except TransUNetError as error:
-                failed[case.name] = str(error)
-    return failed
+
+        def watch(name: str) -> "Progress":
+            task = bar.add_task(name, total=None)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        return predict_cases(predictor, cases, out, wanted, watch)
 
 
-def _report_failures(failed: dict[str, str], cases: int) -> None:
-    from transunet.errors import DataError
+def _report(outcomes: "list[Outcome]", out: Path) -> None:
+    """Print what came of it; raise an error that lists what failed."""
+    from rich.console import Console
 
+    count = {"done": 0, "kept": 0, "elsewhere": 0, "failed": 0}
+    for outcome in outcomes:
+        count[outcome.status] += 1
+    more = [
+        f"{count[status]} {words}"
+        for status, words in (("kept", "finished before"), ("elsewhere", "by other processes"))
+        if count[status]
+    ]
+    told = f"{count['done']} label maps in {out}" + (f" ({', '.join(more)})" if more else "")
+    Console(soft_wrap=True).print(told, markup=False, highlight=False)
+    failed = {o.case: o.error for o in outcomes if o.status == "failed"}
     if failed:
-        listed = "\n".join(f"  {name}: {message}" for name, message in failed.items())
-        raise DataError(f"{len(failed)} of {cases} cases could not be predicted:\n{listed}")
+        listed = "\n".join(f"  {name}: {error}" for name, error in failed.items())
+        wrong_use = all(isinstance(error, ConfigError) for error in failed.values())
+        raise (ConfigError if wrong_use else DataError)(
+            f"{len(failed)} of {len(outcomes)} cases could not be predicted:\n{listed}"
+        )

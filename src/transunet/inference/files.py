@@ -1,25 +1,28 @@
-"""From image files to label files: which files make a case, where its label map goes."""
+"""From image files to label files: which files make a case, and one file to another."""
 
+import glob
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from transunet.atomic import atomic_path
 from transunet.data.cases import Case
-from transunet.data.formats import FORMATS, read_volume, stem_of, suffix_of, write_volume
+from transunet.data.formats import FORMATS, stem_of, suffix_of
 from transunet.errors import ConfigError, DataError
+from transunet.inference.images import read_image
+from transunet.inference.outputs import write_labels
 from transunet.inference.predictor import Predictor, Progress
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's CASE_0000, CASE_0001
 
 
 def find_inputs(paths: Sequence[Path], channels: int) -> list[Case]:
-    """Return the cases in `paths`, files or folders of files, each with one file per channel.
+    """Return the cases in `paths`: files, folders of files, patterns; each with its channels.
 
     Files called CASE_0000, CASE_0001, ... are the channels of one case, as in nnU-Net.
 
     Args:
-        paths: Image files, or folders whose image files are taken.
+        paths: Image files, folders whose image files are taken, or patterns such as `in/*.nii`.
         channels: How many channels the bundle was trained on.
 
     Raises:
@@ -39,27 +42,52 @@ def find_inputs(paths: Sequence[Path], channels: int) -> list[Case]:
 
 
 def predict_file(
-    predictor: Predictor, case: Case, folder: Path, progress: Progress | None = None
+    bundle: Predictor | Path | str | Sequence[Path | str],
+    image: Path | str | Sequence[Path | str],
+    output: Path | str,
+    *,
+    progress: Progress | None = None,
+    probabilities: Path | None = None,
+    uncertainty: Path | None = None,
+    **settings: Any,
 ) -> Path:
-    """Segment one case and write its label map to `folder`; return the file.
+    """Segment an image file and write its label map to `output`; return that path.
 
-    The label map has the image's format, shape, affine and units. It appears when it is complete.
+    The label map has the image's shape, affine and units. It appears when it is complete.
+
+    Args:
+        bundle: a predictor (many files: make it once), a bundle, or the bundles of an ensemble.
+        image: a file, or one file per channel.
+        output: the label map's file; its suffix chooses the format (or `.npz`).
+        progress: called with the slices done and the slices in all.
+        probabilities: as `Predictor.__call__`.
+        uncertainty: as `Predictor.__call__`.
+        settings: the predictor's, where it is made here.
 
     Raises:
         DataError, GeometryError: when the image cannot be used.
-        ConfigError: when the folder cannot be written to.
+        ConfigError: for a path that does not exist, settings that cannot work, or an output that
+            cannot be written.
     """
-    image = read_volume(case.images)
-    labels = predictor(image, progress)
-    path = folder / f"{case.name}{suffix_of(case.images[0])}"
-    with atomic_path(path) as scratch:
-        write_volume(labels, scratch)
-    return path
+    if not isinstance(bundle, Predictor):
+        bundle = Predictor.from_pretrained(bundle, **settings)
+    elif settings:
+        raise ConfigError(
+            f"A predictor was given, which has its own settings; found {', '.join(settings)} too."
+        )
+    output = Path(output)
+    if output.suffix != ".npz" and suffix_of(output) is None:
+        raise ConfigError(f"{output}: label maps are written as .npz, {', '.join(FORMATS)}.")
+    paths = [image] if isinstance(image, Path | str) else image
+    volume = read_image([Path(path) for path in paths])
+    labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
+    write_labels(labels, output)
+    return output
 
 
 def _files_at(path: Path) -> list[Path]:
     if not path.exists():
-        raise ConfigError(f"There is no image {path}. Check the path.")
+        return _matching(path)
     if not path.is_dir():
         if suffix_of(path) is None:
             raise ConfigError(f"{path} is not an image that can be read: {', '.join(FORMATS)}.")
@@ -68,6 +96,14 @@ def _files_at(path: Path) -> list[Path]:
     if not files:
         raise ConfigError(f"The folder {path} holds no images ({', '.join(FORMATS)}).")
     return files
+
+
+def _matching(path: Path) -> list[Path]:
+    """The images that a pattern stands for, where the shell did not say."""
+    found = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - may be absolute
+    if not found:
+        raise ConfigError(f"There is no image {path}. Check the path.")
+    return [file for match in found for file in _files_at(match)]
 
 
 def _is_image(path: Path) -> bool:

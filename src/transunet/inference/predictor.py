@@ -99,6 +99,7 @@ class Predictor:
         largest_component: Collection[str] = (),
     ) -> None:
         _check(procedure, batch_size, window)
+        self.sources: tuple[str, ...] = ()  # the bundles it was loaded from
         self.preprocessing = preprocessing
         self.labels = dict(labels)
         self.batch_size = batch_size
@@ -132,7 +133,9 @@ class Predictor:
 
         sources = [source] if isinstance(source, Path | str) else list(source)
         network, config = load_networks(sources, device)
-        return cls(network, config.preprocessing, config.labels, **settings)
+        predictor = cls(network, config.preprocessing, config.labels, **settings)
+        predictor.sources = tuple(map(str, sources))
+        return predictor
 
     @property
     def device(self) -> str:

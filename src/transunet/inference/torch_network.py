@@ -1,6 +1,7 @@
 """The network in PyTorch, as it is; the only part of prediction that needs torch."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +61,14 @@ class TorchNetwork:
         finally:
             if training:
                 self.model.train()
+
+
+def own_device(name: str | None) -> str | None:
+    """Return the device of this process: `name`, or under torchrun each process's own GPU."""
+    count = torch.cuda.device_count()
+    if name is not None or "LOCAL_RANK" not in os.environ or not count:
+        return name
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % count}"
 
 
 def load_networks(

@@ -1,0 +1,83 @@
+"""Where the files of a case go, and in which format its label map is written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+from transunet.atomic import atomic_path
+from transunet.data.cases import Case
+from transunet.data.formats import suffix_of, write_volume
+from transunet.data.volume import Volume
+from transunet.errors import ConfigError
+from transunet.inference.records import write_json
+
+Format = Literal["same", "nifti", "npz"]
+MapFormat = Literal["npy", "nii"]
+
+_SAME: Mapping[str, str] = MappingProxyType(
+    {
+        ".nhdr": ".nrrd",  # one file instead of two, so that it appears at once
+        ".mhd": ".mha",
+        ".jpg": ".png",  # JPEG changes values
+        ".jpeg": ".png",
+        ".bmp": ".png",
+        ".npz": ".nii.gz",
+        ".h5": ".nii.gz",
+        ".npy.h5": ".nii.gz",
+    }
+)
+"""Suffix of an image -> suffix of its label map, where it is another one."""
+_CHOSEN: Mapping[str, str] = MappingProxyType({"nifti": ".nii.gz", "npz": ".npz"})
+
+
+def label_name(case: Case, format_: Format = "same") -> str:
+    """Return the file name of a case's label map."""
+    suffix = suffix_of(case.images[0]) or ".nii.gz"
+    return case.name + _CHOSEN.get(format_, _SAME.get(suffix, suffix))
+
+
+def write_labels(labels: Volume, path: Path) -> None:
+    """Write a label map; it appears when it is complete.
+
+    `.npz` holds `label` (slices last in the volume come first, as in the authors' files) and
+    `affine`; every other suffix is one of `transunet.data.formats`.
+
+    Raises:
+        ConfigError: for a format that is not known or cannot hold it, or where there is no room.
+    """
+    with atomic_path(path) as scratch:
+        try:
+            _write(labels, scratch)
+        except OSError as error:
+            raise no_room(path, error) from None
+
+
+def write_values(path: Path, values: Any) -> None:
+    """Write values as JSON; the file appears when it is complete.
+
+    Raises:
+        ConfigError: where there is no room.
+    """
+    with atomic_path(path) as scratch:
+        try:
+            write_json(scratch, values)
+        except OSError as error:
+            raise no_room(path, error) from None
+
+
+def no_room(path: Path, error: OSError) -> ConfigError:
+    """Return the error for a file that cannot be written."""
+    return ConfigError(
+        f"Cannot write {path}: {error.strerror or error}. Choose another place or make room."
+    )
+
+
+def _write(labels: Volume, path: Path) -> None:
+    if path.suffix == ".npz":
+        slices = np.moveaxis(labels.array[0], -1, 0)
+        np.savez_compressed(path, label=slices, affine=labels.affine)
+    else:
+        write_volume(labels, path)

@@ -1,0 +1,95 @@
+"""What is known of each case in an output folder: done, failed or begun, by what, from what.
+
+A record is `cases/NAME.json` in the output folder. A case whose record says that it was done with
+the same bundle, settings and image is not done again.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from transunet.atomic import atomic_path
+
+FOLDER = "cases"
+_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """One case in an output folder."""
+
+    case: str
+    status: Literal["begun", "done", "failed"]
+    key: str
+    """SHA-256 of bundle and settings."""
+    run: str
+    """The run that wrote it."""
+    images: tuple[str, ...]
+    images_sha256: str
+    """Of the images' contents; empty where they could not be read."""
+    outputs: tuple[str, ...] = ()
+    """The files written, relative to the output folder."""
+    by: str = ""
+    """Host, process and device."""
+    seconds: float = 0.0
+    problem: str = ""
+    structures: dict[str, Any] = field(default_factory=dict)
+    """Name -> `statistics.measure`."""
+
+
+def read_record(folder: Path, case: str) -> Record | None:
+    """Return what is known of `case` in `folder`; None for nothing, or nothing readable."""
+    try:
+        values = json.loads((folder / FOLDER / f"{case}.json").read_text(encoding="utf-8"))
+        record = Record(**values)
+    except (OSError, ValueError, TypeError):
+        return None
+    return record
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write a record; it appears when it is complete.
+
+    Raises:
+        ConfigError: when the folder cannot be written to.
+    """
+    with atomic_path(folder / FOLDER / f"{record.case}.json") as scratch:
+        write_json(scratch, asdict(record))
+
+
+def all_records(folder: Path) -> list[Record]:
+    """Return every record in `folder`, by name."""
+    names = sorted(path.stem for path in (folder / FOLDER).glob("*.json"))
+    return [record for name in names if (record := read_record(folder, name))]
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write values as indented JSON."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def content_hash(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of the files' contents, one after the other.
+
+    Raises:
+        OSError: when one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(_AT_ONCE):
+                digest.update(block)
+        digest.update(b"|")
+    return digest.hexdigest()
+
+
+def sweep(folder: Path, case: str) -> None:
+    """Remove what a killed worker left half-written of `case`, whose claim the caller has."""
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        for scratch in place.glob(".partial-*"):
+            if any(part.name.startswith(f"{case}.") for part in scratch.glob("*")):
+                shutil.rmtree(scratch, ignore_errors=True)

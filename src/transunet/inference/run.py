@@ -1,0 +1,186 @@
+"""Many cases into one folder: what is done is not done again, what fails does not stop the rest.
+
+A folder gets, for every case, its label map and `cases/NAME.json`, and together `statistics.json`
+and `manifest.json`. Several processes may work on one folder at once (see `claims`).
+"""
+
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transunet.data.cases import Case
+from transunet.data.volume import Volume
+from transunet.errors import DataError, TransUNetError
+from transunet.inference import claims, statistics
+from transunet.inference.jobs import Job, Queue, Status
+from transunet.inference.manifest import now, summarise
+from transunet.inference.outputs import Format, MapFormat, label_name, write_labels
+from transunet.inference.overlap import ahead, behind
+from transunet.inference.predictor import Predictor, Progress
+from transunet.inference.records import write_record
+
+Watch = Callable[[str], Progress | None]
+"""Called with a case's name when it begins; returns what is told of its slices."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is written for each case beside the label map, and how."""
+
+    format: Format = "same"
+    probabilities: MapFormat | None = None
+    uncertainty: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended."""
+
+    case: str
+    status: Status
+    error: TransUNetError | None = None
+
+
+def predict_cases(
+    predictor: Predictor,
+    cases: Sequence[Case],
+    folder: Path,
+    wanted: Wanted | None = None,
+    watch: Watch | None = None,
+) -> list[Outcome]:
+    """Segment every case into `folder`, as far as no other process does, and say how each ended.
+
+    It returns when all cases are finished, by whomever.
+
+    Raises:
+        ConfigError: when the folder cannot be written to, or another process is predicting into it
+            with other settings.
+    """
+    return Worker(predictor, folder, wanted or Wanted(), watch or (lambda _: None)).work(cases)
+
+
+@dataclass(eq=False)
+class _Computed:
+    job: Job
+    start: float
+    image: Volume | None = None
+    labels: Volume | None = None
+    error: BaseException | None = None
+
+
+class Worker:
+    """One process's share of a run."""
+
+    def __init__(self, predictor: Predictor, folder: Path, wanted: Wanted, watch: Watch) -> None:
+        self.predictor, self.folder, self.wanted, self.watch = predictor, folder, wanted, watch
+        self.settings = {
+            **predictor.settings,
+            "format": wanted.format,
+            "probabilities": wanted.probabilities,
+            "uncertainty": wanted.uncertainty,
+        }
+        content = json.dumps([predictor.fingerprint, self.settings], sort_keys=True)
+        self.key = hashlib.sha256(content.encode()).hexdigest()
+        self.by = f"{socket.gethostname()} {os.getpid()} {predictor.device}"
+
+    def work(self, cases: Sequence[Case]) -> list[Outcome]:
+        """Do what is to be done; see `predict_cases`."""
+        started = now()
+        about = f"{', '.join(self.predictor.sources)} {self.settings}"
+        with claims.session(self.folder, self.key, about) as run:
+            queue = Queue(self.folder, self.key, run, self._outputs, self.wanted.overwrite)
+            try:
+                # The next image is read and the last label map written beside the computing.
+                computed = map(self._compute, ahead(queue.jobs(cases)))
+                outcomes = list(behind(self._store, computed))
+            finally:
+                queue.give_back()
+            summarise(self.folder, self.predictor, self.settings, started)
+        return outcomes
+
+    def _outputs(self, case: Case) -> dict[str, str]:
+        """What is written for a case, the label map first, relative to the folder."""
+        found = {"labels": label_name(case, self.wanted.format)}
+        if self.wanted.probabilities:
+            found["probabilities"] = f"probabilities/{case.name}.{self.wanted.probabilities}"
+        if self.wanted.uncertainty:
+            found["uncertainty"] = f"uncertainty/{case.name}.nii"
+        return found
+
+    def _compute(self, job: Job) -> "_Computed | Outcome":
+        if job.record is None:
+            return self._ended(job, job.status or "failed", job.error)
+        done = _Computed(job, time.perf_counter())
+        try:
+            done.image = job.image()
+            files = {what: self.folder / name for what, name in self._outputs(job.case).items()}
+            done.labels = self.predictor(
+                done.image,
+                self.watch(job.case.name),
+                probabilities=files.get("probabilities"),
+                uncertainty=files.get("uncertainty"),
+            )
+        except _FAULTS as error:
+            done.error = error
+        return self._store(done) if job.large else done  # not held while the next is computed
+
+    def _store(self, done: "_Computed | Outcome") -> Outcome:
+        if isinstance(done, Outcome):
+            return done
+        job, error = done.job, done.error
+        assert job.record is not None  # else it would have ended
+        try:
+            record = replace(job.record, by=self.by, **self._written(done))
+        except _FAULTS as fault:
+            error = fault
+            told = str(in_words(fault, job.case))
+            record = replace(job.record, by=self.by, status="failed", problem=told)
+        write_record(self.folder, record)
+        return self._ended(job, "failed" if error else "done", error)
+
+    def _written(self, done: _Computed) -> dict[str, Any]:
+        """Write the label map; return what the record says of a case that is done."""
+        if done.error is not None:
+            raise done.error
+        image, labels = done.image, done.labels
+        assert image is not None
+        assert labels is not None
+        write_labels(labels, self.folder / label_name(done.job.case, self.wanted.format))
+        settings = self.predictor.preprocessing
+        axis = image.grid.axes_in(settings.orientation)[settings.slice_axis]
+        structures = statistics.measure(labels, image, self.predictor.labels, axis)
+        seconds = round(time.perf_counter() - done.start, 3)
+        return {"status": "done", "seconds": seconds, "structures": structures}
+
+    def _ended(self, job: Job, status: Status, error: BaseException | None) -> Outcome:
+        job.claim.give_back()
+        return Outcome(job.case.name, status, in_words(error, job.case) if error else None)
+
+
+_FAULTS = (TransUNetError, OSError, MemoryError, RuntimeError)
+
+
+def in_words(error: BaseException, case: Case) -> TransUNetError:
+    """Return what a user is told of a fault; what is not a fault of data or machine is raised.
+
+    Raises:
+        RuntimeError: `error` itself, where it can only be a mistake of ours.
+    """
+    if isinstance(error, TransUNetError):
+        return error
+    if isinstance(error, OSError):
+        where = error.filename or case.images[0]
+        return DataError(f"{case.name}: {where}: {error.strerror or error}. Check the file.")
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        return DataError(
+            f"{case.name}: it does not fit into memory. Give a smaller --batch-size, or --device "
+            "cpu if it is the GPU's."
+        )
+    raise error
