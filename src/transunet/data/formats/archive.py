@@ -1,0 +1,136 @@
+"""Zip archives from anywhere: everything is checked before the first byte is unpacked."""
+
+import shutil
+import stat
+import tempfile
+import weakref
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from transunet.data.problems import Problem
+from transunet.errors import TransUNetError
+
+MAX_FILES = 100_000
+"""Files in an archive; the largest series have a few thousand."""
+
+MAX_BYTES = 32 * 2**30
+"""Bytes that an archive may hold when unpacked."""
+
+MAX_RATIO = 100
+"""How many times larger than the archive its contents may be; scans shrink 2 to 10 times."""
+
+MAX_NAME = 1000
+"""Characters of a path in the archive."""
+
+_SMALL = 2**20  # below this many bytes, any ratio is harmless
+# What zipfile raises at damage; RuntimeError at passwords, NotImplementedError at rare methods.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, KeyError)
+
+
+class Unpacked:
+    """An archive's files in a temporary folder, which is removed with the last reference to this.
+
+    Raises:
+        DataError: when the archive is damaged, unsafe or too large; nothing is unpacked then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        root = Path(tempfile.mkdtemp(prefix="transunet-"))
+        self.close = weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
+        """Remove the files now."""
+        self.folder = root / path.name  # so that a message about a file names the archive too
+        """Where the files are."""
+        try:
+            self.folder.mkdir()
+            _unpack(path, self.folder)
+        except BaseException:
+            self.close()
+            raise
+
+
+def is_zip(path: Path) -> bool:
+    """Whether `path` is called a zip archive (by content, an `.npz` is one as well)."""
+    return path.suffix.lower() == ".zip"
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [one for one in archive.infolist() if not one.is_dir()]
+            _check(path, members)
+            for member in members:
+                _copy(archive, member, folder)
+    except TransUNetError:
+        raise
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _refused(path, f"it cannot be unpacked ({reason[:200]})", _COPY) from None
+
+
+def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
+    target = folder / member.filename
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # zipfile reads no more than the size that the check has seen.
+    with archive.open(member) as packed, target.open("xb") as file:
+        shutil.copyfileobj(packed, file, 2**20)
+
+
+def _check(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    if len(members) > MAX_FILES:
+        raise _refused(path, f"it holds {len(members)} files, more than {MAX_FILES}", _SPLIT)
+    for member in members:
+        if reason := _unsafe(member):
+            raise _refused(path, f"its entry {member.filename[:200]!r} {reason}", _PLAIN)
+    names = Counter(member.filename for member in members)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise _refused(path, f"its entry {twice[0][:200]!r} occurs twice", _PLAIN)
+    _check_size(path, sum(member.file_size for member in members))
+
+
+def _check_size(path: Path, size: int) -> None:
+    packed, limit = max(1, path.stat().st_size), _gigabytes(MAX_BYTES)
+    if size > MAX_BYTES:
+        raise _refused(path, f"it unpacks to {_gigabytes(size)}, more than {limit}", _SPLIT)
+    if size > _SMALL and size > MAX_RATIO * packed:
+        found = f"it unpacks to {size / packed:.0f} times its size, more than {MAX_RATIO} times"
+        raise _refused(path, found, _PLAIN)
+    free = _free()
+    if size > free:
+        room = f"{tempfile.gettempdir()} has {_gigabytes(free)} left"
+        found = f"it unpacks to {_gigabytes(size)}, and {room}"
+        raise _refused(path, found, "Make room, or set TMPDIR to a larger disk")
+
+
+def _free() -> int:
+    return shutil.disk_usage(tempfile.gettempdir()).free
+
+
+def _unsafe(member: zipfile.ZipInfo) -> str | None:
+    name, mode = member.filename, member.external_attr >> 16
+    if len(name) > MAX_NAME or not name.isprintable():
+        return "has a name that is too long or not printable"
+    windows = PureWindowsPath(name)
+    if name.startswith(("/", "\\")) or windows.drive or windows.root:
+        return "has an absolute path"
+    if ".." in PurePosixPath(name).parts or ".." in windows.parts:
+        return "leads out of the archive"
+    if stat.S_ISLNK(mode):
+        return "is a symbolic link"
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+        return "is not a plain file"
+    return "needs a password" if member.flag_bits & 1 else None
+
+
+_COPY = "The archive is damaged or cut short: copy it again"
+_PLAIN = "Pack the series again: plain files with relative paths, without a password"
+_SPLIT = "Unpack it yourself and give the series' folder"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _refused(path: Path, found: str, remedy: str) -> TransUNetError:
+    return Problem("archive", str(path), found, remedy).error()

@@ -1,0 +1,260 @@
+"""DICOM segmentations: written from label maps, read back equal, by us and by highdicom."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from dicom_made import OBLIQUE, STUDY, enhanced, positions, ramp, save, series_of, two_echoes
+from transunet.data.formats import dicom
+from transunet.data.formats.dicom_codes import (
+    ABNORMAL,
+    ABNORMALITIES,
+    ANATOMY,
+    LEFT,
+    LOCAL,
+    RIGHT,
+    STRUCTURES,
+    structure,
+)
+from transunet.data.formats.dicom_seg import _complete, write_seg
+from transunet.data.formats.dicom_seg_read import read_seg, segment_names
+from transunet.data.volume import Volume
+from transunet.errors import ConfigError, DataError, GeometryError
+
+pydicom = pytest.importorskip("pydicom", reason="needs the extra [dicom]")
+highdicom = pytest.importorskip("highdicom", reason="needs the extra [dicom]")
+
+NAMES = {0: "background", 1: "liver", 2: "left kidney", 3: "Leberläsion 肝"}
+
+
+@pytest.fixture
+def image(tmp_path):
+    save(tmp_path / "s", series_of(ramp(), directions=OBLIQUE), [3, 0, 4, 1, 2])
+    return dicom.read(tmp_path / "s")
+
+
+@pytest.fixture
+def labels(image, rng):
+    array = rng.integers(0, 4, image.array.shape).astype(np.uint8)
+    array[..., 1] = 0  # an empty slice, which the file leaves out
+    return image.with_array(array)
+
+
+def test_a_label_map_comes_back_equal(tmp_path, image, labels):
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+    back = read_seg(tmp_path / "l.dcm", image)
+    assert back.array.dtype == np.uint8
+    np.testing.assert_array_equal(back.array, labels.array)
+    np.testing.assert_array_equal(back.affine, image.affine)
+    assert segment_names(tmp_path / "l.dcm") == {n: NAMES[n] for n in (1, 2, 3)}
+
+
+def test_highdicom_reads_the_same_labels_by_source_instance(tmp_path, image, labels):
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+    seg = highdicom.seg.segread(tmp_path / "l.dcm")
+    instances = [f"{STUDY}.1.{index + 1}" for index in range(5)]  # as the slices were made
+    theirs = seg.get_pixels_by_source_instance(
+        instances, combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    np.testing.assert_array_equal(theirs.transpose(2, 1, 0), labels.array[0])
+    assert [uid for _, _, uid in seg.get_source_image_uids()] == instances
+
+
+def test_what_the_file_says_of_itself(tmp_path, image, labels):
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm", algorithm_version="7.8")
+    seg = pydicom.dcmread(tmp_path / "l.dcm")
+    assert (seg.PatientName, seg.StudyInstanceUID) == ("Test^Case", STUDY)
+    assert seg.SeriesInstanceUID != image.header.uid
+    liver, kidney, lesion = seg.SegmentSequence
+    assert liver.SegmentedPropertyTypeCodeSequence[0].CodeValue == "10200004"
+    kind = kidney.SegmentedPropertyTypeCodeSequence[0]
+    assert kind.CodeValue == "64033007"
+    assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+    local = lesion.SegmentedPropertyTypeCodeSequence[0]
+    assert (local.CodingSchemeDesignator, local.CodeMeaning) == (LOCAL, NAMES[3])
+    method = liver.SegmentationAlgorithmIdentificationSequence[0]
+    assert (method.AlgorithmName, method.AlgorithmVersion) == ("TransUNet", "7.8")
+
+
+def test_labels_with_turned_axes_are_turned_back(tmp_path, image, labels):
+    write_seg(labels.reoriented("RAS"), image.header, NAMES, tmp_path / "l.dcm")
+    np.testing.assert_array_equal(read_seg(tmp_path / "l.dcm", image).array, labels.array)
+    turned = read_seg(tmp_path / "l.dcm", image.reoriented("SPL"))
+    np.testing.assert_array_equal(turned.reoriented(image.orientation).array, labels.array)
+
+
+def test_an_empty_label_map(tmp_path, image):
+    empty = image.with_array(np.zeros(image.array.shape, np.uint8))
+    write_seg(empty, image, NAMES, tmp_path / "l.dcm")
+    assert not read_seg(tmp_path / "l.dcm", image).array.any()
+
+
+def test_a_multi_frame_source(tmp_path, rng):
+    save(tmp_path / "s", [enhanced(ramp(), [3, 0, 4, 1, 2])])
+    image = dicom.read(tmp_path / "s")
+    labels = image.with_array(rng.integers(0, 3, image.array.shape).astype(np.uint8))
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+    np.testing.assert_array_equal(read_seg(tmp_path / "l.dcm", image).array, labels.array)
+    seg = highdicom.seg.segread(tmp_path / "l.dcm")
+    theirs = seg.get_pixels_by_source_frame(
+        STUDY + ".7.1", [1, 2, 3, 4, 5], combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    np.testing.assert_array_equal(theirs[[1, 3, 4, 0, 2]].transpose(2, 1, 0), labels.array[0])
+
+
+def test_one_of_two_echoes_in_a_multi_frame_source(tmp_path, rng):
+    save(tmp_path / "s", [two_echoes()])
+    image = dicom.read(tmp_path / "s", 2)
+    labels = image.with_array(rng.integers(0, 3, image.array.shape).astype(np.uint8))
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+    np.testing.assert_array_equal(read_seg(tmp_path / "l.dcm", image).array, labels.array)
+    seg = highdicom.seg.segread(tmp_path / "l.dcm")
+    theirs = seg.get_pixels_by_source_frame(
+        STUDY + ".7.1",
+        [6, 7, 8, 9, 10],  # the second echo's
+        combine_segments=True,
+        assert_missing_frames_are_empty=True,
+    )
+    np.testing.assert_array_equal(theirs.transpose(2, 1, 0), labels.array[0])
+
+
+def test_headers_that_were_emptied_still_make_a_file(tmp_path, rng):
+    def anonymise(dataset, index):
+        for keyword in ("PatientName", "PatientID", "SeriesNumber", "SeriesDescription"):
+            delattr(dataset, keyword)
+
+    save(tmp_path / "s", series_of(ramp(), edit=anonymise))
+    image = dicom.read(tmp_path / "s")
+    labels = image.with_array(rng.integers(0, 2, image.array.shape).astype(np.uint8))
+    write_seg(labels, image, {1: "a\\b\n" + "x" * 99}, tmp_path / "l.dcm")
+    np.testing.assert_array_equal(read_seg(tmp_path / "l.dcm", image).array, labels.array)
+    assert segment_names(tmp_path / "l.dcm")[1].startswith("a b xxx")
+
+
+def test_a_name_in_another_character_set_is_kept(tmp_path):
+    def latin(dataset, index):
+        dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 100", "Müller^Jörg"
+
+    save(tmp_path / "s", series_of(ramp(), edit=latin))
+    image = dicom.read(tmp_path / "s")
+    labels = image.with_array(np.ones(image.array.shape, np.uint8))
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+    assert pydicom.dcmread(tmp_path / "l.dcm").PatientName == "Müller^Jörg"
+
+
+def test_the_format_writes_a_seg_with_numbered_segments(tmp_path, image, labels):
+    dicom.write(labels, tmp_path / "l.dcm")
+    assert segment_names(tmp_path / "l.dcm") == {1: "label 1", 2: "label 2", 3: "label 3"}
+    with pytest.raises(ConfigError, match="read_seg"):
+        dicom.read_labels(tmp_path / "l.dcm")
+
+
+@pytest.mark.parametrize("names", [{}, {0: "background"}, {1: "a", 3: "c"}, {1: "a"}])
+def test_names_that_do_not_fit_the_labels(tmp_path, image, labels, names):
+    with pytest.raises(ConfigError, match="without gaps"):
+        write_seg(labels, image, names, tmp_path / "l.dcm")
+
+
+def test_labels_on_another_grid_are_refused(tmp_path, image, labels):
+    shifted = labels.affine.copy()
+    shifted[0, 3] += 1
+    moved = Volume(labels.array, shifted, "moved")
+    with pytest.raises(GeometryError, match=r"moved.*grid"):
+        write_seg(moved, image, NAMES, tmp_path / "l.dcm")
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+    with pytest.raises(GeometryError, match=r"l\.dcm.*moved"):
+        read_seg(tmp_path / "l.dcm", Volume(image.array, shifted, "moved"))
+
+
+def test_an_image_that_is_no_series_is_refused(tmp_path, labels):
+    with pytest.raises(ConfigError, match=r"not read from a DICOM series.*NIfTI"):
+        write_seg(labels, Volume(labels.array, labels.affine), NAMES, tmp_path / "l.dcm")
+
+
+def test_overlapping_segments_are_refused(tmp_path, image, labels):
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+    seg = pydicom.dcmread(tmp_path / "l.dcm")
+    seg.PixelData = b"\xff" * len(seg.PixelData)
+    seg.save_as(tmp_path / "l.dcm")
+    with pytest.raises(DataError, match="overlap"):
+        read_seg(tmp_path / "l.dcm", image)
+
+
+@pytest.mark.parametrize("kind", ["FRACTIONAL", "LABELMAP"])
+def test_segmentations_of_other_kinds_are_read(tmp_path, image, labels, kind):
+    liver = highdicom.seg.SegmentDescription(
+        1,
+        "liver",
+        pydicom.sr.codedict.codes.SCT.Organ,
+        pydicom.sr.codedict.codes.SCT.Liver,
+        "MANUAL",
+    )
+    mask = (labels.array[0].transpose(2, 1, 0) == 1).astype(np.uint8)
+    stored = mask * 0.6 + 0.2 if kind == "FRACTIONAL" else mask
+    sources = [_complete(dataset) for dataset in image.header.datasets]
+    told = ("1.2.3", 1, "1.2.4", 1, "maker", "model", "version", "serial")
+    seg = highdicom.seg.Segmentation(sources, stored, kind, [liver], *told)
+    seg.save_as(tmp_path / "o.dcm")
+    back = read_seg(tmp_path / "o.dcm", image)
+    np.testing.assert_array_equal(back.array[0].transpose(2, 1, 0), mask)
+
+
+def test_what_is_no_segmentation_is_refused(tmp_path, image):
+    with pytest.raises(DataError, match="no DICOM segmentation"):
+        read_seg(tmp_path / "s" / "I000", image)
+    (tmp_path / "t.dcm").write_text("text")
+    with pytest.raises(DataError, match="no DICOM file"):
+        read_seg(tmp_path / "t.dcm", image)
+    with pytest.raises(ConfigError, match="no file"):
+        read_seg(tmp_path / "nowhere.dcm", image)
+
+
+def test_a_segmentation_beside_its_series_is_not_read_as_slices(tmp_path, image, labels):
+    write_seg(labels, image, NAMES, tmp_path / "s" / "l.dcm")
+    assert dicom.read(tmp_path / "s").spatial_shape == image.spatial_shape
+
+
+def test_without_highdicom_the_extra_is_named(tmp_path, image, labels, monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(ConfigError, match=r"transunet\[dicom\]"):
+        write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+
+
+def test_the_codes_are_the_standards_own():
+    from pydicom.sr._concepts_dict import concepts  # what DICOM's context groups hold
+
+    groups = concepts["SCT"].values()
+    known = {(code, text) for group in groups for code, (text, _) in group.items()}
+    known.add(("74281007", "Myocardium"))  # SNOMED CT's, but in none of pydicom's groups
+    ours = {(code, text) for text, code in {**STRUCTURES, **ABNORMALITIES}.items()}
+    ours |= {(code.value, code.meaning) for code in (ANATOMY, ABNORMAL, LEFT, RIGHT)}
+    assert ours <= known
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "side"),
+    [
+        ("Liver", "10200004", None),
+        ("kidney_right", "64033007", "Right"),
+        ("Left ventricle", "87878005", None),
+        ("tumour", "108369006", None),
+        ("oesophagus", "32849002", None),
+        ("lung-L", "39607008", "Left"),
+        ("left and right lung", None, None),
+        ("Anterior", None, None),
+    ],
+)
+def test_names_find_their_codes(name, code, side):
+    found = structure(name)
+    assert found.kind.scheme == ("SCT" if code else LOCAL)
+    if code:
+        assert found.kind.value == code
+    assert (found.side.meaning if found.side else None) == side
+    assert structure(name) == found
+    assert len(found.kind.value) <= 16
+
+
+def test_positions_helper_agrees_with_the_reader(image):
+    lps = np.diag([-1, -1, 1, 1]) @ image.affine
+    np.testing.assert_allclose(lps[:3, 3], positions(5, OBLIQUE)[0])
