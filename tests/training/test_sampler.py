@@ -37,6 +37,18 @@ def test_processes_share_each_batch():
         assert abs(len(first) - len(second)) <= 1
 
 
+def test_processes_share_each_piece_of_a_batch():
+    shares = [next(iter(Batches(11, 11, 3, part=(rank, 2), accumulate=3))) for rank in range(2)]
+    whole = Batches(11, 11, 3).batch(0)
+    for piece, first, second in zip(
+        np.array_split(whole, 3),
+        np.array_split(shares[0], 3),
+        np.array_split(shares[1], 3),
+        strict=True,
+    ):
+        assert sorted(piece.tolist()) == sorted([*first.tolist(), *second.tolist()])
+
+
 def test_foreground_is_drawn_by_class_and_as_often_as_asked():
     rare, common, absent = np.array([7]), np.arange(50), np.array([], dtype=int)
     batches = Batches(1000, 50, 3, foreground=0.5, holders=[rare, common, absent])

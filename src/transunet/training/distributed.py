@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 _PATIENCE = timedelta(hours=2)  # others may wait for a long validation or checkpoint
@@ -66,11 +68,22 @@ def processes(device: str) -> Iterator[Processes]:
     place = Processes(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
     if device == "cuda":
         torch.cuda.set_device(place.local)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+    _meet("nccl" if device == "cuda" else "gloo")
     try:
         yield place
     finally:
         dist.destroy_process_group()
+
+
+def _meet(backend: str) -> None:
+    """Find the other processes, and not those of the attempt before torchrun restarted us.
+
+    The store in which they leave their addresses may outlive them.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
+    store = PrefixStore(f"attempt-{attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_PATIENCE)
 
 
 class _Sum(torch.autograd.Function):
@@ -141,8 +154,7 @@ def share_batches(model: nn.Module, place: Processes, device: torch.device) -> n
         return model
     _share_statistics(model)
     ids = [device.index] if device.type == "cuda" else None
-    # Statistics are equal everywhere already, so nothing is broadcast at each step.
-    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    return DistributedDataParallel(model, device_ids=ids)
 
 
 def _share_statistics(module: nn.Module) -> None:

@@ -88,6 +88,7 @@ class Job:
             recipe.seed,
             start=self.state.step,
             part=(self.place.rank, self.place.world),
+            accumulate=recipe.accumulate,
             foreground=recipe.foreground,
             holders=[self.dataset.with_class(index) for index in classes],
         )

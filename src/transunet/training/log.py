@@ -5,14 +5,17 @@ its package is there (extra `train`), Weights & Biases and MLflow when the recip
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from transunet.atomic import atomic_path
 from transunet.errors import ConfigError
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Tracker(Protocol):
@@ -50,13 +53,14 @@ class Log:
         self._trackers += _tensorboard_if_there(folder, step)
         self._file = self.path.open("a", encoding="utf-8")
 
-    def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        """Add one line; numbers also go to the trackers as `event/name`."""
-        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+    def write(
+        self, event: str, step: int, values: Mapping[str, Any], details: Mapping[str, Any] = EMPTY
+    ) -> None:
+        """Add one line; the numbers among `values` also go to the trackers, as `event/name`."""
+        line = {"event": event, "step": step, **values, **details}
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        numbers = {
-            f"{event}/{name}": value for name, value in values.items() if isinstance(value, float)
-        }
+        numbers = dict(_numbers(values, event))
         for tracker in self._trackers:
             tracker.scalars(step, numbers)
 
@@ -70,7 +74,9 @@ class Log:
 class Silence:
     """The record of a process that does not write."""
 
-    def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+    def write(
+        self, event: str, step: int, values: Mapping[str, Any], details: Mapping[str, Any] = EMPTY
+    ) -> None:
         """Take nothing down."""
 
     def close(self) -> None:
@@ -82,6 +88,14 @@ def read_log(folder: Path, event: str) -> list[dict[str, Any]]:
     path = folder / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [entry for entry in map(_parsed, lines) if entry and entry["event"] == event]
+
+
+def _numbers(values: Mapping[str, Any], name: str) -> Iterator[tuple[str, float]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{name}/{key}")
+        elif isinstance(value, float):
+            yield f"{name}/{key}", value
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

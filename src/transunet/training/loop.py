@@ -1,9 +1,10 @@
 """The training loop: validate, set the rate, step, log, save."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,17 +74,10 @@ def train(job: Job) -> Iterator[Stepped | Validated]:
             _set_rate(job)
             _seed_step(job)
             batch = job.sampler.batch(state.step)  # of all processes
-            pieces = min(recipe.accumulate, len(batch) // job.place.world)
+            arithmetic = replace(job.arithmetic, accumulate=job.sampler.pieces(batch))
             with explained(job):
                 images, labels = next(batches)
-                loss = train_step(
-                    job.trained,
-                    job.loss,
-                    job.optimizer,
-                    images,
-                    labels,
-                    replace(job.arithmetic, accumulate=pieces),
-                )
+                loss = train_step(job.trained, job.loss, job.optimizer, images, labels, arithmetic)
             if job.average:
                 job.average.update(job.model, state.step)
             state.step += 1
@@ -133,7 +127,7 @@ def _validate(job: Job, log: Log | Silence) -> Validated:
     state.validations, state.validated = _validations_due(job), state.step
     if is_best and job.place.first:
         save_pretrained(job.best_guess, job.bundle_config, job.run.best)
-    log.write("validation", state.step, _described(outcome, is_best))
+    log.write("validation", state.step, *_described(outcome, is_best))
     save(job)
     if job.place.first:
         draw_curves(job.run.folder)
@@ -179,20 +173,15 @@ def _stepped(job: Job, slices: int, loss: float) -> Stepped:
     )
 
 
-def _described(outcome: Outcome, is_best: bool) -> dict[str, object]:
-    return {
-        "mean_dice": _json(outcome.mean_dice),
-        "best": is_best,
-        "dice": {name: _json(value) for name, value in outcome.dice.items()},
-        "cases": {
-            case: {name: _json(value) for name, value in dice.items()}
-            for case, dice in outcome.cases.items()
-        },
-    }
+def _described(outcome: Outcome, is_best: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what everybody wants to see of a validation, and the details."""
+    cases = {case: _known(dice) for case, dice in outcome.cases.items()}
+    values = {**_known({"mean_dice": outcome.mean_dice}), "dice": _known(outcome.dice)}
+    return values, {"best": is_best, "cases": cases}
 
 
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else value
+def _known(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def _open_log(job: Job) -> Log | Silence:

@@ -26,6 +26,8 @@ class Batches(Sampler[list[Draw]]):
         seed: of the permutations.
         start: first step to yield.
         part: this process's number and how many share each batch.
+        accumulate: pieces in which batches are computed; processes share each piece, so that the
+            pieces hold the same slices however many processes there are.
         foreground: share of draws to replace.
         holders: per foreground class, the indices of the slices that hold it.
     """
@@ -37,11 +39,13 @@ class Batches(Sampler[list[Draw]]):
         seed: int,
         start: int = 0,
         part: tuple[int, int] = (0, 1),
+        accumulate: int = 1,
         foreground: float = 0.0,
         holders: Sequence[np.ndarray] = (),
     ) -> None:
         self.slices, self.batch_size, self.seed = slices, batch_size, seed
-        self.start, self.part, self.foreground = start, part, foreground
+        self.start, self.part, self.accumulate = start, part, accumulate
+        self.foreground = foreground
         self.holders = [indices for indices in holders if len(indices)]
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -52,9 +56,12 @@ class Batches(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield this process's part of every batch, without end."""
-        rank, world = self.part
         for step in count(self.start):
-            yield self.batch(step)[rank::world]
+            yield self._share(self.batch(step))
+
+    def pieces(self, batch: list[Draw]) -> int:
+        """Return in how many pieces `batch` is computed; every process has a share of each."""
+        return max(1, min(self.accumulate, len(batch) // self.part[1]))
 
     def batch(self, step: int) -> list[Draw]:
         """Return the whole batch of `step`."""
@@ -64,6 +71,11 @@ class Batches(Sampler[list[Draw]]):
         if self.foreground and self.holders:
             self._replace_some(indices, np.random.default_rng((self.seed, 1, step)))
         return [(step * self.batch_size + i, int(index)) for i, index in enumerate(indices)]
+
+    def _share(self, batch: list[Draw]) -> list[Draw]:
+        rank, world = self.part
+        parts = np.array_split(np.arange(len(batch)), self.pieces(batch))
+        return [batch[i] for part in parts for i in part[rank::world]]
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:

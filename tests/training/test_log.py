@@ -1,0 +1,123 @@
+import json
+import sys
+import types
+
+import pytest
+
+from transunet.errors import ConfigError
+from transunet.training.curves import draw_curves
+from transunet.training.log import Log, check_trackers, read_log
+
+VALIDATION = {"mean_dice": 0.5, "dice": {"a": 0.5, "b": None}}
+DETAILS = {"best": True, "cases": {"x": {"a": 0.5, "b": None}}}
+
+
+def write(folder, steps, done=None, trackers=()):
+    log = Log(folder, done or {"train": 0, "validation": -1}, trackers, {"lr": 1.0})
+    for step in steps:
+        log.write("train", step, {"loss": 1.0 / step, "lr": 0.1})
+    log.write("validation", steps[-1], VALIDATION, DETAILS)
+    log.close()
+
+
+def test_a_resumed_log_tells_every_step_once(tmp_path):
+    write(tmp_path, [1, 2, 3, 4])
+    write(tmp_path, [3, 4, 5], {"train": 2, "validation": -1})
+    assert [line["step"] for line in read_log(tmp_path, "train")] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in read_log(tmp_path, "validation")] == [5]
+
+
+def test_a_validation_that_was_saved_is_kept(tmp_path):
+    write(tmp_path, [1, 2])
+    write(tmp_path, [3], {"train": 2, "validation": 2})
+    assert [line["step"] for line in read_log(tmp_path, "validation")] == [2, 3]
+
+
+def test_a_line_cut_short_is_left_out(tmp_path):
+    write(tmp_path, [1, 2])
+    path = tmp_path / "log.jsonl"
+    path.write_text(path.read_text()[:-10])
+    assert [line["step"] for line in read_log(tmp_path, "train")] == [1, 2]
+    assert read_log(tmp_path, "validation") == []
+    write(tmp_path, [2], {"train": 1, "validation": -1})
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_tensorboard_can_read_it(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write(tmp_path, [1, 2, 3])
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, pytest.approx(1 / 3)),
+    ]
+    assert events.Scalars("validation/mean_dice")[0].value == 0.5
+    assert events.Scalars("validation/dice/a")[0].value == 0.5
+
+
+@pytest.fixture
+def package(monkeypatch):
+    """Put a stand-in for a package that is not installed in its place."""
+
+    def put(name, **contents):
+        module = types.ModuleType(name)
+        vars(module).update(contents)
+        module.__spec__ = types.SimpleNamespace()
+        monkeypatch.setitem(sys.modules, name, module)
+
+    return put
+
+
+def test_wandb_gets_the_numbers_when_asked(tmp_path, package):
+    told = []
+    run = types.SimpleNamespace(
+        log=lambda values, step: told.append((step, values)), finish=lambda: told.append("end")
+    )
+    package("wandb", init=lambda **how: told.append(how["config"]) or run)
+    check_trackers(["wandb"])
+    write(tmp_path, [1, 2], trackers=["wandb"])
+    assert told[0] == {"lr": 1.0}
+    assert told[1] == (1, {"train/loss": 1.0, "train/lr": 0.1})
+    assert told[-2] == (2, {"validation/mean_dice": 0.5, "validation/dice/a": 0.5})
+    assert told[-1] == "end"
+
+
+def test_mlflow_gets_the_numbers_when_asked(tmp_path, package):
+    told = []
+    package(
+        "mlflow",
+        set_experiment=lambda name: None,
+        start_run=lambda run_name: told.append(run_name),
+        log_params=lambda values: told.append(values),
+        log_metrics=lambda values, step: told.append((step, values)),
+        end_run=lambda: told.append("end"),
+    )
+    check_trackers(["mlflow"])
+    write(tmp_path, [1], trackers=["mlflow"])
+    assert told[:2] == [tmp_path.name, {"lr": 1.0}]
+    assert told[2] == (1, {"train/loss": 1.0, "train/lr": 0.1})
+    assert told[-1] == "end"
+
+
+def test_what_is_asked_for_and_not_installed_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ConfigError, match="pip install mlflow"):
+        check_trackers(["mlflow"])
+
+
+def test_curves_are_drawn_from_the_log_alone(tmp_path):
+    pytest.importorskip("matplotlib")
+    write(tmp_path, list(range(1, 40)))
+    path = draw_curves(tmp_path)
+    assert path == tmp_path / "curves.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_there_are_no_curves(tmp_path, monkeypatch):
+    monkeypatch.setattr("transunet.training.curves.find_spec", lambda name: None)
+    write(tmp_path, [1])
+    assert draw_curves(tmp_path) is None
