@@ -3,6 +3,7 @@
 Sub-commands import what is heavy inside their function, so that `--help` stays fast.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -11,6 +12,10 @@ from rich.console import Console
 
 from transunet.cli import check, evaluate, predict, prepare, train, weights
 from transunet.errors import TransUNetError
+
+# Before torch is imported: threads that wait for work sleep instead of spinning, which beside other
+# work (data loaders, a second run, a browser) makes every process several times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     name="transunet",
