@@ -1,14 +1,20 @@
 """A real series as the scanner wrote it, and a real mask."""
 
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from transunet.atomic import atomic_path
 from transunet.data.formats import dicom
 from transunet.data.formats.dicom_seg import write_seg
 from transunet.data.formats.dicom_seg_read import read_seg
+from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.inference.predictor import Predictor
+from transunet.models.config import variant
+from transunet.models.transunet import TransUNet
 
 pytest.importorskip("pydicom", reason="needs the extra [dicom]")
 highdicom = pytest.importorskip("highdicom", reason="needs the extra [dicom]")
@@ -17,8 +23,6 @@ pillow = pytest.importorskip("PIL.Image", reason="needs the extra [images]")
 
 @pytest.fixture(scope="module")
 def chaos(tmp_path_factory):
-    from pathlib import Path
-
     packed = Path(__file__).parents[3] / "shared" / "data" / "chaos_ct.tar.xz"
     if not packed.exists():
         pytest.skip(f"needs the real series {packed}")
@@ -63,3 +67,15 @@ def test_the_liver_as_a_segmentation_comes_back_equal(tmp_path, image, liver):
     seg = highdicom.seg.segread(tmp_path / "liver.dcm")
     sources = {uid for _, _, uid in seg.get_source_image_uids()}
     assert sources == {str(dataset.SOPInstanceUID) for dataset in image.header.datasets}
+
+
+def test_a_prediction_of_the_series_is_a_segmentation_of_it(tmp_path, chaos):
+    image = dicom.read(sorted((chaos / "DICOM_anon").iterdir())[30:38])
+    torch.manual_seed(0)
+    model = TransUNet(variant("R26-ViT-Ti_16", num_classes=3, image_size=32)).eval()
+    hounsfield = Preprocessing(channels=(Channel(normalisation="clip"),))
+    names = {0: "background", 1: "liver", 2: "spleen"}
+    labels = Predictor(model, hounsfield, names, device="cpu")(image)
+    with atomic_path(tmp_path / "labels.dcm") as path:
+        write_seg(labels, labels, names, path)
+    np.testing.assert_array_equal(read_seg(tmp_path / "labels.dcm", image).array, labels.array)

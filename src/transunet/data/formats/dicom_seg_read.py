@@ -57,11 +57,11 @@ def read_seg(path: Path, like: Volume) -> Volume:
     axes = _orientation(frames[0])
     there = like.reoriented(axes)
     dtype = np.uint8 if segments.largest <= 255 else np.uint16
-    out = np.zeros((1, *there.spatial_shape), dtype)
+    out = np.zeros((1, *there.spatial_shape[::-1]), dtype)  # slices first: a frame in one piece
     for frame, stored in zip(frames, _pixels(segments), strict=True):
         labels = undamaged(path, segments.labels, frame, stored)
-        _put(out[0, :, :, _slice_of(frame, there, path)], labels.T, path)
-    return there.with_array(out).reoriented(like.orientation)
+        _put(out[0, _slice_of(frame, there, path)], labels, path)
+    return there.with_array(out.transpose(0, 3, 2, 1)).reoriented(like.orientation)
 
 
 def segment_names(path: Path) -> dict[int, str]:
