@@ -155,6 +155,7 @@ def test_gradient_accumulation_sees_every_slice(job):
     "changes",
     [
         {"precision": "bf16"},
+        {"precision": "fp16", "clip_norm": 1},
         {"optimizer": "adamw", "schedule": "cosine", "warmup": 0.3},
         {"clip_norm": 0.1, "accumulate": 2},
         {"gradient_checkpointing": True, "deep_supervision": [0.5]},
@@ -163,6 +164,27 @@ def test_gradient_accumulation_sees_every_slice(job):
 def test_every_way_of_computing_trains(job, changes):
     done = steps(job(iterations=3, **changes))
     assert all(np.isfinite(event.loss) for event in done)
+
+
+def test_a_compiled_network_trains_and_leaves_ordinary_bundles(job, tmp_path, monkeypatch):
+    usual = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: usual(self, backend="aot_eager"))
+    steps(job(folder="compiled", compile=True, deep_supervision=[0.5]))
+    steps(job(folder="usual", deep_supervision=[0.5]))
+    first, second = weights(tmp_path / "compiled"), weights(tmp_path / "usual")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-5)
+    Predictor.from_pretrained(tmp_path / "compiled/best", device="cpu")
+
+
+def test_a_compiler_that_fails_is_told(job, monkeypatch):
+    def broken(graph, inputs):
+        raise ValueError("no compiler here")
+
+    usual = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: usual(self, backend=broken))
+    with pytest.raises(TransUNetError, match=r"(?s)torch\.compile failed.*leave out"):
+        steps(job(compile=True))
 
 
 def test_checkpointing_gradients_changes_nothing(job, tmp_path):

@@ -60,6 +60,14 @@ def test_the_average_is_by_hand(model):
     assert average.model.state_dict()[counter] == 42
 
 
+def test_shared_batch_norm_takes_half_precision():
+    x = torch.randn(2, 3, 4, 4, dtype=torch.bfloat16)
+    found = SharedBatchNorm2d(3)(x)
+    assert found.dtype == torch.bfloat16
+    expected = nn.BatchNorm2d(3)(x.float())
+    torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_shared_batch_norm_alone_is_batch_norm(training):
     torch.manual_seed(0)

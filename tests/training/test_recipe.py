@@ -1,10 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from transunet.errors import ConfigError
-from transunet.training.recipe import PRESETS, Recipe, load_recipe, parse_settings
+from transunet.training.recipe import PRESETS, Augmentation, Recipe, load_recipe, parse_settings
 
 
 def test_paper_is_the_papers_recipe():
@@ -87,6 +88,15 @@ def test_a_file_can_start_from_a_preset(tmp_path):
 def test_what_cannot_work_is_refused_with_its_name(overrides, says):
     with pytest.raises(ConfigError, match=says):
         load_recipe("paper", overrides)
+
+
+def test_every_setting_is_documented():
+    text = (Path(__file__).parents[2] / "docs/reference/recipes.md").read_text()
+    settings, table = text.split("## `modern`")
+    for name in Recipe.model_fields:
+        assert f"`{name}`" in settings, name
+    for name in Augmentation.model_fields:
+        assert f"`{name}`" in table, name
 
 
 def test_an_unknown_recipe_names_the_nearest():

@@ -108,7 +108,7 @@ def train(
         order = _order_to_go_on(dataset, resume, recipe, overrides)
     else:
         order = _order_to_start(dataset, out or resume, recipe, overrides, store, layout)
-    with processes(choose_device(device).type) as place:
+    with processes(choose_device(device).type) as place, _how_to_go_on(order.folder):
         _train(order, place, device, _default_workers(place) if workers is None else workers)
 
 
@@ -229,6 +229,17 @@ def _jobs(
         data |= {"join": going_on or recipe.fold is not None, "workers": workers}
         parent = open_folds(folder, dataset, recipe, place, progress=progress, **data)
     return parent, (fold_job(parent, fold, place, go_on=going_on, **how) for fold in folds)
+
+
+@contextmanager
+def _how_to_go_on(folder: Path) -> Iterator[None]:
+    """Tell it to who stops while data is prepared, or presses Ctrl-C twice."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (folder / "run.json").is_file():
+            typer.echo(f"Stopped. Go on with: transunet train --resume {folder}")
+        raise typer.Exit(130) from None
 
 
 @contextmanager

@@ -157,10 +157,13 @@ def _normal(image: Tensor, rng: np.random.Generator) -> Tensor:
 def _sampling_grid(matrices: np.ndarray, bends: np.ndarray, like: Tensor) -> Tensor:
     """Return grid_sample's grid (B, H, W, 2) from matrices (B, 2, 3) and bends (B, 2, P, P)."""
     height, width = like.shape[-2:]
-    field = F.interpolate(torch.from_numpy(bends).to(like), size=(height, width), mode="bicubic")
     shape = [len(matrices), 1, height, width]
     grid = F.affine_grid(torch.from_numpy(matrices).to(like), shape, align_corners=False)
-    return grid + field.permute(0, 2, 3, 1)
+    if bends.any():
+        coarse = torch.from_numpy(bends).to(like)
+        field = F.interpolate(coarse, size=(height, width), mode="bicubic")
+        grid += field.permute(0, 2, 3, 1)
+    return grid
 
 
 def _gaussian(images: Tensor, sigma: Tensor, radius: int) -> Tensor:

@@ -23,9 +23,9 @@ class MovingAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights of `model` after optimiser step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages = self.model.state_dict()
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                averages[name].lerp_(value, 1 - decay)
-            else:
-                averages[name].copy_(value)
+        averages, values = self.model.state_dict(), model.state_dict()
+        counters = [name for name, value in values.items() if not value.is_floating_point()]
+        for name in counters:
+            averages.pop(name).copy_(values.pop(name))
+        # All tensors in a few kernels instead of one each, every step.
+        torch._foreach_lerp_(list(averages.values()), list(values.values()), 1 - decay)

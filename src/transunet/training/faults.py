@@ -10,6 +10,8 @@ from transunet.training.job import Job
 from transunet.training.sampler import Draw
 from transunet.training.step import NonFiniteLossError
 
+_COMPILER = ("torch._dynamo", "torch._inductor")
+
 
 @contextmanager
 def explained(job: Job) -> Iterator[None]:
@@ -23,9 +25,11 @@ def explained(job: Job) -> Iterator[None]:
     except TransUNetError:
         raise
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise TransUNetError(_dead_worker(job, str(error))) from error
+        if "DataLoader worker" in str(error):
+            raise TransUNetError(_dead_worker(job, str(error))) from error
+        if job.recipe.compile and type(error).__module__.startswith(_COMPILER):
+            raise TransUNetError(_not_compiled(error)) from error
+        raise
 
 
 def _non_finite(job: Job, error: NonFiniteLossError) -> str:
@@ -68,6 +72,14 @@ def _out_of_memory(job: Job) -> str:
     return (
         f"{job.device} has too little memory for a step of {recipe.model}. Lower one of: "
         f"{'; '.join(remedies)}. Start a new run with it: a run keeps its recipe."
+    )
+
+
+def _not_compiled(error: RuntimeError) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (
+        f"torch.compile failed: {reason} It needs a C++ compiler (and Triton on a GPU). Train "
+        "without it: leave out --set compile=true."
     )
 
 

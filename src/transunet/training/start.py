@@ -13,7 +13,7 @@ from transunet.data.prepare import Progress, labelled, prepare
 from transunet.data.splits import Splittable
 from transunet.data.store import MANIFEST, Store
 from transunet.device import choose_device
-from transunet.errors import ConfigError, TransUNetError
+from transunet.errors import ConfigError, TransUNetError, WeightsError
 from transunet.models.config import variant
 from transunet.training.distributed import Processes
 from transunet.training.job import Job, choose_split
@@ -115,8 +115,11 @@ def check_possible(
     choose_split(recipe, _cases(dataset, layout))
     weights = derived(recipe).weights
     if weights in SOURCES:
-        for file in files_for(recipe.model, weights):
-            fetch(file)
+        try:
+            for file in files_for(recipe.model, weights):
+                fetch(file)
+        except WeightsError as error:
+            raise WeightsError(f"{error}\nOr start from random weights: --weights none.") from None
     elif weights != "none" and not Path(weights).expanduser().exists():
         raise ConfigError(
             f"There are no weights {weights!r}: no such file or bundle. Known besides: "
