@@ -7,6 +7,7 @@ Each step is the command that you would type for your own data.
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -26,12 +27,14 @@ SLABS = [(start, start + 6) for start in range(20, 148, 8)]  # mm; gaps keep nei
 BRAIN = (slice(19, 179), slice(23, 213))  # what lies around it teaches nothing
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, iterations: int = 150) -> None:
+    if folder.exists():
+        shutil.rmtree(folder / "run", ignore_errors=True)  # of an earlier demo
     started = time.monotonic()
     unseen = make_dataset(folder)
     run = folder / "run"
     transunet("train", folder / "dataset", "-o", run, "--model", "R26-ViT-Ti_16",
-              "--image-size", "144", "--iterations", "150", "--batch-size", "8",
+              "--image-size", "144", "--iterations", iterations, "--batch-size", "8",
               "--set", "optimizer=adamw", "--lr", "0.002", "--set", "validations=2",
               "--workers", "0")  # fmt: skip
     transunet("predict", run / "best", folder / "unseen/images", "-o", folder / "labels")
@@ -125,4 +128,4 @@ def coloured(image: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"), *map(int, sys.argv[2:]))
