@@ -16,17 +16,19 @@ def ahead(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
 
     What it raises is raised here. Left early, it stops after the item that it is at.
     """
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    stopped = threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, ready, stopped), daemon=True)
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue()
+    room, stopped = threading.Semaphore(depth), threading.Event()
+    thread = threading.Thread(target=_fill, args=(items, ready, room, stopped), daemon=True)
     thread.start()
     try:
         while (found := ready.get())[0] == "item":
+            room.release()
             yield found[1]
         if found[0] == "error":
             raise found[1]
     finally:
         stopped.set()
+        room.release()  # so that a thread that waits for room sees that it is not wanted any more
         thread.join()
 
 
@@ -44,22 +46,17 @@ def behind(
             yield pending.popleft().result()
 
 
-def _fill(items: Iterable[Any], ready: "queue.Queue[Any]", stopped: threading.Event) -> None:
+def _fill(
+    items: Iterable[Any],
+    ready: "queue.Queue[tuple[str, Any]]",
+    room: threading.Semaphore,
+    stopped: threading.Event,
+) -> None:
+    source = iter(items)
     try:
-        for item in items:
-            if not _put(ready, ("item", item), stopped):
-                return
+        while room.acquire() and not stopped.is_set():
+            ready.put(("item", next(source)))
+    except StopIteration:
+        ready.put(("end", None))
     except BaseException as error:
-        _put(ready, ("error", error), stopped)
-    else:
-        _put(ready, ("end", None), stopped)
-
-
-def _put(ready: "queue.Queue[Any]", item: Any, stopped: threading.Event) -> bool:
-    while not stopped.is_set():
-        try:
-            ready.put(item, timeout=0.1)
-        except queue.Full:
-            continue
-        return True
-    return False
+        ready.put(("error", error))
