@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         TransUNetError,
         WeightsError,
     )
+    from transunet.inference.files import predict_file
     from transunet.inference.predictor import Predictor
     from transunet.models.config import VARIANTS, TransUNetConfig
     from transunet.models.transunet import TransUNet
@@ -38,6 +39,7 @@ _HOME = {
     "WeightsError": "errors",
     "create_model": "create",
     "from_pretrained": "bundle",
+    "predict_file": "inference.files",
     "push_to_hub": "bundle",
     "read_volume": "data.formats",
     "save_pretrained": "bundle",
@@ -59,6 +61,7 @@ __all__ = [
     "WeightsError",
     "create_model",
     "from_pretrained",
+    "predict_file",
     "push_to_hub",
     "read_volume",
     "save_pretrained",

@@ -103,3 +103,12 @@ def test_a_failure_on_the_way_leaves_no_map(tmp_path: Path, image: Volume) -> No
     with pytest.raises(RuntimeError, match="gone"):
         failing(image, probabilities=tmp_path / "p.npy", uncertainty=tmp_path / "u.nii")
     assert not left_in(tmp_path)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_each_slice_lies_in_one_piece_of_the_file(tmp_path: Path, image: Volume, axis: int) -> None:
+    predictor(axis)(image, probabilities=tmp_path / "p.npy")
+    stored = np.load(tmp_path / "p.npy", mmap_mode="r")
+    # Spread over the file, each slice would touch all of its pages.
+    across = image.grid.axes_in("RAS")[axis]
+    assert stored.flags.f_contiguous == (across == 2)

@@ -9,6 +9,7 @@ from typing import Any
 from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, stem_of, suffix_of
 from transunet.errors import ConfigError, DataError
+from transunet.inference.faults import FAULTS, in_words
 from transunet.inference.images import read_image
 from transunet.inference.outputs import write_labels
 from transunet.inference.predictor import Predictor, Progress
@@ -78,9 +79,12 @@ def predict_file(
     output = Path(output)
     if output.suffix != ".npz" and suffix_of(output) is None:
         raise ConfigError(f"{output}: label maps are written as .npz, {', '.join(FORMATS)}.")
-    paths = [image] if isinstance(image, Path | str) else image
-    volume = read_image([Path(path) for path in paths])
-    labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
+    paths = [Path(path) for path in ([image] if isinstance(image, Path | str) else image)]
+    try:
+        volume = read_image(paths)
+        labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
+    except FAULTS as error:
+        raise in_words(error, paths[0]) from None
     write_labels(labels, output)
     return output
 

@@ -69,7 +69,7 @@ def map_file(
         raise ConfigError(f"{path}: maps are written as {' or '.join(_KINDS)}.")
     with atomic_path(path) as scratch:
         try:
-            stored = _KINDS[path.suffix](scratch, channels, volume)
+            stored = _KINDS[path.suffix](scratch, channels, volume, _across(volume, preprocessing))
         except OSError as error:
             raise ConfigError(
                 f"Cannot write {path}: {error.strerror or error}. Choose another place or make "
@@ -79,14 +79,21 @@ def map_file(
         stored.flush()
 
 
-def _open_npy(path: Path, channels: int, volume: Volume) -> Any:
+def _across(volume: Volume, preprocessing: Preprocessing) -> int:
+    """The array axis that runs across the slices."""
+    return volume.grid.axes_in(preprocessing.orientation)[preprocessing.slice_axis]
+
+
+def _open_npy(path: Path, channels: int, volume: Volume, across: int) -> Any:
     shape = (channels, *volume.spatial_shape)
-    stored = open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    # Each slice in one piece: spread over the whole file, every one would touch every page of it.
+    last = across == 2
+    stored = open_memmap(path, mode="w+", dtype=np.float16, shape=shape, fortran_order=last)
     _reserve(path, stored.offset + stored.nbytes)
     return stored
 
 
-def _open_nifti(path: Path, channels: int, volume: Volume) -> Any:
+def _open_nifti(path: Path, channels: int, volume: Volume, _across: int) -> Any:
     header = _header(volume, channels)
     with path.open("wb") as file:
         file.write(header.binaryblock.ljust(_NIFTI_HEADER, b"\0"))

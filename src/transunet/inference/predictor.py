@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.resize import Edge, resize
 from transunet.data.volume import Volume
-from transunet.errors import ConfigError
+from transunet.errors import ConfigError, DataError
 from transunet.inference.combined import Mirrored
 from transunet.inference.components import classes_named, keep_largest
 from transunet.inference.images import as_volume
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from transunet.models.transunet import TransUNet
 
 Procedure = Literal["native", "paper"]
+_LARGEST = 16384
+"""Pixels along a slice that is resized as a whole: the resizing matrix is the square of it."""
 Progress = Callable[[int, int], None]
 """Called with the slices done and the slices in all."""
 
@@ -182,7 +184,8 @@ class Predictor:
         Raises:
             ConfigError: for an array without its spacing, a spacing without an array, a file that
                 does not exist, or maps that cannot be written.
-            DataError: for another number of channels, or voxels that are not finite.
+            DataError: for another number of channels, voxels that are not finite, or slices too
+                large to be resized as a whole.
             GeometryError: for a spacing that is not positive.
         """
         volume = as_volume(image, spacing_mm)
@@ -195,6 +198,7 @@ class Predictor:
                     for path, channels in wanted
                 )
             )
+            _check_size(slices, self.network)
             labels = self._label_all(slices, maps, progress)
         return self._finished(self.preprocessing.from_slices(labels, volume))
 
@@ -257,6 +261,15 @@ def _network(model: "TransUNet | Network", device: "str | torch.device | None") 
     from transunet.inference.torch_network import TorchNetwork
 
     return TorchNetwork(cast("TransUNet", model), device)
+
+
+def _check_size(slices: Slabs, network: Network) -> None:
+    height, width = slices.shape[2:]
+    if network.image_size is not None and max(height, width) > _LARGEST:
+        raise DataError(
+            f"{slices.name}: its slices are {height} x {width} pixels; expected at most {_LARGEST} "
+            "in each direction. Cut or shrink the image, or slide a window over it (--window)."
+        )
 
 
 def _check(procedure: str, batch_size: int, window: bool) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 from transunet.data.cases import Case
 from transunet.data.volume import Volume
-from transunet.errors import DataError, TransUNetError
+from transunet.errors import TransUNetError
 from transunet.inference import claims, statistics
+from transunet.inference.faults import FAULTS, in_words
 from transunet.inference.jobs import Job, Queue, Status
 from transunet.inference.manifest import now, summarise
 from transunet.inference.outputs import Format, MapFormat, label_name, write_labels
@@ -127,7 +128,7 @@ class Worker:
                 probabilities=files.get("probabilities"),
                 uncertainty=files.get("uncertainty"),
             )
-        except _FAULTS as error:
+        except FAULTS as error:
             done.error = error
         return self._store(done) if job.large else done  # not held while the next is computed
 
@@ -138,9 +139,9 @@ class Worker:
         assert job.record is not None  # else it would have ended
         try:
             record = replace(job.record, by=self.by, **self._written(done))
-        except _FAULTS as fault:
+        except FAULTS as fault:
             error = fault
-            told = str(in_words(fault, job.case))
+            told = str(in_words(fault, job.case.images[0]))
             record = replace(job.record, by=self.by, status="failed", problem=told)
         write_record(self.folder, record)
         return self._ended(job, "failed" if error else "done", error)
@@ -161,26 +162,6 @@ class Worker:
 
     def _ended(self, job: Job, status: Status, error: BaseException | None) -> Outcome:
         job.claim.give_back()
-        return Outcome(job.case.name, status, in_words(error, job.case) if error else None)
-
-
-_FAULTS = (TransUNetError, OSError, MemoryError, RuntimeError)
-
-
-def in_words(error: BaseException, case: Case) -> TransUNetError:
-    """Return what a user is told of a fault; what is not a fault of data or machine is raised.
-
-    Raises:
-        RuntimeError: `error` itself, where it can only be a mistake of ours.
-    """
-    if isinstance(error, TransUNetError):
-        return error
-    if isinstance(error, OSError):
-        where = error.filename or case.images[0]
-        return DataError(f"{case.name}: {where}: {error.strerror or error}. Check the file.")
-    if isinstance(error, MemoryError) or "out of memory" in str(error):
-        return DataError(
-            f"{case.name}: it does not fit into memory. Give a smaller --batch-size, or --device "
-            "cpu if it is the GPU's."
+        return Outcome(
+            job.case.name, status, in_words(error, job.case.images[0]) if error else None
         )
-    raise error

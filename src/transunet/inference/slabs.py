@@ -34,6 +34,11 @@ class Slabs:
         self._measure()
 
     @property
+    def name(self) -> str:
+        """The volume's."""
+        return self._volume.name
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         """Slices, channels, height and width."""
         height, width = self._preprocessing.slice_size(self._volume)
@@ -83,7 +88,7 @@ class Slabs:
     def _check_finite(self) -> None:
         if not all(np.isfinite(self.raw(part)).all() for part in self.parts()):
             raise DataError(
-                f"{self._volume.name}: has voxels that are NaN or infinite; expected finite "
+                f"{self.name}: has voxels that are NaN or infinite; expected finite "
                 "intensities. Repair the image before predicting."
             )
 

@@ -1,0 +1,157 @@
+"""Memory that predicting a large CT takes, beyond the model and the volume itself.
+
+    python benchmarks/memory.py                 # 512 x 512 x 1000, about two minutes
+    python benchmarks/memory.py --slices 100    # a quick look
+
+Each row is a process of its own that makes a CT in memory, loads a tiny TransUNet with nine
+classes (224 pixels, as the paper's), notes how much memory it holds, predicts, and notes the most
+that it ever held (`ru_maxrss`; pages of mapped files count). The network is tiny because its
+activations are not the question: they depend on the batch, not on the volume. The claim is less
+than 3 GiB.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+LIMIT_GIB = 3.0
+CLASSES = 9
+ROWS = {
+    "labels": {},
+    "labels, z-score": {"normalisation": "zscore"},
+    "labels, largest component of each": {"largest_component": ["all"]},
+    "labels, mean of four mirror images": {"mirror": True},
+    "labels, probabilities, uncertainty": {"maps": True},
+}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--size", type=int, default=512, help="in-plane size (default 512)")
+    options.add_argument("--slices", type=int, default=1000, help="slices (default 1000)")
+    options.add_argument("--rows", type=int, default=len(ROWS), help="how many rows to measure")
+    options.add_argument("--row", help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    shape = (chosen.size, chosen.size, chosen.slices)
+    if chosen.row:
+        print(json.dumps(measure(shape, **json.loads(chosen.row))))
+        return
+    rows = dict(list(ROWS.items())[: chosen.rows])
+    found = {}
+    for name, settings in rows.items():
+        found[name] = in_own_process(shape, settings)
+        print(f"{name}: {found[name]}", file=sys.stderr)
+    report(shape, found)
+    worst = max(row["beyond_gib"] for row in found.values())
+    sys.exit(f"{worst:.2f} GiB is more than {LIMIT_GIB}" if worst > LIMIT_GIB else 0)
+
+
+def in_own_process(shape: tuple[int, ...], settings: dict) -> dict:
+    command = [sys.executable, __file__, "--row", json.dumps(settings)]
+    command += ["--size", str(shape[0]), "--slices", str(shape[2])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(
+    shape: tuple[int, ...], normalisation: str = "clip", maps: bool = False, **settings: object
+) -> dict:
+    import numpy as np
+
+    from transunet.data.preprocessing import Channel, Preprocessing
+    from transunet.data.volume import Volume
+    from transunet.inference.predictor import Predictor
+
+    channel = Channel(name="CT", normalisation=normalisation, low=-125, high=275)
+    labels = {index: f"organ {index}" for index in range(CLASSES)}
+    predictor = Predictor(
+        tiny(), Preprocessing(channels=(channel,)), labels, device="cpu", **settings
+    )
+    array = ct(shape)
+    volume = Volume(array[None], np.diag([0.7, 0.7, 1.0, 1.0]))
+    held, start = resident(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {"probabilities": Path(folder) / "p.npy", "uncertainty": Path(folder) / "u.npy"}
+        result = predictor(volume, **(paths if maps else {}))
+    seconds = time.perf_counter() - start
+    return {
+        "volume_gib": array.nbytes / 2**30,
+        "before_gib": held / 2**30,
+        "beyond_gib": (peak() - held) / 2**30,
+        "seconds": seconds,
+        "classes": int(np.unique(result.array[..., ::50]).size),
+    }
+
+
+def ct(shape: tuple[int, ...]):
+    """Smooth Hounsfield units in the layout that NIfTI files have (first axis fastest)."""
+    import numpy as np
+
+    array = np.empty(shape, np.float32, order="F")
+    x, y = np.ogrid[: shape[0], : shape[1]]
+    for z in range(shape[2]):
+        array[:, :, z] = 300 * np.sin(x / 40 + z / 90) * np.cos(y / 55)
+    return array
+
+
+def tiny():
+    import torch
+
+    from transunet.models.config import TransUNetConfig
+    from transunet.models.transunet import TransUNet
+
+    torch.manual_seed(0)
+    return TransUNet(
+        TransUNetConfig(
+            num_classes=CLASSES,
+            image_size=224,
+            hidden_size=8,
+            mlp_size=8,
+            num_heads=1,
+            num_layers=1,
+            bridge_channels=8,
+            decoder_channels=(8, 8, 8, 8),
+        )
+    )
+
+
+def resident() -> int:
+    with Path("/proc/self/statm").open() as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def peak() -> int:
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def report(shape: tuple[int, ...], found: dict[str, dict]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    size = " x ".join(map(str, shape))
+    title = f"Memory for a {size} CT, {CLASSES} classes, {date.today()}, {machine()}"
+    table = Table(title=title)
+    for column in ("what is asked for", "volume (GiB)", "held before", "beyond that", "seconds"):
+        table.add_column(column, justify="left" if column.startswith("what") else "right")
+    for name, row in found.items():
+        numbers = (row["volume_gib"], row["before_gib"], row["beyond_gib"], row["seconds"])
+        table.add_row(name, *(f"{number:.2f}" for number in numbers[:3]), f"{numbers[3]:.0f}")
+    Console(width=max(100, len(title) + 4) if not sys.stdout.isatty() else None).print(table)
+
+
+def machine() -> str:
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    main()
