@@ -77,13 +77,20 @@ def test_wandb_gets_the_numbers_when_asked(tmp_path, package):
     run = types.SimpleNamespace(
         log=lambda values, step: told.append((step, values)), finish=lambda: told.append("end")
     )
-    package("wandb", init=lambda **how: told.append(how["config"]) or run)
+    ids = []
+    package("wandb", init=lambda **how: told.append(how["config"]) or ids.append(how["id"]) or run)
     check_trackers(["wandb"])
     write(tmp_path, [1, 2], trackers=["wandb"])
+    write(tmp_path, [2], {"train": 1, "validation": -1}, trackers=["wandb"])
+    assert ids[0] == ids[1]  # one run there too
     assert told[0] == {"lr": 1.0}
     assert told[1] == (1, {"train/loss": 1.0, "train/lr": 0.1})
     assert told[-2] == (2, {"validation/mean_dice": 0.5, "validation/dice/a": 0.5})
     assert told[-1] == "end"
+
+
+class Run:
+    info = types.SimpleNamespace(run_id="an-id")
 
 
 def test_mlflow_gets_the_numbers_when_asked(tmp_path, package):
@@ -91,14 +98,16 @@ def test_mlflow_gets_the_numbers_when_asked(tmp_path, package):
     package(
         "mlflow",
         set_experiment=lambda name: None,
-        start_run=lambda run_name: told.append(run_name),
+        start_run=lambda run_id, run_name: told.append((run_id, run_name)) or Run(),
         log_params=lambda values: told.append(values),
         log_metrics=lambda values, step: told.append((step, values)),
         end_run=lambda: told.append("end"),
     )
     check_trackers(["mlflow"])
     write(tmp_path, [1], trackers=["mlflow"])
-    assert told[:2] == [tmp_path.name, {"lr": 1.0}]
+    write(tmp_path, [1], trackers=["mlflow"])
+    assert told[:2] == [(None, tmp_path.name), {"lr": 1.0}]
+    assert ("an-id", tmp_path.name) in told  # one run there too
     assert told[2] == (1, {"train/loss": 1.0, "train/lr": 0.1})
     assert told[-1] == "end"
 

@@ -125,7 +125,6 @@ def test_minutes_end_a_run_and_its_rate(job):
     done = steps(job(epochs=None, iterations=None, minutes=0.02))
     assert done[-1].progress == 1
     assert all(a.lr >= b.lr for a, b in pairwise(done))
-    assert done[-1].lr < 0.01
 
 
 def test_without_held_out_cases_the_last_is_the_best(job, tmp_path):
@@ -168,7 +167,7 @@ def test_every_way_of_computing_trains(job, changes):
 
 def test_a_compiled_network_trains_and_leaves_ordinary_bundles(job, tmp_path, monkeypatch):
     usual = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: usual(self, backend="aot_eager"))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: usual(self, backend="eager"))
     steps(job(folder="compiled", compile=True, deep_supervision=[0.5]))
     steps(job(folder="usual", deep_supervision=[0.5]))
     first, second = weights(tmp_path / "compiled"), weights(tmp_path / "usual")

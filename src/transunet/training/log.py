@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
+from uuid import uuid4
 
 from transunet.atomic import atomic_path
 from transunet.errors import ConfigError
@@ -133,11 +134,13 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
+        known = _id(folder, "wandb") or uuid4().hex
+        _keep_id(folder, "wandb", known)
         self._run = import_module("wandb").init(
             project="transunet",
             name=folder.name,
             dir=folder,
-            id=folder.name,
+            id=known,
             resume="allow",
             config=dict(settings),
         )
@@ -153,7 +156,8 @@ class _MLflow:
     def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
         self._mlflow = import_module("mlflow")
         self._mlflow.set_experiment("transunet")
-        self._mlflow.start_run(run_name=folder.name)
+        run = self._mlflow.start_run(run_id=_id(folder, "mlflow"), run_name=folder.name)
+        _keep_id(folder, "mlflow", run.info.run_id)
         self._mlflow.log_params(dict(settings))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -161,6 +165,16 @@ class _MLflow:
 
     def close(self) -> None:
         self._mlflow.end_run()
+
+
+def _id(folder: Path, name: str) -> str | None:
+    """Return by what a tracker knows the run, so that resuming goes on with the same curves."""
+    path = folder / f"{name}.id"
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _keep_id(folder: Path, name: str, known: str) -> None:
+    (folder / f"{name}.id").write_text(known, encoding="utf-8")
 
 
 TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]] = {
