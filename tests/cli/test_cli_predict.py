@@ -1,5 +1,6 @@
 """`transunet predict` as it is typed: what it writes, what it refuses, how it exits."""
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -92,3 +93,70 @@ def test_the_process_ends_with_one_message_and_its_code(
     assert "Traceback" not in ended.stderr
     assert ended.stderr.count("Error:") == 1
     assert path.name in ended.stderr
+
+
+def test_everything_that_can_be_asked_for_at_once(bundle: Path, tmp_path: Path) -> None:
+    save_nifti(tmp_path / "in" / "a.nii.gz")
+    other = tiny_bundle(tmp_path / "fold_1", seed=1)
+    options = ["--mirror", "--ensemble", other, "--largest-component", "left", "--uncertainty"]
+    options += ["--probabilities", "nii", "--format", "npz", "--batch-size", "2"]
+    result = run(bundle, tmp_path / "in", "-o", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    assert {"a.npz", "probabilities/a.nii", "uncertainty/a.nii"} <= left_in(tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["bundle"]["sources"] == [str(bundle), str(other)]
+    assert manifest["settings"] == {
+        "procedure": "native",
+        "mirror": True,
+        "window": False,
+        "largest_component": ["left"],
+        "format": "npz",
+        "probabilities": "nii",
+        "uncertainty": True,
+    }
+
+
+def test_a_second_run_says_what_it_kept(bundle: Path, tmp_path: Path) -> None:
+    save_nifti(tmp_path / "in" / "a.nii.gz")
+    run(bundle, tmp_path / "in", "-o", tmp_path / "out")
+    save_nifti(tmp_path / "in" / "b.nii.gz")
+    assert "1 label maps" in (told := run(bundle, tmp_path / "in", "-o", tmp_path / "out").output)
+    assert "1 finished before" in told
+    assert (
+        "2 label maps" in run(bundle, tmp_path / "in", "-o", tmp_path / "out", "--overwrite").output
+    )
+
+
+def test_a_window_is_slid_over_large_slices(bundle: Path, tmp_path: Path) -> None:
+    image = save_nifti(tmp_path / "a.nii.gz", noise((70, 80, 3)))
+    assert run(bundle, image, "-o", tmp_path / "out", "--window").exit_code == 0
+    assert nib.load(tmp_path / "out" / "a.nii.gz").shape == (70, 80, 3)
+
+
+def test_a_pattern_that_the_shell_left_alone(bundle: Path, tmp_path: Path) -> None:
+    for name in ("a1", "a2", "b1"):
+        save_nifti(tmp_path / f"{name}.nii.gz")
+    assert "2 label maps" in run(bundle, tmp_path / "a*.nii.gz", "-o", tmp_path / "out").output
+
+
+def test_settings_that_cannot_be_are_wrong_use(bundle: Path, tmp_path: Path) -> None:
+    image = save_nifti(tmp_path / "a.nii.gz")
+    other = tiny_bundle(tmp_path / "other", classes=4)
+    wrong = [
+        (["--largest-component", "heart"], "has no structure 'heart'; it has left, right"),
+        (["--ensemble", other], "their labels differ"),
+        (["--window", "--procedure", "paper"], "no windows"),
+    ]
+    for options, expected in wrong:
+        message = refused(ConfigError, bundle, image, "-o", tmp_path / "out", *options)
+        assert expected in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_that_only_wrong_use_explains_exits_with_2(bundle: Path, tmp_path: Path) -> None:
+    image = save_nifti(tmp_path / "a.nii.gz")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "probabilities").write_text("a file in the way")
+    message = refused(ConfigError, bundle, image, "-o", tmp_path / "out", "--probabilities", "npy")
+    assert "1 of 1" in message
+    assert not (tmp_path / "out" / "a.nii.gz").exists()
