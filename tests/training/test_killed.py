@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,7 @@ def test_killed_at_random_steps_it_ends_as_if_nothing_had_happened(uninterrupted
         process = launch("train", "--resume", folder, "--device", "cpu", "--workers", "0")
     output = finish(process)
     assert process.returncode == 0, output
+    assert re.search(r"going on after step \d", output)
     assert same(weights(folder), uninterrupted)
     assert steps_logged(folder) == STEPS
     assert not list(folder.rglob(".partial-*"))

@@ -36,7 +36,7 @@ def show_recipe(job: Job) -> None:
     console.print(
         f"{len(split.train)} cases ({len(job.dataset)} slices) train, {len(split.validation)} "
         f"validate, {len(split.test)} are left for testing; on {job.device}"
-        + (f", step {job.state.step} on" if job.run.checkpoint.is_file() else "")
+        + (f"; going on after step {job.state.step}" if job.state.step else "")
     )
 
 

@@ -80,13 +80,12 @@ class Job:
 
     @cached_property
     def sampler(self) -> Batches:
-        """Which slices make which batch, from the state's step on."""
+        """Which slices make which batch."""
         recipe, classes = self.recipe, [index for index in self.store.labels if index]
         return Batches(
             len(self.dataset),
             recipe.batch,
             recipe.seed,
-            start=self.state.step,
             part=(self.place.rank, self.place.world),
             accumulate=recipe.accumulate,
             foreground=recipe.foreground,
@@ -126,6 +125,7 @@ class Job:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images and labels of this process's part of each batch, from the state on."""
+        self.sampler.start = self.state.step
         loader = DataLoader(
             self.dataset,
             batch_sampler=self.sampler,

@@ -47,7 +47,7 @@ class Validated:
 
 
 def train(job: Job) -> Iterator[Stepped | Validated]:
-    """Train from the run's checkpoint, or from the start, until the budget is spent.
+    """Train from the job's state on until the budget is spent.
 
     Yields:
         What has happened, step by step.
@@ -57,7 +57,6 @@ def train(job: Job) -> Iterator[Stepped | Validated]:
         NonFiniteLossError: when the loss becomes NaN or infinite, naming the batch's cases.
         TransUNetError: when memory, the disk or a worker fails. What was saved before stays.
     """
-    job.restore()
     recipe, state = job.recipe, job.state
     started = monotonic() - state.seconds
     saved = state.seconds

@@ -149,6 +149,7 @@ def _job(
     job.check_batches()
     if place.first:
         run.keep_recipe(recipe)
+    job.restore()
     return job
 
 
