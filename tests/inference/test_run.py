@@ -190,6 +190,24 @@ def test_a_full_disk_fails_the_case_and_leaves_nothing_half_written(
     assert not {name for name in shown(images.parent / "out") if "p1.nii" in name}
 
 
+def test_a_disk_too_full_to_note_anything_stops_the_run(
+    predictor: Predictor, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(ConfigError, match="No space left on device"):
+            go(predictor, images)
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "atomic_path", full)
+        with pytest.raises(ConfigError, match=r"Cannot write .*p0.json: No space left"):
+            go(predictor, images)
+    assert not list((images.parent / "out").rglob(".partial-*"))
+    assert statuses(go(predictor, images)) == "done done done"
+
+
 def test_memory_that_runs_out_is_told_and_a_mistake_of_ours_is_not_hidden(
     predictor: Predictor, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,13 +37,14 @@ def session(folder: Path, key: str, about: str) -> Iterator[str]:
     """
     place = writable_folder(folder / FOLDER)
     me = place / f"worker-{uuid.uuid4().hex}"
-    with FileLock(place / "guard.lock"):
-        others = _living(place)
-        _refuse_others(others, key, folder)
-        run = others[0]["run"] if others else uuid.uuid4().hex
-        lock = FileLock(me.with_suffix(".lock"))
-        lock.acquire(timeout=0)
-        me.with_suffix(".json").write_text(json.dumps({"key": key, "run": run, "about": about}))
+    lock = FileLock(me.with_suffix(".lock"))
+    try:
+        run = _join(place, me, lock, {"key": key, "about": about})
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot lock files in {place}: {error.strerror or error}. Choose an output folder on "
+            "a disk with room, whose file system has locks."
+        ) from None
     try:
         yield run
     finally:
@@ -79,6 +80,17 @@ def together(folder: Path) -> Iterator[None]:
     """Keep other workers from writing the folder's summaries at the same time."""
     with FileLock(writable_folder(folder / FOLDER) / "summary.lock"):
         yield
+
+
+def _join(place: Path, me: Path, lock: FileLock, what: dict[str, str]) -> str:
+    """Announce this worker; return the run of those alive, or a new one's name."""
+    with FileLock(place / "guard.lock"):
+        others = _living(place)
+        _refuse_others(others, what["key"], place.parent)
+        run = others[0]["run"] if others else uuid.uuid4().hex
+        lock.acquire(timeout=0)
+        me.with_suffix(".json").write_text(json.dumps({**what, "run": run}))
+    return run
 
 
 def _living(place: Path) -> list[dict[str, str]]:

@@ -1,6 +1,8 @@
 """Where the files of a case go, and in which format its label map is written."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -12,7 +14,6 @@ from transunet.data.cases import Case
 from transunet.data.formats import suffix_of, write_volume
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
-from transunet.inference.records import write_json
 
 Format = Literal["same", "nifti", "npz"]
 MapFormat = Literal["npy", "nii"]
@@ -48,11 +49,8 @@ def write_labels(labels: Volume, path: Path) -> None:
     Raises:
         ConfigError: for a format that is not known or cannot hold it, or where there is no room.
     """
-    with atomic_path(path) as scratch:
-        try:
-            _write(labels, scratch)
-        except OSError as error:
-            raise no_room(path, error) from None
+    with _complete(path) as scratch:
+        _write(labels, scratch)
 
 
 def write_values(path: Path, values: Any) -> None:
@@ -61,18 +59,19 @@ def write_values(path: Path, values: Any) -> None:
     Raises:
         ConfigError: where there is no room.
     """
-    with atomic_path(path) as scratch:
-        try:
-            write_json(scratch, values)
-        except OSError as error:
-            raise no_room(path, error) from None
+    with _complete(path) as scratch:
+        scratch.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def no_room(path: Path, error: OSError) -> ConfigError:
-    """Return the error for a file that cannot be written."""
-    return ConfigError(
-        f"Cannot write {path}: {error.strerror or error}. Choose another place or make room."
-    )
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    try:
+        with atomic_path(path) as scratch:
+            yield scratch
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write {path}: {error.strerror or error}. Choose another place or make room."
+        ) from None
 
 
 def _write(labels: Volume, path: Path) -> None:

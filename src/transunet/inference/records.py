@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from transunet.atomic import atomic_path
+from transunet.inference.outputs import write_values
 
 FOLDER = "cases"
 _AT_ONCE = 1 << 20
@@ -55,21 +55,15 @@ def write_record(folder: Path, record: Record) -> None:
     """Write a record; it appears when it is complete.
 
     Raises:
-        ConfigError: when the folder cannot be written to.
+        ConfigError: when the folder cannot be written to, or the disk is full.
     """
-    with atomic_path(folder / FOLDER / f"{record.case}.json") as scratch:
-        write_json(scratch, asdict(record))
+    write_values(folder / FOLDER / f"{record.case}.json", asdict(record))
 
 
 def all_records(folder: Path) -> list[Record]:
     """Return every record in `folder`, by name."""
     names = sorted(path.stem for path in (folder / FOLDER).glob("*.json"))
     return [record for name in names if (record := read_record(folder, name))]
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write values as indented JSON."""
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def content_hash(paths: Sequence[Path]) -> str:
