@@ -16,6 +16,7 @@ from transunet.training.log import read_log
 from transunet.training.loop import Stepped, Validated, train
 from transunet.training.recipe import PRESETS, Recipe, load_recipe
 from transunet.training.run import Run, flat
+from transunet.weights.catalog import PARTS
 
 _SMOOTHING = 0.95  # of the loss that is shown
 
@@ -32,12 +33,24 @@ def show_recipe(job: Job) -> None:
         table.add_row(key, f"{value}{mark}", style=None if value == usual else "bold")
     console = Console(soft_wrap=True)
     console.print(table)
+    _warn_of_random_weights(job, console)
     split = job.split
     console.print(
         f"{len(split.train)} cases ({len(job.dataset)} slices) train, {len(split.validation)} "
         f"validate, {len(split.test)} are left for testing; on {job.device}"
         + (f"; going on after step {job.state.step}" if job.state.step else "")
     )
+
+
+def _warn_of_random_weights(job: Job, console: Console) -> None:
+    wanted, published = job.run.record.recipe.weights, job.recipe.model in PARTS
+    if published and wanted == "auto" and job.recipe.weights == "none":
+        console.print(
+            "Training starts from RANDOM weights: the published ones could not be had. The paper's "
+            f"results need them: transunet weights download {job.recipe.model}; --weights "
+            "imagenet21k insists on them, --weights none says that you mean it.",
+            style="yellow",
+        )
 
 
 def watch(job: Job) -> None:

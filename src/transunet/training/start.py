@@ -20,7 +20,7 @@ from transunet.training.job import Job, choose_split
 from transunet.training.log import check_trackers
 from transunet.training.memory import BATCH, pieces_that_fit, size_that_fits
 from transunet.training.recipe import Recipe
-from transunet.training.run import Run, is_store
+from transunet.training.run import Run, is_store, refuse_if_taken
 from transunet.weights.catalog import PARTS, SOURCES, files_for
 from transunet.weights.download import fetch
 
@@ -58,6 +58,7 @@ def start(
     """
     place = place or Processes()
     if place.first and not begun_by_us(folder):
+        refuse_if_taken(folder)
         check_possible(recipe, dataset, layout, device)
         Run.begin(folder, dataset, store, recipe, layout=layout, launch=launch())
     place.wait()
@@ -113,14 +114,14 @@ def check_possible(
     size = None if recipe.image_size == "auto" else recipe.image_size
     variant(recipe.model, image_size=size, n_skip=recipe.n_skip)
     choose_split(recipe, _cases(dataset, layout))
-    weights = derived(recipe).weights
+    weights = recipe.weights
     if weights in SOURCES:
         try:
             for file in files_for(recipe.model, weights):
                 fetch(file)
         except WeightsError as error:
             raise WeightsError(f"{error}\nOr start from random weights: --weights none.") from None
-    elif weights != "none" and not Path(weights).expanduser().exists():
+    elif weights not in ("auto", "none") and not Path(weights).expanduser().exists():
         raise ConfigError(
             f"There are no weights {weights!r}: no such file or bundle. Known besides: "
             f"{', '.join(SOURCES)}, auto, none."
@@ -128,10 +129,25 @@ def check_possible(
 
 
 def derived(recipe: Recipe) -> Recipe:
-    """Return `recipe` with what it leaves to be derived filled in."""
-    if recipe.weights == "auto":
-        return recipe.replace(weights="imagenet21k" if recipe.model in PARTS else "none")
-    return recipe
+    """Return `recipe` with the weights that "auto" stands for, downloaded if need be.
+
+    The published ones where there are any; "none" where they cannot be had, so that a machine
+    without a network trains all the same. The run's record says which.
+    """
+    if recipe.weights != "auto":
+        return recipe
+    return recipe.replace(weights="imagenet21k" if _can_be_had(recipe.model) else "none")
+
+
+def _can_be_had(model: str) -> bool:
+    if model not in PARTS:
+        return False
+    try:
+        for file in files_for(model, "imagenet21k"):
+            fetch(file)
+    except WeightsError:
+        return False
+    return True
 
 
 def _job(
@@ -143,7 +159,10 @@ def _job(
     place.wait()
     store = Store.open(Path(run.record.store))
     where = choose_device(_local(device, place))
-    recipe = run.recipe() or _fitted(derived(run.record.recipe), run, store, where, place)
+    recipe = run.recipe()
+    if recipe is None:
+        chosen = place.gather(derived(run.record.recipe))[0]
+        recipe = _fitted(chosen, run, store, where, place)
     split = choose_split(recipe, list(store.cases.values()), store.splits[0])
     job = Job(run, recipe, store, split, where, workers, place)
     job.check_batches()
