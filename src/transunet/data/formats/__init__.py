@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import itk, nifti, raster, synapse
+from transunet.data.formats import dicom, itk, nifti, raster, synapse
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError
@@ -30,6 +30,10 @@ FORMATS: Mapping[str, ModuleType] = {
     ".npz": synapse,
     ".h5": synapse,
     ".npy.h5": synapse,
+    ".dcm": dicom,
+    ".dicom": dicom,
+    ".ima": dicom,
+    ".zip": dicom,
 }
 """Suffix -> module with `read`, `read_labels`, `read_grid` (path) and `write` (volume, path)."""
 
@@ -42,7 +46,9 @@ def suffix_of(path: Path) -> str | None:
 
 
 def stem_of(path: Path) -> str:
-    """Return the file's name without its known suffix (`case_01` of `case_01.nii.gz`)."""
+    """Return the name without its known suffix (`case_01` of `case_01.nii.gz`)."""
+    if path.is_dir():
+        return path.name
     suffix = suffix_of(path)
     return path.name[: -len(suffix)] if suffix else path.stem
 
@@ -51,7 +57,7 @@ def read_volume(path: Path | Sequence[Path]) -> Volume:
     """Read an image, float32 (C, X, Y, Z).
 
     Args:
-        path: one file, or one file per channel.
+        path: one file, or one file per channel; a DICOM series may be a folder or a `.zip`.
 
     Raises:
         ConfigError: for a path that does not exist or a format that is not known.
@@ -146,6 +152,8 @@ def format_of(path: Path) -> ModuleType:
 
 
 def _module(path: Path) -> ModuleType:
+    if path.is_dir():
+        return dicom  # the only images that are folders
     suffix = suffix_of(path)
     if suffix is None:
         raise ConfigError(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from transunet.data.cases import Case, DataSet
-from transunet.data.formats import FORMATS, raster, read_volume, stem_of, suffix_of, synapse
+from transunet.data.formats import FORMATS, dicom, raster, read_volume, stem_of, suffix_of, synapse
 from transunet.data.layouts import description, masks
 from transunet.data.problems import Problem
 from transunet.errors import DataError, TransUNetError
@@ -34,7 +34,7 @@ SPLITS = {
     "testing": "test",
 }
 
-_KNOWN = tuple(suffix for suffix, module in FORMATS.items() if module is not synapse)
+_KNOWN = tuple(suffix for suffix, module in FORMATS.items() if module not in (synapse, dicom))
 _SAMPLED = 50  # images whose headers tell colours and depth
 _HOUNSFIELD_AIR = -500  # a volume of whole numbers that reaches this low is CT
 
