@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from transunet.errors import ConfigError
 
 
-def keep_largest(labels: NDArray[Any], classes: Collection[int]) -> NDArray[Any]:
-    """Return `labels` with only the largest connected piece of each of `classes`.
+def keep_largest(labels: NDArray[Any], classes: Collection[int]) -> None:
+    """Keep only the largest connected piece of each of `classes`, in `labels` itself.
 
     Voxels that share a face, an edge or a corner are connected (26 neighbours). Of pieces of one
     size the first in the array stays; what goes becomes background.
@@ -19,20 +19,25 @@ def keep_largest(labels: NDArray[Any], classes: Collection[int]) -> NDArray[Any]
         labels: (X, Y, Z) unsigned.
         classes: class indices; those that do not occur are passed over.
     """
-    from scipy.ndimage import find_objects, label
+    from scipy.ndimage import find_objects
 
-    out = labels.copy()
     boxes = find_objects(labels.astype(np.int32) if labels.dtype.itemsize > 2 else labels)
     for index in classes:
-        if not 1 <= index <= len(boxes) or boxes[index - 1] is None:
-            continue
-        inside = out[boxes[index - 1]]
-        pieces, count = label(inside == index, structure=np.ones((3,) * labels.ndim))
-        if count > 1:
-            sizes = np.bincount(pieces.ravel())
-            largest = int(sizes[1:].argmax()) + 1
-            inside[(pieces > 0) & (pieces != largest)] = 0
-    return out
+        if 1 <= index <= len(boxes) and boxes[index - 1] is not None:
+            _keep_one(labels[boxes[index - 1]], index)
+
+
+def _keep_one(labels: NDArray[Any], index: int) -> None:
+    """Plane by plane, and for one structure at a time: the numbered pieces are large."""
+    from scipy.ndimage import label
+
+    pieces, count = label(labels == index, structure=np.ones((3,) * labels.ndim))
+    sizes = np.zeros(count + 1, np.int64)
+    for plane in pieces:
+        sizes += np.bincount(plane.ravel(), minlength=count + 1)
+    largest = int(sizes[1:].argmax()) + 1
+    for plane, kept in zip(pieces, labels, strict=True):
+        kept[(plane > 0) & (plane != largest)] = 0
 
 
 def classes_named(names: Collection[str], labels: Mapping[int, str]) -> tuple[int, ...]:

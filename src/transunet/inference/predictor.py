@@ -200,7 +200,10 @@ class Predictor:
             )
             _check_size(slices, self.network)
             labels = self._label_all(slices, maps, progress)
-        return self._finished(self.preprocessing.from_slices(labels, volume))
+        found = self.preprocessing.from_slices(labels, volume)
+        del labels, slices  # not held while pieces are looked for
+        keep_largest(found.array[0], self.largest_component)
+        return found
 
     def label_slices(
         self, slices: NDArray[np.float32], progress: Progress | None = None
@@ -248,11 +251,6 @@ class Predictor:
             found = as_array(softmax(logits))
             maps.put(part, enlarge_nearest(found, size))
         return enlarge_nearest(argmax(logits), size)
-
-    def _finished(self, labels: Volume) -> Volume:
-        if not self.largest_component:
-            return labels
-        return labels.with_array(keep_largest(labels.array[0], self.largest_component)[None])
 
 
 def _network(model: "TransUNet | Network", device: "str | torch.device | None") -> Network:
