@@ -35,10 +35,11 @@ def predict(
         typer.Option("--out", "-o", help="Folder for the label maps.", rich_help_panel=_WRITTEN),
     ],
     format_: Annotated[
-        Literal["same", "nifti", "npz"],
+        Literal["same", "nifti", "npz", "dicom-seg"],
         typer.Option(
             "--format",
-            help="same: the image's own (PNG for JPEG). npz: labels and affine as arrays.",
+            help="same: the image's own (PNG for JPEG, NIfTI for DICOM). npz: labels and affine as "
+            "arrays. dicom-seg: a DICOM segmentation of a DICOM series.",
             rich_help_panel=_WRITTEN,
         ),
     ] = "same",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case
-from transunet.data.formats import FORMATS, stem_of, suffix_of
+from transunet.data.formats import FORMATS, SLICES, stem_of, suffix_of
+from transunet.data.formats.dicom_files import series_folders
 from transunet.errors import ConfigError, DataError
 from transunet.inference.faults import FAULTS, in_words
 from transunet.inference.images import read_image
@@ -23,7 +24,8 @@ def find_inputs(paths: Sequence[Path], channels: int) -> list[Case]:
     Files called CASE_0000, CASE_0001, ... are the channels of one case, as in nnU-Net.
 
     Args:
-        paths: Image files, folders whose image files are taken, or patterns such as `in/*.nii`.
+        paths: Image files, folders whose image files are taken, or patterns such as `in/*.nii`. A
+            DICOM series is a folder or a `.zip`; of a folder of patients, each is a case.
         channels: How many channels the bundle was trained on.
 
     Raises:
@@ -85,7 +87,7 @@ def predict_file(
         labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
     except FAULTS as error:
         raise in_words(error, paths[0]) from None
-    write_labels(labels, output)
+    write_labels(labels, output, bundle.labels)
     return output
 
 
@@ -96,7 +98,7 @@ def _files_at(path: Path) -> list[Path]:
         if suffix_of(path) is None:
             raise ConfigError(f"{path} is not an image that can be read: {', '.join(FORMATS)}.")
         return [path]
-    files = [file for file in sorted(path.iterdir()) if _is_image(file)]
+    files = [file for file in sorted(path.iterdir()) if _is_image(file)] or series_folders(path)
     if not files:
         raise ConfigError(f"The folder {path} holds no images ({', '.join(FORMATS)}).")
     return files
@@ -111,7 +113,9 @@ def _matching(path: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and suffix_of(path) is not None
+    hidden, suffix = path.name.startswith("."), suffix_of(path)
+    # A folder's DICOM files are the slices of one image, not an image each.
+    return path.is_file() and not hidden and suffix is not None and suffix not in SLICES
 
 
 def _has_channel_names(files: Iterable[Path], channels: int) -> bool:

@@ -12,10 +12,11 @@ import numpy as np
 from transunet.atomic import atomic_path
 from transunet.data.cases import Case
 from transunet.data.formats import suffix_of, write_volume
+from transunet.data.formats.dicom_seg import write_seg
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 
-Format = Literal["same", "nifti", "npz"]
+Format = Literal["same", "nifti", "npz", "dicom-seg"]
 MapFormat = Literal["npy", "nii"]
 
 _SAME: Mapping[str, str] = MappingProxyType(
@@ -28,10 +29,16 @@ _SAME: Mapping[str, str] = MappingProxyType(
         ".npz": ".nii.gz",
         ".h5": ".nii.gz",
         ".npy.h5": ".nii.gz",
+        ".dcm": ".nii.gz",
+        ".dicom": ".nii.gz",
+        ".ima": ".nii.gz",
+        ".zip": ".nii.gz",
     }
 )
 """Suffix of an image -> suffix of its label map, where it is another one."""
-_CHOSEN: Mapping[str, str] = MappingProxyType({"nifti": ".nii.gz", "npz": ".npz"})
+_CHOSEN: Mapping[str, str] = MappingProxyType(
+    {"nifti": ".nii.gz", "npz": ".npz", "dicom-seg": ".dcm"}
+)
 
 
 def label_name(case: Case, format_: Format = "same") -> str:
@@ -40,17 +47,18 @@ def label_name(case: Case, format_: Format = "same") -> str:
     return case.name + _CHOSEN.get(format_, _SAME.get(suffix, suffix))
 
 
-def write_labels(labels: Volume, path: Path) -> None:
+def write_labels(labels: Volume, path: Path, names: Mapping[int, str] | None = None) -> None:
     """Write a label map; it appears when it is complete.
 
     `.npz` holds `label` (slices last in the volume come first, as in the authors' files) and
-    `affine`; every other suffix is one of `transunet.data.formats`.
+    `affine`; `.dcm` is a DICOM segmentation, whose segments are called by `names` (class index ->
+    name); every other suffix is one of `transunet.data.formats`.
 
     Raises:
         ConfigError: for a format that is not known or cannot hold it, or where there is no room.
     """
     with _complete(path) as scratch:
-        _write(labels, scratch)
+        _write(labels, scratch, names)
 
 
 def write_values(path: Path, values: Any) -> None:
@@ -74,9 +82,11 @@ def _complete(path: Path) -> Iterator[Path]:
         ) from None
 
 
-def _write(labels: Volume, path: Path) -> None:
+def _write(labels: Volume, path: Path, names: Mapping[int, str] | None) -> None:
     if path.suffix == ".npz":
         slices = np.moveaxis(labels.array[0], -1, 0)
         np.savez_compressed(path, label=slices, affine=labels.affine)
+    elif path.suffix == ".dcm" and names is not None:
+        write_seg(labels, labels, names, path)
     else:
         write_volume(labels, path)

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,18 +68,22 @@ def all_records(folder: Path) -> list[Record]:
 
 
 def content_hash(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of the files' contents, one after the other.
+    """Return the SHA-256 of the files' contents, one after the other; of folders, of all in them.
 
     Raises:
         OSError: when one cannot be read.
     """
     digest = hashlib.sha256()
-    for path in paths:
+    for path in chain.from_iterable(map(_files_in, paths)):
         with path.open("rb") as file:
             while block := file.read(_AT_ONCE):
                 digest.update(block)
         digest.update(b"|")
     return digest.hexdigest()
+
+
+def _files_in(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def sweep(folder: Path, case: str) -> None:

@@ -153,7 +153,8 @@ class Worker:
         image, labels = done.image, done.labels
         assert image is not None
         assert labels is not None
-        write_labels(labels, self.folder / label_name(done.job.case, self.wanted.format))
+        path = self.folder / label_name(done.job.case, self.wanted.format)
+        write_labels(labels, path, self.predictor.labels)
         settings = self.predictor.preprocessing
         axis = image.grid.axes_in(settings.orientation)[settings.slice_axis]
         structures = statistics.measure(labels, image, self.predictor.labels, axis)

@@ -36,6 +36,8 @@ FORMATS: Mapping[str, ModuleType] = {
     ".zip": dicom,
 }
 """Suffix -> module with `read`, `read_labels`, `read_grid` (path) and `write` (volume, path)."""
+SLICES = frozenset({".dcm", ".dicom", ".ima"})
+"""Suffixes of files of which a folder holds one image."""
 
 
 def suffix_of(path: Path) -> str | None:
