@@ -1,6 +1,6 @@
 """Both recipes on two real data sets with a test set that training never sees: one table.
 
-    python benchmarks/real_data.py ../shared/data -o real_data                # 20 minutes, 1 core
+    python benchmarks/real_data.py ../shared/data -o real_data                # 25 minutes, 1 core
     python benchmarks/real_data.py ../shared/data -o real_data --only split   # divide the cases
     python benchmarks/real_data.py ../shared/data -o real_data --only table   # what is there
 
@@ -58,14 +58,15 @@ STAGES = ("split", "train", "predict", "evaluate")
 
 def main() -> None:
     options = _options()
-    for experiment in _chosen(options.data_sets):
+    chosen = [one for one in EXPERIMENTS if one.name in options.data_sets]
+    for experiment in chosen:
         folder = options.out / experiment.name
         split(experiment, options.data / experiment.source, folder)
-        for stage in STAGES[1:] if options.only is None else [options.only]:
-            if stage != "split":
-                globals()[stage](experiment, folder, options.recipes)
+        for name, stage in {"train": train, "predict": predict, "evaluate": evaluate}.items():
+            if options.only in (None, name):
+                stage(experiment, folder, options.recipes)
     if options.only in (None, "table"):
-        report(options.out, _chosen(options.data_sets))
+        report(options.out, chosen)
 
 
 def split(experiment: Experiment, source: Path, folder: Path) -> None:
@@ -190,10 +191,6 @@ def _copy(source: Path, target: Path, names: Sequence[str]) -> None:
 
 def _note(path: Path, value: object) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def _chosen(names: Sequence[str]) -> list[Experiment]:
-    return [one for one in EXPERIMENTS if one.name in names]
 
 
 def _options() -> argparse.Namespace:

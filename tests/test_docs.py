@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _BLOCK = re.compile(r"^( *)```[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-_SPAN = re.compile(r"`(transunet [^`]+)`")
+_SPAN = re.compile(r"`transunet\s([^`]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 _PLACEHOLDER = "key=value"
@@ -28,7 +28,7 @@ def commands_of(text):
             if found := re.match(r"\s*(?:\$ )?(?:transunet|.*-m transunet) (.+)", line):
                 yield found[1]
     for span in _SPAN.findall(_BLOCK.sub("", text)):
-        yield span.removeprefix("transunet ").replace("\n", " ")
+        yield span.replace("\n", " ")
 
 
 def problem_of(typed):
@@ -96,7 +96,7 @@ def test_the_pages_hold_commands():
 
 def test_commands_are_found_wherever_they_stand():
     text = (
-        "Run `transunet check DATA`:\n\n```bash\n$ transunet train DATA \\\n    -o RUN  # starts\n"
+        "Run `transunet\ncheck DATA`:\n\n```bash\n$ transunet train DATA \\\n    -o RUN  # starts\n"
         "torchrun --standalone -m transunet train DATA -o RUN\nError: transunet knows none\n```\n"
     )
     assert [" ".join(_words(typed)) for typed in commands_of(text)] == [
