@@ -36,6 +36,8 @@ def test_a_bundle_gives_back_model_and_configuration(model: TransUNet, bundle: P
     assert config.architecture == model.config
     assert {"transunet", "torch", "numpy", "python"} <= set(config.versions)
     assert {path.name for path in bundle.iterdir()} == {"model.safetensors", "config.json"}
+    modes = {path.stat().st_mode for path in bundle.iterdir()}
+    assert len(modes) == 1, "others can read the one but not the other"
 
 
 def test_a_bundle_is_overwritten_file_by_file(model: TransUNet, bundle: Path) -> None:

@@ -62,7 +62,10 @@ def save_pretrained(model: TransUNet, config: BundleConfig, folder: Path | str) 
     folder = writable_folder(Path(folder))
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(folder / MODEL) as path:
+        path.touch()
+        mode = path.stat().st_mode
         save_file(state, path, metadata={"format": "pt"})
+        path.chmod(mode)  # safetensors makes files that only their owner can read
     config = config.replace(architecture=model.config, versions=_versions())
     with atomic_path(folder / CONFIG) as path:
         path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")

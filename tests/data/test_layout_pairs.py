@@ -132,6 +132,14 @@ def test_labels_json_settles_what_values_mean(folders):
     assert first_labels(data) == [2, 0, 0, 0]
 
 
+def test_labels_json_fixes_the_order_of_the_classes(folders):
+    folder = folders(mask(2))
+    (folder / "labels.json").write_text('{"cell": 2, "background": 0, "nucleus": 1}')
+    data = open_dataset(folder)
+    assert data.labels == {0: "background", 1: "cell", 2: "nucleus"}
+    assert data.label_values == {0: 0, 2: 1, 1: 2}
+
+
 def test_a_value_that_labels_json_does_not_list_is_refused(folders):
     folder = folders(mask(7))
     (folder / "labels.json").write_text('{"background": 0, "cell": 1}')

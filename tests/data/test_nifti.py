@@ -204,3 +204,9 @@ def test_wrong_paths_say_what_is_wrong(tmp_path):
     v = Volume(np.ones((1, 2, 3, 4), np.uint8), np.eye(4))
     with pytest.raises(ConfigError, match="Cannot write"):
         write_volume(v, tmp_path / "nowhere" / "a.nii.gz")
+
+
+def test_paths_may_be_text(tmp_path):
+    volume = Volume(np.ones((1, 3, 4, 5), np.float32), np.eye(4))
+    write_volume(volume, str(tmp_path / "image.nii.gz"))
+    np.testing.assert_array_equal(read_volume(str(tmp_path / "image.nii.gz")).array, volume.array)

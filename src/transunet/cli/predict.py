@@ -198,7 +198,8 @@ def _report(outcomes: "list[Outcome]", out: Path) -> None:
         for status, words in (("kept", "finished before"), ("elsewhere", "by other processes"))
         if count[status]
     ]
-    told = f"{count['done']} label maps in {out}" + (f" ({', '.join(more)})" if more else "")
+    maps = "label map" if count["done"] == 1 else "label maps"
+    told = f"{count['done']} {maps} in {out}" + (f" ({', '.join(more)})" if more else "")
     Console(soft_wrap=True).print(told, markup=False, highlight=False)
     failed = {o.case: o.error for o in outcomes if o.status == "failed"}
     if failed:

@@ -130,7 +130,8 @@ def _show_step(progress: Progress, task: Task, event: Stepped) -> None:
 
 def _validation_line(event: Validated) -> str:
     classes = "  ".join(f"{name} {_number(dice)}" for name, dice in event.outcome.dice.items())
-    best = "  (best so far)" if event.is_best else ""
+    measured = not isnan(event.outcome.mean_dice)
+    best = "  (best so far)" if event.is_best and measured else ""
     mean = _number(event.outcome.mean_dice)
     return f"step {event.step}  mean Dice {mean}{best}  {classes}"
 

@@ -25,6 +25,7 @@ from transunet.data.cases import (
     labels_missing,
 )
 from transunet.data.formats import read_labels, read_volume
+from transunet.data.formats.raster import COLOUR
 from transunet.data.layouts import open_dataset
 from transunet.data.problems import Problem, problem_of
 from transunet.data.processes import spread
@@ -274,7 +275,7 @@ def _classes(dataset: DataSet, examined: Sequence[Examined]) -> Iterator[Problem
 
 def _numbers(dataset: DataSet, where: str) -> Iterator[Problem]:
     values = dataset.label_values
-    if not values or dataset.label_map:
+    if not values or dataset.label_map or max(values) >= COLOUR:  # colours are no numbers
         return
     if sorted(values) == [0, 255]:
         found = "the masks hold 0 and 255; 255 is read as class 1"

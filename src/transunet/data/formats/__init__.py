@@ -55,7 +55,7 @@ def stem_of(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.stem
 
 
-def read_volume(path: Path | Sequence[Path]) -> Volume:
+def read_volume(path: Path | str | Sequence[Path]) -> Volume:
     """Read an image, float32 (C, X, Y, Z).
 
     Args:
@@ -66,6 +66,7 @@ def read_volume(path: Path | Sequence[Path]) -> Volume:
         DataError: when a file is damaged.
         GeometryError: when the channels lie on different grids, or an affine is singular.
     """
+    path = Path(path) if isinstance(path, str) else path
     if not isinstance(path, Path) and len(path) == 1:
         return read_volume(path[0])
     if not isinstance(path, Path):
@@ -104,12 +105,13 @@ def read_grid(path: Path) -> Grid:
     return grid
 
 
-def write_volume(volume: Volume, path: Path) -> None:
+def write_volume(volume: Volume, path: Path | str) -> None:
     """Write `volume` in the format of `path`'s suffix (not atomically: that is the caller's).
 
     Raises:
         ConfigError: for a format that is not known, or a path that cannot be written.
     """
+    path = Path(path)
     module = _module(path)
     try:
         module.write(volume, path)

@@ -64,16 +64,19 @@ def numbered(folder: Path, names: Mapping[str, Any], key: str) -> tuple[str, ...
     return tuple(str(names[str(index)]) for index in range(len(names)))
 
 
-def classes(path: Path, names: Mapping[int, str]) -> tuple[dict[int, str], dict[int, int]]:
+def classes(
+    path: Path, names: Mapping[int, str], as_listed: bool = False
+) -> tuple[dict[int, str], dict[int, int]]:
     """Turn label values and their names into class index -> name and value -> class index.
 
-    The second is empty where the values are consecutive already.
+    The second is empty where the values are consecutive already. Classes are numbered by their
+    values, or `as_listed` in `names`, the background first.
 
     Raises:
         DataError: when 0, the background, is not among them, or nothing else is.
     """
-    values = sorted(names)
-    if 0 not in names or len(values) < 2 or values[0] < 0:
+    values = sorted(names, key=bool if as_listed else None)
+    if 0 not in names or len(values) < 2 or min(values) < 0:
         raise wrong(
             path, f"the labels must hold 0 (the background) and at least one more, found {values}"
         )

@@ -46,7 +46,7 @@ def meaning(folder: Path, masks: Sequence[Path]) -> Meaning:
     """
     path = folder / LABELS
     if path.is_file():
-        return Meaning(*description.classes(path, _listed(path)))
+        return Meaning(*description.classes(path, _listed(path), as_listed=True))
     values = found_in(masks)
     foreground = sorted(values - {0})
     if not foreground:
