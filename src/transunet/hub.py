@@ -1,5 +1,6 @@
 """The hub for bundles: one file down, one folder up, and no waiting where there is no network."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from transunet.errors import ConfigError
 from transunet.weights.cache import cache_folder
 from transunet.weights.download import is_offline
 
-_SECONDS = 10.0
+_SECONDS = 5.0  # for the first answer
 
 
 def download_file(repository: str, name: str) -> Path:
@@ -21,14 +22,15 @@ def download_file(repository: str, name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    endpoint = os.environ.get("HF_ENDPOINT") or None
     try:
         return Path(
             hf_hub_download(
                 repository,
                 name,
                 cache_dir=cache_folder() / "bundles",
-                etag_timeout=_SECONDS,
-                local_files_only=is_offline(),
+                endpoint=endpoint,
+                local_files_only=is_offline() or not _answers(repository, name, endpoint),
             )
         )
     except LocalEntryNotFoundError:
@@ -39,6 +41,20 @@ def download_file(repository: str, name: str) -> Path:
         f"There is no folder {repository}, and {name} of the hub's {repository} cannot be had: "
         f"{reason}. Give a local bundle folder, or go online once."
     )
+
+
+def _answers(repository: str, name: str, endpoint: str | None) -> bool:
+    """Ask the hub once: its client's download would try for half a minute without a network."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, name, endpoint=endpoint), timeout=_SECONDS)
+    except (HfHubHTTPError, HFValidationError):
+        raise  # an answer: there is no such repository or file
+    except Exception:  # the HTTP client's errors, which share no base class over its versions
+        return False
+    return True
 
 
 def upload_folder(repository: str, write: Callable[[Path], Any]) -> str:

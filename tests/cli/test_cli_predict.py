@@ -120,7 +120,7 @@ def test_a_second_run_says_what_it_kept(bundle: Path, tmp_path: Path) -> None:
     save_nifti(tmp_path / "in" / "a.nii.gz")
     run(bundle, tmp_path / "in", "-o", tmp_path / "out")
     save_nifti(tmp_path / "in" / "b.nii.gz")
-    assert "1 label maps" in (told := run(bundle, tmp_path / "in", "-o", tmp_path / "out").output)
+    assert "1 label map in" in (told := run(bundle, tmp_path / "in", "-o", tmp_path / "out").output)
     assert "1 finished before" in told
     assert (
         "2 label maps" in run(bundle, tmp_path / "in", "-o", tmp_path / "out", "--overwrite").output

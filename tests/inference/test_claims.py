@@ -149,7 +149,7 @@ def test_torchrun_shares_the_cases(work: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert all_done(work)
-    told = [line for line in ended.stdout.splitlines() if "label maps" in line]
+    told = [line for line in ended.stdout.splitlines() if "label map" in line]
     assert sum(int(line.split()[0]) for line in told) == CASES
 
 
