@@ -177,7 +177,7 @@ def test_a_full_disk_fails_the_case_and_leaves_nothing_half_written(
         monkeypatch.setattr("transunet.inference.jobs._SMALL", 10)
     whole = outputs._write
 
-    def full(labels: object, path: Path) -> None:
+    def full(labels: object, path: Path, names: object) -> None:
         if "p1" in path.name:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from transunet.training.faults import explained
 from transunet.training.folds import summarise
 from transunet.training.job import Job
 from transunet.training.log import read_log
@@ -67,12 +68,13 @@ def watch(job: Job) -> None:
         task = progress.add_task(
             "Training", total=1.0, slices=0, step=0, begun=None, loss=None, dice=None
         )
-        for event in train(job):
-            if isinstance(event, Stepped):
-                _show_step(progress, progress.tasks[task], event)
-            elif job.place.first:
-                progress.update(task, dice=event.outcome.mean_dice)
-                progress.console.print(_validation_line(event), highlight=False)
+        with explained(job):  # what a dying data worker interrupts may be the display
+            for event in train(job):
+                if isinstance(event, Stepped):
+                    _show_step(progress, progress.tasks[task], event)
+                elif job.place.first:
+                    progress.update(task, dice=event.outcome.mean_dice)
+                    progress.console.print(_validation_line(event), highlight=False)
 
 
 def show_result(job: Job) -> None:

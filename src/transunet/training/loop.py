@@ -60,7 +60,8 @@ def train(job: Job) -> Iterator[Stepped | Validated]:
     recipe, state = job.recipe, job.state
     started = monotonic() - state.seconds
     saved = state.seconds
-    with stop_wishes() as wish, closing(_open_log(job)) as log:
+    # A data worker that dies interrupts whatever is going on, so all of it is explained.
+    with stop_wishes() as wish, closing(_open_log(job)) as log, explained(job):
         batches = job.batches()
         while True:
             if _validation_is_due(job):
@@ -115,8 +116,7 @@ def _validate(job: Job, log: Log | Silence) -> Validated:
     """
     job.check_weights()
     state = job.state
-    with explained(job):
-        outcome = validate(job.best_guess, job.store, job.split.validation, job.device, job.place)
+    outcome = validate(job.best_guess, job.store, job.split.validation, job.device, job.place)
     is_best = state.best is None or outcome.mean_dice > state.best
     if is_best:
         # Without held-out cases nothing is known to be better: the last is the best.
