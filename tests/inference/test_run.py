@@ -181,7 +181,7 @@ def test_a_full_disk_fails_the_case_and_leaves_nothing_half_written(
         if "p1" in path.name:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        whole(labels, path)
+        whole(labels, path, names)
 
     monkeypatch.setattr(outputs, "_write", full)
     found = go(predictor, images)

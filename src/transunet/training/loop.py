@@ -75,9 +75,8 @@ def train(job: Job) -> Iterator[Stepped | Validated]:
             _seed_step(job)
             batch = job.sampler.batch(state.step)  # of all processes
             arithmetic = replace(job.arithmetic, accumulate=job.sampler.pieces(batch))
-            with explained(job):
-                images, labels = next(batches)
-                loss = train_step(job.trained, job.loss, job.optimizer, images, labels, arithmetic)
+            images, labels = next(batches)
+            loss = train_step(job.trained, job.loss, job.optimizer, images, labels, arithmetic)
             if job.average:
                 job.average.update(job.model, state.step)
             state.step += 1
