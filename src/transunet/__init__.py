@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transunet.bundle import BundleConfig, from_pretrained, push_to_hub, save_pretrained
+    from transunet.bundle import from_pretrained, push_to_hub, save_pretrained
+    from transunet.bundle_config import BundleConfig
     from transunet.create import create_model
     from transunet.data.formats import read_volume, write_volume
     from transunet.data.preprocessing import Preprocessing
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from transunet.models.transunet import TransUNet
 
 _HOME = {
-    "BundleConfig": "bundle",
+    "BundleConfig": "bundle_config",
     "ConfigError": "errors",
     "DataError": "errors",
     "GeometryError": "errors",

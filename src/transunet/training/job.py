@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from transunet.bundle import BundleConfig
+from transunet.bundle_config import BundleConfig
 from transunet.data.augment import paper
 from transunet.data.dataset import SliceDataset
 from transunet.data.splits import Split, Splittable, split
