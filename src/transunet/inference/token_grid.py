@@ -1,0 +1,169 @@
+"""Where the network's tokens lie in a volume: from voxels to tokens, and from tokens to voxels."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transunet.data.preprocessing import Preprocessing
+from transunet.data.volume import (
+    Grid,
+    Volume,
+    apply_orientation,
+    orientation_back,
+    orientation_change,
+    same_grid,
+)
+from transunet.errors import ConfigError, GeometryError
+
+
+class TokenGrid:
+    """The tokens of a volume's slices, each slice resized to the network's size as for predicting.
+
+    Args:
+        grid: where the volume's voxels lie.
+        preprocessing: how it is cut into slices.
+        image_size: height and width that each slice is resized to, corner on corner.
+        patch_size: side in pixels, after resizing, of what a token stands for.
+    """
+
+    def __init__(
+        self, grid: Grid, preprocessing: Preprocessing, image_size: tuple[int, int], patch_size: int
+    ) -> None:
+        self.grid, self.preprocessing = grid, preprocessing
+        self._image_size, self._patch = image_size, patch_size
+        self.rows, self.columns = (side // patch_size for side in image_size)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, and rows and columns of tokens in each."""
+        return self.preprocessing.slice_count(self.grid), self.rows, self.columns
+
+    @property
+    def slice_axis(self) -> int:
+        """The axis of the volume's own array that runs across the slices."""
+        return self.grid.axes_in(self.preprocessing.orientation)[self.preprocessing.slice_axis]
+
+    def place(self, voxel: Sequence[int]) -> tuple[int, int, int]:
+        """Return the slice, and the row and column of the token that contains `voxel`.
+
+        Args:
+            voxel: indices into the three axes of the volume's own array.
+
+        Raises:
+            ConfigError: for a voxel that the volume does not have.
+        """
+        self._check(voxel)
+        oriented = [0, 0, 0]
+        change = orientation_change(self.grid.affine, self.preprocessing.orientation)
+        for index, size, (axis, flip) in zip(voxel, self.grid.spatial_shape, change, strict=True):
+            oriented[int(axis)] = int(index) if flip > 0 else size - 1 - int(index)
+        slice_index = oriented.pop(self.preprocessing.slice_axis)
+        row, column = (
+            int(_token_of(size, side, self._patch)[index])
+            for index, size, side in zip(oriented, self._native, self._image_size, strict=True)
+        )
+        return slice_index, row, column
+
+    def shares(self, mask: Volume) -> NDArray[np.float32]:
+        """Return how a mask's voxels are shared out among each slice's tokens, (S, N).
+
+        Rows sum to 1, or are 0 where a slice has none of the mask.
+
+        Args:
+            mask: (1, X, Y, Z) on the volume's grid; what is not 0 counts.
+
+        Raises:
+            GeometryError: for a mask on another grid.
+        """
+        difference = same_grid(mask, self.grid)
+        if difference:
+            raise GeometryError(
+                f"{mask.name} does not lie on the grid of {self.grid.name}: {difference}."
+            )
+        oriented = mask.reoriented(self.preprocessing.orientation).array[:1] != 0
+        slices = np.moveaxis(oriented, 1 + self.preprocessing.slice_axis, 0)[:, 0]
+        rows, columns = (
+            np.eye(side // self._patch, dtype=np.float32)[:, _token_of(size, side, self._patch)]
+            for size, side in zip(self._native, self._image_size, strict=True)
+        )
+        counts = (rows @ slices.astype(np.float32) @ columns.T).reshape(len(slices), -1)
+        return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+
+    def slices(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return values of tokens (S, rows, columns) at the slices' own size, (S, H, W).
+
+        Bilinear between the tokens' centres and constant outside them.
+        """
+        rows, columns = self._between
+        return np.asarray(rows @ tokens @ columns.T, dtype=np.float32)
+
+    def volume(self, tokens: NDArray[np.float32], like: Volume) -> Volume:
+        """Return values of all tokens (S, rows, columns) as float32 on the very grid of `like`."""
+        return like.with_array(np.ascontiguousarray(self._turned_back(self.slices(tokens))))
+
+    def slice_volume(self, tokens: NDArray[np.float32], index: int) -> Volume:
+        """Return values of one slice's tokens (rows, columns) as a volume of that slice alone.
+
+        Args:
+            tokens: (rows, columns).
+            index: the slice's own index along `slice_axis` of the volume's array.
+        """
+        array = np.ascontiguousarray(self._turned_back(self.slices(tokens[None])))
+        affine = self.grid.affine.copy()
+        affine[:3, 3] += affine[:3, self.slice_axis] * index
+        return Volume(array, affine, self.grid.name)
+
+    def _turned_back(self, slices: NDArray[np.float32]) -> NDArray[np.float32]:
+        oriented = np.moveaxis(slices[None], 1, 1 + self.preprocessing.slice_axis)
+        back = orientation_back(self.grid.affine, self.preprocessing.orientation)
+        return apply_orientation(oriented, back)
+
+    @cached_property
+    def _native(self) -> tuple[int, int]:
+        """Rows and columns of the volume's slices, before any resampling."""
+        axes = list(self.grid.axes_in(self.preprocessing.orientation))
+        axes.pop(self.preprocessing.slice_axis)
+        return self.grid.spatial_shape[axes[0]], self.grid.spatial_shape[axes[1]]
+
+    @cached_property
+    def _between(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        rows, columns = (
+            _interpolation(size, side, self._patch)
+            for size, side in zip(self._native, self._image_size, strict=True)
+        )
+        return rows, columns
+
+    def _check(self, voxel: Sequence[int]) -> None:
+        shape = self.grid.spatial_shape
+        if len(voxel) != 3 or not all(0 <= v < n for v, n in zip(voxel, shape, strict=False)):
+            ends = " x ".join(f"0..{size - 1}" for size in shape)
+            raise ConfigError(
+                f"{self.grid.name} has no voxel {tuple(voxel)}; expected three indices within "
+                f"{ends}."
+            )
+
+
+def _positions(size: int, side: int) -> NDArray[np.float64]:
+    """Where the pixels of a line of `size` lie on the network's line of `side`: end on end."""
+    return np.linspace(0, side - 1, size) if size > 1 else np.array([(side - 1) / 2])
+
+
+def _token_of(size: int, side: int, patch: int) -> NDArray[np.intp]:
+    """The token that each of a line's pixels lies in."""
+    token = np.floor((_positions(size, side) + 0.5) / patch)
+    return np.clip(token, 0, side // patch - 1).astype(np.intp)
+
+
+def _interpolation(size: int, side: int, patch: int) -> NDArray[np.float32]:
+    """(size, tokens): the weight of each token at each of a line's pixels."""
+    last = side // patch - 1
+    place = np.clip((_positions(size, side) - (patch - 1) / 2) / patch, 0, last)
+    below = np.minimum(np.floor(place).astype(np.intp), max(last - 1, 0))
+    above = np.minimum(below + 1, last)
+    matrix = np.zeros((size, last + 1), np.float32)
+    pixels = np.arange(size)
+    matrix[pixels, below] += 1 - (place - below)
+    matrix[pixels, above] += place - below
+    return matrix
