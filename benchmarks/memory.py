@@ -29,6 +29,7 @@ ROWS = {
     "labels, largest component of each": {"largest_component": ["all"]},
     "labels, probabilities, uncertainty": {"maps": True},
     "labels, from file to file": {"files": True},
+    "labels, mean of four mirror images": {"mirror": True},
 }
 
 

@@ -156,6 +156,10 @@ def write_npz(path: Path) -> None:
     np.savez_compressed(path, image=noise())
 
 
+def write_npy(path: Path) -> None:
+    np.save(path, noise())
+
+
 WRITERS = {
     ".nii": save_nifti,
     ".nii.gz": save_nifti,
@@ -163,6 +167,7 @@ WRITERS = {
     ".tif": write_png,
     ".nrrd": write_itk,
     ".mha": write_itk,
+    ".npy": write_npy,
     ".npz": write_npz,
 }
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from types import ModuleType
 
 from transunet.data.cases import Case, DataSet
-from transunet.data.formats import FORMATS, dicom, raster, stem_of, suffix_of, synapse
+from transunet.data.formats import FORMATS, dicom, npy, raster, stem_of, suffix_of, synapse
 from transunet.data.layouts import LAYOUTS, open_dataset
 from transunet.errors import ConfigError, DataError
 from transunet.evaluation.records import Structure, structures_of
 
 _CHANNEL = re.compile(r"(.+)_\d{4}")  # nnU-Net's CASE_0000: channel 0 of CASE
 # Beside volumes, pictures are previews and arrays are probabilities: the first kind found counts.
-_RANK: Mapping[ModuleType, int] = {raster: 1, synapse: 2, dicom: 3}
+_RANK: Mapping[ModuleType, int] = {raster: 1, synapse: 2, npy: 2, dicom: 3}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pair:
     @property
     def tells_space(self) -> bool:
         """Whether the reference's format knows voxel sizes and how the patient lies."""
-        return _rank(self.reference) == 0
+        return _rank(self.reference) == 0 or npy.sidecar_of(self.reference).exists()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from transunet.atomic import atomic_path
 from transunet.data.cases import Case
 from transunet.data.formats import suffix_of, write_volume
 from transunet.data.formats.dicom_seg import write_seg
+from transunet.data.formats.npy import sidecar_of
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 
@@ -52,13 +53,18 @@ def write_labels(labels: Volume, path: Path, names: Mapping[int, str] | None = N
 
     `.npz` holds `label` (slices last in the volume come first, as in the authors' files) and
     `affine`; `.dcm` is a DICOM segmentation, whose segments are called by `names` (class index ->
-    name); every other suffix is one of `transunet.data.formats`.
+    name); every other suffix is one of `transunet.data.formats`. Beside `.npy` stands
+    `NAME.npy.json` with the affine, where that is not the identity.
 
     Raises:
         ConfigError: for a format that is not known or cannot hold it, or where there is no room.
     """
     with _complete(path) as scratch:
         _write(labels, scratch, names)
+        if sidecar_of(scratch).exists():  # first, so that a label map never lacks its place
+            sidecar_of(scratch).replace(sidecar_of(path))
+        elif path.suffix == ".npy":
+            sidecar_of(path).unlink(missing_ok=True)  # of a label map that is replaced
 
 
 def write_values(path: Path, values: Any) -> None:

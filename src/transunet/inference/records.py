@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from transunet.data.formats.npy import sidecar_of
 from transunet.inference.outputs import write_values
 
 FOLDER = "cases"
@@ -68,7 +69,9 @@ def all_records(folder: Path) -> list[Record]:
 
 
 def content_hash(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of the files' contents, one after the other; of folders, of all in them.
+    """Return the SHA-256 of the files' contents, one after the other.
+
+    Of a folder, of all files in it; of an array, also of the sidecar that tells its spacing.
 
     Raises:
         OSError: when one cannot be read.
@@ -83,7 +86,9 @@ def content_hash(paths: Sequence[Path]) -> str:
 
 
 def _files_in(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path, *filter(Path.exists, [sidecar_of(path)])]
 
 
 def sweep(folder: Path, case: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import dicom, itk, nifti, raster, synapse
+from transunet.data.formats import dicom, itk, nifti, npy, raster, synapse
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError
@@ -27,6 +27,7 @@ FORMATS: Mapping[str, ModuleType] = {
     ".tif": raster,
     ".tiff": raster,
     ".bmp": raster,
+    ".npy": npy,
     ".npz": synapse,
     ".h5": synapse,
     ".npy.h5": synapse,

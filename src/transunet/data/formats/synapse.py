@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, TransUNetError
 from transunet.extras import require
 
-# TypeError, AttributeError: an HDF5 group where an array should be.
+# TypeError, AttributeError: an HDF5 group where an array should be. TokenError: numpy reads
+# headers as Python.
 _DAMAGE = (
     OSError,
     EOFError,
@@ -26,6 +28,7 @@ _DAMAGE = (
     TypeError,
     AttributeError,
     MemoryError,
+    TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
