@@ -11,7 +11,7 @@ surface and distance transform over the whole volume. Loading the model is not c
 does it once) but told.
 
 The volume is made: smooth background, eight wavy ellipsoids of different Hounsfield units, noise.
-The weights are random, and the end of the decoder is then trained on twelve slices for a few minutes,
+The weights are random, and the end of the decoder is then trained on twelve slices for minutes,
 so that the label maps look like label maps: the time of surface distances depends on them.
 """
 
