@@ -18,13 +18,15 @@ ALLOWED = {
     "models": FOUNDATION,
     "weights": FOUNDATION | {"models"},
     "data": FOUNDATION,
-    "evaluation": FOUNDATION | {"data"},
+    "drawing": FOUNDATION | {"data"},
+    "evaluation": FOUNDATION | {"data", "drawing"},
     "create": PARTS | {"weights"},
     "hub": FOUNDATION | {"weights"},
     "bundle_config": PARTS | {"data", "hub"},  # without torch; `bundle` adds the weights
     "bundle": PARTS | {"weights", "data", "hub", "bundle_config"},
     # weights: where the cache lies, for converted networks.
-    "inference": PARTS | {"data", "device", "bundle", "bundle_config", "weights"},
+    # drawing: a prediction's sheet and the figure of attention are outputs like the label map.
+    "inference": PARTS | {"data", "device", "drawing", "bundle", "bundle_config", "weights"},
     "training": PARTS
     | {"weights", "data", "device", "bundle", "bundle_config", "create", "inference", "evaluation"},
 }

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from transunet.data.volume import Volume
-from transunet.evaluation.contours import outline
+from transunet.drawing.contours import outline
+from transunet.drawing.png import png, png_data_uri
 from transunet.evaluation.overlay import figure
-from transunet.evaluation.png import png, png_data_uri
 from transunet.evaluation.records import Structure
 from transunet.evaluation.views import View, image_for, most_wrong_view
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from math import isnan
 
+from transunet.drawing.colours import colour_of
 from transunet.evaluation import page
 from transunet.evaluation.charts import Rows, box_plots, difference_plot
-from transunet.evaluation.overlay import colour_of, legend
+from transunet.evaluation.overlay import legend
 from transunet.evaluation.page import Content, Markup, tag
 from transunet.evaluation.records import CaseRecord, Evaluation, Metric
 from transunet.evaluation.report import provenance

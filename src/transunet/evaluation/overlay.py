@@ -4,22 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from transunet.evaluation.contours import outline
+from transunet.drawing.colours import colour_of as colour_of
+from transunet.drawing.contours import outline
+from transunet.drawing.png import png_data_uri
 from transunet.evaluation.page import Markup, tag
-from transunet.evaluation.png import png_data_uri
 from transunet.evaluation.records import Structure
 from transunet.evaluation.views import Labels, View
-
-_COLOURS = (
-    "#4fc3f7", "#ffb74d", "#81c784", "#f06292", "#fff176", "#b39ddb", "#4dd0c4", "#ff8a65",
-    "#aed581", "#ce93d8",
-)  # fmt: skip
-"""Bright enough for the black of medical images; they repeat after the tenth structure."""
-
-
-def colour_of(index: int) -> str:
-    """Colour of the structure at `index`."""
-    return _COLOURS[index % len(_COLOURS)]
 
 
 def figure(view: View, structures: Sequence[Structure], note: str = "") -> Markup:

@@ -1,4 +1,4 @@
-"""Outlines of masks as SVG paths that run along the pixels' edges."""
+"""Outlines of masks that run along the pixels' edges."""
 
 from collections import defaultdict
 
@@ -16,13 +16,21 @@ def outline(mask: NDArray[np.bool_]) -> str:
 
     Holes are loops of their own, so fill the path with the even-odd rule.
     """
+    return "".join("M" + "L".join(f"{x} {y}" for x, y in loop) + "Z" for loop in loops(mask))
+
+
+def loops(mask: NDArray[np.bool_]) -> list[list[Point]]:
+    """Return the closed outlines of `mask` (H, W) as the corners (x, y) of polygons, in pixels.
+
+    The last corner is joined to the first one. Holes are loops of their own, of opposite turn.
+    """
     scale = 1
     while len(edges := _edges(mask)) > _MOST_EDGES:
         mask, scale = mask[::2, ::2], scale * 2
     following: dict[Point, list[Point]] = defaultdict(list)
     for x, y, dx, dy in edges:
         following[x, y].append((x + dx, y + dy))
-    return "".join(_path(loop, scale) for loop in _loops(following))
+    return [[(x * scale, y * scale) for x, y in loop] for loop in _loops(following)]
 
 
 def _edges(mask: NDArray[np.bool_]) -> list[list[int]]:
@@ -66,7 +74,3 @@ def _corners(loop: list[Point]) -> list[Point]:
         )
         if not before[0] == point[0] == after[0] and not before[1] == point[1] == after[1]
     ]
-
-
-def _path(corners: list[Point], scale: int) -> str:
-    return "M" + "L".join(f"{x * scale} {y * scale}" for x, y in corners) + "Z"
