@@ -7,7 +7,7 @@ import pytest
 
 from dicom_made import AXIAL, OBLIQUE, STUDY, header, positions, ramp, save, series_of
 from transunet.data.formats.dicom import read, read_grid
-from transunet.data.formats.dicom_files import is_dicom, series_folders
+from transunet.data.formats.dicom_files import is_dicom, is_slice
 from transunet.data.formats.dicom_series import choose_series, find_series, listing
 from transunet.errors import ConfigError, DataError, GeometryError
 
@@ -211,12 +211,13 @@ def test_dicom_is_recognised_by_its_first_bytes(tmp_path):
     assert is_dicom(tmp_path / "b" / "deep" / "I000")
 
 
-def test_patients_with_a_folder_each(tmp_path):
-    for name in ("p2/ct", "p1", "p3/a/b"):
-        save(tmp_path / name, series_of(ramp(1)))
-    (tmp_path / "p4").mkdir()
-    (tmp_path / "p4" / "notes.txt").write_text("not DICOM")
-    assert series_folders(tmp_path) == [tmp_path / "p1", tmp_path / "p2/ct", tmp_path / "p3/a/b"]
+def test_a_slice_is_a_file(tmp_path):
+    save(tmp_path / "a", series_of(ramp(1)))
+    assert is_slice(tmp_path / "a" / "I000")
+    assert not is_slice(tmp_path / "a")
+    assert not is_slice(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("not DICOM")
+    assert not is_slice(tmp_path / "notes.txt")
 
 
 @pytest.mark.parametrize(

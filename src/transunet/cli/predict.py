@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: transunet predict runs/hippocampus/best patient.nii.gz -o labels"
 
+_READ = "What is read"
 _WRITTEN = "What is written"
 _PROCEDURE = "How it is segmented"
 _MACHINE = "On this machine"
@@ -27,7 +28,7 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="INPUT...", help="Images, folders of images, or patterns ('*.nii')."
+            metavar="INPUT...", help="Images, folders of images, data sets, patterns ('*.nii')."
         ),
     ],
     out: Annotated[
@@ -67,6 +68,22 @@ def predict(
             rich_help_panel=_WRITTEN,
         ),
     ] = False,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UID|NUMBER|all",
+            help="Of several DICOM series in a folder or zip: this one, or all, each as a case.",
+            rich_help_panel=_READ,
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a data set: its cases of this split (train, validation, test); if not given "
+            "the test cases, or all where none is one.",
+            rich_help_panel=_READ,
+        ),
+    ] = None,
     procedure: Annotated[
         Literal["native", "paper"],
         typer.Option(
@@ -139,7 +156,8 @@ def predict(
         window=window,
         largest_component=largest_component or (),
     )
-    cases = find_inputs(inputs, len(predictor.preprocessing.channels))
+    channels = len(predictor.preprocessing.channels)
+    cases = find_inputs(inputs, channels, series=series, split=split)
     writable_folder(out)
     wanted = Wanted(format_, probabilities, uncertainty, overwrite)
     with _stoppable(out):

@@ -28,6 +28,8 @@ class Case:
     """Cases of one group (a patient) are never split apart; None: the case is its own group."""
     split: str | None = None
     """"train", "validation" or "test" where the data set itself says so."""
+    series: str | None = None
+    """Of several DICOM series at its path: the UID of its own, or its number in the list."""
 
 
 @dataclass(frozen=True)

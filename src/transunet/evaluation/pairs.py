@@ -1,18 +1,25 @@
 """Which prediction belongs to which reference (and image): matched by the case's name."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
 from transunet.data.cases import Case, DataSet
-from transunet.data.formats import FORMATS, dicom, npy, raster, stem_of, suffix_of, synapse
-from transunet.data.layouts import LAYOUTS, open_dataset
+from transunet.data.formats import (
+    FORMATS,
+    channel_of,
+    dicom,
+    npy,
+    raster,
+    stem_of,
+    suffix_of,
+    synapse,
+)
+from transunet.data.layouts import open_dataset, recognises
 from transunet.errors import ConfigError, DataError
 from transunet.evaluation.records import Structure, structures_of
 
-_CHANNEL = re.compile(r"(.+)_\d{4}")  # nnU-Net's CASE_0000: channel 0 of CASE
 # Beside volumes, pictures are previews and arrays are probabilities: the first kind found counts.
 _RANK: Mapping[ModuleType, int] = {raster: 1, synapse: 2, npy: 2, dicom: 3}
 
@@ -71,7 +78,7 @@ def references_in(path: Path, layout: str | None = None, split: str | None = Non
         DataError: when it holds no label map.
     """
     check_exists(path, "reference")
-    if path.is_dir() and (layout or any(one.recognises(path) for one in LAYOUTS.values())):
+    if path.is_dir() and (layout or recognises(path)):
         return _of_dataset(path, open_dataset(path, layout), split)
     if split:
         raise ConfigError(f"{path} is not a data set of a known layout, so it has no splits.")
@@ -188,8 +195,8 @@ def _named_as(
     names = set(known)
     renamed: dict[str, Path] = {}
     for name, path in found.items():
-        channel = _CHANNEL.fullmatch(name)
-        alias = (aliases or {}).get(name) or (channel[1] if channel else name)
+        channel = channel_of(name)
+        alias = (aliases or {}).get(name) or (channel[0] if channel else name)
         other_name = name not in names and alias in names and alias not in found
         renamed.setdefault(alias if other_name else name, path)
     return renamed

@@ -58,7 +58,8 @@ class Claim:
     """The right to work on one case, until it is given back or this process ends."""
 
     def __init__(self, folder: Path, case: str) -> None:
-        path = writable_folder(folder / FOLDER) / f"case-{case}.lock"
+        path = folder / FOLDER / f"case-{case}.lock"
+        writable_folder(path.parent)  # of a case in a folder of its own
         # Claimed in the thread that reads and given back in the one that writes.
         self._lock = FileLock(path, thread_local=False)
 

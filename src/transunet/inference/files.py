@@ -1,46 +1,68 @@
 """From image files to label files: which files make a case, and one file to another."""
 
 import glob
-import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case
-from transunet.data.formats import FORMATS, SLICES, stem_of, suffix_of
-from transunet.data.formats.dicom_files import series_folders
-from transunet.errors import ConfigError, DataError
+from transunet.data.formats import FORMATS, channel_of, is_dicom_path, stem_of, suffix_of
+from transunet.data.formats.dicom_series import find_series
+from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.inference.faults import FAULTS, in_words
+from transunet.inference.folders import Image, chosen_cases, dataset_in, images_below
 from transunet.inference.images import read_image
 from transunet.inference.outputs import write_labels
 from transunet.inference.predictor import Predictor, Progress
 
-_CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's CASE_0000, CASE_0001
+ALL_SERIES = "all"
 
 
-def find_inputs(paths: Sequence[Path], channels: int) -> list[Case]:
-    """Return the cases in `paths`: files, folders of files, patterns; each with its channels.
+def find_inputs(
+    paths: Sequence[Path],
+    channels: int,
+    *,
+    series: str | None = None,
+    split: str | None = None,
+    labelled: bool = False,
+) -> list[Case]:
+    """Return the cases in `paths`: files, folders, patterns, data sets; each with its channels.
 
-    Files called CASE_0000, CASE_0001, ... are the channels of one case, as in nnU-Net.
+    Files called CASE_0000, CASE_0001, ... are the channels of one case, as in nnU-Net. Of a data
+    set in a known layout, the test cases are taken, or all where none is one; of another folder,
+    all images in it and in the folders below, whose names lead the cases' names.
 
     Args:
-        paths: Image files, folders whose image files are taken, or patterns such as `in/*.nii`. A
-            DICOM series is a folder or a `.zip`; of a folder of patients, each is a case.
+        paths: Image files, folders, data sets, or patterns such as `in/*.nii`. A DICOM series is a
+            folder or a `.zip`; of a folder of patients, each is a case.
         channels: How many channels the bundle was trained on.
+        series: which of several DICOM series in a folder: its UID, its number in the list from 1,
+            or "all", each as a case of its own.
+        split: of data sets, only the cases of this split.
+        labelled: of data sets, only the cases that have a label map.
 
     Raises:
-        ConfigError: for a path that does not exist, is no image, or holds none.
+        ConfigError: for a path that does not exist, is no image, or holds none; a split where there
+            is no data set; a series where there is no DICOM.
         DataError: when a case lacks a channel, or two cases have one name.
     """
-    files = [file for path in paths for file in _files_at(path)]
-    cases = _joined(files, channels) if _has_channel_names(files, channels) else _alone(files)
-    names = [case.name for case in cases]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(
-            f"Several inputs are called {', '.join(twice)}, and their label maps would overwrite "
-            "each other. Predict them into different folders."
+    cases: list[Case] = []
+    images: list[Image] = []
+    for path in paths:
+        dataset = dataset_in(path, split, labelled) if path.is_dir() else None
+        if dataset is not None:
+            cases += chosen_cases(dataset, split, labelled)
+        else:
+            images += _images_at(path)
+    if split and images:
+        raise ConfigError(
+            f"{images[0].path} is of no data set of a known layout, so it has no splits."
         )
+    cases += _joined(images, channels) if _has_channel_names(images, channels) else _alone(images)
+    cases = _with_series(cases, series) if series else cases
+    _check_names(cases)
     return cases
 
 
@@ -49,6 +71,7 @@ def predict_file(
     image: Path | str | Sequence[Path | str],
     output: Path | str,
     *,
+    series: str | int | None = None,
     progress: Progress | None = None,
     probabilities: Path | None = None,
     uncertainty: Path | None = None,
@@ -60,8 +83,9 @@ def predict_file(
 
     Args:
         bundle: a predictor (many files: make it once), a bundle, or the bundles of an ensemble.
-        image: a file, or one file per channel.
+        image: a file, or one file per channel; a DICOM series is a folder or a `.zip`.
         output: the label map's file; its suffix chooses the format (or `.npz`).
+        series: which of several DICOM series: its UID, or its number in the list, from 1.
         progress: called with the slices done and the slices in all.
         probabilities: as `Predictor.__call__`.
         uncertainty: as `Predictor.__call__`.
@@ -83,7 +107,7 @@ def predict_file(
         raise ConfigError(f"{output}: label maps are written as .npz, {', '.join(FORMATS)}.")
     paths = [Path(path) for path in ([image] if isinstance(image, Path | str) else image)]
     try:
-        volume = read_image(paths)
+        volume = read_image(paths, series)
         labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
     except FAULTS as error:
         raise in_words(error, paths[0]) from None
@@ -91,51 +115,41 @@ def predict_file(
     return output
 
 
-def _files_at(path: Path) -> list[Path]:
+def _images_at(path: Path) -> list[Image]:
     if not path.exists():
         return _matching(path)
-    if not path.is_dir():
-        if suffix_of(path) is None:
-            raise ConfigError(f"{path} is not an image that can be read: {', '.join(FORMATS)}.")
-        return [path]
-    files = [file for file in sorted(path.iterdir()) if _is_image(file)] or series_folders(path)
-    if not files:
-        raise ConfigError(f"The folder {path} holds no images ({', '.join(FORMATS)}).")
-    return files
+    if path.is_dir():
+        return images_below(path)
+    if suffix_of(path) is None:
+        raise ConfigError(f"{path} is not an image that can be read: {', '.join(FORMATS)}.")
+    return [Image(path, stem_of(path))]
 
 
-def _matching(path: Path) -> list[Path]:
+def _matching(path: Path) -> list[Image]:
     """The images that a pattern stands for, where the shell did not say."""
     found = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - may be absolute
     if not found:
         raise ConfigError(f"There is no image {path}. Check the path.")
-    return [file for match in found for file in _files_at(match)]
+    return [image for match in found for image in _images_at(match)]
 
 
-def _is_image(path: Path) -> bool:
-    hidden, suffix = path.name.startswith("."), suffix_of(path)
-    # A folder's DICOM files are the slices of one image, not an image each.
-    return path.is_file() and not hidden and suffix is not None and suffix not in SLICES
-
-
-def _has_channel_names(files: Iterable[Path], channels: int) -> bool:
+def _has_channel_names(images: Iterable[Image], channels: int) -> bool:
     # With one channel, only if all end in _0000: scan_0001, scan_0002 may be patients.
-    found = [_CHANNEL.fullmatch(stem_of(file)) for file in files]
+    found = [channel_of(image.name) for image in images]
     if channels == 1:
-        return all(match is not None and match[2] == "0000" for match in found)
+        return all(match is not None and match[1] == 0 for match in found)
     return any(found)
 
 
-def _alone(files: Iterable[Path]) -> list[Case]:
-    return [Case(stem_of(file), (file,), None) for file in files]
+def _alone(images: Iterable[Image]) -> list[Case]:
+    return [Case(image.name, (image.path,), None) for image in images]
 
 
-def _joined(files: Iterable[Path], channels: int) -> list[Case]:
+def _joined(images: Iterable[Image], channels: int) -> list[Case]:
     grouped: dict[str, dict[int, Path]] = {}
-    for file in files:
-        match = _CHANNEL.fullmatch(stem_of(file))
-        name, index = (match[1], int(match[2])) if match else (stem_of(file), 0)
-        grouped.setdefault(name, {})[index] = file
+    for image in images:
+        name, index = channel_of(image.name) or (image.name, 0)
+        grouped.setdefault(name, {})[index] = image.path
     for name, parts in grouped.items():
         if sorted(parts) not in ([0], list(range(channels))):
             raise DataError(
@@ -147,3 +161,31 @@ def _joined(files: Iterable[Path], channels: int) -> list[Case]:
         Case(name, tuple(parts[index] for index in sorted(parts)), None)
         for name, parts in grouped.items()
     ]
+
+
+def _with_series(cases: Iterable[Case], series: str) -> list[Case]:
+    found = [(case, is_dicom_path(case.images[0])) for case in cases]
+    if not any(dicom for _, dicom in found):
+        raise ConfigError(f"--series {series}: none of the inputs is DICOM; leave it out.")
+    return [one for case, dicom in found for one in (_chosen(case, series) if dicom else [case])]
+
+
+def _chosen(case: Case, series: str) -> list[Case]:
+    if series != ALL_SERIES:
+        return [replace(case, series=series)]
+    try:
+        count = len(find_series(case.images[0]))
+    except TransUNetError:
+        return [case]  # reading the case will tell what is wrong with it
+    numbers = [str(number) for number in range(1, count + 1)]
+    many = [replace(case, name=f"{case.name}_series{n}", series=n) for n in numbers]
+    return many if count > 1 else [case]
+
+
+def _check_names(cases: Sequence[Case]) -> None:
+    twice = sorted(name for name, count in Counter(c.name for c in cases).items() if count > 1)
+    if twice:
+        raise DataError(
+            f"Several inputs are called {', '.join(twice)}, and their label maps would overwrite "
+            "each other. Predict them into different folders."
+        )

@@ -1,13 +1,15 @@
 """What a prediction may start from: a volume, files, or an array and its spacing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import read_volume
+from transunet.data.cases import Case
+from transunet.data.formats import open_volume, read_grid, read_volume
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 
@@ -30,14 +32,34 @@ def as_volume(image: Image, spacing_mm: Sequence[float] | None = None) -> Volume
     return read_volume(Path(image) if isinstance(image, str) else image)
 
 
-def read_image(paths: Sequence[Path]) -> Volume:
+def read_image(paths: Sequence[Path], series: str | int | None = None) -> Volume:
     """Read a case's files, and refuse what holds nothing to segment.
+
+    Args:
+        paths: one file, or one per channel.
+        series: which of several DICOM series.
 
     Raises:
         DataError: for voxels that are all the same.
         ConfigError, DataError, GeometryError: as `read_volume`.
     """
-    volume = read_volume(paths)
+    return _worth(read_volume(paths, series))
+
+
+def open_image(case: Case) -> tuple[int, Callable[[], Volume]]:
+    """Return how many voxels a case's image has, and what reads it as `read_image` does.
+
+    Raises:
+        ConfigError, DataError, GeometryError: as `read_volume`.
+    """
+    if len(case.images) > 1:
+        size = prod(read_grid(case.images[0]).spatial_shape) * len(case.images)
+        return size, lambda: read_image(case.images)
+    grid, read = open_volume(case.images[0], case.series)
+    return prod(grid.spatial_shape), lambda: _worth(read())
+
+
+def _worth(volume: Volume) -> Volume:
     if all(channel.min() == channel.max() for channel in volume.array):
         raise DataError(
             f"{volume.name}: every voxel is {volume.array.flat[0]:g}, so there is nothing to "

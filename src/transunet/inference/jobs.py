@@ -3,16 +3,14 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import Literal
 
 from transunet.data.cases import Case
-from transunet.data.formats import read_grid
 from transunet.data.volume import Volume
 from transunet.errors import DataError, TransUNetError
 from transunet.inference.claims import Claim
-from transunet.inference.images import read_image
+from transunet.inference.images import open_image
 from transunet.inference.records import Record, content_hash, read_record, sweep, write_record
 
 _SMALL = 1 << 26  # voxels of images read while another is computed: 256 MiB as float32
@@ -36,6 +34,7 @@ class Job:
     large: bool = False
     """Too large to be held together with another."""
     _image: Volume | None = field(default=None, repr=False)
+    _read: Callable[[], Volume] | None = field(default=None, repr=False)
 
     def image(self) -> Volume:
         """Return the image, which was read ahead if it is small.
@@ -45,15 +44,17 @@ class Job:
         """
         if self.error is not None:
             raise self.error
-        return self._image if self._image is not None else read_image(self.case.images)
+        if self._image is not None:
+            return self._image
+        return (self._read or open_image(self.case)[1])()
 
     def read_ahead(self) -> None:
         """Read the image if it is small; what is wrong with it is told when it is asked for."""
         try:
-            size = prod(read_grid(self.case.images[0]).spatial_shape) * len(self.case.images)
+            size, self._read = open_image(self.case)
             self.large = size > _SMALL
             if not self.large:
-                self._image = read_image(self.case.images)
+                self._image = self._read()
         except (TransUNetError, OSError, MemoryError) as error:
             self.error = error
 
@@ -124,6 +125,7 @@ class Queue:
             run=self.run,
             images=tuple(map(str, job.case.images)),
             images_sha256=digest,
+            series=job.case.series or "",
             outputs=tuple(self.outputs(job.case).values()),
         )
         write_record(self.folder, job.record)
@@ -143,7 +145,8 @@ class Queue:
             return None, error
         if record is None:
             return (None, error) if not files[0].exists() else ("failed", _not_ours(files[0]))
-        if record.key == self.key and record.images_sha256 == digest:
+        same = (record.images_sha256, record.series) == (digest, case.series or "")
+        if record.key == self.key and same:
             kept = all(file.exists() for file in files)
             return ("kept", None) if kept else (None, error)
         what = "another image" if record.key == self.key else "another bundle or other settings"

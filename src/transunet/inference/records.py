@@ -6,8 +6,9 @@ the same bundle, settings and image is not done again.
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -33,6 +34,8 @@ class Record:
     images: tuple[str, ...]
     images_sha256: str
     """Of the images' contents; empty where they could not be read."""
+    series: str = ""
+    """Which of several DICOM series at that path, where it was chosen."""
     outputs: tuple[str, ...] = ()
     """The files written, relative to the output folder."""
     by: str = ""
@@ -64,8 +67,15 @@ def write_record(folder: Path, record: Record) -> None:
 
 def all_records(folder: Path) -> list[Record]:
     """Return every record in `folder`, by name."""
-    names = sorted(path.stem for path in (folder / FOLDER).glob("*.json"))
+    names = sorted(_names(folder / FOLDER))
     return [record for name in names if (record := read_record(folder, name))]
+
+
+def _names(place: Path) -> Iterator[str]:
+    for inner, folders, files in os.walk(place):
+        folders[:] = [name for name in folders if not name.startswith(".partial-")]
+        paths = (Path(inner, file).relative_to(place) for file in files if file.endswith(".json"))
+        yield from (path.as_posix()[: -len(".json")] for path in paths)
 
 
 def content_hash(paths: Sequence[Path]) -> str:
@@ -93,7 +103,8 @@ def _files_in(path: Path) -> list[Path]:
 
 def sweep(folder: Path, case: str) -> None:
     """Remove what a killed worker left half-written of `case`, whose claim the caller has."""
+    inner, name = Path(case).parent, Path(case).name
     for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
-        for scratch in place.glob(".partial-*"):
-            if any(part.name.startswith(f"{case}.") for part in scratch.glob("*")):
+        for scratch in (place / inner).glob(".partial-*"):
+            if any(part.name.startswith(f"{name}.") for part in scratch.glob("*")):
                 shutil.rmtree(scratch, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Files to volumes and back: one module per format, chosen by the file's suffix."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.formats import dicom, itk, nifti, npy, raster, synapse
+from transunet.data.formats.dicom_series import choose_series, find_series
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError
@@ -39,6 +41,7 @@ FORMATS: Mapping[str, ModuleType] = {
 """Suffix -> module with `read`, `read_labels`, `read_grid` (path) and `write` (volume, path)."""
 SLICES = frozenset({".dcm", ".dicom", ".ima"})
 """Suffixes of files of which a folder holds one image."""
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 def suffix_of(path: Path) -> str | None:
@@ -56,27 +59,50 @@ def stem_of(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.stem
 
 
-def read_volume(path: Path | str | Sequence[Path]) -> Volume:
+def channel_of(name: str) -> tuple[str, int] | None:
+    """Return case and channel of a name like nnU-Net's (CASE_0000, CASE_0001), else None."""
+    match = _CHANNEL.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def is_dicom_path(path: Path) -> bool:
+    """Whether `path` would be read as DICOM: a folder, a zip archive, or a file called so."""
+    return path.is_dir() or FORMATS.get(suffix_of(path) or "") is dicom
+
+
+def read_volume(path: Path | str | Sequence[Path], series: str | int | None = None) -> Volume:
     """Read an image, float32 (C, X, Y, Z).
 
     Args:
         path: one file, or one file per channel; a DICOM series may be a folder or a `.zip`.
+        series: which of several DICOM series: its UID, or its number in the list, from 1.
 
     Raises:
-        ConfigError: for a path that does not exist or a format that is not known.
+        ConfigError: for a path that does not exist, a format that is not known, or a series that is
+            not there.
         DataError: when a file is damaged.
         GeometryError: when the channels lie on different grids, or an affine is singular.
     """
-    path = Path(path) if isinstance(path, str) else path
-    if not isinstance(path, Path) and len(path) == 1:
-        return read_volume(path[0])
-    if not isinstance(path, Path):
-        return join_channels([read_volume(one) for one in path])
-    volume: Volume = format_of(path).read(path)
-    with np.errstate(
-        over="ignore"
-    ):  # a float64 that float32 cannot hold becomes infinite, and is refused as such
-        return volume.with_array(volume.array.astype(np.float32))
+    if not isinstance(path, Path | str):
+        parts = [read_volume(one, series) for one in path]
+        return parts[0] if len(parts) == 1 else join_channels(parts)
+    path = Path(path)
+    module = format_of(path)
+    return _as_float(module.read(path, **_chosen(path, series)))
+
+
+def open_volume(path: Path, series: str | int | None = None) -> tuple[Grid, Callable[[], Volume]]:
+    """Return where an image's voxels lie, and what reads them as `read_volume` does.
+
+    The headers of a DICOM series, or the files of an archive, are gone through once.
+
+    Raises:
+        As `read_volume`.
+    """
+    if format_of(path) is not dicom:
+        return read_grid(path), lambda: read_volume(path, series)
+    found = choose_series(find_series(path), series)
+    return dicom.grid_of(found), lambda: _as_float(dicom.read_series(found))
 
 
 def read_labels(path: Path) -> Volume:
@@ -96,13 +122,17 @@ def read_labels(path: Path) -> Volume:
     return volume.with_array(_whole(volume.array, path))
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, series: str | int | None = None) -> Grid:
     """Read where a file's voxels lie, for most formats without reading the voxels.
+
+    Args:
+        path: one file, or a DICOM series.
+        series: as `read_volume`.
 
     Raises:
         As `read_volume`.
     """
-    grid: Grid = format_of(path).read_grid(path)
+    grid: Grid = format_of(path).read_grid(path, **_chosen(path, series))
     return grid
 
 
@@ -120,6 +150,20 @@ def write_volume(volume: Volume, path: Path | str) -> None:
         raise ConfigError(
             f"Cannot write {path}: {error.strerror or error}. Choose another place or make room."
         ) from None
+
+
+def _as_float(volume: Volume) -> Volume:
+    # A float64 that float32 cannot hold becomes infinite, and is refused as such.
+    with np.errstate(over="ignore"):
+        return volume.with_array(volume.array.astype(np.float32))
+
+
+def _chosen(path: Path, series: str | int | None) -> dict[str, str | int]:
+    if series is None:
+        return {}
+    if not is_dicom_path(path):
+        raise ConfigError(f"{path} is no DICOM, so it has no series to choose from.")
+    return {"series": series}
 
 
 def smallest_unsigned(labels: NDArray[Any]) -> NDArray[Any]:

@@ -74,13 +74,12 @@ def is_dicom(path: Path) -> bool:
     return path.is_file() and (_has_magic(path) or is_zip(path))
 
 
-def series_folders(folder: Path) -> list[Path]:
-    """Return the folders at or below `folder` that hold DICOM files themselves, by name.
-
-    For folders of patients, each with a folder of slices.
-    """
-    held = {file.parent: None for file in _files(folder) if _has_magic(file)}
-    return sorted(held)
+def is_slice(path: Path) -> bool:
+    """Whether `path` is a file that begins as DICOM files do; one that cannot be opened is not."""
+    try:
+        return path.is_file() and _has_magic(path)
+    except TransUNetError:
+        return False
 
 
 def read_dataset(path: Path, *, pixels: bool) -> Any:

@@ -106,7 +106,9 @@ def choose_series(found: Sequence[Series], wanted: str | int | None = None) -> S
         raise ConfigError(f"{found[0].source}: has no series {wanted}; it holds:\n{listing(found)}")
     if len(chosen) > 1:
         what = f"it holds {len(found)} series, and one is read at a time:\n{listing(found)}\n"
-        remedy = 'Choose one by its number or UID, such as series="1"'
+        remedy = (
+            "Choose one by its number or UID (--series 1), or give --series all to predict each"
+        )
         raise Problem("several-series", found[0].source, what, remedy).error()
     return chosen[0]
 

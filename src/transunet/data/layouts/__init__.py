@@ -43,6 +43,11 @@ def open_dataset(folder: Path, layout: str | None = None) -> DataSet:
     return _sound(dataset)
 
 
+def recognises(folder: Path) -> bool:
+    """Whether `folder` is a data set of a known layout."""
+    return any(module.recognises(folder) for module in LAYOUTS.values())
+
+
 def _recognised(folder: Path) -> str:
     for name, module in LAYOUTS.items():
         if module.recognises(folder):
