@@ -1,12 +1,14 @@
 """What README.md and docs/ tell users to type exists, and their links lead somewhere."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
+import transunet
 from transunet.cli.main import app
 from transunet.training.recipe import load_recipe, parse_settings
 
@@ -141,3 +143,23 @@ def test_a_broken_link_is_noticed(tmp_path):
         "page.md#other: no such heading",
         "gone.md: no such file",
     ]
+
+
+def test_every_public_name_is_described():
+    page = (ROOT / "docs/reference/python.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^::: [\w.]*\.(\w+)$", page, re.MULTILINE)) | set(
+        re.findall(r"`(\w+)`", page)
+    )
+    assert set(transunet.__all__) - described == set()
+
+
+def test_the_site_describes_every_command_and_option():
+    hook = runpy.run_path(str(ROOT / "docs/_site/commands.py"))
+    page = hook["on_page_markdown"]("# Commands\n\n<!-- commands -->\n")
+    commands = get_command(app).commands
+    assert {f"## transunet {name}" for name in commands if name != "weights"} <= set(
+        page.splitlines()
+    )
+    for option in (opt for param in commands["predict"].params for opt in param.opts):
+        assert option in page or option.upper() in page or option == "inputs"
+    assert "| `--procedure`: native · paper |" in page
