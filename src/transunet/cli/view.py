@@ -1,0 +1,200 @@
+"""`transunet view`: label maps drawn on their images, as sheets of slices."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from transunet.drawing.panels import Panel
+    from transunet.drawing.planes import Window
+    from transunet.drawing.sheets import Look
+
+EXAMPLE = (
+    "Example: transunet view scans labels -o sheets    "
+    "(one slice of each case on one page: -o overview.png)"
+)
+
+
+def view(
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="An image, or a folder of images.")
+    ],
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELS", help="Its label map, or a folder of them, matched by case name."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="A picture (.png, .svg, .pdf): the slices of one case, or one slice of each of "
+            "several. Anything else is a folder that gets one sheet per case.",
+        ),
+    ],
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            help="What the labels are called, and a CT's window: a bundle (folder or hub id) or a "
+            "dataset.json. Label maps of `transunet predict` know their names.",
+        ),
+    ] = None,
+    axis: Annotated[
+        Literal["axial", "coronal", "sagittal"] | None,
+        typer.Option(help="The plane of the slices; chosen by shape and spacing if not given."),
+    ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Draw each so many-th slice; if not given, up to 20 that hold labels."
+        ),
+    ] = None,
+    columns: Annotated[int | None, typer.Option(min=1, help="Pictures in a row.")] = None,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH", help="Intensities that become black and white, such as -160 240."
+        ),
+    ] = None,
+    crop: Annotated[
+        bool, typer.Option("--crop", help="Draw only what lies around the labels.")
+    ] = False,
+    opacity: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the labels' fill; 0 leaves their outlines.")
+    ] = 0.3,
+) -> None:
+    """Draw label maps on their images: outlines and fills, names and colours, which side is which.
+
+    Slices are shown as radiologists look at them, in their true proportions; photographs as they
+    are stored. Works for predictions and references alike.
+    """
+    from rich.console import Console
+
+    from transunet.drawing.figures import SUFFIXES, check_figure_path
+    from transunet.drawing.sheets import Look
+
+    one = out.suffix.lower() in SUFFIXES
+    check_figure_path(out if one else out / "sheet.png")
+    cases = _pairs(image, labels)
+    look = Look(axis, every, columns, window or _window(bundle), crop, opacity)
+    names = _names(bundle, labels)
+    written = _one_sheet(cases, names, look, out) if one else _sheets(cases, names, look, out)
+    told = f"{written} sheets in {out}" if written > 1 else f"Written: {out}"
+    Console(soft_wrap=True).print(told, markup=False, highlight=False)
+
+
+def _one_sheet(
+    cases: Mapping[str, tuple[Sequence[Path], Path]],
+    names: Mapping[int, str],
+    look: "Look",
+    out: Path,
+) -> int:
+    """One picture: all slices of a single case, else the fullest slice of each."""
+    from transunet.drawing.sheets import draw_sheet
+
+    if len(cases) == 1:
+        ((name, files),) = cases.items()
+        draw_sheet(_slices(name, *files, look), names, out, look, title=name)
+        return 1
+    panels = [_fullest(name, *cases[name], look) for name in _watched(cases)]
+    draw_sheet(panels, names, out, look, title=f"{len(panels)} cases")
+    return 1
+
+
+def _sheets(
+    cases: Mapping[str, tuple[Sequence[Path], Path]],
+    names: Mapping[int, str],
+    look: "Look",
+    out: Path,
+) -> int:
+    from transunet.drawing.sheets import draw_sheet
+
+    for name in _watched(cases):
+        panels = _slices(name, *cases[name], look)
+        draw_sheet(panels, names, out / f"{name}.png", look, title=name)
+    return len(cases)
+
+
+def _slices(name: str, image: Sequence[Path], labels: Path, look: "Look") -> "list[Panel]":
+    from transunet.data.formats import read_labels, read_volume
+    from transunet.drawing.panels import tells_space
+    from transunet.drawing.sheets import slices_of
+
+    return slices_of(read_volume(image), read_labels(labels), look, oriented=tells_space(image[0]))
+
+
+def _fullest(name: str, image: Sequence[Path], labels: Path, look: "Look") -> "Panel":
+    from transunet.data.formats import read_labels, read_volume
+    from transunet.drawing.panels import tells_space
+    from transunet.drawing.sheets import fullest_slice
+
+    oriented = tells_space(image[0])
+    return fullest_slice(
+        read_volume(image), read_labels(labels), look, oriented=oriented, title=name
+    )
+
+
+def _watched(cases: Mapping[str, object]) -> Iterator[str]:
+    """The cases' names, with a bar that tells how many are drawn."""
+    from transunet.cli.progress import progress_bar
+
+    with progress_bar("cases") as bar:
+        task = bar.add_task("drawing", total=len(cases))
+        for name in cases:
+            yield name
+            bar.advance(task)
+
+
+def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
+    """Case name -> image and label map; a single image and label map belong together."""
+    from transunet.errors import DataError
+    from transunet.evaluation.pairs import files_in
+    from transunet.inference.files import find_inputs
+
+    maps = files_in(labels, "label map")
+    images = {Path(case.name).name: case.images for case in find_inputs([image], 1)}
+    if len(images) == len(maps) == 1 and labels.is_file():
+        return {name: (next(iter(images.values())), path) for name, path in maps.items()}
+    found = {name: images.get(name, images.get(f"{name}_0000")) for name in maps}
+    missing = [name for name, paths in found.items() if paths is None]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(maps)} label maps in {labels} have no image in {image}: "
+            f"{', '.join(missing[:8])}. An image and its label map need the same name; found the "
+            f"images {', '.join(sorted(images)[:8])}."
+        )
+    return {name: (paths, maps[name]) for name, paths in found.items() if paths is not None}
+
+
+def _names(bundle: str | None, labels: Path) -> dict[int, str]:
+    """Label value -> name: the bundle's, else what a prediction's manifest tells."""
+    from transunet.bundle_config import read_config
+    from transunet.errors import TransUNetError
+    from transunet.evaluation.names import structures_from
+
+    if bundle is not None and not Path(bundle).exists():
+        return dict(read_config(bundle).labels)
+    manifest = (labels if labels.is_dir() else labels.parent) / "manifest.json"
+    if bundle is None and not manifest.is_file():
+        return {}
+    try:
+        found = structures_from(Path(bundle) if bundle else manifest)
+    except TransUNetError:
+        if bundle:
+            raise
+        return {}  # somebody else's manifest
+    return {one.values[0]: one.name for one in found if len(one.values) == 1}
+
+
+def _window(bundle: str | None) -> "Window | None":
+    """The window of the bundle's first channel, where that has one that all images share."""
+    from transunet.bundle_config import CONFIG, read_config
+
+    if bundle is None or (Path(bundle).exists() and not (Path(bundle) / CONFIG).is_file()):
+        return None
+    channel = read_config(bundle).preprocessing.channels[0]
+    return (channel.low, channel.high) if channel.normalisation == "clip" else None

@@ -1,0 +1,76 @@
+"""The one way to matplotlib: figures without a window, texts as they are, files written whole."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transunet.atomic import atomic_path
+from transunet.errors import ConfigError
+from transunet.extras import require
+
+SUFFIXES = (".png", ".svg", ".pdf")
+_DPI = 110
+_MOST_NAMES = 30  # in a legend; a map of thousands of objects would fill the page
+
+
+def check_figure_path(path: Path) -> None:
+    """Refuse a figure's path before any work is done for it.
+
+    Raises:
+        ConfigError: for another suffix than `SUFFIXES`, or without matplotlib.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{path}: pictures are written as {', '.join(SUFFIXES)}.")
+    require("matplotlib", "train")
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty matplotlib figure of so many inches.
+
+    Raises:
+        ConfigError: without matplotlib.
+    """
+    figure = require("matplotlib.figure", "train").Figure(figsize=(width, height))
+    require("matplotlib.backends.backend_agg", "train").FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a figure; it appears when it is complete.
+
+    Raises:
+        ConfigError: for another suffix than `SUFFIXES`, or a path that cannot be written.
+    """
+    check_figure_path(path)
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        try:
+            with atomic_path(path) as scratch:
+                figure.savefig(scratch, dpi=_DPI)
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot write {path}: {error.strerror or error}. Choose another place or make "
+                "room."
+            ) from None
+    return path
+
+
+def write(place: Any, x: float, y: float, text: str, **style: Any) -> None:
+    """Write `text` on a figure or axes as it is: a name may hold a dollar sign."""
+    place.text(x, y, text, parse_math=False, **style)
+
+
+def add_legend(figure: Any, names: Mapping[str, str], **place: Any) -> None:
+    """Add a legend of names and colours in one or several rows."""
+    patch = require("matplotlib.patches", "train").Patch
+    shown = dict(list(names.items())[:_MOST_NAMES])
+    handles = [patch(facecolor=colour, edgecolor="black", linewidth=0.4, label=name)
+               for name, colour in shown.items()]  # fmt: skip
+    if len(names) > len(shown):
+        more = f"and {len(names) - len(shown)} more"
+        handles.append(patch(facecolor="none", edgecolor="none", label=more))
+    legend = figure.legend(handles=handles, frameon=False, fontsize=9, handlelength=1.2, **place)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
