@@ -175,8 +175,8 @@ def test_two_predictions_are_compared(dataset, run, tmp_path):
     ]
     content = json.loads((tmp_path / "c" / "comparison.json").read_text())
     assert content["structures"][0]["dice"]["p_value"] == pytest.approx(2 / 64)
-    assert out.splitlines()[-2].startswith("A: mean foreground Dice")
-    assert out.splitlines()[-1].startswith("B: mean foreground Dice")
+    assert out.splitlines()[-2].startswith("A (")
+    assert out.splitlines()[-1].startswith("B (")
 
 
 def test_labels_that_only_one_of_two_predictions_has(dataset, run, tmp_path):

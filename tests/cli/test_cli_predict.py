@@ -116,6 +116,66 @@ def test_everything_that_can_be_asked_for_at_once(bundle: Path, tmp_path: Path) 
     }
 
 
+def labelled_pairs(folder: Path) -> Path:
+    """A data set of three cases for testing; one of them has no label."""
+    for number in range(3):
+        image = noise((20, 24, 6), number)
+        save_nifti(folder / "test/images" / f"{number}.nii.gz", image)
+        if number < 2:
+            labels = np.digitize(image, [-300, 300]).astype(np.uint8)
+            save_nifti(folder / "test/masks" / f"{number}.nii.gz", labels)
+    return folder
+
+
+def test_both_procedures_measured_beside_each_other(bundle: Path, tmp_path: Path) -> None:
+    dataset, out = labelled_pairs(tmp_path / "set"), tmp_path / "out"
+    result = run(bundle, dataset, "-o", out, "--procedure", "both")
+    assert result.exit_code == 0, result.output
+    assert "A minus B" in result.output
+    figures = json.loads((out / "comparison.json").read_text())
+    assert {case["name"] for case in figures["cases"]} == {"0", "1"}
+    assert json.loads((out / "manifest.json").read_text())["settings"]["procedure"] == "both"
+    for letter, procedure in (("A", "native"), ("B", "paper")):
+        alone = tmp_path / procedure
+        run(bundle, dataset, "-o", alone, "--procedure", procedure)
+        for name in ("0.nii.gz", "1.nii.gz"):
+            one, other = (nib.load(folder / name) for folder in (out / procedure, alone))
+            assert np.array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
+        told = CliRunner().invoke(app, ["evaluate", str(out / procedure), str(dataset), "--subset"])
+        dice = told.output.split("mean foreground Dice ")[1].strip()
+        closing = f"{letter} ({out / procedure}): mean foreground Dice {dice}"
+        assert closing in result.output.splitlines()
+
+
+def test_both_procedures_without_references(bundle: Path, tmp_path: Path) -> None:
+    image, out = save_nifti(tmp_path / "a.nii.gz"), tmp_path / "out"
+    result = run(bundle, image, "-o", out, "--procedure", "both")
+    assert {"native/a.nii.gz", "paper/a.nii.gz"} <= left_in(out)
+    assert f"transunet evaluate {out / 'native'} {out / 'paper'} REFERENCES" in result.output
+    told = refused(ConfigError, bundle, image, "-o", out, "--procedure", "both", "--uncertainty")
+    assert "label maps only" in told
+
+
+def test_one_line_for_all_cases_and_one_for_the_present(bundle: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        save_nifti(tmp_path / "in" / f"{name}.nii.gz")
+    (tmp_path / "in" / "third.nii.gz").write_bytes(b"no image")
+    ended = transunet("predict", bundle, tmp_path / "in", "-o", tmp_path / "out", "--device", "cpu")
+    shown = [line for line in ended.stderr.splitlines() if "/" in line and "━" in line]
+    assert [line.split()[0] for line in shown] == ["all", "second"]
+    assert {"3/3", "cases"} <= set(shown[0].split())
+    assert {"24/24", "slices"} <= set(shown[1].split())
+
+
+def test_a_data_sets_split_and_a_series_are_chosen(bundle: Path, tmp_path: Path) -> None:
+    dataset, image = labelled_pairs(tmp_path / "set"), save_nifti(tmp_path / "a.nii.gz")
+    assert "3 label maps" in run(bundle, dataset, "-o", tmp_path / "out").output
+    told = refused(ConfigError, bundle, dataset, "-o", tmp_path / "x", "--split", "train")
+    assert "it has test" in told
+    told = refused(ConfigError, bundle, image, "-o", tmp_path / "x", "--series", "1")
+    assert "none of the inputs is DICOM" in told
+
+
 def test_a_second_run_says_what_it_kept(bundle: Path, tmp_path: Path) -> None:
     save_nifti(tmp_path / "in" / "a.nii.gz")
     run(bundle, tmp_path / "in", "-o", tmp_path / "out")

@@ -95,7 +95,7 @@ def evaluate(
     if len(paths) == 2:
         _evaluate(console, paths[0], question, out, json, pictures)
     else:
-        _compare(console, paths[0], paths[1], question, out, json)
+        print_comparison(console, paths[0], paths[1], question, out=out, json=json)
 
 
 def _evaluate(
@@ -124,14 +124,20 @@ def _evaluate(
     console.print(table.closing_line(evaluation))
 
 
-def _compare(
+def print_comparison(
     console: "Console",
     first: Path,
     second: Path,
     question: "Question",
-    out: Path | None,
-    json: Path | None,
+    *,
+    out: Path | None = None,
+    json: Path | None = None,
 ) -> None:
+    """Measure and compare two folders of label maps; print it, and write it to `out` and `json`.
+
+    Raises:
+        TransUNetError: as `transunet.evaluation.run.compare`.
+    """
     from transunet.evaluation import comparison, report, table
     from transunet.evaluation.run import compare, write_comparison
 
@@ -147,7 +153,8 @@ def _compare(
     if json:
         report.write_json(comparison.to_json(found), json)
     for side, one in (("A", found.first), ("B", found.second)):
-        console.print(f"{side}: {table.closing_line(one)}")
+        told = f"{side} ({one.predictions}): {table.closing_line(one)}"
+        console.print(told, markup=False, highlight=False)
 
 
 @contextmanager

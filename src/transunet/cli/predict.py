@@ -12,7 +12,7 @@ from transunet.errors import ConfigError, DataError, TransUNetError
 
 if TYPE_CHECKING:
     from transunet.data.cases import Case
-    from transunet.inference.predictor import Predictor, Progress
+    from transunet.inference.predictor import Predictor
     from transunet.inference.run import Outcome, Wanted
 
 EXAMPLE = "Example: transunet predict runs/hippocampus/best patient.nii.gz -o labels"
@@ -85,10 +85,11 @@ def predict(
         ),
     ] = None,
     procedure: Annotated[
-        Literal["native", "paper"],
+        Literal["native", "paper", "both"],
         typer.Option(
             help="native: resize the logits to the slice, then label. paper: label at the "
-            "network's size and enlarge the labels, as the reference does.",
+            "network's size and enlarge the labels, as the reference does. both: into two "
+            "folders; of a data set, its labelled cases, and what each measures.",
             rich_help_panel=_PROCEDURE,
         ),
     ] = "native",
@@ -151,17 +152,20 @@ def predict(
         [bundle, *(ensemble or [])],
         device=own_device(device),
         batch_size=batch_size,
-        procedure=procedure,
+        procedure="native" if procedure == "both" else procedure,
         mirror=mirror,
         window=window,
         largest_component=largest_component or (),
     )
     channels = len(predictor.preprocessing.channels)
-    cases = find_inputs(inputs, channels, series=series, split=split)
+    both = procedure == "both"
+    cases = find_inputs(inputs, channels, series=series, split=split, labelled=both)
     writable_folder(out)
-    wanted = Wanted(format_, probabilities, uncertainty, overwrite)
+    wanted = Wanted(format_, probabilities, uncertainty, overwrite, both)
     with _stoppable(out):
         outcomes = _predict_all(predictor, cases, out, wanted)
+        if both and any(outcome.status != "failed" for outcome in outcomes):
+            _measure_both(inputs, out)
     _report(outcomes, out)
 
 
@@ -192,16 +196,29 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def _predict_all(
     predictor: "Predictor", cases: "list[Case]", out: Path, wanted: "Wanted"
 ) -> "list[Outcome]":
-    from transunet.cli.progress import progress_bar
+    from transunet.cli.progress import case_bars
     from transunet.inference.run import predict_cases
 
-    with progress_bar("slices") as bar:
+    with case_bars(len(cases)) as (begun, ended):
+        return predict_cases(predictor, cases, out, wanted, begun, ended)
 
-        def watch(name: str) -> "Progress":
-            task = bar.add_task(name, total=None)
-            return lambda done, total: bar.update(task, completed=done, total=total)
 
-        return predict_cases(predictor, cases, out, wanted, watch)
+def _measure_both(inputs: list[Path], out: Path) -> None:
+    """Measure what the two procedures give, where the input is a data set."""
+    from rich.console import Console
+
+    from transunet.cli.evaluate import print_comparison
+    from transunet.data.layouts import recognises
+    from transunet.evaluation.run import Question
+
+    console = Console(soft_wrap=True)
+    folders = out / "native", out / "paper"
+    if len(inputs) == 1 and inputs[0].is_dir() and recognises(inputs[0]):
+        print_comparison(console, *folders, Question(references=inputs[0], subset=True), out=out)
+        return
+    told = "Not measured: the input is no data set of a known layout. With other references: "
+    command = f"transunet evaluate {folders[0]} {folders[1]} REFERENCES"
+    console.print(told + command, markup=False, highlight=False)
 
 
 def _report(outcomes: "list[Outcome]", out: Path) -> None:

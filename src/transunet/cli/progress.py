@@ -1,4 +1,7 @@
-"""The progress bar that every long command shows."""
+"""The progress bars that every long command shows."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -13,11 +16,36 @@ from rich.progress import (
 
 def progress_bar(unit: str) -> Progress:
     """Return a bar that counts `unit`, on the error stream so that results can be piped."""
+    return _progress(TextColumn(unit))
+
+
+@contextmanager
+def case_bars(
+    count: int,
+) -> Iterator[tuple[Callable[[str], Callable[[int, int], None]], Callable[[object], None]]]:
+    """Show how many of `count` cases have ended, and how far the present one is.
+
+    Yields:
+        What to call with the name of a case that begins, which returns what is told of its slices;
+        and what to call when one has ended.
+    """
+    with _progress(TextColumn("{task.fields[unit]}")) as bars:
+        every = bars.add_task("all", total=count, unit="cases")
+        present = bars.add_task("", total=None, unit="slices", visible=False)
+
+        def begun(name: str) -> Callable[[int, int], None]:
+            bars.reset(present, total=None, description=name, visible=True)
+            return lambda done, total: bars.update(present, completed=done, total=total)
+
+        yield begun, lambda _: bars.advance(every)
+
+
+def _progress(unit: TextColumn) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        unit,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),

@@ -16,7 +16,7 @@ from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 from transunet.inference.combined import Mirrored
 from transunet.inference.components import classes_named, keep_largest
-from transunet.inference.images import as_volume
+from transunet.inference.images import Image, as_volume
 from transunet.inference.logits import (
     argmax,
     as_array,
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from transunet.models.transunet import TransUNet
 
 Procedure = Literal["native", "paper"]
+PROCEDURES: tuple[Procedure, Procedure] = ("native", "paper")
+# fidelity: for some sizes scipy's last row is zeros, and the reference resizes with it.
+_EDGE: Mapping[Procedure, Edge] = {"native": "kept", "paper": "scipy"}
 _LARGEST = 16384
 """Pixels along a slice that is resized as a whole: the resizing matrix is the square of it."""
 Progress = Callable[[int, int], None]
@@ -199,53 +202,95 @@ class Predictor:
                 )
             )
             _check_size(slices, self.network)
-            labels = self._label_all(slices, maps, progress)
-        found = self.preprocessing.from_slices(labels, volume)
-        del labels, slices  # not held while pieces are looked for
-        keep_largest(found.array[0], self.largest_component)
-        return found
+            found = self._label_all(slices, maps, progress, (self.procedure,))
+        del slices  # not held while pieces are looked for
+        return self._on_grid(found.pop(), volume)
+
+    def by_procedure(
+        self, image: Image, progress: Progress | None = None
+    ) -> dict[Procedure, Volume]:
+        """Return the label maps of `image` by each procedure, whatever this predictor's own is.
+
+        The network looks once at a slice that both resize to the same pixels. (For some sizes, such
+        as 512 to 224, the reference's last row and column are zeros: then it looks twice.)
+
+        Args:
+            image: a volume, or its file or files.
+            progress: called with the slices done and the slices in all.
+
+        Raises:
+            ConfigError: for a predictor that slides a window, which the paper's procedure has not.
+            ConfigError, DataError, GeometryError: as `__call__`.
+        """
+        _check("paper", self.batch_size, self.window)
+        volume = as_volume(image)
+        slices = Slabs(volume, self.preprocessing)
+        _check_size(slices, self.network)
+        found = self._label_all(slices, Maps(), progress, PROCEDURES)
+        del slices
+        return {procedure: self._on_grid(found.pop(0), volume) for procedure in PROCEDURES}
 
     def label_slices(
         self, slices: NDArray[np.float32], progress: Progress | None = None
     ) -> NDArray[Any]:
         """Return the labels (S, H, W), unsigned, of normalised slices (S, C, H, W)."""
-        return self._label_all(slices, Maps(), progress)
+        return self._label_all(slices, Maps(), progress, (self.procedure,))[0]
+
+    def _on_grid(self, labels: NDArray[Any], volume: Volume) -> Volume:
+        found = self.preprocessing.from_slices(labels, volume)
+        del labels
+        keep_largest(found.array[0], self.largest_component)
+        return found
 
     def _label_all(
-        self, slices: "NDArray[np.float32] | Slabs", maps: Maps, progress: Progress | None
-    ) -> NDArray[Any]:
+        self,
+        slices: "NDArray[np.float32] | Slabs",
+        maps: Maps,
+        progress: Progress | None,
+        procedures: Sequence[Procedure],
+    ) -> list[NDArray[Any]]:
         dtype = np.uint8 if len(self.labels) <= 256 else np.uint16
-        labels = np.empty((len(slices), *slices.shape[2:]), dtype)
+        size = slices.shape[2], slices.shape[3]
+        found = [np.empty((len(slices), *size), dtype) for _ in procedures]
 
-        def store(computed: "tuple[slice, Logits]") -> slice:
-            part, logits = computed
-            labels[part] = self._reduce(part, logits, (slices.shape[2], slices.shape[3]), maps)
+        def store(computed: "tuple[slice, list[Logits]]") -> slice:
+            part, looks = computed
+            for labels, logits, procedure in zip(found, looks, procedures, strict=True):
+                labels[part] = self._reduce(procedure, part, logits, size, maps)
             return part
 
-        for part in behind(store, self._computed(slices)):
+        for part in behind(store, self._computed(slices, procedures)):
             if progress is not None:
                 progress(part.stop, len(slices))
-        return labels
+        return found
 
-    def _computed(self, slices: "NDArray[np.float32] | Slabs") -> "Iterator[tuple[slice, Logits]]":
-        for part, images in ahead(self._prepared(slices)):
-            yield part, self.network(images)
+    def _computed(
+        self, slices: "NDArray[np.float32] | Slabs", procedures: Sequence[Procedure]
+    ) -> "Iterator[tuple[slice, list[Logits]]]":
+        for part, (images, *others) in ahead(self._prepared(slices, procedures)):
+            logits = self.network(images)
+            again = (logits if np.array_equal(x, images) else self.network(x) for x in others)
+            yield part, [logits, *again]
 
     def _prepared(
-        self, slices: "NDArray[np.float32] | Slabs"
-    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        # fidelity: for some sizes scipy's last row is zeros, and the reference resizes with it.
-        edge: Edge = "scipy" if self.procedure == "paper" else "kept"
+        self, slices: "NDArray[np.float32] | Slabs", procedures: Sequence[Procedure]
+    ) -> Iterator[tuple[slice, list[NDArray[np.float32]]]]:
+        size = self.network.image_size or (slices.shape[2], slices.shape[3])
         for start in range(0, len(slices), self.batch_size):
             part = slice(start, min(start + self.batch_size, len(slices)))
-            size = self.network.image_size or (slices.shape[2], slices.shape[3])
-            yield part, resize(slices[part], size, order=3, edge=edge)
+            native = slices[part]
+            yield part, [resize(native, size, order=3, edge=_EDGE[one]) for one in procedures]
 
     def _reduce(
-        self, part: slice, logits: "Logits", size: tuple[int, int], maps: Maps
+        self,
+        procedure: Procedure,
+        part: slice,
+        logits: "Logits",
+        size: tuple[int, int],
+        maps: Maps,
     ) -> NDArray[Any]:
         """Return labels at the slices' own size, and store what else is wanted of the logits."""
-        if self.procedure == "native":
+        if procedure == "native":
             logits = enlarge(logits, size)
         if maps:
             found = as_array(softmax(logits))

@@ -9,14 +9,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case
 from transunet.data.volume import Volume
-from transunet.errors import TransUNetError
+from transunet.errors import ConfigError, TransUNetError
 from transunet.inference import claims, statistics
 from transunet.inference.faults import FAULTS, in_words
 from transunet.inference.jobs import Job, Queue, Status
@@ -38,6 +38,8 @@ class Wanted:
     probabilities: MapFormat | None = None
     uncertainty: bool = False
     overwrite: bool = False
+    both: bool = False
+    """Label maps of both procedures, in the folders `native` and `paper`."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,31 @@ def predict_cases(
     folder: Path,
     wanted: Wanted | None = None,
     watch: Watch | None = None,
+    ended: Callable[[Outcome], object] | None = None,
 ) -> list[Outcome]:
     """Segment every case into `folder`, as far as no other process does, and say how each ended.
 
     It returns when all cases are finished, by whomever.
 
+    Args:
+        predictor: what segments them.
+        cases: from `find_inputs`.
+        folder: where everything is written.
+        wanted: what is written.
+        watch: called when a case begins.
+        ended: called when a case has ended.
+
     Raises:
-        ConfigError: when the folder cannot be written to, or another process is predicting into it
-            with other settings.
+        ConfigError: when the folder cannot be written to, another process is predicting into it
+            with other settings, or what is wanted excludes each other.
     """
-    return Worker(predictor, folder, wanted or Wanted(), watch or (lambda _: None)).work(cases)
+    worker = Worker(predictor, folder, wanted or Wanted(), watch or (lambda _: None))
+    outcomes = []
+    for outcome in worker.work(cases):
+        outcomes.append(outcome)
+        if ended is not None:
+            ended(outcome)
+    return outcomes
 
 
 @dataclass(eq=False)
@@ -72,7 +89,8 @@ class _Computed:
     job: Job
     start: float
     image: Volume | None = None
-    labels: Volume | None = None
+    labels: dict[str, Volume] = field(default_factory=dict)
+    """By what they are in `_outputs`: "labels", and "paper" beside those of native."""
     error: BaseException | None = None
 
 
@@ -81,8 +99,10 @@ class Worker:
 
     def __init__(self, predictor: Predictor, folder: Path, wanted: Wanted, watch: Watch) -> None:
         self.predictor, self.folder, self.wanted, self.watch = predictor, folder, wanted, watch
+        _check(predictor, wanted)
         self.settings = {
             **predictor.settings,
+            **({"procedure": "both"} if wanted.both else {}),
             "format": wanted.format,
             "probabilities": wanted.probabilities,
             "uncertainty": wanted.uncertainty,
@@ -91,8 +111,8 @@ class Worker:
         self.key = hashlib.sha256(content.encode()).hexdigest()
         self.by = f"{socket.gethostname()} {os.getpid()} {predictor.device}"
 
-    def work(self, cases: Sequence[Case]) -> list[Outcome]:
-        """Do what is to be done; see `predict_cases`."""
+    def work(self, cases: Sequence[Case]) -> Iterator[Outcome]:
+        """Do what is to be done, and yield how each case ended; see `predict_cases`."""
         started = now()
         about = f"{', '.join(self.predictor.sources)} {self.settings}"
         with claims.session(self.folder, self.key, about) as run:
@@ -100,15 +120,17 @@ class Worker:
             try:
                 # The next image is read and the last label map written beside the computing.
                 computed = map(self._compute, ahead(queue.jobs(cases)))
-                outcomes = list(behind(self._store, computed))
+                yield from behind(self._store, computed)
             finally:
                 queue.give_back()
             summarise(self.folder, self.predictor, self.settings, started)
-        return outcomes
 
     def _outputs(self, case: Case) -> dict[str, str]:
         """What is written for a case, the label map first, relative to the folder."""
-        found = {"labels": label_name(case, self.wanted.format)}
+        name = label_name(case, self.wanted.format)
+        if self.wanted.both:
+            return {"labels": f"native/{name}", "paper": f"paper/{name}"}
+        found = {"labels": name}
         if self.wanted.probabilities:
             found["probabilities"] = f"probabilities/{case.name}.{self.wanted.probabilities}"
         if self.wanted.uncertainty:
@@ -121,16 +143,19 @@ class Worker:
         done = _Computed(job, time.perf_counter())
         try:
             done.image = job.image()
-            files = {what: self.folder / name for what, name in self._outputs(job.case).items()}
-            done.labels = self.predictor(
-                done.image,
-                self.watch(job.case.name),
-                probabilities=files.get("probabilities"),
-                uncertainty=files.get("uncertainty"),
-            )
+            done.labels = self._labelled(job.case, done.image)
         except FAULTS as error:
             done.error = error
         return self._store(done) if job.large else done  # not held while the next is computed
+
+    def _labelled(self, case: Case, image: Volume) -> dict[str, Volume]:
+        progress = self.watch(case.name)
+        if self.wanted.both:
+            found = self.predictor.by_procedure(image, progress)
+            return {"labels": found["native"], "paper": found["paper"]}
+        files = {what: self.folder / name for what, name in self._outputs(case).items()}
+        maps = {what: files.get(what) for what in ("probabilities", "uncertainty")}
+        return {"labels": self.predictor(image, progress, **maps)}
 
     def _store(self, done: "_Computed | Outcome") -> Outcome:
         if isinstance(done, Outcome):
@@ -147,17 +172,16 @@ class Worker:
         return self._ended(job, "failed" if error else "done", error)
 
     def _written(self, done: _Computed) -> dict[str, Any]:
-        """Write the label map; return what the record says of a case that is done."""
+        """Write the label maps; return what the record says of a case that is done."""
         if done.error is not None:
             raise done.error
-        image, labels = done.image, done.labels
+        image, files = done.image, self._outputs(done.job.case)
         assert image is not None
-        assert labels is not None
-        path = self.folder / label_name(done.job.case, self.wanted.format)
-        write_labels(labels, path, self.predictor.labels)
+        for what, labels in done.labels.items():
+            write_labels(labels, self.folder / files[what], self.predictor.labels)
         settings = self.predictor.preprocessing
         axis = image.grid.axes_in(settings.orientation)[settings.slice_axis]
-        structures = statistics.measure(labels, image, self.predictor.labels, axis)
+        structures = statistics.measure(done.labels["labels"], image, self.predictor.labels, axis)
         seconds = round(time.perf_counter() - done.start, 3)
         return {"status": "done", "seconds": seconds, "structures": structures}
 
@@ -165,4 +189,12 @@ class Worker:
         job.claim.give_back()
         return Outcome(
             job.case.name, status, in_words(error, job.case.images[0]) if error else None
+        )
+
+
+def _check(predictor: Predictor, wanted: Wanted) -> None:
+    if wanted.both and (predictor.window or wanted.probabilities or wanted.uncertainty):
+        raise ConfigError(
+            "Both procedures give label maps only, of whole slices. Leave out --window, "
+            "--probabilities and --uncertainty, or choose one procedure."
         )
