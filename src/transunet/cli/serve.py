@@ -1,0 +1,151 @@
+"""`transunet serve`: the page and the API, on this machine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from transunet.serve.settings import ServeSettings
+
+EXAMPLE = "Example: transunet serve runs/hippocampus/best"
+
+_REACHED = "Where it is reached"
+_KEPT = "What is taken and kept"
+_MACHINE = "On this machine"
+
+
+def serve(
+    bundles: Annotated[
+        list[str],
+        typer.Argument(metavar="BUNDLE...", help="Bundles to serve: folders, or hub ids."),
+    ],
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen at; any but loopback needs a token.",
+            rich_help_panel=_REACHED,
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="0: any free one.", rich_help_panel=_REACHED),
+    ] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TRANSUNET_TOKEN",
+            help="What clients must send; auto: make one and print it. Other users of this "
+            "machine can see the command line, but not the variable.",
+            rich_help_panel=_REACHED,
+        ),
+    ] = None,
+    token_hours: Annotated[
+        float | None,
+        typer.Option(metavar="HOURS", help="How long the token counts.", rich_help_panel=_REACHED),
+    ] = None,
+    open_: Annotated[
+        bool,
+        typer.Option("--open", help="Open the page in a browser.", rich_help_panel=_REACHED),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for images, results and jobs; in the user's cache folder if not given.",
+            rich_help_panel=_KEPT,
+        ),
+    ] = None,
+    keep: Annotated[
+        float,
+        typer.Option(
+            metavar="HOURS", help="How long images and results stay.", rich_help_panel=_KEPT
+        ),
+    ] = 24.0,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Jobs that may wait.", rich_help_panel=_KEPT)
+    ] = 32,
+    max_upload: Annotated[
+        int,
+        typer.Option(min=1, metavar="MB", help="Of one request.", rich_help_panel=_KEPT),
+    ] = 2048,
+    quota: Annotated[
+        int,
+        typer.Option(min=1, metavar="MB", help="Of all that is kept.", rich_help_panel=_KEPT),
+    ] = 51200,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1 or mps; the best one if not given.", rich_help_panel=_MACHINE
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(min=1, help="Slices that go through at once.", rich_help_panel=_MACHINE),
+    ] = 8,
+) -> None:
+    """Segment in the browser: a page to drop images on, and the API behind it.
+
+    Nothing leaves this machine. Only this machine can reach it, unless --host says otherwise, which
+    needs a token. Jobs survive a restart. Ctrl-C ends it.
+    """
+    from transunet.extras import require
+    from transunet.serve.settings import Limits, ServeSettings, new_token
+
+    for module in ("fastapi", "uvicorn", "python_multipart"):
+        require(module, extra="serve")
+    from transunet.weights.cache import cache_folder
+
+    limits = Limits(
+        queue=queue,
+        keep_hours=keep,
+        upload_bytes=max_upload * 2**20,
+        quota_bytes=quota * 2**20,
+    )
+    settings = ServeSettings(
+        data=data or cache_folder() / "serve",
+        host=host,
+        port=port,
+        token=new_token() if token == "auto" else token or None,
+        token_hours=token_hours,
+        limits=limits,
+        predictor={"device": device, "batch_size": batch_size},
+    )
+    _serve(bundles, settings, open_)
+
+
+def _serve(bundles: list[str], settings: "ServeSettings", open_: bool) -> None:
+    import webbrowser
+    from dataclasses import replace
+
+    from transunet.serve.server import listen, serve
+    from transunet.serve.service import Service
+
+    with listen(settings.host, settings.port) as listener:
+        settings = replace(settings, port=listener.getsockname()[1])
+        service = Service(bundles, settings)
+        print(f"Loading {', '.join(served.name for served in service.bundles.values())} ...")
+        service.load()
+
+        def started() -> None:
+            print(_welcome(settings), flush=True)
+            if open_:
+                webbrowser.open(_address(settings))
+
+        serve(service, listener, started)
+    print("Stopped; jobs that were waiting go on with the next start.")
+
+
+def _welcome(settings: "ServeSettings") -> str:
+    limits = settings.limits
+    kept = f"Images and results are kept in {settings.data} for {limits.keep_hours:g} hours."
+    if not settings.loopback:
+        kept += "\nThe connection is not encrypted: put a proxy with TLS in front of it."
+    return f"Open {_address(settings)}\n{kept} Ctrl-C ends."
+
+
+def _address(settings: "ServeSettings") -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = "127.0.0.1" if host == "0.0.0.0" else host
+    # Browsers keep the part behind # to themselves: it is in no log.
+    token = f"#token={settings.token}" if settings.token else ""
+    return f"http://{host}:{settings.port}/{token}"

@@ -1,0 +1,59 @@
+"""Counts for Prometheus, in its text format; nothing is sent anywhere."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+HELP: Mapping[str, tuple[str, str]] = {
+    "transunet_requests_total": ("counter", "Requests, by method and status."),
+    "transunet_uploads_total": ("counter", "Images taken in."),
+    "transunet_upload_bytes_total": ("counter", "Bytes of images taken in."),
+    "transunet_jobs_submitted_total": ("counter", "Jobs that were queued."),
+    "transunet_jobs_total": ("counter", "Jobs that ended, by status."),
+    "transunet_job_seconds": ("summary", "How long jobs ran that were done."),
+    "transunet_slices_total": ("counter", "Slices that were segmented."),
+    "transunet_worker_restarts_total": ("counter", "Times that the worker process was replaced."),
+    "transunet_jobs_waiting": ("gauge", "Jobs in the queue."),
+    "transunet_jobs_running": ("gauge", "Jobs that the worker is at: 0 or 1."),
+    "transunet_worker_ready": ("gauge", "1 when the models are loaded."),
+    "transunet_images": ("gauge", "Images that are kept."),
+    "transunet_storage_bytes": ("gauge", "Bytes that images and results take."),
+    "transunet_storage_quota_bytes": ("gauge", "Bytes that they may take."),
+}
+"""Name -> kind and meaning."""
+
+
+class Metrics:
+    """Counters of one server, from 0 at its start."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[tuple[str, str], float] = {}
+
+    def count(self, name: str, by: float = 1, **labels: object) -> None:
+        """Add to a counter."""
+        text = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
+        key = name, f"{{{text}}}" if text else ""
+        with self._lock:
+            self._values[key] = self._values.get(key, 0) + by
+
+    def job_ended(self, outcome: Mapping[str, Any], seconds: float) -> None:
+        """Count a job that was done or failed."""
+        self.count("transunet_jobs_total", status=outcome["status"])
+        if outcome["status"] == "done":
+            self.count("transunet_job_seconds_sum", seconds)
+            self.count("transunet_job_seconds_count")
+
+    def text(self, gauges: Mapping[str, float]) -> str:
+        """Return everything, with what is measured now."""
+        with self._lock:
+            values = {**self._values, **{(name, ""): value for name, value in gauges.items()}}
+        lines = []
+        for name, (kind, meaning) in HELP.items():
+            lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+            parts = (f"{name}_sum", f"{name}_count") if kind == "summary" else (name,)
+            found = {key: value for key, value in values.items() if key[0] in parts}
+            if kind != "gauge" and not found:
+                found = {(part, ""): 0.0 for part in parts}
+            lines += [f"{part}{labels} {value:.17g}" for (part, labels), value in found.items()]
+        return "\n".join(lines) + "\n"

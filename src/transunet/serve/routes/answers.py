@@ -1,0 +1,40 @@
+"""What every route needs: the service behind it, and the faults that it documents."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request
+
+from transunet.serve.faults import STATUS
+from transunet.serve.schemas import Error
+from transunet.serve.service import Service
+
+
+def _service(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+Here = Annotated[Service, Depends(_service)]
+Id = Annotated[str, Path(description="As it was answered when it was made.")]
+
+
+def faults(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Return the answers of 400 and above that a route documents, by the codes it may give.
+
+    A token that is missing or wrong and a foreign host or origin may meet every route; so may a
+    disk that is full, since even asking writes.
+    """
+    found: dict[int | str, dict[str, Any]] = {}
+    for code in ("malformed", "unauthorized", "wrong_host", "internal", *codes):
+        told = found.setdefault(STATUS[code], {"model": Error, "description": ""})
+        told["description"] = ", ".join(filter(None, (told["description"], f"`{code}`")))
+    return found
+
+
+GZIP: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"application/gzip": {"schema": {"type": "string", "format": "binary"}}},
+        "description": "A NIfTI file.",
+    }
+}

@@ -1,0 +1,218 @@
+"""Who may ask, and what browsers are told: before anything else sees a request.
+
+Without a token the server is on loopback, where a page of any other web site could still reach it
+through the user's browser: a request with a foreign `Host` (DNS rebinding) or from a foreign origin
+is refused. With a token, the token is what counts: browsers send it nowhere by themselves.
+"""
+
+import hmac
+import json
+import time
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+from transunet.serve.faults import ApiError
+from transunet.serve.metrics import Metrics
+from transunet.serve.settings import API
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        # NiiVue compiles WebAssembly, and makes workers and pictures of what it holds itself.
+        "script-src 'self' 'wasm-unsafe-eval'",
+        "worker-src 'self' blob:",
+        "img-src 'self' blob: data:",
+        "connect-src 'self' blob: data:",
+        "font-src 'self' data:",
+        "style-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""The page's content-security policy: nothing from anywhere else, and nothing inline."""
+
+HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "content-security-policy": POLICY,
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+        "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    }
+)
+"""Sent with every answer."""
+
+BODY_BYTES = 1 << 16
+"""Of a request that is no upload."""
+OPEN = (f"{API}/health", f"{API}/ready")
+"""What is answered without a token: it tells nothing of any image."""
+
+_UPLOADS = ("/images", "/reference")
+_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Guard:
+    """An ASGI application around the server's that refuses what may not be asked.
+
+    Args:
+        app: the server's.
+        token: what clients have to send; None where only this machine can reach the server.
+        hours: how long the token counts, from now.
+        names: hosts beside loopback's that this server is called by.
+        metrics: counts requests.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        token: str | None,
+        hours: float | None,
+        names: Iterable[str],
+        metrics: Metrics,
+    ) -> None:
+        self._app, self._metrics = app, metrics
+        self._token = token.encode() if token is not None else None
+        self._ends = time.time() + hours * 3600 if hours is not None else None
+        self._names = _NAMES | set(names)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        headers = {key.decode("latin-1"): value for key, value in scope["headers"]}
+        send = self._watched(send, scope["method"])
+        try:
+            self._check(scope, headers)
+            if not _is_upload(scope):
+                receive = await _whole(receive, headers)
+        except ApiError as error:
+            await _refuse(send, error)
+            return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Any, headers: Mapping[str, bytes]) -> None:
+        if self._token is None:
+            self._check_site(scope, headers)
+        elif scope["path"].startswith(API) and scope["path"] not in OPEN:
+            self._check_token(headers, self._token)
+
+    def _check_site(self, scope: Any, headers: Mapping[str, bytes]) -> None:
+        host = headers.get("host", b"").decode("latin-1")
+        if _name_of(f"//{host}") not in self._names:
+            raise ApiError(
+                "wrong_host",
+                "This server was asked for under a name that is not this machine's.",
+                "Open it as http://127.0.0.1, or start it with --token to serve other names.",
+            )
+        origin = headers.get("origin", b"").decode("latin-1")
+        foreign = headers.get("sec-fetch-site", b"none") not in (b"none", b"same-origin")
+        if origin and urlsplit_netloc(origin) != host.lower():
+            foreign = True
+        # Another site may link to the page, but not use what is behind it.
+        if foreign and (scope["path"].startswith(API) or scope["method"] not in ("GET", "HEAD")):
+            raise ApiError(
+                "wrong_origin",
+                "A page of another web site asked, and only this server's own page may.",
+                "Start the server with --token to use it from other pages.",
+            )
+
+    def _check_token(self, headers: Mapping[str, bytes], token: bytes) -> None:
+        kind, _, given = headers.get("authorization", b"").partition(b" ")
+        ask = {"WWW-Authenticate": "Bearer"}
+        if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), token):
+            found = "The token is wrong." if given else "This server needs a token."
+            remedy = (
+                "Open the address that was printed when the server started, or send the header "
+                "'Authorization: Bearer TOKEN'."
+            )
+            raise ApiError("unauthorized", found, remedy, ask)
+        if self._ends is not None and time.time() > self._ends:
+            remedy = "Ask whoever runs the server for a new one: it comes with a restart."
+            raise ApiError("token_expired", "The token's time is over.", remedy, ask)
+
+    def _watched(self, send: Any, method: str) -> Any:
+        known = method if method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS") else "other"
+
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.count(
+                    "transunet_requests_total", method=known, status=message["status"]
+                )
+                there = {name.lower() for name, _ in message.get("headers", ())}
+                more = [
+                    (name.encode(), value.encode())
+                    for name, value in HEADERS.items()
+                    if name.encode() not in there
+                ]
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
+            await send(message)
+
+        return sent
+
+
+def urlsplit_netloc(origin: str) -> str:
+    """Return host and port of an origin, lower case; empty where it has none ("null")."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _name_of(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _is_upload(scope: Any) -> bool:
+    path: str = scope["path"]
+    return scope["method"] == "POST" and path.rstrip("/").endswith(_UPLOADS)
+
+
+async def _whole(receive: Any, headers: Mapping[str, bytes]) -> Any:
+    """Read a small body as a whole, and return what gives it out again."""
+    declared = headers.get("content-length", b"0")
+    if declared.isdigit() and int(declared) > BODY_BYTES:
+        raise _too_large()
+    if declared == b"0" and "transfer-encoding" not in headers:
+        return receive
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > BODY_BYTES:
+            raise _too_large()
+    waiting = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+    async def again() -> Any:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
+def _too_large() -> ApiError:
+    return ApiError("too_large", f"The request is longer than {BODY_BYTES} bytes.")
+
+
+async def _refuse(send: Any, error: ApiError) -> None:
+    body = json.dumps(error.body).encode()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "cache-control": "no-store",
+        **{name.lower(): value for name, value in error.headers.items()},
+    }
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})

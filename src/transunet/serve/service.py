@@ -1,0 +1,208 @@
+"""One data folder being served: records, files, queue and processes, begun and ended together."""
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from transunet.atomic import writable_folder
+from transunet.errors import ConfigError
+from transunet.serve.bundles import Served, read_bundles
+from transunet.serve.desk import Desk
+from transunet.serve.faults import ApiError
+from transunet.serve.hand import Hand
+from transunet.serve.jobs import JobQueue
+from transunet.serve.metrics import Metrics
+from transunet.serve.records import ImageRecord, JobRecord, new_id
+from transunet.serve.settings import ServeSettings
+from transunet.serve.space import Space, remove
+from transunet.serve.store import Store
+
+_SWEEP_SECONDS = 30.0
+_READERS = min(2, os.cpu_count() or 1)
+
+
+class Service:
+    """Everything behind the API.
+
+    Args:
+        sources: bundles: folders or hub ids.
+        settings: how it runs.
+
+    Raises:
+        ConfigError, DataError: for bundles that cannot be read, or a data folder that cannot be
+            used or is in use.
+    """
+
+    def __init__(self, sources: Sequence[str], settings: ServeSettings) -> None:
+        self.settings, self.limits = settings, settings.limits
+        self.bundles: Mapping[str, Served] = read_bundles(sources)
+        self.data = writable_folder(settings.data)
+        self.data.chmod(0o700)  # patients' images
+        self._lock = _locked(self.data)
+        for folder in ("images", "jobs", "incoming", "scratch"):
+            if folder in ("incoming", "scratch"):
+                remove(self.data / folder)
+            (self.data / folder).mkdir(exist_ok=True)
+        self.store = Store(self.data)
+        self._drop_strays()
+        self.metrics = Metrics()
+        self.space = Space(self.limits.quota_bytes, self.store.used_bytes)
+        scratch = self.data / "scratch"
+        self.desk = Desk(_READERS, scratch)
+        self.hand = Hand(self.bundles, settings.predictor, scratch)
+        self.queue = JobQueue(
+            self.store, self.hand, self.job_folder, self.image_folder, self.limits, self.metrics
+        )
+        self.version = version("transunet")
+        self.stopping = False
+
+    def load(self) -> None:
+        """Start the worker and wait until it has loaded the bundles.
+
+        Raises:
+            TransUNetError: when it cannot; the data folder is given back.
+        """
+        try:
+            self.hand.start()
+        except BaseException:
+            self.close()
+            raise
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Work on jobs; on the way out, what is running is put back into the queue."""
+        self.desk.open()
+        self.queue.start()
+        sweeper = asyncio.create_task(self._sweep())
+        try:
+            yield
+        finally:
+            self.stop_waiting()
+            sweeper.cancel()
+            self.desk.close()
+            await asyncio.to_thread(self.queue.stop)
+            self.close()
+
+    def close(self) -> None:
+        """Give the data folder back."""
+        self.hand.stop()
+        self.store.close()
+        self._lock.release()
+
+    def stop_waiting(self) -> None:
+        """End the answers that would go on: the server is about to stop."""
+        self.stopping = True
+        self.queue.bell.ring()
+
+    def image_folder(self, id_: str) -> Path:
+        """Return the folder of an image's files."""
+        return self.data / "images" / id_
+
+    def job_folder(self, id_: str) -> Path:
+        """Return the folder of a job's files."""
+        return self.data / "jobs" / id_
+
+    def scratch_file(self, suffix: str) -> Path:
+        """Return a path for a file that somebody is about to write and remove."""
+        return self.data / "scratch" / f"{new_id()}{suffix}"
+
+    def image(self, id_: str) -> ImageRecord:
+        """Return an image.
+
+        Raises:
+            ApiError: when there is none.
+        """
+        found = self.store.image(id_)
+        if found is None:
+            raise self._gone("image", "Upload it again.")
+        return found
+
+    def job(self, id_: str) -> JobRecord:
+        """Return a job.
+
+        Raises:
+            ApiError: when there is none.
+        """
+        found = self.store.job(id_)
+        if found is None:
+            raise self._gone("job", "Segment the image again.")
+        return found
+
+    def bundle(self, id_: str) -> Served:
+        """Return a bundle that is served.
+
+        Raises:
+            ApiError: when it is not.
+        """
+        if id_ not in self.bundles:
+            known = ", ".join(self.bundles)
+            raise ApiError("not_found", f"No bundle {id_!r:.100} is served; there are: {known}.")
+        return self.bundles[id_]
+
+    def remove_image(self, id_: str) -> None:
+        """Remove an image, its jobs and all their files.
+
+        Raises:
+            ApiError: when there is none, or a job of it is waiting or running.
+        """
+        self.image(id_)
+        jobs = self.store.remove_image(id_)
+        if jobs is None:
+            raise ApiError(
+                "busy", "A job of this image is waiting or running.", "Cancel the job before."
+            )
+        remove(self.image_folder(id_))
+        for job in jobs:
+            remove(self.job_folder(job))
+
+    def expire(self) -> None:
+        """Remove what was kept long enough."""
+        images, jobs = self.store.expired(time.time())
+        for id_ in jobs:
+            self.queue.forget(id_)
+        for id_ in images:
+            self.store.remove_image(id_)
+            remove(self.image_folder(id_))
+
+    def _gone(self, what: str, remedy: str) -> ApiError:
+        message = (
+            f"There is no such {what}: it was deleted, or kept for its {self.limits.keep_hours:g} "
+            "hours."
+        )
+        return ApiError("not_found", message, remedy)
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self.expire)
+            except sqlite3.Error as error:
+                logging.getLogger(__name__).error("Nothing could be removed: %s", error)
+            await asyncio.sleep(_SWEEP_SECONDS)
+
+    def _drop_strays(self) -> None:
+        """Remove files without a record: of what was cut off, or deleted while it was in use."""
+        known = {image.id for image in self.store.images()}
+        known |= {job.id for job in self.store.jobs()}
+        for kind in ("images", "jobs"):
+            for folder in (self.data / kind).iterdir():
+                if folder.name not in known:
+                    remove(folder)
+
+
+def _locked(data: Path) -> FileLock:
+    lock = FileLock(data / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"Another server is using {data}. Stop it, or choose another folder with --data."
+        ) from None
+    return lock

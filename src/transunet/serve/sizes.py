@@ -1,0 +1,68 @@
+"""How many voxels a file promises, before any are read: a small file may claim anything."""
+
+import zipfile
+from math import prod
+from pathlib import Path
+
+from transunet.data.formats import raster, read_grid, suffix_of
+from transunet.data.formats.nifti import nib
+from transunet.extras import require
+from transunet.serve.faults import ApiError
+from transunet.serve.intake import ITK, NIFTI, RASTER
+from transunet.serve.space import no_room
+
+
+def check_voxels(path: Path, voxels: int, most: int) -> None:
+    """Refuse an image of more than `most` voxels, channels included.
+
+    Raises:
+        ApiError: when it has more.
+    """
+    if voxels > most:
+        message = f"{path.name}: it has {voxels} voxels; at most {most} are taken."
+        raise ApiError("too_large", message, "Cut or shrink the image.")
+
+
+def declared(path: Path) -> int:
+    """Return how many voxels `path` promises, channels included.
+
+    Raises:
+        DataError, GeometryError: for a damaged header.
+    """
+    suffix = suffix_of(path)
+    if suffix == ".npz":
+        return _unpacked_bytes(path)
+    shape = read_grid(path).spatial_shape
+    if suffix in NIFTI:
+        return prod([*map(int, nib.load(path).shape), 1])
+    if suffix in ITK:
+        return prod(shape) * _more_axes(path)
+    if suffix in RASTER:
+        return prod(shape) * raster.bits(path)[0]
+    return path.stat().st_size  # an array is mapped: its file cannot hold fewer bytes
+
+
+def check_archive(path: Path, room: int) -> None:
+    """Refuse an archive whose contents do not fit into `room` bytes.
+
+    Raises:
+        ApiError: when they do not.
+    """
+    if _unpacked_bytes(path) > room:
+        raise no_room(f"{path.name}: what is in the archive does not fit into the server's quota.")
+
+
+def _unpacked_bytes(path: Path) -> int:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    except Exception:  # damaged in any way: the reader says how
+        return 0
+
+
+def _more_axes(path: Path) -> int:
+    """Components of a voxel, times the fourth axis."""
+    reader = require("SimpleITK", extra="images").ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return int(reader.GetNumberOfComponents()) * prod([*map(int, reader.GetSize()[3:]), 1])

@@ -1,0 +1,98 @@
+"""Room on the disk: a quota over the data folder, and a full disk told as what it is."""
+
+import errno
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transunet.serve.faults import ApiError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REMEDY = "Delete images and results that are no longer needed, or try again when some expired."
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether `error`, or what it was raised for, is a full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def no_room(found: str) -> ApiError:
+    """Return the error for a full disk."""
+    return ApiError("storage_full", found, _REMEDY)
+
+
+@contextmanager
+def telling_of_full_disks() -> Iterator[None]:
+    """Turn a full disk into an answer.
+
+    Raises:
+        ApiError: in place of the operating system's or the database's error.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if is_full(error):
+            raise no_room("The server's disk is full.") from None
+        raise
+
+
+class Space:
+    """How much of the quota is taken, by what is kept and by what is just arriving.
+
+    Args:
+        quota: bytes.
+        kept: returns the bytes that images and results take.
+    """
+
+    def __init__(self, quota: int, kept: Callable[[], int]) -> None:
+        self._quota, self._kept = quota, kept
+        self._arriving: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Make sure that the quota is not used up.
+
+        Raises:
+            ApiError: when it is.
+        """
+        if self._kept() > self._quota:
+            raise self._over()
+
+    def arrived(self, id_: str, size: int) -> None:
+        """Note that `size` bytes more of an upload have arrived.
+
+        Raises:
+            ApiError: when they do not fit into the quota.
+        """
+        with self._lock:
+            self._arriving[id_] = self._arriving.get(id_, 0) + size
+            total = sum(self._arriving.values())
+        if self._kept() + total > self._quota:
+            raise self._over()
+
+    def settled(self, id_: str) -> None:
+        """Forget an upload: it is kept by now, or was given up."""
+        with self._lock:
+            self._arriving.pop(id_, None)
+
+    def _over(self) -> ApiError:
+        return no_room(f"The server keeps at most {self._quota / 2**20:.0f} MB, which are in use.")
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of the files in `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,68 @@
+"""Records as the API answers them."""
+
+from datetime import UTC, datetime
+from typing import Any, overload
+
+from transunet.serve.bundles import Served, colour
+from transunet.serve.jobs import JobQueue
+from transunet.serve.records import ImageRecord, JobRecord
+from transunet.serve.results import fitting
+from transunet.serve.schemas import Bundle, Image, Job, Label
+from transunet.serve.store import Store
+
+
+def bundle(served: Served) -> Bundle:
+    """Return what is told of a bundle."""
+    architecture = served.config.architecture
+    labels = sorted(served.config.labels.items())
+    return Bundle(
+        id=served.id,
+        name=served.name,
+        labels=[Label(index=i, name=name, color=colour(i)) for i, name in labels if i],
+        channels=served.channels,
+        architecture=architecture.name,
+        image_size=architecture.image_size,
+        layers=architecture.num_layers,
+        heads=architecture.num_heads,
+    )
+
+
+def image(record: ImageRecord) -> Image:
+    """Return what is told of an image."""
+    known: dict[str, Any] = {
+        key: value for key, value in record.facts.items() if key in Image.model_fields
+    }
+    return Image(
+        id=record.id,
+        name=record.name,
+        result_formats=fitting(record.facts),
+        created=moment(record.created),
+        expires=moment(record.expires),
+        **known,
+    )
+
+
+def job(record: JobRecord, store: Store, queue: JobQueue) -> Job:
+    """Return what is told of a job, with how far it is."""
+    done, total = queue.progress.get(record.id, (0, None))
+    if record.status == "done":
+        done, total = record.slices or 0, record.slices
+    known = {key: value for key, value in vars(record).items() if key in Job.model_fields}
+    known |= {
+        "slices_done": done,
+        "slices_total": total,
+        "position": store.position(record.id) if record.status == "queued" else None,
+    }
+    times = {key: moment(known[key]) for key in ("created", "started", "finished", "expires")}
+    return Job(**{**known, **times})
+
+
+@overload
+def moment(seconds: float) -> str: ...
+@overload
+def moment(seconds: None) -> None: ...
+def moment(seconds: float | None) -> str | None:
+    """Return a time as ISO 8601 in UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
