@@ -106,6 +106,7 @@ def test_everything_that_can_be_asked_for_at_once(bundle: Path, tmp_path: Path) 
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["bundle"]["sources"] == [str(bundle), str(other)]
     assert manifest["settings"] == {
+        "precision": "fp32",
         "procedure": "native",
         "mirror": True,
         "window": False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from transunet.cli.notes import showing_notes
 from transunet.errors import ConfigError, DataError, TransUNetError
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ _MACHINE = "On this machine"
 
 
 def predict(
-    bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its hub id.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="A bundle's folder, its hub id, or an exported file (.onnx, .xml, .pt2)."
+        ),
+    ],
     inputs: Annotated[
         list[Path],
         typer.Argument(
@@ -136,6 +142,30 @@ def predict(
         int,
         typer.Option(min=1, help="Slices that go through at once.", rich_help_panel=_MACHINE),
     ] = 8,
+    engine: Annotated[
+        Literal["auto", "eager", "compiled", "onnxruntime", "openvino"],
+        typer.Option(
+            help="What computes the network; auto: the fastest at hand. For onnxruntime and "
+            "openvino a bundle is converted once.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16", "int8"],
+        typer.Option(
+            help="auto: fp32, or an exported file's own. bf16 and fp16 are faster where the "
+            "processor has them, and change a few labels. int8: exported files only.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = "auto",
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Load a .pt2 file although that can run any code that is in it.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = False,
 ) -> None:
     """Segment images; each label map has the shape, the affine and the units of its image.
 
@@ -143,25 +173,30 @@ def predict(
     the same arguments, on one machine or many, share the cases.
     """
     from transunet.atomic import writable_folder
+    from transunet.inference.engines import own_device
     from transunet.inference.files import find_inputs
     from transunet.inference.predictor import Predictor
     from transunet.inference.run import Wanted
-    from transunet.inference.torch_network import own_device
 
-    predictor = Predictor.from_pretrained(
-        [bundle, *(ensemble or [])],
-        device=own_device(device),
-        batch_size=batch_size,
-        procedure="native" if procedure == "both" else procedure,
-        mirror=mirror,
-        window=window,
-        largest_component=largest_component or (),
-    )
+    with showing_notes():
+        predictor = Predictor.from_pretrained(
+            [bundle, *(ensemble or [])],
+            device=own_device(device),
+            engine=engine,
+            precision=precision,
+            trust=trust,
+            batch_size=batch_size,
+            procedure="native" if procedure == "both" else procedure,
+            mirror=mirror,
+            window=window,
+            largest_component=largest_component or (),
+        )
     channels = len(predictor.preprocessing.channels)
     both = procedure == "both"
     cases = find_inputs(inputs, channels, series=series, split=split, labelled=both)
     writable_folder(out)
     wanted = Wanted(format_, probabilities, uncertainty, overwrite, both)
+    _say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")
     with _stoppable(out):
         outcomes = _predict_all(predictor, cases, out, wanted)
         if both and any(outcome.status != "failed" for outcome in outcomes):
@@ -223,8 +258,6 @@ def _measure_both(inputs: list[Path], out: Path) -> None:
 
 def _report(outcomes: "list[Outcome]", out: Path) -> None:
     """Print what came of it; raise an error that lists what failed."""
-    from rich.console import Console
-
     count = {"done": 0, "kept": 0, "elsewhere": 0, "failed": 0}
     for outcome in outcomes:
         count[outcome.status] += 1
@@ -235,7 +268,7 @@ def _report(outcomes: "list[Outcome]", out: Path) -> None:
     ]
     maps = "label map" if count["done"] == 1 else "label maps"
     told = f"{count['done']} {maps} in {out}" + (f" ({', '.join(more)})" if more else "")
-    Console(soft_wrap=True).print(told, markup=False, highlight=False)
+    _say(told)
     failed = {o.case: o.error for o in outcomes if o.status == "failed"}
     if failed:
         listed = "\n".join(f"  {name}: {error}" for name, error in failed.items())
@@ -243,3 +276,9 @@ def _report(outcomes: "list[Outcome]", out: Path) -> None:
         raise (ConfigError if wrong_use else DataError)(
             f"{len(failed)} of {len(outcomes)} cases could not be predicted:\n{listed}"
         )
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=True).print(text, markup=False, highlight=False)

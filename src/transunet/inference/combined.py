@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from transunet.errors import ConfigError
 from transunet.inference.logits import as_array, softmax
-from transunet.inference.network import Network
+from transunet.inference.network import Network, Wrapped
 
 if TYPE_CHECKING:
     from transunet.inference.network import Logits
@@ -61,26 +61,8 @@ class Ensemble:
         return _log_mean([partial(network, images) for network in self.networks])
 
 
-class Mirrored:
+class Mirrored(Wrapped):
     """The mean of a network's probabilities for an image and its three mirror images."""
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """The network's."""
-        return self.network.image_size
-
-    @property
-    def device(self) -> str:
-        """The network's."""
-        return self.network.device
-
-    @property
-    def fingerprint(self) -> str:
-        """The network's: mirroring is a setting of the run."""
-        return self.network.fingerprint
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logarithm of the mean probabilities, (B, classes, H, W)."""

@@ -14,7 +14,7 @@ from transunet.inference.records import Record, all_records
 
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.json"
-_PACKAGES = ("transunet", "torch", "numpy", "scipy", "nibabel")
+_PACKAGES = ("transunet", "torch", "onnxruntime", "openvino", "numpy", "scipy", "nibabel")
 
 
 def summarise(
@@ -32,6 +32,8 @@ def summarise(
             "labels": predictor.labels,
             "settings": settings,
             "batch_size": predictor.batch_size,
+            "engine": predictor.engine,
+            "precision": predictor.precision,
             "device": predictor.device,
             "versions": _versions(),
             "started": started,

@@ -33,3 +33,25 @@ class Network(Protocol):
 
     def __call__(self, images: NDArray[np.float32]) -> "Logits":
         """Return the logits of `images`; of another batch size at each call."""
+
+
+class Wrapped:
+    """A network behind another one that looks at it differently: what it says of itself passes."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """The network's."""
+        return self.network.image_size
+
+    @property
+    def device(self) -> str:
+        """The network's."""
+        return self.network.device
+
+    @property
+    def fingerprint(self) -> str:
+        """The network's: how it is looked at is a setting of the run."""
+        return self.network.fingerprint

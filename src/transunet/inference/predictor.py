@@ -16,7 +16,9 @@ from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 from transunet.inference.combined import Mirrored
 from transunet.inference.components import classes_named, keep_largest
+from transunet.inference.engines import EngineName, Precision
 from transunet.inference.images import Image, as_volume
+from transunet.inference.loading import load_networks
 from transunet.inference.logits import (
     argmax,
     as_array,
@@ -105,6 +107,7 @@ class Predictor:
     ) -> None:
         _check(procedure, batch_size, window)
         self.sources: tuple[str, ...] = ()  # the bundles it was loaded from
+        self.engine, self.precision = "eager", "fp32"
         self.preprocessing = preprocessing
         self.labels = dict(labels)
         self.batch_size = batch_size
@@ -121,25 +124,35 @@ class Predictor:
         source: Path | str | Sequence[Path | str],
         *,
         device: "str | torch.device | None" = None,
+        engine: EngineName = "auto",
+        precision: Precision = "auto",
+        trust: bool = False,
         **settings: Any,
     ) -> Self:
         """Load a bundle (a folder or a hub id), or several whose probabilities are averaged.
 
         Args:
-            source: one bundle, or the bundles of an ensemble.
+            source: one bundle or exported file (`.onnx`, `.xml`, `.pt2`), or those of an ensemble.
             device: as the constructor's.
+            engine: what computes: "eager", "compiled", "onnxruntime", "openvino", or "auto" for the
+                fastest at hand. A bundle is converted for the latter two once, into the cache.
+            precision: "fp32", "bf16", "fp16" or "int8"; "auto" is fp32, or an exported file's own.
+            trust: load `.pt2` files, which can run any code that is in them.
             settings: the constructor's.
 
         Raises:
             ConfigError, DataError, WeightsError: as `transunet.bundle.from_pretrained`.
             ConfigError: when the bundles differ in labels or preprocessing; the message says how.
+            ConfigError: for an engine, precision or device that cannot be had.
         """
-        from transunet.inference.torch_network import load_networks
-
         sources = [source] if isinstance(source, Path | str) else list(source)
-        network, config = load_networks(sources, device)
-        predictor = cls(network, config.preprocessing, config.labels, **settings)
+        place = None if device is None else str(device)
+        loaded = load_networks(sources, place, engine, precision, trust)
+        predictor = cls(
+            loaded.network, loaded.config.preprocessing, loaded.config.labels, **settings
+        )
         predictor.sources = tuple(map(str, sources))
+        predictor.engine, predictor.precision = loaded.engine, loaded.precision
         return predictor
 
     @property
@@ -158,6 +171,7 @@ class Predictor:
         """The settings that labels depend on."""
         names = [self.labels[index] for index in self.largest_component]
         return {
+            "precision": self.precision,
             "procedure": self.procedure,
             "mirror": self.mirror,
             "window": self.window,

@@ -1,26 +1,27 @@
-"""The network in PyTorch, as it is; the only part of prediction that needs torch."""
+"""Networks in PyTorch: a model as it is, and what predicts only, made faster.
+
+The only parts of prediction that need torch are here and in `converted`.
+"""
 
 import hashlib
-import os
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from transunet.bundle import BundleConfig, from_pretrained
 from transunet.device import choose_device
-from transunet.errors import ConfigError
-from transunet.inference.combined import Ensemble
-from transunet.inference.network import Network
+from transunet.errors import ConfigError, DataError
+from transunet.models.fused import fuse
 from transunet.models.transunet import TransUNet
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchNetwork:
-    """A model on a device, in evaluation mode while it computes.
+    """A model on a device, in evaluation mode while it computes; it may be trained in between.
 
     Raises:
         ConfigError: for a device that is not here.
@@ -43,11 +44,7 @@ class TorchNetwork:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the architecture and of every weight."""
-        digest = hashlib.sha256(self.model.config.model_dump_json().encode())
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        return fingerprint_of(self.model)
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.float32]) -> Tensor:
@@ -63,44 +60,128 @@ class TorchNetwork:
                 self.model.train()
 
 
-def own_device(name: str | None) -> str | None:
-    """Return the device of this process: `name`, or under torchrun each process's own GPU."""
-    count = torch.cuda.device_count()
-    if name is not None or "LOCAL_RANK" not in os.environ or not count:
-        return name
-    return f"cuda:{int(os.environ['LOCAL_RANK']) % count}"
+class FixedNetwork:
+    """A module that stays as it is: a fused model or an exported program.
 
-
-def load_networks(
-    sources: Sequence[Path | str], device: str | torch.device | None = None
-) -> tuple[Network, BundleConfig]:
-    """Load bundles as one network, the mean of them where there are several.
+    Args:
+        module: images (B, C, H, W) in, logits (B, classes, H, W) out.
+        image_size: height and width of the slices it will get.
+        fingerprint: SHA-256 of what its results depend on.
+        device: where it computes.
+        precision: "fp32", "bf16" or "fp16": of the weights and all that is computed.
+        compiled: have `torch.compile` translate it, which takes a minute at the first call.
 
     Raises:
-        ConfigError, DataError, WeightsError: as `transunet.bundle.from_pretrained`.
-        ConfigError: without bundles, or when they differ in labels, preprocessing or image size.
+        ConfigError: for a device that is not here.
     """
-    if not sources:
-        raise ConfigError("No bundle was given; expected at least one.")
-    loaded = [from_pretrained(source) for source in sources]
-    config = loaded[0][1]
-    for source, (_, other) in zip(sources[1:], loaded[1:], strict=True):
-        _check_equal(sources[0], config, source, other)
-    networks = [TorchNetwork(model, device) for model, _ in loaded]
-    return (networks[0] if len(networks) == 1 else Ensemble(networks)), config
 
+    def __init__(
+        self,
+        module: nn.Module,
+        image_size: tuple[int, int],
+        fingerprint: str,
+        *,
+        device: str | torch.device | None = None,
+        precision: str = "fp32",
+        compiled: bool = False,
+    ) -> None:
+        self.image_size, self.fingerprint, self.compiled = image_size, fingerprint, compiled
+        self.place = device if isinstance(device, torch.device) else choose_device(device)
+        self._type = _TYPES[precision]
+        # Convolutions of either processor are faster with the channels last.
+        last = self.place.type in ("cpu", "cuda")
+        self._layout = torch.channels_last if last else torch.contiguous_format
+        self.module = module.to(self.place, self._type)
+        self.module.to(memory_format=self._layout)  # type: ignore[call-overload]
+        # Each size of a batch is compiled for itself: that is faster than one for all.
+        self._run = torch.compile(self.module, dynamic=False) if compiled else self.module
+        self._batch = 0  # the largest so far, which smaller ones are filled up to when compiled
 
-def _check_equal(
-    first: Path | str, config: BundleConfig, source: Path | str, other: BundleConfig
-) -> None:
-    pairs = {
-        "labels": (config.labels, other.labels),
-        "preprocessing": (config.preprocessing, other.preprocessing),
-        "image_size": (config.architecture.image_size, other.architecture.image_size),
-    }
-    for what, (expected, found) in pairs.items():
-        if expected != found:
+    @property
+    def device(self) -> str:
+        """The device's name."""
+        return str(self.place)
+
+    @torch.inference_mode()
+    def __call__(self, images: NDArray[np.float32]) -> Tensor:
+        """Return the logits on the module's device.
+
+        Raises:
+            ConfigError: when it cannot be compiled.
+        """
+        batch = len(images)
+        if self.compiled:
+            self._batch = max(self._batch, batch)
+            images = np.pad(images, ((0, self._batch - batch), (0, 0), (0, 0), (0, 0)))
+        x = torch.from_numpy(images).to(self.place, self._type, memory_format=self._layout)
+        return self._logits(x)[:batch].float()
+
+    def _logits(self, x: Tensor) -> Tensor:
+        if not self.compiled:
+            return self._run(x)  # type: ignore[no-any-return]
+        from torch._dynamo.exc import TorchDynamoException  # seconds that eager need not wait
+
+        try:
+            return self._run(x)  # type: ignore[no-any-return]
+        except TorchDynamoException as error:
             raise ConfigError(
-                f"The bundles of an ensemble must agree, but their {what} differ: "
-                f"{first} has {expected}, {source} has {found}. Leave one of them out."
-            )
+                f"The network cannot be compiled on this machine: {_first_line(error)} "
+                "A C++ compiler (cpu) or Triton (cuda) may be missing. Take --engine eager."
+            ) from error
+
+
+def fused_network(
+    model: TransUNet, device: str | None = None, precision: str = "fp32", compiled: bool = False
+) -> FixedNetwork:
+    """Return a network that computes what `model` computes, made for predicting.
+
+    Raises:
+        ConfigError: for a device that is not here.
+    """
+    return FixedNetwork(
+        fuse(model),
+        model.config.image_size,
+        fingerprint_of(model),
+        device=device,
+        precision=precision,
+        compiled=compiled,
+    )
+
+
+def program_network(
+    path: Path,
+    image_size: tuple[int, int],
+    fingerprint: str,
+    device: str | None = None,
+    compiled: bool = False,
+) -> FixedNetwork:
+    """Return the network of a `.pt2` file; loading it can run any code that is in the file.
+
+    Raises:
+        DataError: when it is damaged, or holds another kind of network.
+        ConfigError: for a device that is not here.
+    """
+    try:
+        program = torch.export.load(path)
+        module = program.module()
+    except Exception as error:  # whatever a damaged archive causes
+        raise DataError(
+            f"{path}: PyTorch {torch.__version__} cannot load it: {_first_line(error)} "
+            "Export the bundle anew."
+        ) from error
+    return FixedNetwork(module, image_size, fingerprint, device=device, compiled=compiled)
+
+
+def fingerprint_of(model: TransUNet) -> str:
+    """Return the SHA-256 of a model's architecture and of every weight."""
+    digest = hashlib.sha256(model.config.model_dump_json().encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if text.endswith(".") else f"{text}."

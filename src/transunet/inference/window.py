@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from transunet.errors import ConfigError
 from transunet.inference.logits import as_array
-from transunet.inference.network import Network
+from transunet.inference.network import Network, Wrapped
 
 OVERLAP = 0.5
 """The share of a window that its neighbour sees too."""
@@ -26,7 +26,7 @@ _LEAST = (
 Place = tuple[slice, slice]
 
 
-class Windowed:
+class Windowed(Wrapped):
     """A network for images of any size, at their own resolution.
 
     Raises:
@@ -38,19 +38,9 @@ class Windowed:
     def __init__(self, network: Network, batch_size: int = 8) -> None:
         if network.image_size is None:
             raise ConfigError("This network takes any size, so it needs no windows.")
-        self.network, self.batch_size = network, batch_size
-        self.window = network.image_size
+        super().__init__(network)
+        self.window, self.batch_size = network.image_size, batch_size
         self._weights = gaussian(self.window)
-
-    @property
-    def device(self) -> str:
-        """The network's."""
-        return self.network.device
-
-    @property
-    def fingerprint(self) -> str:
-        """The network's: windows are a setting of the run."""
-        return self.network.fingerprint
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits (B, classes, H, W); one image after the other, windows in batches."""

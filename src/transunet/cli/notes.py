@@ -1,0 +1,30 @@
+"""What the library notes by the way, such as work that is done once, on the error stream."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        told = f"Warning: {record.getMessage()}" if record.levelno >= logging.WARNING else None
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(told or record.getMessage(), style="dim", markup=False, highlight=False)
+
+
+@contextmanager
+def showing_notes() -> Iterator[None]:
+    """Show what `transunet` logs, from notes upwards, while this lasts."""
+    logger, handler = logging.getLogger("transunet"), _Notes()
+    level, propagates = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagates
