@@ -8,9 +8,7 @@ from typing import Any
 
 from transunet.errors import ConfigError
 from transunet.weights.cache import cache_folder
-from transunet.weights.download import is_offline
-
-_SECONDS = 5.0  # for the first answer
+from transunet.weights.download import ANSWER_SECONDS, is_offline
 
 
 def download_file(repository: str, name: str) -> Path:
@@ -49,7 +47,9 @@ def _answers(repository: str, name: str, endpoint: str | None) -> bool:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        get_hf_file_metadata(hf_hub_url(repository, name, endpoint=endpoint), timeout=_SECONDS)
+        get_hf_file_metadata(
+            hf_hub_url(repository, name, endpoint=endpoint), timeout=ANSWER_SECONDS
+        )
     except (HfHubHTTPError, HFValidationError):
         raise  # an answer: there is no such repository or file
     except Exception:  # the HTTP client's errors, which share no base class over its versions

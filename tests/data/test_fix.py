@@ -106,6 +106,8 @@ def test_a_header_that_drifted_is_taken_from_the_image(decathlon, tmp_path, save
     drifted = np.eye(4)
     drifted[0, 3] = 0.5
     save(label_of(folder), voxels(label_of(folder)), drifted)
+    (error,) = check(folder).errors
+    assert "transunet check --fix writes a copy with this corrected (the image's" in error.remedy
     (done,) = fixed(folder, tmp_path / "out").corrected
     assert done.kind == "grid"
     np.testing.assert_array_equal(nib.load(label_of(tmp_path / "out")).affine, np.eye(4))
@@ -117,6 +119,8 @@ def test_a_header_that_is_far_off_is_left_out(decathlon, tmp_path, save):
     far = np.eye(4)
     far[0, 3] = 30
     save(label_of(folder), voxels(label_of(folder)), far)
+    (error,) = check(folder).errors
+    assert "--fix" not in error.remedy
     assert [p.kind for p in fixed(folder, tmp_path / "out").left_out] == ["grid"]
 
 
@@ -127,7 +131,8 @@ def test_a_header_without_geometry_is_taken_from_the_image(decathlon, tmp_path, 
     bare = nib.Nifti1Image(voxels(label_of(folder)), None)
     bare.header["qform_code"] = bare.header["sform_code"] = 0
     nib.save(bare, label_of(folder))
-    assert check(folder).errors
+    (error,) = check(folder).errors
+    assert "--fix" in error.remedy
     assert [p.kind for p in fixed(folder, tmp_path / "out").corrected] == ["grid"]
     np.testing.assert_array_equal(nib.load(label_of(tmp_path / "out")).affine, affine)
 
@@ -139,7 +144,8 @@ def test_flipped_and_swapped_axes_are_turned_voxel_by_voxel(decathlon, tmp_path,
     turned = nib.as_closest_canonical(nib.Nifti1Image(label, oblique))
     assert turned.shape != label.shape
     nib.save(turned, label_of(folder))
-    assert [p.kind for p in check(folder).errors] == ["grid"]
+    (error,) = check(folder).errors
+    assert "--fix writes a copy with this corrected (turned to AIL)" in error.remedy
     (done,) = fixed(folder, tmp_path / "out").corrected
     assert "turned to AIL" in done.remedy
     np.testing.assert_array_equal(voxels(label_of(tmp_path / "out")), label)

@@ -139,3 +139,15 @@ def test_impossible_settings_are_refused():
 def test_it_survives_json():
     pre = Preprocessing(channels=(CT,), slice_axis=1, spacing_mm=(1, 2))
     assert Preprocessing.from_json(pre.model_dump(mode="json"), "config.json") == pre
+
+
+def test_a_slab_is_normalised_as_a_part_of_the_whole(rng):
+    values = (rng.normal(size=(9, 20, 24)) * 300 + 1000).astype(np.float32)
+    channel = Channel(normalisation="zscore")
+    scale = channel.measure([values[:4], values[4:]])
+    np.testing.assert_allclose(scale, (values.mean(), values.std()), rtol=1e-6)
+    whole = channel.normalise(values, scale)
+    assert np.array_equal(channel.normalise(values[3:5], scale), whole[3:5])
+    np.testing.assert_allclose(channel.normalise(values), whole, atol=1e-6)
+    assert channel.measure([np.full((2, 3), 7.0)]) == (7, 1)
+    assert Channel(normalisation="clip", low=0, high=1).measure([values]) is None

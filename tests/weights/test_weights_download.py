@@ -194,7 +194,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(hub, monkeypatch):
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr("transunet.weights.download._ANSWER_SECONDS", 0.3)
+        monkeypatch.setattr("transunet.weights.download.ANSWER_SECONDS", 0.3)
         start = time.perf_counter()
         with pytest.raises(WeightsError, match="What to do"):
             fetch(HUB)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.formats import FORMATS, read_labels, read_volume, smallest_unsigned, suffix_of
+from transunet.data.placing import placed
 from transunet.data.problems import Problem
 from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError
@@ -163,6 +164,8 @@ def label_problems(dataset: DataSet, image: Volume, label: Volume) -> Iterator[P
     if difference:
         found = f"image and label must lie on one grid, but against {image.name} {difference}"
         remedy = "Resample the label map to the image's grid with nearest neighbour"
+        if found_place := placed(image, label):
+            remedy = f"transunet check --fix writes a copy with this corrected ({found_place[1]})"
         yield Problem("grid", label.name, found, remedy, geometry=True)
     unknown = sorted(set(np.unique(label.array.ravel("K")).tolist()) - set(dataset.values))
     if unknown:

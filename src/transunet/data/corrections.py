@@ -1,16 +1,14 @@
 """What can be corrected in a case without guessing.
 
 - A label map of 0 and 255 where there is one class: 255 becomes 1.
-- A label map whose header is less than a voxel off the image's, or holds no geometry: it takes the
-image's affine. - A label map on the image's grid with axes flipped or swapped: it is turned, voxel
-by voxel. - Voxels that are NaN or infinite: they become the file's smallest finite value.
+- A label map that can be placed on its image's grid (`placing.py`).
+- Voxels that are NaN or infinite: they become the file's smallest finite value.
 - A grey photograph among coloured ones: its channel is repeated; a coloured one without colours
-among grey ones: one
-  channel is kept.
+  among grey ones: one channel is kept.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +23,9 @@ from transunet.data.cases import (
 )
 from transunet.data.formats import format_of, join_channels, read_labels
 from transunet.data.layouts.masks import LABELS
+from transunet.data.placing import placed
 from transunet.data.problems import Problem
-from transunet.data.volume import Volume, corner_distance, same_grid
-
-HEADER_DRIFT = 1.0
-"""In voxels: a label map whose corners lie less far off the image's takes the image's affine."""
+from transunet.data.volume import Volume, same_grid
 
 
 @dataclass(frozen=True)
@@ -104,29 +100,12 @@ def _label(dataset: DataSet, image: Volume, path: Path, done: list[Problem]) -> 
 
 
 def _on_grid(image: Volume, label: Volume, done: list[Problem]) -> Volume:
-    difference = same_grid(image, label)
-    if difference is None:
+    difference, found = same_grid(image, label), placed(image, label)
+    if difference is None or found is None:
         return label
-    turned = label.reoriented(image.orientation)
-    if same_grid(image, turned) is None:
-        done.append(_done("grid", label, difference, f"turned to {image.orientation}"))
-        return replace(turned, affine=image.affine)
-    if label.spatial_shape != image.spatial_shape:
-        return label
-    drift = HEADER_DRIFT * min(image.spacing_mm)
-    near = image.orientation == label.orientation and corner_distance(image, label) < drift
-    if near or _without_geometry(label):
-        done.append(_done("grid", label, difference, "the image's affine taken"))
-        return replace(label, affine=image.affine)
+    label, how = found
+    done.append(_done("grid", label, difference, how))
     return label
-
-
-def _without_geometry(label: Volume) -> bool:
-    """Whether a NIfTI header says that its affine means nothing."""
-    try:
-        return int(label.header["qform_code"]) == int(label.header["sform_code"]) == 0
-    except (TypeError, KeyError, ValueError):
-        return False
 
 
 def _listed_255(dataset: DataSet, label: Volume, done: list[Problem]) -> Volume:

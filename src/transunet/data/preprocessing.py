@@ -4,7 +4,7 @@ It travels in the bundle, so that predicting does what training did.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,14 @@ ANISOTROPY = 2.0
 """The scanner sliced along an axis whose spacing is more than this many times the others'."""
 
 
+class Scale(NamedTuple):
+    """Mean and standard deviation of a channel in one volume."""
+
+    mean: float
+    deviation: float
+    """1 where all voxels are the same."""
+
+
 class Channel(Configuration):
     """How the intensities of one channel are normalised."""
 
@@ -48,19 +56,37 @@ class Channel(Configuration):
             raise ValueError(f"high={self.high} must be above low={self.low}")
         return self
 
-    def normalise(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Return one channel's voxels (at least one axis), normalised, float32."""
+    def measure(self, parts: Sequence[NDArray[Any]]) -> Scale | None:
+        """Return what normalising needs to know of all voxels; None where it needs nothing.
+
+        Args:
+            parts: the channel's voxels, in as many pieces as suits the caller.
+        """
+        if self.normalisation != "zscore":
+            return None
+        # In double precision: the mean of many large numbers is not safe in single.
+        count = sum(part.size for part in parts)
+        mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / count
+        squares = sum(float(np.square(part.astype(np.float64) - mean).sum()) for part in parts)
+        return Scale(mean, float(np.sqrt(squares / count)) or 1.0)
+
+    def normalise(self, values: NDArray[Any], scale: Scale | None = None) -> NDArray[np.float32]:
+        """Return voxels of one channel (at least one axis), normalised, float32.
+
+        Args:
+            values: all of them, or some.
+            scale: what `measure` said of all of them; None if these are all.
+        """
         if self.normalisation == "clip":
             clipped = np.clip(values, self.low, self.high) - self.low
             return np.asarray(clipped / (self.high - self.low), dtype=np.float32)
         if self.normalisation == "range":
             return np.asarray(values / self.high, dtype=np.float32)
-        # In double precision: the mean of many large numbers is not safe in single.
-        mean = values.mean(dtype=np.float64)
-        deviation = values.std(dtype=np.float64) or 1.0
+        scale = scale or self.measure([values])
+        assert scale is not None
         out = np.empty(values.shape, np.float32)
         for index, part in enumerate(values):  # one slice at a time in double precision
-            out[index] = (part - mean) / deviation
+            out[index] = (part.astype(np.float64) - scale.mean) / scale.deviation
         return out
 
 
@@ -95,8 +121,14 @@ class Preprocessing(Configuration):
             raise ValueError(f"spacing_mm={value} must be positive")
         return value
 
-    def to_slices(self, volume: Volume) -> NDArray[np.float32]:
+    def to_slices(
+        self, volume: Volume, scales: Sequence[Scale | None] | None = None
+    ) -> NDArray[np.float32]:
         """Return the volume as normalised slices, (S, C, H, W) float32.
+
+        Args:
+            volume: a whole one, or a slab of it.
+            scales: of a slab, each channel's `measure` of the whole.
 
         Raises:
             DataError: when the volume has another number of channels.
@@ -111,7 +143,7 @@ class Preprocessing(Configuration):
         slices = self._cut(volume)
         out = np.empty(slices.shape, np.float32)
         for index, channel in enumerate(self.channels):
-            out[:, index] = channel.normalise(slices[:, index])
+            out[:, index] = channel.normalise(slices[:, index], scales[index] if scales else None)
         size = self.slice_size(volume)
         return out if size == tuple(out.shape[-2:]) else resize(out, size, order=3, edge="kept")
 

@@ -154,8 +154,13 @@ class Worker:
             found = self.predictor.by_procedure(image, progress)
             return {"labels": found["native"], "paper": found["paper"]}
         files = {what: self.folder / name for what, name in self._outputs(case).items()}
-        maps = {what: files.get(what) for what in ("probabilities", "uncertainty")}
-        return {"labels": self.predictor(image, progress, **maps)}
+        labels = self.predictor(
+            image,
+            progress,
+            probabilities=files.get("probabilities"),
+            uncertainty=files.get("uncertainty"),
+        )
+        return {"labels": labels}
 
     def _store(self, done: "_Computed | Outcome") -> Outcome:
         if isinstance(done, Outcome):

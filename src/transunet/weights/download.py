@@ -30,7 +30,8 @@ from transunet.weights.catalog import WeightFile
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are here and the bytes in all (None when the server does not say)."""
 
-_ANSWER_SECONDS = 5.0  # for the first answer: without a network this is all that is waited
+ANSWER_SECONDS = 5.0
+"""For a server's first answer: without a network this is all that is waited."""
 _STALL_SECONDS = 30.0  # without a byte
 _PAUSE_SECONDS = 1.0  # before taking up an interrupted transfer
 _ATTEMPTS_WITHOUT_PROGRESS = 3
@@ -113,7 +114,7 @@ def _ask_hub(file: WeightFile) -> Remote:
     from huggingface_hub import get_hf_file_metadata  # 0.2 s that an offline use need not pay
 
     try:
-        found = get_hf_file_metadata(address_of(file), timeout=_ANSWER_SECONDS)
+        found = get_hf_file_metadata(address_of(file), timeout=ANSWER_SECONDS)
     except Exception as error:  # its HTTP client changed twice; the errors share no base class
         raise _unreachable(file, error) from error
     digest = found.etag if re.fullmatch(r"[0-9a-f]{64}", found.etag or "") else None
@@ -125,7 +126,7 @@ def _ask_hub(file: WeightFile) -> Remote:
 def _ask_server(file: WeightFile) -> Remote:
     request = _request(file.address, method="HEAD")
     try:
-        with _open(request, _ANSWER_SECONDS) as answer:
+        with _open(request, ANSWER_SECONDS) as answer:
             size = answer.headers.get("Content-Length")
             hashes = ",".join(answer.headers.get_all("x-goog-hash") or [])
     except (OSError, http.client.HTTPException) as error:

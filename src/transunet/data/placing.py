@@ -1,0 +1,39 @@
+"""A label map that is not on its image's grid, but can be put there without guessing.
+
+- One whose axes are flipped or swapped against the image's is turned, voxel by voxel.
+- One whose header is less than a voxel off, or holds no geometry, takes the image's affine.
+"""
+
+from dataclasses import replace
+
+from transunet.data.volume import Volume, corner_distance, same_grid
+
+HEADER_DRIFT = 1.0
+"""In voxels: a label map whose corners lie less far off the image's takes the image's affine."""
+
+
+def placed(image: Volume, label: Volume) -> tuple[Volume, str] | None:
+    """Return `label` on the grid of `image` and what was done to it, or None where that is a guess.
+
+    Args:
+        image: where it belongs.
+        label: a label map on another grid.
+    """
+    turned = label.reoriented(image.orientation)
+    if same_grid(image, turned) is None:
+        return replace(turned, affine=image.affine), f"turned to {image.orientation}"
+    if label.spatial_shape != image.spatial_shape:
+        return None
+    drift = HEADER_DRIFT * min(image.spacing_mm)
+    near = image.orientation == label.orientation and corner_distance(image, label) < drift
+    if near or _without_geometry(label):
+        return replace(label, affine=image.affine), "the image's affine taken"
+    return None
+
+
+def _without_geometry(label: Volume) -> bool:
+    """Whether a NIfTI header says that its affine means nothing."""
+    try:
+        return int(label.header["qform_code"]) == int(label.header["sform_code"]) == 0
+    except (TypeError, KeyError, ValueError):
+        return False
