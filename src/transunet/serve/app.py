@@ -1,6 +1,7 @@
 """The server's ASGI application: routes, and every fault as the same kind of answer."""
 
 import logging
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from transunet.serve.faults import ApiError
-from transunet.serve.routes import about, attention, images, jobs, page, results
+from transunet.serve.routes import about, attention, images, jobs, results
+from transunet.serve.routes.page import Split
 from transunet.serve.security import Guard
 from transunet.serve.service import Service
 from transunet.serve.settings import API
@@ -46,10 +48,9 @@ def create_app(service: Service) -> Any:
     for routes in (about, images, jobs, results, attention):
         app.include_router(routes.router, prefix=API)
     _tell_of_faults(app)
-    page.add(app)
     settings = service.settings
     names = () if settings.host in ("0.0.0.0", "::") else (settings.host,)
-    return Guard(app, settings.token, settings.token_hours, names, service.metrics)
+    return Guard(Split(app), settings.token, settings.token_hours, names, service.metrics)
 
 
 def _tell_of_faults(app: FastAPI) -> None:
@@ -80,14 +81,25 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     return _answer(ApiError("malformed" if malformed else "invalid_request", message))
 
 
-async def _routing(_: Request, error: Exception) -> JSONResponse:
+async def _routing(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods(request))
     codes = {404: "not_found", 405: "method_not_allowed"}
     code = codes.get(error.status_code, "malformed")
     messages = {404: "There is nothing at this address.", 405: "This cannot be done here."}
     message = messages.get(error.status_code, str(error.detail))
     remedy = f"See {API}/openapi.json." if error.status_code in codes else None
-    return _answer(ApiError(code, message, remedy, error.headers))
+    return _answer(ApiError(code, message, remedy, headers))
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be done at a request's address, whichever route does it."""
+    for address, operations in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", address.replace(".", r"\.")), request.url.path):
+            return sorted(method.upper() for method in operations)
+    return []
 
 
 async def _machine(_: Request, error: Exception) -> JSONResponse:

@@ -2,12 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from transunet.serve.records import Status
 from transunet.serve.results import ResultFormat
 
-Index = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+def _whole(value: Any) -> Any:
+    # To JSON, 3.0 is as whole as 3.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Index = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_whole)]
 _ID = "8c3f1c9a5b7e4d0f9a6b2c1d3e4f5a6b"
 
 

@@ -15,6 +15,16 @@ def _service(request: Request) -> Service:
     return service
 
 
+_EVERYWHERE = (
+    "malformed",
+    "unauthorized",
+    "wrong_host",
+    "too_large",
+    "invalid_request",
+    "internal",
+    "storage_full",
+)
+
 Here = Annotated[Service, Depends(_service)]
 Id = Annotated[str, Path(description="As it was answered when it was made.")]
 
@@ -26,7 +36,7 @@ def faults(*codes: str) -> dict[int | str, dict[str, Any]]:
     disk that is full, since even asking writes.
     """
     found: dict[int | str, dict[str, Any]] = {}
-    for code in ("malformed", "unauthorized", "wrong_host", "internal", *codes):
+    for code in (*_EVERYWHERE, *codes):
         told = found.setdefault(STATUS[code], {"model": Error, "description": ""})
         told["description"] = ", ".join(filter(None, (told["description"], f"`{code}`")))
     return found

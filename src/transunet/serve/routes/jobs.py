@@ -25,7 +25,7 @@ _TAKEN = faults("not_found", "wrong_channels", "unusable", "invalid_request", "q
                 "too_large", "storage_full")  # fmt: skip
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},
         "description": "`status` (the job, when its state or place changes), `progress` "
         "(`slices_done`, `slices_total`), at last `end` (the job). Lines that begin with a colon "
         "are signs of life.",

@@ -2,9 +2,12 @@
 
 import mimetypes
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI
-from fastapi.responses import FileResponse, PlainTextResponse, Response
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from transunet.serve.settings import API
@@ -18,18 +21,37 @@ In a checkout, with Node installed, run: make web
 The API works without it: see {API}/openapi.json
 """
 # Windows takes these from its registry, where anything may stand.
-for _suffix, _kind in ((".js", "text/javascript"), (".mjs", "text/javascript"),
-                       (".css", "text/css"), (".wasm", "application/wasm")):  # fmt: skip
+for _suffix, _kind in (
+    (".js", "text/javascript"),
+    (".mjs", "text/javascript"),
+    (".css", "text/css"),
+    (".wasm", "application/wasm"),
+):
     mimetypes.add_type(_kind, _suffix)
 
 
-def add(app: FastAPI, folder: Path = FOLDER) -> None:
-    """Serve `/` and the page's files."""
+class Split:
+    """An ASGI application: the API below its own path, the page everywhere else.
 
-    @app.get("/", include_in_schema=False)
-    def index() -> Response:
+    Args:
+        api: gets the server's beginning and end, too.
+        folder: the page's files.
+    """
+
+    def __init__(self, api: Any, folder: Path = FOLDER) -> None:
+        self._api, self._page = api, _page(folder)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Hand a request on."""
+        page = scope["type"] == "http" and not scope["path"].startswith(API)
+        await (self._page if page else self._api)(scope, receive, send)
+
+
+def _page(folder: Path) -> Starlette:
+    def index(_: Request) -> Response:
         if (folder / "index.html").is_file():
             return FileResponse(folder / "index.html", headers={"Cache-Control": "no-cache"})
         return PlainTextResponse(_MISSING, 503)
 
-    app.mount("/", StaticFiles(directory=folder, check_dir=False), name="page")
+    files = StaticFiles(directory=folder, check_dir=False)
+    return Starlette(routes=[Route("/", index), Mount("/", files)])
