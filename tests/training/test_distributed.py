@@ -54,7 +54,7 @@ def torchrun(*arguments: object, restarts: int = 0, code: str | None = None) -> 
             *script,
             *map(str, arguments),
         ],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning"},
         capture_output=True,
         text=True,
         timeout=170,

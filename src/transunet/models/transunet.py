@@ -50,6 +50,16 @@ class TransUNet(nn.Module):
         tokens, grid, skips, maps = self.transformer.forward_with_attention(padded)
         return self._to_logits(self.decoder(tokens, grid, skips), padded, x), maps
 
+    def forward_with_features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits, and what every block of the decoder gives, the coarsest first.
+
+        Raises:
+            ConfigError: as `forward`.
+        """
+        padded = self._to_patches(x)
+        features = self.decoder.features(*self.transformer(padded))
+        return self._to_logits(features[-1], padded, x), features
+
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Recompute transformer blocks and ResNet stages in the backward pass, to save memory.
 
