@@ -105,6 +105,19 @@ def test_previews_and_probabilities_beside_volumes_are_passed_over(tmp_path, tou
     assert list(files_in(touch(tmp_path / "q", "b.png", "b.npz"), "prediction")) == ["b"]
 
 
+def test_folders_of_folders_are_matched_by_both_names(tmp_path, touch):
+    for patient in ("p", "q"):
+        touch(tmp_path / "out" / patient, "scan.nii.gz")
+        touch(tmp_path / "references" / patient, "scan.nii.gz")
+        touch(tmp_path / "out/probabilities" / patient, "scan.nii")
+    touch(tmp_path / "out/.hidden", "x.nii.gz")
+    pairs, _ = match(tmp_path / "out", references_in(tmp_path / "references"))
+    assert [pair.name for pair in pairs] == ["p/scan", "q/scan"]
+    assert pairs[1].reference == tmp_path / "references/q/scan.nii.gz"
+    touch(tmp_path / "out", "top.nii.gz")
+    assert set(files_in(tmp_path / "out", "prediction")) == {"top"}
+
+
 def test_two_files_of_one_name_are_refused(tmp_path, touch):
     with pytest.raises(DataError, match=r"a\.nii and a\.nii\.gz are both case 'a'"):
         files_in(touch(tmp_path / "p", "a.nii", "a.nii.gz"), "prediction")

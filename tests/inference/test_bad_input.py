@@ -1,7 +1,9 @@
 """Bad images through the whole road: an error of ours that names the file, or a result."""
 
 import gzip
+import json
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +116,74 @@ def test_all_of_them_at_once_harm_no_good_one(predictor: Predictor, tmp_path: Pa
     for outcome in found:
         assert outcome.status == "done" or outcome.case in str(outcome.error)
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["good.nii.gz"]
+
+
+def array_of(values: object, **sidecar: object) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        np.save(path, values)
+        if sidecar:
+            path.with_name(path.name + ".json").write_text(json.dumps(sidecar))
+
+    return make
+
+
+def spoilt(value: float) -> np.ndarray:
+    values = noise().astype(np.float64)
+    values[3, 4, 2] = value
+    return values
+
+
+ARRAYS = {
+    "text": text,
+    "empty": empty,
+    "constant": array_of(np.full((8, 9, 5), 7, np.int16)),
+    "nan": array_of(spoilt(np.nan)),
+    "infinite": array_of(spoilt(1e300)),
+    "series": array_of(np.stack([noise(), noise(seed=1)])),
+    "five axes": array_of(np.zeros((2, 2, 2, 2, 2))),
+    "complex": array_of(noise() * 1j),
+    "no voxels": array_of(np.zeros((3, 0, 4))),
+    "no spacing": array_of(noise(), spacing_mm=[0, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_bad_array_is_told_by_name_and_leaves_nothing(
+    predictor: Predictor, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    ARRAYS[name](tmp_path / "in/bad.npy")
+    np.save(tmp_path / "in/good.npy", noise())
+    outcomes = predict_cases(predictor, find_inputs([tmp_path / "in"], 1), tmp_path / "out")
+    assert [outcome.status for outcome in outcomes] == ["failed", "done"]
+    assert "bad.npy" in str(outcomes[0].error)
+    assert len(str(outcomes[0].error)) < 600
+    written = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert written == {"good.npy", "manifest.json", "statistics.json"}
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("I000", bytes(2**25))
+
+
+def absolute(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("/etc/I000", b"x" * 200)
+
+
+@pytest.mark.parametrize("make", [bomb, absolute, text, empty], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("series", [None, "all", "1"])
+def test_a_bad_archive_is_told_by_name_and_leaves_nothing(
+    predictor: Predictor, tmp_path: Path, make: Callable[[Path], None], series: str | None
+) -> None:
+    pytest.importorskip("pydicom", reason="needs the extra [dicom]")
+    make(tmp_path / "bad.zip")
+    cases = find_inputs([tmp_path / "bad.zip"], 1, series=series)
+    (outcome,) = predict_cases(predictor, cases, tmp_path / "out")
+    assert outcome.status == "failed"
+    assert "bad.zip" in str(outcome.error)
+    assert not (tmp_path / "out/bad.nii.gz").exists()
 
 
 def test_channels_on_different_grids_are_refused(tmp_path: Path) -> None:

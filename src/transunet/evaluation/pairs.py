@@ -1,6 +1,6 @@
 """Which prediction belongs to which reference (and image): matched by the case's name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,8 @@ from transunet.data.layouts import open_dataset, recognises
 from transunet.errors import ConfigError, DataError
 from transunet.evaluation.records import Structure, structures_of
 
+_BESIDE = frozenset({"cases", "probabilities", "uncertainty"})
+"""Folders that predicting writes beside the label maps."""
 # Beside volumes, pictures are previews and arrays are probabilities: the first kind found counts.
 _RANK: Mapping[ModuleType, int] = {raster: 1, synapse: 2, npy: 2, dicom: 3}
 
@@ -86,7 +88,10 @@ def references_in(path: Path, layout: str | None = None, split: str | None = Non
 
 
 def files_in(path: Path, role: str) -> dict[str, Path]:
-    """Case name -> file, for a file or a folder (not the folders in it).
+    """Case name -> file, for a file or a folder.
+
+    The folders in it count where no volume lies in it directly; they lead the cases' names, as they
+    do where images in folders are predicted.
 
     Raises:
         ConfigError: when `path` does not exist or a file's format is not known.
@@ -99,15 +104,16 @@ def files_in(path: Path, role: str) -> dict[str, Path]:
             raise ConfigError(f"{path}: the {role} has no known suffix. Known: {known}.")
         return {stem_of(path): path}
     found: dict[str, Path] = {}
-    for file in _volumes(path):
-        other = found.setdefault(stem_of(file), file)
+    for file in _volumes(path) or [file for place in _below(path) for file in _volumes(place)]:
+        name = (file.parent.relative_to(path) / stem_of(file)).as_posix()
+        other = found.setdefault(name, file)
         if other != file:
             raise DataError(
-                f"{path}: {other.name} and {file.name} are both case {stem_of(file)!r}. Keep one."
+                f"{path}: {other.name} and {file.name} are both case {name!r}. Keep one."
             )
     if not found:
         raise DataError(
-            f"{path}: no {role} here. Expected files of the known formats ({known}) directly in "
+            f"{path}: no {role} here. Expected files of the known formats ({known}) in "
             "the folder; give the folder that holds them."
         )
     return found
@@ -173,6 +179,14 @@ def _of_dataset(path: Path, dataset: DataSet, split: str | None) -> References:
 
 def _aliases(cases: Iterable[Case]) -> dict[str, str]:
     return {stem_of(case.images[0]): case.name for case in cases if case.images}
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The folders below, without hidden ones and what predicting writes beside label maps."""
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if not place.name.startswith(".") and place.name not in _BESIDE:
+            yield place
+            yield from _below(place)
 
 
 def _volumes(folder: Path) -> list[Path]:
