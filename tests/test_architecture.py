@@ -27,6 +27,7 @@ ALLOWED = {
     # weights: where the cache lies, for converted networks.
     # drawing: a prediction's sheet and the figure of attention are outputs like the label map.
     "inference": PARTS | {"data", "device", "drawing", "bundle", "bundle_config", "weights"},
+    "nnunet": FOUNDATION | {"models", "weights"},
     "training": PARTS
     | {"weights", "data", "device", "bundle", "bundle_config", "create", "inference", "evaluation"},
 }

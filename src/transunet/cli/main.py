@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from transunet.cli import check, evaluate, predict, prepare, serve, train, view, weights
+from transunet.cli import check, evaluate, nnunet, predict, prepare, serve, train, view, weights
 from transunet.errors import TransUNetError
 
 # Before torch is imported: threads that wait for work sleep instead of spinning, which beside other
@@ -34,6 +34,7 @@ app.command(epilog=predict.EXAMPLE)(predict.predict)
 app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command(epilog=view.EXAMPLE)(view.view)
 app.command(epilog=serve.EXAMPLE)(serve.serve)
+app.command(epilog=nnunet.EXAMPLE, context_settings=nnunet.SETTINGS)(nnunet.nnunet)
 app.add_typer(weights.app, name="weights")
 
 
