@@ -162,4 +162,4 @@ def test_the_site_describes_every_command_and_option():
     )
     for option in (opt for param in commands["predict"].params for opt in param.opts):
         assert option in page or option.upper() in page or option == "inputs"
-    assert "| `--procedure`: native · paper |" in page
+    assert "| `--procedure`: native · paper · both |" in page

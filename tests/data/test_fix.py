@@ -107,7 +107,7 @@ def test_a_header_that_drifted_is_taken_from_the_image(decathlon, tmp_path, save
     drifted[0, 3] = 0.5
     save(label_of(folder), voxels(label_of(folder)), drifted)
     (error,) = check(folder).errors
-    assert "transunet check --fix writes a copy with this corrected (the image's" in error.remedy
+    assert "transunet check --fix write a copy with this corrected (the image's" in error.remedy
     (done,) = fixed(folder, tmp_path / "out").corrected
     assert done.kind == "grid"
     np.testing.assert_array_equal(nib.load(label_of(tmp_path / "out")).affine, np.eye(4))
@@ -145,7 +145,7 @@ def test_flipped_and_swapped_axes_are_turned_voxel_by_voxel(decathlon, tmp_path,
     assert turned.shape != label.shape
     nib.save(turned, label_of(folder))
     (error,) = check(folder).errors
-    assert "--fix writes a copy with this corrected (turned to AIL)" in error.remedy
+    assert "--fix write a copy with this corrected (turned to AIL)" in error.remedy
     (done,) = fixed(folder, tmp_path / "out").corrected
     assert "turned to AIL" in done.remedy
     np.testing.assert_array_equal(voxels(label_of(tmp_path / "out")), label)

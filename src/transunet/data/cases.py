@@ -165,7 +165,9 @@ def label_problems(dataset: DataSet, image: Volume, label: Volume) -> Iterator[P
         found = f"image and label must lie on one grid, but against {image.name} {difference}"
         remedy = "Resample the label map to the image's grid with nearest neighbour"
         if found_place := placed(image, label):
-            remedy = f"transunet check --fix writes a copy with this corrected ({found_place[1]})"
+            remedy = (
+                f"Let transunet check --fix write a copy with this corrected ({found_place[1]})"
+            )
         yield Problem("grid", label.name, found, remedy, geometry=True)
     unknown = sorted(set(np.unique(label.array.ravel("K")).tolist()) - set(dataset.values))
     if unknown:
