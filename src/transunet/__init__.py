@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         TransUNetError,
         WeightsError,
     )
+    from transunet.inference.explain import explain
     from transunet.inference.files import predict_file
     from transunet.inference.predictor import Predictor
     from transunet.models.config import VARIANTS, TransUNetConfig
@@ -39,6 +40,7 @@ _HOME = {
     "Volume": "data.volume",
     "WeightsError": "errors",
     "create_model": "create",
+    "explain": "inference.explain",
     "from_pretrained": "bundle",
     "predict_file": "inference.files",
     "push_to_hub": "bundle",
@@ -61,6 +63,7 @@ __all__ = [
     "Volume",
     "WeightsError",
     "create_model",
+    "explain",
     "from_pretrained",
     "predict_file",
     "push_to_hub",

@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from transunet.cli import check, evaluate, nnunet, predict, prepare, serve, train, view, weights
+from transunet.cli import (
+    check,
+    evaluate,
+    explain,
+    nnunet,
+    predict,
+    prepare,
+    serve,
+    train,
+    view,
+    weights,
+)
 from transunet.errors import TransUNetError
 
 # Before torch is imported: threads that wait for work sleep instead of spinning, which beside other
@@ -33,8 +44,9 @@ app.command(epilog=train.EXAMPLE)(train.train)
 app.command(epilog=predict.EXAMPLE)(predict.predict)
 app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command(epilog=view.EXAMPLE)(view.view)
-app.command(epilog=serve.EXAMPLE)(serve.serve)
+app.command(epilog=explain.EXAMPLE)(explain.explain)
 app.command(epilog=nnunet.EXAMPLE, context_settings=nnunet.SETTINGS)(nnunet.nnunet)
+app.command(epilog=serve.EXAMPLE)(serve.serve)
 app.add_typer(weights.app, name="weights")
 
 

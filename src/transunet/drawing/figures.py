@@ -62,6 +62,12 @@ def write(place: Any, x: float, y: float, text: str, **style: Any) -> None:
     place.text(x, y, text, parse_math=False, **style)
 
 
+def halo(points: float) -> Any:
+    """Return the path effect that puts so much black around white letters."""
+    effects = require("matplotlib.patheffects", "train")
+    return effects.withStroke(linewidth=points, foreground="black")
+
+
 def add_legend(figure: Any, names: Mapping[str, str], **place: Any) -> None:
     """Add a legend of names and colours in one or several rows."""
     patch = require("matplotlib.patches", "train").Patch

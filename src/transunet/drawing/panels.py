@@ -13,7 +13,7 @@ from transunet.data.formats import FORMATS, raster, suffix_of, synapse
 from transunet.data.volume import Volume
 from transunet.drawing.colours import colour_of
 from transunet.drawing.contours import loops
-from transunet.drawing.figures import write
+from transunet.drawing.figures import halo, write
 from transunet.drawing.planes import (
     AS_STORED,
     LETTERS,
@@ -30,7 +30,6 @@ from transunet.extras import require
 _MOST_PIXELS = 768  # per side; larger slices are thinned out
 _SPACELESS: frozenset[ModuleType] = frozenset({raster, synapse})
 _TEXT: Mapping[str, Any] = {"color": "white", "fontsize": 7, "ha": "center", "va": "center"}
-_HALO = 1.2  # points of black around white letters
 
 
 @dataclass(frozen=True)
@@ -140,9 +139,6 @@ def without_labels(panel: Panel) -> Panel:
 
 
 def _add_letters(axes: Any, letters: tuple[str, str, str, str]) -> None:
-    halo = require("matplotlib.patheffects", "train").withStroke(
-        linewidth=_HALO, foreground="black"
-    )
     places = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04))
     for letter, (x, y) in zip(letters, places, strict=True):
-        write(axes, x, y, letter, transform=axes.transAxes, path_effects=[halo], **_TEXT)
+        write(axes, x, y, letter, transform=axes.transAxes, path_effects=[halo(1.2)], **_TEXT)

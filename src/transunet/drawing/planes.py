@@ -4,12 +4,13 @@ Arrays are those of a volume that was reoriented to RAS (or to `AS_STORED`, a pi
 patient).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.volume import Volume
+from transunet.data.volume import Grid, Volume, orientation_change
 
 PLANES = ("sagittal", "coronal", "axial")
 """What the slices across each axis of RAS are called."""
@@ -45,6 +46,24 @@ def plane(array: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
     """A plane of a RAS array as a picture: the patient's right (or front) is on the left."""
     turned: NDArray[Any] = np.take(array, index, axis=axis).T[::-1, ::-1]
     return turned
+
+
+def plane_of(grid: Grid, codes: str, axis: int, index: int) -> tuple[int, int]:
+    """Return axis and index, after reorienting to `codes`, of a slice of the array as stored."""
+    turned = grid.axes_in(codes).index(axis)
+    flipped = orientation_change(grid.affine, codes)[axis, 1] < 0
+    return turned, grid.spatial_shape[axis] - 1 - index if flipped else index
+
+
+def pixel_of(grid: Grid, codes: str, axis: int, voxel: Sequence[int]) -> tuple[int, int]:
+    """Return row and column, in the picture of the slice across the stored `axis`, of a voxel."""
+    turned, _ = plane_of(grid, codes, axis, 0)
+    place = [0, 0, 0]
+    for stored, value in enumerate(voxel):
+        to, index = plane_of(grid, codes, stored, int(value))
+        place[to] = grid.spatial_shape[stored] - 1 - index  # a picture's axes run the other way
+    column, row = (value for one, value in enumerate(place) if one != turned)
+    return row, column
 
 
 def pixel_mm(volume: Volume, axis: int) -> tuple[float, float]:

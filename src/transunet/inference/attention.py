@@ -17,7 +17,7 @@ from transunet.data.preprocessing import Preprocessing
 from transunet.data.resize import resize
 from transunet.data.volume import Volume
 from transunet.device import choose_device
-from transunet.inference.attention_maps import Choice, Head, Layer, check_choice, chosen
+from transunet.inference.attention_maps import Choice, Head, Layer, checked_choice, chosen
 from transunet.inference.predictor import Progress
 from transunet.inference.slabs import Slabs
 from transunet.inference.token_grid import TokenGrid
@@ -47,9 +47,9 @@ class AttentionMap:
         """Return the map as float32 (1, X, Y, Z) on the grid of the volume it was made from."""
         return self.grid.volume(self.tokens, volume)
 
-    def slice_of(self, index: int) -> NDArray[np.float32]:
-        """Return the map of one slice at the slice's own size, (H, W) as `Preprocessing` cuts."""
-        return np.asarray(self.grid.slices(self.tokens[index : index + 1])[0])
+    def slice_of(self, index: int) -> Volume:
+        """Return the map of one slice, numbered as in `tokens`, as a volume of that slice alone."""
+        return self.grid.slice_volume(self.tokens[index], index)
 
 
 class AttentionView:
@@ -104,7 +104,7 @@ class AttentionView:
         index, _, _ = grid.place(voxel)
         (found,) = self.maps(volume, [(layer, head)], at=voxel)
         tokens = found.tokens[index]
-        return grid.slice_volume(tokens / tokens.max(), int(voxel[grid.slice_axis]))
+        return grid.slice_volume(tokens / tokens.max(), index)
 
     def maps(
         self,
@@ -132,8 +132,7 @@ class AttentionView:
             GeometryError: for a mask on another grid than the volume's.
             DataError: for an image that cannot be segmented.
         """
-        for choice in choices:
-            check_choice(choice, self.model.config)
+        choices = [checked_choice(*choice, self.model.config) for choice in choices]
         grid = self.grid_of(volume)
         queries = _queries(grid, at)
         todo = [index for index in range(len(queries)) if queries[index].any()]

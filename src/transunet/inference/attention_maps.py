@@ -1,7 +1,7 @@
 """From every layer's attention probabilities to the one matrix that is looked at."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def chosen(maps: Sequence[Tensor], choices: Sequence[Choice]) -> list[Tensor]:
 
     Args:
         maps: attention probabilities (B, heads, N, N), the first layer first.
-        choices: checked by `check_choice`.
+        choices: checked by `checked_choice`.
     """
     rolled = rollout(maps) if any(layer == "rollout" for layer, _ in choices) else None
     found = []
@@ -69,13 +69,28 @@ def every_choice(config: TransUNetConfig) -> list[Choice]:
     return [*found, ("rollout", "mean")]
 
 
-def check_choice(choice: Choice, config: TransUNetConfig) -> None:
-    """Refuse a layer or head that the network does not have.
+def choices_of(layer: int | str, head: int | str, config: TransUNetConfig) -> list[Choice]:
+    """Return the choices that a layer ("rollout", "all") and a head ("mean", "all") stand for.
+
+    All layers bring the roll-out with them, which is always of the heads' mean.
 
     Raises:
-        ConfigError: naming those that it has.
+        ConfigError: for a layer or head that the network does not have.
     """
-    layer, head = choice
+    layers = [*range(config.num_layers)] if layer == "all" else [layer]
+    heads = [*range(config.num_heads), "mean"] if head == "all" else [head]
+    if layer == "rollout" and head == "all":
+        heads = ["mean"]
+    found = [checked_choice(one, other, config) for one in layers for other in heads]
+    return [*found, ("rollout", "mean")] if layer == "all" else found
+
+
+def checked_choice(layer: int | str, head: int | str, config: TransUNetConfig) -> Choice:
+    """Return a layer and a head as a choice.
+
+    Raises:
+        ConfigError: for a layer or head that the network does not have, naming those it has.
+    """
     _check_number("layer", layer, config.num_layers, "rollout")
     _check_number("head", head, config.num_heads, "mean")
     if layer == "rollout" and head != "mean":
@@ -83,6 +98,7 @@ def check_choice(choice: Choice, config: TransUNetConfig) -> None:
             f"The roll-out takes the mean of every layer's heads; head {head!r} cannot be chosen "
             "with it. Choose a layer, or the head 'mean'."
         )
+    return cast("Choice", (layer, head))
 
 
 def _check_number(what: str, value: object, count: int, word: str) -> None:

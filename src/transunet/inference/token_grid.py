@@ -108,12 +108,18 @@ class TokenGrid:
 
         Args:
             tokens: (rows, columns).
-            index: the slice's own index along `slice_axis` of the volume's array.
+            index: the slice, as `place` numbers them.
         """
         array = np.ascontiguousarray(self._turned_back(self.slices(tokens[None])))
         affine = self.grid.affine.copy()
-        affine[:3, 3] += affine[:3, self.slice_axis] * index
+        affine[:3, 3] += affine[:3, self.slice_axis] * self.stored_index(index)
         return Volume(array, affine, self.grid.name)
+
+    def stored_index(self, index: int) -> int:
+        """Return where the slice `index` lies along `slice_axis` of the volume's own array."""
+        change = orientation_change(self.grid.affine, self.preprocessing.orientation)
+        flipped = change[self.slice_axis, 1] < 0
+        return self.grid.spatial_shape[self.slice_axis] - 1 - index if flipped else index
 
     def _turned_back(self, slices: NDArray[np.float32]) -> NDArray[np.float32]:
         oriented = np.moveaxis(slices[None], 1, 1 + self.preprocessing.slice_axis)

@@ -1,0 +1,148 @@
+"""`transunet explain`: what the network attends to, as maps on the image's grid and a figure."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transunet.data.cases import Case
+    from transunet.inference.explain import Explanation
+
+EXAMPLE = "Example: transunet explain runs/hippocampus/best patient.nii.gz -o attention"
+
+_WHOSE = "Whose attention"
+_WRITTEN = "What is written"
+_UNIT = "In the maps, 1 is what each token would get if all got the same."
+
+
+def explain(
+    bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its hub id.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...", help="Images, folders of images, or patterns ('*.nii')."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for maps and figures.", rich_help_panel=_WRITTEN),
+    ],
+    layer: Annotated[
+        str,
+        typer.Option(
+            metavar="all|rollout|N",
+            help="A layer from 0, the roll-out over all layers, or a file of each.",
+            rich_help_panel=_WRITTEN,
+        ),
+    ] = "rollout",
+    head: Annotated[
+        str,
+        typer.Option(
+            metavar="all|mean|N",
+            help="A head from 0, the mean of a layer's heads, or a file of each.",
+            rich_help_panel=_WRITTEN,
+        ),
+    ] = "mean",
+    format_: Annotated[
+        Literal["nii", "npy"],
+        typer.Option(
+            "--format",
+            help="nii: NIfTI on the image's grid. npy: an array (X, Y, Z).",
+            rich_help_panel=_WRITTEN,
+        ),
+    ] = "nii",
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I,J,K",
+            help="The token that contains this voxel of the image's array, counted from 0.",
+            rich_help_panel=_WHOSE,
+        ),
+    ] = None,
+    structure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help="The tokens where this structure is segmented, each by its share of it.",
+            rich_help_panel=_WHOSE,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best one if not given.")
+    ] = None,
+) -> None:
+    """Show where the network looks: NIfTI maps of attention, and a figure of every layer and head.
+
+    Without --at or --structure: how much attention each place gets from all tokens alike. Each
+    slice is looked at by itself, as the network does.
+    """
+    from transunet.bundle import from_pretrained
+    from transunet.errors import ConfigError
+    from transunet.inference.attention_maps import choices_of
+    from transunet.inference.explain import check_writable, explain_with
+    from transunet.inference.files import find_inputs
+
+    if at is not None and structure is not None:
+        raise ConfigError("Give --at or --structure, not both.")
+    whose = _voxel(at) if at is not None else structure
+    layers, heads = _number(layer), _number(head)
+    model, config = from_pretrained(bundle)
+    choices_of(layers, heads, config.architecture)
+    cases = find_inputs(inputs, len(config.preprocessing.channels))
+    if at is not None and len(cases) > 1:
+        raise ConfigError(f"--at is a voxel of one image; {len(cases)} were given.")
+    check_writable(out)
+    look = partial(explain_with, model, config, layer=layers, head=heads, at=whose, device=device)
+    written = [
+        path for case in cases for path in _explain(case, look).write(out, case.name, format_)
+    ]
+    _report(written, out)
+
+
+def _explain(case: "Case", look: "Callable[..., Explanation]") -> "Explanation":
+    from transunet.cli.progress import progress_bar
+    from transunet.inference.faults import FAULTS, in_words
+    from transunet.inference.images import read_image
+
+    with progress_bar("slices") as bar:
+        task = bar.add_task(case.name, total=None)
+        try:
+            return look(
+                read_image(case.images, case.series),
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except FAULTS as error:
+            raise in_words(error, case.images[0]) from None
+
+
+def _voxel(text: str) -> tuple[int, ...]:
+    from transunet.errors import ConfigError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--at {text} is not a voxel; expected three whole numbers such as 20,31,12."
+        ) from None
+
+
+def _number(word: str) -> int | str:
+    """A layer's or head's number, or the word for several of them."""
+    return int(word) if word.isascii() and word.isdigit() else word
+
+
+def _report(written: list[Path], out: Path) -> None:
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    figures = [path for path in written if path.suffix == ".png"]
+    maps = [path for path in written if path.suffix != ".png"]
+    for what, paths in (("figure", figures), ("map", maps)):
+        several = f"{len(paths)} {what}s in {out}"
+        told = f"{what.capitalize()}: {paths[0]}" if len(paths) == 1 else several
+        console.print(told, markup=False, highlight=False)
+    console.print(_UNIT, style="dim", highlight=False)
