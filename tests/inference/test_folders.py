@@ -71,6 +71,15 @@ def test_a_folder_that_was_predicted_into_is_passed_over(
     assert names(tmp_path / "labels/a") == ["scan"]  # asked for by name, it is an input
 
 
+def test_pictures_beside_volumes_are_passed_over(tmp_path: Path) -> None:
+    for name in ("masks/1.png", "masks/2.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(tmp_path) == ["masks/1", "masks/2"]
+    save_nifti(tmp_path / "scan.nii.gz")
+    assert names(tmp_path) == ["scan"]
+
+
 def test_channels_in_folders_are_joined(tmp_path: Path) -> None:
     for patient in ("p", "q"):
         for channel in ("0000", "0001"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transunet.data.cases import Case, DataSet
-from transunet.data.formats import FORMATS, SLICES, stem_of, suffix_of
+from transunet.data.formats import FORMATS, SLICES, raster, stem_of, suffix_of
 from transunet.data.formats.dicom_files import is_slice
 from transunet.data.layouts import open_dataset, recognises
 from transunet.errors import ConfigError
@@ -60,8 +60,8 @@ def chosen_cases(dataset: DataSet, split: str | None, labelled: bool) -> list[Ca
 def images_below(folder: Path) -> list[Image]:
     """Return the images in `folder` and in the folders below it, by name.
 
-    A folder with DICOM slices is one image. Hidden files and folders, and folders that predictions
-    were written to, are passed over.
+    A folder with DICOM slices is one image. Passed over are hidden files and folders, folders that
+    predictions were written to, and pictures beside volumes, which are previews or masks.
 
     Raises:
         ConfigError: when there are none.
@@ -69,7 +69,11 @@ def images_below(folder: Path) -> list[Image]:
     found = [image for place, files in _walked(folder) for image in _images(folder, place, files)]
     if not found:
         raise ConfigError(f"The folder {folder} holds no images ({', '.join(FORMATS)}).")
-    return found
+    return [image for image in found if not _is_picture(image)] or found
+
+
+def _is_picture(image: Image) -> bool:
+    return FORMATS.get(suffix_of(image.path) or "") is raster and image.path.is_file()
 
 
 def _walked(root: Path) -> Iterator[tuple[Path, list[Path]]]:
