@@ -1,7 +1,7 @@
 """`transunet serve`: the page and the API, on this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -78,6 +78,14 @@ def serve(
             help="cpu, cuda, cuda:1 or mps; the best one if not given.", rich_help_panel=_MACHINE
         ),
     ] = None,
+    engine: Annotated[
+        Literal["auto", "eager", "compiled", "onnxruntime", "openvino"],
+        typer.Option(help="What computes; auto: the fastest here.", rich_help_panel=_MACHINE),
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        typer.Option(help="Of the computing; auto: fp32.", rich_help_panel=_MACHINE),
+    ] = "auto",
     batch_size: Annotated[
         int,
         typer.Option(min=1, help="Slices that go through at once.", rich_help_panel=_MACHINE),
@@ -108,7 +116,12 @@ def serve(
         token=new_token() if token == "auto" else token or None,
         token_hours=token_hours,
         limits=limits,
-        predictor={"device": device, "batch_size": batch_size},
+        predictor={
+            "device": device,
+            "engine": engine,
+            "precision": precision,
+            "batch_size": batch_size,
+        },
     )
     _serve(bundles, settings, open_)
 

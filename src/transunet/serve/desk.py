@@ -20,7 +20,7 @@ class Desk:
 
     Args:
         places: how many processes.
-        scratch: folder for their temporary files.
+        scratch: folder for their temporary files, on the disk that uploads are kept on.
     """
 
     def __init__(self, places: int, scratch: Path) -> None:

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from transunet.errors import TransUNetError
@@ -27,13 +26,10 @@ class Hand:
     Args:
         bundles: what it loads.
         settings: of every bundle's predictor.
-        scratch: folder for its temporary files.
     """
 
-    def __init__(
-        self, bundles: Mapping[str, Served], settings: Mapping[str, Any], scratch: Path
-    ) -> None:
-        self._given = dict(bundles), dict(settings), scratch
+    def __init__(self, bundles: Mapping[str, Served], settings: Mapping[str, Any]) -> None:
+        self._given = dict(bundles), dict(settings)
         self._lock = threading.Lock()
         self._open: dict[str, tuple[Future[Any], Told | None]] = {}
         self._process: Any = None

@@ -58,7 +58,8 @@ def arrange(files: Sequence[Path], as_: As, series: str | None = None) -> Source
     images = [file for file in files if not file.name.lower().endswith(_SIDECAR)]
     if not images:
         raise ApiError("malformed", "There is no file.", "Send one as the form field 'files'.")
-    dicom = [is_dicom(file) for file in images]
+    # What an archive held can only be a series, and is told as one where it is not.
+    dicom = [file.is_dir() or is_dicom(file) for file in images]
     if as_ == "series" and not all(dicom):
         odd = images[dicom.index(False)].name
         message = f"{odd} is no DICOM file, so these files are not the slices of a series."

@@ -20,7 +20,7 @@ def on_disk(name: str, taken: Collection[str]) -> str:
     text = re.sub(r"[^\w.+=@()-]", "_", shown(name), flags=re.ASCII).lstrip(".-") or "unnamed"
     if len(text) > _LONGEST:
         text = text[: _LONGEST - _ENDING] + text[-_ENDING:]
-    number, free = 1, text
+    number, free = 2, text
     while free in taken:
         number, free = number + 1, f"{number}_{text}"
     return free

@@ -12,14 +12,15 @@ CONTEXT = multiprocessing.get_context("spawn")
 """Forking a process that has threads can deadlock."""
 
 
-def settle_in(scratch: Path) -> None:
+def settle_in(scratch: Path | None = None) -> None:
     """Prepare this process.
 
     Args:
-        scratch: folder for temporary files, on the data folder's disk and cleared at a start.
+        scratch: folder for temporary files, where the usual one will not do.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tempfile.tempdir = str(scratch)
+    if scratch is not None:
+        tempfile.tempdir = str(scratch)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -48,9 +48,9 @@ class Look:
 
 
 def start_worker(
-    pipe: Connection, bundles: Mapping[str, Served], settings: Mapping[str, Any], scratch: Path
+    pipe: Connection, bundles: Mapping[str, Served], settings: Mapping[str, Any]
 ) -> None:
     """Be the worker process."""
     from transunet.serve.work import run_worker  # brings torch, which the server's process spares
 
-    run_worker(pipe, bundles, settings, scratch)
+    run_worker(pipe, bundles, settings)

@@ -35,13 +35,16 @@ class Service:
     Args:
         sources: bundles: folders or hub ids.
         settings: how it runs.
+        hand: the worker, where it is another than the usual one.
 
     Raises:
         ConfigError, DataError: for bundles that cannot be read, or a data folder that cannot be
             used or is in use.
     """
 
-    def __init__(self, sources: Sequence[str], settings: ServeSettings) -> None:
+    def __init__(
+        self, sources: Sequence[str], settings: ServeSettings, hand: Hand | None = None
+    ) -> None:
         self.settings, self.limits = settings, settings.limits
         self.bundles: Mapping[str, Served] = read_bundles(sources)
         self.data = writable_folder(settings.data)
@@ -55,9 +58,8 @@ class Service:
         self._drop_strays()
         self.metrics = Metrics()
         self.space = Space(self.limits.quota_bytes, self.store.used_bytes)
-        scratch = self.data / "scratch"
-        self.desk = Desk(_READERS, scratch)
-        self.hand = Hand(self.bundles, settings.predictor, scratch)
+        self.desk = Desk(_READERS, self.data / "scratch")
+        self.hand = hand or Hand(self.bundles, settings.predictor)
         self.queue = JobQueue(
             self.store, self.hand, self.job_folder, self.image_folder, self.limits, self.metrics
         )

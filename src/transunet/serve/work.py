@@ -23,7 +23,6 @@ from transunet.inference.attention import AttentionView
 from transunet.inference.faults import in_words
 from transunet.inference.outputs import write_labels
 from transunet.inference.predictor import Predictor
-from transunet.models.transunet import TransUNet
 from transunet.serve.bundles import Served
 from transunet.serve.bundles import colour as colour_of
 from transunet.serve.faults import ApiError, told
@@ -34,10 +33,10 @@ from transunet.serve.space import is_full, no_room
 
 
 def run_worker(
-    pipe: Connection, bundles: Mapping[str, Served], settings: Mapping[str, Any], scratch: Path
+    pipe: Connection, bundles: Mapping[str, Served], settings: Mapping[str, Any]
 ) -> None:
     """Load the bundles, say so, and answer until the pipe closes."""
-    settle_in(scratch)
+    settle_in()
     try:
         models = {id_: Models(served, settings) for id_, served in bundles.items()}
     except Exception as error:
@@ -55,7 +54,6 @@ class Models:
 
     def __init__(self, served: Served, settings: Mapping[str, Any]) -> None:
         self.served = served
-        self.batch_size = settings.get("batch_size")
         self.base = Predictor.from_pretrained(served.source, **settings)
         self._view: AttentionView | None = None
 
@@ -72,13 +70,13 @@ class Models:
 
     @property
     def view(self) -> AttentionView:
-        """What shows attention; an exported network cannot, so then the model is loaded too."""
+        """What shows attention: of a second copy, since what only predicts is fused or converted.
+
+        Loaded when it is first asked for.
+        """
         if self._view is None:
-            model = getattr(self.base.network, "model", None)
-            device = self.base.device if isinstance(model, TransUNet) else None
-            if not isinstance(model, TransUNet):
-                model, _ = from_pretrained(self.served.source)
-            self._view = AttentionView(model, self.base.preprocessing, device)
+            model, _ = from_pretrained(self.served.source)
+            self._view = AttentionView(model, self.base.preprocessing, self.base.device)
         return self._view
 
 

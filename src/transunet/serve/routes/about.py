@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 
 from transunet.serve import views
 from transunet.serve.faults import ApiError
-from transunet.serve.routes.answers import Here, faults
+from transunet.serve.routes.answers import Here, faults, file_faults
 from transunet.serve.schemas import Bundle, Health, ServerLimits
 
 router = APIRouter(tags=["about"])
@@ -39,7 +39,7 @@ def ready(here: Here) -> Health:
     return health(here)
 
 
-@router.get("/metrics", response_class=PlainTextResponse, responses=faults())
+@router.get("/metrics", response_class=PlainTextResponse, responses=file_faults())
 def metrics(here: Here) -> PlainTextResponse:
     """Counts for Prometheus."""
     gauges = {

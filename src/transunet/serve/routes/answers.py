@@ -1,5 +1,6 @@
 """What every route needs: the service behind it, and the faults that it documents."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
@@ -35,9 +36,19 @@ def faults(*codes: str) -> dict[int | str, dict[str, Any]]:
     A token that is missing or wrong and a foreign host or origin may meet every route; so may a
     disk that is full, since even asking writes.
     """
+    return _faults(codes, {"model": Error})
+
+
+def file_faults(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """As `faults`, of a route whose other answers are no JSON."""
+    schema = {"$ref": f"#/components/schemas/{Error.__name__}"}
+    return _faults(codes, {"content": {"application/json": {"schema": schema}}})
+
+
+def _faults(codes: Iterable[str], answer: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     found: dict[int | str, dict[str, Any]] = {}
     for code in (*_EVERYWHERE, *codes):
-        told = found.setdefault(STATUS[code], {"model": Error, "description": ""})
+        told = found.setdefault(STATUS[code], {**answer, "description": ""})
         told["description"] = ", ".join(filter(None, (told["description"], f"`{code}`")))
     return found
 

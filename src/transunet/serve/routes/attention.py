@@ -14,7 +14,7 @@ from transunet.serve.faults import ApiError, told
 from transunet.serve.hand import WorkerDiedError
 from transunet.serve.questions import Look
 from transunet.serve.records import ImageRecord, new_id
-from transunet.serve.routes.answers import GZIP, Here, Id, faults
+from transunet.serve.routes.answers import GZIP, Here, Id, file_faults
 from transunet.serve.schemas import AttentionRequest, JobAttentionRequest
 from transunet.serve.service import Service
 
@@ -22,7 +22,7 @@ router = APIRouter(tags=["attention"])
 
 _SLICE = {
     **GZIP,
-    **faults(
+    **file_faults(
         "not_found", "no_attention", "wrong_channels", "unusable", "invalid_request", "too_large",
         "worker_died", "storage_full",
     ),

@@ -13,7 +13,7 @@ from transunet.serve.images import VIEW, inspect
 from transunet.serve.intake import As
 from transunet.serve.names import shown
 from transunet.serve.records import ImageRecord
-from transunet.serve.routes.answers import GZIP, Here, Id, faults
+from transunet.serve.routes.answers import GZIP, Here, Id, faults, file_faults
 from transunet.serve.routes.receiving import keep, received
 from transunet.serve.schemas import Image
 from transunet.serve.service import Service
@@ -84,7 +84,7 @@ def image(here: Here, id: Id) -> Image:
 @router.get(
     "/images/{id}/volume.nii.gz",
     response_class=FileResponse,
-    responses={**GZIP, **faults("not_found")},
+    responses={**GZIP, **file_faults("not_found")},
 )
 def volume(here: Here, id: Id) -> FileResponse:
     """Return the image as NIfTI for a viewer; a picture lies on an axial plane."""

@@ -14,7 +14,7 @@ from transunet.serve import views
 from transunet.serve.bundles import Served
 from transunet.serve.faults import ApiError
 from transunet.serve.records import ImageRecord
-from transunet.serve.routes.answers import Here, Id, faults
+from transunet.serve.routes.answers import Here, Id, faults, file_faults
 from transunet.serve.schemas import Job, JobRequest
 from transunet.serve.service import Service
 
@@ -60,7 +60,7 @@ def job(here: Here, id: Id) -> Job:
 @router.get(
     "/jobs/{id}/events",
     response_class=StreamingResponse,
-    responses={**_STREAM, **faults("not_found")},
+    responses={**_STREAM, **file_faults("not_found")},
 )
 def events(here: Here, id: Id) -> StreamingResponse:
     """Follow a job until it is over, as server-sent events."""

@@ -13,7 +13,7 @@ from transunet.serve.questions import OVERLAY
 from transunet.serve.records import JobRecord
 from transunet.serve.reference import score
 from transunet.serve.results import MEDIA, SUFFIXES, ResultFormat, check_fits, convert
-from transunet.serve.routes.answers import GZIP, Here, Id, faults
+from transunet.serve.routes.answers import GZIP, Here, Id, faults, file_faults
 from transunet.serve.routes.receiving import received
 from transunet.serve.schemas import Comparison
 from transunet.serve.service import Service
@@ -52,7 +52,7 @@ _TAKEN = faults(
 @router.get(
     "/jobs/{id}/labels.nii.gz",
     response_class=FileResponse,
-    responses={**GZIP, **faults("not_found", "not_done")},
+    responses={**GZIP, **file_faults("not_found", "not_done")},
 )
 def labels(here: Here, id: Id) -> FileResponse:
     """Return the label map as NIfTI for a viewer, lying as `volume.nii.gz` does."""
@@ -65,7 +65,9 @@ def labels(here: Here, id: Id) -> FileResponse:
     response_class=FileResponse,
     responses={
         **_FILE,
-        **faults("not_found", "not_done", "format_not_fitting", "invalid_request", "storage_full"),
+        **file_faults(
+            "not_found", "not_done", "format_not_fitting", "invalid_request", "storage_full"
+        ),
     },
 )
 async def result(

@@ -1,0 +1,38 @@
+"""One server as a user starts it, for all tests that need no other."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bundles `brain` (one channel), `pair` (two) and `photo` (three)."""
+    from prediction import tiny_bundle
+
+    folder = tmp_path_factory.mktemp("bundles")
+    for seed, name in enumerate(("brain", "pair", "photo")):
+        tiny_bundle(folder / name, seed, channels=seed + 1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """`transunet serve` with the three bundles, a queue of 64 and 4 MB per upload."""
+    from serving import command
+
+    data = tmp_path_factory.mktemp("data")
+    with command(
+        *(bundles / name for name in ("brain", "pair", "photo")),
+        *("--data", data, "--queue", 64, "--max-upload", 4, "--device", "cpu"),
+    ) as running:
+        running.data = data
+        yield running
+        assert "Traceback" not in running.said
+
+
+@pytest.fixture
+def client(server: object) -> object:
+    """Its client."""
+    return server.client  # type: ignore[attr-defined]

@@ -1,0 +1,337 @@
+"""The road of an image through a running server: what comes out is what the predictor says."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prediction import noise, save_nifti
+from serving import Client, image_bytes, labels_of, nifti_of, until
+
+
+@pytest.fixture(scope="module")
+def done(server):
+    """An image's bytes and the job that segmented them."""
+    content = image_bytes(7)
+    return content, server.client.segment(("scan one.nii.gz", content))
+
+
+def result(client: Client, job: dict, format_: str) -> bytes:
+    answer = client.get(f"/jobs/{job['id']}/result", params={"format": format_})
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def scored(client: Client, job: dict, path: Path):
+    files = {"file": (path.name, path.read_bytes())}
+    return client.post(f"/jobs/{job['id']}/reference", files=files)
+
+
+def test_bundles_are_told_with_names_and_colours(client):
+    (first, second, _) = client.get("/bundles").json()
+    assert first["id"] == "brain"
+    assert first["labels"] == [
+        {"index": 1, "name": "left", "color": "#4fc3f7"},
+        {"index": 2, "name": "right", "color": "#ffb74d"},
+    ]
+    assert (first["image_size"], first["layers"], first["heads"]) == ([32, 32], 1, 1)
+    assert second["channels"] == ["MRI 0", "MRI 1"]
+
+
+def test_labels_are_the_predictors_own(client, bundles, done):
+    content, job = done
+    expected = labels_of(bundles / "brain", content)
+    downloaded = nifti_of(result(client, job, "nifti"))
+    assert np.array_equal(np.asarray(downloaded.dataobj), expected)
+    image = nifti_of(content)
+    assert np.array_equal(downloaded.affine, image.affine)
+    overlay = nifti_of(client.get(f"/jobs/{job['id']}/labels.nii.gz").content)
+    assert np.array_equal(np.asarray(overlay.dataobj), expected)
+    view = nifti_of(client.get(f"/images/{job['image']}/volume.nii.gz").content)
+    assert np.array_equal(np.asarray(view.dataobj), np.asarray(image.dataobj))
+    assert np.allclose(view.affine, overlay.affine)
+
+
+def test_settings_reach_the_predictor(client, bundles, done):
+    content, _ = done
+    settings = {"mirror": True, "procedure": "paper", "largest_component": ["left"]}
+    job = client.segment(("a.nii.gz", content), **settings)
+    found = np.asarray(nifti_of(result(client, job, "nifti")).dataobj)
+    assert np.array_equal(found, labels_of(bundles / "brain", content, **settings))
+    assert not np.array_equal(found, labels_of(bundles / "brain", content))
+
+
+def test_statistics_measure_each_structure(client, bundles, done):
+    content, job = done
+    labels, image = labels_of(bundles / "brain", content), nifti_of(content)
+    left = job["statistics"][0]
+    voxels = int((labels == 1).sum())
+    assert (left["name"], left["index"], left["voxels"]) == ("left", 1, voxels)
+    millilitres = voxels * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    assert left["volume_ml"] == pytest.approx(millilitres)
+    mean = np.asarray(image.dataobj)[labels == 1].mean()
+    assert left["mean_intensity"][0] == pytest.approx(mean)
+
+
+def test_downloads_have_sensible_names(client, done):
+    answer = client.get(f"/jobs/{done[1]['id']}/result")
+    assert 'filename="scan_one_brain.nii.gz"' in answer.headers["content-disposition"]
+
+
+def test_npz_holds_slices_first(client, bundles, done):
+    content, job = done
+    with np.load(io.BytesIO(result(client, job, "npz"))) as arrays:
+        assert np.array_equal(
+            np.moveaxis(arrays["label"], 0, -1), labels_of(bundles / "brain", content)
+        )
+
+
+@pytest.mark.parametrize(("format_", "why"), [("dicom-seg", "DICOM series"), ("png", "6")])
+def test_a_format_that_cannot_hold_it_is_refused(client, done, format_, why):
+    answer = client.get(f"/jobs/{done[1]['id']}/result", params={"format": format_})
+    assert answer.status_code == 409
+    assert answer.json()["error"]["code"] == "format_not_fitting"
+    assert why in answer.json()["error"]["message"]
+
+
+def test_events_tell_of_slices_and_end(client):
+    image = client.upload(("a.nii.gz", image_bytes(1, (20, 40, 6))))
+    job = client.submit(image["id"])
+    with client.http.stream("GET", f"/api/v1/jobs/{job['id']}/events") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        text = "".join(answer.iter_text())
+    events = [part.split("\n") for part in text.strip().split("\n\n") if part[0] != ":"]
+    kinds = [lines[0].removeprefix("event: ") for lines in events]
+    assert kinds[0] == "status"
+    assert kinds[-1] == "end"
+    end = json.loads(events[-1][1].removeprefix("data: "))
+    assert (end["status"], end["slices_done"], end["slices_total"]) == ("done", 40, 40)
+
+
+def test_one_file_per_channel(client, tmp_path):
+    files = [("b_0001.nii.gz", image_bytes(2)), ("b_0000.nii.gz", image_bytes(1))]
+    image = client.upload(*files)
+    assert image["channels"] == 2
+    view = nifti_of(client.get(f"/images/{image['id']}/volume.nii.gz").content)
+    assert np.array_equal(view.dataobj[..., 0], np.asarray(nifti_of(files[1][1]).dataobj))
+    answer = client.post("/jobs", json={"image": image["id"], "bundle": "brain"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["code"] == "wrong_channels"
+    job = client.wait(client.submit(image["id"], "pair")["id"])
+    assert job["status"] == "done"
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["files", "zip"])
+def test_a_dicom_series_gets_a_dicom_segmentation(client, tmp_path, packed):
+    pytest.importorskip("highdicom", reason="DICOM needs the extra dicom")
+    from dicom_made import ramp, save, series_of
+    from transunet.data.formats.dicom import read
+    from transunet.data.formats.dicom_seg_read import read_seg, segment_names
+
+    folder = save(tmp_path / "series", series_of(ramp(5, 20, 24)))
+    files = sorted(folder.iterdir())
+    if packed:
+        archive = tmp_path / "export.zip"
+        with zipfile.ZipFile(archive, "w") as out:
+            for file in files:
+                out.write(file, f"patient/{file.name}")
+        files = [archive]
+    image = client.upload(*files, data={"as": "series"})
+    assert (image["shape"], image["orientation"]) == ([24, 20, 5], "LPS")
+    assert "dicom-seg" in image["result_formats"]
+    job = client.wait(client.submit(image["id"])["id"])
+    path = tmp_path / "out.dcm"
+    path.write_bytes(result(client, job, "dicom-seg"))
+    labels = np.asarray(nifti_of(result(client, job, "nifti")).dataobj)
+    assert np.array_equal(read_seg(path, read(folder)).array[0], labels)
+    assert segment_names(path) == {1: "left", 2: "right"}
+    # and it is a reference like any other
+    scored = client.post(f"/jobs/{job['id']}/reference", files={"file": ("r", path.read_bytes())})
+    assert scored.json()["mean"]["dice"] == 1.0
+
+
+def test_one_of_several_series_is_chosen(client, tmp_path):
+    pytest.importorskip("pydicom", reason="DICOM needs the extra dicom")
+    from dicom_made import STUDY, ramp, save, series_of
+
+    folder = save(tmp_path / "series", series_of(ramp(4), uid=f"{STUDY}.1"))
+    save(folder, series_of(ramp(3), uid=f"{STUDY}.2"))
+    files = sorted(folder.iterdir())
+    refused = client.send(*files)
+    assert refused.status_code == 422
+    assert "holds 2 series" in refused.json()["error"]["message"]
+    assert client.upload(*files, params={"series": "2"})["shape"][2] == 3
+
+
+def test_a_photograph_lies_upright_and_gets_a_png(client, bundles):
+    image_module = pytest.importorskip("PIL.Image", reason="pictures need the extra images")
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 50, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    image_module.fromarray(pixels).save(file, "PNG")
+    image = client.upload(("photo.png", file.getvalue()))
+    assert (image["kind"], image["shape"], image["channels"]) == ("picture", [30, 50, 1], 3)
+    assert "no voxel size" in image["warnings"][0]
+    view = nifti_of(client.get(f"/images/{image['id']}/volume.nii.gz").content)
+    shown = np.asarray(view.dataobj)
+    assert np.array_equal(np.stack([shown[name][..., 0] for name in "RGB"], -1), pixels)
+    # A row further down is further back, which is further down on an axial screen.
+    assert np.array_equal(view.affine[:3, :2], [[0, 1], [-1, 0], [0, 0]])
+    job = client.wait(client.submit(image["id"], "photo")["id"])
+    png = np.asarray(image_module.open(io.BytesIO(result(client, job, "png"))))
+    overlay = nifti_of(client.get(f"/jobs/{job['id']}/labels.nii.gz").content)
+    assert png.shape == (30, 50)
+    assert np.array_equal(np.asarray(overlay.dataobj)[..., 0], png)
+    assert np.array_equal(overlay.affine, view.affine)
+
+
+def test_other_formats_are_read(client, tmp_path):
+    from transunet.data.volume import Volume
+
+    array = noise((20, 24, 6)).astype(np.float32)
+    npy = io.BytesIO()
+    np.save(npy, array)
+    side = ("a.npy.json", json.dumps({"spacing_mm": [1, 2, 3]}).encode())
+    assert client.upload(("a.npy", npy.getvalue()), side)["spacing_mm"] == [1, 2, 3]
+    pytest.importorskip("SimpleITK", reason="NRRD needs the extra images")
+    from transunet.data.formats import write_volume
+
+    for suffix in (".nrrd", ".mha"):
+        write_volume(Volume(array[None], np.diag([1, 2, 3, 1.0])), tmp_path / f"a{suffix}")
+        assert client.upload(tmp_path / f"a{suffix}")["spacing_mm"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("layer", "head"), [(0, 0), (0, "mean"), ("rollout", "mean")])
+def test_attention_is_the_views_own(client, bundles, done, tmp_path, layer, head):
+    from transunet.bundle import from_pretrained
+    from transunet.data.formats import read_volume
+    from transunet.inference.attention import AttentionView
+
+    content, job = done
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    model, config = from_pretrained(bundles / "brain")
+    view = AttentionView(model, config.preprocessing, "cpu")
+    expected = view.slice_at(read_volume(tmp_path / "a.nii.gz"), (3, 11, 2), layer, head)
+    asked = {"voxel": [3, 11, 2], "layer": layer, "head": head}
+    for path, more in (
+        (f"/images/{job['image']}/attention", {"bundle": "brain"}),
+        (f"/jobs/{job['id']}/attention", {}),
+    ):
+        answer = client.post(path, json={**asked, **more})
+        assert answer.status_code == 200, answer.text
+        found = nifti_of(answer.content)
+        assert found.get_data_dtype() == np.float32
+        assert np.allclose(np.asarray(found.dataobj), expected.array[0])
+        assert np.allclose(found.affine, expected.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"voxel": [99, 0, 0]}, {"layer": 7, "head": 0}, {"layer": 0, "head": 9}, {"head": 0}]
+)
+def test_attention_of_what_is_not_there(client, done, wrong):
+    answer = client.post(f"/jobs/{done[1]['id']}/attention", json={"voxel": [0, 0, 0], **wrong})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["code"] == "invalid_request"
+
+
+def test_attention_does_not_wait_for_a_job(client):
+    small = client.upload(("small.nii.gz", image_bytes(3)))
+    long = client.submit(client.upload(("long.nii.gz", image_bytes(4, (40, 900, 40))))["id"])
+    until(lambda: client.job(long["id"])["status"] == "running")
+    asked = {"bundle": "brain", "voxel": [1, 1, 1]}
+    assert client.post(f"/images/{small['id']}/attention", json=asked).status_code == 200
+    assert client.job(long["id"])["status"] == "running"
+    cancelled = client.post(f"/jobs/{long['id']}/cancel")
+    assert cancelled.json()["status"] == "cancelled"
+    again = client.post(f"/jobs/{long['id']}/cancel")
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "busy")
+    answer = client.get(f"/jobs/{long['id']}/result")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "not_done")
+    after = client.wait(client.submit(small["id"])["id"])
+    assert after["status"] == "done"
+
+
+def test_a_reference_is_scored_per_structure(client, bundles, done, tmp_path):
+    content, job = done
+    labels = labels_of(bundles / "brain", content)
+    right = np.argwhere(labels == 2)
+    labels[tuple(right[1:].T)] = 0  # all but one voxel
+    path = save_nifti(tmp_path / "truth.nii.gz", labels)
+    answer = scored(client, job, path)
+    left, other = answer.json()["structures"]
+    assert (left["name"], left["dice"], left["hd95_mm"]) == ("left", 1.0, 0.0)
+    assert other["dice"] == pytest.approx(2 / (1 + len(right)))
+    assert answer.json()["mean"]["dice"] == pytest.approx((1 + other["dice"]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("array", "code", "why"),
+    [
+        (np.ones((20, 24, 5), np.uint8), "wrong_grid", "20 x 24 x 5"),
+        (np.full((20, 24, 6), 9, np.uint8), "unreadable", "no name: 9"),
+        (noise((20, 24, 6)), "unreadable", "negative value"),
+    ],
+)
+def test_a_reference_that_does_not_fit(client, done, tmp_path, array, code, why):
+    path = save_nifti(tmp_path / "truth.nii.gz", array)
+    answer = scored(client, done[1], path)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["code"] == code
+    assert why in answer.json()["error"]["message"]
+    assert "/jobs/" not in answer.text
+
+
+def test_what_is_deleted_is_gone(client, server):
+    job = client.segment(("a.nii.gz", image_bytes(5)))
+    assert client.delete(f"/jobs/{job['id']}").status_code == 204
+    answer = client.get(f"/jobs/{job['id']}/result")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert "deleted" in answer.json()["error"]["message"]
+    other = client.wait(client.submit(job["image"])["id"])
+    assert client.delete(f"/images/{job['image']}").status_code == 204
+    assert client.get(f"/jobs/{other['id']}").status_code == 404
+    assert client.get(f"/images/{job['image']}/volume.nii.gz").status_code == 404
+    for name in (job["image"], job["id"], other["id"]):
+        assert not list(Path(server.data).rglob(f"*{name}*"))
+
+
+def test_health_and_metrics(client, done):
+    health = client.get("/health").json()
+    assert (health["status"], health["ready"]) == ("ok", True)
+    assert health["limits"]["upload_bytes"] == 4 * 2**20
+    assert client.get("/ready").status_code == 200
+    text = client.get("/metrics").text
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+    assert float(lines['transunet_jobs_total{status="done"}']) >= 1
+    assert float(lines["transunet_slices_total"]) >= 24
+    assert lines["transunet_worker_ready"] == "1"
+    assert float(lines["transunet_storage_bytes"]) > 0
+
+
+def test_wrong_addresses_and_methods(client):
+    answer = client.get("/nothing")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    answer = client.http.put("/api/v1/images/x")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
+    assert answer.json()["error"]["code"] == "method_not_allowed"
+    answer = client.post("/jobs", content=b"{", headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed")
+    answer = client.post("/jobs", json={"image": "x", "bundle": "brain", "colour": 1})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    assert "colour" in answer.json()["error"]["message"]
+
+
+def test_every_answer_is_documented(client):
+    document = client.get("/openapi.json").json()
+    assert {path.removeprefix("/api/v1") for path in document["paths"]} >= {
+        "/bundles", "/images", "/jobs", "/jobs/{id}/events", "/jobs/{id}/result", "/health",
+    }  # fmt: skip
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert operation["description"]
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    schema = answer["content"]["application/json"]["schema"]
+                    assert schema == {"$ref": "#/components/schemas/Error"}
