@@ -105,7 +105,7 @@ def choose_series(found: Sequence[Series], wanted: str | int | None = None) -> S
     if not chosen:
         raise ConfigError(f"{found[0].source}: has no series {wanted}; it holds:\n{listing(found)}")
     if len(chosen) > 1:
-        what = f"it holds {len(found)} series, and one is read at a time:\n{listing(found)}\n"
+        what = f"it holds {len(found)} series:\n{listing(found)}\nand one is read at a time"
         remedy = (
             "Choose one by its number or UID (--series 1), or give --series all to predict each"
         )
