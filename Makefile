@@ -5,13 +5,20 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OUT    ?= demo
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo test web lint format docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/brain_tissue.py $(OUT)
 
 test: $(VENV)/.dev
+	$(BIN)/python web/build_page.py
 	$(BIN)/python -m pytest
+
+# The page of `transunet serve`, into src/transunet/serve/page: the same bytes on any machine.
+# Installing the package and `make test` do this too, where Node is there and the page is not current.
+web:
+	@command -v npm >/dev/null || { echo "make web needs Node 20 or newer with npm: https://nodejs.org"; exit 1; }
+	cd web && npm ci --ignore-scripts --no-audit --no-fund && npm run check && npm run build
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -26,7 +33,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
-	rm -rf $(VENV) $(OUT) site
+	rm -rf $(VENV) $(OUT) site web/node_modules src/transunet/serve/page
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,0 +1,152 @@
+/** The API's client: token, errors, uploads with progress. Nothing else talks to the network. */
+
+import type { Bundle, Comparison, ImageInfo, Job, Limits, Settings } from "./types";
+
+const BASE = new URL("api/v1/", document.baseURI).href;
+const KEY = "transunet-token";
+
+/** What the API answered, or why it could not. `status` 0: no answer at all. */
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+    readonly remedy = "",
+  ) {
+    super(message);
+  }
+
+  get unreachable(): boolean {
+    return this.status === 0;
+  }
+}
+
+/** Take `#token=...` out of the address bar, where a picture of the screen would show it. */
+export function adoptToken(): void {
+  const found = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!found) return;
+  sessionStorage.setItem(KEY, found);
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
+export function setToken(token: string): void {
+  sessionStorage.setItem(KEY, token.trim());
+}
+
+function headers(): Record<string, string> {
+  const token = sessionStorage.getItem(KEY);
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+function unreachable(): ApiError {
+  return new ApiError(0, "unreachable", "The server does not answer.", "Is `transunet serve` still running?");
+}
+
+function errorFrom(status: number, text: string): ApiError {
+  try {
+    const { code, message, remedy } = JSON.parse(text).error;
+    return new ApiError(status, String(code), String(message), remedy ? String(remedy) : "");
+  } catch {
+    return new ApiError(status, `http_${status}`, `The server answered ${status}.`, text.slice(0, 200));
+  }
+}
+
+export async function request(path: string, init: RequestInit = {}): Promise<Response> {
+  let response: Response;
+  try {
+    response = await fetch(BASE + path, { ...init, headers: { ...headers(), ...init.headers } });
+  } catch (error) {
+    if (init.signal?.aborted) throw error;
+    throw unreachable();
+  }
+  if (response.ok) return response;
+  throw errorFrom(response.status, await response.text());
+}
+
+async function json<T>(path: string, init?: RequestInit): Promise<T> {
+  return (await (await request(path, init)).json()) as T;
+}
+
+function post<T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> {
+  const headers = { "Content-Type": "application/json" };
+  return json<T>(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+}
+
+/** POST a form with progress, which fetch does not tell. */
+function upload<T>(path: string, form: FormData, progress?: (fraction: number) => void): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const call = new XMLHttpRequest();
+    call.open("POST", BASE + path);
+    for (const [name, value] of Object.entries(headers())) call.setRequestHeader(name, value);
+    call.upload.onprogress = (event) => progress?.(event.loaded / event.total);
+    call.onerror = () => reject(unreachable());
+    call.onload = () => {
+      if (call.status >= 200 && call.status < 300) resolve(JSON.parse(call.responseText) as T);
+      else reject(errorFrom(call.status, call.responseText));
+    };
+    call.send(form);
+  });
+}
+
+/** A server may hang up in the middle of an upload that it refuses; then it still answers others. */
+async function uploadExplained<T>(path: string, form: FormData, progress?: (fraction: number) => void): Promise<T> {
+  try {
+    return await upload<T>(path, form, progress);
+  } catch (error) {
+    if (!(error instanceof ApiError) || !error.unreachable) throw error;
+    await bundles();
+    throw new ApiError(413, "upload_refused", "The server ended the upload before it was complete.", "The files are probably larger than the server allows; `transunet serve --help` names the limit.");
+  }
+}
+
+export const bundles = (): Promise<Bundle[]> => json("bundles");
+export const jobs = (): Promise<Job[]> => json("jobs");
+export const job = (id: string): Promise<Job> => json(`jobs/${id}`);
+export const cancel = (id: string): Promise<Job> => json(`jobs/${id}/cancel`, { method: "POST" });
+export const imageInfo = (id: string): Promise<ImageInfo> => json(`images/${id}`);
+export const deleteJob = (id: string): Promise<Response> => request(`jobs/${id}`, { method: "DELETE" });
+
+/** Why files would not be taken, before they are sent for nothing. */
+export async function tooMuch(files: File[]): Promise<ApiError | null> {
+  const { limits } = await json<{ limits: Limits }>("health");
+  const bytes = files.reduce((sum, { size }) => sum + size, 0);
+  const mebibytes = (count: number): string => `${Math.ceil(count / 2 ** 20)} MiB`;
+  if (bytes > limits.upload_bytes)
+    return new ApiError(413, "too_large", `The upload has ${mebibytes(bytes)}; the server takes ${mebibytes(limits.upload_bytes)}.`, "Send fewer or smaller files, or start the server with a larger limit.");
+  if (files.length > limits.files)
+    return new ApiError(413, "too_large", `These are ${files.length} files; the server takes ${limits.files}.`, "Choose the folder of one series, or a zip archive of it.");
+  return null;
+}
+
+export function submit(image: string, bundle: string, settings: Settings): Promise<Job> {
+  return post("jobs", { image, bundle, ...settings });
+}
+
+export async function blob(path: string): Promise<Blob> {
+  return (await request(path)).blob();
+}
+
+export function sendImage(files: File[], progress: (fraction: number) => void): Promise<ImageInfo> {
+  const form = new FormData();
+  for (const file of files) form.append("files", file, file.name);
+  return uploadExplained("images", form, progress);
+}
+
+export function compare(id: string, file: File): Promise<Comparison> {
+  const form = new FormData();
+  form.append("file", file, file.name);
+  return uploadExplained(`jobs/${id}/reference`, form);
+}
+
+export interface AttentionQuery {
+  bundle: string;
+  voxel: [number, number, number];
+  layer: number | "rollout";
+  head: number | "mean";
+}
+
+export async function attention(image: string, query: AttentionQuery, signal: AbortSignal): Promise<Blob> {
+  const headers = { "Content-Type": "application/json" };
+  const init = { method: "POST", headers, body: JSON.stringify(query), signal };
+  return (await request(`images/${image}/attention`, init)).blob();
+}

@@ -1,0 +1,95 @@
+/** Attention: where the network looks from a point of a slice, as a heat map over that slice. */
+
+import * as api from "./api";
+import { byId, options, toggle } from "./dom";
+import { announce, explain } from "./messages";
+import { placedIn, readNifti, type Vector } from "./nifti";
+import { chosenBundle } from "./segmenting";
+import { on, state } from "./state";
+import type { Viewer } from "./viewer";
+
+const layer = byId<HTMLSelectElement>("layer");
+const head = byId<HTMLSelectElement>("head");
+const slider = byId<HTMLInputElement>("attention-opacity");
+const text = byId("attention-text");
+let active = false;
+let at: Vector | null = null;
+let asking: AbortController | null = null;
+let viewer: Viewer;
+
+export let toggleAttention: (on?: boolean) => void;
+export const attentionOn = (): boolean => active;
+
+export function connectAttention(shown: Viewer): void {
+  viewer = shown;
+  toggleAttention = toggle("attention-toggle", (on) => {
+    active = on;
+    byId("attention-controls").hidden = !on;
+    byId("stage").classList.toggle("picking", on);
+    if (!on) clear();
+  });
+  for (const each of [layer, head]) each.addEventListener("change", () => void (chooseHead(), ask()));
+  byId("bundle").addEventListener("change", () => (choices(), ask()));
+  slider.addEventListener("input", () => {
+    byId("attention-opacity-text").textContent = `${slider.value} %`;
+    viewer.setHeatOpacity(Number(slider.value) / 100);
+  });
+  on("bundles", choices);
+  on("image", () => {
+    byId("attention-section").hidden = !state.image;
+    clear();
+  });
+}
+
+function clear(): void {
+  asking?.abort();
+  at = null;
+  text.textContent = "Click a point on a slice, or press Enter at the crosshair.";
+  void viewer.showHeat(null, 0);
+}
+
+function choices(): void {
+  const bundle = state.bundles.find(({ id }) => id === chosenBundle());
+  const numbers = (count: number): [string, string][] =>
+    Array.from({ length: count }, (_, n) => [String(n), `${n + 1} of ${count}`]);
+  options(layer, [["rollout", "All layers (roll-out)"], ...numbers(bundle?.layers ?? 0)]);
+  options(head, [["mean", "Mean of the heads"], ...numbers(bundle?.heads ?? 0)]);
+  chooseHead();
+}
+
+/** The roll-out takes the mean of the heads. */
+function chooseHead(): void {
+  head.disabled = layer.value === "rollout";
+  if (head.disabled) head.value = "mean";
+}
+
+/** Ask at the crosshair. */
+export function askHere(): void {
+  if (!active || !state.image) return;
+  at = [...state.voxel];
+  ask();
+}
+
+const choice = <T extends string>(value: string): number | T => (/^\d+$/.test(value) ? Number(value) : (value as T));
+
+function ask(): void {
+  if (active && at && state.image) void fetchMap(at);
+}
+
+async function fetchMap(voxel: Vector): Promise<void> {
+  asking?.abort();
+  const mine = (asking = new AbortController());
+  const query = { bundle: chosenBundle(), voxel, layer: choice<"rollout">(layer.value), head: choice<"mean">(head.value) };
+  text.textContent = `Asking the network at voxel ${voxel.join(", ")}…`;
+  try {
+    const map = await readNifti(await api.attention(state.image!.info.id, query, mine.signal));
+    if (mine.signal.aborted || !state.image) return;
+    await viewer.showHeat(placedIn(state.image.voxels, map, voxel), Number(slider.value) / 100);
+    text.textContent = `From voxel ${voxel.join(", ")}. Click another point to ask there.`;
+    announce("Attention shown.");
+  } catch (error) {
+    if (mine.signal.aborted) return;
+    text.textContent = "Click a point on a slice, or press Enter at the crosshair.";
+    explain(error, "Showing attention", ask);
+  }
+}

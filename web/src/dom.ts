@@ -1,0 +1,48 @@
+/** Finding and making elements. Text is always set as text, never parsed as HTML. */
+
+export function byId<T extends HTMLElement>(id: string): T {
+  const found = document.getElementById(id);
+  if (!found) throw new Error(`index.html has no #${id}`);
+  return found as T;
+}
+
+export function make<K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  properties: Partial<Omit<HTMLElementTagNameMap[K], "style">> = {},
+  ...children: (Node | string)[]
+): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  Object.assign(element, properties);
+  element.append(...children);
+  return element;
+}
+
+export function options(select: HTMLSelectElement, entries: [value: string, text: string][]): void {
+  select.replaceChildren(...entries.map(([value, text]) => make("option", { value }, text)));
+}
+
+export function press(button: HTMLElement, pressed: boolean): void {
+  button.setAttribute("aria-pressed", String(pressed));
+}
+
+export function pressed(button: HTMLElement): boolean {
+  return button.getAttribute("aria-pressed") === "true";
+}
+
+/** Make a button that stays down: `use` is told its new state, which is returned for other callers. */
+export function toggle(id: string, use: (on: boolean) => void): (on?: boolean) => void {
+  const button = byId<HTMLButtonElement>(id);
+  const set = (on = !pressed(button)): void => {
+    press(button, on);
+    use(on);
+  };
+  button.addEventListener("click", () => set());
+  return set;
+}
+
+export function swatch(color: string): HTMLElement {
+  const element = make("span", { className: "swatch" });
+  element.setAttribute("aria-hidden", "true");
+  element.style.backgroundColor = color;
+  return element;
+}

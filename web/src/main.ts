@@ -1,0 +1,198 @@
+/** The page of `transunet serve`: joins the parts. */
+
+import * as api from "./api";
+import { askHere, attentionOn, connectAttention, toggleAttention } from "./attention";
+import { byId, make, options, toggle } from "./dom";
+import { chooser, takeDrops } from "./files";
+import { connectKeys, type Shortcut } from "./keys";
+import { connectMessages, explain, show } from "./messages";
+import type { Vector } from "./nifti";
+import { openFiles, openJob, showLabels } from "./opening";
+import { axis, connectPosition, movedTo, scroll, setPlane } from "./position";
+import { connectRecent, refresh } from "./recent";
+import { connectResults, useReference } from "./results";
+import { connectSegmenting, segment, unwatch, watch } from "./segmenting";
+import { changed, on, state } from "./state";
+import { changeOpacity, connectStructures, toggleLabels } from "./structures";
+import type { Job } from "./types";
+import { AXIS_OF, type View, Viewer } from "./viewer";
+import { connectWindow, firstWindow, measure, nextPreset, showWindow } from "./windowing";
+
+const VIEWS: [view: View, text: string, title: string][] = [
+  ["all", "All", "Three planes and 3D (1)"],
+  ["axial", "Axial", "Axial (2)"],
+  ["coronal", "Coronal", "Coronal (3)"],
+  ["sagittal", "Sagittal", "Sagittal (4)"],
+  ["render", "3D", "3D (5)"],
+];
+const PLANE_VIEWS: View[] = ["sagittal", "coronal", "axial"];
+
+const canvas = byId<HTMLCanvasElement>("canvas");
+let clicked = NaN;
+const viewer = new Viewer(
+  canvas,
+  (mm, plane) => ((clicked = plane), movedTo(viewer, mm, plane)),
+  () => showWindow(viewer),
+);
+let view: View = "all";
+
+function setView(next: View): void {
+  view = state.image?.info.kind === "picture" ? "axial" : next;
+  viewer.setView(view);
+  const along = PLANE_VIEWS.indexOf(view);
+  if (along >= 0) setPlane(viewer, along);
+  for (const input of byId("views").querySelectorAll("input")) input.checked = input.value === view;
+}
+
+function makeViews(): void {
+  for (const [value, text, title] of VIEWS) {
+    const input = make("input", { type: "radio", name: "view", value, checked: value === "all" });
+    input.addEventListener("change", () => setView(value));
+    byId("views").append(make("label", { className: "choice", title }, input, make("span", {}, text)));
+  }
+}
+
+const toggles = {
+  crosshair: toggle("toggle-crosshair", (on) => viewer.setCrosshair(on)),
+  smooth: toggle("toggle-smooth", (on) => viewer.setSmooth(on)),
+  radiological: toggle("toggle-radiological", (on) => viewer.setRadiological(on)),
+};
+
+function reset(): void {
+  viewer.resetView();
+  viewer.window = firstWindow();
+  showWindow(viewer);
+}
+
+const finished = (job: Job): void => void showLabels(job, viewer);
+
+async function reopen(job: Job): Promise<void> {
+  if (await openJob(job, viewer)) await watch(job, finished);
+}
+
+/** A job was deleted: what is open of it is closed, its image stays. */
+function removed(job: Job): void {
+  if (state.job?.id !== job.id) return;
+  unwatch();
+  Object.assign(state, { job: null, labels: null, comparison: null });
+  void viewer.showLabels(null, []);
+  for (const topic of ["job", "labels", "comparison"] as const) changed(topic);
+}
+
+function connectFrames(): void {
+  const frame = byId<HTMLSelectElement>("frame");
+  frame.addEventListener("change", () => {
+    viewer.setFrame(Number(frame.value));
+    measure(Number(frame.value));
+    viewer.window = firstWindow();
+    showWindow(viewer);
+  });
+  on("image", () => {
+    const { info, voxels } = state.image!;
+    const several = info.kind === "volume" && voxels.channels > 1;
+    byId("frame-group").hidden = !several;
+    byId("window-group").hidden = info.kind === "picture" && voxels.channels === 3;
+    options(frame, Array.from({ length: voxels.channels }, (_, n) => [String(n), String(n + 1)]));
+  });
+}
+
+/** Move the crosshair within the plane that is scrolled through. */
+function step(across: number, up: number): void {
+  const [right, anterior, superior] = [0, 1, 2].filter((each) => each !== axis()) as [number, number, number];
+  void superior;
+  const shift: Vector = [0, 0, 0];
+  const mirrored = right === 0 && !document.body.classList.contains("picture") && radiological() ? -1 : 1;
+  shift[right] = across * mirrored;
+  shift[anterior] = up;
+  viewer.move(...shift);
+}
+
+const radiological = (): boolean => byId("toggle-radiological").getAttribute("aria-pressed") === "true";
+
+const SHORTCUTS: Shortcut[] = [
+  { keys: ["o"], what: "Open files", use: () => byId("open-files").click() },
+  { keys: ["s"], what: "Segment", use: () => void segment(finished) },
+  { keys: ["1"], what: "Three planes and 3D", use: () => setView("all") },
+  { keys: ["2"], what: "Axial", use: () => setView("axial") },
+  { keys: ["3"], what: "Coronal", use: () => setView("coronal") },
+  { keys: ["4"], what: "Sagittal", use: () => setView("sagittal") },
+  { keys: ["5"], what: "3D", use: () => setView("render") },
+  { keys: ["PageUp", "."], what: "Next slice", use: () => scroll(viewer, 1) },
+  { keys: ["PageDown", ","], what: "Previous slice", use: () => scroll(viewer, -1) },
+  { keys: ["ArrowUp"], what: "Crosshair up, on the image", use: () => step(0, 1), onImage: true },
+  { keys: ["ArrowDown"], what: "Crosshair down, on the image", use: () => step(0, -1), onImage: true },
+  { keys: ["ArrowLeft"], what: "Crosshair left, on the image", use: () => step(-1, 0), onImage: true },
+  { keys: ["ArrowRight"], what: "Crosshair right, on the image", use: () => step(1, 0), onImage: true },
+  { keys: ["Enter"], what: "Attention at the crosshair, on the image", use: askHere, onImage: true },
+  { keys: ["w"], what: "Next window preset", use: nextPreset },
+  { keys: ["+", "="], what: "Zoom in", use: () => viewer.zoom(1.25) },
+  { keys: ["-"], what: "Zoom out", use: () => viewer.zoom(0.8) },
+  { keys: ["l"], what: "Overlay on or off", use: () => toggleLabels() },
+  { keys: ["["], what: "Overlay fainter", use: () => changeOpacity(-10) },
+  { keys: ["]"], what: "Overlay stronger", use: () => changeOpacity(10) },
+  { keys: ["u"], what: "Outlines or areas", use: () => byId("toggle-outline").click() },
+  { keys: ["x"], what: "Crosshair on or off", use: () => toggles.crosshair() },
+  { keys: ["n"], what: "Smooth or sharp voxels", use: () => toggles.smooth() },
+  { keys: ["a"], what: "Attention", use: () => state.image && toggleAttention() },
+  { keys: ["r"], what: "Reset zoom, position and window", use: reset },
+];
+
+/** Attention is asked for where a click ends that did not drag. */
+function connectPicking(): void {
+  let start: [number, number] | null = null;
+  canvas.addEventListener("pointerdown", (event) => (start = event.button === 0 ? [event.clientX, event.clientY] : null));
+  canvas.addEventListener("pointerup", (event) => {
+    const still = start && Math.hypot(event.clientX - start[0], event.clientY - start[1]) < 4;
+    if (still && attentionOn() && AXIS_OF[clicked] !== undefined) setTimeout(askHere);
+  });
+}
+
+function connectDoubleClick(): void {
+  canvas.addEventListener("dblclick", () => {
+    const along = AXIS_OF[clicked];
+    setView(view === "all" ? (along === undefined ? "render" : PLANE_VIEWS[along]!) : "all");
+  }, { capture: true });
+}
+
+async function loadBundles(): Promise<void> {
+  try {
+    state.bundles = await api.bundles();
+    changed("bundles");
+    refresh();
+    if (!state.bundles.length) show("error", "No bundle is served.", "Start the server with one: transunet serve BUNDLE.");
+  } catch (error) {
+    explain(error, "Reading the bundles", () => void loadBundles());
+  }
+}
+
+async function start(): Promise<void> {
+  api.adoptToken();
+  window.addEventListener("hashchange", () => location.reload());
+  connectMessages();
+  makeViews();
+  const open = (files: File[]): void => void openFiles(files, viewer);
+  for (const [button, input] of [["open-files", "files"], ["start-files", "files"], ["open-folder", "folder"], ["start-folder", "folder"]] as const)
+    chooser(button, input, open);
+  takeDrops(byId("reference-drop"), open, (files) => void useReference(files));
+  connectPosition(viewer);
+  connectWindow(viewer);
+  connectFrames();
+  connectStructures(viewer);
+  connectSegmenting(finished);
+  connectResults();
+  connectAttention(viewer);
+  connectRecent((job) => void reopen(job), removed);
+  connectKeys(SHORTCUTS, canvas);
+  connectPicking();
+  connectDoubleClick();
+  byId("reset-view").addEventListener("click", reset);
+  await loadBundles();
+  try {
+    await viewer.attach();
+  } catch (error) {
+    console.error(error);
+    show("error", "This browser cannot draw images (WebGL 2 is missing or switched off).", "Segmenting and downloading work all the same.");
+  }
+}
+
+void start();

@@ -1,0 +1,111 @@
+/** Opening an image: sending it, reading what the server makes of it, drawing it. */
+
+import * as api from "./api";
+import { byId } from "./dom";
+import { withoutClashes } from "./files";
+import { announce, clearMessages, explain, show } from "./messages";
+import { placedIn, readNifti } from "./nifti";
+import { remember } from "./recent";
+import { unwatch } from "./segmenting";
+import { changed, state } from "./state";
+import { labelsOfJob } from "./structures";
+import type { ImageInfo, Job } from "./types";
+import type { Viewer } from "./viewer";
+import { firstWindow, measure } from "./windowing";
+
+const busy = byId("busy");
+let opening = 0;
+
+/** Send files to the server and show the image that they are. */
+export async function openFiles(files: File[], viewer: Viewer): Promise<void> {
+  const mine = begin(files.length > 1 ? `Sending ${files.length} files…` : `Sending ${files[0]!.name}…`);
+  try {
+    const refused = await api.tooMuch(files);
+    if (refused) throw refused;
+    const info = await api.sendImage(withoutClashes(files), (fraction) => mine === opening && progress(fraction));
+    if (mine !== opening) return;
+    await showImage(info, viewer, mine);
+    for (const warning of warnings(info)) show("note", warning);
+  } catch (error) {
+    if (mine === opening) explain(error, "Opening the image", () => void openFiles(files, viewer));
+  } finally {
+    if (mine === opening) busy.hidden = true;
+  }
+}
+
+/** Show an image that the server has, and a job's labels on it. */
+export async function openJob(job: Job, viewer: Viewer): Promise<boolean> {
+  const mine = begin("Fetching the image…");
+  try {
+    const info = await api.imageInfo(job.image);
+    await showImage(info, viewer, mine);
+    return mine === opening;
+  } catch (error) {
+    if (mine === opening) explain(error, "Opening the segmentation");
+    return false;
+  } finally {
+    if (mine === opening) busy.hidden = true;
+  }
+}
+
+/** Pictures are told in pixels here, so that they have no size in millimetres is no news. */
+function warnings({ kind, warnings }: ImageInfo): string[] {
+  return kind === "picture" ? warnings.filter((text) => !/voxel size/.test(text)) : warnings;
+}
+
+function begin(text: string): number {
+  clearMessages();
+  busy.hidden = false;
+  byId("busy-text").textContent = text;
+  byId("busy-progress").removeAttribute("value");
+  announce(text);
+  return ++opening;
+}
+
+function progress(fraction: number): void {
+  const bar = byId<HTMLProgressElement>("busy-progress");
+  if (fraction < 1) bar.value = fraction;
+  else {
+    bar.removeAttribute("value");
+    byId("busy-text").textContent = "Reading the image…";
+  }
+}
+
+async function showImage(info: ImageInfo, viewer: Viewer, mine: number): Promise<void> {
+  const voxels = await readNifti(await api.blob(`images/${info.id}/volume.nii.gz`));
+  if (mine !== opening) return;
+  unwatch();
+  remember(info.id, info.name);
+  Object.assign(state, { image: { info, voxels }, job: null, labels: null, comparison: null });
+  measure();
+  await viewer.showImage(voxels, info.kind === "picture", firstWindow());
+  byId("start").hidden = true;
+  document.body.classList.remove("empty");
+  document.body.classList.toggle("picture", info.kind === "picture");
+  byId("case-name").textContent = info.name;
+  byId("case-facts").textContent = facts(info);
+  for (const topic of ["job", "labels", "comparison", "image"] as const) changed(topic);
+  announce(`${info.name} is open.`);
+}
+
+function facts({ shape, spacing_mm, orientation, kind, channels }: ImageInfo): string {
+  const several = channels > 1 ? ` · ${channels} channels` : "";
+  if (kind === "picture") return `${shape[1]} × ${shape[0]} pixels${several}`;
+  const spacing = spacing_mm.map((value) => Number(value.toPrecision(3))).join(" × ");
+  return `${shape.join(" × ")} · ${spacing} mm · ${orientation}${several}`;
+}
+
+/** Fetch and draw the labels of a job that is done. */
+export async function showLabels(job: Job, viewer: Viewer): Promise<void> {
+  try {
+    const labels = await readNifti(await api.blob(`jobs/${job.id}/labels.nii.gz`));
+    if (state.job?.id !== job.id || !state.image) return;
+    state.labels = placedIn(state.image.voxels, labels);
+    state.comparison = null;
+    changed("labels");
+    await viewer.showLabels(state.labels, labelsOfJob());
+    announce("Segmentation finished.");
+  } catch (error) {
+    explain(error, "Fetching the result", () => void showLabels(job, viewer));
+  }
+}

@@ -1,0 +1,82 @@
+/** Downloads of a result, and its comparison with a reference. */
+
+import * as api from "./api";
+import { byId, make } from "./dom";
+import { chooser } from "./files";
+import { announce, explain } from "./messages";
+import { changed, on, state } from "./state";
+
+const section = byId("result-section");
+const text = byId("reference-text");
+
+/** What each format is called on its button, and its suffix; the first are the likeliest. */
+const FORMATS: [format: string, title: string, suffix: string][] = [
+  ["dicom-seg", "DICOM SEG", ".dcm"],
+  ["png", "PNG mask", ".png"],
+  ["nifti", "NIfTI", ".nii.gz"],
+  ["npz", "NPZ", ".npz"],
+];
+
+export function connectResults(): void {
+  on("labels", () => {
+    section.hidden = !state.labels;
+    text.hidden = true;
+    if (state.image) buttons(state.image.info.result_formats);
+  });
+  chooser("reference-choose", "reference-file", (files) => void useReference(files));
+}
+
+function buttons(possible: string[]): void {
+  const made = FORMATS.filter(([format]) => possible.includes(format)).map(([format, title, suffix]) => {
+    const button = make("button", { type: "button" }, title);
+    button.setAttribute("aria-label", `Download as ${title}`);
+    button.addEventListener("click", () => void download(button, format, suffix));
+    return button;
+  });
+  byId("downloads").replaceChildren(make("span", { className: "quiet" }, "Download"), ...made);
+}
+
+async function download(button: HTMLButtonElement, format: string, suffix: string): Promise<void> {
+  if (!state.job || !state.image) return;
+  button.disabled = true;
+  try {
+    const response = await api.request(`jobs/${state.job.id}/result?format=${format}`);
+    save(await response.blob(), named(response) ?? `${stem(state.image.info.name)}_labels${suffix}`);
+    announce("Downloaded.");
+  } catch (error) {
+    explain(error, "Downloading");
+  } finally {
+    button.disabled = false;
+  }
+}
+
+/** The name that the server gives the file. */
+function named(response: Response): string | undefined {
+  const header = response.headers.get("Content-Disposition") ?? "";
+  const encoded = /filename\*=(?:UTF-8|utf-8)''([^;]+)/.exec(header)?.[1];
+  return encoded ? decodeURIComponent(encoded) : /filename="?([^";]+)"?/.exec(header)?.[1];
+}
+
+const stem = (name: string): string => name.replace(/\.(nii(\.gz)?|[a-z]{3,4})$/i, "") || "image";
+
+export function save(blob: Blob, name: string): void {
+  const link = make("a", { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+export async function useReference(files: File[]): Promise<void> {
+  const [file] = files;
+  if (!file || !state.job) return;
+  text.hidden = false;
+  text.textContent = `Comparing with ${file.name}…`;
+  try {
+    state.comparison = await api.compare(state.job.id, file);
+    text.textContent = `Compared with ${file.name}; Dice and HD95 are in the table.`;
+    announce(text.textContent);
+    changed("comparison");
+  } catch (error) {
+    text.hidden = true;
+    explain(error, "Comparing", () => void useReference(files));
+  }
+}
