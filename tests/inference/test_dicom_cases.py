@@ -39,6 +39,18 @@ def test_each_patients_folder_is_a_case(tmp_path: Path) -> None:
     assert [case.name for case in find_inputs([tmp_path / "ben"], channels=1)] == ["ben"]
 
 
+def test_a_file_to_file_prediction_chooses_a_series_too(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    save(tmp_path / "in", series_of(ramp()))
+    save(tmp_path / "in", series_of(ramp(3), uid="1.2.3"))
+    with pytest.raises(TransUNetError, match=r"(?s)2 series.*--series"):
+        predict_file(predictor, tmp_path / "in", tmp_path / "a.nii.gz")
+    for series in ("1.2.3", 1):
+        written = predict_file(predictor, tmp_path / "in", tmp_path / "a.nii.gz", series=series)
+        assert read_volume(written).spatial_shape == (7, 6, 3)
+
+
 def test_labels_of_a_series_are_nifti_on_its_grid(predictor: Predictor, tmp_path: Path) -> None:
     cases = find_inputs([patients(tmp_path / "in")], channels=1)
     outcomes = predict_cases(predictor, cases, tmp_path / "out")
