@@ -42,7 +42,8 @@ def problem_of(typed):
         if words[0] not in command.commands:
             return f"there is no command {words[0]}"
         command = command.commands[words.pop(0)]
-    parser = command.make_parser(command.context_class(command))
+    context = command.context_class(command, **command.context_settings)
+    parser = command.make_parser(context)
     try:
         values, _, _ = parser.parse_args(list(words))
         return _wrong_setting(values)
