@@ -9,7 +9,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +35,7 @@ _FORM = 1
 _NOTE = "contents.json"
 _KEPT = 8
 """How many converted networks stay in the cache: those used last."""
+_DAY = 86400.0  # seconds
 _FURTHEST = 1e-3
 """Largest difference from PyTorch's logits, as a share of their standard deviation. Rounding alone
 comes to 1e-5; a network of random weights, which enlarges it, to some 1e-4."""
@@ -122,7 +126,8 @@ def _make(source: Path | str, config: BundleConfig, engine: str, folder: Path) -
         with atomic_path(folder) as scratch:
             scratch.mkdir()
             path = scratch / KINDS[engine].file
-            _writer(engine)(model, config, path)
+            with _quietly():
+                _writer(engine)(model, config, path)
             _check_equal(model, _opened(engine, path, config))
             files = {file.name: digests(file, ["sha256"])["sha256"] for file in scratch.iterdir()}
             note = {"files": files, "fingerprint": fingerprint_of(model), "source": str(source)}
@@ -135,6 +140,20 @@ def _writer(engine: str) -> "Callable[[TransUNet, BundleConfig, Path], None]":
     from transunet.inference.plain_export import write_onnx, write_openvino
 
     return {"onnxruntime": write_onnx, "openvino": write_openvino}[engine]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep to itself what exporters say about their own future and missing packages."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _opened(engine: str, path: Path, config: BundleConfig) -> Network:
@@ -178,15 +197,18 @@ def _make_folder(folder: Path) -> None:
 
 
 def _forget_oldest(folder: Path) -> None:
-    """Remove the networks that were not used for longest, beyond those that are kept."""
+    """Remove what was not used for longest, and what killed processes left half-written."""
     notes = sorted(folder.glob(f"*/{_NOTE}"), key=_when_used, reverse=True)
     for note in notes[_KEPT:]:
         shutil.rmtree(note.parent, ignore_errors=True)  # who has it open keeps it
+    for scratch in folder.glob(".partial-*"):
+        if _when_used(scratch) < time.time() - _DAY:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _when_used(note: Path) -> float:
+def _when_used(path: Path) -> float:
     try:
-        return note.stat().st_mtime
+        return path.stat().st_mtime
     except OSError:  # another process removed it
         return 0.0
 
