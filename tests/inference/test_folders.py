@@ -173,6 +173,7 @@ def test_one_series_is_chosen_and_another_one_not_taken_for_it(
     chosen = find_inputs([path], 1, series="1.2.3")
     assert [o.status for o in predict_cases(predictor, chosen, out)] == ["done"]
     assert nib.load(out / "anna.nii.gz").shape == (7, 6, 3)
+    assert '"series": "1.2.3"' in (out / "manifest.json").read_text()
     assert [o.status for o in predict_cases(predictor, chosen, out)] == ["kept"]
     other = find_inputs([path], 1, series="1.2.826.0.1.3680043.9.1.1")
     (failed,) = predict_cases(predictor, other, out)

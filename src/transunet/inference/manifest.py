@@ -53,7 +53,7 @@ def now() -> str:
 def _told(record: Record) -> dict[str, Any]:
     names = ("status", "seconds", "images", "images_sha256", "outputs", "by")
     told = {name: getattr(record, name) for name in names}
-    return told | ({"problem": record.problem} if record.problem else {})
+    return told | {key: value for key in ("series", "problem") if (value := getattr(record, key))}
 
 
 def _versions() -> dict[str, str]:
