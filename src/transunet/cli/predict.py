@@ -66,6 +66,14 @@ def predict(
             rich_help_panel=_WRITTEN,
         ),
     ] = False,
+    view: Annotated[
+        bool,
+        typer.Option(
+            "--view",
+            help="Also draw a sheet of slices with the labels on them, sheets/CASE.png.",
+            rich_help_panel=_WRITTEN,
+        ),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -195,7 +203,7 @@ def predict(
     both = procedure == "both"
     cases = find_inputs(inputs, channels, series=series, split=split, labelled=both)
     writable_folder(out)
-    wanted = Wanted(format_, probabilities, uncertainty, overwrite, both)
+    wanted = Wanted(format_, probabilities, uncertainty, overwrite, both, view)
     _say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")
     with _stoppable(out):
         outcomes = _predict_all(predictor, cases, out, wanted)

@@ -16,6 +16,7 @@ from typing import Any
 
 from transunet.data.cases import Case
 from transunet.data.volume import Volume
+from transunet.drawing.figures import check_figure_path
 from transunet.errors import ConfigError, TransUNetError
 from transunet.inference import claims, statistics
 from transunet.inference.faults import FAULTS, in_words
@@ -25,6 +26,7 @@ from transunet.inference.outputs import Format, MapFormat, label_name, write_lab
 from transunet.inference.overlap import ahead, behind
 from transunet.inference.predictor import Predictor, Progress
 from transunet.inference.records import write_record
+from transunet.inference.sheets import write_sheet
 
 Watch = Callable[[str], Progress | None]
 """Called with a case's name when it begins; returns what is told of its slices."""
@@ -40,6 +42,8 @@ class Wanted:
     overwrite: bool = False
     both: bool = False
     """Label maps of both procedures, in the folders `native` and `paper`."""
+    view: bool = False
+    """A sheet of slices with the labels on them, in the folder `sheets`."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +132,11 @@ class Worker:
     def _outputs(self, case: Case) -> dict[str, str]:
         """What is written for a case, the label map first, relative to the folder."""
         name = label_name(case, self.wanted.format)
-        if self.wanted.both:
-            return {"labels": f"native/{name}", "paper": f"paper/{name}"}
         found = {"labels": name}
+        if self.wanted.both:
+            found = {"labels": f"native/{name}", "paper": f"paper/{name}"}
+        if self.wanted.view:
+            found["sheet"] = f"sheets/{case.name}.png"
         if self.wanted.probabilities:
             found["probabilities"] = f"probabilities/{case.name}.{self.wanted.probabilities}"
         if self.wanted.uncertainty:
@@ -185,6 +191,9 @@ class Worker:
         for what, labels in done.labels.items():
             write_labels(labels, self.folder / files[what], self.predictor.labels)
         settings = self.predictor.preprocessing
+        if "sheet" in files:
+            path = self.folder / files["sheet"]
+            write_sheet(image, done.labels["labels"], self.predictor.labels, settings, path)
         axis = image.grid.axes_in(settings.orientation)[settings.slice_axis]
         structures = statistics.measure(done.labels["labels"], image, self.predictor.labels, axis)
         seconds = round(time.perf_counter() - done.start, 3)
@@ -198,6 +207,8 @@ class Worker:
 
 
 def _check(predictor: Predictor, wanted: Wanted) -> None:
+    if wanted.view:
+        check_figure_path(Path("sheet.png"))  # matplotlib is missed before any work
     if wanted.both and (predictor.window or wanted.probabilities or wanted.uncertainty):
         raise ConfigError(
             "Both procedures give label maps only, of whole slices. Leave out --window, "
