@@ -20,6 +20,11 @@ class Bell:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(event.set)
 
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return len(self._listeners)
+
     @contextmanager
     def listening(self) -> Iterator[asyncio.Event]:
         """Yield an event that is set at each ring; whoever waits clears it."""

@@ -200,7 +200,7 @@ class Service:
 
 
 def _locked(data: Path) -> FileLock:
-    lock = FileLock(data / "lock")
+    lock = FileLock(data / "lock", thread_local=False)  # released in whatever thread it ends
     try:
         lock.acquire(timeout=0)
     except Timeout:

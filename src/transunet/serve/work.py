@@ -39,6 +39,9 @@ def run_worker(
     settle_in()
     try:
         models = {id_: Models(served, settings) for id_, served in bundles.items()}
+    except TransUNetError as error:
+        pipe.send(("broken", "", error))
+        return
     except Exception as error:
         pipe.send(("broken", "", _in_words(error)))
         return

@@ -1,0 +1,231 @@
+"""What people do on the page, in a real browser, with the real server and tiny bundles."""
+
+import gzip
+import io
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from browsing import Viewer
+from serving import image_bytes, labels_of, nifti_of
+
+nib: Any = nibabel
+
+
+def colours(client: Any) -> dict[str, str]:
+    (bundle,) = [each for each in client.get("/bundles").json() if each["id"] == "brain"]
+    return {label["name"]: label["color"] for label in bundle["labels"] if label["index"]}
+
+
+def test_drop_segment_and_see(viewer: Viewer, client: Any) -> None:
+    viewer.open().show("case.nii.gz", image_bytes(1)).opaque()
+    left, right = colours(client).values()
+    assert viewer.text("#case-facts").startswith("20 × 24 × 6 · ")
+    assert viewer.pixels().max() > 100
+    assert viewer.covered(left) == viewer.covered(right) == 0
+    viewer.segment()
+    assert viewer.covered(left) > 500
+    assert viewer.covered(right) > 500
+
+
+def test_structures_are_named_measured_and_toggled(
+    viewer: Viewer, client: Any, bundles: Path
+) -> None:
+    content = image_bytes(2)
+    viewer.open().show("case.nii.gz", content).opaque().segment()
+    voxels = np.bincount(labels_of(bundles / "brain", content).ravel().astype(int), minlength=3)
+    millilitres = abs(np.linalg.det(nifti_of(content).affine)) / 1000
+    rows = viewer.page.locator("#structures tbody tr")
+    assert [rows.nth(n).locator(".link").inner_text() for n in (0, 1)] == ["left", "right"]
+    for n in (0, 1):
+        shown = float(rows.nth(n).locator("td.number").first.inner_text())
+        assert shown == pytest.approx(voxels[n + 1] * millilitres, abs=0.006)
+
+    left, right = colours(client).values()
+    before = viewer.covered(right)
+    rows.nth(0).locator(".eye").click()
+    assert viewer.covered(left) == 0
+    assert viewer.covered(right) >= before
+    rows.nth(0).locator(".eye").click()
+    assert viewer.covered(left) > 500
+    viewer.page.click("#toggle-labels")
+    assert viewer.covered(left) == viewer.covered(right) == 0
+
+
+def test_values_at_the_crosshair_are_the_files(viewer: Viewer, bundles: Path) -> None:
+    content = image_bytes(3)
+    image, labels = nifti_of(content), labels_of(bundles / "brain", content)
+    viewer.open().show("case.nii.gz", content).segment()
+    box = viewer.page.locator("#canvas").bounding_box()
+    for x, y in ((0.2, 0.2), (0.3, 0.27), (0.7, 0.25)):
+        viewer.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        viewer.settle()
+        voxel = tuple(int(one) for one in viewer.text("#at-voxel").split(","))
+        mm = [float(one) for one in viewer.text("#at-mm").split(",")]
+        assert float(viewer.text("#at-value")) == image.dataobj[voxel]
+        assert viewer.text("#at-structure") == ["none", "left", "right"][int(labels[voxel])]
+        centre = nib.affines.apply_affine(image.affine, voxel)
+        assert np.linalg.norm(centre - mm) <= np.linalg.norm(image.header.get_zooms()) / 2 + 0.1
+
+
+def test_window_and_level(viewer: Viewer) -> None:
+    viewer.open().show("case.nii.gz", image_bytes(4))
+    before = viewer.pixels().mean()
+    viewer.page.fill("#level", "-800")
+    viewer.page.press("#level", "Enter")
+    assert viewer.page.input_value("#preset") == ""
+    assert viewer.pixels().mean() > before + 20
+    viewer.page.select_option("#preset", "Automatic")
+    assert viewer.pixels().mean() == pytest.approx(before, abs=1)
+
+
+def test_a_ct_opens_with_its_windows(viewer: Viewer) -> None:
+    hounsfield = np.full((20, 20, 8), -1000, dtype=np.int16)
+    hounsfield[5:15, 5:15] = 60
+    hounsfield[8:10, 8:10] = 1200
+    content = gzip.compress(nib.Nifti1Image(hounsfield, np.eye(4)).to_bytes())
+    viewer.open().show("ct.nii.gz", content)
+    assert viewer.page.input_value("#preset") == "Soft tissue"
+    assert viewer.page.input_value("#level") == "40"
+    assert viewer.page.input_value("#width") == "400"
+    viewer.page.keyboard.press("w")
+    assert viewer.page.input_value("#preset") == "Liver"
+    assert viewer.page.input_value("#width") == "160"
+
+
+def test_attention_is_a_heat_map_on_the_slice(viewer: Viewer) -> None:
+    viewer.open().show("case.nii.gz", image_bytes(5))
+    viewer.page.click("#toggle-crosshair")
+    grey = viewer.pixels()
+    viewer.page.click("#attention-toggle")
+    assert viewer.page.locator("#layer option").all_inner_texts() == [
+        "All layers (roll-out)",
+        "1 of 1",
+    ]
+    viewer.page.select_option("#layer", "0")
+    viewer.page.select_option("#head", "0")
+    box = viewer.page.locator("#canvas").bounding_box()
+    with viewer.page.expect_request("**/attention") as asked:
+        viewer.page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + 0.25 * box["height"])
+    viewer.page.wait_for_function(
+        "document.getElementById('attention-text').textContent.startsWith('From voxel')"
+    )
+    query = asked.value.post_data_json
+    assert query["bundle"] == "brain"
+    assert query["voxel"] == [int(one) for one in viewer.text("#at-voxel").split(",")]
+    assert (query["layer"], query["head"]) == (0, 0)
+
+    def coloured() -> np.ndarray:
+        pixels = viewer.pixels()
+        return np.abs(pixels[..., 0] - pixels[..., 2]) > 25
+
+    height, width = grey.shape[:2]
+    axial = coloured()[: height // 2, : width // 2]
+    assert axial.sum() > 1000
+    viewer.page.click("#attention-toggle")
+    assert not coloured()[: height // 2, : width // 2].any()
+
+
+def test_downloads_are_the_servers_labels(viewer: Viewer, bundles: Path) -> None:
+    content = image_bytes(6)
+    viewer.open().show("case.nii.gz", content).segment()
+    with viewer.page.expect_download() as download:
+        viewer.page.click("#downloads button:has-text('NIfTI')")
+    assert download.value.suggested_filename.startswith("case")
+    assert download.value.suggested_filename.endswith(".nii.gz")
+    found = nifti_of(Path(download.value.path()).read_bytes())
+    assert np.array_equal(np.asarray(found.dataobj), labels_of(bundles / "brain", content))
+    assert np.allclose(found.affine, nifti_of(content).affine)
+
+
+def test_a_reference_is_compared(viewer: Viewer, bundles: Path) -> None:
+    content = image_bytes(7)
+    labels = labels_of(bundles / "brain", content).astype(np.uint8)
+    labels[labels == 2] = 0
+    reference = nib.Nifti1Image(labels, nifti_of(content).affine)
+    viewer.open().show("case.nii.gz", content).segment()
+    assert viewer.page.locator("#structures .dice").first.is_hidden()
+    viewer.drop("reference.nii.gz", gzip.compress(reference.to_bytes()), "#reference-drop")
+    viewer.page.wait_for_selector("#structures .dice >> nth=0", state="visible")
+    assert viewer.page.locator("#structures .dice").all_inner_texts() == ["1.000", "0.000"]
+    assert viewer.text("#structures .hd95") == "0.00"
+    assert viewer.text("#case-name") == "case.nii.gz"
+
+
+def test_a_dicom_folder_is_drawn_and_answered_with_a_segmentation(
+    viewer: Viewer, tmp_path: Path
+) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    from dicom_made import positions, save, series_of
+    from prediction import noise
+
+    pixels = noise((24, 20, 6), 8).transpose(2, 0, 1).copy()
+    folder = save(tmp_path / "series", series_of(pixels, positions(6)))
+    viewer.open()
+    viewer.choose(lambda: viewer.page.click("#start-folder"), folder)
+    viewer.page.wait_for_selector("#start", state="hidden")
+    viewer.page.wait_for_selector("#busy", state="hidden")
+    assert viewer.text("#case-facts").startswith("20 × 24 × 6 · ")
+    viewer.segment()
+    with viewer.page.expect_download() as download:
+        viewer.page.click("#downloads button:has-text('DICOM SEG')")
+    found = pydicom.dcmread(download.value.path())
+    assert found.Modality == "SEG"
+    assert [item.SegmentLabel for item in found.SegmentSequence] == ["left", "right"]
+
+
+def test_a_picture_is_upright_and_answered_with_a_mask(viewer: Viewer) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(9).integers(0, 40, (40, 60, 3), dtype=np.uint8)
+    pixels[:20, :30] = (250, 0, 0)  # top left
+    pixels[20:, 30:] = (0, 0, 250)  # bottom right
+    written = io.BytesIO()
+    pillow.fromarray(pixels).save(written, "PNG")
+    viewer.open().show("photo.png", written.getvalue())
+    assert viewer.text("#case-facts").startswith("60 × 40 pixels")
+    shown = viewer.pixels()
+    red, blue = shown[..., 0] - shown[..., 2] > 100, shown[..., 2] - shown[..., 0] > 100
+    (red_y, red_x), (blue_y, blue_x) = (np.argwhere(each).mean(axis=0) for each in (red, blue))
+    assert red_x < blue_x
+    assert red_y < blue_y
+    viewer.segment("photo")
+    with viewer.page.expect_download() as download:
+        viewer.page.click("#downloads button:has-text('PNG mask')")
+    assert np.asarray(pillow.open(download.value.path())).shape == (40, 60)
+    assert viewer.text("#volume-head") == "pixels"
+
+
+def test_recent_jobs_open_again_and_are_deleted(viewer: Viewer, client: Any) -> None:
+    viewer.open().show("first.nii.gz", image_bytes(10)).segment()
+    viewer.show("second.nii.gz", image_bytes(11))
+    assert viewer.page.locator("#structures-section").is_hidden()
+    viewer.page.click("#recent .link:has-text('first.nii.gz')")
+    viewer.page.wait_for_selector("#structures tbody tr")
+    assert viewer.text("#case-name") == "first.nii.gz"
+    before = len(client.get("/jobs").json())
+    viewer.page.click("#recent li:has([aria-current]) .close")
+    viewer.page.wait_for_selector("#structures-section", state="hidden")
+    viewer.page.wait_for_function(
+        "() => ![...document.querySelectorAll('#recent .link')]"
+        ".some((each) => each.textContent === 'first.nii.gz')"
+    )
+    assert len(client.get("/jobs").json()) == before - 1
+
+
+def test_progress_is_told_and_a_job_cancelled(viewer: Viewer) -> None:
+    viewer.open().show("long.nii.gz", image_bytes(12, (40, 40, 300)))
+    viewer.page.click("summary")
+    viewer.page.check("#mirror")
+    viewer.page.click("#segment")
+    viewer.page.wait_for_function(
+        "/^Slice [1-9]\\d* of 300$/.test(document.getElementById('progress-text').textContent)"
+    )
+    assert viewer.page.locator("#segment").is_disabled()
+    viewer.page.click("#cancel")
+    viewer.page.wait_for_selector("#progress", state="hidden")
+    assert viewer.text("#status") == "Segmentation cancelled."
+    assert viewer.page.locator("#segment").is_enabled()

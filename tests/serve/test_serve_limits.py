@@ -1,0 +1,259 @@
+"""How much a server takes: queue, uploads, quota, a full disk, time. The worker is the test's."""
+
+import errno
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from serving import FakeHand, fake_server, image_bytes, until
+from transunet.serve import uploads
+from transunet.serve.images import UPLOAD
+
+
+@pytest.fixture
+def bundle(bundles):
+    return bundles / "brain"
+
+
+def files_in(service, *folders):
+    return [p for name in folders for p in (service.data / name).rglob("*") if p.is_file()]
+
+
+def code_of(answer):
+    return answer.json()["error"]["code"]
+
+
+def test_a_full_queue_says_when_to_come_back(tmp_path, bundle):
+    with fake_server(tmp_path, bundle, queue=2) as (client, _):
+        image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
+        first = client.submit(image)
+        until(lambda: client.job(first["id"])["status"] == "running")
+        waiting = [client.submit(image) for _ in range(2)]
+        assert [client.job(job["id"])["position"] for job in waiting] == [1, 2]
+        answer = client.post("/jobs", json={"image": image, "bundle": "brain"})
+        assert (answer.status_code, code_of(answer)) == (429, "queue_full")
+        assert int(answer.headers["retry-after"]) > 0
+        assert len(client.get("/jobs").json()) == 3
+        client.post(f"/jobs/{waiting[0]['id']}/cancel")
+        assert client.job(waiting[1]["id"])["position"] == 1
+        client.submit(image)
+
+
+def test_an_upload_is_refused_while_it_comes(tmp_path, bundle, monkeypatch):
+    with fake_server(tmp_path, bundle, upload_bytes=300_000) as (client, service):
+        taken = []
+        feed = uploads.Receiver.feed
+
+        def counted(self, data):
+            feed(self, data)
+            taken.append(len(data))
+
+        monkeypatch.setattr(uploads.Receiver, "feed", counted)
+        head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.nii"\r\n\r\n'
+        kind = {"content-type": "multipart/form-data; boundary=b"}
+        body = (piece for piece in [head, *[bytes(50_000)] * 40])  # of no declared length
+        answer = client.post("/images", content=body, headers=kind)
+        assert (answer.status_code, code_of(answer)) == (413, "too_large")
+        assert sum(taken) <= 300_000
+        answer = client.post("/images", content=head + bytes(300_000), headers=kind)
+        assert code_of(answer) == "too_large"
+        assert files_in(service, "incoming", "images") == []
+
+
+def test_a_client_that_stalls_is_given_up(tmp_path, bundle, monkeypatch):
+    import anyio
+
+    monkeypatch.setattr(uploads, "STALLED_SECONDS", 0.05)
+
+    async def main():
+        async def stalled():
+            yield b"--b\r\n"
+            await anyio.sleep(10)
+
+        kind = "multipart/form-data; boundary=b"
+        receiver = uploads.Receiver(kind, tmp_path, 5, lambda size: None)
+        with pytest.raises(uploads.ApiError, match="Nothing arrived"):
+            await uploads.receive(stalled(), receiver)
+
+    anyio.run(main)
+
+
+def test_too_many_files(tmp_path, bundle):
+    with fake_server(tmp_path, bundle, files=2) as (client, service):
+        answer = client.send(*[(f"{i}.nii.gz", image_bytes(i)) for i in range(3)])
+        assert (answer.status_code, code_of(answer)) == (413, "too_large")
+        assert files_in(service, "incoming", "images") == []
+
+
+def test_too_many_voxels(tmp_path, bundle):
+    with fake_server(tmp_path, bundle, voxels=1000) as (client, _):
+        answer = client.send(("a.nii.gz", image_bytes(0)))
+        assert (answer.status_code, code_of(answer)) == (413, "too_large")
+        assert "2880 voxels" in answer.json()["error"]["message"]
+
+
+def test_the_quota_counts_uploads_and_what_is_kept(tmp_path, bundle):
+    content = image_bytes(0)
+    with fake_server(tmp_path, bundle, quota_bytes=5 * len(content)) as (client, service):
+        images = [client.upload(("a.nii.gz", content))["id"] for _ in range(2)]
+        answer = client.send(("a.nii.gz", content), ("b.nii.gz", content))
+        assert (answer.status_code, code_of(answer)) == (507, "storage_full")
+        assert "Delete" in answer.json()["error"]["remedy"]
+        assert files_in(service, "incoming") == []
+        assert len(list((service.data / "images").iterdir())) == 2
+        client.delete(f"/images/{images[0]}")
+        client.delete(f"/images/{images[1]}")
+        client.upload(("a.nii.gz", content), ("b.nii.gz", content))
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, bundle, monkeypatch):
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            self.file.write(data[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self):
+            self.file.close()
+
+    def open_full(path, mode="r"):
+        return Full(real(path, mode)) if UPLOAD in path.parts else real(path, mode)
+
+    real = Path.open
+    with fake_server(tmp_path, bundle) as (client, service):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", open_full)
+            answer = client.send(("a.nii.gz", image_bytes(0)))
+        assert (answer.status_code, code_of(answer)) == (507, "storage_full")
+        assert files_in(service, "incoming", "images") == []
+        assert service.store.images() == []
+        client.upload(("a.nii.gz", image_bytes(0)))
+
+
+def test_a_disk_too_full_for_the_records(tmp_path, bundle, monkeypatch):
+    import sqlite3
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with fake_server(tmp_path, bundle) as (client, service):
+        image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
+        with monkeypatch.context() as patch:
+            patch.setattr(service.store, "add_image", full)
+            answer = client.send(("b.nii.gz", image_bytes(1)))
+            assert (answer.status_code, code_of(answer)) == (507, "storage_full")
+            assert [p.name for p in (service.data / "images").iterdir()] == [image]
+            assert files_in(service, "incoming") == []
+        with monkeypatch.context() as patch:
+            patch.setattr(service.store, "add_job", full)
+            answer = client.post("/jobs", json={"image": image, "bundle": "brain"})
+            assert (answer.status_code, code_of(answer)) == (507, "storage_full")
+
+
+def test_what_became_of_a_job_waits_for_room(tmp_path, bundle, monkeypatch):
+    """The records cannot be written when a job ends: it is not lost, and the queue goes on."""
+    import sqlite3
+
+    from transunet.serve import jobs
+
+    monkeypatch.setattr(jobs, "_AGAIN_SECONDS", 0.02)
+    hand = FakeHand()
+    with fake_server(tmp_path, bundle, hand=hand) as (client, service):
+        image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
+        job = client.submit(image)
+        until(lambda: hand.asked)
+        finish, failures = service.store.finish, []
+
+        def full(*given, **values):
+            if len(failures) < 3:
+                failures.append(1)
+                raise sqlite3.OperationalError("database or disk is full")
+            return finish(*given, **values)
+
+        monkeypatch.setattr(service.store, "finish", full)
+        hand.asked[0][1].set_result({"statistics": [], "slices": 6})
+        assert client.wait(job["id"])["status"] == "done"
+        assert len(failures) == 3
+
+
+def test_what_was_kept_long_enough_is_removed(tmp_path, bundle, monkeypatch):
+    hand = FakeHand()
+    with fake_server(tmp_path, bundle, hand=hand, keep_hours=1) as (client, service):
+        image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
+        old = client.upload(("b.nii.gz", image_bytes(1)))["id"]
+        job = client.submit(image)
+        until(lambda: hand.asked)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 3601)
+        service.expire()
+        assert client.get(f"/images/{old}").status_code == 404
+        assert client.get(f"/images/{image}").status_code == 200  # its job still runs
+        hand.asked[0][1].set_result({"statistics": [], "slices": 6})
+        assert client.wait(job["id"])["status"] == "done"
+        monkeypatch.setattr(time, "time", lambda: now + 3601 + 3500)
+        service.expire()
+        assert client.get(f"/images/{image}").status_code == 200
+        monkeypatch.setattr(time, "time", lambda: now + 3601 + 3601)
+        service.expire()
+        answer = client.get(f"/jobs/{job['id']}")
+        assert answer.status_code == 404
+        assert "1 hours" in answer.json()["error"]["message"]
+        assert client.get(f"/images/{image}").status_code == 404
+        assert files_in(service, "images", "jobs") == []
+
+
+def test_an_image_is_not_deleted_under_a_job(tmp_path, bundle):
+    hand = FakeHand()
+    with fake_server(tmp_path, bundle, hand=hand) as (client, service):
+        image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
+        job = client.submit(image)
+        answer = client.delete(f"/images/{image}")
+        assert (answer.status_code, code_of(answer)) == (409, "busy")
+        until(lambda: hand.asked)
+        client.delete(f"/jobs/{job['id']}")
+        assert hand.cancelled == [job["id"]]
+        assert client.delete(f"/images/{image}").status_code == 204
+        until(lambda: files_in(service, "images", "jobs") == [])
+
+
+def test_events_end_when_the_job_is_deleted(tmp_path, bundle):
+    hand = FakeHand()
+    with fake_server(tmp_path, bundle, hand=hand) as (client, service):
+        job = client.submit(client.upload(("a.nii.gz", image_bytes(0)))["id"])
+        until(lambda: hand.asked)
+        seen = []
+
+        def follow():
+            seen.append(client.get(f"/jobs/{job['id']}/events").text)
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        until(lambda: service.queue.bell.listeners)
+        hand.asked[0][2](3, 6)
+        client.delete(f"/jobs/{job['id']}")
+        thread.join(10)
+        assert "event: end" in seen[0]
+
+
+def test_a_job_that_fails_says_why(tmp_path, bundle):
+    from transunet.errors import DataError
+    from transunet.serve.space import no_room
+
+    hand = FakeHand()
+    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+        image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
+        told = []
+        for error in (DataError("its voxels are odd"), no_room("Full."), ValueError("a bug")):
+            count = len(hand.asked)
+            job = client.submit(image)
+            until(lambda count=count: len(hand.asked) > count)
+            hand.asked[-1][1].set_exception(error)
+            ended = client.wait(job["id"])
+            told.append((ended["status"], ended["error"]["code"]))
+            assert "bug" not in ended["error"]["message"]
+        codes = ("unusable", "storage_full", "internal")
+        assert told == [("failed", code) for code in codes]

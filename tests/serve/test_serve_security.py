@@ -1,0 +1,181 @@
+"""Who may ask: hosts, origins, tokens, and what every answer tells a browser."""
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+import serving  # noqa: F401 - skips where the extra is missing
+from transunet.errors import ConfigError
+from transunet.serve import security
+from transunet.serve.metrics import Metrics
+from transunet.serve.routes.page import Split
+from transunet.serve.security import Guard
+from transunet.serve.settings import API, Limits, ServeSettings, new_token
+
+TOKEN = "a-token-of-some-length"
+
+
+def client(token=None, hours=None, names=(), base="http://127.0.0.1:8000"):
+    async def answer(request):
+        return PlainTextResponse("fine")
+
+    methods = ["GET", "POST", "DELETE"]
+    app = Starlette(routes=[Route("/{path:path}", answer, methods=methods)])
+    return TestClient(Guard(app, token, hours, names, Metrics()), base)
+
+
+def code_of(answer):
+    return answer.json()["error"]["code"] if answer.status_code != 200 else None
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("127.0.0.1:8000", None),
+        ("localhost:9999", None),
+        ("[::1]:8000", None),
+        ("evil.example", "wrong_host"),
+        ("127.0.0.1.evil.example:8000", "wrong_host"),
+        ("localhost.evil.example", "wrong_host"),
+        ("127.0.0.1@evil.example", "wrong_host"),
+        ("", "wrong_host"),
+        ("[", "wrong_host"),
+    ],
+)
+def test_without_a_token_only_this_machines_names_count(host, code):
+    for path in ("/", f"{API}/jobs", f"{API}/health"):
+        assert code_of(client().get(path, headers={"host": host})) == code
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, None),
+        ({"origin": "http://127.0.0.1:8000"}, None),
+        ({"sec-fetch-site": "same-origin"}, None),
+        ({"sec-fetch-site": "none"}, None),
+        ({"origin": "http://evil.example"}, "wrong_origin"),
+        ({"origin": "http://127.0.0.1:9000"}, "wrong_origin"),
+        ({"origin": "null"}, "wrong_origin"),
+        ({"origin": "http://["}, "wrong_origin"),
+        ({"sec-fetch-site": "cross-site"}, "wrong_origin"),
+        ({"sec-fetch-site": "same-site"}, "wrong_origin"),
+    ],
+)
+def test_without_a_token_only_this_page_may_use_the_api(headers, code):
+    for method in ("GET", "POST", "DELETE"):
+        assert code_of(client().request(method, f"{API}/jobs", headers=headers)) == code
+
+
+def test_another_site_may_link_to_the_page():
+    assert client().get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200
+    answer = client().post("/", headers={"sec-fetch-site": "cross-site"})
+    assert code_of(answer) == "wrong_origin"
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"authorization": f"Bearer {TOKEN}"}, None),
+        ({"authorization": f"bearer {TOKEN}", "host": "any.example"}, None),
+        ({}, "unauthorized"),
+        ({"authorization": f"Bearer {TOKEN}x"}, "unauthorized"),
+        ({"authorization": "Bearer "}, "unauthorized"),
+        ({"authorization": f"Basic {TOKEN}"}, "unauthorized"),
+        ({"authorization": b"Bearer \xff\xfe"}, "unauthorized"),
+    ],
+)
+def test_with_a_token_it_is_what_counts(headers, code):
+    answer = client(TOKEN).get(f"{API}/jobs", headers=headers)
+    assert code_of(answer) == code
+    assert ("www-authenticate" in answer.headers) == (code is not None)
+    assert TOKEN not in answer.text
+
+
+def test_a_token_in_the_address_is_no_token():
+    assert code_of(client(TOKEN).get(f"{API}/jobs?token={TOKEN}")) == "unauthorized"
+
+
+def test_the_page_and_health_need_no_token():
+    for path in ("/", "/index.js", f"{API}/health", f"{API}/ready"):
+        assert client(TOKEN).get(path).status_code == 200
+
+
+def test_a_token_expires(monkeypatch):
+    guarded = client(TOKEN, hours=2)
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    assert guarded.get(f"{API}/jobs", headers=headers).status_code == 200
+    later = security.time.time() + 2 * 3600 + 1
+    monkeypatch.setattr(security.time, "time", lambda: later)
+    answer = guarded.get(f"{API}/jobs", headers=headers)
+    assert (answer.status_code, code_of(answer)) == (401, "token_expired")
+    assert "new one" in answer.json()["error"]["remedy"]
+    assert code_of(guarded.get(f"{API}/jobs")) == "unauthorized"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "evil.example"])
+def test_every_answer_tells_browsers_what_they_may(host):
+    headers = client().get("/", headers={"host": host}).headers
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert "unsafe-inline" not in policy["script-src"]
+    assert "'unsafe-eval'" not in policy["script-src"]
+    assert not any("http" in sources or "*" in sources for sources in policy.values())
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "server.example", "127.0.0.1.x"])
+def test_any_other_address_needs_a_token(tmp_path, host):
+    with pytest.raises(ConfigError, match="--token auto"):
+        ServeSettings(tmp_path, host=host)
+    assert not ServeSettings(tmp_path, host=host, token=new_token()).loopback
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_loopback_needs_none(tmp_path, host):
+    assert ServeSettings(tmp_path, host=host).loopback
+
+
+@pytest.mark.parametrize("token", ["short", "x" * 15, "with spaces in between", "ünïcödé-letters-"])
+def test_a_token_that_is_no_good(tmp_path, token):
+    with pytest.raises(ConfigError, match="16 or more"):
+        ServeSettings(tmp_path, token=token)
+
+
+def test_other_settings_that_cannot_work(tmp_path):
+    with pytest.raises(ConfigError, match="Add --token"):
+        ServeSettings(tmp_path, token_hours=3)
+    with pytest.raises(ConfigError, match="above 0"):
+        ServeSettings(tmp_path, token=TOKEN, token_hours=0)
+    with pytest.raises(ConfigError, match="queue"):
+        Limits(queue=0)
+
+
+async def _api(scope, receive, send):
+    await PlainTextResponse("api")(scope, receive, send)
+
+
+def test_a_checkout_without_the_page_says_how_to_build_it(tmp_path):
+    http = TestClient(Split(_api, tmp_path / "none"))
+    answer = http.get("/")
+    assert answer.status_code == 503
+    assert "make web" in answer.text
+    assert "Node" in answer.text
+    assert http.get(f"{API}/health").text == "api"
+
+
+def test_the_page_and_nothing_around_it_is_served(tmp_path):
+    page = tmp_path / "page"
+    page.mkdir()
+    (page / "index.html").write_text("<p>hello")
+    (page / "index.js").write_text("1")
+    (tmp_path / "secret").write_text("no")
+    http = TestClient(Split(_api, page))
+    assert "hello" in http.get("/").text
+    assert http.get("/index.js").headers["content-type"].startswith("text/javascript")
+    for path in ("/../secret", "/%2e%2e/secret", "/..%2fsecret", "/%2fsecret", "/gone.js"):
+        assert http.get(path).status_code == 404

@@ -1,0 +1,195 @@
+"""Processes that are killed: nothing is lost, nothing is mixed up, and it is said why."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving import FakeHand, fake_server, image_bytes, labels_of, nifti_of, until
+from transunet.errors import ConfigError, WeightsError
+from transunet.serve.bundles import read_bundles
+from transunet.serve.hand import Hand
+from transunet.serve.service import Service
+from transunet.serve.settings import ServeSettings
+from transunet.serve.store import Store
+
+PREDICTOR = {"device": "cpu", "batch_size": 1}
+
+
+@pytest.fixture(scope="module")
+def bundle(bundles) -> Path:
+    return bundles / "brain"
+
+
+@pytest.fixture(scope="module")
+def hand(bundle):
+    """A real worker, for the tests that kill it."""
+    found = Hand(read_bundles([str(bundle)]), PREDICTOR)
+    found.start()
+    yield found
+    found.stop()
+
+
+def worker_of(hand):
+    return hand._process.pid
+
+
+def test_a_killed_worker_loses_no_job(tmp_path, bundle, hand):
+    long, short = image_bytes(1, (30, 400, 30)), image_bytes(2)
+    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+        first = client.submit(client.upload(("long.nii.gz", long))["id"])
+        second = client.submit(client.upload(("short.nii.gz", short))["id"])
+        until(lambda: client.job(first["id"])["slices_done"] > 3)
+        before = worker_of(hand)
+        os.kill(before, signal.SIGKILL)
+        for job, content in ((first, long), (second, short)):
+            assert client.wait(job["id"])["status"] == "done"
+            found = nifti_of(client.get(f"/jobs/{job['id']}/result").content)
+            expected = labels_of(bundle, content, batch_size=1)
+            assert np.array_equal(np.asarray(found.dataobj), expected)
+        assert client.job(first["id"])["attempts"] == 2
+        assert client.job(second["id"])["attempts"] == 1
+        assert worker_of(hand) != before
+        assert "transunet_worker_restarts_total 1" in client.get("/metrics").text
+
+
+def test_a_job_that_kills_the_worker_twice_is_given_up(tmp_path, bundle):
+    hand = FakeHand()
+    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+        image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
+        bad, good = client.submit(image), client.submit(image)
+        for attempt in (1, 2):
+            until(lambda n=attempt: len(hand.asked) == n)
+            assert hand.asked[-1][0].id == bad["id"]  # it keeps its place
+            hand.die()
+        failed = client.wait(bad["id"])
+        assert failed["error"]["code"] == "worker_died"
+        assert "memory" in failed["error"]["message"]
+        until(lambda: len(hand.asked) == 3)
+        assert hand.asked[-1][0].id == good["id"]
+        assert hand.starts == 2
+
+
+def test_attention_while_the_worker_is_replaced(tmp_path, bundle):
+    hand = FakeHand()
+    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+        image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
+        hand.ask = lambda *_: _dead()
+        asked = {"bundle": "brain", "voxel": [0, 0, 0]}
+        answer = client.post(f"/images/{image}/attention", json=asked)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_died")
+        assert "retry-after" in answer.headers
+        hand.ready = False
+        assert client.get("/ready").status_code == 503
+        assert client.get("/health").json()["ready"] is False
+
+
+def _dead():
+    from concurrent.futures import Future
+
+    from transunet.serve.hand import WorkerDiedError
+
+    future = Future()
+    future.set_exception(WorkerDiedError())
+    return future
+
+
+def test_a_file_that_kills_its_reader_kills_nothing_else(tmp_path, bundle, monkeypatch):
+    from transunet.serve.routes import images
+
+    with fake_server(tmp_path, bundle) as (client, service):
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "inspect", _die)
+            answer = client.send(("a.nii.gz", image_bytes(0)))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "unreadable")
+        assert "killed" in answer.json()["error"]["message"]
+        assert list((service.data / "incoming").iterdir()) == []
+        client.upload(("a.nii.gz", image_bytes(0)))
+
+
+def _die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_restart_takes_up_what_was_left(tmp_path, bundle):
+    first = FakeHand()
+    with fake_server(tmp_path, bundle, hand=first) as (client, _):
+        image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
+        running, waiting = client.submit(image), client.submit(image)
+        until(lambda: first.asked)
+    second = FakeHand()
+    with fake_server(tmp_path, bundle, hand=second) as (client, _):
+        for place, job in enumerate((running, waiting)):
+            until(lambda n=place: len(second.asked) > n)
+            question, future, _ = second.asked[place]
+            assert question.id == job["id"]
+            future.set_result({"statistics": [], "slices": 6})
+            assert client.wait(job["id"])["status"] == "done"
+        assert client.job(running["id"])["attempts"] == 1  # a graceful stop is no failure
+
+
+def test_a_job_that_two_crashes_cut_off_is_given_up(tmp_path, bundle):
+    """As after SIGKILL or a power cut: records say `running`, and nobody is at it."""
+    with fake_server(tmp_path, bundle, hand=FakeHand()) as (client, service):
+        image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
+    store = Store(tmp_path)
+    from transunet.serve.records import JobRecord, new_id
+
+    once, twice = (
+        JobRecord(new_id(), image, "brain", {}, 1.0, "running", attempts) for attempts in (1, 2)
+    )
+    for job in (once, twice):
+        assert store.add_job(job, 5)
+    store.close()
+    (tmp_path / "jobs" / ("f" * 32)).mkdir(parents=True)  # a job that was deleted meanwhile
+    (tmp_path / "incoming" / "half").mkdir()
+    hand = FakeHand()
+    with fake_server(tmp_path, bundle, hand=hand) as (client, service):
+        until(lambda: hand.asked)
+        assert hand.asked[0][0].id == once.id
+        assert client.job(twice.id)["error"]["code"] == "worker_died"
+        assert list((service.data / "incoming").iterdir()) == []
+        assert list((service.data / "jobs").iterdir()) == []
+
+
+def test_two_servers_do_not_share_a_folder(tmp_path, bundle):
+    settings = ServeSettings(tmp_path)
+    service = Service([str(bundle)], settings, FakeHand())
+    with pytest.raises(ConfigError, match="Another server"):
+        Service([str(bundle)], settings, FakeHand())
+    service.close()
+    Service([str(bundle)], settings, FakeHand()).close()
+
+
+def test_records_of_another_kind(tmp_path, bundle):
+    (tmp_path / "jobs.sqlite3").write_bytes(b"no database" * 100)
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        Service([str(bundle)], ServeSettings(tmp_path), FakeHand())
+
+
+def test_bundles_are_told_apart(tmp_path, bundles):
+    import shutil
+
+    for run in ("liver", "Spleen 2"):
+        shutil.copytree(bundles / "brain", tmp_path / run / "best")
+    found = read_bundles([str(tmp_path / run / "best") for run in ("liver", "Spleen 2")])
+    assert [served.name for served in found.values()] == ["liver (best)", "Spleen 2 (best)"]
+    assert list(found) == ["liver-best", "spleen-2-best"]
+    shutil.copytree(bundles / "brain", tmp_path / "other" / "liver-best")
+    more = [str(tmp_path / "liver" / "best"), str(tmp_path / "other" / "liver-best")]
+    assert list(read_bundles(more)) == ["liver-best", "liver-best-2"]
+    with pytest.raises(ConfigError, match="twice"):
+        read_bundles([more[0], more[0]])
+
+
+def test_a_bundle_with_damaged_weights_is_told_at_the_start(tmp_path, bundle):
+    import shutil
+
+    shutil.copytree(bundle, tmp_path / "bad")
+    (tmp_path / "bad" / "model.safetensors").write_bytes(b"nothing")
+    hand = Hand(read_bundles([str(tmp_path / "bad")]), PREDICTOR)
+    with pytest.raises((WeightsError, ConfigError), match=r"model\.safetensors") as caught:
+        hand.start()
+    assert str(tmp_path) in str(caught.value)
