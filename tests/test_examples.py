@@ -1,13 +1,17 @@
 """Every example runs, with fewer steps than a reader would give it."""
 
+import base64
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+
+from prediction import save_nifti, tiny_bundle
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -30,3 +34,68 @@ def test_the_demo_leaves_labels_overlay_report_and_bundle(tmp_path: Path) -> Non
         labels, image = nibabel.load(path), nibabel.load(out / "unseen/images" / path.name)
         assert labels.shape == image.shape
         assert np.array_equal(labels.affine, image.affine)
+
+
+def executed(notebook: str) -> list[dict[str, Any]]:
+    """Run every cell in a fresh kernel, in the folder of the examples; return all outputs."""
+    nbclient = pytest.importorskip("nbclient", reason="notebooks are run with the extra [dev]")
+    nbformat = pytest.importorskip("nbformat", reason="notebooks are run with the extra [dev]")
+    for package in ("ipyniivue", "ipykernel", "matplotlib"):
+        pytest.importorskip(package, reason="the notebook needs the extra [notebook]")
+    content = nbformat.read(EXAMPLES / notebook, as_version=4)
+    resources = {"metadata": {"path": str(EXAMPLES)}}
+    nbclient.NotebookClient(content, timeout=100, resources=resources).execute()
+    return [output for cell in content.cells for output in cell.get("outputs", [])]
+
+
+def shown(outputs: list[dict[str, Any]], kind: str) -> list[Any]:
+    return [output["data"][kind] for output in outputs if kind in output.get("data", {})]
+
+
+def test_the_notebook_shows_a_prediction_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSUNET_BUNDLE", str(tiny_bundle(tmp_path / "bundle")))
+    monkeypatch.setenv("TRANSUNET_IMAGE", str(save_nifti(tmp_path / "image.nii.gz")))
+    monkeypatch.setenv("TRANSUNET_WORK", str(tmp_path / "work"))
+    outputs = executed("view_prediction.ipynb")
+    (table,) = shown(outputs, "text/markdown")
+    labels = nibabel.load(tmp_path / "work/labels.nii.gz")
+    voxels = int((np.asarray(labels.dataobj) == 1).sum())
+    volume = voxels * abs(np.linalg.det(labels.affine[:3, :3])) / 1000
+    assert f"| left | {voxels:,} | {volume:,.1f} |" in table
+    (sheet,) = shown(outputs, "image/png")
+    assert base64.b64decode(sheet).startswith(b"\x89PNG")
+    (viewer,) = shown(outputs, "application/vnd.jupyter.widget-view+json")
+    assert viewer["model_id"]
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_without_anything_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nilearn", reason="the demo's images come with the extra [demo]")
+    for name in ("TRANSUNET_BUNDLE", "TRANSUNET_IMAGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TRANSUNET_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("TRANSUNET_ITERATIONS", "2")
+    outputs = executed("view_prediction.ipynb")
+    (table,) = shown(outputs, "text/markdown")
+    assert "white matter" in table
+    image, labels = (nibabel.load(tmp_path / "work" / name) for name in ("brain.nii.gz", "labels.nii.gz"))  # fmt: skip  # noqa: E501
+    assert labels.shape == image.shape == (160, 190, 43)
+    assert np.array_equal(labels.affine, image.affine)
+
+
+def test_every_example_is_run_here() -> None:
+    """An example that nobody runs breaks unnoticed."""
+    source = Path(__file__).read_text()
+    names = {path.name for path in EXAMPLES.iterdir() if path.suffix in {".py", ".ipynb", ".sh"}}
+    assert names
+    assert {name for name in names if f'"{name}"' not in source} == set()
+
+
+def test_notebooks_are_stored_without_outputs() -> None:
+    for path in EXAMPLES.glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
