@@ -64,9 +64,20 @@ def load_networks(
 
 
 def _load(source: Source, device: str | None, engine: str, precision: str, trust: bool) -> Loaded:
-    if is_exported(source):
-        network, config, choice = open_exported(Path(source), engine, precision, device, trust)
-        return Loaded(network, config, choice.engine, choice.precision)
+    try:
+        if is_exported(source):
+            opened = open_exported(Path(source), engine, precision, device, trust)
+            network, config, choice = opened
+            return Loaded(network, config, choice.engine, choice.precision)
+        return _load_bundle(source, device, engine, precision)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{source}: needs the package {error.name!r}, which is not installed. Install it, or "
+            "make a .onnx file with `transunet export` where it is and give that instead."
+        ) from error
+
+
+def _load_bundle(source: Source, device: str | None, engine: str, precision: str) -> Loaded:
     config = read_config(source)
     *first, last = candidates(source, engine, precision, device)
     for choice in first:
@@ -78,13 +89,7 @@ def _load(source: Source, device: str | None, engine: str, precision: str, trust
 
 
 def _opened(source: Source, config: BundleConfig, choice: Choice) -> Loaded:
-    try:
-        network = ENGINES[choice.engine].open(source, config, choice.device, choice.precision)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{source}: a bundle needs the package {error.name!r}, which is not installed. Install "
-            "it, or make a .onnx file with `transunet export` where it is and give that instead."
-        ) from error
+    network = ENGINES[choice.engine].open(source, config, choice.device, choice.precision)
     return Loaded(network, config, choice.engine, choice.precision)
 
 

@@ -1,0 +1,108 @@
+"""`transunet predict --engine ... --precision ...`: what is taken, told and refused."""
+
+import json
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from prediction import save_nifti, tiny_bundle
+from transunet.cli.main import app
+from transunet.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSUNET_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return save_nifti(tmp_path / "a.nii.gz")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["predict", "--device", "cpu", *map(str, arguments)])
+
+
+def labels(folder: Path) -> np.ndarray:
+    return np.asarray(nib.load(folder / "a.nii.gz").dataobj)
+
+
+def test_the_choice_is_told_and_kept(bundle: Path, image: Path, tmp_path: Path) -> None:
+    result = run(bundle, image, "-o", tmp_path / "out", "--engine", "eager")
+    assert result.exit_code == 0, result.output
+    assert "Computing with eager in fp32 on cpu." in result.stdout.splitlines()
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    told = {key: manifest[key] for key in ("engine", "precision", "device")}
+    assert told == {"engine": "eager", "precision": "fp32", "device": "cpu"}
+    assert manifest["settings"]["precision"] == "fp32"
+
+
+def test_converting_is_told_once(bundle: Path, image: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    first = run(bundle, image, "-o", tmp_path / "one", "--engine", "openvino")
+    again = run(bundle, image, "-o", tmp_path / "two", "--engine", "openvino")
+    assert first.exit_code == again.exit_code == 0, first.output + again.output
+    assert f"Converting {bundle} for openvino" in first.stderr
+    assert "Converting" not in again.output
+    plain = run(bundle, image, "-o", tmp_path / "plain", "--engine", "eager")
+    assert plain.exit_code == 0
+    assert (labels(tmp_path / "one") == labels(tmp_path / "plain")).mean() > 0.999
+    assert np.array_equal(labels(tmp_path / "one"), labels(tmp_path / "two"))
+    assert not logging.getLogger("transunet").handlers, "the command cleans up behind itself"
+
+
+def test_a_fallback_is_told(
+    bundle: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transunet.inference.engines._LEAST_BYTES", 0)
+    monkeypatch.setattr("transunet.inference.engines.find_spec", lambda package: package)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRANSUNET_CACHE", str(tmp_path / "file"))
+    result = run(bundle, image, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "Warning: openvino is passed over" in result.stderr
+    assert "Computing with eager in fp32 on cpu." in result.stdout
+
+
+def test_another_precision_is_another_run(bundle: Path, image: Path, tmp_path: Path) -> None:
+    half = ("--engine", "eager", "--precision", "bf16")
+    assert run(bundle, image, "-o", tmp_path / "out", *half).exit_code == 0
+    other = run(bundle, image, "-o", tmp_path / "out", "--engine", "eager")
+    assert "made from another bundle or other settings" in str(other.exception)
+    compiled = run(bundle, image, "-o", tmp_path / "out", *half)
+    assert compiled.exit_code == 0
+    assert "1 finished before" in compiled.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--precision", "int8"], "`transunet export --int8`"),
+        (["--engine", "onnxruntime", "--precision", "bf16"], "possible: fp32"),
+        (["--engine", "eager", "--precision", "fp16"], "fp16 on cpu"),
+    ],
+)
+def test_what_cannot_be_had_is_wrong_use(
+    bundle: Path, image: Path, tmp_path: Path, options: list[str], says: str
+) -> None:
+    result = run(bundle, image, "-o", tmp_path / "out", *options)
+    assert isinstance(result.exception, ConfigError)
+    assert says in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_program_wants_trust(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_bytes(b"anything")
+    result = run(tmp_path / "model.pt2", image, "-o", tmp_path / "out")
+    assert isinstance(result.exception, ConfigError)
+    assert "--trust" in str(result.exception)
