@@ -116,13 +116,13 @@ def draw_sheet(
     """
     look = look or Look()
     legend = _legend(panels, names)
-    layout = _Layout.of(panels, look.columns, legend)
+    layout = _Layout.of(panels, look.columns, legend, _TITLE if title else _GAP)
     figure = new_figure(layout.width, layout.height)
     for index, panel in enumerate(panels):
         axes = figure.add_axes(layout.place(index))
         panel = replace(panel, title=_shortened(panel.title, layout.panel))
         draw_panel(axes, panel, opacity=look.opacity, line=1.0 if layout.panel < 4 else 1.4)
-    write(figure, 0.5, 1 - 0.55 * _TITLE / layout.height, title, ha="center", va="center")
+    write(figure, 0.5, 1 - 0.55 * layout.title / layout.height, title, ha="center", va="center")
     add_legend(figure, legend, loc="lower center", ncols=layout.names_per_row)
     return save_figure(figure, path)
 
@@ -195,12 +195,17 @@ class _Layout:
     panel: float
     tall: float
     caption: float
+    title: float
     names_per_row: int
     name_rows: int
 
     @classmethod
     def of(
-        cls, panels: Sequence[Panel], columns: int | None, legend: Mapping[str, str]
+        cls,
+        panels: Sequence[Panel],
+        columns: int | None,
+        legend: Mapping[str, str],
+        title: float,
     ) -> "_Layout":
         if not panels:
             raise ConfigError("There is no slice to draw.")
@@ -219,6 +224,7 @@ class _Layout:
             panel,
             panel * ratio,
             lines * _LINE + _GAP,
+            title,
             per_row,
             ceil(len(legend) / per_row),
         )
@@ -230,14 +236,14 @@ class _Layout:
     @property
     def height(self) -> float:
         below = self.name_rows * _LEGEND + 0.2
-        return _TITLE + self.rows * (self.tall + self.caption) + below
+        return self.title + self.rows * (self.tall + self.caption) + below
 
     def place(self, index: int) -> tuple[float, float, float, float]:
         """Left, bottom, width and height of a panel, in shares of the sheet."""
         row, column = divmod(index, self.columns)
         used = self.columns * (self.panel + _GAP) - _GAP
         left = (self.width - used) / 2 + column * (self.panel + _GAP)
-        top = _TITLE + row * (self.tall + self.caption) + self.caption
+        top = self.title + row * (self.tall + self.caption) + self.caption
         bottom = self.height - top - self.tall
         return (
             left / self.width,
