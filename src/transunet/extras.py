@@ -1,17 +1,25 @@
 """Optional packages: imported where they are used, with an error that names the extra."""
 
+import sys
+from collections.abc import Mapping
 from importlib import import_module
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 from transunet.errors import ConfigError
 
+_SPIES: Mapping[str, str] = MappingProxyType({"openvino": "openvino_telemetry"})
+"""Package -> what it would report its use with, to Google Analytics, as soon as it is imported. It
+does without where that is not installed."""
+
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import `module`, which the extra `extra` brings.
+    """Import `module`, which the extra `extra` brings; it reports to nobody that it was.
 
     Raises:
         ConfigError: when it is not installed; the message gives the command that installs it.
     """
+    if module in _SPIES:
+        sys.modules.setdefault(_SPIES[module], None)  # type: ignore[arg-type]  # "there is none"
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

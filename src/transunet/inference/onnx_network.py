@@ -48,6 +48,7 @@ class OnnxNetwork:
 
 def _session(path: Path, image_size: tuple[int, int]) -> Any:
     runtime = require("onnxruntime", "onnx")
+    runtime.disable_telemetry_events()  # on Windows it would report its use to Microsoft
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads() or 0
     options.log_severity_level = 3  # errors, which are raised anyway
