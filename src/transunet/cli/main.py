@@ -14,6 +14,7 @@ from transunet.cli import (
     check,
     evaluate,
     explain,
+    export,
     nnunet,
     predict,
     prepare,
@@ -45,6 +46,7 @@ app.command(epilog=predict.EXAMPLE)(predict.predict)
 app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command(epilog=view.EXAMPLE)(view.view)
 app.command(epilog=explain.EXAMPLE)(explain.explain)
+app.command(epilog=export.EXAMPLE)(export.export)
 app.command(epilog=nnunet.EXAMPLE, context_settings=nnunet.SETTINGS)(nnunet.nnunet)
 app.command(epilog=serve.EXAMPLE)(serve.serve)
 app.add_typer(weights.app, name="weights")

@@ -1,0 +1,132 @@
+"""`transunet export`: a bundle for other runtimes, compared with the original before it is kept."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from transunet.inference.export import Exported
+
+EXAMPLE = "Example: transunet export runs/hippocampus/best -o hippocampus.onnx"
+
+_INT8 = "int8"
+
+
+def export(
+    bundle: Annotated[str, typer.Argument(help="A bundle's folder, or its hub id.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="The file: .onnx, .xml (OpenVINO) or .pt2; for monai a folder."
+        ),
+    ],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="onnx, openvino, torch-export or monai; by the file's suffix if not given.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what stands at the file's place.")
+    ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Weights and activations in 8 bits (onnx, openvino); needs --calibrate.",
+            rich_help_panel=_INT8,
+        ),
+    ] = False,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="Own training images: a file, a folder or a prepared store; repeat for more.",
+            rich_help_panel=_INT8,
+        ),
+    ] = None,
+    calibrate_count: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Slices to take of them, spread over the cases.", rich_help_panel=_INT8
+        ),
+    ] = 64,
+) -> None:
+    """Write a bundle as a file that other runtimes compute, and that predict takes in its place.
+
+    The file carries preprocessing and labels. It appears only when its logits are the bundle's.
+    """
+    from transunet.cli.progress import progress_bar
+    from transunet.errors import ConfigError
+    from transunet.inference.export import check_target
+    from transunet.inference.export import export as export_bundle
+
+    if calibrate and not int8:
+        raise ConfigError("--calibrate is for --int8. Add --int8, or leave --calibrate out.")
+    name = check_target(out, format_, int8=int8, overwrite=overwrite)
+    images = _images(bundle, calibrate or [], calibrate_count) if int8 else None
+    with progress_bar("steps") as bar:
+        task = bar.add_task("Starting", total=3 if name != "monai" else 2)
+
+        def step(what: str) -> None:
+            started = bar.tasks[0].description != "Starting"
+            bar.update(task, description=what, advance=1 if started else 0)
+
+        done = export_bundle(bundle, out, name, images, overwrite=overwrite, progress=step)
+        bar.advance(task)
+    _show(done)
+
+
+def _images(bundle: str, paths: list[Path], count: int) -> "NDArray[np.float32]":
+    from transunet.bundle_config import read_config
+    from transunet.cli.progress import progress_bar
+    from transunet.inference.calibration import calibration_images
+
+    config = read_config(bundle)
+    with progress_bar("cases") as bar:
+        task = bar.add_task("Reading calibration images", total=None)
+        return calibration_images(
+            paths, config, count, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+
+
+def _show(done: "Exported") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _rows(done):
+        table.add_row(name, Text(value))
+    Console().print(table)
+
+
+def _rows(done: "Exported") -> list[tuple[str, str]]:
+    rows = [
+        ("file", str(done.path)),
+        ("format", f"{done.format}, {done.precision}"),
+        ("size", f"{done.size_bytes / 1e6:.1f} MB"),
+        ("input", f"images {done.shape} float32"),
+    ]
+    if done.opset is not None:
+        rows.insert(2, ("opset", str(done.opset)))
+    if done.difference is not None and done.equal is not None:
+        rows += [
+            ("logits differ", f"by at most {done.difference:.1e} of their deviation"),
+            ("labels equal", f"{done.equal:.3%} on {done.compared}"),
+        ]
+    if done.format != "monai":
+        rows.append(("next", f"transunet predict {done.path} IMAGES -o OUT{_trust(done)}"))
+    return rows
+
+
+def _trust(done: "Exported") -> str:
+    return " --trust" if done.format == "torch-export" else ""
