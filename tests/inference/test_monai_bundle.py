@@ -138,6 +138,9 @@ def run_monai(bundle: Path, images: Path, output: Path) -> Volume:
         output_dir=str(output),
     )
     (found,) = output.iterdir()
+    stored = nib.load(found)
+    assert len(stored.shape) == 3
+    assert stored.get_data_dtype() == np.uint8
     return read_volume(found)
 
 
@@ -263,8 +266,8 @@ def test_images_of_other_formats_are_refused(tmp_path: Path) -> None:
 
     ct(tmp_path)
     assert find_cases(tmp_path, 1) == [{"image": [str(tmp_path / "case.nii.gz")]}]
-    (tmp_path / "photo.png").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"photo\.png.*reads NIfTI"):
+    (tmp_path / "scan.nrrd").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"scan\.nrrd.*reads NIfTI"):
         find_cases(tmp_path, 1)
 
 

@@ -180,8 +180,6 @@ def _postprocessing(classes: int) -> list[dict[str, Any]]:
             "nearest_interp": True,
             "to_tensor": True,
         },
-        # Without the channel a single slice keeps its three dimensions.
-        {"_target_": "SqueezeDimd", "keys": "pred", "dim": 0},
         {
             "_target_": "SaveImaged",
             "keys": "pred",
@@ -189,8 +187,8 @@ def _postprocessing(classes: int) -> list[dict[str, Any]]:
             "output_postfix": "seg",
             "output_ext": ".nii.gz",
             "output_dtype": "$np.uint8" if classes <= 256 else "$np.uint16",
+            "writer": f"{PARTS}.LabelWriter",
             "resample": False,
-            "squeeze_end_dims": False,
             "separate_folder": False,
             "print_log": False,
         },

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, NibabelWriter
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
@@ -101,6 +101,23 @@ class NormaliseChannelsd(MapTransform):  # type: ignore[misc]
         slabs = Slabs(volume, self.preprocessing)
         slices = np.moveaxis(slabs[0 : len(slabs)], 0, 1 + self.preprocessing.slice_axis)
         return convert_to_dst_type(slices, dst=image, dtype=np.float32)[0]
+
+
+class LabelWriter(NibabelWriter):  # type: ignore[misc]
+    """Writes label maps (1, X, Y, Z) as X x Y x Z, on the grid that they carry.
+
+    MONAI's own takes a single slice for a plane without a place in space, and fails on its affine.
+    """
+
+    def set_data_array(
+        self, data_array: Any, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **_: Any
+    ) -> None:
+        """Take the label map that is to be written."""
+        self.data_obj = np.ascontiguousarray(data_array[0])
+
+    def set_metadata(self, meta_dict: Mapping[str, Any], resample: bool = False, **_: Any) -> None:
+        """Take the grid that it lies on."""
+        self.affine = np.asarray(meta_dict["affine"], dtype=np.float64)
 
 
 class SliceBySlice(Inferer):  # type: ignore[misc]
