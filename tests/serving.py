@@ -158,7 +158,9 @@ class Command:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.said += line
-            if found := re.search(r"Open (http://[^/]+)/", line):
+            if "Ctrl-C ends." in line:
+                found = re.search(r"Open (http://[^/]+)/", self.said)
+                assert found
                 return found[1]
         raise AssertionError(f"it ended without serving:\n{self.said}")
 

@@ -1,0 +1,158 @@
+"""`transunet serve` as a process: many clients, clients that leave, signals, crashes, wrong use."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from prediction import transunet
+from serving import API, Client, command, image_bytes, labels_of, nifti_of, until
+from transunet.errors import ConfigError
+
+
+def test_twenty_at_once_get_their_own_results(server, bundles):
+    contents = [image_bytes(seed, (20, 24, 4 + seed % 3)) for seed in range(20)]
+    barrier = threading.Barrier(20)
+
+    def one(seed):
+        with httpx.Client(base_url=server.address, timeout=60, trust_env=False) as http:
+            client = Client(http)
+            barrier.wait()
+            image = client.upload((f"{seed}.nii.gz", contents[seed]))
+            job = client.wait(client.submit(image["id"])["id"], 100)
+            view = client.get(f"/images/{image['id']}/volume.nii.gz").content
+            return job, view, client.get(f"/jobs/{job['id']}/result")
+
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(one, range(20)))
+    for seed, (job, view, result) in enumerate(found):
+        assert job["status"] == "done"
+        assert f'filename="{seed}_brain.nii.gz"' in result.headers["content-disposition"]
+        image = np.asarray(nifti_of(contents[seed]).dataobj)
+        assert np.array_equal(np.asarray(nifti_of(view).dataobj), image)
+        labels = np.asarray(nifti_of(result.content).dataobj)
+        assert np.array_equal(labels, labels_of(bundles / "brain", contents[seed]))
+
+
+def test_a_client_that_leaves_in_the_middle_of_an_upload(server, client):
+    host, port = server.address.removeprefix("http://").split(":")
+    head = (
+        f"POST {API}/images HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 2000000\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        '--b\r\nContent-Disposition: form-data; name="files"; filename="a.nii"\r\n\r\n'
+    )
+    incoming = Path(server.data) / "incoming"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + bytes(500_000))
+        until(lambda: any(path.stat().st_size > 400_000 for path in incoming.rglob("*.nii")))
+    until(lambda: not list(incoming.iterdir()))
+    assert client.segment(("a.nii.gz", image_bytes(1)))["status"] == "done"
+
+
+def test_a_client_that_leaves_its_events(server, client):
+    image = client.upload(("long.nii.gz", image_bytes(4, (40, 300, 40))))
+    job = client.submit(image["id"])
+    for _ in range(3):
+        with client.http.stream("GET", f"{API}/jobs/{job['id']}/events") as answer:
+            next(answer.iter_text())
+    assert client.wait(job["id"])["status"] == "done"
+
+
+def test_jobs_survive_crash_and_stop(bundles, tmp_path):
+    """One long job: its server is killed, the next one is stopped, the third one ends it."""
+    bundle, contents = bundles / "brain", (image_bytes(3, (30, 600, 30)), image_bytes(5))
+    given = (bundle, "--data", tmp_path / "data", "--device", "cpu", "--batch-size", 1)
+    with command(*given) as first:
+        client = first.client
+        long, short = (
+            client.submit(client.upload((f"{number}.nii.gz", content))["id"])
+            for number, content in enumerate(contents)
+        )
+        until(lambda: client.job(long["id"])["slices_done"] > 3)
+        children = children_of(first.process.pid)
+        assert first.stop(signal.SIGKILL) == -signal.SIGKILL
+        assert len(children) >= 2  # worker and reader
+        until(lambda: not any(is_alive(child) for child in children))
+    with command(*given) as second:
+        until(lambda: second.client.job(long["id"])["slices_done"] > 3)
+        with second.http.stream("GET", f"{API}/jobs/{long['id']}/events") as answer:
+            next(answer.iter_text())
+            before = time.monotonic()
+            second.process.send_signal(signal.SIGTERM)  # though somebody follows events
+            assert second.process.wait(20) == 0
+            assert time.monotonic() - before < 15
+        second.stop()
+        assert "Stopped" in second.said
+    with command(*given) as third:
+        for job, content in ((long, contents[0]), (short, contents[1])):
+            assert third.client.wait(job["id"], 100)["status"] == "done"
+            found = nifti_of(third.client.get(f"/jobs/{job['id']}/result").content)
+            expected = labels_of(bundle, content, batch_size=1)
+            assert np.array_equal(np.asarray(found.dataobj), expected)
+        attempts = [third.client.job(job["id"])["attempts"] for job in (long, short)]
+        assert attempts == [2, 1]  # the stop does not count
+        third.process.send_signal(signal.SIGINT)
+        assert third.process.wait(20) == 0
+
+
+def children_of(pid):
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(one) for task in tasks for one in (task / "children").read_text().split()]
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_token_is_made_printed_and_asked_for(bundles, tmp_path):
+    given = (bundles / "brain", "--data", tmp_path / "data", "--host", "0.0.0.0")
+    with command(*given, "--token", "auto", "--device", "cpu") as server:
+        (line,) = [line for line in server.said.splitlines() if "Open" in line]
+        token = line.partition("#token=")[2].strip()
+        assert len(token) > 30
+        assert server.client.get("/bundles").status_code == 401
+        headers = {"Authorization": f"Bearer {token}", "Host": "any.example"}
+        assert server.client.get("/bundles", headers=headers).status_code == 200
+        mode = os.stat(tmp_path / "data").st_mode  # noqa: PTH116
+        assert mode & 0o077 == 0
+        server.stop()
+        assert "not encrypted" in server.said
+
+
+def test_a_port_in_use_is_wrong_use(bundles, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = transunet("serve", bundles / "brain", "--data", tmp_path, "--port", port)
+    assert found.returncode == 2
+    assert f"port {port}: another program uses it" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"host": "0.0.0.0"}, "needs a token"),
+        ({"bundles": ["gone"]}, "There is no bundle"),
+        ({"host": "203.0.113.7", "token": "auto"}, "Cannot listen"),
+        ({"token": "auto", "token_hours": -1.0}, "above 0"),
+        ({"keep": 0.0}, "above 0"),
+    ],
+)
+def test_wrong_use_is_told_before_anything_is_loaded(bundles, tmp_path, given, why):
+    from transunet.cli.serve import serve
+
+    wanted = {"bundles": [str(bundles / "brain")], "data": tmp_path, "port": 0, **given}
+    with pytest.raises(ConfigError, match=why):
+        serve(**wanted)
