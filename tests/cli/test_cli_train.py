@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from transunet.bundle import from_pretrained
 from transunet.cli.main import app
+from transunet.cli.train_display import log_line
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError
 from transunet.inference.predictor import Predictor
@@ -245,3 +246,9 @@ def test_help_shows_an_example_and_what_matters():
         "--weights",
     ):
         assert word in result.stdout
+
+
+def test_curves_that_could_not_be_drawn_are_not_promised(tmp_path):
+    assert log_line(tmp_path).endswith("pip install 'transunet[train]')")
+    (tmp_path / "curves.png").touch()
+    assert log_line(tmp_path) == f"log and curves: {tmp_path}"

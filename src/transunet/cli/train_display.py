@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from math import isnan
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -92,8 +93,15 @@ def show_result(job: Job) -> None:
         console.print(f"mean foreground Dice {best[-1]['mean_dice']:.3f}")
     console.print(f"best bundle: {job.run.best} (step {job.state.best_step})")
     console.print(f"last bundle: {job.run.last} (step {job.state.step})")
-    console.print(f"log and curves: {job.run.folder}")
+    console.print(log_line(job.run.folder))
     console.print(f"Predict with: transunet predict {job.run.best} INPUT... -o OUT")
+
+
+def log_line(folder: Path) -> str:
+    """Say where the log is, and its picture; or what that picture needs."""
+    if (folder / "curves.png").exists():
+        return f"log and curves: {folder}"
+    return f"log: {folder} (curves.png needs matplotlib: pip install 'transunet[train]')"
 
 
 def show_folds(parent: Run) -> None:
