@@ -18,21 +18,14 @@ from transunet.errors import ConfigError, DataError
 from transunet.inference.exported import open_exported
 from transunet.inference.exported_metadata import FORMAT, pack
 from transunet.inference.loading import load_networks
-from transunet.inference.plain_export import write_onnx, write_openvino
 from transunet.inference.predictor import Predictor
 from transunet.inference.torch_network import fingerprint_of
-from transunet.models.fused import fuse
+from transunet.inference.writers import write_onnx, write_openvino, write_torch_export
 
 IMAGES = np.random.default_rng(0).random((3, 1, 32, 32), dtype=np.float32)
 
 
-def write_program(model: Any, config: Any, path: Path) -> None:
-    shapes = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(fuse(model), (torch.zeros(2, 1, 32, 32),), dynamic_shapes=shapes)
-    torch.export.save(program, path, extra_files=pack(config, fingerprint_of(model)))
-
-
-WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pt2": write_program}
+WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pt2": write_torch_export}
 NEEDS = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".xml": ("openvino",), ".pt2": ()}
 
 

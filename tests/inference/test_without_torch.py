@@ -13,7 +13,7 @@ import pytest
 
 from prediction import save_nifti, tiny_bundle
 from transunet.bundle import from_pretrained
-from transunet.inference.plain_export import write_onnx, write_openvino
+from transunet.inference.writers import write_onnx, write_openvino
 
 # None in sys.modules is what Python itself takes for "there is no such module".
 COMMAND = """

@@ -10,9 +10,7 @@ import logging
 import os
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -36,9 +34,6 @@ _NOTE = "contents.json"
 _KEPT = 8
 """How many converted networks stay in the cache: those used last."""
 _DAY = 86400.0  # seconds
-_FURTHEST = 1e-3
-"""Largest difference from PyTorch's logits, as a share of their standard deviation. Rounding alone
-comes to 1e-5; a network of random weights, which enlarges it, to some 1e-4."""
 
 _log = logging.getLogger(__name__)
 
@@ -126,8 +121,7 @@ def _make(source: Path | str, config: BundleConfig, engine: str, folder: Path) -
         with atomic_path(folder) as scratch:
             scratch.mkdir()
             path = scratch / KINDS[engine].file
-            with _quietly():
-                _writer(engine)(model, config, path)
+            _writer(engine)(model, config, path)
             _check_equal(model, _opened(engine, path, config))
             files = {file.name: digests(file, ["sha256"])["sha256"] for file in scratch.iterdir()}
             note = {"files": files, "fingerprint": fingerprint_of(model), "source": str(source)}
@@ -137,23 +131,9 @@ def _make(source: Path | str, config: BundleConfig, engine: str, folder: Path) -
 
 
 def _writer(engine: str) -> "Callable[[TransUNet, BundleConfig, Path], None]":
-    from transunet.inference.plain_export import write_onnx, write_openvino
+    from transunet.inference.writers import write_onnx, write_openvino
 
     return {"onnxruntime": write_onnx, "openvino": write_openvino}[engine]
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep to itself what exporters say about their own future and missing packages."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _opened(engine: str, path: Path, config: BundleConfig) -> Network:
@@ -168,14 +148,12 @@ def _opened(engine: str, path: Path, config: BundleConfig) -> Network:
 
 def _check_equal(model: "TransUNet", network: Network) -> None:
     """Compare the converted network with the plain one on an image that is noise."""
-    from transunet.inference.logits import as_array
-    from transunet.inference.torch_network import TorchNetwork
+    from transunet.inference.export import FURTHEST, compare
 
     shape = (1, model.config.in_channels, *model.config.image_size)
-    image = np.random.default_rng(0).random(shape, dtype=np.float32)
-    expected, found = as_array(TorchNetwork(model, "cpu")(image)), as_array(network(image))
-    furthest = float(np.abs(found - expected).max() / max(expected.std(), np.finfo("f4").tiny))
-    if not furthest < _FURTHEST:  # NaN included
+    image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    furthest, _ = compare(model, network, image)
+    if not furthest <= FURTHEST:  # NaN included
         raise ConversionError(f"its logits differ by {furthest:.1e} of their standard deviation")
 
 
