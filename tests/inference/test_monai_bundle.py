@@ -128,7 +128,7 @@ def bundle_for(folder: Path, preprocessing: Preprocessing) -> tuple[TransUNet, B
     return model, config, write_monai_bundle(model, config, folder)
 
 
-def run_monai(bundle: Path, images: Path, output: Path) -> Volume:
+def run_workflow(bundle: Path, images: Path, output: Path) -> None:
     from monai.bundle import run
 
     run(
@@ -137,6 +137,10 @@ def run_monai(bundle: Path, images: Path, output: Path) -> Volume:
         dataset_dir=str(images),
         output_dir=str(output),
     )
+
+
+def run_monai(bundle: Path, images: Path, output: Path) -> Volume:
+    run_workflow(bundle, images, output)
     (found,) = output.iterdir()
     stored = nib.load(found)
     assert len(stored.shape) == 3
@@ -167,6 +171,16 @@ def test_monai_finds_the_same_labels_on_a_real_image(tmp_path: Path) -> None:
     theirs = run_monai(bundle, tmp_path / "images", tmp_path / "labels")
     assert same_grid(ours, theirs) is None
     assert np.array_equal(theirs.array, ours.array)
+
+
+def test_images_of_one_name_in_two_folders_keep_apart(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for patient in ("ann", "bob"):
+        ct(tmp_path / "images" / patient)
+    _, _, bundle = bundle_for(tmp_path / "bundle", Preprocessing(channels=(CT,)))
+    run_workflow(bundle, tmp_path / "images", tmp_path / "labels")
+    found = sorted(path.relative_to(tmp_path / "labels") for path in tmp_path.glob("labels/*/*"))
+    assert found == [Path("ann/case_seg.nii.gz"), Path("bob/case_seg.nii.gz")]
 
 
 def test_the_documented_command_runs_from_within_the_bundle(tmp_path: Path) -> None:

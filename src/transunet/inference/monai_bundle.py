@@ -184,6 +184,7 @@ def _postprocessing(classes: int) -> list[dict[str, Any]]:
             "_target_": "SaveImaged",
             "keys": "pred",
             "output_dir": "@output_dir",
+            "data_root_dir": "@dataset_dir",
             "output_postfix": "seg",
             "output_ext": ".nii.gz",
             "output_dtype": "$np.uint8" if classes <= 256 else "$np.uint16",

@@ -32,6 +32,8 @@ _NIFTI = (".nii", ".nii.gz")
 def find_cases(folder: Path | str, channels: int) -> list[dict[str, list[str]]]:
     """Return MONAI's list of data: `{"image": [file of each channel]}` for each case in `folder`.
 
+    Which files make a case is told by `transunet.inference.files.find_inputs`.
+
     Raises:
         ConfigError: when the folder does not exist, or holds no NIfTI files or other images.
         DataError: when a case lacks a channel.

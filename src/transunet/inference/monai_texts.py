@@ -72,7 +72,8 @@ Images: {_intensities(config)}.
         --dataset_dir /path/to/images --output_dir /path/to/labels
 
 Every NIfTI file in `dataset_dir` is a case (files called CASE_0000, CASE_0001, ... are the channels
-of one); `CASE_seg.nii.gz` in `output_dir` is its label map, on the image's grid.
+of one); its label map is written to the same place in `output_dir`, named after its (first) file
+with `_seg` at the end, on the image's grid.
 
 ## How
 
@@ -102,7 +103,7 @@ def _description(config: BundleConfig) -> str:
     planes = {2: "third", 1: "second", 0: "first"}
     settings = config.preprocessing
     return (
-        f"TransUNet ({config.architecture.name}), a 2-D network of a ResNet and a transformer, "
+        f"TransUNet ({config.architecture.name}), a 2-D network of convolutions and a transformer, "
         f"segments {_structures(config)} in slices along the {planes[settings.slice_axis]} axis of "
         f"volumes oriented {settings.orientation}."
     )
