@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -104,7 +105,9 @@ def _files_in(path: Path) -> list[Path]:
 def sweep(folder: Path, case: str) -> None:
     """Remove what a killed worker left half-written of `case`, whose claim the caller has."""
     inner, name = Path(case).parent, Path(case).name
-    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
-        for scratch in (place / inner).glob(".partial-*"):
-            if any(part.name.startswith(f"{name}.") for part in scratch.glob("*")):
-                shutil.rmtree(scratch, ignore_errors=True)
+    inside = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+    for place in (folder, *inside):
+        for scratch in list((place / inner).glob(".partial-*")):
+            with suppress(FileNotFoundError):  # another case's, which is complete by now
+                if any(part.name.startswith(f"{name}.") for part in scratch.iterdir()):
+                    shutil.rmtree(scratch, ignore_errors=True)
