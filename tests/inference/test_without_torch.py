@@ -75,6 +75,20 @@ def test_an_exported_file_needs_no_torch(
     assert (np.asarray(found.dataobj) == expected.array[0]).mean() > 0.999
 
 
+def test_a_converted_bundle_needs_no_torch(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    from transunet.inference.loading import load_networks
+
+    monkeypatch.setenv("TRANSUNET_CACHE", str(tmp_path))
+    load_networks([folder / "bundle"], "cpu", "openvino")
+    options = ("--engine", "openvino", "-o", "converted-out")
+    done = run(folder, "predict", "bundle", "image.nii.gz", *options)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "converted-out" / "image.nii.gz").exists()
+
+
 def test_a_bundle_says_what_it_needs(folder: Path) -> None:
     done = run(folder, "predict", "bundle", "image.nii.gz", "-o", "out")
     assert done.returncode == 2
