@@ -307,3 +307,14 @@ def test_choices_pick_layer_and_head() -> None:
     first, second = chosen(maps, [(1, 2), (0, "mean")])
     torch.testing.assert_close(first, maps[1][:, 2])
     torch.testing.assert_close(second, maps[0].mean(1))
+
+
+def test_a_volume_is_measured_once_and_let_go_with_its_last_owner() -> None:
+    view = AttentionView(several(), PLAIN, "cpu")
+    one = volume()
+    view.slice_at(one, (0, 0, 0), 0, 0)
+    (known,) = view._known.values()
+    view.slice_at(one, (5, 5, 1), 2, 1)
+    assert view._known[one] is known
+    del one, known
+    assert len(view._known) == 0
