@@ -9,7 +9,7 @@ resizing. docs/how-to/export.md has the figures behind these choices.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,27 +55,31 @@ def quantise(
             quant_format=tools.QuantFormat.QDQ,
             calibrate_method=tools.CalibrationMethod.MinMax,
             op_types_to_quantize=list(QUANTISED),
-            nodes_to_exclude=kept_exact(graph.node),
+            nodes_to_exclude=kept_exact(graph),
             per_channel=True,
             reduce_range=True,
             weight_type=tools.QuantType.QInt8,
             activation_type=tools.QuantType.QInt8 if signed else tools.QuantType.QUInt8,
-            # Attention's products are of two activations; they and the softmax between stay fp32.
-            extra_options={"MatMulConstBOnly": True, "ActivationSymmetric": signed},
+            extra_options={"ActivationSymmetric": signed},
         )
     prepared.unlink()
     return target
 
 
-def kept_exact(nodes: Sequence[Any]) -> list[str]:
-    """Return the names of the convolutions that stay in fp32.
+def kept_exact(graph: Any) -> list[str]:
+    """Return the names of the nodes of an ONNX graph that stay in fp32.
 
-    They are the first one, and those within groups, which average GroupNorm's means.
+    They are the first convolution, those within groups, which average GroupNorm's means, and the
+    products of two activations, which are attention's.
     """
-    convolutions = [node for node in nodes if node.op_type == "Conv"]
-    grouped = [node.name for node in convolutions if _groups(node) > 1]
-    first = next(node.name for node in convolutions if _groups(node) == 1)
-    return [first, *grouped]
+    weights = {tensor.name for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    first = next(node for node in convolutions if _groups(node) == 1)
+    grouped = [node for node in convolutions if _groups(node) > 1]
+    products = [
+        node for node in graph.node if node.op_type == "MatMul" and node.input[1] not in weights
+    ]
+    return [node.name for node in (first, *grouped, *products)]
 
 
 def _groups(node: Any) -> int:

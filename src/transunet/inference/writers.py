@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -87,7 +88,10 @@ def write_torch_export(model: TransUNet, config: BundleConfig, path: Path) -> No
     """Write a `.pt2` program of torch.export for any batch, at the bundle's height and width."""
     with quiet():
         program = _program(fuse(model), model)
-        torch.export.save(program, path, extra_files=pack(config, fingerprint_of(model)))
+        # Not to the file itself: on a full disk PyTorch's writer ends the whole process.
+        buffer = BytesIO()
+        torch.export.save(program, buffer, extra_files=pack(config, fingerprint_of(model)))
+    path.write_bytes(buffer.getbuffer())
 
 
 def write_onnx_int8(
