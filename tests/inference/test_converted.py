@@ -130,9 +130,12 @@ def test_a_precision_that_the_processor_lacks_is_refused(
         def get_property(self, *_: object) -> list[str]:
             return ["FP32", "INT8"]
 
+    converted(bundle, read_config(bundle), "openvino")
     monkeypatch.setattr(openvino_network, "require", lambda *_: type("ov", (), {"Core": Core}))
-    with pytest.raises(ConfigError, match="does not compute in bf16"):
-        openvino_network.OpenVinoNetwork(Path("model.xml"), (32, 32), precision="bf16")
+    monkeypatch.setattr("transunet.inference.engines._LEAST_BYTES", 0)
+    for engine in ("openvino", "auto"):  # which does not fall back to what would be slower still
+        with pytest.raises(ConfigError, match="does not compute in bf16"):
+            load_networks([bundle], "cpu", engine, "bf16")
 
 
 def flipped(path: Path) -> None:

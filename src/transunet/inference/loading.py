@@ -11,6 +11,7 @@ from transunet.inference.combined import Ensemble
 from transunet.inference.engines import ENGINES, Choice, candidates
 from transunet.inference.exported import is_exported, open_exported
 from transunet.inference.network import Network
+from transunet.inference.openvino_network import PrecisionError
 
 Source = Path | str
 
@@ -83,6 +84,8 @@ def _load_bundle(source: Source, device: str | None, engine: str, precision: str
     for choice in first:
         try:
             return _opened(source, config, choice)
+        except PrecisionError:
+            raise  # the next engine would compute in it, and very slowly
         except (ConfigError, DataError, ImportError) as error:
             _log.warning("%s is passed over: %s", choice.engine, error)
     return _opened(source, config, last)

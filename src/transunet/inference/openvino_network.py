@@ -18,6 +18,10 @@ TYPES: Mapping[str, str] = MappingProxyType({"fp32": "f32", "bf16": "bf16", "fp1
 """Our names of precisions -> OpenVINO's. An int8 network computes the rest of itself in fp32."""
 
 
+class PrecisionError(ConfigError):
+    """A precision that was asked for and that this processor does not have."""
+
+
 class OpenVinoNetwork:
     """A network read from an `.xml` file with its `.bin` beside it, or from an `.onnx` file.
 
@@ -28,7 +32,8 @@ class OpenVinoNetwork:
         precision: "fp32", "bf16", "fp16"; "int8" for a file that holds such a network.
 
     Raises:
-        ConfigError: without the package openvino, or for a precision that this processor lacks.
+        ConfigError: without the package openvino.
+        PrecisionError: for a precision that this processor lacks.
         DataError: when the file is damaged or holds another kind of network.
     """
 
@@ -66,7 +71,7 @@ class OpenVinoNetwork:
             with self._one_at_a_time:
                 found = self._compiled({INPUT: np.ascontiguousarray(images)})
         except RuntimeError as error:
-            if "memory" in str(error) or "bad_alloc" in str(error):
+            if any(sign in str(error) for sign in ("bad_alloc", "out of memory", "annot allocate")):
                 raise MemoryError(str(error)) from error
             raise DataError(
                 f"{self.path}: OpenVINO could not compute it: {_last_line(error)}"
@@ -122,7 +127,7 @@ def _check_start(path: Path) -> None:
 def _check_precision(core: Any, precision: str) -> None:
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision in ("bf16", "fp16") and precision.upper() not in able:
-        raise ConfigError(
+        raise PrecisionError(
             f"This processor does not compute in {precision}; OpenVINO would take fp32. "
             "Leave the precision out."
         )

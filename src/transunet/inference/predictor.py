@@ -107,7 +107,8 @@ class Predictor:
     ) -> None:
         _check(procedure, batch_size, window)
         self.sources: tuple[str, ...] = ()  # the bundles it was loaded from
-        self.engine, self.precision = "eager", "fp32"
+        self.precision = "fp32"
+        self.engine = "eager" if _is_model(model) else type(model).__name__
         self.preprocessing = preprocessing
         self.labels = dict(labels)
         self.batch_size = batch_size
@@ -313,11 +314,15 @@ class Predictor:
 
 
 def _network(model: "TransUNet | Network", device: "str | torch.device | None") -> Network:
-    if hasattr(model, "image_size"):  # a TransUNet has it in its configuration only
+    if not _is_model(model):
         return cast("Network", model)
     from transunet.inference.torch_network import TorchNetwork
 
     return TorchNetwork(cast("TransUNet", model), device)
+
+
+def _is_model(model: "TransUNet | Network") -> bool:
+    return not hasattr(model, "image_size")  # a TransUNet has it in its configuration only
 
 
 def _check_size(slices: Slabs, network: Network) -> None:
