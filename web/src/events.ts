@@ -21,7 +21,7 @@ export async function follow(
       lost(false);
       failures = 0;
       use(job);
-      if (ended(job) || (await stream(id, use, signal))) return;
+      if (ended(job) || (await stream(job, use, signal))) return;
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof ApiError) || (error.status > 0 && error.status < 500)) throw error;
@@ -32,11 +32,11 @@ export async function follow(
   }
 }
 
-/** Read events until the stream closes; return whether the job has ended. */
-async function stream(id: string, use: (job: Job) => void, signal: AbortSignal): Promise<boolean> {
-  const response = await request(`jobs/${id}/events`, { signal });
+/** Read events, each the job or what changed of it, until the stream closes; return whether it has ended. */
+async function stream(start: Job, use: (job: Job) => void, signal: AbortSignal): Promise<boolean> {
+  const response = await request(`jobs/${start.id}/events`, { signal });
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
+  let [job, text] = [start, ""];
   try {
     for (;;) {
       const { value, done } = await reader.read();
@@ -44,8 +44,7 @@ async function stream(id: string, use: (job: Job) => void, signal: AbortSignal):
       const parts = (text + value).split(/\r?\n\r?\n/);
       text = parts.pop()!;
       for (const part of parts) {
-        const job = parsed(part);
-        if (!job) continue;
+        job = { ...job, ...parsed(part) };
         use(job);
         if (ended(job)) return true;
       }
@@ -58,9 +57,9 @@ async function stream(id: string, use: (job: Job) => void, signal: AbortSignal):
   }
 }
 
-function parsed(event: string): Job | null {
+function parsed(event: string): Partial<Job> {
   const data = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
-  return data.length ? (JSON.parse(data.map((line) => line.slice(5)).join("\n")) as Job) : null;
+  return data.length ? (JSON.parse(data.map((line) => line.slice(5)).join("\n")) as Partial<Job>) : {};
 }
 
 function pause(seconds: number, signal: AbortSignal): Promise<void> {

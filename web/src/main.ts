@@ -110,7 +110,7 @@ function step(across: number, up: number): void {
 const radiological = (): boolean => byId("toggle-radiological").getAttribute("aria-pressed") === "true";
 
 const SHORTCUTS: Shortcut[] = [
-  { keys: ["o"], what: "Open files", use: () => byId("open-files").click() },
+  { keys: ["o"], what: "Open files", use: openDialog },
   { keys: ["s"], what: "Segment", use: () => void segment(finished) },
   { keys: ["1"], what: "Three planes and 3D", use: () => setView("all") },
   { keys: ["2"], what: "Axial", use: () => setView("axial") },
@@ -136,6 +136,12 @@ const SHORTCUTS: Shortcut[] = [
   { keys: ["a"], what: "Attention", use: () => state.image && toggleAttention() },
   { keys: ["r"], what: "Reset zoom, position and window", use: reset },
 ];
+
+/** Browsers open a file dialog only after some action of the user; else the button waits for Enter. */
+function openDialog(): void {
+  byId("open-files").focus();
+  byId("open-files").click();
+}
 
 /** Attention is asked for where a click ends that did not drag. */
 function connectPicking(): void {

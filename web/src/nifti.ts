@@ -19,7 +19,6 @@ const TYPES: Record<number, { new (buffer: ArrayBuffer): Voxels; BYTES_PER_ELEME
   768: Uint32Array,
 };
 const RGB24 = 128;
-const INTENT_LABEL = 1002;
 const HEADER = 352;
 
 export class Nifti {
@@ -126,9 +125,7 @@ export function placedIn(whole: Nifti, part: Nifti, voxel: Vector = [0, 0, 0]): 
 export function labelsForDisplay(source: Nifti): Nifti {
   const wide = source.data.some((value) => value > 255);
   const voxels = (wide ? Uint16Array : Uint8Array).from(source.data as ArrayLike<number>);
-  const bytes = withVoxels(source, voxels, wide ? 512 : 2);
-  new DataView(bytes).setInt16(68, INTENT_LABEL, true);
-  return new Nifti(bytes);
+  return new Nifti(withVoxels(source, voxels, wide ? 512 : 2));
 }
 
 function withVoxels(source: Nifti, voxels: Uint8Array | Uint16Array, code: number): ArrayBuffer {

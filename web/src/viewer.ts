@@ -25,6 +25,8 @@ const QUADRANTS: { sliceType: SLICE_TYPE; position: [number, number, number, num
 ];
 /** Of the image's width: a hair's breadth on any screen. */
 const CROSSHAIR_PERCENT = 0.25;
+/** NIfTI's intent code of a label map. */
+const INTENT_LABEL = 1002;
 const CROSSHAIR_GAP = 0.03;
 /** A processor without a graphics card shades images up to here at once. */
 const SHADED_BY_PROCESSOR = 1e6;
@@ -47,6 +49,8 @@ export class Viewer {
   private outlined = false;
   private software = false;
   private shaded = false;
+  private attached = false;
+  private radiological = true;
 
   /** @param moved is told the crosshair's place in mm and the plane that was clicked, if any. */
   constructor(
@@ -86,6 +90,7 @@ export class Viewer {
     if (!this.canvas.getContext("webgl2")) throw new Error("no WebGL2");
     this.takeKeysAndDoubleClicks();
     await this.nv.attachToCanvas(this.canvas, true);
+    this.attached = true;
     this.software = /swiftshader|llvmpipe|software/i.test(renderer(this.nv.gl));
     this.nv.addColormap("attention", { ...RAMP, min: 0, max: 0 } as never);
     for (const event of ["mousemove", "mouseup", "touchmove"])
@@ -111,6 +116,7 @@ export class Viewer {
   }
 
   async showImage(source: Nifti, picture: boolean, range: [number, number]): Promise<void> {
+    if (!this.attached) return;
     this.image = this.labels = this.heat = null;
     this.nv.volumes = [];
     this.picture = picture;
@@ -118,7 +124,7 @@ export class Viewer {
     this.image = await volume(source, "image", "gray", 1);
     [this.image.cal_min, this.image.cal_max] = range;
     this.nv.opts.isOrientationTextVisible = !picture;
-    this.nv.opts.isRadiologicalConvention = picture ? false : this.nv.opts.isRadiologicalConvention;
+    this.nv.opts.isRadiologicalConvention = !picture && this.radiological;
     this.nv.opts.crosshairGap = CROSSHAIR_GAP * Math.max(...source.dims.map((n, axis) => n * source.sizes[axis]!));
     this.nv.scene.pan2Dxyzmm = [0, 0, 0, 1] as never;
     this.nv.scene.crosshairPos = [0.5, 0.5, 0.5] as never;
@@ -142,10 +148,12 @@ export class Viewer {
   }
 
   async showLabels(source: Nifti | null, colours: Colour[]): Promise<void> {
+    if (!this.image) return;
     this.labels = null;
     if (source) {
       const flat = labelsForDisplay(source);
-      this.labels = await volume(flat, "labels", "gray", this.outlined ? 0 : this.opacity);
+      this.labels = await volume(flat, "labels", "gray", this.opacity);
+      this.styleLabels();
       this.labels.setColormapLabel(lookup(colours) as never);
       this.labelVoxels = flat.data;
       this.hidden.clear();
@@ -186,13 +194,20 @@ export class Viewer {
   }
 
   private paintLabels(): void {
-    this.nv.opts.atlasOutline = this.outlined ? this.opacity : 0;
-    if (this.labels) this.labels.opacity = this.outlined ? 0 : this.opacity;
+    this.styleLabels();
     this.refreshOverlays();
   }
 
+  /** NiiVue outlines what is declared as labels; but then it fills pale what is a few voxels thin. */
+  private styleLabels(): void {
+    this.nv.opts.atlasOutline = this.outlined ? this.opacity : 0;
+    if (!this.labels) return;
+    this.labels.opacity = this.outlined ? 0 : this.opacity;
+    this.labels.hdr!.intent_code = this.outlined ? INTENT_LABEL : 0;
+  }
+
   async showHeat(source: Nifti | null, opacity: number): Promise<void> {
-    if (!source && !this.heat) return;
+    if (!this.image || (!source && !this.heat)) return;
     this.heat = null;
     if (!source) return this.arrange();
     const [, top] = source.range();
@@ -211,6 +226,7 @@ export class Viewer {
 
   /** Draw the overlays again without sending the image to the graphics card again. */
   private refreshOverlays(): void {
+    if (!this.image) return;
     this.nv.volumes.forEach((each, layer) => layer > 0 && this.nv.refreshLayers(each, layer));
     this.nv.drawScene();
   }
@@ -229,7 +245,7 @@ export class Viewer {
 
   setView(view: View): void {
     if (this.choose(view) && this.image) this.nv.refreshLayers(this.image, 0);
-    this.nv.drawScene();
+    if (this.attached) this.nv.drawScene();
   }
 
   /** Lay the planes out; return whether the 3D view needs gradients that were left out so far. */
@@ -245,15 +261,16 @@ export class Viewer {
 
   setCrosshair(on: boolean): void {
     this.nv.opts.show3Dcrosshair = on;
-    this.nv.setCrosshairWidth(on ? CROSSHAIR_PERCENT : 0);
+    if (this.attached) this.nv.setCrosshairWidth(on ? CROSSHAIR_PERCENT : 0);
   }
 
   setSmooth(on: boolean): void {
-    this.nv.setInterpolation(!on);
+    if (this.attached) this.nv.setInterpolation(!on);
   }
 
   setRadiological(on: boolean): void {
-    if (!this.picture) this.nv.setRadiologicalConvention(on);
+    this.radiological = on;
+    if (this.attached && !this.picture) this.nv.setRadiologicalConvention(on);
   }
 
   setFrame(frame: number): void {
@@ -261,6 +278,7 @@ export class Viewer {
   }
 
   resetView(): void {
+    if (!this.image) return;
     this.nv.setPan2Dxyzmm([0, 0, 0, 1]);
     this.nv.setRenderAzimuthElevation(110, 10);
     this.nv.setScale(1);
@@ -270,6 +288,7 @@ export class Viewer {
   }
 
   zoom(factor: number): void {
+    if (!this.image) return;
     const [x, y, z, scale] = this.nv.scene.pan2Dxyzmm as unknown as number[];
     this.nv.setPan2Dxyzmm([x!, y!, z!, Math.min(10, Math.max(0.2, scale! * factor))]);
   }
