@@ -257,3 +257,66 @@ def test_a_job_that_fails_says_why(tmp_path, bundle):
             assert "bug" not in ended["error"]["message"]
         codes = ("unusable", "storage_full", "internal")
         assert told == [("failed", code) for code in codes]
+
+
+def test_records_keep_room_for_what_becomes_of_jobs(tmp_path):
+    from transunet.serve.records import ImageRecord, JobRecord
+    from transunet.serve.store import Store
+
+    store = Store(tmp_path)
+    store.add_image(ImageRecord("image", "a", {}, 1, 0.0, 9.0))
+    for number in range(5):
+        assert store.add_job(JobRecord(f"job{number}", "image", "brain", {}, 0.0), 9)
+    (pages,) = store._rows("PRAGMA page_count")[0]
+    store._rows(f"PRAGMA max_page_count = {pages}")  # as on a disk without room for another one
+    for number in range(5):
+        assert store.begin_next(1.0).id == f"job{number}"
+        statistics = [{"name": "x" * 50_000}]
+        store.finish(f"job{number}", ("running",), status="done", statistics=statistics)
+    assert store.job("job4").statistics == statistics
+    assert store.remove_image("image") == [f"job{number}" for number in range(5)]
+    store.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 40 MB."""
+    import subprocess
+
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs leave to mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(path):
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_disk_that_is_really_full(small_disk, bundle):
+    hand = FakeHand()
+    with fake_server(small_disk / "data", bundle, hand=hand) as (client, service):
+        image, other = (client.upload(("a.nii.gz", image_bytes(n)))["id"] for n in range(2))
+        job = client.submit(image)
+        until(lambda: hand.asked)
+        filler = small_disk / "filler"
+        with pytest.raises(OSError, match="No space"):
+            fill(filler)
+        hand.asked[0][1].set_result({"statistics": [{"name": "x" * 9999}], "slices": 6})
+        until(lambda: service.store.job(job["id"]).status == "done")
+        for answer in (
+            client.send(("b.nii.gz", image_bytes(2))),
+            client.post("/jobs", json={"image": image, "bundle": "brain"}),
+        ):
+            assert (answer.status_code, code_of(answer)) == (507, "storage_full")
+        assert files_in(service, "incoming") == []
+        assert client.delete(f"/images/{other}").status_code == 204
+        filler.unlink()
+        client.upload(("b.nii.gz", image_bytes(2)))

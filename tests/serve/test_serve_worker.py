@@ -37,11 +37,11 @@ def worker_of(hand):
 
 
 def test_a_killed_worker_loses_no_job(tmp_path, bundle, hand):
-    long, short = image_bytes(1, (30, 400, 30)), image_bytes(2)
-    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+    long, short = image_bytes(1, (30, 800, 30)), image_bytes(2)
+    with fake_server(tmp_path, bundle, hand=hand) as (client, service):
         first = client.submit(client.upload(("long.nii.gz", long))["id"])
         second = client.submit(client.upload(("short.nii.gz", short))["id"])
-        until(lambda: client.job(first["id"])["slices_done"] > 3)
+        until(lambda: service.queue.progress.get(first["id"], (0, 0))[0] > 3)
         before = worker_of(hand)
         os.kill(before, signal.SIGKILL)
         for job, content in ((first, long), (second, short)):

@@ -17,22 +17,8 @@ from transunet.serve.faults import ApiError
 from transunet.serve.metrics import Metrics
 from transunet.serve.settings import API
 
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        # NiiVue compiles WebAssembly, and makes workers and pictures of what it holds itself.
-        "script-src 'self' 'wasm-unsafe-eval'",
-        "worker-src 'self' blob:",
-        "img-src 'self' blob: data:",
-        "connect-src 'self' blob: data:",
-        "font-src 'self' data:",
-        "style-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-"""The page's content-security policy: nothing from anywhere else, and nothing inline."""
+POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""The content-security policy of whatever brings none of its own, as the page does."""
 
 HEADERS: Mapping[str, str] = MappingProxyType(
     {

@@ -26,6 +26,7 @@ from transunet.serve.space import Space, remove
 from transunet.serve.store import Store
 
 _SWEEP_SECONDS = 30.0
+_STRAY_SECONDS = 600.0
 _READERS = min(2, os.cpu_count() or 1)
 
 
@@ -55,9 +56,9 @@ class Service:
                 remove(self.data / folder)
             (self.data / folder).mkdir(exist_ok=True)
         self.store = Store(self.data)
-        self._drop_strays()
+        self._drop_strays(0)
         self.metrics = Metrics()
-        self.space = Space(self.limits.quota_bytes, self.store.used_bytes)
+        self.space = Space(self.data, self.limits.quota_bytes, self.store.used_bytes)
         self.desk = Desk(_READERS, self.data / "scratch")
         self.hand = hand or Hand(self.bundles, settings.predictor)
         self.queue = JobQueue(
@@ -171,8 +172,10 @@ class Service:
         for id_ in jobs:
             self.queue.forget(id_)
         for id_ in images:
-            self.store.remove_image(id_)
+            for job in self.store.remove_image(id_) or ():
+                remove(self.job_folder(job))
             remove(self.image_folder(id_))
+        self._drop_strays(_STRAY_SECONDS)
 
     def _gone(self, what: str, remedy: str) -> ApiError:
         message = (
@@ -189,13 +192,18 @@ class Service:
                 logging.getLogger(__name__).error("Nothing could be removed: %s", error)
             await asyncio.sleep(_SWEEP_SECONDS)
 
-    def _drop_strays(self) -> None:
-        """Remove files without a record: of what was cut off, or deleted while it was in use."""
+    def _drop_strays(self, age: float) -> None:
+        """Remove files without a record, some seconds old: of what was cut off, or deleted in use.
+
+        Args:
+            age: seconds; an image is there a moment before its record is.
+        """
+        before = time.time() - age
         known = {image.id for image in self.store.images()}
         known |= {job.id for job in self.store.jobs()}
         for kind in ("images", "jobs"):
             for folder in (self.data / kind).iterdir():
-                if folder.name not in known:
+                if folder.name not in known and folder.stat().st_mtime <= before:
                     remove(folder)
 
 

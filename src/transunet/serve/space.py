@@ -11,6 +11,9 @@ from pathlib import Path
 from transunet.serve.faults import ApiError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+FREE_BYTES = 16 * 2**20
+"""What uploads leave free on the disk, so that jobs can end and be deleted."""
+
 _REMEDY = "Delete images and results that are no longer needed, or try again when some expired."
 
 
@@ -49,43 +52,43 @@ class Space:
     """How much of the quota is taken, by what is kept and by what is just arriving.
 
     Args:
+        folder: the data folder.
         quota: bytes.
         kept: returns the bytes that images and results take.
     """
 
-    def __init__(self, quota: int, kept: Callable[[], int]) -> None:
-        self._quota, self._kept = quota, kept
+    def __init__(self, folder: Path, quota: int, kept: Callable[[], int]) -> None:
+        self._folder, self._quota, self._kept = folder, quota, kept
         self._arriving: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def check(self) -> None:
-        """Make sure that the quota is not used up.
+    def check(self, more: int = 0) -> None:
+        """Make sure that `more` bytes fit into the quota, and that the disk is not all but full.
 
         Raises:
-            ApiError: when it is.
+            ApiError: when they do not, or it is.
         """
-        if self._kept() > self._quota:
-            raise self._over()
+        if self._kept() + more > self._quota:
+            size = self._quota / 2**20
+            raise no_room(f"The server keeps at most {size:.0f} MB, which are in use.")
+        if shutil.disk_usage(self._folder).free < FREE_BYTES:
+            raise no_room("The server's disk is full.")
 
     def arrived(self, id_: str, size: int) -> None:
         """Note that `size` bytes more of an upload have arrived.
 
         Raises:
-            ApiError: when they do not fit into the quota.
+            ApiError: as `check`.
         """
         with self._lock:
             self._arriving[id_] = self._arriving.get(id_, 0) + size
             total = sum(self._arriving.values())
-        if self._kept() + total > self._quota:
-            raise self._over()
+        self.check(total)
 
     def settled(self, id_: str) -> None:
         """Forget an upload: it is kept by now, or was given up."""
         with self._lock:
             self._arriving.pop(id_, None)
-
-    def _over(self) -> ApiError:
-        return no_room(f"The server keeps at most {self._quota / 2**20:.0f} MB, which are in use.")
 
 
 def size_of(folder: Path) -> int:

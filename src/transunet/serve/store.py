@@ -26,6 +26,8 @@ CREATE TABLE jobs (place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNI
   expires REAL);
 CREATE INDEX jobs_by_status ON jobs (status, place);
 """
+_RESERVE = 1 << 19
+"""Bytes that the records' files have to spare: on a full disk jobs still end and are deleted."""
 _JSON = frozenset({"facts", "settings", "error", "statistics"})
 _WAITING = "SELECT * FROM jobs WHERE status = 'queued' ORDER BY place"
 
@@ -45,6 +47,7 @@ class Store:
             self._database.row_factory = sqlite3.Row
             self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
             self._prepare(path)
+            self._reserve()
         except sqlite3.Error as error:
             raise ConfigError(
                 f"{path} cannot be opened as the server's records ({error}). Choose another --data "
@@ -189,6 +192,14 @@ class Store:
                 f"{path} was written by another version of transunet (format {version}, expected "
                 f"{_VERSION}). Choose another --data folder."
             )
+
+    def _reserve(self) -> None:
+        """Make the files larger than they need to be; SQLite keeps the pages and uses them."""
+        self._database.executescript(
+            f"PRAGMA wal_autocheckpoint = {_RESERVE // 8192};"
+            f"CREATE TABLE reserve AS SELECT zeroblob({_RESERVE}) AS room;"
+            "DROP TABLE reserve; PRAGMA wal_checkpoint(FULL);"
+        )
 
     def _insert(self, table: str, record: ImageRecord | JobRecord) -> None:
         values = _sql({one.name: getattr(record, one.name) for one in fields(record)})

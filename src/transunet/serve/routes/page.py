@@ -15,6 +15,9 @@ from transunet.serve.settings import API
 FOLDER = Path(__file__).parents[1] / "page"
 """Where the build puts `index.html` and all that it loads."""
 
+POLICY_FILE = "csp.txt"
+"""Its content-security policy, which the build writes: only it knows what the page needs."""
+
 _MISSING = f"""The page is not built in this installation.
 
 In a checkout, with Node installed, run: make web
@@ -49,9 +52,11 @@ class Split:
 
 def _page(folder: Path) -> Starlette:
     def index(_: Request) -> Response:
-        if (folder / "index.html").is_file():
-            return FileResponse(folder / "index.html", headers={"Cache-Control": "no-cache"})
-        return PlainTextResponse(_MISSING, 503)
+        if not (folder / "index.html").is_file():
+            return PlainTextResponse(_MISSING, 503)
+        policy = (folder / POLICY_FILE).read_text(encoding="utf-8").strip()
+        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": policy}
+        return FileResponse(folder / "index.html", headers=headers)
 
     files = StaticFiles(directory=folder, check_dir=False)
     return Starlette(routes=[Route("/", index), Mount("/", files)])
