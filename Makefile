@@ -48,6 +48,7 @@ $(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps -r tests/nnunet/requirements.txt
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.dev pyproject.toml constraints.txt
