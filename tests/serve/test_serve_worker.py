@@ -154,6 +154,18 @@ def test_a_job_that_two_crashes_cut_off_is_given_up(tmp_path, bundle):
         assert list((service.data / "jobs").iterdir()) == []
 
 
+def test_a_job_of_a_bundle_that_is_not_served_any_more(tmp_path, bundle, bundles, hand):
+    with fake_server(tmp_path, bundles / "pair") as (client, _):
+        image = client.upload(("a.nii.gz", image_bytes(0)), ("b.nii.gz", image_bytes(1)))["id"]
+        job = client.submit(image, "pair")
+    if not hand.ready:
+        hand.start()
+    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+        failed = client.wait(job["id"])
+        assert failed["error"]["code"] == "not_found"
+        assert "pair is not served any more" in failed["error"]["message"]
+
+
 def test_two_servers_do_not_share_a_folder(tmp_path, bundle):
     settings = ServeSettings(tmp_path)
     service = Service([str(bundle)], settings, FakeHand())

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -29,9 +30,14 @@ class Desk:
         self._all: set[ProcessPoolExecutor] = set()
 
     def open(self) -> None:
-        """Make the processes; they start with their first call."""
+        """Make the processes; they start with their first call, or to warm up."""
         for _ in range(self._places):
             self._free.put_nowait(self._hired())
+
+    def warm_up(self) -> None:
+        """Have the processes start and import what they will need, before anybody waits for it."""
+        for pool in self._all:
+            pool.submit(import_module, "transunet.serve.images")
 
     def close(self) -> None:
         """End the processes, whatever they do."""

@@ -64,7 +64,7 @@ def arrange(files: Sequence[Path], as_: As, series: str | None = None) -> Source
         odd = images[dicom.index(False)].name
         message = f"{odd} is no DICOM file, so these files are not the slices of a series."
         raise ApiError("unknown_format", message, "Send it alone, or files as channels.")
-    if any(dicom) and as_ != "channels":
+    if any(dicom) and (as_ != "channels" or len(images) == 1):
         return _series(images, dicom, series)
     for image in images:
         check_format(image)

@@ -81,6 +81,8 @@ class JobQueue:
         """
         job = JobRecord(new_id(), image.id, bundle, settings, time.time())
         if not self._store.add_job(job, self._limits.queue):
+            if self._store.image(image.id) is None:
+                raise ApiError("not_found", "The image was deleted just now.", "Upload it again.")
             raise ApiError(
                 "queue_full",
                 f"{self._limits.queue} jobs are waiting, which is all that the server takes.",

@@ -49,10 +49,17 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], None]
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
+        ws="none",
         timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
     )
     server = _until_stopped(uvicorn.Server)(config)
-    server.on_started, server.on_stop = started, service.stop_waiting
+
+    def ready() -> None:
+        service.desk.warm_up()
+        started()
+
+    server.on_started, server.on_stop = ready, service.stop_waiting
     server.run(sockets=[listener])
 
 

@@ -39,7 +39,9 @@ def declared(path: Path) -> int:
         return prod(shape) * _more_axes(path)
     if suffix in RASTER:
         return prod(shape) * raster.bits(path)[0]
-    return path.stat().st_size  # an array is mapped: its file cannot hold fewer bytes
+    if suffix == ".npy":
+        return path.stat().st_size  # it is mapped: its file cannot hold fewer bytes than voxels
+    return prod(shape)
 
 
 def check_archive(path: Path, room: int) -> None:

@@ -128,7 +128,10 @@ class Worker:
     def _predict(self, job: Prediction) -> dict[str, Any]:
         self._running = job.id
         try:
-            models = self._models[job.bundle]
+            models = self._models.get(job.bundle)
+            if models is None:  # queued by an earlier server
+                message = f"The bundle {job.bundle} is not served any more."
+                raise ApiError("not_found", message, "Start the server with it, or choose another.")
             image = self._image(job)
             predictor = models.predictor(job.settings)
             labels = predictor(image, lambda done, total: self._between(job.id, done, total))

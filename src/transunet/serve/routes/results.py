@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse
 from transunet.serve.faults import ApiError
 from transunet.serve.images import UPLOAD
 from transunet.serve.names import download
-from transunet.serve.questions import OVERLAY
+from transunet.serve.questions import LABELS, OVERLAY
 from transunet.serve.records import JobRecord
 from transunet.serve.reference import score
 from transunet.serve.results import MEDIA, SUFFIXES, ResultFormat, check_fits, convert
@@ -82,7 +82,7 @@ async def result(
     image = await anyio.to_thread.run_sync(here.image, job.image)
     served = here.bundle(job.bundle)
     check_fits(format_, image.facts)
-    folder, name = here.job_folder(id), "labels.nii.gz"
+    folder, name = here.job_folder(id), LABELS
     if format_ != "nifti":
         name = f"result{SUFFIXES[format_]}"
         if not (folder / name).exists():
