@@ -115,8 +115,8 @@ def test_a_predictor_and_an_ensemble_take_files(bundle: Path, onnx_file: Path) -
     [
         ({"engine": "eager"}, "eager does not read .onnx files; possible: onnxruntime, openvino"),
         ({"engine": "swift"}, "no engine 'swift'"),
-        ({"precision": "int8"}, "holds a network in fp32, which onnxruntime computes in fp32"),
-        ({"precision": "bf16"}, "in fp32, not in bf16"),
+        ({"precision": "int8"}, "holds a network for fp32, not for int8"),
+        ({"precision": "bf16"}, "for fp32, not for bf16"),
         ({"device": "cuda"}, "computes on cpu, not on cuda"),
     ],
 )
@@ -138,7 +138,7 @@ def test_an_int8_file_is_another_network_in_its_own_precision(onnx_file: Path) -
     network, _, choice = open_exported(onnx_file)
     assert choice.precision == "int8"
     assert network.fingerprint != before.fingerprint
-    with pytest.raises(ConfigError, match="holds a network in int8"):
+    with pytest.raises(ConfigError, match="holds a network for int8"):
         open_exported(onnx_file, precision="fp32")
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -58,11 +59,15 @@ class _Kind(NamedTuple):
 
 KINDS: Mapping[str, _Kind] = MappingProxyType(
     {
-        "onnxruntime": _Kind("model.onnx", ("transunet", "torch", "onnx", "onnxscript")),
-        "openvino": _Kind("model.xml", ("transunet", "torch", "openvino")),
+        "onnxruntime": _Kind("model.onnx", ("torch", "onnx", "onnxscript")),
+        "openvino": _Kind("model.xml", ("torch", "openvino")),
+        "openvino-bf16": _Kind("model.xml", ("torch", "openvino")),
+        "openvino-fp16": _Kind("model.xml", ("torch", "openvino")),
     }
 )
-"""Engine -> what is made for it."""
+"""Engine, with the precision if it is not fp32 -> what is made for it."""
+_FURTHEST_HALF = 0.5
+"""In half precision, as a share of the logits' standard deviation: 1e-2 is usual."""
 
 
 def converted(source: Path | str, config: BundleConfig, engine: str) -> Converted:
@@ -92,8 +97,16 @@ def converted(source: Path | str, config: BundleConfig, engine: str) -> Converte
 def _key(source: Path | str, config: BundleConfig, engine: str) -> str:
     weights = digests(locate(source, MODEL), ["sha256"])["sha256"]
     versions = {package: _version(package) for package in KINDS[engine].packages}
-    parts = [_FORM, engine, weights, config.model_dump_json(), versions]
+    parts = [_FORM, engine, weights, config.model_dump_json(), versions, _code()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@cache
+def _code() -> str:
+    """SHA-256 of our own code that converts, which may change within a version while it is made."""
+    package = Path(__file__).parents[1]
+    files = [*sorted((package / "models").glob("*.py")), package / "inference" / "writers.py"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _look(folder: Path, engine: str) -> Converted | None:
@@ -122,7 +135,7 @@ def _make(source: Path | str, config: BundleConfig, engine: str, folder: Path) -
             scratch.mkdir()
             path = scratch / KINDS[engine].file
             _writer(engine)(model, config, path)
-            _check_equal(model, _opened(engine, path, config))
+            _check_equal(model, _opened(engine, path, config), engine)
             files = {file.name: digests(file, ["sha256"])["sha256"] for file in scratch.iterdir()}
             note = {"files": files, "fingerprint": fingerprint_of(model), "source": str(source)}
             (scratch / _NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
@@ -130,30 +143,32 @@ def _make(source: Path | str, config: BundleConfig, engine: str, folder: Path) -
         raise _unusable(source, engine, error) from error
 
 
-def _writer(engine: str) -> "Callable[[TransUNet, BundleConfig, Path], None]":
+def _writer(kind: str) -> "Callable[[TransUNet, BundleConfig, Path], None]":
+    from transunet.inference.half_precision import write_openvino_half
     from transunet.inference.writers import write_onnx, write_openvino
 
-    return {"onnxruntime": write_onnx, "openvino": write_openvino}[engine]
+    exact = {"onnxruntime": write_onnx, "openvino": write_openvino}
+    return exact.get(kind, write_openvino_half)
 
 
-def _opened(engine: str, path: Path, config: BundleConfig) -> Network:
+def _opened(kind: str, path: Path, config: BundleConfig) -> Network:
     from transunet.inference.onnx_network import OnnxNetwork
     from transunet.inference.openvino_network import OpenVinoNetwork
 
     size = config.architecture.image_size
-    if engine == "openvino":
-        return OpenVinoNetwork(path, size)
-    return OnnxNetwork(path, size)
+    if kind == "onnxruntime":
+        return OnnxNetwork(path, size)
+    return OpenVinoNetwork(path, size, precision=kind.partition("-")[2] or "fp32")
 
 
-def _check_equal(model: "TransUNet", network: Network) -> None:
+def _check_equal(model: "TransUNet", network: Network, kind: str) -> None:
     """Compare the converted network with the plain one on an image that is noise."""
     from transunet.inference.export import FURTHEST, compare
 
     shape = (1, model.config.in_channels, *model.config.image_size)
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     furthest, _ = compare(model, network, image)
-    if not furthest <= FURTHEST:  # NaN included
+    if not furthest <= (_FURTHEST_HALF if "-" in kind else FURTHEST):  # NaN included
         raise ConversionError(f"its logits differ by {furthest:.1e} of their standard deviation")
 
 

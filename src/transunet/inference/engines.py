@@ -72,9 +72,11 @@ def _onnxruntime(source: Path | str, config: BundleConfig, device: str, precisio
 
 def _openvino(source: Path | str, config: BundleConfig, device: str, precision: str) -> Network:
     from transunet.inference.converted import converted
-    from transunet.inference.openvino_network import OpenVinoNetwork
+    from transunet.inference.openvino_network import OpenVinoNetwork, check_precision
 
-    path, fingerprint = converted(source, config, "openvino")
+    check_precision(precision)
+    kind = "openvino" if precision == "fp32" else f"openvino-{precision}"
+    path, fingerprint = converted(source, config, kind)
     return OpenVinoNetwork(path, config.architecture.image_size, fingerprint, precision)
 
 

@@ -59,10 +59,6 @@ OPENERS: Mapping[str, Mapping[str, Open]] = MappingProxyType(
     }
 )
 """Suffix -> the engines that read such a file, the usual one first."""
-_PRECISIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"openvino": ("fp32", "bf16", "fp16")}
-)
-"""Engine -> what it makes of a file in fp32; other engines leave it as it is."""
 
 
 def is_exported(source: Path | str) -> bool:
@@ -83,7 +79,7 @@ def open_exported(
     Args:
         path: the file, as `transunet export` wrote it.
         engine: one that reads such files; "auto" takes the usual one, or one that is installed.
-        precision: the file's own, or with openvino "bf16" or "fp16" of a file in fp32.
+        precision: the file's own, "fp32" or "int8"; its operators are chosen for that.
         device: for `.pt2` any; the others compute on the CPU.
         trust: load a `.pt2`, which can run any code that is in it.
 
@@ -117,14 +113,12 @@ def _chosen(path: Path, own: str, engine: str, precision: str, device: str | Non
             f"{path}: the engine {engine} does not read {path.suffix} files; possible: "
             f"{', '.join(able)}."
         )
-    wanted = own if precision == "auto" else precision
-    possible = _PRECISIONS.get(engine, ("fp32",)) if own == "fp32" else (own,)
-    if wanted not in possible:
+    if precision not in ("auto", own):
         raise ConfigError(
-            f"{path}: holds a network in {own}, which {engine} computes in {', '.join(possible)}, "
-            f"not in {wanted}. Leave the precision out, or export the bundle anew."
+            f"{path}: holds a network for {own}, not for {precision}. Leave the precision out, or "
+            "give the bundle itself."
         )
-    return Choice(engine, wanted, _place(path, engine, device))
+    return Choice(engine, own, _place(path, engine, device))
 
 
 def _place(path: Path, engine: str, device: str | None) -> str:

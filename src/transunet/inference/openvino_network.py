@@ -47,8 +47,8 @@ class OpenVinoNetwork:
         precision: str = "fp32",
     ) -> None:
         self.path, self.image_size, self.fingerprint = path, image_size, fingerprint
+        check_precision(precision)
         core = require("openvino", "openvino").Core()
-        _check_precision(core, precision)
         model = read(core, path)
         try:
             channels = model.input(INPUT).get_partial_shape()[1]
@@ -77,6 +77,22 @@ class OpenVinoNetwork:
                 f"{self.path}: OpenVINO could not compute it: {_last_line(error)}"
             ) from error
         return np.asarray(found[OUTPUT], dtype=np.float32)
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision that this processor lacks.
+
+    Raises:
+        ConfigError: without the package openvino.
+        PrecisionError: saying so.
+    """
+    core = require("openvino", "openvino").Core()
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision in ("bf16", "fp16") and precision.upper() not in able:
+        raise PrecisionError(
+            f"This processor does not compute in {precision}; OpenVINO would take fp32. "
+            "Leave the precision out."
+        )
 
 
 def read(core: Any, path: Path) -> Any:
@@ -122,15 +138,6 @@ def _check_start(path: Path) -> None:
     with path.open("rb") as file:
         if path.suffix == ".xml" and not file.read(5).startswith(b"<?xml"):
             raise RuntimeError("It is not XML.")
-
-
-def _check_precision(core: Any, precision: str) -> None:
-    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision in ("bf16", "fp16") and precision.upper() not in able:
-        raise PrecisionError(
-            f"This processor does not compute in {precision}; OpenVINO would take fp32. "
-            "Leave the precision out."
-        )
 
 
 def _settings(precision: str) -> dict[str, Any]:

@@ -1,0 +1,34 @@
+"""A network for OpenVINO in bf16 or fp16: in operators that stay exact enough there.
+
+`exportable` makes GroupNorm's variance the mean square less the squared mean, which in half
+precision cancels to nothing: logits then come out thousands of times too large. PyTorch's own
+GroupNorm, which OpenVINO computes in one operator, keeps to 1e-2 of the logits' scale.
+"""
+
+from pathlib import Path
+
+import torch
+from torch.export import Dim
+
+from transunet.bundle_config import BundleConfig
+from transunet.extras import require
+from transunet.inference.exported_metadata import INPUT, OUTPUT
+from transunet.inference.writers import quiet
+from transunet.models.fused import fuse
+from transunet.models.transunet import TransUNet
+
+
+def write_openvino_half(model: TransUNet, config: BundleConfig, path: Path) -> None:
+    """Write an OpenVINO IR, `path` (`.xml`) and its weights (`.bin`), to be computed in half.
+
+    Raises:
+        ConfigError: without the package openvino.
+    """
+    ov = require("openvino", "openvino")
+    example = (torch.zeros(2, model.config.in_channels, *model.config.image_size),)
+    with quiet():
+        program = torch.export.export(fuse(model), example, dynamic_shapes=({0: Dim("batch")},))
+        network = ov.convert_model(program)
+    network.inputs[0].set_names({INPUT})
+    network.outputs[0].set_names({OUTPUT})
+    ov.save_model(network, path, compress_to_fp16=False)
