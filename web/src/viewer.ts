@@ -25,6 +25,8 @@ const QUADRANTS: { sliceType: SLICE_TYPE; position: [number, number, number, num
 ];
 /** Of the image's width: a hair's breadth on any screen. */
 const CROSSHAIR_PERCENT = 0.25;
+/** Of a slice: a few places without content often draw most attention, and would leave all else dark. */
+const SINKS = 0.07;
 /** NIfTI's intent code of a label map. */
 const INTENT_LABEL = 1002;
 const CROSSHAIR_GAP = 0.03;
@@ -49,6 +51,7 @@ export class Viewer {
   private outlined = false;
   private software = false;
   private shaded = false;
+  private centre: Vector = [0, 0, 0];
   private attached = false;
   private radiological = true;
 
@@ -70,11 +73,11 @@ export class Viewer {
       fontMinPx: 12,
       fontSizeScaling: 0.25,
       isRadiologicalConvention: true,
-      isCornerOrientationText: false,
+      // Between two slices a map of one slice would be drawn faint.
+      isForceMouseClickToVoxelCenters: true,
       loadingText: "",
       logLevel: "error",
       longTouchTimeout: 2e9,
-      isColorbar: false,
       tileMargin: -1,
       windowingGainFactor: 1,
     });
@@ -127,10 +130,10 @@ export class Viewer {
     this.nv.opts.isRadiologicalConvention = !picture && this.radiological;
     this.nv.opts.crosshairGap = CROSSHAIR_GAP * Math.max(...source.dims.map((n, axis) => n * source.sizes[axis]!));
     this.nv.scene.pan2Dxyzmm = [0, 0, 0, 1] as never;
-    this.nv.scene.crosshairPos = [0.5, 0.5, 0.5] as never;
     this.choose(picture ? "axial" : "all");
     this.arrange();
-    this.nv.createOnLocationChange();
+    this.centre = source.mm(source.dims.map((count) => Math.floor(count / 2)));
+    this.moveTo(this.centre);
   }
 
   /**
@@ -210,9 +213,9 @@ export class Viewer {
     if (!this.image || (!source && !this.heat)) return;
     this.heat = null;
     if (!source) return this.arrange();
-    const [, top] = source.range();
+    const [, top] = source.range(0, SINKS);
     this.heat = await volume(source, "attention", "attention", opacity);
-    this.heat.cal_min = top; // below it the heat map fades quadratically, and the image shows
+    this.heat.cal_min = 0.7 * top; // below it the heat map fades, and the image shows
     this.heat.cal_max = top;
     this.heat.colormapType = 1;
     this.arrange();
@@ -282,9 +285,7 @@ export class Viewer {
     this.nv.setPan2Dxyzmm([0, 0, 0, 1]);
     this.nv.setRenderAzimuthElevation(110, 10);
     this.nv.setScale(1);
-    this.nv.scene.crosshairPos = [0.5, 0.5, 0.5] as never;
-    this.nv.createOnLocationChange();
-    this.nv.drawScene();
+    this.moveTo(this.centre);
   }
 
   zoom(factor: number): void {
