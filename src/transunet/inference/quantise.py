@@ -1,11 +1,11 @@
 """A network in int8: weights and activations of its products and convolutions as 8-bit integers.
 
 Static quantisation in ONNX's QDQ form by ONNX Runtime: the range of every activation is what the
-calibration images give (their smallest and largest value), weights are signed with a scale per
-output channel, in 7 bits ("reduced range"), so that processors without VNNI, which add two products
-in 16 bits, do not overflow. In fp32 stay the first convolution, which sees the image itself, and
-all that has no weights to multiply with: normalisation, softmax, the products of attention,
-resizing. docs/how-to/export.md has the figures behind these choices.
+calibration images give (their smallest and largest value), unsigned with an offset; weights are
+signed with a scale per output channel, in 7 bits ("reduced range"), so that processors without
+VNNI, which add two products in 16 bits, do not overflow. In fp32 stay the first convolution, which
+sees the image itself, and all that has no weights to multiply with: normalisation, softmax, the
+products of attention, resizing. docs/how-to/export.md has the figures behind these choices.
 """
 
 import logging
@@ -24,17 +24,13 @@ QUANTISED = ("Conv", "MatMul", "Gemm")
 """Operators whose weights become int8."""
 
 
-def quantise(
-    source: Path, target: Path, images: NDArray[np.float32], *, signed: bool = False
-) -> Path:
+def quantise(source: Path, target: Path, images: NDArray[np.float32]) -> Path:
     """Write the ONNX network at `source` in int8 to `target`, and return that path.
 
     Args:
         source: a network in fp32, as `writers.write_onnx` writes it.
         target: a file to be written.
         images: (N, C, H, W) as the network gets them; 64 slices of the training set will do.
-        signed: activations as signed integers around 0, which OpenVINO computes faster, instead of
-            unsigned ones with an offset, which ONNX Runtime does.
 
     Raises:
         ConfigError: without images, or without the package onnxruntime.
@@ -59,8 +55,7 @@ def quantise(
             per_channel=True,
             reduce_range=True,
             weight_type=tools.QuantType.QInt8,
-            activation_type=tools.QuantType.QInt8 if signed else tools.QuantType.QUInt8,
-            extra_options={"ActivationSymmetric": signed},
+            activation_type=tools.QuantType.QUInt8,
         )
     prepared.unlink()
     return target

@@ -104,7 +104,7 @@ def write_onnx_int8(
     """
     onnx = require("onnx", "onnx")
     with TemporaryDirectory(dir=path.parent) as folder:
-        quantised = _quantised(model, config, Path(folder), images, signed=False)
+        quantised = _quantised(model, config, Path(folder), images)
         texts = pack(config, fingerprint_of(model), "int8")
         save_onnx(onnx, onnx.load(quantised), path, texts)
 
@@ -120,7 +120,7 @@ def write_openvino_int8(
     ov = require("openvino", "openvino")
     shape = [-1, model.config.in_channels, *model.config.image_size]
     with TemporaryDirectory(dir=path.parent) as folder:
-        quantised = _quantised(model, config, Path(folder), images, signed=True)
+        quantised = _quantised(model, config, Path(folder), images)
         network = ov.convert_model(quantised, input=[(INPUT, shape)])
         _save_openvino(ov, network, path, pack(config, fingerprint_of(model), "int8"))
 
@@ -156,14 +156,12 @@ def _quantised(
     config: BundleConfig,
     folder: Path,
     images: NDArray[np.float32],
-    *,
-    signed: bool,
 ) -> Path:
     from transunet.inference.quantise import quantise
 
     plain = folder / "fp32.onnx"
     write_onnx(model, config, plain)
-    return quantise(plain, folder / "int8.onnx", images, signed=signed)
+    return quantise(plain, folder / "int8.onnx", images)
 
 
 def _program(module: torch.nn.Module, model: TransUNet) -> torch.export.ExportedProgram:
