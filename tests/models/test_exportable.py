@@ -87,3 +87,12 @@ def test_a_constant_image_gives_finite_logits() -> None:
     model = model_of(**HYBRID, image_size=32)
     with torch.inference_mode():
         assert exportable(model)(torch.full((1, 1, 32, 32), 1000.0)).isfinite().all()
+
+
+def test_group_norm_keeps_to_bf16() -> None:
+    """OpenVINO computes in bf16 by itself where it can: no difference of squares may cancel."""
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(2, 8)
+    x = torch.randn(2, 8, 9, 7) + 30
+    found = ChannelGroupNorm(norm).bfloat16()(x.bfloat16()).float()
+    assert (found - norm(x.bfloat16().float())).abs().max() < 0.15
