@@ -83,8 +83,9 @@ writeFileSync(join(made, "main.js"), outputFiles[0].contents);
 writeFileSync(join(made, "licences.txt"), licences(metafile));
 for (const name of COPIED) cpSync(join(HERE, "src", name), join(made, name));
 // A browser may keep files of an older version: the page asks for what it was built with.
-const index = readFileSync(join(made, "index.html"), "utf8").replace(/"(main\.js|style\.css)"/g, (_, name) => `"${name}?${sha256(readFileSync(join(made, name))).slice(0, 12)}"`);
-writeFileSync(join(made, "index.html"), index);
+const versioned = (name) => `"${name}?${sha256(readFileSync(join(made, name))).slice(0, 12)}"`;
+const index = readFileSync(join(made, "index.html"), "utf8");
+writeFileSync(join(made, "index.html"), index.replace(/"(main\.js|style\.css)"/g, (_, name) => versioned(name)));
 const files = Object.fromEntries(readdirSync(made).sort().map((name) => [name, sha256(readFileSync(join(made, name)))]));
 writeFileSync(join(made, "manifest.json"), `${JSON.stringify({ sources: sourcesHash(), files }, null, 2)}\n`);
 rmSync(PAGE, { recursive: true, force: true });

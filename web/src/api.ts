@@ -95,7 +95,8 @@ async function uploadExplained<T>(path: string, form: FormData, progress?: (frac
   } catch (error) {
     if (!(error instanceof ApiError) || !error.unreachable) throw error;
     await bundles();
-    throw new ApiError(413, "upload_refused", "The server ended the upload before it was complete.", "The files are probably larger than the server allows; `transunet serve --help` names the limit.");
+    const remedy = "The files are probably larger than the server allows (`transunet serve --max-upload`).";
+    throw new ApiError(413, "upload_refused", "The server ended the upload before it was complete.", remedy);
   }
 }
 
@@ -111,10 +112,14 @@ export async function tooMuch(files: File[]): Promise<ApiError | null> {
   const { limits } = await json<{ limits: Limits }>("health");
   const bytes = files.reduce((sum, { size }) => sum + size, 0);
   const mebibytes = (count: number): string => `${Math.ceil(count / 2 ** 20)} MiB`;
-  if (bytes > limits.upload_bytes)
-    return new ApiError(413, "too_large", `The upload has ${mebibytes(bytes)}; the server takes ${mebibytes(limits.upload_bytes)}.`, "Send fewer or smaller files, or start the server with a larger limit.");
-  if (files.length > limits.files)
-    return new ApiError(413, "too_large", `These are ${files.length} files; the server takes ${limits.files}.`, "Choose the folder of one series, or a zip archive of it.");
+  if (bytes > limits.upload_bytes) {
+    const found = `The upload has ${mebibytes(bytes)}; the server takes ${mebibytes(limits.upload_bytes)}.`;
+    return new ApiError(413, "too_large", found, "Send smaller files, or start the server with a larger --max-upload.");
+  }
+  if (files.length > limits.files) {
+    const found = `These are ${files.length} files; the server takes ${limits.files}.`;
+    return new ApiError(413, "too_large", found, "Choose the folder of one series, or a zip archive of it.");
+  }
   return null;
 }
 
@@ -126,8 +131,10 @@ export async function blob(path: string): Promise<Blob> {
   return (await request(path)).blob();
 }
 
-export function sendImage(files: File[], progress: (fraction: number) => void): Promise<ImageInfo> {
+/** @param series the DICOM series that is meant, if the files are several: its number. */
+export function sendImage(files: File[], progress: (fraction: number) => void, series = ""): Promise<ImageInfo> {
   const form = new FormData();
+  if (series) form.append("series", series);
   for (const file of files) form.append("files", file, file.name);
   return uploadExplained("images", form, progress);
 }

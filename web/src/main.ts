@@ -2,9 +2,10 @@
 
 import * as api from "./api";
 import { askHere, attentionOn, connectAttention, toggleAttention } from "./attention";
-import { byId, make, options, toggle } from "./dom";
+import { byId, make, options, pressed, toggle } from "./dom";
 import { chooser, takeDrops } from "./files";
 import { connectKeys, type Shortcut } from "./keys";
+import { showLetters } from "./letters";
 import { connectMessages, explain, show } from "./messages";
 import type { Vector } from "./nifti";
 import { openFiles, openJob, showLabels } from "./opening";
@@ -39,6 +40,7 @@ let view: View = "all";
 function setView(next: View): void {
   view = state.image?.info.kind === "picture" ? "axial" : next;
   viewer.setView(view);
+  letters();
   const along = PLANE_VIEWS.indexOf(view);
   if (along >= 0) setPlane(viewer, along);
   for (const input of byId("views").querySelectorAll("input")) input.checked = input.value === view;
@@ -55,8 +57,13 @@ function makeViews(): void {
 const toggles = {
   crosshair: toggle("toggle-crosshair", (on) => viewer.setCrosshair(on)),
   smooth: toggle("toggle-smooth", (on) => viewer.setSmooth(on)),
-  radiological: toggle("toggle-radiological", (on) => viewer.setRadiological(on)),
+  radiological: toggle("toggle-radiological", (on) => (viewer.setRadiological(on), letters())),
 };
+
+function letters(): void {
+  const volume = state.image?.info.kind === "volume";
+  showLetters(volume ? view : null, pressed(byId("toggle-radiological")));
+}
 
 function reset(): void {
   viewer.resetView();
@@ -96,18 +103,15 @@ function connectFrames(): void {
   });
 }
 
-/** Move the crosshair within the plane that is scrolled through. */
+/** Move the crosshair within the plane that is scrolled through, as the screen shows it. */
 function step(across: number, up: number): void {
-  const [right, anterior, superior] = [0, 1, 2].filter((each) => each !== axis()) as [number, number, number];
-  void superior;
+  const [horizontal, vertical] = [0, 1, 2].filter((each) => each !== axis()) as [number, number];
+  const mirrored = horizontal === 0 && state.image?.info.kind === "volume" && pressed(byId("toggle-radiological"));
   const shift: Vector = [0, 0, 0];
-  const mirrored = right === 0 && !document.body.classList.contains("picture") && radiological() ? -1 : 1;
-  shift[right] = across * mirrored;
-  shift[anterior] = up;
+  shift[horizontal] = mirrored ? -across : across;
+  shift[vertical] = up;
   viewer.move(...shift);
 }
-
-const radiological = (): boolean => byId("toggle-radiological").getAttribute("aria-pressed") === "true";
 
 const SHORTCUTS: Shortcut[] = [
   { keys: ["o"], what: "Open files", use: openDialog },
@@ -177,12 +181,13 @@ async function start(): Promise<void> {
   connectMessages();
   makeViews();
   const open = (files: File[]): void => void openFiles(files, viewer);
-  for (const [button, input] of [["open-files", "files"], ["start-files", "files"], ["open-folder", "folder"], ["start-folder", "folder"]] as const)
-    chooser(button, input, open);
+  for (const place of ["open", "start"])
+    for (const input of ["files", "folder"]) chooser(`${place}-${input}`, input, open);
   takeDrops(byId("reference-drop"), open, (files) => void useReference(files));
   connectPosition(viewer);
   connectWindow(viewer);
   connectFrames();
+  on("image", () => setView("all"));
   connectStructures(viewer);
   connectSegmenting(finished);
   connectResults();

@@ -12,12 +12,12 @@ export function announce(text: string): void {
   status.textContent = text;
 }
 
-interface Button {
+export interface Button {
   text: string;
   use: () => void;
 }
 
-export function show(kind: "error" | "note", text: string, remedy = "", button?: Button): void {
+export function show(kind: "error" | "note", text: string, remedy = "", buttons: Button[] = []): void {
   const again = [...list.children].find((each) => each.getAttribute("data-text") === text);
   again?.remove();
   const close = make("button", { type: "button", className: "close", title: "Dismiss" });
@@ -25,9 +25,9 @@ export function show(kind: "error" | "note", text: string, remedy = "", button?:
   const box = make("div", { className: `message ${kind}` }, make("p", {}, make("strong", {}, text), remedy && " ", remedy));
   box.setAttribute("role", kind === "error" ? "alert" : "status");
   box.setAttribute("data-text", text);
-  if (button) {
-    const action = make("button", { type: "button" }, button.text);
-    action.addEventListener("click", () => (box.remove(), button.use()));
+  for (const { text, use } of buttons) {
+    const action = make("button", { type: "button" }, text);
+    action.addEventListener("click", () => (box.remove(), use()));
     box.append(action);
   }
   close.addEventListener("click", () => box.remove());
@@ -49,8 +49,8 @@ export function explain(error: unknown, doing: string, again?: () => void): void
   } else if (error.status === 401) {
     askToken(error, again);
   } else {
-    const button = again && error.status === 429 ? { text: "Try again", use: again } : undefined;
-    show("error", error.message, error.remedy, button);
+    const buttons = again && error.status === 429 ? [{ text: "Try again", use: again }] : [];
+    show("error", error.message, error.remedy, buttons);
   }
 }
 

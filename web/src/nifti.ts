@@ -168,10 +168,15 @@ function apply(m: number[], v: ArrayLike<number>): Vector {
   return [row(0), row(1), row(2)];
 }
 
+/** The inverse of an affine of three rows of four: that of its 3 x 3 part by cofactors, and the shift. */
 function inverted(m: number[]): number[] {
-  const [a, b, c, x, d, e, f, y, g, h, i, z] = m as [number, number, number, number, number, number, number, number, number, number, number, number];
-  const det = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g);
-  const r = [e * i - f * h, c * h - b * i, b * f - c * e, f * g - d * i, a * i - c * g, c * d - a * f, d * h - e * g, b * g - a * h, a * e - b * d].map((value) => value / det);
-  const shift = (n: number): number => -(r[n]! * x + r[n + 1]! * y + r[n + 2]! * z);
-  return [r[0]!, r[1]!, r[2]!, shift(0), r[3]!, r[4]!, r[5]!, shift(3), r[6]!, r[7]!, r[8]!, shift(6)];
+  const at = (row: number, column: number): number => m[4 * (row % 3) + (column % 3)]!;
+  const cofactor = (row: number, column: number): number =>
+    at(row + 1, column + 1) * at(row + 2, column + 2) - at(row + 1, column + 2) * at(row + 2, column + 1);
+  const determinant = at(0, 0) * cofactor(0, 0) + at(0, 1) * cofactor(0, 1) + at(0, 2) * cofactor(0, 2);
+  return [0, 1, 2].flatMap((row) => {
+    const part = [0, 1, 2].map((column) => cofactor(column, row) / determinant);
+    const shift = part.reduce((sum, value, column) => sum - value * m[4 * column + 3]!, 0);
+    return [...part, shift];
+  });
 }

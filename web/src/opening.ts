@@ -1,6 +1,7 @@
 /** Opening an image: sending it, reading what the server makes of it, drawing it. */
 
 import * as api from "./api";
+import { ApiError } from "./api";
 import { byId } from "./dom";
 import { withoutClashes } from "./files";
 import { announce, clearMessages, explain, show } from "./messages";
@@ -17,20 +18,31 @@ const busy = byId("busy");
 let opening = 0;
 
 /** Send files to the server and show the image that they are. */
-export async function openFiles(files: File[], viewer: Viewer): Promise<void> {
+export async function openFiles(files: File[], viewer: Viewer, series = ""): Promise<void> {
   const mine = begin(files.length > 1 ? `Sending ${files.length} files…` : `Sending ${files[0]!.name}…`);
   try {
     const refused = await api.tooMuch(files);
     if (refused) throw refused;
-    const info = await api.sendImage(withoutClashes(files), (fraction) => mine === opening && progress(fraction));
+    const told = (fraction: number): void => void (mine === opening && progress(fraction));
+    const info = await api.sendImage(withoutClashes(files), told, series);
     if (mine !== opening) return;
     await showImage(info, viewer, mine);
     for (const warning of warnings(info)) show("note", warning);
   } catch (error) {
-    if (mine === opening) explain(error, "Opening the image", () => void openFiles(files, viewer));
+    if (mine !== opening || offerSeries(error, (number) => void openFiles(files, viewer, number))) return;
+    explain(error, "Opening the image", () => void openFiles(files, viewer, series));
   } finally {
     if (mine === opening) busy.hidden = true;
   }
+}
+
+/** Let one DICOM series be chosen where the server found several; return whether it did. */
+function offerSeries(error: unknown, open: (number: string) => void): boolean {
+  if (!(error instanceof ApiError) || !/holds \d+ series/.test(error.message)) return false;
+  const found = [...error.message.matchAll(/^ *(\d+)\. (.+?)(?:, [\d.]+)?$/gm)];
+  const buttons = found.map(([, number, text]) => ({ text: `${number}. ${text}`, use: () => open(number!) }));
+  if (buttons.length) show("error", `These files are ${buttons.length} series.`, "Choose one:", buttons);
+  return buttons.length > 0;
 }
 
 /** Show an image that the server has, and a job's labels on it. */

@@ -48,7 +48,8 @@ function rows(viewer: Viewer): void {
 }
 
 function row({ index, name, color }: Label, viewer: Viewer, picture: boolean): HTMLTableRowElement {
-  const eye = make("button", { type: "button", className: "eye", title: `Show or hide ${name}` }, swatch(color), make("span", { className: "hidden-text" }, `Show ${name}`));
+  const spoken = make("span", { className: "hidden-text" }, `Show ${name}`);
+  const eye = make("button", { type: "button", className: "eye", title: `Show or hide ${name}` }, swatch(color), spoken);
   press(eye, true);
   eye.addEventListener("click", () => {
     press(eye, !pressed(eye));

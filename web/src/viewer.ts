@@ -36,7 +36,13 @@ const SHADED_BY_PROCESSOR = 1e6;
 export const AXIS_OF: Record<number, number> = { 0: 2, 1: 1, 2: 0 };
 
 /** From black to yellow: perceptually even, told apart by people with any colour vision. */
-const RAMP = { R: [0, 87, 188, 249, 252], G: [0, 16, 55, 142, 255], B: [4, 110, 84, 9, 164], A: [0, 255, 255, 255, 255], I: [0, 64, 128, 192, 255] };
+const RAMP = {
+  R: [0, 87, 188, 249, 252],
+  G: [0, 16, 55, 142, 255],
+  B: [4, 110, 84, 9, 164],
+  A: [0, 255, 255, 255, 255],
+  I: [0, 64, 128, 192, 255],
+};
 
 export class Viewer {
   private readonly nv: Niivue;
@@ -69,9 +75,7 @@ export class Viewer {
       show3Dcrosshair: true,
       dragAndDropEnabled: false,
       dragMode: DRAG_MODE.windowing,
-      fontColor: [0.75, 0.8, 0.84, 1],
-      fontMinPx: 12,
-      fontSizeScaling: 0.25,
+      isOrientationTextVisible: false, // letters.ts
       isRadiologicalConvention: true,
       // Between two slices a map of one slice would be drawn faint.
       isForceMouseClickToVoxelCenters: true,
@@ -126,7 +130,6 @@ export class Viewer {
     await this.shade(source.count);
     this.image = await volume(source, "image", "gray", 1);
     [this.image.cal_min, this.image.cal_max] = range;
-    this.nv.opts.isOrientationTextVisible = !picture;
     this.nv.opts.isRadiologicalConvention = !picture && this.radiological;
     this.nv.opts.crosshairGap = CROSSHAIR_GAP * Math.max(...source.dims.map((n, axis) => n * source.sizes[axis]!));
     this.nv.scene.pan2Dxyzmm = [0, 0, 0, 1] as never;

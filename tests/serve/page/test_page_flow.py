@@ -75,6 +75,25 @@ def test_values_at_the_crosshair_are_the_files(viewer: Viewer, bundles: Path) ->
         assert np.linalg.norm(centre - mm) <= np.linalg.norm(image.header.get_zooms()) / 2 + 0.1
 
 
+def test_sides_are_told_and_turned_with_the_image(viewer: Viewer) -> None:
+    voxels = np.zeros((30, 20, 10), dtype=np.int16)
+    voxels[3:9] = 500  # the patient's right, since the first axis points left
+    right = nib.Nifti1Image(voxels, np.diag([-1.0, 1, 1, 1]))
+    viewer.open().show("right.nii.gz", gzip.compress(right.to_bytes()))
+    viewer.page.keyboard.press("2")
+    viewer.page.click("#toggle-crosshair")
+
+    def bright_side() -> tuple[str, str]:
+        columns = viewer.pixels().max(axis=(0, 2)).astype(float)
+        middle = np.average(np.arange(len(columns)), weights=columns > 200)
+        side = "left" if middle < len(columns) / 2 else "right"
+        return side, viewer.text(f"#letters .{side}")
+
+    assert bright_side() == ("left", "R")
+    viewer.page.click("#toggle-radiological")
+    assert bright_side() == ("right", "R")
+
+
 def test_window_and_level(viewer: Viewer) -> None:
     viewer.open().show("case.nii.gz", image_bytes(4))
     before = viewer.pixels().mean()
@@ -180,6 +199,19 @@ def test_a_dicom_folder_is_drawn_and_answered_with_a_segmentation(
     found = pydicom.dcmread(download.value.path())
     assert found.Modality == "SEG"
     assert [item.SegmentLabel for item in found.SegmentSequence] == ["left", "right"]
+
+
+def test_one_of_several_series_is_chosen(viewer: Viewer, tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    from dicom_made import STUDY, ramp, save, series_of
+
+    folder = save(tmp_path / "study", series_of(ramp(5, 20, 22)))
+    save(folder, series_of(ramp(6, 20, 22), uid=f"{STUDY}.2"))
+    viewer.open()
+    viewer.choose(lambda: viewer.page.click("#start-folder"), folder)
+    viewer.page.click(".message.error button:has-text('6 slices of 22 x 20')")
+    viewer.page.wait_for_selector("#start", state="hidden")
+    assert viewer.text("#case-facts").startswith(f"{sizes(22, 20, 6)} · ")
 
 
 def test_a_picture_is_upright_and_answered_with_a_mask(viewer: Viewer) -> None:
