@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -10,8 +11,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from prediction import save_nifti, tiny_bundle
+from transunet.bundle_config import read_config
 from transunet.cli.main import app
 from transunet.errors import ConfigError
+from transunet.inference.exported_metadata import pack
 
 
 @pytest.fixture(autouse=True)
@@ -101,8 +104,18 @@ def test_what_cannot_be_had_is_wrong_use(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_program_wants_trust(image: Path, tmp_path: Path) -> None:
-    (tmp_path / "model.pt2").write_bytes(b"anything")
+def test_a_program_wants_trust(bundle: Path, image: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+        for key, text in pack(read_config(bundle), "0" * 64).items():
+            archive.writestr(f"model/extra/{key}", text)
     result = run(tmp_path / "model.pt2", image, "-o", tmp_path / "out")
     assert isinstance(result.exception, ConfigError)
     assert "--trust" in str(result.exception)
+
+
+def test_a_mistyped_image_is_told_before_anything_is_converted(
+    bundle: Path, tmp_path: Path
+) -> None:
+    result = run(bundle, tmp_path / "no.nii", "-o", tmp_path / "out", "--engine", "onnxruntime")
+    assert "no.nii" in str(result.exception)
+    assert not (tmp_path / "cache").exists()

@@ -183,9 +183,14 @@ def predict(
     from transunet.atomic import writable_folder
     from transunet.inference.engines import own_device
     from transunet.inference.files import find_inputs
+    from transunet.inference.loading import config_of
     from transunet.inference.predictor import Predictor
     from transunet.inference.run import Wanted
 
+    # Mistyped paths first: loading a network may take a minute.
+    both = procedure == "both"
+    channels = len(config_of(bundle).preprocessing.channels)
+    cases = find_inputs(inputs, channels, series=series, split=split, labelled=both)
     with showing_notes():
         predictor = Predictor.from_pretrained(
             [bundle, *(ensemble or [])],
@@ -199,9 +204,6 @@ def predict(
             window=window,
             largest_component=largest_component or (),
         )
-    channels = len(predictor.preprocessing.channels)
-    both = procedure == "both"
-    cases = find_inputs(inputs, channels, series=series, split=split, labelled=both)
     writable_folder(out)
     wanted = Wanted(format_, probabilities, uncertainty, overwrite, both, view)
     _say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")

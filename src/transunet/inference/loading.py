@@ -10,6 +10,7 @@ from transunet.errors import ConfigError, DataError
 from transunet.inference.combined import Ensemble
 from transunet.inference.engines import ENGINES, Choice, candidates
 from transunet.inference.exported import is_exported, open_exported
+from transunet.inference.exported_texts import read_metadata
 from transunet.inference.network import Network
 from transunet.inference.openvino_network import PrecisionError
 
@@ -62,6 +63,17 @@ def load_networks(
         ", ".join(dict.fromkeys(one.engine for one in loaded)),
         ", ".join(dict.fromkeys(one.precision for one in loaded)),
     )
+
+
+def config_of(source: Source) -> BundleConfig:
+    """Read the configuration of a bundle or an exported file, without its network.
+
+    Raises:
+        ConfigError, DataError: as `load_networks`.
+    """
+    if is_exported(source):
+        return read_metadata(Path(source).expanduser()).config
+    return read_config(source)
 
 
 def _load(source: Source, device: str | None, engine: str, precision: str, trust: bool) -> Loaded:
