@@ -52,7 +52,7 @@ class Viewer:
         self.address = address
         self.broken: list[str] = []
         self.context = browser.new_context(
-            **{"viewport": {"width": 940, "height": 560}, "accept_downloads": True, **options}
+            **{"viewport": {"width": 840, "height": 500}, "accept_downloads": True, **options}
         )
         self.context.set_default_timeout(SECONDS * 1000)
         self.page = self.context.new_page()
@@ -144,10 +144,12 @@ class Viewer:
         return self.text(".message.error p")
 
     def pixels(self) -> NDArray[np.int16]:
-        """What the canvas shows, (height, width, 3)."""
+        """What the canvas shows, without the letters over it, (height, width, 3)."""
         image = pytest.importorskip("PIL.Image", reason="pixels are read with pillow")
         self.settle()
+        self.page.eval_on_selector("#letters", "(it) => { it.hidden = true; }")
         shot = self.page.locator("#canvas").screenshot()
+        self.page.eval_on_selector("#letters", "(it) => { it.hidden = false; }")
         return np.asarray(image.open(io.BytesIO(shot)).convert("RGB"), dtype=np.int16)
 
     def covered(self, color: str) -> int:
