@@ -12,7 +12,7 @@ import { openFiles, openJob, showLabels } from "./opening";
 import { axis, connectPosition, movedTo, scroll, setPlane } from "./position";
 import { connectRecent, refresh } from "./recent";
 import { connectResults, useReference } from "./results";
-import { connectSegmenting, segment, unwatch, watch } from "./segmenting";
+import { chooseBundle, connectSegmenting, segment, unwatch, watch } from "./segmenting";
 import { changed, on, state } from "./state";
 import { changeOpacity, connectStructures, toggleLabels } from "./structures";
 import type { Job } from "./types";
@@ -74,7 +74,9 @@ function reset(): void {
 const finished = (job: Job): void => void showLabels(job, viewer);
 
 async function reopen(job: Job): Promise<void> {
-  if (await openJob(job, viewer)) await watch(job, finished);
+  if (!(await openJob(job, viewer))) return;
+  chooseBundle(job.bundle);
+  await watch(job, finished);
 }
 
 /** A job was deleted: what is open of it is closed, its image stays. */

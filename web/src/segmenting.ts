@@ -5,7 +5,7 @@ import { byId, options } from "./dom";
 import { ended, follow } from "./events";
 import { announce, clearMessages, explain, offline, online, show } from "./messages";
 import { changed, on, state } from "./state";
-import type { Job, Settings } from "./types";
+import type { Bundle, Job, Settings } from "./types";
 
 const select = byId<HTMLSelectElement>("bundle");
 const button = byId<HTMLButtonElement>("segment");
@@ -22,11 +22,24 @@ export function connectSegmenting(finished: (job: Job) => void): void {
   stop.addEventListener("click", () => void cancel());
   select.addEventListener("change", enable);
   on("bundles", showBundles);
-  on("image", enable);
+  on("image", () => (chooseFitting(), enable()));
   on("job", showJob);
 }
 
 export const chosenBundle = (): string => select.value;
+
+export function chooseBundle(id: string | undefined): void {
+  if (!id || id === select.value || !state.bundles.some((each) => each.id === id)) return;
+  select.value = id;
+  select.dispatchEvent(new Event("change"));
+}
+
+/** If the chosen bundle cannot take the image that was opened, choose the first that can. */
+function chooseFitting(): void {
+  const fits = ({ channels }: Bundle): boolean => channels.length === state.image?.info.channels;
+  const chosen = state.bundles.find(({ id }) => id === select.value);
+  if (chosen && !fits(chosen)) chooseBundle(state.bundles.find(fits)?.id);
+}
 
 function showBundles(): void {
   const kept = select.value;

@@ -223,6 +223,7 @@ def test_a_picture_is_upright_and_answered_with_a_mask(viewer: Viewer) -> None:
     pillow.fromarray(pixels).save(written, "PNG")
     viewer.open().show("photo.png", written.getvalue())
     assert viewer.text("#case-facts").startswith(f"{sizes(60, 40)} pixels")
+    assert viewer.page.input_value("#bundle") == "photo"  # the one that takes three channels
     shown = viewer.pixels()
     red, blue = shown[..., 0] - shown[..., 2] > 100, shown[..., 2] - shown[..., 0] > 100
     (red_y, red_x), (blue_y, blue_x) = (np.argwhere(each).mean(axis=0) for each in (red, blue))
