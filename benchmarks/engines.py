@@ -37,13 +37,13 @@ from transunet.create import create_model
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.resize import nearest, resize
 from transunet.data.store import MANIFEST, Store
-from transunet.inference.calibration import calibration_images
 from transunet.inference.export import export
+from transunet.inference.exports.calibration import calibration_images
+from transunet.inference.exports.writers import write_onnx_int8, write_openvino_int8
 from transunet.inference.logits import as_array
-from transunet.inference.onnx_network import OnnxNetwork
-from transunet.inference.openvino_network import OpenVinoNetwork
-from transunet.inference.torch_network import TorchNetwork, fused_network
-from transunet.inference.writers import write_onnx_int8, write_openvino_int8
+from transunet.inference.networks.onnx_network import OnnxNetwork
+from transunet.inference.networks.openvino_network import OpenVinoNetwork
+from transunet.inference.networks.torch_network import TorchNetwork, fused_network
 
 Run = Callable[[np.ndarray], Any]
 CPU = (

@@ -72,8 +72,8 @@ def measure(
 
     from transunet.data.preprocessing import Channel, Preprocessing
     from transunet.data.volume import Volume
-    from transunet.inference.files import predict_file
     from transunet.inference.predictor import Predictor
+    from transunet.inference.runs.files import predict_file
 
     channel = Channel(name="CT", normalisation=normalisation, low=-125, high=275)
     labels = {index: f"organ {index}" for index in range(CLASSES)}

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
         TransUNetError,
         WeightsError,
     )
-    from transunet.inference.explain import explain
-    from transunet.inference.files import predict_file
+    from transunet.inference.attention.explain import explain
     from transunet.inference.predictor import Predictor
+    from transunet.inference.runs.files import predict_file
     from transunet.models.config import VARIANTS, TransUNetConfig
     from transunet.models.transunet import TransUNet
 
@@ -40,9 +40,9 @@ _HOME = {
     "Volume": "data.volume",
     "WeightsError": "errors",
     "create_model": "create",
-    "explain": "inference.explain",
+    "explain": "inference.attention.explain",
     "from_pretrained": "bundle",
-    "predict_file": "inference.files",
+    "predict_file": "inference.runs.files",
     "push_to_hub": "bundle",
     "read_volume": "data.formats",
     "save_pretrained": "bundle",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from prediction import tiny_bundle
-from transunet.inference import writers
 from transunet.inference.export import FORMATS, Exported, export
+from transunet.inference.exports import writers
 
 SUFFIXES = {"onnx": "net.onnx", "openvino": "net.xml", "torch-export": "net.pt2"}
 Written = Callable[[str], Exported]

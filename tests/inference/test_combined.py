@@ -10,8 +10,8 @@ from prediction import noise, tiny_bundle, tiny_model
 from transunet.errors import ConfigError
 from transunet.inference.combined import Ensemble, Mirrored
 from transunet.inference.logits import as_array, softmax
+from transunet.inference.networks.torch_network import TorchNetwork
 from transunet.inference.predictor import Predictor
-from transunet.inference.torch_network import TorchNetwork
 
 
 class Tilted:

@@ -9,9 +9,10 @@ import pytest
 
 from prediction import tiny_bundle
 from transunet.errors import ConfigError, WeightsError
-from transunet.inference import engines, threads
-from transunet.inference.converted import ConversionError
+from transunet.inference import engines
 from transunet.inference.engines import Choice, best_device, candidates, own_device
+from transunet.inference.networks import threads
+from transunet.inference.networks.converted import ConversionError
 from transunet.inference.predictor import Predictor
 
 
@@ -118,7 +119,7 @@ def test_auto_falls_back_and_says_so(
     def fails(*_: object) -> None:
         raise ConversionError("the exporter choked")
 
-    monkeypatch.setattr("transunet.inference.converted.converted", fails)
+    monkeypatch.setattr("transunet.inference.networks.converted.converted", fails)
     with caplog.at_level(logging.WARNING):
         predictor = Predictor.from_pretrained(bundle, device="cpu")
     assert (predictor.engine, predictor.precision, predictor.device) == ("eager", "fp32", "cpu")

@@ -13,12 +13,12 @@ import transunet.inference.export as export_module
 from prediction import left_in
 from transunet.bundle import from_pretrained
 from transunet.errors import ConfigError, DataError
-from transunet.inference import writers
 from transunet.inference.export import FORMATS, check_target, compare, export
-from transunet.inference.exported_metadata import CONFIG, FINGERPRINT, PRECISION, pack
-from transunet.inference.exported_texts import read_metadata
+from transunet.inference.exports import writers
 from transunet.inference.loading import load_networks
-from transunet.inference.torch_network import TorchNetwork, fingerprint_of
+from transunet.inference.networks.exported_metadata import CONFIG, FINGERPRINT, PRECISION, pack
+from transunet.inference.networks.exported_texts import read_metadata
+from transunet.inference.networks.torch_network import TorchNetwork, fingerprint_of
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from prediction import tiny_model
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.errors import ConfigError
+from transunet.inference.networks.torch_network import TorchNetwork
 from transunet.inference.predictor import Predictor
-from transunet.inference.torch_network import TorchNetwork
 from transunet.inference.window import Windowed, gaussian, windows
 
 

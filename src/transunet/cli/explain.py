@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from transunet.data.cases import Case
-    from transunet.inference.explain import Explanation
+    from transunet.inference.attention.explain import Explanation
 
 EXAMPLE = "Example: transunet explain runs/hippocampus/best patient.nii.gz -o attention"
 
@@ -82,9 +82,9 @@ def explain(
     """
     from transunet.bundle import from_pretrained
     from transunet.errors import ConfigError
-    from transunet.inference.attention_maps import choices_of
-    from transunet.inference.explain import check_writable, explain_with
-    from transunet.inference.files import find_inputs
+    from transunet.inference.attention.explain import check_writable, explain_with
+    from transunet.inference.attention.maps import choices_of
+    from transunet.inference.runs.files import find_inputs
 
     if at is not None and structure is not None:
         raise ConfigError("Give --at or --structure, not both.")
@@ -105,8 +105,8 @@ def explain(
 
 def _explain(case: "Case", look: "Callable[..., Explanation]") -> "Explanation":
     from transunet.cli.progress import progress_bar
-    from transunet.inference.faults import FAULTS, in_words
     from transunet.inference.images import read_image
+    from transunet.inference.runs.faults import FAULTS, in_words
 
     with progress_bar("slices") as bar:
         task = bar.add_task(case.name, total=None)

@@ -86,7 +86,7 @@ def export(
 def _images(bundle: str, paths: list[Path], count: int) -> "NDArray[np.float32]":
     from transunet.bundle_config import read_config
     from transunet.cli.progress import progress_bar
-    from transunet.inference.calibration import calibration_images
+    from transunet.inference.exports.calibration import calibration_images
 
     config = read_config(bundle)
     with progress_bar("cases") as bar:

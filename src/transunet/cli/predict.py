@@ -14,7 +14,7 @@ from transunet.errors import ConfigError, DataError, TransUNetError
 if TYPE_CHECKING:
     from transunet.data.cases import Case
     from transunet.inference.predictor import Predictor
-    from transunet.inference.run import Outcome, Wanted
+    from transunet.inference.runs.run import Outcome, Wanted
 
 EXAMPLE = "Example: transunet predict runs/hippocampus/best patient.nii.gz -o labels"
 
@@ -182,10 +182,10 @@ def predict(
     """
     from transunet.atomic import writable_folder
     from transunet.inference.engines import own_device
-    from transunet.inference.files import find_inputs
     from transunet.inference.loading import config_of
     from transunet.inference.predictor import Predictor
-    from transunet.inference.run import Wanted
+    from transunet.inference.runs.files import find_inputs
+    from transunet.inference.runs.run import Wanted
 
     # Mistyped paths first: loading a network may take a minute.
     both = procedure == "both"
@@ -242,7 +242,7 @@ def _predict_all(
     predictor: "Predictor", cases: "list[Case]", out: Path, wanted: "Wanted"
 ) -> "list[Outcome]":
     from transunet.cli.progress import case_bars
-    from transunet.inference.run import predict_cases
+    from transunet.inference.runs.run import predict_cases
 
     with case_bars(len(cases)) as (begun, ended):
         return predict_cases(predictor, cases, out, wanted, begun, ended)

@@ -153,7 +153,7 @@ def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
     """Case name -> image and label map; a single image and label map belong together."""
     from transunet.errors import DataError
     from transunet.evaluation.pairs import files_in
-    from transunet.inference.files import find_inputs
+    from transunet.inference.runs.files import find_inputs
 
     maps = files_in(labels, "label map")
     images = {Path(case.name).name: case.images for case in find_inputs([image], 1)}

@@ -57,22 +57,22 @@ def _compiled(source: Path | str, config: BundleConfig, device: str, precision: 
 
 def _in_torch(source: Path | str, device: str, precision: str, compiled: bool = False) -> Network:
     from transunet.bundle import from_pretrained
-    from transunet.inference.torch_network import fused_network
+    from transunet.inference.networks.torch_network import fused_network
 
     return fused_network(from_pretrained(source)[0], device, precision, compiled)
 
 
 def _onnxruntime(source: Path | str, config: BundleConfig, device: str, precision: str) -> Network:
-    from transunet.inference.converted import converted
-    from transunet.inference.onnx_network import OnnxNetwork
+    from transunet.inference.networks.converted import converted
+    from transunet.inference.networks.onnx_network import OnnxNetwork
 
     path, fingerprint = converted(source, config, "onnxruntime")
     return OnnxNetwork(path, config.architecture.image_size, fingerprint)
 
 
 def _openvino(source: Path | str, config: BundleConfig, device: str, precision: str) -> Network:
-    from transunet.inference.converted import converted
-    from transunet.inference.openvino_network import OpenVinoNetwork, check_precision
+    from transunet.inference.networks.converted import converted
+    from transunet.inference.networks.openvino_network import OpenVinoNetwork, check_precision
 
     check_precision(precision)
     kind = "openvino" if precision == "fp32" else f"openvino-{precision}"

@@ -15,13 +15,8 @@ from transunet.bundle import from_pretrained
 from transunet.bundle_config import BundleConfig
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.extras import require
-from transunet.inference.logits import as_array
-from transunet.inference.monai_bundle import write_monai_bundle
-from transunet.inference.network import Network
-from transunet.inference.onnx_network import OnnxNetwork
-from transunet.inference.openvino_network import OpenVinoNetwork
-from transunet.inference.torch_network import TorchNetwork, program_network
-from transunet.inference.writers import (
+from transunet.inference.exports.monai_bundle import write_monai_bundle
+from transunet.inference.exports.writers import (
     OPSET,
     write_onnx,
     write_onnx_int8,
@@ -29,6 +24,11 @@ from transunet.inference.writers import (
     write_openvino_int8,
     write_torch_export,
 )
+from transunet.inference.logits import as_array
+from transunet.inference.network import Network
+from transunet.inference.networks.onnx_network import OnnxNetwork
+from transunet.inference.networks.openvino_network import OpenVinoNetwork
+from transunet.inference.networks.torch_network import TorchNetwork, program_network
 
 if TYPE_CHECKING:
     from transunet.models.transunet import TransUNet

@@ -9,10 +9,10 @@ from transunet.bundle_config import BundleConfig, read_config
 from transunet.errors import ConfigError, DataError
 from transunet.inference.combined import Ensemble
 from transunet.inference.engines import ENGINES, Choice, candidates
-from transunet.inference.exported import is_exported, open_exported
-from transunet.inference.exported_texts import read_metadata
 from transunet.inference.network import Network
-from transunet.inference.openvino_network import PrecisionError
+from transunet.inference.networks.exported import is_exported, open_exported
+from transunet.inference.networks.exported_texts import read_metadata
+from transunet.inference.networks.openvino_network import PrecisionError
 
 Source = Path | str
 

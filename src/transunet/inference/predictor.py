@@ -316,7 +316,7 @@ class Predictor:
 def _network(model: "TransUNet | Network", device: "str | torch.device | None") -> Network:
     if not _is_model(model):
         return cast("Network", model)
-    from transunet.inference.torch_network import TorchNetwork
+    from transunet.inference.networks.torch_network import TorchNetwork
 
     return TorchNetwork(cast("TransUNet", model), device)
 

@@ -13,7 +13,7 @@ from transunet.evaluation.measure import Settings, measure
 from transunet.evaluation.metrics import ClassMetrics
 from transunet.evaluation.pairs import Pair
 from transunet.evaluation.records import Structure
-from transunet.inference.outputs import write_labels
+from transunet.inference.runs.outputs import write_labels
 from transunet.serve.faults import told
 from transunet.serve.images import read_kept
 from transunet.serve.intake import check_format

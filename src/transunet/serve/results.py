@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transunet.data.formats import read_labels
 from transunet.errors import TransUNetError
-from transunet.inference.outputs import write_labels
+from transunet.inference.runs.outputs import write_labels
 from transunet.serve.faults import ApiError, told
 from transunet.serve.images import read_kept
 from transunet.serve.questions import LABELS

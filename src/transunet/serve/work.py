@@ -19,10 +19,10 @@ from transunet.bundle import from_pretrained
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError
 from transunet.inference import statistics
-from transunet.inference.attention import AttentionView
-from transunet.inference.faults import in_words
-from transunet.inference.outputs import write_labels
+from transunet.inference.attention.view import AttentionView
 from transunet.inference.predictor import Predictor
+from transunet.inference.runs.faults import in_words
+from transunet.inference.runs.outputs import write_labels
 from transunet.serve.bundles import Served
 from transunet.serve.bundles import colour as colour_of
 from transunet.serve.faults import ApiError, told

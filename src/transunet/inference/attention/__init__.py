@@ -1,0 +1,1 @@
+"""Where a network looks: attention of layers and heads, and roll-out, on the volume's grid."""

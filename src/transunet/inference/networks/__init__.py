@@ -1,0 +1,1 @@
+"""What computes slices: PyTorch, ONNX Runtime, OpenVINO; from bundles and from exported files."""

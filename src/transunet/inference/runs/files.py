@@ -1,0 +1,191 @@
+"""From image files to label files: which files make a case, and one file to another."""
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transunet.data.cases import Case
+from transunet.data.formats import FORMATS, channel_of, is_dicom_path, stem_of, suffix_of
+from transunet.data.formats.dicom_series import find_series
+from transunet.errors import ConfigError, DataError, TransUNetError
+from transunet.inference.images import read_image
+from transunet.inference.predictor import Predictor, Progress
+from transunet.inference.runs.faults import FAULTS, in_words
+from transunet.inference.runs.folders import Image, chosen_cases, dataset_in, images_below
+from transunet.inference.runs.outputs import write_labels
+
+ALL_SERIES = "all"
+
+
+def find_inputs(
+    paths: Sequence[Path],
+    channels: int,
+    *,
+    series: str | None = None,
+    split: str | None = None,
+    labelled: bool = False,
+) -> list[Case]:
+    """Return the cases in `paths`: files, folders, patterns, data sets; each with its channels.
+
+    Files called CASE_0000, CASE_0001, ... are the channels of one case, as in nnU-Net. Of a data
+    set in a known layout, the test cases are taken, or all where none is one; of another folder,
+    all images in it and in the folders below, whose names lead the cases' names.
+
+    Args:
+        paths: Image files, folders, data sets, or patterns such as `in/*.nii`. A DICOM series is a
+            folder or a `.zip`; of a folder of patients, each is a case.
+        channels: How many channels the bundle was trained on.
+        series: which of several DICOM series in a folder: its UID, its number in the list from 1,
+            or "all", each as a case of its own.
+        split: of data sets, only the cases of this split.
+        labelled: of data sets, only the cases that have a label map.
+
+    Raises:
+        ConfigError: for a path that does not exist, is no image, or holds none; a split where there
+            is no data set; a series where there is no DICOM.
+        DataError: when a case lacks a channel, or two cases have one name.
+    """
+    cases: list[Case] = []
+    images: list[Image] = []
+    for path in paths:
+        dataset = dataset_in(path, split, labelled) if path.is_dir() else None
+        if dataset is not None:
+            cases += chosen_cases(dataset, split, labelled)
+        else:
+            images += _images_at(path)
+    if split and images:
+        raise ConfigError(
+            f"{images[0].path} is of no data set of a known layout, so it has no splits."
+        )
+    cases += _joined(images, channels) if _has_channel_names(images, channels) else _alone(images)
+    cases = _with_series(cases, series) if series else cases
+    _check_names(cases)
+    return cases
+
+
+def predict_file(
+    bundle: Predictor | Path | str | Sequence[Path | str],
+    image: Path | str | Sequence[Path | str],
+    output: Path | str,
+    *,
+    series: str | int | None = None,
+    progress: Progress | None = None,
+    probabilities: Path | None = None,
+    uncertainty: Path | None = None,
+    **settings: Any,
+) -> Path:
+    """Segment an image file and write its label map to `output`; return that path.
+
+    The label map has the image's shape, affine and units. It appears when it is complete.
+
+    Args:
+        bundle: a predictor (many files: make it once), a bundle, or the bundles of an ensemble.
+        image: a file, or one file per channel; a DICOM series is a folder or a `.zip`.
+        output: the label map's file; its suffix chooses the format (or `.npz`).
+        series: which of several DICOM series: its UID, or its number in the list, from 1.
+        progress: called with the slices done and the slices in all.
+        probabilities: as `Predictor.__call__`.
+        uncertainty: as `Predictor.__call__`.
+        settings: the predictor's, where it is made here.
+
+    Raises:
+        DataError, GeometryError: when the image cannot be used.
+        ConfigError: for a path that does not exist, settings that cannot work, or an output that
+            cannot be written.
+    """
+    if not isinstance(bundle, Predictor):
+        bundle = Predictor.from_pretrained(bundle, **settings)
+    elif settings:
+        raise ConfigError(
+            f"A predictor was given, which has its own settings; found {', '.join(settings)} too."
+        )
+    output = Path(output)
+    if output.suffix != ".npz" and suffix_of(output) is None:
+        raise ConfigError(f"{output}: label maps are written as .npz, {', '.join(FORMATS)}.")
+    paths = [Path(path) for path in ([image] if isinstance(image, Path | str) else image)]
+    try:
+        volume = read_image(paths, series)
+        labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
+    except FAULTS as error:
+        raise in_words(error, paths[0]) from None
+    write_labels(labels, output, bundle.labels)
+    return output
+
+
+def _images_at(path: Path) -> list[Image]:
+    if not path.exists():
+        return _matching(path)
+    if path.is_dir():
+        return images_below(path)
+    if suffix_of(path) is None:
+        raise ConfigError(f"{path} is not an image that can be read: {', '.join(FORMATS)}.")
+    return [Image(path, stem_of(path))]
+
+
+def _matching(path: Path) -> list[Image]:
+    """The images that a pattern stands for, where the shell did not say."""
+    found = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - may be absolute
+    if not found:
+        raise ConfigError(f"There is no image {path}. Check the path.")
+    return [image for match in found for image in _images_at(match)]
+
+
+def _has_channel_names(images: Iterable[Image], channels: int) -> bool:
+    # With one channel, only if all end in _0000: scan_0001, scan_0002 may be patients.
+    found = [channel_of(image.name) for image in images]
+    if channels == 1:
+        return all(match is not None and match[1] == 0 for match in found)
+    return any(found)
+
+
+def _alone(images: Iterable[Image]) -> list[Case]:
+    return [Case(image.name, (image.path,), None) for image in images]
+
+
+def _joined(images: Iterable[Image], channels: int) -> list[Case]:
+    grouped: dict[str, dict[int, Path]] = {}
+    for image in images:
+        name, index = channel_of(image.name) or (image.name, 0)
+        grouped.setdefault(name, {})[index] = image.path
+    for name, parts in grouped.items():
+        if sorted(parts) not in ([0], list(range(channels))):
+            raise DataError(
+                f"Case {name} has the channel files "
+                f"{', '.join(part.name for part in parts.values())}; "
+                f"expected {channels}, numbered from _0000."
+            )
+    return [
+        Case(name, tuple(parts[index] for index in sorted(parts)), None)
+        for name, parts in grouped.items()
+    ]
+
+
+def _with_series(cases: Iterable[Case], series: str) -> list[Case]:
+    found = [(case, is_dicom_path(case.images[0])) for case in cases]
+    if not any(dicom for _, dicom in found):
+        raise ConfigError(f"--series {series}: none of the inputs is DICOM; leave it out.")
+    return [one for case, dicom in found for one in (_chosen(case, series) if dicom else [case])]
+
+
+def _chosen(case: Case, series: str) -> list[Case]:
+    if series != ALL_SERIES:
+        return [replace(case, series=series)]
+    try:
+        count = len(find_series(case.images[0]))
+    except TransUNetError:
+        return [case]  # reading the case will tell what is wrong with it
+    numbers = [str(number) for number in range(1, count + 1)]
+    many = [replace(case, name=f"{case.name}_series{n}", series=n) for n in numbers]
+    return many if count > 1 else [case]
+
+
+def _check_names(cases: Sequence[Case]) -> None:
+    twice = sorted(name for name, count in Counter(c.name for c in cases).items() if count > 1)
+    if twice:
+        raise DataError(
+            f"Several inputs are called {', '.join(twice)}, and their label maps would overwrite "
+            "each other. Predict them into different folders."
+        )

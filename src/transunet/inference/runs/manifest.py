@@ -1,0 +1,66 @@
+"""What an output folder says of itself: which bundle and software, which cases, what was found."""
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from transunet.inference.predictor import Predictor
+from transunet.inference.runs.claims import together
+from transunet.inference.runs.outputs import write_values
+from transunet.inference.runs.records import Record, all_records
+
+MANIFEST = "manifest.json"
+STATISTICS = "statistics.json"
+_PACKAGES = ("transunet", "torch", "onnxruntime", "openvino", "numpy", "scipy", "nibabel")
+
+
+def summarise(
+    folder: Path, predictor: Predictor, settings: Mapping[str, Any], started: str
+) -> None:
+    """Write `manifest.json` and `statistics.json` of all that is recorded in `folder`.
+
+    Raises:
+        ConfigError: when the folder cannot be written to.
+    """
+    with together(folder):
+        records = all_records(folder)
+        manifest = {
+            "bundle": {"sources": predictor.sources, "sha256": predictor.fingerprint},
+            "labels": predictor.labels,
+            "settings": settings,
+            "batch_size": predictor.batch_size,
+            "engine": predictor.engine,
+            "precision": predictor.precision,
+            "device": predictor.device,
+            "versions": _versions(),
+            "started": started,
+            "finished": now(),
+            "cases": {record.case: _told(record) for record in records},
+        }
+        write_values(folder / MANIFEST, manifest)
+        found = {record.case: record.structures for record in records if record.status == "done"}
+        write_values(folder / STATISTICS, found)
+
+
+def now() -> str:
+    """Return the time, to the second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _told(record: Record) -> dict[str, Any]:
+    names = ("status", "seconds", "images", "images_sha256", "outputs", "by")
+    told = {name: getattr(record, name) for name in names}
+    return told | {key: value for key in ("series", "problem") if (value := getattr(record, key))}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,136 @@
+"""From image files to label files: which files make a case, and where the label map lies."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from prediction import OBLIQUE, left_in, noise, save_nifti, tiny_bundle
+from transunet.data.cases import Case
+from transunet.errors import ConfigError, DataError
+from transunet.inference.predictor import Predictor
+from transunet.inference.runs.files import find_inputs, predict_file
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor.from_pretrained(tiny_bundle(tmp_path_factory.mktemp("bundle")), device="cpu")
+
+
+def touch(folder: Path, *names: str) -> list[Path]:
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.touch()
+    return paths
+
+
+def test_a_label_map_has_its_images_geometry_units_and_codes(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    image = nib.load(save_nifti(tmp_path / "a.nii.gz"))
+    written = predict_file(predictor, tmp_path / "a.nii.gz", tmp_path / "out" / "b.nii.gz")
+    labels = nib.load(written)
+    assert labels.shape == image.shape
+    assert np.array_equal(labels.affine, image.affine)
+    assert labels.header.get_xyzt_units() == ("mm", "sec")
+    for form in ("get_qform", "get_sform"):
+        for mine, its in zip(
+            getattr(labels, form)(coded=True), getattr(image, form)(coded=True), strict=True
+        ):
+            assert np.array_equal(mine, its)
+    assert np.array_equal(labels.header["pixdim"], image.header["pixdim"])
+    assert labels.get_data_dtype() == np.uint8
+    assert len(np.unique(labels.dataobj)) > 1
+
+
+def test_the_file_holds_what_the_predictor_says(predictor: Predictor, tmp_path: Path) -> None:
+    path = save_nifti(tmp_path / "a.nii")
+    written = predict_file(predictor, str(path), tmp_path / "out" / "a.nii")
+    assert written == tmp_path / "out" / "a.nii"
+    from transunet.data.formats import read_volume
+
+    expected = predictor(read_volume(path)).array[0]
+    assert np.array_equal(np.asarray(nib.load(written).dataobj), expected)
+
+
+def test_a_folder_gives_its_images_in_order_and_nothing_else(tmp_path: Path) -> None:
+    touch(tmp_path, "b.nii.gz", "a.nii", "notes.txt", ".hidden.nii.gz")
+    (tmp_path / "deeper").mkdir()
+    assert [case.name for case in find_inputs([tmp_path], 1)] == ["a", "b"]
+
+
+def test_channel_files_make_one_case(tmp_path: Path) -> None:
+    t1, t2 = touch(tmp_path, "p_0000.nii.gz", "p_0001.nii.gz")
+    assert find_inputs([tmp_path], 2) == [Case("p", (t1, t2), None)]
+    # With one channel, numbered files are patients, unless all of them are channel 0.
+    assert [case.name for case in find_inputs([tmp_path], 1)] == ["p_0000", "p_0001"]
+    assert [case.name for case in find_inputs([t1], 1)] == ["p"]
+
+
+def test_a_case_without_all_its_channels_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "p_0000.nii.gz", "q_0000.nii.gz", "q_0001.nii.gz", "q_0002.nii.gz")
+    with pytest.raises(DataError, match=r"Case q .*expected 2"):
+        find_inputs([tmp_path], 2)
+
+
+def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    paths = touch(tmp_path, "a.nii.gz") + touch(tmp_path / "x", "a.nii")
+    with pytest.raises(DataError, match="called a"):
+        find_inputs(paths, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("missing.nii.gz", "no image"), ("notes.txt", "not an image"), ("empty", "holds no images")],
+)
+def test_inputs_that_cannot_be_are_wrong_use(tmp_path: Path, name: str, message: str) -> None:
+    touch(tmp_path, "notes.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=message):
+        find_inputs([tmp_path / name], 1)
+
+
+def test_a_failure_leaves_nothing_behind(predictor: Predictor, tmp_path: Path) -> None:
+    two = save_nifti(tmp_path / "two.nii.gz", np.stack([noise(), noise()], axis=-1), OBLIQUE)
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=r"two.nii.gz: .*2 channels"):
+        predict_file(predictor, two, out / "two.nii.gz")
+    assert not out.exists() or not left_in(out)
+
+
+def test_a_bundle_may_be_given_with_its_settings(predictor: Predictor, tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    path = save_nifti(tmp_path / "a.nii.gz")
+    settings = {"device": "cpu", "mirror": True}
+    one = predict_file(bundle, path, tmp_path / "one.nii.gz", **settings)
+    two = predict_file([bundle, bundle], path, tmp_path / "two.nii.gz", **settings)
+    assert np.array_equal(np.asarray(nib.load(one).dataobj), np.asarray(nib.load(two).dataobj))
+    with pytest.raises(ConfigError, match="its own settings; found mirror"):
+        predict_file(predictor, path, tmp_path / "three.nii.gz", mirror=True)
+
+
+def test_labels_as_arrays_are_read_back(predictor: Predictor, tmp_path: Path) -> None:
+    from transunet.data.formats import read_labels
+
+    path = save_nifti(tmp_path / "a.nii.gz")
+    written = predict_file(predictor, path, tmp_path / "a.npz")
+    assert np.array_equal(read_labels(written).array, predictor(path).array)
+    with np.load(written) as stored:
+        np.testing.assert_allclose(stored["affine"], OBLIQUE, atol=1e-6)
+
+
+def test_an_output_of_no_known_format_is_refused_first(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"labels.txt: label maps are written as .npz, .nii"):
+        predict_file(predictor, tmp_path / "a.nii.gz", tmp_path / "labels.txt")
+
+
+def test_patterns_are_expanded_where_the_shell_did_not(tmp_path: Path) -> None:
+    touch(tmp_path, "b.nii.gz", "a1.nii", "a2.nii")
+    assert [case.name for case in find_inputs([tmp_path / "a*.nii"], 1)] == ["a1", "a2"]
+    assert [case.name for case in find_inputs([tmp_path / "*.nii*"], 1)] == ["a1", "a2", "b"]
+    with pytest.raises(ConfigError, match=r"no image .*c\*"):
+        find_inputs([tmp_path / "c*"], 1)
