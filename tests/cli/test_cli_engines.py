@@ -14,7 +14,7 @@ from prediction import save_nifti, tiny_bundle
 from transunet.bundle_config import read_config
 from transunet.cli.main import app
 from transunet.errors import ConfigError
-from transunet.inference.exported_metadata import pack
+from transunet.inference.networks.exported_metadata import pack
 
 
 @pytest.fixture(autouse=True)

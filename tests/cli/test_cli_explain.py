@@ -17,7 +17,7 @@ from transunet.data.formats import write_volume
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, TransUNetError
-from transunet.inference.attention import AttentionView
+from transunet.inference.attention.view import AttentionView
 from transunet.inference.predictor import Predictor
 
 pytest.importorskip("matplotlib", reason="pictures are drawn with the extra [train]")

@@ -207,7 +207,7 @@ def test_other_formats_are_read(client, tmp_path):
 def test_attention_is_the_views_own(client, bundles, done, tmp_path, layer, head):
     from transunet.bundle import from_pretrained
     from transunet.data.formats import read_volume
-    from transunet.inference.attention import AttentionView
+    from transunet.inference.attention.view import AttentionView
 
     content, job = done
     (tmp_path / "a.nii.gz").write_bytes(content)
