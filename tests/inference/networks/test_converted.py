@@ -4,6 +4,9 @@ import json
 import logging
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +20,7 @@ from transunet.bundle_config import BundleConfig, read_config
 from transunet.errors import ConfigError
 from transunet.inference.loading import load_networks
 from transunet.inference.networks import converted as cache
+from transunet.inference.networks import openvino_network
 from transunet.inference.networks.converted import ConversionError, converted
 from transunet.inference.predictor import Predictor
 
@@ -108,9 +112,25 @@ def test_a_hybrid_is_converted_too(tmp_path: Path) -> None:
 
 
 def cpu_can() -> list[str]:
-    import openvino
+    return list(openvino_network.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
-    return list(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs signals of POSIX")
+def test_a_signal_after_several_networks_is_survived(bundle: Path) -> None:
+    need("openvino")
+    code = (
+        "import gc, os, signal\n"
+        "from transunet.inference.loading import load_networks\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('survived'))\n"
+        f"load = lambda: load_networks([{str(bundle)!r}], 'cpu', 'openvino').network\n"
+        "first = load(); second = load()\n"
+        "del first; gc.collect(); del second; gc.collect()\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "survived"), done.stderr
 
 
 def test_openvino_computes_in_the_precision_asked_for(bundle: Path) -> None:
@@ -131,14 +151,13 @@ def test_a_precision_that_the_processor_lacks_is_refused(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("openvino")
-    from transunet.inference.networks import openvino_network
 
     class Core:
         def get_property(self, *_: object) -> list[str]:
             return ["FP32", "INT8"]
 
     converted(bundle, read_config(bundle), "openvino")
-    monkeypatch.setattr(openvino_network, "require", lambda *_: type("ov", (), {"Core": Core}))
+    monkeypatch.setattr(openvino_network, "core", Core)
     monkeypatch.setattr("transunet.inference.engines._LEAST_BYTES", 0)
     for engine in ("openvino", "auto"):  # which does not fall back to what would be slower still
         with pytest.raises(ConfigError, match="does not compute in bf16"):

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -48,12 +49,11 @@ class OpenVinoNetwork:
     ) -> None:
         self.path, self.image_size, self.fingerprint = path, image_size, fingerprint
         check_precision(precision)
-        core = require("openvino", "openvino").Core()
-        model = read(core, path)
+        model = read(path)
         try:
             channels = model.input(INPUT).get_partial_shape()[1]
             model.reshape({INPUT: [-1, channels, *image_size]})
-            self._compiled = core.compile_model(model, "CPU", _settings(precision))
+            self._compiled = core().compile_model(model, "CPU", _settings(precision))
         except RuntimeError as error:
             raise DataError(
                 f"{path}: OpenVINO cannot compute it: {_last_line(error)} Export the bundle anew."
@@ -79,6 +79,20 @@ class OpenVinoNetwork:
         return np.asarray(found[OUTPUT], dtype=np.float32)
 
 
+@cache
+def core() -> Any:
+    """Return OpenVINO's core, the only one of this process and never given up.
+
+    A core puts a stack for signal handlers in place of the one that it finds, and puts that back at
+    its end. Of two that end in the order in which they began, the later one puts back a stack that
+    is gone, and the next signal (a child's end is enough) kills the process.
+
+    Raises:
+        ConfigError: without the package openvino.
+    """
+    return require("openvino", "openvino").Core()
+
+
 def check_precision(precision: str) -> None:
     """Refuse a precision that this processor lacks.
 
@@ -86,8 +100,7 @@ def check_precision(precision: str) -> None:
         ConfigError: without the package openvino.
         PrecisionError: saying so.
     """
-    core = require("openvino", "openvino").Core()
-    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision in ("bf16", "fp16") and precision.upper() not in able:
         raise PrecisionError(
             f"This processor does not compute in {precision}; OpenVINO would take fp32. "
@@ -95,7 +108,7 @@ def check_precision(precision: str) -> None:
         )
 
 
-def read(core: Any, path: Path) -> Any:
+def read(path: Path) -> Any:
     """Return the network that the file `path` holds.
 
     Raises:
@@ -103,7 +116,7 @@ def read(core: Any, path: Path) -> Any:
     """
     try:
         _check_start(path)
-        model = core.read_model(path)
+        model = core().read_model(path)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{path}: OpenVINO cannot read it: {_last_line(error)} Export the bundle anew."
@@ -124,7 +137,7 @@ def texts_of(path: Path) -> dict[str, str]:
         ConfigError: without the package openvino.
         DataError: when the file is damaged.
     """
-    model = read(require("openvino", "openvino").Core(), path)
+    model = read(path)
     places = {key: [PREFIX, key.partition(".")[2]] for key in KEYS}
     return {
         key: model.get_rt_info(place).astype(str)
