@@ -8,7 +8,7 @@ import pytest
 import browsing
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # its event loop would be in the way of later tests
 def browser() -> Iterator[Any]:
     with browsing.browser_or_skip() as browser:
         yield browser
