@@ -1,7 +1,5 @@
 """The model folder: `model.safetensors` and `config.json`, all that predicting needs."""
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -9,6 +7,7 @@ from safetensors.torch import save_file
 
 from transunet.atomic import atomic_path, writable_folder
 from transunet.bundle_config import CONFIG, MODEL, BundleConfig, locate, read_config
+from transunet.extras import versions_of
 from transunet.hub import upload_folder
 from transunet.models.transunet import TransUNet
 from transunet.weights.load import load_weights
@@ -29,7 +28,9 @@ def save_pretrained(model: TransUNet, config: BundleConfig, folder: Path | str) 
         mode = path.stat().st_mode
         save_file(state, path, metadata={"format": "pt"})
         path.chmod(mode)  # safetensors makes files that only their owner can read
-    config = config.replace(architecture=model.config, versions=_versions())
+    config = config.replace(
+        architecture=model.config, versions=versions_of(("transunet", "torch", "numpy"))
+    )
     with atomic_path(folder / CONFIG) as path:
         path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return folder
@@ -60,13 +61,3 @@ def push_to_hub(model: TransUNet, config: BundleConfig, repository: str) -> str:
         ConfigError: without a network or permission; the message says what to do.
     """
     return upload_folder(repository, lambda folder: save_pretrained(model, config, folder))
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("transunet", "torch", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

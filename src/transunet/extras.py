@@ -1,8 +1,10 @@
-"""Optional packages: imported where they are used, with an error that names the extra."""
+"""Optional packages, imported where they are used with an error that names the extra; versions."""
 
+import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType, ModuleType
 
 from transunet.errors import ConfigError
@@ -27,3 +29,18 @@ def require(module: str, extra: str) -> ModuleType:
             f"This needs the package {error.name!r}, which is not installed. "
             f"Install it with: pip install 'transunet[{extra}]'"
         ) from error
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of `package` that is installed, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of Python and of those `packages` that are installed."""
+    found = {package: version_of(package) for package in packages}
+    installed = {package: number for package, number in found.items() if number is not None}
+    return {"python": platform.python_version(), **installed}

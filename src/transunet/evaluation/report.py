@@ -6,7 +6,6 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from transunet.atomic import atomic_path
 from transunet.evaluation.metrics import ClassMetrics
 from transunet.evaluation.records import Evaluation, Metric, Structure, value_or_none
 from transunet.evaluation.statistics import AGGREGATION, INTERVAL, Summary
+from transunet.extras import version_of
 
 FORMAT_VERSION = 1
 # Per convention: (in the prediction, in the reference) -> what is written beside the figures.
@@ -87,9 +87,9 @@ def summary(one: Summary) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of what computed the figures."""
     return {
-        "transunet": _version("transunet"),
-        "numpy": _version("numpy"),
-        "scipy": _version("scipy"),
+        "transunet": version_of("transunet") or "unknown",
+        "numpy": version_of("numpy") or "unknown",
+        "scipy": version_of("scipy") or "unknown",
         "python": platform.python_version(),
     }
 
@@ -152,10 +152,3 @@ def _identity(structure: Structure) -> dict[str, Any]:
 def _figures(metrics: tuple[Metric, ...], measured: ClassMetrics) -> dict[str, float | None]:
     named = [(metric.key, metric.field) for metric in metrics] + list(_VOLUMES)
     return {key: value_or_none(getattr(measured, field)) for key, field in named}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

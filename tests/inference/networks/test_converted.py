@@ -214,7 +214,7 @@ def test_other_weights_and_other_versions_are_another_network(
     assert converted(copied, config, "openvino") == first, "contents decide, not the folder"
     other = tiny_bundle(tmp_path / "other", seed=1)
     assert converted(other, read_config(other), "openvino").path != first.path
-    monkeypatch.setattr(cache, "_version", lambda package: "99")
+    monkeypatch.setattr(cache, "version_of", lambda package: "99")
     assert converted(bundle, config, "openvino").path != first.path
     assert len(writers) == 3
 

@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from transunet.data.formats.dicom_series import Series
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError
-from transunet.extras import require
+from transunet.extras import require, version_of
 
 SERIES_NUMBER = 900
 """Of the segmentation's series; viewers sort by it."""
@@ -73,7 +72,7 @@ def write_seg(
     series = _series_of(source, labels.name)
     frames = _stack(labels, series)
     names = _checked_names(label_names, frames, labels.name)
-    method = (algorithm, algorithm_version or _version())
+    method = (algorithm, algorithm_version or version_of("transunet") or "unknown")
     segments = [_segment(highdicom, *item, method) for item in names.items()]
     images, frames = _sources(series, frames)
     try:
@@ -229,10 +228,3 @@ def _complete(dataset: Any) -> Any:
         if keyword not in complete:
             setattr(complete, keyword, "")
     return complete
-
-
-def _version() -> str:
-    try:
-        return version("transunet")
-    except PackageNotFoundError:
-        return "unknown"

@@ -6,9 +6,7 @@ Writing needs no MONAI; running needs MONAI and this package.
 """
 
 import json
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from transunet.atomic import atomic_path
 from transunet.bundle_config import BundleConfig
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.errors import ConfigError
+from transunet.extras import versions_of
 from transunet.inference.exports.monai_texts import licence, metadata, readme
 from transunet.models.transunet import TransUNet
 
@@ -211,13 +210,8 @@ def _json(values: Mapping[str, Any]) -> str:
 
 def _versions() -> dict[str, str]:
     """Return the versions that the bundle is written with; MONAI's only if it is installed."""
-    found = {"python": platform.python_version()}
-    for package in ("transunet", "torch", "numpy", "nibabel", "monai", "pytorch-ignite"):
-        try:
-            found[package] = version(package).partition("+")[0]
-        except PackageNotFoundError:
-            continue
-    return found
+    packages = ("transunet", "torch", "numpy", "nibabel", "monai", "pytorch-ignite")
+    return {name: number.partition("+")[0] for name, number in versions_of(packages).items()}
 
 
 def _check(folder: Path) -> None:

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +22,7 @@ from filelock import FileLock
 from transunet.atomic import atomic_path, writable_folder
 from transunet.bundle_config import MODEL, BundleConfig, locate
 from transunet.errors import ConfigError, TransUNetError
+from transunet.extras import version_of
 from transunet.inference.network import Network
 from transunet.weights.cache import cache_folder, digests
 
@@ -96,7 +96,7 @@ def converted(source: Path | str, config: BundleConfig, engine: str) -> Converte
 
 def _key(source: Path | str, config: BundleConfig, engine: str) -> str:
     weights = digests(locate(source, MODEL), ["sha256"])["sha256"]
-    versions = {package: _version(package) for package in KINDS[engine].packages}
+    versions = {package: version_of(package) or "" for package in KINDS[engine].packages}
     parts = [_FORM, engine, weights, config.model_dump_json(), versions, _code()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -205,10 +205,3 @@ def _when_used(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:  # another process removed it
         return 0.0
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""

@@ -1,12 +1,11 @@
 """What an output folder says of itself: which bundle and software, which cases, what was found."""
 
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from transunet.extras import versions_of
 from transunet.inference.predictor import Predictor
 from transunet.inference.runs.claims import together
 from transunet.inference.runs.outputs import write_values
@@ -35,7 +34,7 @@ def summarise(
             "engine": predictor.engine,
             "precision": predictor.precision,
             "device": predictor.device,
-            "versions": _versions(),
+            "versions": versions_of(_PACKAGES),
             "started": started,
             "finished": now(),
             "cases": {record.case: _told(record) for record in records},
@@ -54,13 +53,3 @@ def _told(record: Record) -> dict[str, Any]:
     names = ("status", "seconds", "images", "images_sha256", "outputs", "by")
     told = {name: getattr(record, name) for name in names}
     return told | {key: value for key in ("series", "problem") if (value := getattr(record, key))}
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
