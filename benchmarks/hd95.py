@@ -55,9 +55,11 @@ def organ(shape: tuple[int, ...], seed: int, shift: float = 0.0) -> Mask:
     return radius + 0.06 * bumps <= 1
 
 
-def straightforward(prediction: Mask, reference: Mask) -> float:
+def straightforward(
+    prediction: Mask, reference: Mask, spacing: tuple[float, ...] = SPACING
+) -> float:
     surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (prediction, reference)]
-    far = [ndimage.distance_transform_edt(~one, sampling=SPACING) for one in surfaces]
+    far = [ndimage.distance_transform_edt(~one, sampling=spacing) for one in surfaces]
     pooled = np.concatenate([far[1][surfaces[0]], far[0][surfaces[1]]])
     return float(np.percentile(pooled, 95))
 

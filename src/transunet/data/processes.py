@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
     """Yield `work(item)` for every item, in the order in which they are done.
 
-    What `work` raises is raised here, and what has not begun is not begun.
+    What `work` raises is raised here, once what has begun is done; what has not begun is not begun.
 
     Args:
         work: importable from a module, with arguments that can be pickled.
@@ -43,4 +43,4 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int) 
                 "`if __name__ == '__main__':` around its own work.)"
             ) from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from transunet.device import choose_device
 from transunet.errors import ConfigError, DataError
+from transunet.inference.networks.sentences import first_line
 from transunet.models.fused import fuse
 from transunet.models.transunet import TransUNet
 
@@ -125,7 +126,7 @@ class FixedNetwork:
             return self._run(x)  # type: ignore[no-any-return]
         except TorchDynamoException as error:
             raise ConfigError(
-                f"The network cannot be compiled on this machine: {_first_line(error)} "
+                f"The network cannot be compiled on this machine: {first_line(error)} "
                 "A C++ compiler (cpu) or Triton (cuda) may be missing. Take --engine eager."
             ) from error
 
@@ -166,7 +167,7 @@ def program_network(
         module = program.module()
     except Exception as error:  # whatever a damaged archive causes
         raise DataError(
-            f"{path}: PyTorch {torch.__version__} cannot load it: {_first_line(error)} "
+            f"{path}: PyTorch {torch.__version__} cannot load it: {first_line(error)} "
             "Export the bundle anew."
         ) from error
     return FixedNetwork(module, image_size, fingerprint, device=device, compiled=compiled)
@@ -179,9 +180,3 @@ def fingerprint_of(model: TransUNet) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if text.endswith(".") else f"{text}."

@@ -59,3 +59,10 @@ GZIP: dict[int | str, dict[str, Any]] = {
         "description": "A NIfTI file.",
     }
 }
+
+
+def multipart(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return what documents a body that the route reads itself: a form whose part is `name`."""
+    form = {"type": "object", "required": [name], "properties": {name: schema}}
+    content = {"multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}

@@ -13,7 +13,7 @@ from transunet.serve.images import VIEW, inspect
 from transunet.serve.intake import As
 from transunet.serve.names import shown
 from transunet.serve.records import ImageRecord
-from transunet.serve.routes.answers import GZIP, Here, Id, faults, file_faults
+from transunet.serve.routes.answers import GZIP, Here, Id, faults, file_faults, multipart
 from transunet.serve.routes.receiving import keep, received
 from transunet.serve.schemas import Image
 from transunet.serve.service import Service
@@ -23,28 +23,15 @@ from transunet.serve.uploads import Upload
 router = APIRouter(tags=["images"])
 
 _AS = ("auto", "channels", "series")
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "properties": {
-                        "files": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "One file; one per channel; or a DICOM series as its "
-                            "files or a zip of them.",
-                        }
-                    },
-                }
-            }
-        },
-    }
-}
+_BODY = multipart(
+    "files",
+    {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "string", "format": "binary"},
+        "description": "One file; one per channel; or a DICOM series, as its files or as a zip.",
+    },
+)
 _TAKEN = faults(
     "too_slow", "too_large", "unknown_format", "unreadable", "invalid_request", "storage_full"
 )

@@ -13,7 +13,7 @@ from transunet.serve.questions import LABELS, OVERLAY
 from transunet.serve.records import JobRecord
 from transunet.serve.reference import score
 from transunet.serve.results import MEDIA, SUFFIXES, ResultFormat, check_fits, convert
-from transunet.serve.routes.answers import GZIP, Here, Id, faults, file_faults
+from transunet.serve.routes.answers import GZIP, Here, Id, faults, file_faults, multipart
 from transunet.serve.routes.receiving import received
 from transunet.serve.schemas import Comparison
 from transunet.serve.service import Service
@@ -29,20 +29,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
         "description": "The label map.",
     }
 }
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
+_BODY = multipart("file", {"type": "string", "format": "binary"})
 _TAKEN = faults(
     "not_found", "not_done", "too_slow", "too_large", "unknown_format", "unreadable",
     "wrong_grid", "invalid_request", "storage_full",
