@@ -207,6 +207,19 @@ def test_images_that_cannot_be_used_are_named(bundle: Path, tmp_path: Path) -> N
     assert "no bundle" in refused(ConfigError, tmp_path / "no/such", two, "-o", tmp_path / "out")
 
 
+def test_the_other_images_go_on(bundle: Path, tmp_path: Path) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    for name in ("a", "c"):
+        save_nifti(images / f"{name}.nii.gz")
+    (images / "b.nii.gz").write_bytes(b"no image")
+    told = refused(DataError, bundle, images, "-o", tmp_path / "out")
+    assert "1 of 3 cases could not be explained" in told
+    assert "b.nii.gz" in told
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {"a.png", "a_rollout.nii.gz", "c.png", "c_rollout.nii.gz"}
+
+
 def test_a_structure_that_is_not_found_has_no_tokens(tmp_path: Path) -> None:
     model = tiny_model()
     model.segmentation_head[0].bias.data[2] = -1000

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from serving import FakeHand, fake_server, image_bytes, labels_of, nifti_of, until
+from transunet.bundle import from_pretrained
+from transunet.data.volume import Volume
 from transunet.errors import ConfigError, WeightsError
+from transunet.inference.attention.view import AttentionView
 from transunet.serve.bundles import read_bundles
 from transunet.serve.hand import Hand
 from transunet.serve.service import Service
 from transunet.serve.settings import ServeSettings
 from transunet.serve.store import Store
+from transunet.serve.work import Models
 
 PREDICTOR = {"device": "cpu", "batch_size": 1}
 
@@ -30,6 +34,28 @@ def hand(bundle):
     found.start()
     yield found
     found.stop()
+
+
+def test_attention_is_of_the_network_that_predicts(bundle):
+    """One copy serves both where PyTorch computes; the values are those of the plain network."""
+    served = read_bundles([str(bundle)])["brain"]
+    models = Models(served, {"device": "cpu", "engine": "eager"})
+    assert models.view.model is models.base.network.module
+    plain, config = from_pretrained(bundle)
+    image = Volume(np.random.default_rng(0).random((1, 20, 24, 3)), np.eye(4))
+    asked = (image, (3, 4, 1), 0, 0)
+    expected = AttentionView(plain, config.preprocessing, "cpu").slice_at(*asked).array
+    assert np.allclose(models.view.slice_at(*asked).array, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("asked", "size"), [(None, 1), (4, 4)])
+def test_slices_go_through_one_by_one_on_a_cpu(bundle, asked, size):
+    settings = {"device": "cpu", "engine": "eager", "batch_size": asked}
+    models = Models(read_bundles([str(bundle)])["brain"], settings)
+    counts = []
+    image = Volume(np.zeros((1, 20, 24, 9)), np.eye(4))
+    models.predictor({})(image, lambda done, total: counts.append((done, total)))
+    assert counts == [(min(done, 9), 9) for done in range(size, 9 + size, size)]
 
 
 def worker_of(hand):

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from transunet.cli.failures import raise_failed
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from transunet.data.cases import Case
     from transunet.inference.attention.explain import Explanation
@@ -97,26 +99,34 @@ def explain(
         raise ConfigError(f"--at is a voxel of one image; {len(cases)} were given.")
     check_writable(out)
     look = partial(explain_with, model, config, layer=layers, head=heads, at=whose, device=device)
-    written = [
-        path for case in cases for path in _explain(case, look).write(out, case.name, format_)
-    ]
-    _report(written, out)
+    _explain_all(cases, look, lambda case, found: found.write(out, case.name, format_), out)
 
 
-def _explain(case: "Case", look: "Callable[..., Explanation]") -> "Explanation":
-    from transunet.cli.progress import progress_bar
+def _explain_all(
+    cases: "Sequence[Case]",
+    look: "Callable[..., Explanation]",
+    write: "Callable[[Case, Explanation], list[Path]]",
+    out: Path,
+) -> None:
+    """Explain every case; what fails is told at the end."""
+    from transunet.cli.progress import case_bars
     from transunet.inference.images import read_image
     from transunet.inference.runs.faults import FAULTS, in_words
 
-    with progress_bar("slices") as bar:
-        task = bar.add_task(case.name, total=None)
-        try:
-            return look(
-                read_image(case.images, case.series),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        except FAULTS as error:
-            raise in_words(error, case.images[0]) from None
+    written: list[Path] = []
+    failed: dict[str, Exception | None] = {}
+    with case_bars(len(cases)) as (begun, ended):
+        for case in cases:
+            progress = begun(case.name)
+            try:
+                found = look(read_image(case.images, case.series), progress=progress)
+                written += write(case, found)
+            except FAULTS as error:
+                failed[case.name] = in_words(error, case.images[0])
+            ended(case)
+    if written:
+        _report(written, out)
+    raise_failed(failed, len(cases), "explained")
 
 
 def _voxel(text: str) -> tuple[int, ...]:

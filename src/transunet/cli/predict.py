@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from transunet.cli.failures import raise_failed
 from transunet.cli.notes import showing_notes
-from transunet.errors import ConfigError, DataError, TransUNetError
+from transunet.errors import TransUNetError
 
 if TYPE_CHECKING:
     from transunet.data.cases import Case
@@ -280,12 +281,7 @@ def _report(outcomes: "list[Outcome]", out: Path) -> None:
     told = f"{count['done']} {maps} in {out}" + (f" ({', '.join(more)})" if more else "")
     _say(told)
     failed = {o.case: o.error for o in outcomes if o.status == "failed"}
-    if failed:
-        listed = "\n".join(f"  {name}: {error}" for name, error in failed.items())
-        wrong_use = all(isinstance(error, ConfigError) for error in failed.values())
-        raise (ConfigError if wrong_use else DataError)(
-            f"{len(failed)} of {len(outcomes)} cases could not be predicted:\n{listed}"
-        )
+    raise_failed(failed, len(outcomes), "predicted")
 
 
 def _say(text: str) -> None:

@@ -87,9 +87,13 @@ def serve(
         typer.Option(help="Of the computing; auto: fp32.", rich_help_panel=_MACHINE),
     ] = "auto",
     batch_size: Annotated[
-        int,
-        typer.Option(min=1, help="Slices that go through at once.", rich_help_panel=_MACHINE),
-    ] = 8,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Slices that go through at once: 1 on a CPU, 8 on a GPU.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
 ) -> None:
     """Segment in the browser: a page to drop images on, and the API behind it.
 

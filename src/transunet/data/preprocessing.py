@@ -140,7 +140,7 @@ class Preprocessing(Configuration):
                 f"({names}). Give one "
                 "file per channel, in this order."
             )
-        slices = self._cut(volume)
+        slices = self.cut(volume)
         out = np.empty(slices.shape, np.float32)
         for index, channel in enumerate(self.channels):
             out[:, index] = channel.normalise(slices[:, index], scales[index] if scales else None)
@@ -149,7 +149,7 @@ class Preprocessing(Configuration):
 
     def labels_to_slices(self, volume: Volume) -> NDArray[Any]:
         """Return a label map as slices, (S, H, W) uint8 (uint16 above 255)."""
-        slices = self._cut(volume)[:, 0]
+        slices = self.cut(volume)[:, 0]
         return np.ascontiguousarray(
             nearest(smallest_unsigned(slices), self.slice_size(volume), edge="kept")
         )
@@ -170,18 +170,31 @@ class Preprocessing(Configuration):
                 f"{like.name}: label slices of shape {labels.shape} do not fit; expected "
                 f"{expected}."
             )
-        native = nearest(labels, self._native_size(like), edge="kept")
-        oriented = np.moveaxis(native[None], 1, 1 + self.slice_axis)
-        array = apply_orientation(oriented, orientation_back(like.affine, self.orientation))
-        return like.with_array(np.ascontiguousarray(smallest_unsigned(array)))
+        native = nearest(labels, self.native_size(like), edge="kept")
+        return like.with_array(np.ascontiguousarray(smallest_unsigned(self.uncut(native, like))))
+
+    def cut(self, volume: Volume) -> NDArray[Any]:
+        """Return `volume`'s voxels as its slices at their own size, (S, C, H, W): a view."""
+        oriented = volume.reoriented(self.orientation).array
+        return np.moveaxis(oriented, 1 + self.slice_axis, 0)
+
+    def uncut(self, slices: NDArray[Any], like: Volume | Grid) -> NDArray[Any]:
+        """Return slices (S, H, W), as `cut` gives them, as `like`'s (1, X, Y, Z): a view."""
+        oriented = np.moveaxis(slices[None], 1, 1 + self.slice_axis)
+        return apply_orientation(oriented, orientation_back(like.affine, self.orientation))
 
     def slice_count(self, volume: Volume | Grid) -> int:
         """How many slices `volume` is cut into."""
         return volume.spatial_shape[self._axes(volume)[0]]
 
+    def native_size(self, volume: Volume | Grid) -> tuple[int, int]:
+        """Height and width in pixels of `volume`'s slices before they are resampled."""
+        _, rows, columns = self._axes(volume)
+        return volume.spatial_shape[rows], volume.spatial_shape[columns]
+
     def slice_size(self, volume: Volume | Grid) -> tuple[int, int]:
         """Height and width in pixels of `volume`'s slices."""
-        size = self._native_size(volume)
+        size = self.native_size(volume)
         if self.spacing_mm is None:
             return size
         native = self.slice_spacing(volume, resampled=False)[1:]
@@ -199,23 +212,15 @@ class Preprocessing(Configuration):
         between, row, column = (spacing[axis] for axis in self._axes(volume))
         if resampled and self.spacing_mm is not None:
             # What the rounding to whole pixels made of the wanted spacing.
-            native, size = self._native_size(volume), self.slice_size(volume)
+            native, size = self.native_size(volume), self.slice_size(volume)
             row, column = row * native[0] / size[0], column * native[1] / size[1]
         return between, row, column
-
-    def _cut(self, volume: Volume) -> NDArray[Any]:
-        oriented = volume.reoriented(self.orientation).array
-        return np.moveaxis(oriented, 1 + self.slice_axis, 0)
 
     def _axes(self, volume: Volume | Grid) -> tuple[int, int, int]:
         """The array axes that run across the slices, down their rows and along their columns."""
         axes = list(_grid(volume).axes_in(self.orientation))
         across = axes.pop(self.slice_axis)
         return across, axes[0], axes[1]
-
-    def _native_size(self, volume: Volume | Grid) -> tuple[int, int]:
-        _, rows, columns = self._axes(volume)
-        return volume.spatial_shape[rows], volume.spatial_shape[columns]
 
 
 def preprocessing_for(dataset: DataSet, grids: Sequence[Grid] = ()) -> Preprocessing:

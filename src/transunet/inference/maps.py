@@ -35,8 +35,7 @@ class MapFile:
     def __init__(
         self, stored: np.memmap[Any, Any], volume: Volume, preprocessing: Preprocessing
     ) -> None:
-        whole = replace(volume, array=stored).reoriented(preprocessing.orientation)
-        self._slices = np.moveaxis(whole.array, 1 + preprocessing.slice_axis, 0)  # a view
+        self._slices = preprocessing.cut(replace(volume, array=stored))
         self._stored = stored
 
     def put(self, part: slice, values: NDArray[np.float32]) -> None:

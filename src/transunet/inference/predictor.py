@@ -335,8 +335,9 @@ def _check_size(slices: Slabs, network: Network) -> None:
 
 
 def _check(procedure: str, batch_size: int, window: bool) -> None:
-    if procedure not in ("native", "paper"):
-        raise ConfigError(f"Unknown procedure {procedure!r}; known: native, paper.")
+    if procedure not in PROCEDURES:
+        known = ", ".join(PROCEDURES)
+        raise ConfigError(f"Unknown procedure {procedure!r}; known: {known}.")
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size} must be at least 1.")
     if window and procedure == "paper":

@@ -74,7 +74,7 @@ def convert(
         write_labels(labels, folder / name, dict(names))
     except (TransUNetError, OSError) as error:
         if is_full(error):
-            raise no_room("The server's disk is full.") from None
+            raise no_room() from None
         if isinstance(error, OSError):
             raise
         raise told(error, image_folder, "format_not_fitting") from None

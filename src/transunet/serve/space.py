@@ -28,7 +28,7 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
-def no_room(found: str) -> ApiError:
+def no_room(found: str = "The server's disk is full.") -> ApiError:
     """Return the error for a full disk."""
     return ApiError("storage_full", found, _REMEDY)
 
@@ -44,7 +44,7 @@ def telling_of_full_disks() -> Iterator[None]:
         yield
     except (OSError, sqlite3.Error) as error:
         if is_full(error):
-            raise no_room("The server's disk is full.") from None
+            raise no_room() from None
         raise
 
 
@@ -72,7 +72,7 @@ class Space:
             size = self._quota / 2**20
             raise no_room(f"The server keeps at most {size:.0f} MB, which are in use.")
         if shutil.disk_usage(self._folder).free < FREE_BYTES:
-            raise no_room("The server's disk is full.")
+            raise no_room()
 
     def arrived(self, id_: str, size: int) -> None:
         """Note that `size` bytes more of an upload have arrived.

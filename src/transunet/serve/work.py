@@ -20,6 +20,7 @@ from transunet.data.volume import Volume
 from transunet.errors import TransUNetError
 from transunet.inference import statistics
 from transunet.inference.attention.view import AttentionView
+from transunet.inference.networks.torch_network import model_of
 from transunet.inference.predictor import Predictor
 from transunet.inference.runs.faults import in_words
 from transunet.inference.runs.outputs import write_labels
@@ -57,7 +58,12 @@ class Models:
 
     def __init__(self, served: Served, settings: Mapping[str, Any]) -> None:
         self.served = served
-        self.base = Predictor.from_pretrained(served.source, **settings)
+        batch_size = settings.get("batch_size")
+        others = {name: value for name, value in settings.items() if name != "batch_size"}
+        self.base = Predictor.from_pretrained(served.source, **others)
+        # On a CPU several at once are hardly faster; one by one, the page can follow, and who
+        # cancels or asks for attention waits for one slice only.
+        self.batch_size = batch_size or (1 if self.base.device == "cpu" else 8)
         self._view: AttentionView | None = None
 
     def predictor(self, settings: Mapping[str, Any]) -> Predictor:
@@ -67,18 +73,19 @@ class Models:
             base.network,
             base.preprocessing,
             base.labels,
-            batch_size=base.batch_size,
+            batch_size=self.batch_size,
             **settings,
         )
 
     @property
     def view(self) -> AttentionView:
-        """What shows attention: of a second copy, since what only predicts is fused or converted.
+        """What shows attention: with PyTorch in fp32 the network that predicts.
 
-        Loaded when it is first asked for.
+        An engine's network gives logits only, so that a second copy is loaded beside it when
+        attention is first asked for.
         """
         if self._view is None:
-            model, _ = from_pretrained(self.served.source)
+            model = model_of(self.base.network) or from_pretrained(self.served.source)[0]
             self._view = AttentionView(model, self.base.preprocessing, self.base.device)
         return self._view
 
@@ -183,7 +190,7 @@ def _count(image: Volume, models: Models) -> int:
 
 def _in_words(error: BaseException, folder: Path = Path("upload")) -> TransUNetError:
     if is_full(error):
-        return no_room("The server's disk is full.")
+        return no_room()
     try:
         return told(in_words(error, folder), folder, "unusable")
     except Exception:  # a mistake of ours: the log gets all of it, the client none

@@ -15,6 +15,7 @@ from transunet.inference.networks.torch_network import (
     TorchNetwork,
     fingerprint_of,
     fused_network,
+    model_of,
 )
 from transunet.inference.predictor import Predictor
 from transunet.models.transunet import TransUNet
@@ -36,6 +37,14 @@ def test_a_fused_network_gives_the_plain_ones_logits(model: TransUNet) -> None:
     assert (logits(fused) - logits(plain)).abs().max() < 1e-4 * logits(plain).std()
     assert fused.fingerprint == plain.fingerprint
     assert (fused.device, fused.image_size) == ("cpu", (32, 32))
+
+
+def test_the_model_behind_a_network_is_told(model: TransUNet) -> None:
+    assert model_of(TorchNetwork(model, "cpu")) is model
+    fused = fused_network(model, "cpu")
+    assert model_of(fused) is fused.module
+    assert model_of(fused_network(model, "cpu", "bf16")) is None
+    assert model_of(object()) is None
 
 
 def test_half_precision_is_close_and_comes_as_float32(model: TransUNet) -> None:

@@ -7,14 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.preprocessing import Preprocessing
-from transunet.data.volume import (
-    Grid,
-    Volume,
-    apply_orientation,
-    orientation_back,
-    orientation_change,
-    same_grid,
-)
+from transunet.data.volume import Grid, Volume, orientation_change, same_grid
 from transunet.errors import ConfigError, GeometryError
 
 
@@ -82,8 +75,7 @@ class TokenGrid:
             raise GeometryError(
                 f"{mask.name} does not lie on the grid of {self.grid.name}: {difference}."
             )
-        oriented = mask.reoriented(self.preprocessing.orientation).array[:1] != 0
-        slices = np.moveaxis(oriented, 1 + self.preprocessing.slice_axis, 0)[:, 0]
+        slices = self.preprocessing.cut(mask)[:, 0] != 0
         rows, columns = (
             np.eye(side // self._patch, dtype=np.float32)[:, _token_of(size, side, self._patch)]
             for size, side in zip(self._native, self._image_size, strict=True)
@@ -101,7 +93,8 @@ class TokenGrid:
 
     def volume(self, tokens: NDArray[np.float32], like: Volume) -> Volume:
         """Return values of all tokens (S, rows, columns) as float32 on the very grid of `like`."""
-        return like.with_array(np.ascontiguousarray(self._turned_back(self.slices(tokens))))
+        array = self.preprocessing.uncut(self.slices(tokens), self.grid)
+        return like.with_array(np.ascontiguousarray(array))
 
     def slice_volume(self, tokens: NDArray[np.float32], index: int) -> Volume:
         """Return values of one slice's tokens (rows, columns) as a volume of that slice alone.
@@ -110,10 +103,10 @@ class TokenGrid:
             tokens: (rows, columns).
             index: the slice, as `place` numbers them.
         """
-        array = np.ascontiguousarray(self._turned_back(self.slices(tokens[None])))
+        array = self.preprocessing.uncut(self.slices(tokens[None]), self.grid)
         affine = self.grid.affine.copy()
         affine[:3, 3] += affine[:3, self.slice_axis] * self.stored_index(index)
-        return Volume(array, affine, self.grid.name)
+        return Volume(np.ascontiguousarray(array), affine, self.grid.name)
 
     def stored_index(self, index: int) -> int:
         """Return where the slice `index` lies along `slice_axis` of the volume's own array."""
@@ -121,17 +114,9 @@ class TokenGrid:
         flipped = change[self.slice_axis, 1] < 0
         return self.grid.spatial_shape[self.slice_axis] - 1 - index if flipped else index
 
-    def _turned_back(self, slices: NDArray[np.float32]) -> NDArray[np.float32]:
-        oriented = np.moveaxis(slices[None], 1, 1 + self.preprocessing.slice_axis)
-        back = orientation_back(self.grid.affine, self.preprocessing.orientation)
-        return apply_orientation(oriented, back)
-
     @cached_property
     def _native(self) -> tuple[int, int]:
-        """Rows and columns of the volume's slices, before any resampling."""
-        axes = list(self.grid.axes_in(self.preprocessing.orientation))
-        axes.pop(self.preprocessing.slice_axis)
-        return self.grid.spatial_shape[axes[0]], self.grid.spatial_shape[axes[1]]
+        return self.preprocessing.native_size(self.grid)
 
     @cached_property
     def _between(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

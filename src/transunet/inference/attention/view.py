@@ -4,7 +4,6 @@ A TransUNet segments slice by slice, so a token sees its own slice and no other.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -19,6 +18,7 @@ from transunet.data.volume import Volume
 from transunet.device import choose_device
 from transunet.inference.attention.maps import Choice, Head, Layer, checked_choice, chosen
 from transunet.inference.attention.token_grid import TokenGrid
+from transunet.inference.networks.torch_network import evaluating
 from transunet.inference.predictor import Progress
 from transunet.inference.slabs import Slabs
 from transunet.models.transunet import TransUNet
@@ -163,7 +163,7 @@ class AttentionView:
 
     @torch.inference_mode()
     def _probabilities(self, images: NDArray[np.float32]) -> tuple[Tensor, ...]:
-        with _evaluating(self.model):
+        with evaluating(self.model):
             _, maps = self.model(torch.from_numpy(images).to(self.place), return_attention=True)
         return tuple(one.float() for one in maps)
 
@@ -191,13 +191,3 @@ def _queries(grid: TokenGrid, at: At) -> NDArray[np.float32]:
     found = np.zeros((slices, rows * columns), np.float32)
     found[index, row * columns + column] = 1
     return found
-
-
-@contextmanager
-def _evaluating(model: TransUNet) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -106,7 +106,7 @@ def _code() -> str:
     """SHA-256 of our own code that converts, which may change within a version while it is made."""
     here = Path(__file__).parent
     models, writers = here.parents[1] / "models", here.parent / "exports" / "writers.py"
-    files = [*sorted(models.glob("*.py")), writers, here / "half_precision.py"]
+    files = [*sorted(models.glob("*.py")), writers]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -145,11 +145,10 @@ def _make(source: Path | str, config: BundleConfig, engine: str, folder: Path) -
 
 
 def _writer(kind: str) -> "Callable[[TransUNet, BundleConfig, Path], None]":
-    from transunet.inference.exports.writers import write_onnx, write_openvino
-    from transunet.inference.networks.half_precision import write_openvino_half
+    from transunet.inference.exports import writers
 
-    exact = {"onnxruntime": write_onnx, "openvino": write_openvino}
-    return exact.get(kind, write_openvino_half)
+    exact = {"onnxruntime": writers.write_onnx, "openvino": writers.write_openvino}
+    return exact.get(kind, writers.write_openvino_half)
 
 
 def _opened(kind: str, path: Path, config: BundleConfig) -> Network:

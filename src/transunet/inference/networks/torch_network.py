@@ -4,6 +4,8 @@ The only parts of prediction that need torch are here and in `converted`.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -50,15 +52,22 @@ class TorchNetwork:
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.float32]) -> Tensor:
         """Return the logits on the model's device."""
-        training = self.model.training
-        if training:
-            self.model.eval()
-        try:
+        with evaluating(self.model):
             logits: Tensor = self.model(torch.from_numpy(images).to(self.place))
-            return logits.float()
-        finally:
-            if training:
-                self.model.train()
+        return logits.float()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Have `model` in evaluation mode, and afterwards in the mode it was in."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
 
 
 class FixedNetwork:
@@ -86,7 +95,8 @@ class FixedNetwork:
         precision: str = "fp32",
         compiled: bool = False,
     ) -> None:
-        self.image_size, self.fingerprint, self.compiled = image_size, fingerprint, compiled
+        self.image_size, self.fingerprint = image_size, fingerprint
+        self.compiled, self.precision = compiled, precision
         self.place = device if isinstance(device, torch.device) else choose_device(device)
         self._type = _TYPES[precision]
         # Convolutions of either processor are faster with the channels last.
@@ -147,6 +157,15 @@ def fused_network(
         precision=precision,
         compiled=compiled,
     )
+
+
+def model_of(network: object) -> TransUNet | None:
+    """Return the model that `network` computes with in fp32; None where there is none."""
+    if isinstance(network, TorchNetwork):
+        return network.model
+    if isinstance(network, FixedNetwork) and network.precision == "fp32":
+        return network.module if isinstance(network.module, TransUNet) else None
+    return None
 
 
 def program_network(
