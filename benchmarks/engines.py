@@ -5,7 +5,8 @@
     python benchmarks/engines.py --bundle runs/hippocampus/best --images stores/hippocampus
     python benchmarks/engines.py --device cuda      # bf16, compiled, CUDA graphs, training
 
-Engines take turns (A B C A B C ...), so that whatever else the machine does hits all alike. Ratios
+Engines take turns (A B C A B C ...), so that whatever else the machine does hits all alike; in its
+turn each runs twice, as from slice to slice of a volume, and the second run is timed. Ratios
 are against plain eager fp32 in the same run, image by image: at batch 1 on a CPU, at the same batch
 on a GPU. The ceiling is a large matrix product in fp32 (on a GPU in bf16); the share of it is what
 an image's floating-point operations (counted by torch) would take at that rate. Label agreement is
@@ -28,24 +29,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from gpu import training_step, with_graphs
+from limits import matrix_product, operations, products_alone
 from rich.console import Console
 from rich.table import Table
+from subjects import Run, agreements, calibrating, images_of, subject
 
-from transunet.bundle import from_pretrained, save_pretrained
-from transunet.bundle_config import BundleConfig
-from transunet.create import create_model
-from transunet.data.preprocessing import Channel, Preprocessing
-from transunet.data.resize import nearest, resize
-from transunet.data.store import MANIFEST, Store
+from transunet.bundle import from_pretrained
 from transunet.inference.export import export
-from transunet.inference.exports.calibration import calibration_images
 from transunet.inference.exports.writers import write_onnx_int8, write_openvino_int8
-from transunet.inference.logits import as_array
 from transunet.inference.networks.onnx_network import OnnxNetwork
 from transunet.inference.networks.openvino_network import OpenVinoNetwork
 from transunet.inference.networks.torch_network import TorchNetwork, fused_network
 
-Run = Callable[[np.ndarray], Any]
 CPU = (
     "eager",
     "fused",
@@ -95,13 +91,18 @@ def main() -> None:
         timed = [
             Timed(engine, batch, task(run, batch, model, cuda))
             for batch in chosen.batches
-            for engine, run in networks.items()
+            for engine, run in fresh(networks, chosen, model).items()
         ]
         if cuda:
             timed += [
                 Timed(engine, batch, training_step(engine, model, batch, chosen.device))
                 for batch in chosen.batches
                 for engine in chosen.training
+            ]
+        else:
+            timed += [
+                Timed("products alone", batch, products_alone(model, batch))
+                for batch in chosen.batches
             ]
         ceiling = Timed("matrix product", 1, matrix_product(chosen.device))
         take_turns([ceiling, *timed], chosen.repeats)
@@ -137,68 +138,6 @@ def options() -> argparse.Namespace:
     return chosen
 
 
-def subject(chosen: argparse.Namespace, folder: Path) -> tuple[Any, Path, BundleConfig]:
-    """The model, and a bundle of it."""
-    if chosen.bundle:
-        model, config = from_pretrained(chosen.bundle)
-        return model, chosen.bundle, config
-    torch.manual_seed(0)
-    model = create_model(
-        chosen.model, num_classes=chosen.classes, image_size=chosen.image_size
-    ).eval()
-    spread(model)
-    config = BundleConfig(
-        architecture=model.config,
-        preprocessing=Preprocessing(channels=(Channel(name="CT"),)),
-        labels={index: f"class {index}" for index in range(chosen.classes)},
-    )
-    return model, save_pretrained(model, config, folder / "bundle"), config
-
-
-@torch.no_grad()
-def spread(model: Any) -> None:
-    """Make random weights behave like trained ones: no norm is the identity, every class wins."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.GroupNorm | torch.nn.BatchNorm2d):
-            module.weight.uniform_(0.5, 1.5)
-            module.bias.normal_(0, 0.2)
-    head = model.segmentation_head[0]
-    logits = model(torch.randn(2, model.config.in_channels, *model.config.image_size))
-    scale = 3 / logits.std(dim=(0, 2, 3))
-    head.bias.copy_((head.bias - logits.mean(dim=(0, 2, 3))) * scale)
-    head.weight *= scale[:, None, None, None]
-
-
-def images_of(chosen: Any, config: BundleConfig) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Real slices at the network's size, and their labels where a store has them."""
-    if not chosen.images:
-        return None, None
-    if not (chosen.images / MANIFEST).is_file():
-        return calibration_images([chosen.images], config, chosen.slices), None
-    store, size = Store.open(chosen.images), config.architecture.image_size
-    held_out = store.splits[0].validation or store.splits[0].test
-    known = [
-        (name, index)
-        for name in held_out
-        for index in sorted(set().union(*store.case(name).slices_with.values()))
-    ]
-    step = max(1, len(known) // chosen.slices)
-    taken = known[::step][: chosen.slices]
-    images = [resize(np.array(store.image(n)[i]), size, order=3, edge="kept") for n, i in taken]
-    labels = [nearest(np.array(store.label(n)[i]), size, edge="kept") for n, i in taken]
-    return np.stack(images), np.stack(labels)
-
-
-def calibrating(chosen: Any, config: BundleConfig) -> np.ndarray | None:
-    if not any("int8" in name for name in chosen.engines):
-        return None
-    source = chosen.calibrate or chosen.images
-    if source:
-        return calibration_images([source], config)
-    shape = (8, config.architecture.in_channels, *config.architecture.image_size)
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-
-
 def open_engines(
     chosen: Any, model: Any, source: Path, calibration: np.ndarray | None, folder: Path
 ) -> dict[str, Run]:
@@ -208,6 +147,16 @@ def open_engines(
         found[name] = open_engine(name, chosen, model, source, calibration, folder)
         print(f"{name}: ready after {time.perf_counter() - start:.0f} s", flush=True)
     return found
+
+
+def fresh(networks: dict[str, Run], chosen: Any, model: Any) -> dict[str, Run]:
+    """For another size of batch: what is compiled would fill it up to the largest so far."""
+    return {
+        name: fused_network(model, chosen.device, (name.split()[1:] or ["fp32"])[0], compiled=True)
+        if name.startswith("compiled")
+        else run
+        for name, run in networks.items()
+    }
 
 
 def open_engine(
@@ -246,19 +195,6 @@ def write(
     writers[kind](model, config, path, calibration)
 
 
-def with_graphs(model: Any, device: str, precision: str) -> Run:
-    """Compiled and replayed as CUDA graphs: no kernel is launched from Python."""
-    network = fused_network(model, device, precision)
-    compiled = torch.compile(network.module, mode="reduce-overhead", dynamic=False)
-
-    @torch.inference_mode()
-    def run(images: np.ndarray) -> torch.Tensor:
-        x = torch.from_numpy(images).to(device, torch.bfloat16 if precision == "bf16" else None)
-        return compiled(x.to(memory_format=torch.channels_last)).float()
-
-    return run
-
-
 def task(run: Run, batch: int, model: Any, cuda: bool) -> Callable[[], Any]:
     shape = (batch, model.config.in_channels, *model.config.image_size)
     images = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
@@ -271,92 +207,16 @@ def task(run: Run, batch: int, model: Any, cuda: bool) -> Callable[[], Any]:
     return once
 
 
-def training_step(name: str, model: Any, batch: int, device: str) -> Callable[[], Any]:
-    """One step of SGD on random images: forward, loss, backward, update."""
-    from copy import deepcopy
-
-    trained = deepcopy(model).to(device).train()
-    optimiser = torch.optim.SGD(trained.parameters(), lr=1e-6, momentum=0.9)
-    forward = torch.compile(trained) if "compiled" in name else trained
-    size = model.config.image_size
-    images = torch.randn(batch, model.config.in_channels, *size, device=device)
-    labels = torch.zeros(batch, *size, dtype=torch.long, device=device)
-
-    def once() -> None:
-        optimiser.zero_grad()
-        with torch.autocast("cuda", torch.bfloat16, enabled="bf16" in name):
-            loss = torch.nn.functional.cross_entropy(forward(images), labels)
-        loss.backward()
-        optimiser.step()
-        torch.cuda.synchronize()
-
-    return once
-
-
-def matrix_product(device: str) -> Callable[[], Any]:
-    cuda = device.startswith("cuda")
-    side, dtype = (8192, torch.bfloat16) if cuda else (2048, torch.float32)
-    a, b = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
-
-    def once() -> None:
-        torch.mm(a, b)
-        if cuda:
-            torch.cuda.synchronize()
-
-    once.operations = 2 * side**3  # type: ignore[attr-defined]
-    return once
-
-
 def take_turns(timed: Sequence[Timed], repeats: int) -> None:
     for one in timed:  # compiling, allocating
         one.run()
         one.run()
     for _ in range(repeats):
         for one in timed:
+            one.run()  # the one before left its threads awake and the caches full of its weights
             start = time.perf_counter()
             one.run()
             one.seconds.append(time.perf_counter() - start)
-
-
-def agreements(
-    networks: dict[str, Run], real: np.ndarray | None, labels: np.ndarray | None, classes: int
-) -> dict[str, tuple[float, float | None]]:
-    """Engine -> share of plain eager's labels, and Dice (mean over classes) where labels are."""
-    if real is None:
-        model = networks["eager"].model  # type: ignore[attr-defined]
-        shape = (2, model.config.in_channels, *model.config.image_size)
-        real = np.random.default_rng(2).standard_normal(shape, dtype=np.float32)
-    found = {name: labels_by(run, real) for name, run in networks.items()}
-    return {
-        name: (
-            float((mine == found["eager"]).mean()),
-            None if labels is None else dice(mine, labels, classes),
-        )
-        for name, mine in found.items()
-    }
-
-
-def labels_by(run: Run, images: np.ndarray) -> np.ndarray:
-    parts = [images[i : i + 8] for i in range(0, len(images), 8)]
-    return np.concatenate([as_array(run(part)).argmax(1) for part in parts])
-
-
-def dice(found: np.ndarray, expected: np.ndarray, classes: int) -> float:
-    """Over all slices at the network's size; for a comparison of engines, not of methods."""
-    pairs = [(found == k, expected == k) for k in range(1, classes)]
-    both = [2 * (a & b).sum() / max(1, a.sum() + b.sum()) for a, b in pairs]
-    return float(np.mean(both))
-
-
-def operations(model: Any) -> int:
-    """Floating-point operations of one image, a multiplication and an addition counted as two."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    place = next(model.parameters()).device
-    image = torch.zeros(1, model.config.in_channels, *model.config.image_size, device=place)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(image)
-    return int(counter.get_total_flops())
 
 
 def report(

@@ -131,9 +131,12 @@ class FixedNetwork:
         if not self.compiled:
             return self._run(x)  # type: ignore[no-any-return]
         from torch._dynamo.exc import TorchDynamoException  # seconds that eager need not wait
+        from torch._inductor import config
 
         try:
-            return self._run(x)  # type: ignore[no-any-return]
+            # Weights become constants: on a CPU they are then packed once for its products.
+            with config.patch(freezing=self.place.type == "cpu"):
+                return self._run(x)  # type: ignore[no-any-return]
         except TorchDynamoException as error:
             raise ConfigError(
                 f"The network cannot be compiled on this machine: {first_line(error)} "
