@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -33,6 +34,28 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     code = f"import sys, transunet; print([m for m in {HEAVY} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "10000 PASSIVE"),
+        ({"GOMP_SPINCOUNT": "5"}, "5 PASSIVE"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE"),
+    ],
+    ids=str,
+)
+def test_waiting_threads_soon_sleep_unless_told_otherwise(given: dict, expected: str) -> None:
+    code = (
+        "import os, transunet.cli.main;"
+        "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, env={**clean, **given},
+    )  # fmt: skip
+    assert found.stdout.strip() == expected
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

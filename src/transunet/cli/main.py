@@ -25,9 +25,12 @@ from transunet.cli import (
 )
 from transunet.errors import TransUNetError
 
-# Before torch is imported: threads that wait for work sleep instead of spinning, which beside other
-# work (data loaders, a second run, a browser) makes every process several times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch is imported: threads that wait for work soon sleep, since beside other work (data
+# loaders, a second run, a browser) spinning makes every process several times slower. Not at once
+# where that can be said (GNU's OpenMP): 0.1 ms of spinning is what a network's short steps need.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 app = typer.Typer(
     name="transunet",
