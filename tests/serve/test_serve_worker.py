@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,31 @@ def test_a_restart_takes_up_what_was_left(tmp_path, bundle):
             future.set_result({"statistics": [], "slices": 6})
             assert client.wait(job["id"])["status"] == "done"
         assert client.job(running["id"])["attempts"] == 1  # a graceful stop is no failure
+
+
+def test_a_server_that_stops_while_a_job_is_handed_over(tmp_path, bundle):
+    stopped, asking = threading.Event(), threading.Event()
+
+    class LateHand(FakeHand):
+        def ask(self, question, told=None):
+            asking.set()
+            stopped.wait(10)
+            return super().ask(question, told)
+
+        def stop(self):
+            super().stop()
+            stopped.set()
+
+    with fake_server(tmp_path, bundle, hand=LateHand()) as (client, service):
+        job = client.submit(client.upload(("a.nii.gz", image_bytes(0)))["id"])
+        assert asking.wait(10)
+        # In a thread of its own: a server that does not stop would keep the tests for ever.
+        ending = threading.Thread(target=service.queue.stop, daemon=True)
+        ending.start()
+        ending.join(20)
+        assert not ending.is_alive()
+    with fake_server(tmp_path, bundle, hand=FakeHand()) as (client, _):
+        assert client.job(job["id"])["attempts"] == 1  # the first did not count
 
 
 def test_a_job_that_two_crashes_cut_off_is_given_up(tmp_path, bundle):

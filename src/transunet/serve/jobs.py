@@ -22,6 +22,7 @@ from transunet.serve.store import Store
 ATTEMPTS = 2
 """How often a job is begun before it is given up: it may be what kills the worker."""
 _AGAIN_SECONDS = 1.0  # between attempts to write to a full disk, or to start a worker
+_STOP_SECONDS = 0.5  # between attempts to stop the worker
 
 
 class JobQueue:
@@ -70,8 +71,9 @@ class JobQueue:
         self._stopping.set()
         self._work.set()
         self._hand.stop()
-        if self._thread.is_alive():
-            self._thread.join()
+        while self._thread.is_alive():  # it may just have started the worker, or asked it, again
+            self._thread.join(_STOP_SECONDS)
+            self._hand.stop()
 
     def submit(self, image: ImageRecord, bundle: str, settings: dict[str, Any]) -> JobRecord:
         """Queue a job.
