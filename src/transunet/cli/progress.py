@@ -8,6 +8,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -31,11 +32,13 @@ def case_bars(
     """
     with _progress(TextColumn("{task.fields[unit]}")) as bars:
         every = bars.add_task("all", total=count, unit="cases")
-        present = bars.add_task("", total=None, unit="slices", visible=False)
+        present: list[TaskID] = []
 
         def begun(name: str) -> Callable[[int, int], None]:
-            bars.reset(present, total=None, description=name, visible=True)
-            return lambda done, total: bars.update(present, completed=done, total=total)
+            while present:
+                bars.remove_task(present.pop())
+            present.append(task := bars.add_task(name, total=None, unit="slices"))
+            return lambda done, total: bars.update(task, completed=done, total=total)
 
         yield begun, lambda _: bars.advance(every)
 
