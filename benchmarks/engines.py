@@ -152,7 +152,7 @@ def open_engines(
 def fresh(networks: dict[str, Run], chosen: Any, model: Any) -> dict[str, Run]:
     """For another size of batch: what is compiled would fill it up to the largest so far."""
     return {
-        name: fused_network(model, chosen.device, (name.split()[1:] or ["fp32"])[0], compiled=True)
+        name: fused_network(model, chosen.device, precision_of(name), compiled=True)
         if name.startswith("compiled")
         else run
         for name, run in networks.items()
@@ -162,8 +162,7 @@ def fresh(networks: dict[str, Run], chosen: Any, model: Any) -> dict[str, Run]:
 def open_engine(
     name: str, chosen: Any, model: Any, source: Path, calibration: np.ndarray | None, folder: Path
 ) -> Run:
-    kind, *rest = name.split()
-    precision = rest[0] if rest else "fp32"
+    kind, precision = name.split()[0], precision_of(name)
     if kind == "eager":
         return TorchNetwork(model, chosen.device)
     if kind in ("fused", "compiled"):
@@ -181,6 +180,10 @@ def open_engine(
         if kind == "onnxruntime"
         else OpenVinoNetwork(path, size, "", precision)
     )
+
+
+def precision_of(name: str) -> str:
+    return (name.split()[1:] or ["fp32"])[0]
 
 
 def write(

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from subjects import Run
 
 from transunet.inference.networks.torch_network import fused_network
-
-Run = Callable[[np.ndarray], Any]
 
 
 def with_graphs(model: Any, device: str, precision: str) -> Run:

@@ -8,6 +8,8 @@
 
 A message says what was found, in which file or case, what was expected, and what to do. The
 command line prints it as it is and exits with `exit_code`; a traceback is only ever a bug of ours.
+
+What a library says of its own failure enters a message by `first_line` and its like.
 """
 
 
@@ -33,3 +35,27 @@ class GeometryError(TransUNetError):
 
 class WeightsError(TransUNetError):
     """A weight file that is missing, damaged or of another variant."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line that says something, or the kind of error."""
+    return _lines(error)[0]
+
+
+def first_sentence(error: BaseException) -> str:
+    """Return `first_line` with a full stop."""
+    return _ended(first_line(error))
+
+
+def last_sentence(error: BaseException) -> str:
+    """Return the last line that says something, with a full stop: OpenVINO's first say where."""
+    return _ended(_lines(error)[-1])
+
+
+def _lines(error: BaseException) -> list[str]:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines or [type(error).__name__]
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."

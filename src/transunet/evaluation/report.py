@@ -86,12 +86,9 @@ def summary(one: Summary) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what computed the figures."""
-    return {
-        "transunet": version_of("transunet") or "unknown",
-        "numpy": version_of("numpy") or "unknown",
-        "scipy": version_of("scipy") or "unknown",
-        "python": platform.python_version(),
-    }
+    packages = ("transunet", "numpy", "scipy")
+    found = {package: version_of(package) or "unknown" for package in packages}
+    return {**found, "python": platform.python_version()}
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:

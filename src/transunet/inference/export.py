@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transunet.atomic import atomic_path
 from transunet.bundle import from_pretrained
 from transunet.bundle_config import BundleConfig
-from transunet.errors import ConfigError, DataError, TransUNetError
+from transunet.errors import ConfigError, DataError, TransUNetError, first_line
 from transunet.extras import require
 from transunet.inference.exports.monai_bundle import write_monai_bundle
 from transunet.inference.exports.writers import (
@@ -236,11 +236,9 @@ def _in_words(path: Path) -> Iterator[None]:
             "was left behind."
         ) from error
     except Exception as error:  # exporters share no base class but this
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
         raise DataError(
-            f"{path}: could not be written ({type(error).__name__}: {reason}). Is the disk full? "
-            "Nothing was left behind."
+            f"{path}: could not be written ({type(error).__name__}: {first_line(error)}). Is the "
+            "disk full? Nothing was left behind."
         ) from error
 
 

@@ -58,12 +58,12 @@ class Models:
 
     def __init__(self, served: Served, settings: Mapping[str, Any]) -> None:
         self.served = served
-        batch_size = settings.get("batch_size")
-        others = {name: value for name, value in settings.items() if name != "batch_size"}
-        self.base = Predictor.from_pretrained(served.source, **others)
-        # On a CPU several at once are hardly faster; one by one, the page can follow, and who
-        # cancels or asks for attention waits for one slice only.
-        self.batch_size = batch_size or (1 if self.base.device == "cpu" else 8)
+        given = {name: value for name, value in settings.items() if value is not None}
+        self.base = Predictor.from_pretrained(served.source, **given)
+        if "batch_size" not in given and self.base.device == "cpu":
+            # Several at once are hardly faster there; one by one, the page can follow, and who
+            # cancels or asks for attention waits for one slice only.
+            self.base.batch_size = 1
         self._view: AttentionView | None = None
 
     def predictor(self, settings: Mapping[str, Any]) -> Predictor:
@@ -73,7 +73,7 @@ class Models:
             base.network,
             base.preprocessing,
             base.labels,
-            batch_size=self.batch_size,
+            batch_size=base.batch_size,
             **settings,
         )
 

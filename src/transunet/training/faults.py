@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from transunet.errors import TransUNetError
+from transunet.errors import TransUNetError, first_line
 from transunet.training.job import Job
 from transunet.training.sampler import Draw
 from transunet.training.step import NonFiniteLossError
@@ -76,7 +76,7 @@ def _out_of_memory(job: Job) -> str:
 
 
 def _not_compiled(error: RuntimeError) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return (
         f"torch.compile failed: {reason} It needs a C++ compiler (and Triton on a GPU). Train "
         "without it: leave out --set compile=true."

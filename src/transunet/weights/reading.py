@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from transunet.errors import ConfigError, WeightsError
+from transunet.errors import ConfigError, WeightsError, first_line
 
 _WRAPPED_UNDER = ("state_dict", "model_state_dict", "model", "net")  # where trainers put it
 _KINDS = "a .npz, .pth or .safetensors file, or a bundle folder"
@@ -133,7 +133,7 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return WeightsError(
         f"{path}: the file is damaged or cut short ({path.stat().st_size} bytes; {reason}). "
         "Copy or download it again."

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from transunet.atomic import atomic_path, writable_folder
 from transunet.bundle_config import MODEL, BundleConfig, locate
-from transunet.errors import ConfigError, TransUNetError
+from transunet.errors import ConfigError, TransUNetError, first_line
 from transunet.extras import version_of
 from transunet.inference.network import Network
 from transunet.weights.cache import cache_folder, digests
@@ -173,8 +173,7 @@ def _check_equal(model: "TransUNet", network: Network, kind: str) -> None:
 
 
 def _unusable(source: Path | str, engine: str, error: Exception) -> ConversionError:
-    lines = str(error).strip().splitlines()
-    reason = lines[0] if lines else type(error).__name__
+    reason = first_line(error)
     if not isinstance(error, TransUNetError | OSError):
         reason = f"{type(error).__name__}: {reason}"
     return ConversionError(

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.errors import DataError
+from transunet.errors import DataError, first_sentence
 from transunet.extras import require
 from transunet.inference.networks.exported_metadata import INPUT, OUTPUT
-from transunet.inference.networks.sentences import first_line
 from transunet.inference.networks.threads import spinning, threads
 
 
@@ -62,7 +61,7 @@ def _session(path: Path, image_size: tuple[int, int]) -> Any:
         return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no base class but this
         raise DataError(
-            f"{path}: ONNX Runtime {runtime.__version__} cannot read it: {first_line(error)} "
+            f"{path}: ONNX Runtime {runtime.__version__} cannot read it: {first_sentence(error)} "
             "Export the bundle anew."
         ) from error
 
@@ -80,4 +79,4 @@ def _failed(error: Exception, path: Path) -> Exception:
     text = str(error)
     if "allocate memory" in text or "bad_alloc" in text:
         return MemoryError(text)
-    return DataError(f"{path}: ONNX Runtime could not compute it: {first_line(error)}")
+    return DataError(f"{path}: ONNX Runtime could not compute it: {first_sentence(error)}")

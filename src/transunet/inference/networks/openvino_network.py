@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.errors import ConfigError, DataError
+from transunet.errors import ConfigError, DataError, last_sentence
 from transunet.extras import require
 from transunet.inference.networks.exported_metadata import INPUT, KEYS, OUTPUT, PREFIX
-from transunet.inference.networks.sentences import last_line
 from transunet.inference.networks.threads import threads
 
 TYPES: Mapping[str, str] = MappingProxyType({"fp32": "f32", "bf16": "bf16", "fp16": "f16"})
@@ -57,7 +56,8 @@ class OpenVinoNetwork:
             self._compiled = core().compile_model(model, "CPU", _settings(precision))
         except RuntimeError as error:
             raise DataError(
-                f"{path}: OpenVINO cannot compute it: {last_line(error)} Export the bundle anew."
+                f"{path}: OpenVINO cannot compute it: {last_sentence(error)} Export the "
+                "bundle anew."
             ) from error
         self._one_at_a_time = threading.Lock()  # a compiled network holds one image's memory
 
@@ -75,7 +75,7 @@ class OpenVinoNetwork:
             if any(sign in str(error) for sign in ("bad_alloc", "out of memory", "annot allocate")):
                 raise MemoryError(str(error)) from error
             raise DataError(
-                f"{self.path}: OpenVINO could not compute it: {last_line(error)}"
+                f"{self.path}: OpenVINO could not compute it: {last_sentence(error)}"
             ) from error
         return np.asarray(found[OUTPUT], dtype=np.float32)
 
@@ -120,7 +120,7 @@ def read(path: Path) -> Any:
         model = core().read_model(path)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"{path}: OpenVINO cannot read it: {last_line(error)} Export the bundle anew."
+            f"{path}: OpenVINO cannot read it: {last_sentence(error)} Export the bundle anew."
         ) from error
     found = [*map(_name, model.inputs), *map(_name, model.outputs)]
     if found != [INPUT, OUTPUT]:

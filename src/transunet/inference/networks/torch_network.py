@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from transunet.device import choose_device
-from transunet.errors import ConfigError, DataError
-from transunet.inference.networks.sentences import first_line
+from transunet.errors import ConfigError, DataError, first_sentence
 from transunet.models.fused import fuse
 from transunet.models.transunet import TransUNet
 
@@ -139,7 +138,7 @@ class FixedNetwork:
                 return self._run(x)  # type: ignore[no-any-return]
         except TorchDynamoException as error:
             raise ConfigError(
-                f"The network cannot be compiled on this machine: {first_line(error)} "
+                f"The network cannot be compiled on this machine: {first_sentence(error)} "
                 "A C++ compiler (cpu) or Triton (cuda) may be missing. Take --engine eager."
             ) from error
 
@@ -189,7 +188,7 @@ def program_network(
         module = program.module()
     except Exception as error:  # whatever a damaged archive causes
         raise DataError(
-            f"{path}: PyTorch {torch.__version__} cannot load it: {first_line(error)} "
+            f"{path}: PyTorch {torch.__version__} cannot load it: {first_sentence(error)} "
             "Export the bundle anew."
         ) from error
     return FixedNetwork(module, image_size, fingerprint, device=device, compiled=compiled)
