@@ -168,6 +168,34 @@ def test_a_singular_affine_names_the_file(tmp_path, save):
         read_volume(path)
 
 
+def unscaled(path, shape, form):
+    """A file whose affine is its `form`, and whose second and third spacing are zero."""
+    image = nib.Nifti1Image(np.ones(shape, np.int16), None)
+    getattr(image, f"set_{form}")(np.diag([2.0, 3, 4, 1]), code=1)
+    raw = bytearray(image.to_bytes())
+    raw[84:92] = bytes(8)  # pixdim[2:4]
+    packed = gzip.compress(bytes(raw)) if path.suffix == ".gz" else bytes(raw)
+    path.write_bytes(packed)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("read", [read_volume, read_grid, read_labels])
+def test_a_spacing_of_zero_is_refused_where_it_counts(tmp_path, name, read):
+    path = unscaled(tmp_path / name, (3, 4, 5), "qform")
+    with pytest.raises(GeometryError, match=r"a\.nii.*\[2\.0, 0\.0, 0\.0\]; expected more than 0"):
+        read(path)
+
+
+def test_a_spacing_of_zero_does_not_matter_beside_an_sform(tmp_path):
+    assert read_volume(unscaled(tmp_path / "a.nii", (3, 4, 5), "sform")).spacing_mm == (2, 3, 4)
+
+
+def test_a_spacing_of_zero_does_not_matter_across_a_single_slice(tmp_path):
+    path = unscaled(tmp_path / "a.nii", (3, 1, 1), "qform")
+    assert read_volume(path).spacing_mm == (2, 1, 1)
+
+
 def test_labels_keep_their_numbers(tmp_path, save):
     path = save(tmp_path / "l.nii.gz", np.array([[[0, 300, 65000]]], np.int32))
     assert read_labels(path).array.dtype == np.uint16

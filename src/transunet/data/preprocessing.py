@@ -137,8 +137,8 @@ class Preprocessing(Configuration):
             names = ", ".join(channel.name for channel in self.channels)
             raise DataError(
                 f"{volume.name}: it has {volume.channels} channels; expected {len(self.channels)} "
-                f"({names}). Give one "
-                "file per channel, in this order."
+                f"({names}). Give one file per channel, in this order; of a series over time, one "
+                "volume."
             )
         slices = self.cut(volume)
         out = np.empty(slices.shape, np.float32)

@@ -47,7 +47,7 @@ def read(path: Path) -> Volume:
 
     Raises:
         DataError: when the file is damaged or holds something else than numbers.
-        GeometryError: when its affine is singular.
+        GeometryError: when its affine is singular, or a spacing zero.
     """
     image = _undamaged(path, nib.load)
     grid = _grid(path, image)
@@ -63,7 +63,7 @@ def read_grid(path: Path) -> Grid:
 
     Raises:
         DataError: when the header is damaged.
-        GeometryError: when its affine is singular.
+        GeometryError: when its affine is singular, or a spacing zero.
     """
     return _grid(path, _undamaged(path, nib.load))
 
@@ -127,8 +127,27 @@ def _channels_first(voxels: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _grid(path: Path, image: Any) -> Grid:
+    _check_spacing(path, image)
     shape = [int(n) for n in image.shape[:3]] + [1] * (3 - len(image.shape[:3]))
     return Grid((shape[0], shape[1], shape[2]), _affine_mm(image.header), str(path))
+
+
+def _check_spacing(path: Path, image: Any) -> None:
+    """Refuse a spacing of zero where the affine is made of spacings: nibabel takes 1 mm for it."""
+    header = _undamaged(path, lambda _: _as_stored(image))
+    if header.get("sform_code", 0) > 0:
+        return
+    spacing = [float(edge) for edge in header["pixdim"][1:4]]
+    if any(size > 1 and edge == 0 for size, edge in zip(image.shape, spacing, strict=False)):
+        found = f"its spacing (pixdim) is {spacing}; expected more than 0"
+        remedy = "Repair the file's header"
+        raise Problem("affine", str(path), found, remedy, geometry=True).error()
+
+
+def _as_stored(image: Any) -> Any:
+    file = image.file_map.get("header", image.file_map["image"])
+    with file.get_prepare_fileobj("rb") as stream:
+        return type(image.header).from_fileobj(stream, check=False)
 
 
 def _affine_mm(header: Any) -> NDArray[np.float64]:
