@@ -187,6 +187,15 @@ def test_a_spacing_of_zero_is_refused_where_it_counts(tmp_path, name, read):
         read(path)
 
 
+def test_an_sform_of_no_known_kind_does_not_hide_a_spacing_of_zero(tmp_path):
+    path = unscaled(tmp_path / "a.nii", (3, 4, 5), "qform")
+    raw = bytearray(path.read_bytes())
+    raw[254:256] = np.array([99], "<i2").tobytes()  # sform_code, which nibabel repairs to 0
+    path.write_bytes(raw)
+    with pytest.raises(GeometryError, match="expected more than 0"):
+        read_volume(path)
+
+
 def test_a_spacing_of_zero_does_not_matter_beside_an_sform(tmp_path):
     assert read_volume(unscaled(tmp_path / "a.nii", (3, 4, 5), "sform")).spacing_mm == (2, 3, 4)
 

@@ -134,20 +134,21 @@ def _grid(path: Path, image: Any) -> Grid:
 
 def _check_spacing(path: Path, image: Any) -> None:
     """Refuse a spacing of zero where the affine is made of spacings: nibabel takes 1 mm for it."""
-    header = _undamaged(path, lambda _: _as_stored(image))
-    if header.get("sform_code", 0) > 0:
+    if image.header.get("sform_code", 0) > 0:
         return
-    spacing = [float(edge) for edge in header["pixdim"][1:4]]
+    spacing = _undamaged(path, lambda _: _stored_spacing(image))
     if any(size > 1 and edge == 0 for size, edge in zip(image.shape, spacing, strict=False)):
         found = f"its spacing (pixdim) is {spacing}; expected more than 0"
         remedy = "Repair the file's header"
         raise Problem("affine", str(path), found, remedy, geometry=True).error()
 
 
-def _as_stored(image: Any) -> Any:
+def _stored_spacing(image: Any) -> list[float]:
+    """The file's own numbers: `image` has a header that nibabel has repaired."""
     file = image.file_map.get("header", image.file_map["image"])
     with file.get_prepare_fileobj("rb") as stream:
-        return type(image.header).from_fileobj(stream, check=False)
+        header = type(image.header).from_fileobj(stream, check=False)
+    return [float(edge) for edge in header["pixdim"][1:4]]
 
 
 def _affine_mm(header: Any) -> NDArray[np.float64]:
