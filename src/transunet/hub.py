@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transunet.errors import ConfigError
+from transunet.errors import ConfigError, first_line
 from transunet.weights.cache import cache_folder
 from transunet.weights.download import ANSWER_SECONDS, is_offline
 
@@ -34,7 +34,7 @@ def download_file(repository: str, name: str) -> Path:
     except LocalEntryNotFoundError:
         reason = "it is not in the cache and the hub cannot be reached (or offline mode is on)"
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
     raise ConfigError(
         f"There is no folder {repository}, and {name} of the hub's {repository} cannot be had: "
         f"{reason}. Give a local bundle folder, or go online once."
