@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from transunet.data.formats import case_of_mask
 from transunet.errors import ConfigError, DataError
 from transunet.evaluation.pairs import files_in, match, references_in
 
@@ -200,3 +201,21 @@ def test_a_case_without_an_image_is_shown_without(tmp_path, touch):
     predictions = touch(tmp_path / "p", "a.nii.gz", "b.nii.gz")
     pairs, _ = match(predictions, references, touch(tmp_path / "i", "b.nii.gz"))
     assert [len(pair.images) for pair in pairs] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("c0.seg", "c0"),  # 3D Slicer's segmentation and label map
+        ("c0-label", "c0"),
+        ("C0_Mask", "C0"),
+        ("isic_0001_segmentation", "isic_0001"),
+        ("p1/scan_gt", "p1/scan"),
+        ("c0", None),
+        ("mask", None),
+        ("mask_0001", None),
+        ("unlabel", None),
+    ],
+)
+def test_a_masks_name_tells_its_case(name, case):
+    assert case_of_mask(name) == case

@@ -42,6 +42,9 @@ FORMATS: Mapping[str, ModuleType] = {
 SLICES = frozenset({".dcm", ".dicom", ".ima"})
 """Suffixes of files of which a folder holds one image."""
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
+_MASK = re.compile(
+    r"(.+)[-_.](?:masks?|labels?|labelmap|seg|segmentation|gt|groundtruth)", re.IGNORECASE
+)
 
 
 def suffix_of(path: Path) -> str | None:
@@ -63,6 +66,16 @@ def channel_of(name: str) -> tuple[str, int] | None:
     """Return case and channel of a name like nnU-Net's (CASE_0000, CASE_0001), else None."""
     match = _CHANNEL.fullmatch(name)
     return (match[1], int(match[2])) if match else None
+
+
+def case_of_mask(name: str) -> str | None:
+    """Return the case of a mask's name (CASE_mask, 3D Slicer's CASE.seg and CASE-label), else None.
+
+    Args:
+        name: a file's name without its suffix, as `stem_of` returns it.
+    """
+    match = _MASK.fullmatch(name)
+    return match[1] if match else None
 
 
 def is_dicom_path(path: Path) -> bool:
