@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 for module in ("fastapi", "uvicorn", "python_multipart", "httpx"):
-    pytest.importorskip(module, reason=f"serving needs {module}: pip install 'transunet[serve]'")
+    pytest.importorskip(
+        module, reason=f"serving needs {module}: pip install 'transunet-torch[serve]'"
+    )
 
 import httpx  # noqa: E402 - or the tests that need it skip
 

@@ -34,7 +34,7 @@ def test_a_bundle_gives_back_model_and_configuration(model: TransUNet, bundle: P
     assert not again.training
     assert config.labels == LABELS
     assert config.architecture == model.config
-    assert {"transunet", "torch", "numpy", "python"} <= set(config.versions)
+    assert {"transunet-torch", "torch", "numpy", "python"} <= set(config.versions)
     assert {path.name for path in bundle.iterdir()} == {"model.safetensors", "config.json"}
     modes = {path.stat().st_mode for path in bundle.iterdir()}
     assert len(modes) == 1, "others can read the one but not the other"

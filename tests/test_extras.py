@@ -14,7 +14,9 @@ def test_a_package_that_is_there_is_imported() -> None:
 
 
 def test_a_missing_package_names_the_command_that_installs_it() -> None:
-    with pytest.raises(ConfigError, match=r"'no_such_package'.*pip install 'transunet\[images\]'"):
+    with pytest.raises(
+        ConfigError, match=r"'no_such_package'.*pip install 'transunet-torch\[images\]'"
+    ):
         require("no_such_package", "images")
 
 

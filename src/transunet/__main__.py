@@ -1,6 +1,6 @@
 """`python -m transunet`, also under torchrun."""
 
-from transunet.cli.main import main
+from transunet_torch import main
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from transunet.atomic import atomic_path, writable_folder
 from transunet.bundle_config import CONFIG, MODEL, BundleConfig, locate, read_config
-from transunet.extras import versions_of
+from transunet.extras import DISTRIBUTION, versions_of
 from transunet.hub import upload_folder
 from transunet.models.transunet import TransUNet
 from transunet.weights.load import load_weights
@@ -29,7 +29,7 @@ def save_pretrained(model: TransUNet, config: BundleConfig, folder: Path | str) 
         save_file(state, path, metadata={"format": "pt"})
         path.chmod(mode)  # safetensors makes files that only their owner can read
     config = config.replace(
-        architecture=model.config, versions=versions_of(("transunet", "torch", "numpy"))
+        architecture=model.config, versions=versions_of((DISTRIBUTION, "torch", "numpy"))
     )
     with atomic_path(folder / CONFIG) as path:
         path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")

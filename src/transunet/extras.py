@@ -9,6 +9,8 @@ from types import MappingProxyType, ModuleType
 
 from transunet.errors import ConfigError
 
+DISTRIBUTION = "transunet-torch"
+"""What pip calls this package. `transunet` on PyPI is somebody else's, written for TensorFlow."""
 _SPIES: Mapping[str, str] = MappingProxyType({"openvino": "openvino_telemetry"})
 """Package -> what it would report its use with, to Google Analytics, as soon as it is imported. It
 does without where that is not installed."""
@@ -27,7 +29,7 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"This needs the package {error.name!r}, which is not installed. "
-            f"Install it with: pip install 'transunet[{extra}]'"
+            f"Install it with: pip install '{DISTRIBUTION}[{extra}]'"
         ) from error
 
 
@@ -37,6 +39,11 @@ def version_of(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def own_version() -> str:
+    """Return this package's version; "unknown" where its source is used without installing it."""
+    return version_of(DISTRIBUTION) or "unknown"
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:

@@ -240,4 +240,4 @@ def test_without_matplotlib_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     image = save_nifti(tmp_path / "a.nii.gz")
     told = refused(ConfigError, bundle, image, "-o", tmp_path / "out")
-    assert "pip install 'transunet[train]'" in told
+    assert "pip install 'transunet-torch[train]'" in told

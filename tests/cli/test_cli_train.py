@@ -249,6 +249,6 @@ def test_help_shows_an_example_and_what_matters():
 
 
 def test_curves_that_could_not_be_drawn_are_not_promised(tmp_path):
-    assert log_line(tmp_path).endswith("pip install 'transunet[train]')")
+    assert log_line(tmp_path).endswith("pip install 'transunet-torch[train]')")
     (tmp_path / "curves.png").touch()
     assert log_line(tmp_path) == f"log and curves: {tmp_path}"

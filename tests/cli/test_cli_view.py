@@ -166,4 +166,4 @@ def test_without_matplotlib_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = refused(ConfigError, cases / "images", cases / "labels", "-o", cases / "s.png")
-    assert "pip install 'transunet[train]'" in message
+    assert "pip install 'transunet-torch[train]'" in message

@@ -43,7 +43,7 @@ def test_json_says_everything_with_units(evaluation_of):
     assert (spleen["dice"]["counted"], spleen["dice"]["not_counted"]) == (1, 2)
     assert spleen["dice"]["sd"] is None
     assert spleen["dice"]["interval_95"] is None
-    assert found["versions"]["transunet"]
+    assert found["versions"]["transunet-torch"]
 
 
 def test_json_of_cases_has_null_for_what_is_not_counted(evaluation_of):

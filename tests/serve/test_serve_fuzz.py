@@ -8,7 +8,7 @@ import pytest
 from serving import API, image_bytes
 
 pytest.importorskip(
-    "schemathesis", reason="fuzzing needs schemathesis: pip install 'transunet[dev]'"
+    "schemathesis", reason="fuzzing needs schemathesis: pip install 'transunet-torch[dev]'"
 )
 
 # Left out: `positive_data_acceptance`, since bytes that fit the description of a file are no image;

@@ -57,9 +57,9 @@ app.add_typer(weights.app, name="weights")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from transunet.extras import own_version
 
-        print(version("transunet"))
+        print(own_version())
         raise typer.Exit
 
 

@@ -101,7 +101,7 @@ def log_line(folder: Path) -> str:
     """Say where the log is, and its picture; or what that picture needs."""
     if (folder / "curves.png").exists():
         return f"log and curves: {folder}"
-    return f"log: {folder} (curves.png needs matplotlib: pip install 'transunet[train]')"
+    return f"log: {folder} (curves.png needs matplotlib: pip install 'transunet-torch[train]')"
 
 
 def show_folds(parent: Run) -> None:

@@ -13,7 +13,7 @@ from transunet.atomic import atomic_path
 from transunet.evaluation.metrics import ClassMetrics
 from transunet.evaluation.records import Evaluation, Metric, Structure, value_or_none
 from transunet.evaluation.statistics import AGGREGATION, INTERVAL, Summary
-from transunet.extras import version_of
+from transunet.extras import DISTRIBUTION, version_of
 
 FORMAT_VERSION = 1
 # Per convention: (in the prediction, in the reference) -> what is written beside the figures.
@@ -86,7 +86,7 @@ def summary(one: Summary) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what computed the figures."""
-    packages = ("transunet", "numpy", "scipy")
+    packages = (DISTRIBUTION, "numpy", "scipy")
     found = {package: version_of(package) or "unknown" for package in packages}
     return {**found, "python": platform.python_version()}
 

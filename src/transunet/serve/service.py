@@ -7,13 +7,13 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from transunet.atomic import writable_folder
 from transunet.errors import ConfigError
+from transunet.extras import own_version
 from transunet.serve.bundles import Served, read_bundles
 from transunet.serve.desk import Desk
 from transunet.serve.faults import ApiError
@@ -64,7 +64,7 @@ class Service:
         self.queue = JobQueue(
             self.store, self.hand, self.job_folder, self.image_folder, self.limits, self.metrics
         )
-        self.version = version("transunet")
+        self.version = own_version()
         self.stopping = False
 
     def load(self) -> None:

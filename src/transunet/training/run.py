@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from json import JSONDecodeError, loads
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +21,7 @@ from transunet.atomic import atomic_path, writable_folder
 from transunet.configuration import Configuration
 from transunet.data.store import MANIFEST, Store
 from transunet.errors import ConfigError
+from transunet.extras import own_version
 from transunet.training.recipe import Recipe
 
 FORMAT = 1
@@ -72,7 +72,7 @@ class Run:
         writable_folder(folder)
         given = dataset if is_store(dataset) else store
         record = Record(
-            transunet=version("transunet"),
+            transunet=own_version(),
             dataset=str(dataset.resolve()),
             store=str((given or folder / "store").resolve()),
             recipe=recipe,

@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from transunet.atomic import writable_folder
 from transunet.errors import ConfigError, TransUNetError, WeightsError
+from transunet.extras import DISTRIBUTION, own_version
 from transunet.weights import cache
 from transunet.weights.cache import Record
 from transunet.weights.catalog import WeightFile
@@ -281,7 +282,11 @@ def _make_folder(folder: Path) -> None:
 
 
 def _request(url: str, method: str = "GET", headers: dict[str, str] | None = None) -> Any:
-    everything = {"User-Agent": "transunet", "Accept-Encoding": "identity", **(headers or {})}
+    everything = {
+        "User-Agent": f"{DISTRIBUTION}/{own_version()}",
+        "Accept-Encoding": "identity",
+        **(headers or {}),
+    }
     return urllib.request.Request(url, method=method, headers=everything)
 
 

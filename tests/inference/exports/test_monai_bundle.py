@@ -227,7 +227,7 @@ def test_the_metadata_has_what_the_specification_demands(tmp_path: Path) -> None
     mandatory = ("version", "monai_version", "pytorch_version", "numpy_version")
     mandatory += ("required_packages_version", "task", "description", "authors", "copyright")
     assert all(found[key] for key in mandatory)
-    assert "transunet" in found["required_packages_version"]
+    assert "transunet-torch" in found["required_packages_version"]
     formats = found["network_data_format"]
     tensor = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"}
     tensor |= {"modality", "is_patch_data", "channel_def"}

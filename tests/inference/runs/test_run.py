@@ -84,7 +84,7 @@ def test_statistics_and_manifest_say_what_was_found_and_how(
     assert manifest["device"] == "cpu"
     assert manifest["settings"]["procedure"] == "native"
     assert manifest["cases"]["p0"]["status"] == "done"
-    assert {"transunet", "torch", "python"} <= set(manifest["versions"])
+    assert {"transunet-torch", "torch", "python"} <= set(manifest["versions"])
 
 
 def test_a_second_run_keeps_what_is_finished(predictor: Predictor, images: Path) -> None:

@@ -52,5 +52,5 @@ def test_without_matplotlib_nothing_is_predicted(
     image = save_nifti(tmp_path / "a.nii.gz")
     result = run(bundle, image, "-o", tmp_path / "out", "--view")
     assert isinstance(result.exception, ConfigError)
-    assert "transunet[train]" in str(result.exception)
+    assert "transunet-torch[train]" in str(result.exception)
     assert not list((tmp_path / "out").glob("*.nii.gz"))

@@ -16,7 +16,7 @@ from transunet.data.formats.dicom_series import Series
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError
-from transunet.extras import require, version_of
+from transunet.extras import own_version, require
 
 SERIES_NUMBER = 900
 """Of the segmentation's series; viewers sort by it."""
@@ -72,7 +72,7 @@ def write_seg(
     series = _series_of(source, labels.name)
     frames = _stack(labels, series)
     names = _checked_names(label_names, frames, labels.name)
-    method = (algorithm, algorithm_version or version_of("transunet") or "unknown")
+    method = (algorithm, algorithm_version or own_version())
     segments = [_segment(highdicom, *item, method) for item in names.items()]
     images, frames = _sources(series, frames)
     try:

@@ -16,7 +16,7 @@ from transunet.atomic import atomic_path
 from transunet.bundle_config import BundleConfig
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.errors import ConfigError
-from transunet.extras import versions_of
+from transunet.extras import DISTRIBUTION, versions_of
 from transunet.inference.exports.monai_texts import licence, metadata, readme
 from transunet.models.transunet import TransUNet
 
@@ -210,7 +210,7 @@ def _json(values: Mapping[str, Any]) -> str:
 
 def _versions() -> dict[str, str]:
     """Return the versions that the bundle is written with; MONAI's only if it is installed."""
-    packages = ("transunet", "torch", "numpy", "nibabel", "monai", "pytorch-ignite")
+    packages = (DISTRIBUTION, "torch", "numpy", "nibabel", "monai", "pytorch-ignite")
     return {name: number.partition("+")[0] for name, number in versions_of(packages).items()}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transunet.bundle_config import BundleConfig
+from transunet.extras import DISTRIBUTION, own_version
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
@@ -25,16 +26,16 @@ def metadata(config: BundleConfig, versions: Mapping[str, str]) -> dict[str, Any
         config: of the model.
         versions: packages that are installed.
     """
-    versions = {**TESTED_WITH, **versions}
+    versions = {DISTRIBUTION: own_version(), **TESTED_WITH, **versions}
     return {
         "schema": SCHEMA,
         "version": "1.0.0",
-        "changelog": {"1.0.0": f"exported by transunet {versions['transunet']}"},
+        "changelog": {"1.0.0": f"exported by {DISTRIBUTION} {versions[DISTRIBUTION]}"},
         "monai_version": versions["monai"],
         "pytorch_version": versions["torch"],
         "numpy_version": versions["numpy"],
         "required_packages_version": {
-            name: versions[name] for name in ("transunet", "nibabel", "pytorch-ignite")
+            name: versions[name] for name in (DISTRIBUTION, "nibabel", "pytorch-ignite")
         },
         "supported_apps": {},
         "name": f"TransUNet {config.architecture.name}",
@@ -67,7 +68,7 @@ Images: {_intensities(config)}.
 
 ## Run
 
-    pip install transunet 'monai[ignite,fire]'
+    pip install '{DISTRIBUTION}[monai]'  # not `transunet`, which is somebody else's
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
         --dataset_dir /path/to/images --output_dir /path/to/labels
 
@@ -79,7 +80,7 @@ with `_seg` at the end, on the image's grid.
 
 MONAI reads, reorients to {config.preprocessing.orientation} and normalises each volume; slices are
 resized to {sides} pixels with cubic splines, the logits are resized back, and the label with the
-largest is taken. The last three steps are `transunet`'s, so the labels are those of
+largest is taken. The last three steps are `{DISTRIBUTION}`'s, so the labels are those of
 `transunet predict`. The weights are a state dict that is read with `weights_only=True`.
 
 Reference: {PAPER}

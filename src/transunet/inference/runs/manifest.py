@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from transunet.extras import versions_of
+from transunet.extras import DISTRIBUTION, versions_of
 from transunet.inference.predictor import Predictor
 from transunet.inference.runs.claims import together
 from transunet.inference.runs.outputs import write_values
@@ -13,7 +13,7 @@ from transunet.inference.runs.records import Record, all_records
 
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.json"
-_PACKAGES = ("transunet", "torch", "onnxruntime", "openvino", "numpy", "scipy", "nibabel")
+_PACKAGES = (DISTRIBUTION, "torch", "onnxruntime", "openvino", "numpy", "scipy", "nibabel")
 
 
 def summarise(
