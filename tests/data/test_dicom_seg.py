@@ -217,7 +217,7 @@ def test_a_segmentation_beside_its_series_is_not_read_as_slices(tmp_path, image,
 
 def test_without_highdicom_the_extra_is_named(tmp_path, image, labels, monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(ConfigError, match=r"transunet\[dicom\]"):
+    with pytest.raises(ConfigError, match=r"transunet-torch\[dicom\]"):
         write_seg(labels, image, NAMES, tmp_path / "l.dcm")
 
 

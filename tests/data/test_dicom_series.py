@@ -1,14 +1,23 @@
 """Which files make a series, and when its slices make a grid."""
 
+import pickle
 import sys
 
 import numpy as np
 import pytest
 
 from dicom_made import AXIAL, OBLIQUE, STUDY, header, positions, ramp, save, series_of
-from transunet.data.formats.dicom import read, read_grid
+from transunet.data.formats.dicom import modality, read, read_grid
 from transunet.data.formats.dicom_files import is_dicom, is_slice
-from transunet.data.formats.dicom_series import choose_series, find_series, listing
+from transunet.data.formats.dicom_series import (
+    NoSuchSeriesError,
+    SeriesChoice,
+    SeveralSeriesError,
+    choose_series,
+    find_series,
+    listing,
+)
+from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 
 pytest.importorskip("pydicom", reason="needs the extra [dicom]")
@@ -252,5 +261,27 @@ def test_a_dcm_file_that_is_none_is_refused_not_skipped(tmp_path):
 
 def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(ConfigError, match=r"transunet\[dicom\]"):
+    with pytest.raises(ConfigError, match=r"transunet-torch\[dicom\]"):
         find_series(tmp_path)
+
+
+def test_the_error_of_a_missing_choice_lists_the_choices(tmp_path):
+    save(tmp_path / "s", series_of(ramp()))
+    save(tmp_path / "s", series_of(ramp(4), uid=STUDY + ".2"))
+    with pytest.raises(SeveralSeriesError, match=r"series=1 in Python.*--series 1") as several:
+        read(tmp_path / "s")
+    expected = [
+        SeriesChoice(1, STUDY + ".1", "CT", "made", 5, ""),
+        SeriesChoice(2, STUDY + ".2", "CT", "made", 4, ""),
+    ]
+    with pytest.raises(NoSuchSeriesError) as none:
+        read(tmp_path / "s", 3)
+    for error in (several.value, none.value):
+        assert list(error.choices) == expected
+        sent = pickle.loads(pickle.dumps(error))
+        assert (str(sent), sent.choices) == (str(error), error.choices)
+
+
+def test_a_volume_knows_its_modality(tmp_path):
+    assert modality(read(save(tmp_path / "s", series_of(ramp())))) == "CT"
+    assert modality(Volume(np.zeros((1, 2, 2, 2)), np.eye(4))) is None

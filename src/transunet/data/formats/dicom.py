@@ -46,6 +46,16 @@ def read_series(series: Series) -> Volume:
     return Volume(pixels.transpose(2, 1, 0)[None], affine, series.source, header)
 
 
+def modality(volume: Volume) -> str | None:
+    """Return the DICOM Modality ("CT", "MR", "PT", ...) of the series that `volume` was read from.
+
+    None where it was read from something else, or its header does not say.
+    """
+    series = volume.header
+    known = isinstance(series, Series) and series.modality != "?"
+    return series.modality if known else None
+
+
 def read_grid(path: Path | Sequence[Path], series: str | int | None = None) -> Grid:
     """Read where the voxels of a series lie, from its headers.
 

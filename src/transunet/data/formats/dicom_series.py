@@ -12,7 +12,7 @@ from transunet.data.formats.archive import Unpacked
 from transunet.data.formats.dicom_files import scan, undamaged, unreadable
 from transunet.data.formats.dicom_frames import Frame, frames_of
 from transunet.data.formats.dicom_grid import by_place, same_place
-from transunet.data.problems import Problem
+from transunet.data.problems import DataProblemError, Problem
 from transunet.errors import ConfigError, TransUNetError
 
 DIRECTION_TOLERANCE = 1e-3
@@ -57,6 +57,43 @@ class Series:
         return f"{text}of {columns} x {rows}{part}, {self.uid}"
 
 
+@dataclass(frozen=True)
+class SeriesChoice:
+    """One of several series at a path, as a user chooses it."""
+
+    number: int
+    """In the list, from 1."""
+    uid: str
+    """SeriesInstanceUID."""
+    modality: str
+    description: str
+    slices: int
+    part: str
+    """What tells it from other choices of the same UID; empty where there are none."""
+
+
+class SeveralSeriesError(DataProblemError):
+    """Several series, and none was chosen: `choices` are those there are."""
+
+    def __init__(self, problem: Problem, choices: Sequence[SeriesChoice]) -> None:
+        super().__init__(problem)
+        self.choices = tuple(choices)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:  # so that it can come from a process
+        return type(self), (self.problem, self.choices)
+
+
+class NoSuchSeriesError(ConfigError):
+    """The series that was asked for is not there: `choices` are those there are."""
+
+    def __init__(self, message: str, choices: Sequence[SeriesChoice]) -> None:
+        super().__init__(message)
+        self.choices = tuple(choices)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:  # so that it can come from a process
+        return type(self), (str(self), self.choices)
+
+
 def find_series(path: Path | Sequence[Path]) -> list[Series]:
     """Return the image series at `path`, by series number: at least one.
 
@@ -93,8 +130,8 @@ def choose_series(found: Sequence[Series], wanted: str | int | None = None) -> S
         wanted: its SeriesInstanceUID, or its number in the list, from 1; None where there is one.
 
     Raises:
-        ConfigError: when none of them is wanted.
-        DataError: when there are several and `wanted` is None, or several have the UID.
+        NoSuchSeriesError: when none of them is wanted.
+        SeveralSeriesError: when there are several and `wanted` is None, or several have the UID.
     """
     if wanted is None:
         chosen = list(found)
@@ -102,15 +139,27 @@ def choose_series(found: Sequence[Series], wanted: str | int | None = None) -> S
         chosen = list(found[int(wanted) - 1 : int(wanted)] if int(wanted) else ())
     else:
         chosen = [series for series in found if series.uid == wanted]
+    source = found[0].source
     if not chosen:
-        raise ConfigError(f"{found[0].source}: has no series {wanted}; it holds:\n{listing(found)}")
+        message = f"{source}: has no series {wanted}; it holds:\n{listing(found)}"
+        raise NoSuchSeriesError(message, choices(found))
     if len(chosen) > 1:
         what = f"it holds {len(found)} series:\n{listing(found)}\nand one is read at a time"
         remedy = (
-            "Choose one by its number or UID (--series 1), or give --series all to predict each"
+            "Choose one by its number or UID: series=1 in Python and in a request, --series 1 on "
+            "the command line (--series all predicts each)"
         )
-        raise Problem("several-series", found[0].source, what, remedy).error()
+        problem = Problem("several-series", source, what, remedy)
+        raise SeveralSeriesError(problem, choices(found))
     return chosen[0]
+
+
+def choices(found: Sequence[Series]) -> list[SeriesChoice]:
+    """Return what a user chooses from, in the order of `found`."""
+    return [
+        SeriesChoice(n, one.uid, one.modality, one.description, one.slices, one.part)
+        for n, one in enumerate(found, 1)
+    ]
 
 
 def listing(found: Sequence[Series]) -> str:
