@@ -1,0 +1,94 @@
+"""Which classes of two lists are the same: matched by their names, whatever their numbers.
+
+Lists come from a data set, a bundle, a prediction's manifest or a file's header, and need not
+count alike: 1 may be grey matter here and white matter there.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_SEPARATORS = re.compile(r"[\s_-]+")
+_NUMBERED = re.compile(r"(?:(?:class|label|structure|region|segment) ?)?(\d+)")
+_COLOUR = re.compile(r"#[0-9a-f]{6}")
+_NAMELESS = frozenset({"foreground", "object", "mask"})
+
+
+@dataclass(frozen=True)
+class MatchedClasses:
+    """How two lists of classes go together."""
+
+    numbers: Mapping[int, int]
+    """Number in the first list -> number in the second; the background (0) is 0 in both."""
+    first_only: Mapping[int, str]
+    """Classes of the first list that the second does not have."""
+    second_only: Mapping[int, str]
+    """Classes of the second list that the first does not have."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether every class that both have has one number."""
+        return all(first == second for first, second in self.numbers.items())
+
+
+def match_classes(first: Mapping[int, str], second: Mapping[int, str]) -> MatchedClasses:
+    """Match two lists of classes (number -> name, 0 is the background).
+
+    Names count without regard to case, spaces, underscores and hyphens. Classes without a name of
+    their own ("class 2", "foreground") are matched by number.
+    """
+    ours, theirs = _by_name(first), _by_name(second)
+    numbers = {0: 0, **{ours[name]: theirs[name] for name in ours if name in theirs}}
+    others = _told_numbers(second, first)
+    for number, told in _told_numbers(first, second).items():
+        for other in (other for other in others if others[other] == told):
+            known = number in numbers or other in numbers.values()
+            named = _tells(first[number], ours) and _tells(second[other], theirs)
+            if not known and not named:
+                numbers[number] = other
+    return MatchedClasses(
+        numbers,
+        {number: name for number, name in first.items() if number not in numbers},
+        {number: name for number, name in second.items() if number not in numbers.values()},
+    )
+
+
+def is_named(name: str) -> bool:
+    """Whether a class has a name of its own, rather than a number or a word for any class."""
+    plain = _plain(name)
+    return plain not in _NAMELESS and not _NUMBERED.fullmatch(plain) and not _COLOUR.fullmatch(plain)
+
+
+def _by_name(classes: Mapping[int, str]) -> dict[str, int]:
+    """Name -> number, of names that occur once (two equal ones tell nothing).
+
+    Equal numbers and colours in names count as well; words for any class do not.
+    """
+    named = {number: _plain(name) for number, name in classes.items() if number}
+    counts = Counter(named.values())
+    return {n: number for number, n in named.items() if counts[n] == 1 and n not in _NAMELESS}
+
+
+def _tells(name: str, by_name: Mapping[str, int]) -> bool:
+    return is_named(name) and _plain(name) in by_name
+
+
+def _told_numbers(classes: Mapping[int, str], others: Mapping[int, str]) -> dict[int, int]:
+    """Number -> the number that a class goes by among `others`.
+
+    "class 85", as it is called when found in masks, tells the value in the files: it goes by that
+    where the others count so, and else by its own number.
+    """
+    told = {number: _told_number(name) for number, name in classes.items() if number}
+    known = {*others, *map(_told_number, others.values())}
+    return {n: value if value is not None and value in known else n for n, value in told.items()}
+
+
+def _told_number(name: str) -> int | None:
+    match = _NUMBERED.fullmatch(_plain(name))
+    return int(match[1]) if match else None
+
+
+def _plain(name: str) -> str:
+    return _SEPARATORS.sub(" ", name).strip().casefold()
