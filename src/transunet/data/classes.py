@@ -12,7 +12,7 @@ from dataclasses import dataclass
 _SEPARATORS = re.compile(r"[\s_-]+")
 _NUMBERED = re.compile(r"(?:(?:class|label|structure|region|segment) ?)?(\d+)")
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
-_NAMELESS = frozenset({"foreground", "object", "mask"})
+_ANY_CLASS = frozenset({"foreground", "object", "mask"})
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def match_classes(first: Mapping[int, str], second: Mapping[int, str]) -> Matche
 def is_named(name: str) -> bool:
     """Whether a class has a name of its own, rather than a number or a word for any class."""
     plain = _plain(name)
-    return plain not in _NAMELESS and not _NUMBERED.fullmatch(plain) and not _COLOUR.fullmatch(plain)
+    return not (plain in _ANY_CLASS or _NUMBERED.fullmatch(plain) or _COLOUR.fullmatch(plain))
 
 
 def _by_name(classes: Mapping[int, str]) -> dict[str, int]:
@@ -67,7 +67,7 @@ def _by_name(classes: Mapping[int, str]) -> dict[str, int]:
     """
     named = {number: _plain(name) for number, name in classes.items() if number}
     counts = Counter(named.values())
-    return {n: number for number, n in named.items() if counts[n] == 1 and n not in _NAMELESS}
+    return {n: number for number, n in named.items() if counts[n] == 1 and n not in _ANY_CLASS}
 
 
 def _tells(name: str, by_name: Mapping[str, int]) -> bool:
