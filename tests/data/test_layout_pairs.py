@@ -173,6 +173,96 @@ def test_soft_masks_are_refused(folders):
         open_dataset(folders(mask(), mask()))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_one_class_may_be_another_number_in_other_files(folders, dtype):
+    white = np.iinfo(dtype).max
+    data = open_dataset(folders(mask(255, 255), mask(1), (mask(1, 0, 1) * dtype(white))))
+    assert data.labels == {0: "background", 1: "foreground"}
+    assert [first(data, case) for case in (0, 1, 2)] == [[1, 1, 0], [1, 0, 0], [1, 0, 1]]
+    assert [note.kind for note in data.notes] == ["mixed-foreground"]
+    assert "1 masks 1" in data.notes[0].found
+
+
+def first(data, case):
+    _, label = data.read_case(data.cases[case])
+    return label.array[0, 0, :3, 0].tolist()
+
+
+def test_1_and_255_in_one_file_are_two_classes(folders):
+    data = open_dataset(folders(mask(255, 1), mask(1)))
+    assert data.label_values == {0: 0, 1: 1, 255: 2}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("how", ["jpeg kept as png", "jpeg", "blur", "little noise"])
+def test_soft_edges_are_cut_at_half(tmp_path, how, named):
+    exact = np.zeros((64, 64), np.uint8)
+    exact[20:45, 25:50] = 255
+    soft = Image.fromarray(exact)
+    if how.startswith("jpeg"):
+        soft.save(tmp_path / "m.jpg", quality=70)
+        soft = Image.open(tmp_path / "m.jpg")
+    elif how == "blur":
+        soft = soft.resize((32, 32)).resize((64, 64), Image.Resampling.BICUBIC)
+    else:
+        noisy = exact.copy()
+        noisy[0, :4], noisy[30, 30:33] = (1, 2, 1, 2), (254, 253, 254)
+        soft = Image.fromarray(noisy)
+    picture(tmp_path / "s/images/a.png", photograph(size=(64, 64)))
+    (tmp_path / "s/masks").mkdir()
+    soft.save(tmp_path / f"s/masks/a.{'jpg' if how == 'jpeg' else 'png'}")
+    if named:
+        (tmp_path / "s/labels.json").write_text('{"background": 0, "cell": 255}')
+    data = open_dataset(tmp_path / "s")
+    assert data.labels == {0: "background", 1: "cell" if named else "foreground"}
+    assert [note.kind for note in data.notes] == ["soft-edges"]
+    _, label = data.read_case(data.cases[0])
+    assert (label.array[0, ..., 0] != (exact > 0)).mean() < 0.02
+    assert label.array.max() == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (*range(19), 255),  # classes and "void"
+        (64, 128, 191, 255),
+        (50, 100, 150, 200, 250),
+        tuple(range(0, 256, 12)),
+    ],
+)
+def test_classes_are_not_taken_for_soft_edges(folders, values):
+    array = np.repeat(np.array(values, np.uint8), 10).reshape(10, -1)
+    data = open_dataset(folders(np.vstack([np.zeros_like(array), array])))
+    assert len(data.labels) == len({0, *values})
+
+
+def test_the_colours_of_coloured_masks_are_told(folders):
+    coloured = np.zeros((6, 9, 3), np.uint8)
+    coloured[0] = (255, 0, 0)
+    (note,) = open_dataset(folders(coloured)).notes
+    assert "#ff0000 (16.67% of the pixels)" in note.found
+
+
+def test_masks_that_were_not_read_are_not_called_empty(folders):
+    folder = folders(mask(1), mask(1))
+    for path in sorted((folder / "masks").iterdir()):
+        path.rename(path.with_stem(path.stem.replace("im", "mask")))
+    says = r"2 masks are missing or unreadable: .*masks/im0\.png: case im0 has no label map.* no image: "
+    with pytest.raises(DataError, match=rf"{says}masks/mask0\.png, masks/mask1\.png\. Give each"):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize("others_are_empty", [False, True])
+def test_what_made_a_mask_unreadable_is_told(folders, others_are_empty):
+    folder = folders(mask(1), mask())
+    (folder / "masks/im0.png").write_bytes(b"no picture")
+    if not others_are_empty:
+        (folder / "masks/im1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"masks/im0\.png: it cannot be read as an image") as error:
+        open_dataset(folder)
+    assert ("none of 1 masks holds" in str(error.value)) is others_are_empty
+
+
 def test_a_mask_without_image_and_an_image_without_mask(folders):
     folder = folders(mask(1), mask(1), mask(1))
     (folder / "images/im0.png").unlink()

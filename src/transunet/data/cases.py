@@ -175,7 +175,8 @@ def label_problems(dataset: DataSet, image: Volume, label: Volume) -> Iterator[P
 
 
 def _unknown_labels(dataset: DataSet, where: str, unknown: list[int]) -> Problem:
-    listed = ", ".join(f"{v} ({dataset.labels[i]})" for v, i in sorted(dataset.values.items()))
+    values = sorted(dataset.values.items())
+    listed = ", ".join(f"{v} ({dataset.labels[i]})" for v, i in values[:100])
     found = f"label values that the data set does not list: {_some(unknown)}; listed: {listed}"
     if unknown == [255]:
         remedy = "In a black-and-white mask 255 stands for class 1: transunet check --fix stores 1"

@@ -277,6 +277,8 @@ def _numbers(dataset: DataSet, where: str) -> Iterator[Problem]:
     values = dataset.label_values
     if not values or dataset.label_map or max(values) >= COLOUR:  # colours are no numbers
         return
+    if len(set(values.values())) < len(values):
+        return  # several values are one class, as the layout's notes say
     if sorted(values) == [0, 255]:
         found = "the masks hold 0 and 255; 255 is read as class 1"
         yield Problem("255-mask", where, found, "Nothing needs doing; --fix stores 1", "warning")

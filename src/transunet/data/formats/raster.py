@@ -23,8 +23,10 @@ Result = TypeVar("Result")
 COLOUR = 1 << 24
 """Added to 0xRRGGBB for the label value of a coloured pixel; a grey one's is its brightness."""
 
+JPEG = frozenset({".jpg", ".jpeg"})
+"""Suffixes of a format that is not exact."""
+
 _DAMAGE = (OSError, EOFError, ValueError, TypeError, SyntaxError, MemoryError, struct.error)
-_JPEG = {".jpg", ".jpeg"}
 _PAGES = {".tif", ".tiff"}
 # Pillow's modes of one number per pixel; any other is turned into RGB.
 _GREY = {"L", "I", "F", "I;16", "I;16L", "I;16B"}
@@ -50,7 +52,7 @@ def read_labels(path: Path) -> Volume:
         DataError: when the file is damaged, or a JPEG that is not black and white.
     """
     pages = _undamaged(path, lambda image: _pages(image, path, _indices))
-    if path.suffix.lower() in _JPEG:
+    if path.suffix.lower() in JPEG:
         pages = [_black_and_white(page, path) for page in pages]
     return _volume(path, pages)
 
@@ -86,7 +88,7 @@ def write(volume: Volume, path: Path) -> None:
             other numbers.
     """
     pillow = require("PIL.Image", extra="images")
-    if path.suffix.lower() in _JPEG:
+    if path.suffix.lower() in JPEG:
         raise ConfigError(
             f"{path}: JPEG changes values a little, so no labels are written to it. Use PNG."
         )

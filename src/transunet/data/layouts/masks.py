@@ -6,19 +6,22 @@ A file `labels.json` in the data set's folder settles it: `{"background": 0, "nu
 
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from transunet.data.formats import read_labels
+from transunet.data.cases import Case, file_problems
+from transunet.data.formats import raster, read_labels, stem_of
 from transunet.data.formats.raster import COLOUR
 from transunet.data.layouts import description
-from transunet.data.problems import Problem
-from transunet.errors import TransUNetError
+from transunet.data.problems import Problem, problem_of
+from transunet.errors import ConfigError, TransUNetError
 
 LABELS = "labels.json"
 
@@ -26,6 +29,10 @@ MOST_CLASSES = 100
 """More values than this are no classes: a photograph, or a mask with soft edges."""
 
 _LOOKED_THROUGH = 2000  # masks, evenly chosen; a value that only others hold is reported as unknown
+_FOREGROUND = frozenset({1, 255, 65535})  # how masks of one class write it
+_NOISE = 32  # how far JPEG takes black and white from 0 and 255
+_BLUR_VALUES = 4  # different values in each half of the greys that a blurred edge has at least
+_IF_CLASSES = f"If these are several classes, list their values in {LABELS}"
 _HEX = re.compile(r"#[0-9a-f]{6}", re.IGNORECASE)
 
 
@@ -38,54 +45,186 @@ class Meaning:
     notes: tuple[Problem, ...] = ()
 
 
-def meaning(folder: Path, masks: Sequence[Path]) -> Meaning:
-    """Return what the values mean: as `labels.json` says, else as found in `masks`.
+@dataclass(frozen=True)
+class Survey:
+    """What (at most 2000, evenly chosen) masks hold."""
+
+    pixels: dict[Path, Counter[int]]
+    """Mask -> value -> how many pixels have it."""
+    unread: dict[Path, Problem]
+    """Mask -> why it could not be read."""
+
+    @cached_property
+    def total(self) -> Counter[int]:
+        """Value -> how many pixels of all masks have it."""
+        total = Counter[int]()
+        for pixels in self.pixels.values():
+            total.update(pixels)
+        return total
+
+
+def survey(masks: Sequence[Path]) -> Survey:
+    """Read masks and count their values; one that cannot be read is told, not taken for empty.
 
     Raises:
-        DataError: when `labels.json` is wrong, or the masks hold no foreground or too many values.
+        ConfigError: when reading them needs a package that is not installed.
     """
-    path = folder / LABELS
-    if path.is_file():
-        return Meaning(*description.classes(path, _listed(path), as_listed=True))
-    values = found_in(masks)
-    foreground = sorted(values - {0})
-    if not foreground:
-        found = f"none of its {len(masks)} masks holds anything but background"
-        raise Problem("no-foreground", str(folder), found, "Check that these are the masks").error()
-    if len(foreground) > MOST_CLASSES:
-        raise _too_many(folder, len(foreground))
-    labels, indices = description.classes(path, {0: "background", **_names(foreground)})
-    return Meaning(labels, indices, tuple(_notes(folder, foreground)))
-
-
-def found_in(masks: Sequence[Path]) -> set[int]:
-    """Return the values in (at most 2000, evenly chosen) masks; unreadable ones hold none."""
     step = -(-len(masks) // _LOOKED_THROUGH) or 1
+    chosen = masks[::step]
     with ThreadPoolExecutor(
         4
     ) as pool:  # decoding waits for the disk, and lets go of the interpreter
-        return set().union(*pool.map(_values, masks[::step]))
+        counted = dict(zip(chosen, pool.map(_counted, chosen), strict=True))
+    return Survey(
+        {path: result for path, result in counted.items() if isinstance(result, Counter)},
+        {path: result for path, result in counted.items() if isinstance(result, Problem)},
+    )
 
 
-def _values(path: Path) -> set[int]:
+def one_class(surveyed: Survey, where: Path) -> Meaning | None:
+    """Return what masks mean that tell one class from the background, however they write it.
+
+    The foreground may be 1, 255 or (in 16 bits) 65535, another in other files. Between 0 and 255
+    there may be the soft edges that JPEG or smoothing leave; half of 255 decides. None where the
+    values are several classes, or one with another number.
+
+    Args:
+        surveyed: from `survey`.
+        where: the data set or folder, for the notes.
+    """
+    labels = {0: "background", 1: "foreground"}
+    foreground = sorted(set(surveyed.total) - {0})
+    written = [set(pixels) - {0} for pixels in surveyed.pixels.values()]
+    if foreground and _FOREGROUND.issuperset(foreground) and max(map(len, written)) == 1:
+        values = {} if foreground == [1] else {0: 0, **dict.fromkeys(foreground, 1)}
+        return Meaning(labels, values, tuple(_notes_on_one_class(surveyed, where)))
+    if _has_soft_edges(surveyed.total):
+        found = f"the masks hold {len(surveyed.total)} values, close to 0 or to 255 or between"
+        return Meaning(labels, {v: int(v > 127) for v in range(256)}, (_soft(where, found),))
+    return None
+
+
+def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) -> Meaning:
+    """Return what the values mean: as `labels.json` says, else as found in `masks`.
+
+    Args:
+        folder: the data set.
+        masks: those of its cases; some may not be there.
+        unused: masks that belong to no image, for errors.
+
+    Raises:
+        DataError: when `labels.json` is wrong, no mask could be read, or they hold no foreground or
+            too many values.
+    """
+    path = folder / LABELS
+    listed = description.classes(path, _listed(path), as_listed=True) if path.is_file() else None
+    if listed and (len(listed[0]) > 2 or set(listed[1]) - {0, 255}):
+        return Meaning(*listed)
+    surveyed = survey(masks)
+    single = one_class(surveyed, folder)
+    if listed:
+        return replace(single, labels=listed[0]) if single else Meaning(*listed)
+    if single:
+        return single
+    foreground = sorted(set(surveyed.total) - {0})
+    if not foreground:
+        raise _no_foreground(folder, surveyed, unused)
+    if len(foreground) > MOST_CLASSES:
+        raise _too_many(folder, len(foreground))
+    labels, indices = description.classes(path, {0: "background", **_names(foreground)})
+    return Meaning(labels, indices, tuple(_notes_on_classes(folder, surveyed.total)))
+
+
+def _counted(path: Path) -> Counter[int] | Problem:
+    for problem in file_problems(Case(stem_of(path), (), path)):
+        return problem
     try:
-        return set(np.unique(read_labels(path).array).tolist())
-    except TransUNetError:
-        return set()  # missing or damaged: reading the case will tell
+        values, counts = np.unique(read_labels(path).array, return_counts=True)
+    except ConfigError:
+        raise  # a package is missing: no problem of the data
+    except TransUNetError as error:
+        return problem_of(error, str(path))
+    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+
+
+def _has_soft_edges(pixels: Counter[int]) -> bool:
+    """Whether grey between 0 and 255 is the blur of an edge or JPEG's noise, and no classes.
+
+    Blur fills both halves with many values and few pixels; noise keeps close to both ends, where no
+    data set numbers its classes: above 223 at most 255 ("void") is one.
+    """
+    if max(pixels, default=0) > 255:
+        return False
+    between = [value for value in pixels if 0 < value < 255]
+    dark, bright = (sum(v <= 127 for v in between), sum(v > 127 for v in between))
+    near_black = [count for value, count in pixels.items() if value <= _NOISE]
+    near_white = sum(count for value, count in pixels.items() if value >= 255 - _NOISE)
+    middle = pixels.total() - sum(near_black) - near_white
+    one_background = 2 * max(near_black, default=0) > sum(near_black)
+    many = min(dark, bright) >= _BLUR_VALUES
+    few_but_close = middle == 0 and min(dark, bright) > 0
+    return one_background and middle < near_white and (many or few_but_close)
+
+
+def _notes_on_one_class(surveyed: Survey, where: Path) -> Iterator[Problem]:
+    written = Counter(max(pixels) for pixels in surveyed.pixels.values() if max(pixels))
+    if len(written) > 1:
+        counts = ", ".join(f"{n} masks {value}" for value, n in sorted(written.items()))
+        found = f"the foreground is not the same number in all masks ({counts}); all are class 1"
+        yield Problem("mixed-foreground", str(where), found, _IF_CLASSES, "warning")
+    jpeg = sum(path.suffix.lower() in raster.JPEG for path in surveyed.pixels)
+    if jpeg:
+        yield _soft(where, f"{jpeg} masks are JPEG, which changes values along edges")
+
+
+def _soft(where: Path, found: str) -> Problem:
+    found = f"edges are soft: {found}; more than half of 255 is class 1, the rest background"
+    return Problem("soft-edges", str(where), found, _IF_CLASSES, "warning")
 
 
 def _names(foreground: list[int]) -> dict[int, str]:
-    if foreground in ([1], [255]):
-        return {foreground[0]: "foreground"}
     return {v: f"#{v - COLOUR:06x}" if v >= COLOUR else f"class {v}" for v in foreground}
 
 
-def _notes(folder: Path, foreground: list[int]) -> list[Problem]:
-    if 255 not in foreground or len(foreground) == 1 or foreground[-1] >= COLOUR:
-        return []
-    found = "beside other values the masks hold 255, often for 'void'; here it is a class"
-    remedy = f"If it is none, replace it by 0 in the masks, or map it to a class in {LABELS}"
-    return [Problem("255-label", str(folder), found, remedy, "warning")]
+def _notes_on_classes(folder: Path, pixels: Counter[int]) -> Iterator[Problem]:
+    foreground = sorted(set(pixels) - {0})
+    if foreground[-1] >= COLOUR:
+        shares = [(pixels[v] / pixels.total(), name) for v, name in _names(foreground).items()]
+        listed = ", ".join(f"{name} ({share:.2%} of the pixels)" for share, name in shares[:12])
+        more = f" and {len(shares) - 12} more" if len(shares) > 12 else ""
+        found = f"the masks are coloured, each colour is a class: {listed}{more}"
+        remedy = f"Name them in {LABELS}; a colour of a few pixels is often a soft edge"
+        yield Problem("coloured-masks", str(folder), found, remedy, "warning")
+    elif 255 in foreground and len(foreground) > 1:
+        found = "beside other values the masks hold 255, often for 'void'; here it is a class"
+        remedy = f"If it is none, replace it by 0 in the masks, or map it to a class in {LABELS}"
+        yield Problem("255-label", str(folder), found, remedy, "warning")
+
+
+def _no_foreground(folder: Path, surveyed: Survey, unused: Sequence[Path]) -> TransUNetError:
+    """Say that the masks are empty, or why nothing of them could be read."""
+    read, unread = len(surveyed.pixels), surveyed.unread
+    empty = f"none of {read} masks holds anything but background" if read else ""
+    if not unread:
+        remedy = "Check that these are the masks"
+        return Problem("no-foreground", str(folder), empty, remedy).error()
+    kinds = Counter(problem.kind for problem in unread.values())
+    first = {problem.kind: problem for problem in reversed(unread.values())}
+    reasons = [
+        f"{problem.where}: {problem.found}"
+        + (f" (and {kinds[kind] - 1} more like it)" if kinds[kind] > 1 else "")
+        for kind, problem in first.items()
+    ]
+    if unused:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in unused[:3])
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        reasons.append(f"masks that belong to no image: {names}{more}")
+    remedy = first[next(iter(first))].remedy
+    if "missing-label" in kinds:
+        remedy = "Give each mask the name of its image, or that name with _mask, _label or _seg"
+    could = f"{len(unread)} masks are missing or unreadable: {'; '.join(reasons)}"
+    found = f"{empty}, and {could}" if empty else could
+    return Problem("unread-masks", str(folder), found, remedy).error()
 
 
 def _too_many(folder: Path, count: int) -> TransUNetError:

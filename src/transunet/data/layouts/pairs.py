@@ -66,7 +66,12 @@ def open(folder: Path) -> DataSet:
         cases = [_named_by_split(case) for case in cases]
     if not cases:
         return DataSet(folder.name, folder, "pairs", (), {}, ())
-    meaning = masks.meaning(folder, [case.label for case in cases if case.label])
+    orphans = _orphans(sides, cases)
+    meaning = masks.meaning(
+        folder,
+        [case.label for case in cases if case.label],
+        unused=[Path(orphan.where) for orphan in orphans],
+    )
     channels, intensity_range = _channels([case.images[0] for case in cases])
     return DataSet(
         name=folder.name,
@@ -77,7 +82,7 @@ def open(folder: Path) -> DataSet:
         channels=channels,
         label_values=meaning.values,
         intensity_range=intensity_range,
-        notes=(*meaning.notes, *_orphans(sides, cases)),
+        notes=(*meaning.notes, *orphans),
     )
 
 
