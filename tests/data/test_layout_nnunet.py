@@ -170,3 +170,80 @@ def test_other_formats_by_their_ending(tmp_path, rng, ending):
     (tmp_path / "dataset.json").write_text(json.dumps(description))
     data = open_dataset(tmp_path)
     assert data.read_case(data.cases[0])[0].spacing_mm == (1, 1, 3)
+
+
+def test_upper_case_endings(nnunet):
+    folder = nnunet(file_ending=".NII.GZ")
+    for path in [*folder.glob("*Tr/*")]:
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.GZ")))
+    data = open_dataset(folder)
+    assert all(path.is_file() for case in data.cases for path in (*case.images, case.label))
+    assert not data.notes
+    assert data.read_case(data.cases[0])[0].channels == 1
+
+
+def test_a_label_may_be_of_another_format(nnunet, save):
+    folder = nnunet()
+    (folder / "labelsTr/toy_001.nii.gz").unlink()
+    save(folder / "labelsTr/toy_001.nii", np.zeros((4, 5, 6), np.uint8))
+    data = open_dataset(folder)
+    assert data.cases[1].label.name == "toy_001.nii"
+    assert not data.notes
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_one_file_may_hold_all_channels(nnunet, save, listed):
+    folder = nnunet(channels=("T1", "T2"))
+    entries = []
+    for number in range(3):
+        for path in folder.glob(f"imagesTr/toy_{number:03d}_*"):
+            path.unlink()
+        name = f"toy_{number:03d}.nii.gz"
+        save(folder / "imagesTr" / name, np.zeros((4, 5, 6, 2), np.int16))
+        entries.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+    save(folder / "imagesTs/new.nii.gz", np.zeros((4, 5, 6, 2), np.int16))
+    if listed:
+        content = json.loads((folder / "dataset.json").read_text())
+        content |= {"training": entries, "test": ["./imagesTs/new.nii.gz"]}
+        (folder / "dataset.json").write_text(json.dumps(content))
+    data = open_dataset(folder)
+    assert (data.layout, len(data.cases), data.notes) == ("nnunet", 4, ())
+    assert data.read_case(data.cases[0])[0].channels == 2
+    assert data.cases[3].split == "test"
+
+
+def test_a_case_may_end_in_four_digits(nnunet, save):
+    folder = nnunet(cases=0)
+    for number in range(2):
+        save(folder / f"imagesTr/scan_{number:04d}.nii.gz", np.zeros((4, 5, 6), np.int16))
+        save(folder / f"labelsTr/scan_{number:04d}.nii.gz", np.zeros((4, 5, 6), np.uint8))
+    assert [case.name for case in open_dataset(folder).cases] == ["scan_0000", "scan_0001"]
+
+
+def test_lists_say_which_cases_validate(nnunet):
+    training = [
+        {"image": f"imagesTr/toy_{i:03d}.nii.gz", "label": f"labelsTr/toy_{i:03d}.nii.gz"}
+        for i in range(3)
+    ]
+    data = open_dataset(nnunet(training=training[:2], validation=training[2:]))
+    assert [(case.name, case.split) for case in data.cases] == [
+        ("toy_000", "train"),
+        ("toy_001", "train"),
+        ("toy_002", "validation"),
+    ]
+    assert data.cases[2].images[0].name == "toy_002_0000.nii.gz"
+
+
+def test_labels_may_be_written_as_decathlon_does(nnunet):
+    data = open_dataset(nnunet(labels={"0": "background", "1": "organ", "2": "tumour"}))
+    assert data.labels == {0: "background", 1: "organ", 2: "tumour"}
+
+
+def test_another_ending_than_described_is_named(nnunet):
+    with pytest.raises(DataError, match=r"'file_ending' is '\.nrrd'.*end in \.nii\.gz"):
+        open_dataset(nnunet(file_ending=".nrrd"))
+    folder = nnunet()
+    content = json.loads((folder / "dataset.json").read_text())
+    del content["file_ending"]
+    (folder / "dataset.json").write_text(json.dumps(content))
+    assert len(open_dataset(folder).cases) == 3

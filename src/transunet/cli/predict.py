@@ -191,8 +191,8 @@ def predict(
     # Mistyped paths first: loading a network may take a minute.
     both = procedure == "both"
     channels = len(config_of(bundle).preprocessing.channels)
-    cases = find_inputs(inputs, channels, series=series, split=split, labelled=both)
     with showing_notes():
+        cases = find_inputs(inputs, channels, series=series, split=split, labelled=both)
         predictor = Predictor.from_pretrained(
             [bundle, *(ensemble or [])],
             device=own_device(device),

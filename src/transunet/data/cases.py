@@ -29,6 +29,8 @@ class Case:
     """Cases of one group (a patient) are never split apart; None: the case is its own group."""
     split: str | None = None
     """"train", "validation" or "test" where the data set itself says so."""
+    fold: int | None = None
+    """Where the data set makes folds of its cases: the one in which this one validates."""
     series: str | None = None
     """Of several DICOM series at its path: the UID of its own, or its number in the list."""
 
@@ -53,6 +55,10 @@ class DataSet:
     """The name of the map from the files' labels to these, where the layout has one."""
     intensity_range: tuple[float, float] | None = None
     """What intensities are known to lie in: (0, 255) for photographs, (0, 1) where prepared."""
+    split_rule: str = "split of the data set"
+    """What the cases' own splits come from, in words."""
+    folds_file: Path | None = None
+    """nnU-Net's `splits_final.json`, where it lies with the data set."""
     notes: tuple[Problem, ...] = ()
     """What the layout noticed and no case shows: files that belong to nothing, for example."""
 

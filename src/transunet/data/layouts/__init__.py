@@ -6,7 +6,16 @@ from pathlib import Path
 from types import ModuleType
 
 from transunet.data.cases import DataSet
-from transunet.data.layouts import acdc, acdc_h5, btcv, decathlon, nnunet, pairs, synapse
+from transunet.data.layouts import (
+    acdc,
+    acdc_h5,
+    btcv,
+    decathlon,
+    description,
+    nnunet,
+    pairs,
+    synapse,
+)
 from transunet.data.problems import Problem
 from transunet.errors import ConfigError
 
@@ -52,6 +61,8 @@ def _recognised(folder: Path) -> str:
     for name, module in LAYOUTS.items():
         if module.recognises(folder):
             return name
+    if (folder / description.NAME).is_file():
+        description.description_of(folder)  # says what is wrong with it, if that is why
     holds = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     more = ", ..." if len(holds) > 8 else ""
     found = f"it holds {', '.join(holds[:8])}{more}" if holds else "it is empty"

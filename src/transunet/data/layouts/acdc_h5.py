@@ -71,6 +71,6 @@ def _listed_splits(folder: Path) -> dict[str, str]:
     for split, names in _SPLITS.items():
         for name in names:
             for path in [folder / f"{name}.list", folder / f"{name}.txt"]:
-                lines = path.read_text("utf-8").split() if path.is_file() else []
+                lines = description.text_of(path).split() if path.is_file() else []
                 found.update({line.split("_frame")[0]: split for line in lines})
     return found

@@ -1,10 +1,14 @@
 """The `dataset.json` of Decathlon and nnU-Net: parsed, checked, kept inside its folder."""
 
+import codecs
 import json
+import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from transunet.data.formats import stem_of, suffix_of
 from transunet.data.problems import Problem
 from transunet.errors import TransUNetError
 
@@ -19,7 +23,7 @@ def description_of(folder: Path) -> dict[str, Any]:
     """
     path = folder / NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(text_of(path))
     except FileNotFoundError:
         found = "the description of the data set is missing"
         raise Problem("description", str(path), found, f"Copy {NAME} along").error() from None
@@ -64,6 +68,18 @@ def numbered(folder: Path, names: Mapping[str, Any], key: str) -> tuple[str, ...
     return tuple(str(names[str(index)]) for index in range(len(names)))
 
 
+def turned(folder: Path, labels: Mapping[str, int]) -> dict[str, str]:
+    """Turn name -> value into value -> name.
+
+    Raises:
+        DataError: when two names have one value.
+    """
+    names = {str(value): name for name, value in labels.items()}
+    if len(names) < len(labels):
+        raise wrong(folder, f"two labels have the same value: {labels!r}"[:300])
+    return names
+
+
 def classes(
     path: Path, names: Mapping[int, str], as_listed: bool = False
 ) -> tuple[dict[int, str], dict[int, int]]:
@@ -85,6 +101,13 @@ def classes(
     return labels, {} if values == list(labels) else indices
 
 
+def text_of(path: Path) -> str:
+    """Return the text of a file: UTF-8, or the UTF-16 that programs on Windows write."""
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig")
+
+
 def inside(folder: Path, entry: Any, source: Path | None = None) -> Path:
     """Return the path of a file that the description (or the list `source`) names.
 
@@ -93,10 +116,67 @@ def inside(folder: Path, entry: Any, source: Path | None = None) -> Path:
     """
     if not isinstance(entry, str) or not entry:
         raise wrong(source or folder, f"expected the path of a file, found {entry!r}"[:300])
-    posix, windows = PurePosixPath(entry), PureWindowsPath(entry)
-    if posix.is_absolute() or windows.anchor or ".." in {*posix.parts, *windows.parts}:
-        raise wrong(source or folder, f"the path {entry!r} leads out of the data set's folder")
-    return folder / posix
+    windows = PureWindowsPath(entry)
+    path = Path(windows.as_posix() if "\\" in entry and not (folder / entry).exists() else entry)
+    if path.is_absolute() and path.is_relative_to(folder.resolve()):
+        path = path.relative_to(folder.resolve())
+    if path.is_absolute() or windows.drive or ".." in {*path.parts, *windows.parts}:
+        raise wrong(
+            source or folder,
+            f"the path {entry!r} leads out of the data set's folder; expected one that begins "
+            "there, such as imagesTr/case_01.nii.gz",
+        )
+    return on_disk(folder, path.as_posix())
+
+
+def on_disk(folder: Path, entry: str) -> Path:
+    """Return the path of `entry` below `folder` as its file is really called.
+
+    Descriptions travel between systems: letters may be upper or lower case, accents composed or
+    not, and a file unpacked or converted, so that its suffix is another one. A file of exactly that
+    name comes first; where none or several fit, `folder / entry` is returned.
+    """
+    path = folder
+    for part in PurePosixPath(entry).parts:
+        path = path / part if (path / part).exists() else _alike(path, part)
+    return path
+
+
+def _alike(folder: Path, name: str) -> Path:
+    try:
+        names = _names_in(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return folder / name
+    for found in (names.get(_folded(name)), names.get(_folded(stem_of(Path(name))) + ".*")):
+        if found and len(found) == 1:
+            return folder / found[0]
+    return folder / name
+
+
+@lru_cache(maxsize=16)
+def _names_in(folder: Path, changed: int) -> Mapping[str, list[str]]:
+    """Folded name -> names in `folder`, and folded stem with ".*" -> names of known formats."""
+    names: dict[str, list[str]] = {}
+    for path in folder.iterdir():
+        if not path.name.startswith("."):
+            names.setdefault(_folded(path.name), []).append(path.name)
+            if suffix_of(path):
+                names.setdefault(_folded(stem_of(path)) + ".*", []).append(path.name)
+    return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def wrong_count(folder: Path, content: Mapping[str, Any], counts: set[int]) -> list[Problem]:
+    """Return a warning where `numTraining` is none of `counts`: what was copied may be a part."""
+    number = content.get("numTraining")
+    if number is None or number in counts:
+        return []
+    found = f"'numTraining' is {number!r}, but there are {min(counts)} training cases"
+    remedy = "Copy the missing cases along, or correct the number"
+    return [Problem("count", str(folder / NAME), found, remedy, "warning")]
 
 
 def wrong(path: Path, found: str) -> TransUNetError:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case, DataSet
-from transunet.data.layouts import description
+from transunet.data.formats import channel_of, stem_of, suffix_of
+from transunet.data.layouts import description, lists
 from transunet.data.problems import Problem
 
 SHAPE = (
@@ -34,8 +36,8 @@ def open(folder: Path) -> DataSet:
     channels = description.numbered(folder, names, "channel_names")
     values, regions = _labels(folder, content)
     labels, label_values = description.classes(folder, values)
-    ending = str(content.get("file_ending") or ".nii.gz").lower()
-    cases = _cases(folder, content, len(channels), ending)
+    ending = _ending(folder, content)
+    cases, notes = _cases(folder, content, len(channels), ending)
     index = label_values or {value: value for value in labels}
     return DataSet(
         name=str(content.get("name") or folder.name),
@@ -46,7 +48,8 @@ def open(folder: Path) -> DataSet:
         channels=channels,
         label_values=label_values,
         regions={name: tuple(index[v] for v in members) for name, members in regions.items()},
-        notes=tuple(_orphans(folder, cases, ending)),
+        split_rule=lists.RULE,
+        notes=(*notes, *_orphans(folder, cases, ending)),
     )
 
 
@@ -56,7 +59,10 @@ def without(folder: Path, names: frozenset[str]) -> None:
     if isinstance(content.get("dataset"), dict):
         content["dataset"] = {k: v for k, v in content["dataset"].items() if k not in names}
     description.rewrite(folder, content)
-    cases = [case for case in open(folder).cases if case.split is None]
+    if content.get("training"):
+        lists.without(folder, names)
+    cases = [case for case in open(folder).cases if case.split in (None, "train")]
+    content = description.description_of(folder)
     description.rewrite(folder, {**content, "numTraining": len(cases)})
 
 
@@ -65,6 +71,8 @@ def _labels(
 ) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
     """Value -> name, and the regions (name -> values) where labels are given as lists."""
     given = description.section(folder, content, "labels", dict)
+    if all(key.isdecimal() and isinstance(name, str) for key, name in given.items()):
+        given = {name: int(value) for value, name in given.items()}  # Decathlon's way round
     members = {name: _members(folder, name, value) for name, value in given.items()}
     if "ignore" in members:
         raise description.wrong(
@@ -101,24 +109,48 @@ def _named_by_regions(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
     return names
 
 
-def _cases(folder: Path, content: dict[str, Any], channels: int, ending: str) -> list[Case]:
-    listed = content.get("dataset")
-    if isinstance(listed, dict):
-        return [_listed_case(folder, name, entry) for name, entry in listed.items()]
-    training = [
-        Case(name, images, folder / "labelsTr" / f"{name}{ending}")
-        for name, images in _images(folder / "imagesTr", channels, ending)
-    ]
-    test = [
-        Case(name, images, _test_label(folder, name, ending), split="test")
-        for name, images in _images(folder / "imagesTs", channels, ending)
-    ]
-    return training + test
+def _ending(folder: Path, content: dict[str, Any]) -> str:
+    """How images end; where the description does not say so, as those that are there do."""
+    known = {suffix_of(path) for path in description.listed(folder / "imagesTr")} - {None}
+    if not content.get("file_ending"):
+        return known.pop() or "" if len(known) == 1 else ".nii.gz"
+    ending = str(content["file_ending"]).lower()
+    if known and not description.listed(folder / "imagesTr", ending):
+        others = ", ".join(sorted(filter(None, known)))
+        raise description.wrong(
+            folder, f"'file_ending' is {ending!r}, but the files in imagesTr end in {others}"
+        )
+    return ending
 
 
-def _test_label(folder: Path, name: str, ending: str) -> Path | None:
-    label = folder / "labelsTs" / f"{name}{ending}"
-    return label if label.is_file() else None
+def _cases(
+    folder: Path, content: dict[str, Any], channels: int, ending: str
+) -> tuple[list[Case], list[Problem]]:
+    """The cases that are listed, or else those whose files are there; and what is to be noted."""
+    if isinstance(content.get("dataset"), dict):
+        return [_listed_case(folder, *item) for item in content["dataset"].items()], []
+    files = description.listed(folder / "imagesTr", ending)
+    labels = {stem_of(path) for path in description.listed(folder / "labelsTr")}
+    numbered = any(channel_of(stem_of(p)) and stem_of(p) not in labels for p in files)
+    if content.get("training") and (_says_more(content) or not numbered):
+        cases, notes = lists.listed_cases(folder, content)
+        return [_called_as_by_nnunet(case) for case in cases], notes
+    training = list(_found_cases(folder, "Tr", channels, ending, numbered))
+    test = list(_found_cases(folder, "Ts", channels, ending, numbered))
+    return training + test, description.wrong_count(folder, content, {len(training)})
+
+
+def _says_more(content: dict[str, Any]) -> bool:
+    """Whether the lists say what folders cannot: which cases validate."""
+    training = content["training"] if isinstance(content["training"], list) else []
+    folds = any(isinstance(item, dict) and "fold" in item for item in training)
+    return folds or bool(content.get("validation") or content.get("val"))
+
+
+def _called_as_by_nnunet(case: Case) -> Case:
+    """Call a case that is listed by its first channel's file CASE, not CASE_0000."""
+    channel = channel_of(case.name)
+    return replace(case, name=channel[0]) if channel and channel[1] == 0 else case
 
 
 def _listed_case(folder: Path, name: str, entry: Any) -> Case:
@@ -130,12 +162,33 @@ def _listed_case(folder: Path, name: str, entry: Any) -> Case:
     return Case(name, images, description.inside(folder, entry.get("label")))
 
 
+def _found_cases(
+    folder: Path, part: str, channels: int, ending: str, numbered: bool
+) -> Iterator[Case]:
+    """A case for each name in `imagesTr` or `imagesTs`; only test cases may lack a label."""
+    images = folder / f"images{part}"
+    for name, files in _images(images, channels, ending) if numbered else _whole(images, ending):
+        label = description.on_disk(folder / f"labels{part}", f"{name}{ending}")
+        if part == "Tr":
+            yield Case(name, files, label)
+        else:
+            yield Case(name, files, label if label.is_file() else None, split="test")
+
+
+def _whole(folder: Path, ending: str) -> Iterator[tuple[str, tuple[Path, ...]]]:
+    """Case name -> the one file with all of its channels, as Decathlon has them."""
+    for path in description.listed(folder, ending):
+        yield stem_of(path), (path,)
+
+
 def _images(folder: Path, channels: int, ending: str) -> Iterator[tuple[str, tuple[Path, ...]]]:
     """Case name -> one file per channel, missing ones too, so that they are reported."""
     numbered = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}", re.IGNORECASE)
     matches = (numbered.fullmatch(path.name) for path in description.listed(folder, ending))
     for name in sorted({match[1] for match in matches if match}):
-        files = tuple(folder / f"{name}_{index:04d}{ending}" for index in range(channels))
+        files = tuple(
+            description.on_disk(folder, f"{name}_{index:04d}{ending}") for index in range(channels)
+        )
         colour = ending in _COLOUR and not any(path.exists() for path in files[1:])
         yield name, files[:1] if colour else files
 

@@ -66,7 +66,7 @@ def without(folder: Path, names: frozenset[str]) -> None:
     for path in [
         p for name in ("train.txt", "test_vol.txt", "test.txt") for p in _lists(folder, name)
     ]:
-        lines = path.read_text("utf-8").splitlines()
+        lines = description.text_of(path).splitlines()
         path.write_text(
             "".join(f"{line}\n" for line in lines if line.strip() not in names), "utf-8"
         )
@@ -83,7 +83,7 @@ def _files(folder: Path, sub: str, lists: Sequence[str]) -> Iterator[Path]:
     if not found:
         yield from description.listed(folder / sub, suffix)
         return
-    names = {line.strip() for line in found[0].read_text("utf-8").splitlines() if line.strip()}
+    names = {line.strip() for line in description.text_of(found[0]).splitlines() if line.strip()}
     for name in sorted(names):
         yield description.inside(folder, f"{sub}/{name}{suffix}", found[0])
 

@@ -1,5 +1,6 @@
 """The images in a folder: those of a data set's cases, or all that lie in it and below."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,11 @@ from transunet.data.cases import Case, DataSet
 from transunet.data.formats import FORMATS, SLICES, raster, stem_of, suffix_of
 from transunet.data.formats.dicom_files import is_slice
 from transunet.data.layouts import open_dataset, recognises
-from transunet.errors import ConfigError
+from transunet.data.layouts.lists import MISSING_TEST
+from transunet.errors import ConfigError, DataError
 from transunet.inference.runs.claims import FOLDER as OUTPUTS
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Image(NamedTuple):
@@ -43,9 +47,15 @@ def chosen_cases(dataset: DataSet, split: str | None, labelled: bool) -> list[Ca
 
     Raises:
         ConfigError: when there are no such cases.
+        DataError: when the test cases are asked for, and none of those that are listed is there.
     """
     cases = [case for case in dataset.cases if not labelled or (case.label and case.label.exists())]
     chosen = [case for case in cases if case.split == (split or "test")]
+    missing = [note for note in dataset.notes if note.kind == MISSING_TEST]
+    if missing and not labelled and not chosen and split in (None, "test"):
+        raise DataError(f"{missing[0].text} Or segment other cases of it: --split train.")
+    for note in missing if split in (None, "test") else ():
+        _LOGGER.warning(note.text)
     if not chosen and split is None:
         chosen = cases
     if chosen:

@@ -1,0 +1,170 @@
+"""Cases that a `dataset.json` lists: Decathlon's, the first nnU-Net's, and MONAI's data lists."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transunet.data.cases import Case
+from transunet.data.formats import FORMATS, stem_of
+from transunet.data.layouts import description
+from transunet.data.problems import Problem
+
+SPLITS = {
+    "training": "train",
+    "validation": "validation",
+    "val": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Key of a list -> the split that it makes."""
+
+RULE = "split of dataset.json"
+
+MISSING_TEST = "missing-test"
+"""The kind of note that says that listed test cases are not there."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a list."""
+
+    key: str
+    """The list's."""
+    images: tuple[Path, ...]
+    label: Path | None
+    fold: int | None
+    """In which fold of a cross-validation it validates (MONAI's key `fold`)."""
+    content: Any
+    """As it stands in the list."""
+
+    @property
+    def split(self) -> str:
+        """What the list is for."""
+        return SPLITS[self.key]
+
+
+def listed_cases(folder: Path, content: dict[str, Any]) -> tuple[list[Case], list[Problem]]:
+    """Return the cases of every list, and what is to be noted: test cases that are not there.
+
+    Raises:
+        DataError: for entries that name no files, or files outside of `folder`.
+    """
+    entries = list(entries_of(folder, content))
+    marked = any(entry.split != "train" for entry in entries)
+    cases, missing = [], []
+    for entry, name in zip(entries, names_of(folder, entries), strict=True):
+        split = entry.split if marked else None
+        images = tuple(file for image in entry.images for file in _channel_files(image))
+        label = entry.label
+        if entry.split == "test":
+            if not all(image.exists() for image in images):
+                missing.append(images[0])
+                continue
+            label = label if label and label.is_file() else None
+        cases.append(Case(name, images, label, split=split, fold=entry.fold))
+    notes = [*_missing_tests(folder, missing, entries), *_wrong_count(folder, content, entries)]
+    return cases, notes
+
+
+def entries_of(folder: Path, content: dict[str, Any]) -> Iterator[Entry]:
+    """Yield what the lists hold, without the hidden files that a Mac adds."""
+    for key in SPLITS:
+        given = content.get(key) if key != "training" else _training(folder, content)
+        for item in given if isinstance(given, list) else []:
+            entry = _entry(folder, key, item)
+            if not entry.images[0].name.startswith("."):
+                yield entry
+
+
+def names_of(folder: Path, entries: list[Entry]) -> list[str]:
+    """Return a name for each entry: its image's stem, behind its folders where stems are alike."""
+    count = Counter(stem_of(entry.images[0]) for entry in entries)
+    files = Counter(entry.images[0] for entry in entries)
+    names = []
+    for image in (entry.images[0] for entry in entries):
+        stem = stem_of(image)
+        apart = count[stem] > 1 and files[image] == 1
+        folders = image.parent.relative_to(folder).parts if apart else ()
+        names.append("_".join([*folders, stem]))
+    return names
+
+
+def without(folder: Path, names: frozenset[str]) -> None:
+    """Take cases out of the lists of the description in `folder`, a copy."""
+    content = description.description_of(folder)
+    entries = list(entries_of(folder, content))
+    kept: dict[str, list[Any]] = {key: [] for key in SPLITS if isinstance(content.get(key), list)}
+    for entry, name in zip(entries, names_of(folder, entries), strict=True):
+        if name not in names:
+            kept[entry.key].append(entry.content)
+    description.rewrite(folder, {**content, **kept, "numTraining": len(kept["training"])})
+
+
+def orphans(folder: Path, cases: list[Case]) -> list[Problem]:
+    """Return a warning for each file in the usual folders that no list names."""
+    used = {path for case in cases for path in (*case.images, case.label) if path}
+    files = [
+        path
+        for sub in ("imagesTr", "labelsTr", "imagesVa", "labelsVa")
+        for path in description.listed(folder / sub, tuple(FORMATS))
+    ]
+    return description.orphans(files, used, "orphan", "dataset.json does not list this file")
+
+
+def _training(folder: Path, content: dict[str, Any]) -> list[Any]:
+    training: list[Any] = description.section(folder, content, "training", list)
+    for item in training:
+        if not isinstance(item, dict) or not {"image", "label"} <= set(item):
+            raise description.wrong(
+                folder, f"'training' must list objects with 'image' and 'label', found {item!r}"
+            )
+    return training
+
+
+def _entry(folder: Path, key: str, item: Any) -> Entry:
+    values = item if isinstance(item, dict) else {"image": item}
+    image, fold = values.get("image"), values.get("fold")
+    if fold is not None and (type(fold) is not int or fold < 0):
+        raise description.wrong(folder, f"'fold' must be a number from 0, found {fold!r}")
+    paths = image if isinstance(image, list) and image else [image]  # one file per channel
+    images = tuple(description.inside(folder, path) for path in paths)
+    label = description.inside(folder, values["label"]) if values.get("label") else None
+    return Entry(key, images, label or _label_beside(images[0]), fold, item)
+
+
+def _label_beside(image: Path) -> Path | None:
+    """`labelsTs/CASE` for `imagesTs/CASE`, where a list names the image alone."""
+    if image.parent.name not in ("imagesTs", "imagesVa"):
+        return None
+    label = description.on_disk(image.parents[1], f"labels{image.parent.name[-2:]}/{image.name}")
+    return label if label.is_file() else None
+
+
+def _channel_files(image: Path) -> tuple[Path, ...]:
+    """`image`, or the files `CASE_0000`, `CASE_0001`, ... that the first nnU-Net made of it."""
+    if image.exists():
+        return (image,)
+    stem, suffix = stem_of(image), image.name[len(stem_of(image)) :]
+    numbered = re.compile(rf"{re.escape(stem)}_\d{{4}}{re.escape(suffix)}", re.IGNORECASE)
+    files = (path for path in description.listed(image.parent) if numbered.fullmatch(path.name))
+    return tuple(files) or (image,)
+
+
+def _missing_tests(folder: Path, missing: list[Path], entries: list[Entry]) -> Iterator[Problem]:
+    if missing:
+        tests = sum(entry.split == "test" for entry in entries)
+        found = (
+            f"{len(missing)} of the {tests} test cases that it lists are not there, such as "
+            f"{missing[0].relative_to(folder)}"
+        )
+        where, remedy = str(folder / description.NAME), "Copy them along to segment them"
+        yield Problem(MISSING_TEST, where, found, remedy, "warning")
+
+
+def _wrong_count(folder: Path, content: dict[str, Any], entries: list[Entry]) -> Iterator[Problem]:
+    training = sum(entry.split == "train" for entry in entries)
+    validation = sum(entry.split == "validation" for entry in entries)
+    yield from description.wrong_count(folder, content, {training, training + validation})
