@@ -1,13 +1,16 @@
+import io
 import os
 import subprocess
 import sys
 
 import click
 import pytest
+from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import transunet.cli.main
+from transunet.cli.hanging import hanging
 from transunet.cli.main import app
 
 HEAVY = ("torch", "numpy", "scipy", "nibabel", "pydantic", "huggingface_hub", "matplotlib")
@@ -82,3 +85,41 @@ def test_the_version_is_printed() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.exit_code == 0
     assert result.output.strip()[0].isdigit()
+
+
+@pytest.mark.parametrize("words", [(), ("weights",), *COMMANDS], ids=" ".join)
+def test_help_is_words(words: tuple[str, ...]) -> None:
+    help_text = CliRunner().invoke(app, [*words, "--help"], terminal_width=200).output
+    assert "<list" not in help_text
+    assert "<bool" not in help_text
+    command = get_command(app)
+    for word in words:
+        command = command.commands[word]
+    assert [option.name for option in command.params if not getattr(option, "help", None)] == []
+
+
+def test_paragraphs_of_help_are_as_wide_as_the_terminal() -> None:
+    lines = CliRunner().invoke(app, ["predict", "--help"], terminal_width=80).output.splitlines()
+    start = next(i for i, line in enumerate(lines) if "A second run goes on" in line)
+    assert lines[start + 1].strip().startswith("Several processes with the same arguments")
+
+
+def test_the_shell_completes_commands_options_and_values() -> None:
+    completed = {
+        "transunet pre": ["prepare", "predict"],
+        "transunet predict --eng": ["--engine"],
+        "transunet predict --engine o": ["onnxruntime", "openvino"],
+    }
+    for typed, expected in completed.items():
+        shell = {"_TRANSUNET_COMPLETE": "complete_bash", "COMP_WORDS": typed}
+        result = CliRunner().invoke(
+            app, prog_name="transunet", env=shell | {"COMP_CWORD": str(len(typed.split()) - 1)}
+        )
+        assert result.output.split() == expected, typed
+
+
+def test_a_hanging_indent_where_a_terminal_ends_and_one_line_elsewhere() -> None:
+    text = "scans/case_with_a_long_name.nii.gz: two words"
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=40)
+    assert hanging(terminal, text, 8) == ("scans/case_with_a_long_name.nii.gz:\n        two words")
+    assert hanging(Console(file=io.StringIO(), width=40), text, 8) == text

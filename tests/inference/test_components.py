@@ -38,3 +38,19 @@ def test_structures_by_name_or_number() -> None:
     assert classes_named([], labels) == ()
     with pytest.raises(ConfigError, match=r"'kidney'; it has liver, spleen"):
         classes_named(["kidney"], labels)
+
+
+def test_structures_are_named_in_any_case_of_letters_and_by_number() -> None:
+    labels = {0: "background", 1: "Liver", 2: "left Kidney"}
+    assert classes_named(["liver"], labels) == (1,)
+    assert classes_named(["LEFT KIDNEY", "Liver", "1"], labels) == (1, 2)
+    with pytest.raises(ConfigError, match="no structure 'spleen'; it has Liver, left Kidney"):
+        classes_named(["spleen"], labels)
+
+
+def test_names_that_differ_in_case_only_are_told_apart() -> None:
+    labels = {0: "background", 1: "LV", 2: "lv"}
+    assert classes_named(["lv"], labels) == (2,)
+    assert classes_named(["LV"], labels) == (1,)
+    with pytest.raises(ConfigError, match="no structure 'Lv'"):
+        classes_named(["Lv"], labels)

@@ -48,6 +48,8 @@ def check(
         report = _show_copy(console, fixed, report, workers)
     if json:
         _write_json(json, report, fixed)
+    if not report.errors:
+        console.print(f"Next: transunet train {fixed.folder if fixed else dataset} -o RUN")
     raise typer.Exit(1 if report.errors else 0)
 
 
@@ -90,11 +92,14 @@ def _show_problems(console: "Console", report: "Report") -> None:
 
 
 def _show(console: "Console", problems: "Sequence[Problem]") -> None:
+    from transunet.cli.hanging import hanging
+
     for problem in _few(console, problems):
         style = "bold red" if problem.severity == "error" else "yellow"
         console.print(f"{problem.severity:<8}", style=style, end="")
-        console.print(f"{problem.where}: {problem.found}.", markup=False)
-        console.print(f"        {problem.remedy}.", style="dim", markup=False)
+        console.print(hanging(console, f"{problem.where}: {problem.found}.", 8), markup=False)
+        remedy = hanging(console, f"{problem.remedy}.", 8)
+        console.print(f"        {remedy}", style="dim", markup=False)
 
 
 def _few(console: "Console", problems: "Sequence[Problem]") -> "Iterator[Problem]":

@@ -23,6 +23,7 @@ from transunet.cli import (
     view,
     weights,
 )
+from transunet.cli.help import Command, Group
 from transunet.errors import TransUNetError
 
 # Before torch is imported: threads that wait for work soon sleep, since beside other work (data
@@ -34,24 +35,24 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 app = typer.Typer(
     name="transunet",
+    cls=Group,
     help="TransUNet for medical image segmentation: train on any data set, predict on the "
     "patient's own grid, measure honestly.",
     epilog="Example: transunet train Task04_Hippocampus -o runs/hippocampus",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog=check.EXAMPLE)(check.check)
-app.command(epilog=prepare.EXAMPLE)(prepare.prepare)
-app.command(epilog=train.EXAMPLE)(train.train)
-app.command(epilog=predict.EXAMPLE)(predict.predict)
-app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
-app.command(epilog=view.EXAMPLE)(view.view)
-app.command(epilog=explain.EXAMPLE)(explain.explain)
-app.command(epilog=export.EXAMPLE)(export.export)
-app.command(epilog=nnunet.EXAMPLE, context_settings=nnunet.SETTINGS)(nnunet.nnunet)
-app.command(epilog=serve.EXAMPLE)(serve.serve)
+app.command(cls=Command, epilog=check.EXAMPLE)(check.check)
+app.command(cls=Command, epilog=prepare.EXAMPLE)(prepare.prepare)
+app.command(cls=Command, epilog=train.EXAMPLE)(train.train)
+app.command(cls=Command, epilog=predict.EXAMPLE)(predict.predict)
+app.command(cls=Command, epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command(cls=Command, epilog=view.EXAMPLE)(view.view)
+app.command(cls=Command, epilog=explain.EXAMPLE)(explain.explain)
+app.command(cls=Command, epilog=export.EXAMPLE)(export.export)
+app.command(cls=Command, epilog=nnunet.EXAMPLE, context_settings=nnunet.SETTINGS)(nnunet.nnunet)
+app.command(cls=Command, epilog=serve.EXAMPLE)(serve.serve)
 app.add_typer(weights.app, name="weights")
 
 

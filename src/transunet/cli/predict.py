@@ -212,7 +212,7 @@ def predict(
         outcomes = _predict_all(predictor, cases, out, wanted)
         if both and any(outcome.status != "failed" for outcome in outcomes):
             _measure_both(inputs, out)
-    _report(outcomes, out)
+    _report(outcomes, out, None if both else _next_command(inputs, out))
 
 
 class Stopped(TransUNetError):  # noqa: N818 - not a fault: what is finished stays
@@ -267,8 +267,8 @@ def _measure_both(inputs: list[Path], out: Path) -> None:
     console.print(told + command, markup=False, highlight=False)
 
 
-def _report(outcomes: "list[Outcome]", out: Path) -> None:
-    """Print what came of it; raise an error that lists what failed."""
+def _report(outcomes: "list[Outcome]", out: Path, next_command: str | None) -> None:
+    """Print what came of it and what to do next; raise an error that lists what failed."""
     count = {"done": 0, "kept": 0, "elsewhere": 0, "failed": 0}
     for outcome in outcomes:
         count[outcome.status] += 1
@@ -280,8 +280,23 @@ def _report(outcomes: "list[Outcome]", out: Path) -> None:
     maps = "label map" if count["done"] == 1 else "label maps"
     told = f"{count['done']} {maps} in {out}" + (f" ({', '.join(more)})" if more else "")
     _say(told)
+    if next_command and count["failed"] < len(outcomes):
+        _say(f"Next: {next_command}")
     failed = {o.case: o.error for o in outcomes if o.status == "failed"}
     raise_failed(failed, len(outcomes), "predicted")
+
+
+def _next_command(inputs: list[Path], out: Path) -> str | None:
+    """What measures the label maps of a data set with references, or else draws them."""
+    from transunet.data.layouts import open_dataset, recognises
+
+    source, *others = inputs
+    if others or not source.exists():  # a pattern, say
+        return None
+    dataset = open_dataset(source) if source.is_dir() and recognises(source) else None
+    if dataset and any(case.label for case in dataset.cases):
+        return f"transunet evaluate {out} {source} --subset -o REPORT"
+    return f"transunet view {source} {out} -o SHEETS"
 
 
 def _say(text: str) -> None:

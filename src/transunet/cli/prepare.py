@@ -188,6 +188,7 @@ def _show(console: "Console", store: "Store", data: "DataSet") -> None:
 
 
 def _show_settings(console: "Console", store: "Store") -> None:
+    from transunet.cli.hanging import hanging
     from transunet.data.defaults import derive_defaults
 
     used = store.preprocessing
@@ -203,9 +204,10 @@ def _show_settings(console: "Console", store: "Store") -> None:
         ("batch size", str(values.batch_size.value), values.batch_size.reason),
     ]
     for name, value, reason in rows:
+        value = hanging(console, value, 15)
         console.print(f"{name:<15}[bold]{value}[/bold]", highlight=False, soft_wrap=True)
-        why = f"{'':<15}{reason}; change with {_OPTIONS[name]}"
-        console.print(why, style="dim", markup=False, highlight=False, soft_wrap=True)
+        why = hanging(console, f"{reason}; change with {_OPTIONS[name]}", 15)
+        console.print(f"{'':<15}{why}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_classes(console: "Console", store: "Store", data: "DataSet") -> None:

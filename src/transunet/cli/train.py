@@ -36,7 +36,12 @@ def train(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value of the recipe.", rich_help_panel="Recipe"),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any value of the recipe, such as ema=0.999; repeat for more.",
+            rich_help_panel="Recipe",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="R50-ViT-B_16, R26-ViT-Ti_16, ...", rich_help_panel="Recipe")
@@ -48,7 +53,10 @@ def train(
         str | None,
         typer.Option(help="imagenet21k, none, a weight file or bundle.", rich_help_panel="Recipe"),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(rich_help_panel="Recipe")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="How often all slices are seen.", rich_help_panel="Recipe"),
+    ] = None,
     iterations: Annotated[
         int | None, typer.Option(help="Steps, instead of epochs.", rich_help_panel="Recipe")
     ] = None,
@@ -62,7 +70,12 @@ def train(
     lr: Annotated[
         float | None, typer.Option(help="Learning rate.", rich_help_panel="Recipe")
     ] = None,
-    seed: Annotated[int | None, typer.Option(rich_help_panel="Recipe")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of everything that is drawn: weights, batches, split.", rich_help_panel="Recipe"
+        ),
+    ] = None,
     folds: Annotated[
         int | None, typer.Option(help="Cross-validate in so many folds.", rich_help_panel="Recipe")
     ] = None,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from transunet.cli.help import Command, Group
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from transunet.weights.inspection import Inspection
 
 app = typer.Typer(
+    cls=Group,
     help="List and download pretrained weights, and inspect weight files.",
     epilog="Example: transunet weights list",
     no_args_is_help=True,
@@ -22,7 +25,7 @@ _WIDE = 160  # columns where there is no terminal
 _LISTED = 10  # problems shown by `inspect`
 
 
-@app.command("list", epilog="Example: transunet weights list --source imagenet21k")
+@app.command("list", cls=Command, epilog="Example: transunet weights list --source imagenet21k")
 def list_weights(
     source: Annotated[
         str | None, typer.Option(help="Only this source: imagenet21k or imagenet21k-google.")
@@ -43,7 +46,7 @@ def list_weights(
     )
 
 
-@app.command(epilog="Example: transunet weights download R50-ViT-B_16")
+@app.command(cls=Command, epilog="Example: transunet weights download R50-ViT-B_16")
 def download(
     variants: Annotated[list[str], typer.Argument(help="Such as R50-ViT-B_16 or ViT-L_16.")],
     source: Annotated[
@@ -65,7 +68,7 @@ def download(
         console.print(f"{file.key}: {path}", soft_wrap=True, highlight=False)
 
 
-@app.command(epilog="Example: transunet weights inspect R50+ViT-B_16.npz")
+@app.command(cls=Command, epilog="Example: transunet weights inspect R50+ViT-B_16.npz")
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .npz, .pth or .safetensors file, or a bundle.")],
 ) -> None:

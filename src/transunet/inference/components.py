@@ -1,5 +1,6 @@
 """What is done to a finished label map: keeping each structure's largest piece."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
@@ -43,21 +44,26 @@ def _keep_one(labels: NDArray[Any], index: int) -> None:
 def classes_named(names: Collection[str], labels: Mapping[int, str]) -> tuple[int, ...]:
     """Return the class indices of structures by name or number; "all" means every one.
 
+    Capital and small letters are alike, but where names differ in nothing else.
+
     Raises:
         ConfigError: for a name that is not in `labels`.
     """
     structures = {index: name for index, name in labels.items() if index}
     if "all" in names:
         return tuple(structures)
-    numbers = {name: index for index, name in structures.items()}
-    numbers |= {str(index): index for index in structures if str(index) not in numbers}
-    unknown = [name for name in names if name not in numbers]
+    exact = {str(index): index for index in structures}
+    exact |= {name: index for index, name in structures.items()}
+    spellings = Counter(map(str.casefold, structures.values()))
+    folded = {n.casefold(): i for i, n in structures.items() if spellings[n.casefold()] == 1}
+    chosen = {name: exact.get(name) or folded.get(name.casefold()) for name in names}
+    unknown = [name for name, index in chosen.items() if index is None]
     if unknown:
         raise ConfigError(
             f"The bundle has no structure {', '.join(map(repr, unknown))}; it has "
             f"{', '.join(structures.values())}."
         )
-    return tuple(sorted({numbers[name] for name in names}))
+    return tuple(sorted({index for index in chosen.values() if index is not None}))
 
 
 Names = Collection[str] | Literal["all"]

@@ -330,7 +330,8 @@ def _check_size(slices: Slabs, network: Network) -> None:
     if network.image_size is not None and max(height, width) > _LARGEST:
         raise DataError(
             f"{slices.name}: its slices are {height} x {width} pixels; expected at most {_LARGEST} "
-            "in each direction. Cut or shrink the image, or slide a window over it (--window)."
+            "in each direction. Cut or shrink the image, or slide a window over it "
+            "(window=True; on the command line --window)."
         )
 
 

@@ -224,7 +224,7 @@ def test_a_network_that_computes_something_else_is_not_kept(
 ) -> None:
     monkeypatch.setattr(cache, "_writer", lambda engine: lambda *_: None)
     monkeypatch.setattr(cache, "_opened", lambda *_: lambda images: np.ones((1, 3, 32, 32), "f4"))
-    with pytest.raises(ConversionError, match=r"logits differ .* Take --engine eager"):
+    with pytest.raises(ConversionError, match=r"logits differ .* Take the engine eager"):
         converted(bundle, config, "openvino")
     left = {path.suffix for path in (tmp_path / "cache" / "converted").iterdir()}
     assert left == {".lock"}

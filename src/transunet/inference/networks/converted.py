@@ -177,7 +177,8 @@ def _unusable(source: Path | str, engine: str, error: Exception) -> ConversionEr
     if not isinstance(error, TransUNetError | OSError):
         reason = f"{type(error).__name__}: {reason}"
     return ConversionError(
-        f"{source}: cannot be converted for {engine} ({reason}). Take --engine eager."
+        f"{source}: cannot be converted for {engine} ({reason}). Take the engine "
+        "eager (--engine eager)."
     )
 
 

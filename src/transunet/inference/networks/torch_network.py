@@ -139,7 +139,8 @@ class FixedNetwork:
         except TorchDynamoException as error:
             raise ConfigError(
                 f"The network cannot be compiled on this machine: {first_sentence(error)} "
-                "A C++ compiler (cpu) or Triton (cuda) may be missing. Take --engine eager."
+                "A C++ compiler (cpu) or Triton (cuda) may be missing. Take the engine eager "
+                "(--engine eager)."
             ) from error
 
 

@@ -21,7 +21,7 @@ def in_words(error: BaseException, image: Path) -> TransUNetError:
         return DataError(f"{where}: {error.strerror or error}. Check the file and the disk.")
     if isinstance(error, MemoryError) or "out of memory" in str(error):
         return DataError(
-            f"{image}: it does not fit into memory. Give a smaller --batch-size, or --device cpu "
-            "if it is the GPU's that is full."
+            f"{image}: it does not fit into memory. Give a smaller batch size (--batch-size), "
+            "or the device cpu (--device cpu) if it is the GPU's that is full."
         )
     raise error
