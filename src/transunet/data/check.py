@@ -139,6 +139,8 @@ def examine(dataset: DataSet, case: Case) -> Examined:
     found: list[Problem] = []
     image = _reading(found, partial(read_volume, case.images))
     label = _reading(found, partial(read_labels, case.label)) if case.label else None
+    doubts = (volume.doubt for volume in (image, label) if volume and volume.doubt)
+    found += [doubt.problem for doubt in doubts if doubt.problem]
     if image:
         found += [*image_problems(dataset, image), *_constant(dataset, image)]
     if image and label:

@@ -19,9 +19,9 @@ def placed(image: Volume, label: Volume) -> tuple[Volume, str] | None:
         image: where it belongs.
         label: a label map on another grid.
     """
-    turned = label.reoriented(image.orientation)
-    if same_grid(image, turned) is None:
-        return replace(turned, affine=image.affine), f"turned to {image.orientation}"
+    turned = label.on_grid(image)
+    if turned is not None:
+        return turned, f"turned to {image.orientation}"
     if label.spatial_shape != image.spatial_shape:
         return None
     drift = HEADER_DRIFT * min(image.spacing_mm)
@@ -32,8 +32,5 @@ def placed(image: Volume, label: Volume) -> tuple[Volume, str] | None:
 
 
 def _without_geometry(label: Volume) -> bool:
-    """Whether a NIfTI header says that its affine means nothing."""
-    try:
-        return int(label.header["qform_code"]) == int(label.header["sform_code"]) == 0
-    except (TypeError, KeyError, ValueError):
-        return False
+    """Whether the header says that its affine means nothing (NIfTI codes of 0, Analyze)."""
+    return label.doubt is not None and label.doubt.problem is None

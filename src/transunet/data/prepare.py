@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from transunet.atomic import atomic_path, writable_folder
 from transunet.data.cases import Case, DataSet, file_problems, labels_missing, raise_first
 from transunet.data.fingerprint import CaseFingerprint, intensities_of, summarise
-from transunet.data.formats import read_grid
+from transunet.data.formats import read_grid, warn_of_contradictions
 from transunet.data.preprocessing import Preprocessing, preprocessing_for
 from transunet.data.processes import spread
 from transunet.data.splits import How, Split, split
@@ -74,6 +74,7 @@ def prepare(
         GeometryError: for grids that contradict each other.
     """
     cases = labelled(dataset)
+    warn_of_contradictions(path for case in cases for path in _files(case))
     splits = split(cases, seed, how=how, fraction=fraction, folds=folds)
     chosen = preprocessing or preprocessing_for(dataset, grids_of(cases))
     _check_store(store)

@@ -20,6 +20,16 @@ CORNER_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
+class Doubt:
+    """What a header leaves open about where its voxels lie."""
+
+    affines: tuple[Array, ...]
+    """(4, 4) each, as `Grid.affine`: what other programs may take the header to say."""
+    problem: Problem | None = None
+    """The warning about a header that contradicts itself; None where it only says too little."""
+
+
+@dataclass(frozen=True, eq=False)
 class Grid:
     """Where a volume's voxels lie: what a header tells without reading the voxels.
 
@@ -32,6 +42,8 @@ class Grid:
     affine: Array
     """(4, 4) float64, voxel indices -> millimetres in RAS."""
     name: str = "volume"
+    doubt: Doubt | None = None
+    """Set where the header can be read in another way."""
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
@@ -81,6 +93,8 @@ class Volume:
     """The case or file, for errors."""
     header: Any = None
     """What the format's reader wants its writer to see again."""
+    doubt: Doubt | None = None
+    """As `Grid.doubt`."""
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.size == 0:
@@ -93,7 +107,7 @@ class Volume:
     @cached_property
     def grid(self) -> Grid:
         """The voxels' places without their values."""
-        return Grid(self.spatial_shape, self.affine, self.name)
+        return Grid(self.spatial_shape, self.affine, self.name, self.doubt)
 
     @property
     def spatial_shape(self) -> tuple[int, int, int]:
@@ -141,8 +155,28 @@ class Volume:
             GeometryError: when `codes` does not name three different directions.
         """
         change = orientation_change(self.affine, codes)
-        affine = self.affine @ orientations.inv_ornt_aff(change, self.spatial_shape)
-        return replace(self, array=apply_orientation(self.array, change), affine=affine)
+        return self._reordered(change)
+
+    def on_grid(self, grid: "Grid | Volume") -> Self | None:
+        """Return the same voxels in the order of `grid`, or None where that takes resampling.
+
+        Axes that are swapped or run the other way are put right, such as LPS for RAS.
+        """
+        if same_grid(self, grid) is None:
+            return self
+        between = np.linalg.inv(grid.affine) @ self.affine
+        ordered = self._reordered(np.asarray(orientations.io_orientation(between)))
+        same = same_grid(ordered, grid) is None
+        return replace(ordered, affine=grid.affine, doubt=None) if same else None
+
+    def _reordered(self, change: Array) -> Self:
+        """Permute and flip the axes as nibabel's (3, 2) orientation array says."""
+        moved = orientations.inv_ornt_aff(change, self.spatial_shape)
+        doubt = self.doubt and replace(
+            self.doubt, affines=tuple(affine @ moved for affine in self.doubt.affines)
+        )
+        array = apply_orientation(self.array, change)
+        return replace(self, array=array, affine=self.affine @ moved, doubt=doubt)
 
 
 def orientation_change(affine: Array, codes: str) -> Array:
@@ -173,13 +207,18 @@ def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
     """Return None when two volumes lie on the same grid, else what differs.
 
     The same shape, and every corner of the one within `CORNER_TOLERANCE` voxels of the other's:
-    rounding in headers passes, a flipped, shifted or rescaled grid does not.
+    rounding in headers passes, a flipped, shifted or rescaled grid does not. Where one's header
+    leaves doubt, it is enough that it can be read as the other's.
     """
     if a.spatial_shape != b.spatial_shape:
         return f"the shapes differ: {_times(a.spatial_shape)} and {_times(b.spatial_shape)}"
     tolerance = CORNER_TOLERANCE * min(*a.spacing_mm, *b.spacing_mm)
     apart = corner_distance(a, b)
     if apart <= tolerance:
+        return None
+    if any(same_grid(a, grid) is None for grid in _other_grids(b)):
+        return None
+    if any(same_grid(grid, b) is None for grid in _other_grids(a)):
         return None
     if a.orientation != b.orientation:
         return f"the orientations differ: {a.orientation} and {b.orientation}"
@@ -188,6 +227,12 @@ def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
         f"voxel = "
         f"{tolerance:.4g} mm)"
     )
+
+
+def _other_grids(volume: Volume | Grid) -> list[Grid]:
+    """Where its voxels lie by the affines that its header leaves in doubt."""
+    affines = volume.doubt.affines if volume.doubt else ()
+    return [Grid(volume.spatial_shape, a, volume.name) for a in affines if is_regular(a)]
 
 
 def corner_distance(a: Volume | Grid, b: Volume | Grid) -> float:
@@ -212,13 +257,21 @@ def _orientation(codes: str) -> Array:
     return np.asarray(orientations.axcodes2ornt(codes))
 
 
+def is_regular(affine: Array | None) -> bool:
+    """Whether `affine` is 4 x 4, finite, and gives voxels a volume; None is not."""
+    if affine is None or affine.shape != (4, 4) or not np.isfinite(affine).all():
+        return False
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    # Relative to the edges, so that microns and metres are judged alike.
+    return bool(edges.min() > 0 and abs(np.linalg.det(affine[:3, :3] / edges)) >= 1e-6)
+
+
 def _check_affine(affine: Array, name: str) -> None:
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         found = f"the affine is not a 4 x 4 matrix of finite numbers: {affine.tolist()}"
         raise _damaged("affine", name, found, "Repair the file's header")
-    edges = np.linalg.norm(affine[:3, :3], axis=0)
-    # Relative to the edges, so that microns and metres are judged alike.
-    if edges.min() == 0 or abs(np.linalg.det(affine[:3, :3] / edges)) < 1e-6:
+    if not is_regular(affine):
+        edges = np.linalg.norm(affine[:3, :3], axis=0)
         found = f"the affine is singular: voxels of edges {edges.tolist()} mm have no volume"
         raise _damaged("affine", name, found, "Repair spacing and directions in the file's header")
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from transunet.atomic import atomic_path
+from transunet.data.formats import warn_of_contradictions
 from transunet.evaluation import comparison, report
 from transunet.evaluation.comparison import Comparison
 from transunet.evaluation.comparison_html import comparison_page
@@ -123,6 +124,7 @@ def _evaluate(
 ) -> Answer:
     settings = _settings(references, question)
     pairs, without = match(predictions, references, question.images, question.subset)
+    warn_of_contradictions(path for pair in pairs for path in (pair.reference, pair.prediction))
     records = []
     for record in measure_all(pairs, settings, question.workers):
         records.append(record)

@@ -1,7 +1,8 @@
 """Files to volumes and back: one module per format, chosen by the file's suffix."""
 
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from transunet.data.formats import dicom, itk, nifti, npy, raster, synapse
 from transunet.data.formats.dicom_series import choose_series, find_series
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
-from transunet.errors import ConfigError
+from transunet.errors import ConfigError, TransUNetError
 
 FORMATS: Mapping[str, ModuleType] = {
     ".nii": nifti,
@@ -41,6 +42,7 @@ FORMATS: Mapping[str, ModuleType] = {
 """Suffix -> module with `read`, `read_labels`, `read_grid` (path) and `write` (volume, path)."""
 SLICES = frozenset({".dcm", ".dicom", ".ima"})
 """Suffixes of files of which a folder holds one image."""
+_log = logging.getLogger("transunet")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _MASK = re.compile(
     r"(.+)[-_.](?:masks?|labels?|labelmap|seg|segmentation|gt|groundtruth)", re.IGNORECASE
@@ -147,6 +149,28 @@ def read_grid(path: Path, series: str | int | None = None) -> Grid:
     """
     grid: Grid = format_of(path).read_grid(path, **_chosen(path, series))
     return grid
+
+
+def warn_of_contradictions(paths: Iterable[Path]) -> None:
+    """Log one warning about the files whose headers contradict themselves on where voxels lie.
+
+    Only headers are read, and only of the format that can contradict itself, NIfTI.
+    """
+    problems = [problem for path in paths if (problem := _contradiction(path))]
+    if problems:
+        first, many = problems[0], len(problems)
+        others = f" (and so or alike in {many - 1} more files)" if many > 1 else ""
+        _log.warning("%s: %s%s. %s.", first.where, first.found, others, first.remedy)
+
+
+def _contradiction(path: Path) -> Problem | None:
+    if FORMATS.get(suffix_of(path) or "") is not nifti or not path.is_file():
+        return None
+    try:
+        doubt = nifti.read_grid(path).doubt
+    except TransUNetError:
+        return None  # reading the file will tell what is wrong with it
+    return doubt.problem if doubt else None
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from transunet.data.formats.nifti_affine import grid_of, mm_per_unit
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume
 from transunet.errors import TransUNetError
@@ -18,9 +20,6 @@ from transunet.errors import TransUNetError
 Result = TypeVar("Result")
 
 nib: Any = nibabel  # its functions carry no types
-
-MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
-"""What NIfTI may measure space in; a file that does not say means millimetres."""
 
 # Everything that nibabel, gzip and numpy raise on damaged files. MemoryError: a header that claims
 # absurd sizes.
@@ -36,6 +35,16 @@ _DAMAGE = (
 )
 
 
+@dataclass(frozen=True)
+class NiftiHeader:
+    """A file's header, so that a label map gets all of it back, even where it contradicts itself."""
+
+    header: Any
+    """As nibabel reads it."""
+    affine: NDArray[np.float64]
+    """The one that was taken of it, in millimetres."""
+
+
 def read(path: Path) -> Volume:
     """Read one file in its own dtype (floating point where the header scales).
 
@@ -47,12 +56,13 @@ def read(path: Path) -> Volume:
 
     Raises:
         DataError: when the file is damaged or holds something else than numbers.
-        GeometryError: when its affine is singular, or a spacing zero.
+        GeometryError: when its affine is singular, or a spacing that counts zero.
     """
     image = _undamaged(path, nib.load)
     grid = _grid(path, image)
     voxels = _undamaged(path, lambda _: np.asanyarray(image.dataobj))
-    return Volume(_channels_first(voxels, path), grid.affine, str(path), image.header)
+    array = _channels_first(voxels, path)
+    return Volume(array, grid.affine, str(path), NiftiHeader(image.header, grid.affine), grid.doubt)
 
 
 read_labels = read  # a label map is stored as an image is
@@ -63,24 +73,27 @@ def read_grid(path: Path) -> Grid:
 
     Raises:
         DataError: when the header is damaged.
-        GeometryError: when its affine is singular, or a spacing zero.
+        GeometryError: when its affine is singular, or a spacing that counts zero.
     """
     return _grid(path, _undamaged(path, nib.load))
 
 
 def write(volume: Volume, path: Path) -> None:
-    """Write `volume`, with the shape, affines, codes and units of the NIfTI header it carries.
+    """Write `volume`, with the shape, affines, spacings, codes and units of the header it carries.
 
     Args:
         volume: any number of channels; they become the fourth axis.
         path: ends in `.nii` or `.nii.gz`.
     """
-    header = volume.header if isinstance(volume.header, nib.Nifti1Header) else None
+    read_from = volume.header if isinstance(volume.header, NiftiHeader) else None
+    header = read_from.header if read_from else None
+    header = header if isinstance(header, nib.Nifti1Header) else None  # an Analyze file's is poorer
     voxels = _voxels_like(volume.array, header)
-    nib.save(_image(voxels, volume.affine, header), path)
+    kept = read_from is not None and np.array_equal(read_from.affine, volume.affine)
+    nib.save(_image(voxels, volume.affine, header, kept), path)
 
 
-def _image(voxels: NDArray[Any], affine: NDArray[Any], header: Any) -> Any:
+def _image(voxels: NDArray[Any], affine: NDArray[Any], header: Any, kept: bool) -> Any:
     if header is None:
         image = nib.Nifti1Image(voxels, affine)
         image.header.set_xyzt_units("mm")
@@ -92,10 +105,10 @@ def _image(voxels: NDArray[Any], affine: NDArray[Any], header: Any) -> Any:
     header["cal_max"] = header["cal_min"] = (
         0  # the display window of the intensities, not of what is written
     )
-    # Nifti1Image keeps both affines and their codes as they are only where it is given none.
-    if np.array_equal(_affine_mm(header), affine):
+    if kept:  # without an affine, both of the header's and their codes stay as they are
         return kind(voxels, None, header)
-    image = kind(voxels, _from_mm(header, affine), header)
+    unit = mm_per_unit(header)
+    image = kind(voxels, np.diag([1 / unit, 1 / unit, 1 / unit, 1]) @ affine, header)
     image.set_qform(image.affine, code=int(header["qform_code"]) or 1)
     image.set_sform(image.affine, code=int(header["sform_code"]) or 1)
     return image
@@ -127,48 +140,18 @@ def _channels_first(voxels: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _grid(path: Path, image: Any) -> Grid:
-    _check_spacing(path, image)
-    shape = [int(n) for n in image.shape[:3]] + [1] * (3 - len(image.shape[:3]))
-    return Grid((shape[0], shape[1], shape[2]), _affine_mm(image.header), str(path))
+    pixdim = _undamaged(path, lambda _: _stored_pixdim(image))
+    return grid_of(image.header, pixdim, str(path))
 
 
-def _check_spacing(path: Path, image: Any) -> None:
-    """Refuse a spacing of zero where the affine is made of spacings: nibabel takes 1 mm for it."""
-    if image.header.get("sform_code", 0) > 0:
-        return
-    spacing = _undamaged(path, lambda _: _stored_spacing(image))
-    if any(size > 1 and edge == 0 for size, edge in zip(image.shape, spacing, strict=False)):
-        found = f"its spacing (pixdim) is {spacing}; expected more than 0"
-        remedy = "Repair the file's header"
-        raise Problem("affine", str(path), found, remedy, geometry=True).error()
-
-
-def _stored_spacing(image: Any) -> list[float]:
-    """The file's own numbers: `image` has a header that nibabel has repaired."""
-    file = image.file_map.get("header", image.file_map["image"])
-    with file.get_prepare_fileobj("rb") as stream:
-        header = type(image.header).from_fileobj(stream, check=False)
-    return [float(edge) for edge in header["pixdim"][1:4]]
-
-
-def _affine_mm(header: Any) -> NDArray[np.float64]:
-    """Voxels -> millimetres, whatever unit the header counts in."""
-    affine = np.array(header.get_best_affine(), dtype=np.float64)
-    affine[:3] *= _mm_per_unit(header)
-    return affine
-
-
-def _from_mm(header: Any, affine: NDArray[Any]) -> NDArray[np.float64]:
-    out = np.array(affine, dtype=np.float64)
-    out[:3] /= _mm_per_unit(header)
-    return out
-
-
-def _mm_per_unit(header: Any) -> float:
-    try:
-        return MM_PER_UNIT[header.get_xyzt_units()[0]]
-    except (AttributeError, KeyError):  # an Analyze file, or a unit code that NIfTI does not define
-        return 1.0
+def _stored_pixdim(image: Any) -> list[float]:
+    """The file's own spacings: nibabel has put 1 in the place of those that are zero."""
+    header = image.header
+    if 1 in header["pixdim"][1:4]:
+        file = image.file_map.get("header", image.file_map["image"])
+        with file.get_prepare_fileobj("rb") as stream:
+            header = type(header).from_fileobj(stream, check=False)
+    return [abs(float(edge)) for edge in header["pixdim"][1:4]]
 
 
 def _undamaged(path: Path, read: Callable[[Path], Result]) -> Result:
