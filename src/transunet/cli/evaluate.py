@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from transunet.cli.notes import showing_notes
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -92,10 +94,11 @@ def evaluate(
         workers=workers,
     )
     console = Console(soft_wrap=True)
-    if len(paths) == 2:
-        _evaluate(console, paths[0], question, out, json, pictures)
-    else:
-        print_comparison(console, paths[0], paths[1], question, out=out, json=json)
+    with showing_notes():
+        if len(paths) == 2:
+            _evaluate(console, paths[0], question, out, json, pictures)
+        else:
+            print_comparison(console, paths[0], paths[1], question, out=out, json=json)
 
 
 def _evaluate(

@@ -9,9 +9,10 @@ from rich.console import Console
 
 class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        told = f"Warning: {record.getMessage()}" if record.levelno >= logging.WARNING else None
+        warning = record.levelno >= logging.WARNING
+        text = f"Warning: {record.getMessage()}" if warning else record.getMessage()
         console = Console(stderr=True, soft_wrap=True)
-        console.print(told or record.getMessage(), style="dim", markup=False, highlight=False)
+        console.print(text, style="yellow" if warning else "dim", markup=False, highlight=False)
 
 
 @contextmanager

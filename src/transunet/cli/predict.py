@@ -182,6 +182,7 @@ def predict(
     the same arguments, on one machine or many, share the cases.
     """
     from transunet.atomic import writable_folder
+    from transunet.data.formats import warn_of_contradictions
     from transunet.inference.engines import own_device
     from transunet.inference.loading import config_of
     from transunet.inference.predictor import Predictor
@@ -193,6 +194,7 @@ def predict(
     channels = len(config_of(bundle).preprocessing.channels)
     with showing_notes():
         cases = find_inputs(inputs, channels, series=series, split=split, labelled=both)
+        warn_of_contradictions(path for case in cases for path in case.images)
         predictor = Predictor.from_pretrained(
             [bundle, *(ensemble or [])],
             device=own_device(device),

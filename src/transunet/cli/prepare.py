@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from transunet.cli.notes import showing_notes
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -121,7 +123,7 @@ def prepare(
     if group_by:
         data = data.grouped(group_by)
     wishes = _Wishes(normalisation, window, spacing, slice_axis, orientation)
-    with progress_bar("cases") as bar:
+    with showing_notes(), progress_bar("cases") as bar:
         task = bar.add_task("Preparing", total=None)
 
         def progress(done: int, total: int, name: str) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from transunet.cli.notes import showing_notes
+
 if TYPE_CHECKING:
     from transunet.training.distributed import Processes
     from transunet.training.job import Job
@@ -260,7 +262,7 @@ def _preparation(place: "Processes") -> Iterator[Callable[[int, int, str], None]
     """Show a bar while data is prepared, and none when nothing is."""
     from transunet.cli.progress import progress_bar
 
-    with progress_bar("cases") as bar:
+    with showing_notes(), progress_bar("cases") as bar:
         task = bar.add_task("Preparing", total=None, visible=False)
 
         def progress(done: int, total: int, name: str) -> None:

@@ -24,7 +24,7 @@ from transunet.data.cases import (
     label_problems,
     labels_missing,
 )
-from transunet.data.formats import read_labels, read_volume
+from transunet.data.formats import header_contradictions, read_labels, read_volume
 from transunet.data.formats.raster import COLOUR
 from transunet.data.layouts import open_dataset
 from transunet.data.problems import Problem, problem_of
@@ -139,8 +139,6 @@ def examine(dataset: DataSet, case: Case) -> Examined:
     found: list[Problem] = []
     image = _reading(found, partial(read_volume, case.images))
     label = _reading(found, partial(read_labels, case.label)) if case.label else None
-    doubts = (volume.doubt for volume in (image, label) if volume and volume.doubt)
-    found += [doubt.problem for doubt in doubts if doubt.problem]
     if image:
         found += [*image_problems(dataset, image), *_constant(dataset, image)]
     if image and label:
@@ -164,6 +162,9 @@ def examine(dataset: DataSet, case: Case) -> Examined:
 
 def dataset_problems(dataset: DataSet, examined: Sequence[Examined]) -> Iterator[Problem]:
     """Yield what only several cases together show."""
+    files = [path for one in examined for path in (*one.case.images, one.case.label) if path]
+    if contradictions := header_contradictions(files):
+        yield contradictions
     yield from _duplicates(examined)
     yield from _spacings(examined)
     yield from _orientations(examined)

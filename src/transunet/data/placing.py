@@ -6,7 +6,7 @@
 
 from dataclasses import replace
 
-from transunet.data.volume import Volume, corner_distance, same_grid
+from transunet.data.volume import Volume, corner_distance
 
 HEADER_DRIFT = 1.0
 """In voxels: a label map whose corners lie less far off the image's takes the image's affine."""

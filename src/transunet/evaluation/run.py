@@ -67,6 +67,7 @@ def evaluate(predictions: Path, question: Question, progress: Progress | None = 
         GeometryError: for a prediction on another grid than its reference.
     """
     references = references_in(question.references, question.layout, question.split)
+    warn_of_contradictions(references.labels.values())
     return _evaluate(predictions, references, question, progress or _silent)
 
 
@@ -79,6 +80,7 @@ def compare(
         As `evaluate`; DataError also when the two hold different cases.
     """
     references = references_in(question.references, question.layout, question.split)
+    warn_of_contradictions(references.labels.values())
     tell = progress or _silent
     answers = []
     for index, predictions in enumerate((first, second)):
@@ -124,7 +126,7 @@ def _evaluate(
 ) -> Answer:
     settings = _settings(references, question)
     pairs, without = match(predictions, references, question.images, question.subset)
-    warn_of_contradictions(path for pair in pairs for path in (pair.reference, pair.prediction))
+    warn_of_contradictions(pair.prediction for pair in pairs)
     records = []
     for record in measure_all(pairs, settings, question.workers):
         records.append(record)

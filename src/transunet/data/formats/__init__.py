@@ -151,16 +151,25 @@ def read_grid(path: Path, series: str | int | None = None) -> Grid:
     return grid
 
 
-def warn_of_contradictions(paths: Iterable[Path]) -> None:
-    """Log one warning about the files whose headers contradict themselves on where voxels lie.
+def header_contradictions(paths: Iterable[Path]) -> Problem | None:
+    """Return one warning about the files whose headers contradict themselves on where voxels lie.
 
     Only headers are read, and only of the format that can contradict itself, NIfTI.
     """
     problems = [problem for path in paths if (problem := _contradiction(path))]
-    if problems:
-        first, many = problems[0], len(problems)
-        others = f" (and so or alike in {many - 1} more files)" if many > 1 else ""
-        _log.warning("%s: %s%s. %s.", first.where, first.found, others, first.remedy)
+    if len(problems) < 2:
+        return problems[0] if problems else None
+    others = len(problems) - 1
+    itself = "file contradicts itself" if others == 1 else "files contradict themselves"
+    more = f"{others} more {itself}"
+    return replace(problems[0], found=f"{problems[0].found}; {more}")
+
+
+def warn_of_contradictions(paths: Iterable[Path]) -> None:
+    """Log what `header_contradictions` returns."""
+    problem = header_contradictions(paths)
+    if problem:
+        _log.warning(problem.text)
 
 
 def _contradiction(path: Path) -> Problem | None:

@@ -37,7 +37,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """A file's header, so that a label map gets all of it back, even where it contradicts itself."""
+    """A file's header, so that a label map gets all of it back, contradictions as well."""
 
     header: Any
     """As nibabel reads it."""

@@ -54,9 +54,9 @@ def grid_of(header: Any, pixdim: Sequence[float], name: str) -> Grid:
     if sform is None and qform is None:  # directions are not known: nibabel guesses, ITK otherwise
         guess = Grid(shape, _in_mm(header.get_best_affine(), unit), name)
         return replace(guess, doubt=Doubt((np.diag([-1.0, -1, 1, 1]) * (*guess.spacing_mm, 1),)))
-    if not is_regular(sform) and not is_regular(qform):
-        return Grid(shape, qform if sform is None else sform, name)  # refused as singular
-    stated = [Grid(shape, form, name) for form in (sform, qform) if is_regular(form)]
+    forms = [form for form in (sform, qform) if form is not None]
+    regular = [form for form in forms if is_regular(form)]
+    stated = [Grid(shape, form, name) for form in regular or forms]  # singular ones are refused
     if not measured:
         return stated[0]
     edges = np.array([edge if 0 < edge < inf else 1.0 for edge in pixdim]) * unit
