@@ -49,6 +49,58 @@ def test_bits_above_the_stored_ones_do_not_count(tmp_path, rng, dtype):
     np.testing.assert_array_equal(read(tmp_path).array, expected(pixels))
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+@pytest.mark.parametrize("high", [11, 13, 15])
+def test_the_stored_bits_lie_below_the_high_bit(tmp_path, rng, dtype, high):
+    low = -2048 if dtype == np.int16 else 0
+    pixels = rng.integers(low, low + 4096, (3, 4, 4)).astype(dtype)
+    moved = pixels.view(np.uint16) << np.uint16(high - 11)
+    beside = rng.integers(0, 2**16, pixels.shape, dtype=np.uint16)  # overlays in the other bits
+    mask = np.uint16(0x0FFF << (high - 11))
+
+    def edit(dataset, index):
+        dataset.BitsStored, dataset.HighBit = 12, high
+
+    save(tmp_path, series_of(((moved & mask) | (beside & ~mask)).view(dtype), edit=edit))
+    np.testing.assert_array_equal(read(tmp_path).array, expected(pixels))
+
+
+@pytest.mark.parametrize(("stored", "high"), [(12, 16), (12, 10), (16, 11)])
+def test_a_high_bit_that_cannot_be_is_named(tmp_path, stored, high):
+    def edit(dataset, index):
+        dataset.BitsStored, dataset.HighBit = stored, high
+
+    save(tmp_path, series_of(ramp().astype(np.uint16), edit=edit))
+    with pytest.raises(DataError, match=rf"I000.*HighBit is {high}, with BitsStored {stored}"):
+        read(tmp_path)
+
+
+def test_the_high_bit_of_compressed_numbers_is_not_guessed(tmp_path):
+    syntax = pydicom.uid.JPEGLSLossless
+    if not pydicom.pixels.get_encoder(syntax).is_available:
+        pytest.skip("no encoder is installed")
+    folder = compressed(tmp_path, syntax)
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.BitsStored, dataset.HighBit = 12, 15
+        dataset.save_as(path)
+    with pytest.raises(DataError, match="HighBit"):
+        read(folder)
+
+
+def test_numbers_in_floating_point(tmp_path):
+    pixels = ramp().astype(np.float32) / 7
+
+    def edit(dataset, index):
+        dataset.FloatPixelData = pixels[index].tobytes()
+        for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+            delattr(dataset, keyword)
+        dataset.BitsAllocated = 32
+
+    save(tmp_path, series_of(ramp(), edit=edit))
+    np.testing.assert_array_equal(read(tmp_path).array, expected(pixels))
+
+
 @pytest.mark.parametrize(("dtype", "ends"), [(np.uint16, 4095), (np.int16, -1)])
 def test_monochrome1_is_inverted_unless_its_numbers_are_physical(tmp_path, dtype, ends):
     pixels = np.abs(ramp()).astype(dtype)

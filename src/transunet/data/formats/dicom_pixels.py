@@ -54,6 +54,7 @@ def _read_file(
     if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise unreadable(path, "it ends before its pixel data")
     undamaged(path, _check_decoder, path, dataset)
+    undamaged(path, _check_bits, path, dataset)
     stored = _decoded(dataset, [frame.index for frame in frames])
     for place, frame in zip(places, frames, strict=True):
         pixels = undamaged(path, next, stored)
@@ -65,7 +66,9 @@ def _read_file(
 def _decoded(dataset: Any, indices: list[int]) -> Iterator[NDArray[Any]]:
     pixels = require("pydicom.pixels", extra="dicom")
     several = int(dataset.get("NumberOfFrames") or 1) > 1
-    yield from pixels.iter_pixels(dataset, raw=True, indices=indices if several else None)
+    # pydicom would take the unused bits for the upper ones, whatever HighBit says.
+    options = {"raw": True, "correct_unused_bits": False}
+    yield from pixels.iter_pixels(dataset, indices=indices if several else None, **options)
 
 
 def _check_decoder(path: Path, dataset: Any) -> None:
@@ -82,6 +85,20 @@ def _check_decoder(path: Path, dataset: Any) -> None:
         raise unreadable(path, found, remedy)
 
 
+def _check_bits(path: Path, dataset: Any) -> None:
+    """Refuse a HighBit that the numbers cannot have, or that only the decoder would know of."""
+    if "PixelData" not in dataset:
+        return  # floating point numbers
+    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    high = int(dataset.get("HighBit", stored - 1))
+    as_they_lie = str(dataset.file_meta.TransferSyntaxUID) not in DECODERS
+    if high == stored - 1 or (as_they_lie and stored - 1 < high < allocated):
+        return
+    found = f"its HighBit is {high}, with BitsStored {stored} and BitsAllocated {allocated}"
+    remedy = f"Export it again: the present standard wants HighBit {stored - 1}"
+    raise unreadable(path, found, remedy)
+
+
 def _intensities(stored: NDArray[Any], frame: Frame) -> NDArray[np.float32]:
     """Stored numbers -> intensities, float32."""
     stored = _used_bits(stored, frame.dataset)
@@ -93,12 +110,16 @@ def _intensities(stored: NDArray[Any], frame: Frame) -> NDArray[np.float32]:
 
 
 def _used_bits(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:
-    """Clear the bits above the stored ones, where old scanners keep overlays."""
-    unused = stored.dtype.itemsize * 8 - int(dataset.BitsStored)
-    if stored.dtype.kind not in "iu" or unused <= 0:
+    """The number that the stored bits are, without what old scanners keep in the others (overlays).
+
+    Its highest bit is HighBit, which old scanners put at the top of the word.
+    """
+    if stored.dtype.kind not in "iu":
         return stored
+    width, bits = stored.dtype.itemsize * 8, int(dataset.BitsStored)
+    above, below = width - 1 - int(dataset.get("HighBit", bits - 1)), width - bits
     # Shifting back fills with the sign in signed types and with zeros in unsigned ones.
-    return (stored << unused) >> unused
+    return (stored << above) >> below
 
 
 def _inverted(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:
