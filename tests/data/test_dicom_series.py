@@ -8,7 +8,7 @@ import pytest
 
 from dicom_made import AXIAL, OBLIQUE, STUDY, header, positions, ramp, save, series_of
 from transunet.data.formats.dicom import modality, read, read_grid
-from transunet.data.formats.dicom_files import is_dicom, is_slice
+from transunet.data.formats.dicom_files import is_dicom, is_slice, why_no_slice
 from transunet.data.formats.dicom_series import (
     NoSuchSeriesError,
     SeriesChoice,
@@ -20,7 +20,7 @@ from transunet.data.formats.dicom_series import (
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 
-pytest.importorskip("pydicom", reason="needs the extra [dicom]")
+pydicom = pytest.importorskip("pydicom", reason="needs the extra [dicom]")
 
 SHUFFLED = [3, 0, 4, 1, 2]
 
@@ -89,9 +89,22 @@ def test_one_missing_slice_among_many_is_refused(tmp_path):
 
 
 def test_doubled_slices_are_refused_with_position_and_files(tmp_path):
-    save(tmp_path / "s", series_of(ramp()), [0, 1, 2, 3, 4, 1])
+    save(tmp_path / "s", series_of(ramp()))
+    save(tmp_path / "s", series_of(ramp() + 1), [1])
     with pytest.raises(GeometryError, match=r"32\.50 mm \(I001, I005\)"):
         read(tmp_path / "s")
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_identical_copies_of_slices_count_once(tmp_path, renamed):
+    def rename(dataset, index):
+        dataset.SOPInstanceUID += ".7" * renamed
+
+    save(tmp_path / "s", series_of(ramp()))
+    save(tmp_path / "s" / "again", series_of(ramp(), edit=rename), [1, 3, 4])
+    volume = read(tmp_path / "s")
+    np.testing.assert_array_equal(volume.array, ramp().transpose(2, 1, 0)[None])
+    assert volume.header.passed_over == {"identical copies of slices": 3}
 
 
 def test_uneven_steps_are_refused_with_positions(tmp_path):
@@ -176,6 +189,58 @@ def test_echoes_at_the_same_places_are_told_apart(tmp_path):
     )
 
 
+MARKS = [
+    ("EchoTime", (2.3, 4.6)),
+    ("DiffusionBValue", (0.0, 800.0)),
+    ("TemporalPositionIdentifier", (1, 2)),
+    ("AcquisitionNumber", (1, 2)),
+]
+
+
+def two_stacks(folder, keyword, values, thickness=2.5, offset=1.25, sizes=(5, 5)):
+    """Two stacks with steps of 2.5 mm, `offset` mm apart, in one series."""
+    for number, value in enumerate(values):
+
+        def edit(dataset, index, number=number, value=value):
+            setattr(dataset, keyword, value)
+            dataset.SOPInstanceUID += f".{number}"
+            dataset.SliceThickness = thickness
+
+        where = positions(sizes[number], origin=(-10.0, -20.0, 30.0 + number * offset))
+        save(folder, series_of(ramp(sizes[number]) + number, where=where, edit=edit))
+    return folder
+
+
+@pytest.mark.parametrize(("keyword", "values"), MARKS)
+@pytest.mark.parametrize("sizes", [(5, 5), (5, 4)])
+@pytest.mark.parametrize("offset", [1.25, 0.8])
+def test_two_stacks_between_each_other_are_two_images(tmp_path, keyword, values, sizes, offset):
+    folder = two_stacks(tmp_path, keyword, values, sizes=sizes, offset=offset)
+    with pytest.raises(SeveralSeriesError, match=f"{keyword} {values[0]}"):
+        read(folder)
+    for number, size in enumerate(sizes):
+        volume = read(folder, number + 1)
+        assert volume.spacing_mm == pytest.approx((0.75, 0.5, 2.5))
+        np.testing.assert_array_equal(
+            volume.array, ramp(size).transpose(2, 1, 0)[None] + np.int16(number)
+        )
+
+
+def test_three_stacks_between_each_other_are_three_images(tmp_path):
+    folder = two_stacks(tmp_path, "EchoTime", (1, 2, 3), offset=2.5 / 3, sizes=(5, 5, 5))
+    assert [series.part for series in find_series(folder)] == [f"EchoTime {n}.0" for n in (1, 2, 3)]
+
+
+def test_odd_and_even_slices_acquired_one_after_the_other_are_one_volume(tmp_path):
+    folder = two_stacks(tmp_path, "AcquisitionNumber", (1, 2), thickness=1.25)
+    assert read(folder).spacing_mm == pytest.approx((0.75, 0.5, 1.25))
+
+
+def test_blocks_of_slices_acquired_one_after_the_other_are_one_volume(tmp_path):
+    folder = two_stacks(tmp_path, "AcquisitionNumber", (1, 2), offset=12.5)
+    assert read(folder).spatial_shape == (7, 6, 10)
+
+
 def test_what_is_no_slice_is_skipped(tmp_path):
     folder = save(tmp_path / "s", series_of(ramp()))
 
@@ -189,7 +254,87 @@ def test_what_is_no_slice_is_skipped(tmp_path):
     )
     (folder / "notes.txt").write_text("not DICOM")
     (folder / ".hidden.dcm").write_bytes(b"left by a Mac")
-    assert read(folder).spatial_shape == (7, 6, 5)
+    (folder / "empty.dcm").touch()
+    volume = read(folder)
+    assert volume.spatial_shape == (7, 6, 5)
+    expected = {"localizer": 1, "SR": 1, "RTSTRUCT": 1, "other files": 1, "empty files": 1}
+    assert volume.header.passed_over == expected
+
+
+def screen_save(dataset, index):
+    del dataset.ImagePositionPatient, dataset.ImageOrientationPatient
+    dataset.SOPInstanceUID += ".7"
+    dataset.ImageType = ["DERIVED", "SECONDARY", "SCREEN SAVE"]
+
+
+@pytest.mark.parametrize("uid", [STUDY + ".1", STUDY + ".5"])
+def test_an_image_without_a_position_is_passed_over(tmp_path, uid):
+    folder = save(tmp_path / "s", series_of(ramp()))
+    save(folder, series_of(ramp(1), uid=uid, edit=screen_save))
+    for series in (None, STUDY + ".1"):
+        volume = read(folder, series)
+        assert volume.spatial_shape == (7, 6, 5)
+        assert volume.header.passed_over == {"CT image without a position": 1}
+
+
+def test_what_is_wrong_with_another_series_does_not_matter_by_uid(tmp_path):
+    def damage(dataset, index):
+        dataset.PixelSpacing = [0, 0]
+
+    folder = save(tmp_path / "s", series_of(ramp()))
+    save(folder, series_of(ramp(), uid=STUDY + ".5", edit=damage))
+    assert read(folder, STUDY + ".1").spatial_shape == (7, 6, 5)
+    for series in (None, 1, STUDY + ".5", "1.2.3"):
+        with pytest.raises(DataError, match="PixelSpacing"):
+            read(folder, series)
+
+
+def test_parts_of_the_wanted_series_are_numbered_among_all(tmp_path):
+    def first(dataset, index):
+        dataset.SeriesNumber = 1
+
+    save(tmp_path / "s", series_of(ramp(3), uid=STUDY + ".5", edit=first))
+    two_stacks(tmp_path / "s", "EchoTime", (1, 2))
+    with pytest.raises(SeveralSeriesError) as error:
+        read(tmp_path / "s", STUDY + ".1")
+    assert [choice.part for choice in error.value.choices] == ["", "EchoTime 1.0", "EchoTime 2.0"]
+
+
+@pytest.mark.parametrize("kept", ["meta", "explicit", "implicit", "big", "magic"])
+def test_files_without_a_preamble_or_meta_information(tmp_path, kept):
+    for index, dataset in enumerate(series_of(ramp())):
+        if kept == "big":
+            dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.2"
+            dataset.PixelData = ramp()[index].astype(">i2").tobytes()
+        if kept == "implicit":
+            dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
+        dataset.save_as(path := tmp_path / f"I{index:03}", enforce_file_format=True)
+        content = path.read_bytes()
+        meta = 144 + pydicom.dcmread(path).file_meta.FileMetaInformationGroupLength
+        starts = {"meta": content[132:], "magic": content[:132] + content[meta:]}
+        path.write_bytes(starts.get(kept, content[meta:]))
+    assert is_slice(tmp_path / "I000")
+    np.testing.assert_array_equal(read(tmp_path).array, ramp().transpose(2, 1, 0)[None])
+
+
+def test_what_is_no_slice_is_named(tmp_path):
+    report, document = "1.2.840.10008.5.1.4.1.1.88.22", "1.2.840.10008.5.1.4.1.1.104.1"
+    save(tmp_path, [header(STUDY + ".4.1", STUDY + ".4", "SR", report)])
+    save(tmp_path, [header(STUDY + ".6.1", STUDY + ".6", "CT", document)])
+    save(tmp_path, series_of(ramp(1), uid=STUDY + ".5", edit=screen_save))
+    save(tmp_path, series_of(ramp(1)))
+    (tmp_path / "I004").touch()
+    (tmp_path / "I005").write_text("a text")
+    (tmp_path / "I006").write_bytes((tmp_path / "I003").read_bytes()[:300])
+    assert [why_no_slice(path) for path in sorted(tmp_path.iterdir())] == [
+        "SR",
+        "CT object without pixels",
+        "CT image without a position",
+        None,
+        "empty file",
+        "other file",
+        None,  # damaged: reading it tells
+    ]
 
 
 def test_a_folder_without_a_series_says_what_it_holds(tmp_path):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from transunet.data.formats import dicom, read_volume, stem_of, suffix_of
 from transunet.data.formats.archive import Unpacked, is_zip
-from transunet.data.formats.dicom_series import choose_series, find_series
+from transunet.data.formats.dicom_series import open_series
 from transunet.data.formats.nifti import nib
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError
@@ -68,7 +68,7 @@ def read(source: Source, most: int | None = None) -> Volume:
         TransUNetError: as the formats' readers.
     """
     if source.dicom:
-        series = choose_series(find_series(source.paths[0]), source.series)
+        series = open_series(source.paths[0], source.series)
         if most is not None:
             sizes.check_voxels(source.paths[0], prod(dicom.grid_of(series).spatial_shape), most)
         return dicom.read_series(series)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.formats import dicom, itk, nifti, npy, raster, synapse
-from transunet.data.formats.dicom_series import choose_series, find_series
+from transunet.data.formats.dicom_series import open_series
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError, TransUNetError
@@ -116,7 +116,7 @@ def open_volume(path: Path, series: str | int | None = None) -> tuple[Grid, Call
     """
     if format_of(path) is not dicom:
         return read_grid(path), lambda: read_volume(path, series)
-    found = choose_series(find_series(path), series)
+    found = open_series(path, series)
     return dicom.grid_of(found), lambda: _as_float(dicom.read_series(found))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from transunet.data.formats.dicom_grid import affine_of
 from transunet.data.formats.dicom_pixels import read_pixels
 from transunet.data.formats.dicom_seg import write_seg
-from transunet.data.formats.dicom_series import Series, choose_series, find_series
+from transunet.data.formats.dicom_series import Series, open_series
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError
 
@@ -30,7 +30,7 @@ def read(path: Path | Sequence[Path], series: str | int | None = None) -> Volume
         DataError: for damaged files, an unsafe archive, no series, or several without a choice.
         GeometryError: when its slices do not make a grid.
     """
-    return read_series(choose_series(find_series(path), series))
+    return read_series(open_series(path, series))
 
 
 def read_series(series: Series) -> Volume:
@@ -62,7 +62,7 @@ def read_grid(path: Path | Sequence[Path], series: str | int | None = None) -> G
     Raises:
         As `read`.
     """
-    return grid_of(choose_series(find_series(path), series))
+    return grid_of(open_series(path, series))
 
 
 def grid_of(series: Series) -> Grid:

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats.dicom_files import undamaged, unreadable
+from transunet.data.formats.dicom_files import (
+    DIRECTIONS,
+    POSITION,
+    SPACING,
+    undamaged,
+    unreadable,
+    value,
+)
 
 Vector = NDArray[np.float64]
 
@@ -22,10 +29,7 @@ UNIT_TOLERANCE = 1e-3
 MAX_PIXELS = 2**28
 """Rows x columns of a frame; the largest of a volume have 4096 x 4096."""
 
-# Where a frame tells its place and scale: the functional group of an Enhanced file, the attribute.
-_POSITION = ("PlanePositionSequence", "ImagePositionPatient")
-_DIRECTIONS = ("PlaneOrientationSequence", "ImageOrientationPatient")
-_SPACING = ("PixelMeasuresSequence", "PixelSpacing")
+# Where a frame tells its scale: the functional group of an Enhanced file, the attribute.
 _THICKNESS = (
     ("PixelMeasuresSequence", "SpacingBetweenSlices"),
     ("PixelMeasuresSequence", "SliceThickness"),
@@ -49,7 +53,13 @@ _MARKS = (
     ("", "ImageType"),
     ("FrameContentSequence", "FrameAcquisitionNumber"),
     ("", "AcquisitionNumber"),
+    ("", "InversionTime"),
+    ("", "KVP"),
+    ("", "ConvolutionKernel"),
 )
+MAY_ALTERNATE = frozenset({"TriggerTime", "StackID", "FrameAcquisitionNumber", "AcquisitionNumber"})
+"""Marks that may differ from slice to slice of one volume, as where odd and even slices are
+acquired one after the other; the images that differ in another mark are never one volume."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +77,8 @@ class Frame:
     """(2, 3): where a row runs (columns increase), where a column runs (rows increase)."""
     pixel_mm: tuple[float, float]
     """Between rows, between columns."""
-    thickness_mm: float
-    """What the header says of the slice axis; used for a single slice only."""
+    thickness_mm: float | None
+    """What the header says of the slice axis: the distance of slices, else their thickness."""
     shape: tuple[int, int]
     """Rows, columns."""
     slope: float
@@ -96,17 +106,6 @@ def frames_of(path: Path, dataset: Any) -> list[Frame]:
     return undamaged(path, _frames, path, dataset)
 
 
-def value(dataset: Any, index: int, group: str, keyword: str) -> Any:
-    """Return an attribute of a frame: its own, else the file's shared one, else the plain one."""
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
-    shared = dataset.get("SharedFunctionalGroupsSequence")
-    for groups in (per_frame[index] if per_frame else None, shared[0] if shared else None):
-        item = groups.get(group) if group and groups is not None else None
-        if item and item[0].get(keyword) is not None:
-            return item[0].get(keyword)
-    return dataset.get(keyword)
-
-
 def _frames(path: Path, dataset: Any) -> list[Frame]:
     return [_frame(path, dataset, index) for index in range(_count(path, dataset))]
 
@@ -125,10 +124,10 @@ def _frame(path: Path, dataset: Any, index: int) -> Frame:
         path,
         dataset,
         index,
-        position=_numbers(path, dataset, index, _POSITION, 3),
+        position=_numbers(path, dataset, index, POSITION, 3),
         directions=_directions(path, dataset, index),
         pixel_mm=_spacing(path, dataset, index),
-        thickness_mm=next((abs(float(mm)) for mm in thickness if mm), 1.0),
+        thickness_mm=next((abs(float(mm)) for mm in thickness if mm), None),
         shape=_shape(path, dataset),
         slope=_scale(path, dataset, index, _SLOPE, 1.0),
         intercept=_scale(path, dataset, index, _INTERCEPT, 0.0),
@@ -150,16 +149,16 @@ def _numbers(
 
 
 def _directions(path: Path, dataset: Any, index: int) -> Vector:
-    directions = _numbers(path, dataset, index, _DIRECTIONS, 6).reshape(2, 3)
+    directions = _numbers(path, dataset, index, DIRECTIONS, 6).reshape(2, 3)
     if np.abs(directions @ directions.T - np.eye(2)).max() > UNIT_TOLERANCE:
         found = directions.ravel().tolist()
-        what = f"its {_DIRECTIONS[1]} is {found}; expected two unit vectors at a right angle"
+        what = f"its {DIRECTIONS[1]} is {found}; expected two unit vectors at a right angle"
         raise unreadable(path, what)
     return directions
 
 
 def _spacing(path: Path, dataset: Any, index: int) -> tuple[float, float]:
-    rows, columns = _numbers(path, dataset, index, _SPACING, 2).tolist()
+    rows, columns = _numbers(path, dataset, index, SPACING, 2).tolist()
     if min(rows, columns) <= 0:
         raise unreadable(path, f"its PixelSpacing is {rows}, {columns} mm; expected more than 0")
     return rows, columns

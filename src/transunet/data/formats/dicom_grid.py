@@ -42,6 +42,15 @@ def same_place(frames: Sequence[Frame]) -> list[tuple[Frame, Frame]]:
     return [pair for pair, gap in zip(pairwise(frames), gaps, strict=True) if gap <= limit]
 
 
+def is_even(frames: Sequence[Frame]) -> bool:
+    """Whether sorted slices lie at even steps."""
+    places = np.array([frame.place for frame in frames])
+    gaps = np.diff(places)
+    step = float(gaps.mean())
+    drift = np.abs(places - np.linspace(places[0], places[-1], len(places))).max()
+    return bool(max(np.abs(gaps - step).max(), drift) <= GRID_TOLERANCE * step)
+
+
 def affine_of(frames: Sequence[Frame], name: str) -> NDArray[np.float64]:
     """Return the affine (4, 4), voxel (column, row, slice) -> mm in RAS, of sorted slices.
 
@@ -52,7 +61,7 @@ def affine_of(frames: Sequence[Frame], name: str) -> NDArray[np.float64]:
         GeometryError: when the slices do not make a grid.
     """
     first = frames[0]
-    step = _step(frames, name) if len(frames) > 1 else first.normal * first.thickness_mm
+    step = _step(frames, name) if len(frames) > 1 else first.normal * (first.thickness_mm or 1.0)
     affine = np.eye(4)
     affine[:3, 0] = first.directions[0] * first.pixel_mm[1]
     affine[:3, 1] = first.directions[1] * first.pixel_mm[0]
@@ -82,12 +91,10 @@ def _check_duplicates(frames: Sequence[Frame], name: str) -> None:
 
 
 def _check_steps(frames: Sequence[Frame], name: str) -> None:
+    if is_even(frames):
+        return
     places = np.array([frame.place for frame in frames])
     gaps = np.diff(places)
-    step = float(gaps.mean())
-    drift = np.abs(places - np.linspace(places[0], places[-1], len(places))).max()
-    if max(np.abs(gaps - step).max(), drift) <= GRID_TOLERANCE * step:
-        return
     steps = gaps / gaps.min()
     whole = np.abs(steps - np.rint(steps)) <= GRID_TOLERANCE * np.rint(steps)
     if whole.all() and np.rint(steps).max() > 1:

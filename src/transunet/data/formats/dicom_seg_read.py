@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats.dicom_files import is_dicom, read_dataset, undamaged, unreadable
-from transunet.data.formats.dicom_frames import Frame, frames_of, value
+from transunet.data.formats.dicom_files import (
+    is_dicom,
+    read_dataset,
+    undamaged,
+    unreadable,
+    value,
+)
+from transunet.data.formats.dicom_frames import Frame, frames_of
 from transunet.data.formats.dicom_grid import LPS_TO_RAS
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
@@ -87,8 +93,9 @@ def _open(path: Path, *, pixels: bool = True) -> _Segments:
     if not is_dicom(path):
         raise unreadable(path, "it is no DICOM file", "Give a DICOM segmentation")
     dataset = read_dataset(path, pixels=pixels)
-    if dataset.get("Modality") != "SEG" or "SegmentSequence" not in dataset:
-        found = f"it is no DICOM segmentation (modality {dataset.get('Modality')})"
+    modality = undamaged(path, dataset.get, "Modality")
+    if modality != "SEG" or "SegmentSequence" not in dataset:
+        found = f"it is no DICOM segmentation (modality {modality})"
         raise unreadable(path, found, "Give a DICOM segmentation")
     return undamaged(path, _segments, path, dataset)
 

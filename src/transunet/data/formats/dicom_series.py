@@ -1,24 +1,29 @@
 """The series in a folder, told apart, listed, and chosen from."""
 
-from collections import defaultdict
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from transunet.data.formats.archive import Unpacked
-from transunet.data.formats.dicom_files import scan, undamaged, unreadable
-from transunet.data.formats.dicom_frames import Frame, frames_of
-from transunet.data.formats.dicom_grid import by_place, same_place
+from transunet.data.formats.dicom_files import Scan, scan, undamaged, unreadable
+from transunet.data.formats.dicom_frames import MAY_ALTERNATE, Frame, frames_of
+from transunet.data.formats.dicom_grid import GRID_TOLERANCE, by_place, is_even, same_place
+from transunet.data.formats.dicom_pixels import read_pixels
 from transunet.data.problems import DataProblemError, Problem
 from transunet.errors import ConfigError, TransUNetError
 
 DIRECTION_TOLERANCE = 1e-3
 """Directions and relative pixel sizes that differ by less are the same."""
 
+_SAME_MM = 1e-3  # positions are rounded in headers
 _PLANES = ("sagittal", "coronal", "axial")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +44,8 @@ class Series:
     """What tells it from other parts of the same series, such as "axial" or "EchoTime 4.6"."""
     unpacked: Unpacked | None = None
     """Keeps the files of an archive for as long as they may be read."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """What else lay beside the slices of all series, and how often: reports, copies, ..."""
 
     @property
     def slices(self) -> int:
@@ -94,14 +101,38 @@ class NoSuchSeriesError(ConfigError):
         return type(self), (str(self), self.choices)
 
 
-def find_series(path: Path | Sequence[Path]) -> list[Series]:
-    """Return the image series at `path`, by series number: at least one.
+def open_series(path: Path | Sequence[Path], wanted: str | int | None = None) -> Series:
+    """Find the series at `path` and return the one that is `wanted`; note what is passed over.
 
-    Slices of one SeriesInstanceUID are told apart by size, pixel size and orientation, and, where
-    several lie at each place, by what their headers call them (echo, phase, b-value and so on).
+    What is wrong with other series does not matter where a UID is given.
 
     Args:
         path: a folder (with the folders in it), a zip of one, or some files.
+        wanted: as `choose_series`.
+
+    Raises:
+        As `find_series` and `choose_series`.
+    """
+    uid = None if wanted is None or str(wanted).isdecimal() else str(wanted)
+    found = find_series(path, uid)
+    if uid is not None and len(found) > 1:
+        found = find_series(path)  # parts of one series are chosen by their number among all
+    series = choose_series(found, wanted)
+    if series.passed_over:
+        _log.info("%s: passed over: %s", series.source, _counted(series.passed_over))
+    return series
+
+
+def find_series(path: Path | Sequence[Path], uid: str | None = None) -> list[Series]:
+    """Return the image series at `path`, by series number: at least one.
+
+    Slices of one SeriesInstanceUID are told apart by size, pixel size and orientation, and, where
+    several lie at each place or the stacks of several lie between each other, by what their headers
+    call them (echo, phase, b-value and so on). Identical copies of a slice count once.
+
+    Args:
+        path: a folder (with the folders in it), a zip of one, or some files.
+        uid: look at the series with this SeriesInstanceUID only, where there is one.
 
     Raises:
         ConfigError: without pydicom, or for a path that does not exist.
@@ -109,17 +140,27 @@ def find_series(path: Path | Sequence[Path]) -> list[Series]:
     """
     found = scan(path)
     source = str(path) if isinstance(path, Path) else _common(path)
+    uids = {file: undamaged(file, _uid, dataset) for file, dataset in found.images}
+    wanted = uid if uid in uids.values() else None
     by_uid: dict[str, list[Frame]] = defaultdict(list)
     for file, dataset in found.images:
-        uid = undamaged(file, _uid, dataset)
-        if not uid:
+        if wanted not in (None, uids[file]):
+            continue
+        if not uids[file]:
             raise unreadable(file, "its header has no SeriesInstanceUID")
-        by_uid[uid].extend(frames_of(file, dataset))
+        by_uid[uids[file]].extend(frames_of(file, dataset))
+    for file, dataset in found.unplaced:
+        if undamaged(file, _is_one_of, dataset, by_uid):
+            frames_of(file, dataset)  # raises: a slice that lost its place would be missed
+        found.skipped[f"{dataset.get('Modality')} image without a position"] += 1
     if not by_uid:
         raise _nothing(source, found.skipped)
-    parts = [part for uid, frames in by_uid.items() for part in _series(uid, frames, source)]
+    parts = [part for uid, frames in by_uid.items() for part in _series(uid, frames, source, found)]
     parts.sort(key=lambda series: (series.number, series.uid))
-    return [replace(series, unpacked=found.unpacked) for series in parts]
+    return [
+        replace(series, unpacked=found.unpacked, passed_over=dict(found.skipped))
+        for series in parts
+    ]
 
 
 def choose_series(found: Sequence[Series], wanted: str | int | None = None) -> Series:
@@ -167,13 +208,13 @@ def listing(found: Sequence[Series]) -> str:
     return "\n".join(f"  {number}. {series}" for number, series in enumerate(found, 1))
 
 
-def _series(uid: str, frames: Sequence[Frame], source: str) -> list[Series]:
+def _series(uid: str, frames: Sequence[Frame], source: str, found: Scan) -> list[Series]:
     dataset, path = frames[0].dataset, frames[0].path
     number, description, modality = undamaged(path, _names, dataset)
     return [
         Series(uid, number, description, modality, tuple(part), source, name)
         for name, alike in _by_geometry(frames)
-        for name, part in _by_mark(name, by_place(alike))
+        for name, part in _by_mark(name, _without_copies(by_place(alike), found.skipped))
     ]
 
 
@@ -214,24 +255,69 @@ def _geometry(frame: Frame) -> str:
     return f"{plane}, pixels of {columns:.4g} x {rows:.4g} mm"
 
 
-def _by_mark(name: str, frames: list[Frame]) -> list[tuple[str, list[Frame]]]:
-    """Split slices that lie at the same places by the first mark that makes whole stacks of them.
+def _without_copies(frames: list[Frame], skipped: Counter[str]) -> list[Frame]:
+    """Leave out the copies of slices, sorted by place; where two of them differ, leave out none."""
+    kept: list[Frame] = []
+    copies = same_place(frames)
+    for frame in frames if copies else ():
+        twins = [
+            other
+            for other in kept
+            if np.abs(other.position - frame.position).max() <= _SAME_MM
+            and other.marks == frame.marks
+        ]
+        if any(not _same_pixels(other, frame) for other in twins):
+            return frames  # reading them tells of the duplicates
+        if not twins:
+            kept.append(frame)
+    if not copies:
+        return frames
+    skipped["identical copies of slices"] += len(frames) - len(kept)
+    return kept
 
-    Where none does, they stay together, and reading them tells of the duplicates.
+
+def _same_pixels(a: Frame, b: Frame) -> bool:
+    return bool(np.array_equal(read_pixels([a]), read_pixels([b])))
+
+
+def _by_mark(name: str, frames: list[Frame]) -> list[tuple[str, list[Frame]]]:
+    """Split stacks of slices that lie at the same places, or between each other, by what they are.
+
+    By the first mark that makes whole stacks of them. Where none does, they stay together, and
+    reading them tells of the duplicates.
     """
-    if not same_place(frames):
-        return [(name, frames)]
+    at_one_place = bool(same_place(frames))
     for mark in dict.fromkeys(mark for frame in frames for mark in frame.marks):
         stacks = _grouped(frames, mark)
-        if len(stacks) > 1 and _are_stacks(list(stacks.values())):
+        parts = list(stacks.values())
+        if len(parts) > 1 and (
+            _are_stacks(parts) if at_one_place else _lie_between(frames, parts, mark)
+        ):
             names = [", ".join(filter(None, (name, f"{mark} {value}"))) for value in stacks]
-            return list(zip(names, stacks.values(), strict=True))
+            return list(zip(names, parts, strict=True))
     return [(name, frames)]
 
 
 def _are_stacks(stacks: Sequence[list[Frame]]) -> bool:
     sizes = {len(stack) for stack in stacks}
     return len(sizes) == 1 and not any(same_place(stack) for stack in stacks)
+
+
+def _lie_between(frames: Sequence[Frame], stacks: Sequence[list[Frame]], mark: str) -> bool:
+    """Whether slices that differ in `mark` are even stacks, and lie between each other's.
+
+    Read as one volume they would look like slices of a part of their true distance.
+    """
+    if any(len(stack) < 2 or not is_even(stack) for stack in stacks):
+        return False
+    ranges = sorted((stack[0].place, stack[-1].place) for stack in stacks)
+    if all(last < first for (_, last), (first, _) in pairwise(ranges)):
+        return False  # one after the other, as where a table moves between acquisitions
+    if mark not in MAY_ALTERNATE:
+        return True
+    step = (frames[-1].place - frames[0].place) / (len(frames) - 1)
+    told = frames[0].thickness_mm
+    return told is None or told > step * (1 + GRID_TOLERANCE)
 
 
 def _grouped(frames: Sequence[Frame], mark: str) -> dict[str, list[Frame]]:
@@ -245,8 +331,18 @@ def _common(paths: Sequence[Path]) -> str:
     return str(paths[0].parent) if paths else "no files"
 
 
+def _is_one_of(dataset: Any, series: Mapping[str, Sequence[Frame]]) -> bool:
+    """Whether an image without a position looks like the slices of its series."""
+    others = [frame.dataset for frame in series.get(_uid(dataset), ())]
+    keywords = ("Modality", "Rows", "Columns", "ImageType")
+    return any(all(dataset.get(key) == other.get(key) for key in keywords) for other in others)
+
+
+def _counted(kinds: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
 def _nothing(source: str, skipped: Mapping[str, int]) -> TransUNetError:
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-    found = f"it holds no DICOM image series; found: {kinds or 'no files'}"
+    found = f"it holds no DICOM image series; found: {_counted(skipped) or 'no files'}"
     remedy = "Give the folder of a CT, MR or PET series whose images have positions"
     return Problem("no-series", source, found, remedy).error()
