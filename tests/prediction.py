@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,20 @@ def tiny_model(seed: int = 0, **settings: int) -> TransUNet:
     return model
 
 
-def tiny_bundle(folder: Path, seed: int = 0, slice_axis: int = 2, **settings: int) -> Path:
-    """Save a bundle with such a model, for MRI."""
+def tiny_bundle(
+    folder: Path,
+    seed: int = 0,
+    slice_axis: int = 2,
+    channels_named: Sequence[str] = (),
+    **settings: int,
+) -> Path:
+    """Save a bundle with such a model, for MRI if its channels are not named otherwise."""
     model = tiny_model(seed, **settings)
     count = model.config.in_channels
     preprocessing = Preprocessing(
-        channels=tuple(Channel(name=f"MRI {index}") for index in range(count)),
+        channels=tuple(
+            Channel(name=name) for name in channels_named or map("MRI {}".format, range(count))
+        ),
         slice_axis=slice_axis,
     )
     names = ("background", "left", "right", "middle", "top")
@@ -70,6 +79,13 @@ def noise(shape: tuple[int, ...] = (20, 24, 6), seed: int = 0) -> NDArray[np.int
 
     values = gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2)
     return np.asarray(values / np.abs(values).max() * 1000, dtype=np.int16)
+
+
+def hounsfield(shape: tuple[int, ...] = (20, 24, 6)) -> NDArray[np.int16]:
+    """What a CT looks like: air around something soft."""
+    values = noise(shape) // 10
+    values[:4] = -1000
+    return values
 
 
 def save_nifti(

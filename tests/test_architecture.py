@@ -70,11 +70,6 @@ def test_only_the_command_line_prints_or_exits(path: Path) -> None:
     assert "sys.exit" not in exits
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_files_stay_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 360
-
-
 def test_config_and_catalogue_need_no_torch() -> None:
     for name in (
         "models/config.py",

@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from transunet.configuration import Configuration
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.suitability import TrainingData
 from transunet.errors import ConfigError, DataError
 from transunet.hub import download_file
 from transunet.models.config import TransUNetConfig
@@ -18,7 +19,7 @@ MODEL = "model.safetensors"
 
 
 class BundleConfig(Configuration):
-    """Everything but the weights: architecture, preprocessing, what the labels are called.
+    """Everything but the weights: architecture, preprocessing, labels, what training saw.
 
     Raises:
         ConfigError: when the parts contradict each other.
@@ -29,6 +30,8 @@ class BundleConfig(Configuration):
     preprocessing: Preprocessing
     labels: Mapping[int, str]
     """Class index -> name; 0 is the background."""
+    training_data: TrainingData | None = None
+    """What training saw, so that an image of another kind is noticed; older bundles lack it."""
     versions: Mapping[str, str] = {}
     """Packages that wrote the bundle."""
 

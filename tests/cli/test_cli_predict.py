@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from prediction import left_in, noise, save_nifti, tiny_bundle, transunet
+from prediction import hounsfield, left_in, noise, save_nifti, tiny_bundle, transunet
 from transunet.cli.main import app
 from transunet.errors import ConfigError, DataError, TransUNetError
 
@@ -55,6 +55,21 @@ def test_wrong_channels_name_both_counts(bundle: Path, tmp_path: Path) -> None:
     message = refused(DataError, bundle, two, "-o", tmp_path / "out")
     assert "2 channels" in message
     assert "expected 1" in message
+
+
+def test_a_ct_for_mri_is_refused_unless_it_is_forced(bundle: Path, tmp_path: Path) -> None:
+    image, out = save_nifti(tmp_path / "ct.nii.gz", hounsfield()), tmp_path / "out"
+    message = refused(DataError, bundle, image, "-o", out)
+    assert "its values look like a CT's Hounsfield units" in message
+    assert "the bundle was trained on MRI (channel 'MRI 0')" in message
+    assert "--force" in message
+    assert not list(out.glob("*.nii.gz"))
+    forced = run(bundle, image, "-o", out, "--force")
+    assert forced.exit_code == 0, forced.output
+    told = "Segmented although its values look like a CT's Hounsfield units"
+    assert f"Warning: ct: {told}" in forced.stderr
+    (warning,) = json.loads((out / "manifest.json").read_text())["cases"]["ct"]["warnings"]
+    assert warning.startswith(told)
 
 
 def test_a_bundle_without_its_config_is_wrong_use(bundle: Path, tmp_path: Path) -> None:

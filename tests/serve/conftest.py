@@ -13,7 +13,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("bundles")
     for seed, name in enumerate(("brain", "pair", "photo")):
-        tiny_bundle(folder / name, seed, channels=seed + 1)
+        colours = ("red", "green", "blue") if name == "photo" else ()
+        tiny_bundle(folder / name, seed, channels=seed + 1, channels_named=colours)
     return folder
 
 

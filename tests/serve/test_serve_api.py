@@ -142,7 +142,7 @@ def test_a_dicom_series_gets_a_dicom_segmentation(client, tmp_path, packed):
     image = client.upload(*files, data={"as": "series"})
     assert (image["shape"], image["orientation"]) == ([24, 20, 5], "LPS")
     assert "dicom-seg" in image["result_formats"]
-    job = client.wait(client.submit(image["id"])["id"])
+    job = client.wait(client.submit(image["id"], force=True)["id"])
     path = tmp_path / "out.dcm"
     path.write_bytes(result(client, job, "dicom-seg"))
     labels = np.asarray(nifti_of(result(client, job, "nifti")).dataobj)

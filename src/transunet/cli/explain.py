@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from transunet.cli.failures import raise_failed
+from transunet.cli.notes import showing_notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,6 +77,12 @@ def explain(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best one if not given.")
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Take images of another kind than training saw, such as a CT for MRI."
+        ),
+    ] = False,
 ) -> None:
     """Show where the network looks: NIfTI maps of attention, and a figure of every layer and head.
 
@@ -98,8 +105,11 @@ def explain(
     if at is not None and len(cases) > 1:
         raise ConfigError(f"--at is a voxel of one image; {len(cases)} were given.")
     check_writable(out)
-    look = partial(explain_with, model, config, layer=layers, head=heads, at=whose, device=device)
-    _explain_all(cases, look, lambda case, found: found.write(out, case.name, format_), out)
+    look = partial(
+        explain_with, model, config, layer=layers, head=heads, at=whose, device=device, force=force
+    )
+    with showing_notes():
+        _explain_all(cases, look, lambda case, found: found.write(out, case.name, format_), out)
 
 
 def _explain_all(

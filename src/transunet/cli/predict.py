@@ -1,5 +1,6 @@
 """`transunet predict`: label maps for images, each on its own grid."""
 
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,6 +142,15 @@ def predict(
             rich_help_panel=_PROCEDURE,
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Segment images of another kind than training saw, too, such as a CT with a "
+            "bundle for MRI.",
+            rich_help_panel=_PROCEDURE,
+        ),
+    ] = False,
     device: Annotated[
         str | None,
         typer.Option(
@@ -206,6 +216,7 @@ def predict(
             mirror=mirror,
             window=window,
             largest_component=largest_component or (),
+            force=force,
         )
     writable_folder(out)
     wanted = Wanted(format_, probabilities, uncertainty, overwrite, both, view)
@@ -282,6 +293,7 @@ def _report(outcomes: "list[Outcome]", out: Path, next_command: str | None) -> N
     maps = "label map" if count["done"] == 1 else "label maps"
     told = f"{count['done']} {maps} in {out}" + (f" ({', '.join(more)})" if more else "")
     _say(told)
+    _warn(outcomes)
     if next_command and count["failed"] < len(outcomes):
         _say(f"Next: {next_command}")
     failed = {o.case: o.error for o in outcomes if o.status == "failed"}
@@ -299,6 +311,19 @@ def _next_command(inputs: list[Path], out: Path) -> str | None:
     if dataset and any(case.label for case in dataset.cases):
         return f"transunet evaluate {out} {source} --subset -o REPORT"
     return f"transunet view {source} {out} -o SHEETS"
+
+
+def _warn(outcomes: "list[Outcome]") -> None:
+    """Print what makes cases doubtful, each sentence once."""
+    cases: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for warning in outcome.warnings:
+            cases.setdefault(warning, []).append(outcome.case)
+    log = logging.getLogger("transunet")
+    with showing_notes():
+        for warning, names in cases.items():
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            log.warning("%s%s: %s", names[0], others, warning)
 
 
 def _say(text: str) -> None:

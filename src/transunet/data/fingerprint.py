@@ -30,6 +30,8 @@ class CaseFingerprint(Configuration):
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     orientation: str
+    modality: str | None = None
+    """One of `suitability.MODALITIES`, where the image's header tells it (DICOM's does)."""
     intensities: tuple[Intensity, ...]
     """One per channel."""
     foreground: tuple[Intensity, ...]

@@ -33,6 +33,7 @@ from transunet.data.store import (
     case_folder,
     case_on_disk,
 )
+from transunet.data.suitability import modality_of_header
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 
@@ -237,6 +238,7 @@ def _case_fingerprint(image: Volume, label: Volume) -> CaseFingerprint:
         shape=image.spatial_shape,
         spacing_mm=image.spacing_mm,
         orientation=image.orientation,
+        modality=modality_of_header(image.header),
         intensities=intensities_of(image.array),
         foreground=intensities_of(image.array[:, label.array[0] > 0]),
         voxels=dict(zip(classes.tolist(), counts.tolist(), strict=True)),

@@ -1,6 +1,7 @@
 """From a volume to a label volume on the same grid; memory is bounded by a batch of slices."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.resize import Edge, resize
+from transunet.data.suitability import TrainingData, check_suitability
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 from transunet.inference.combined import Mirrored
@@ -47,6 +49,9 @@ _LARGEST = 16384
 """Pixels along a slice that is resized as a whole: the resizing matrix is the square of it."""
 Progress = Callable[[int, int], None]
 """Called with the slices done and the slices in all."""
+Warn = Callable[[str], object]
+"""Called with each sentence about what makes a prediction doubtful."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,10 @@ class Predictor:
             resolution, instead of resizing whole slices to that size.
         largest_component: names of the structures of which only the largest piece is kept, or
             ["all"].
+        training_data: what training saw, as the bundle tells it; without it only the channels'
+            names tell images of another kind.
+        force: segment an image of another kind than training saw, such as a CT for MRI, with a
+            warning.
 
     Raises:
         ConfigError: for a device that is not here, an unknown procedure or structure, or settings
@@ -104,6 +113,8 @@ class Predictor:
         mirror: bool = False,
         window: bool = False,
         largest_component: Collection[str] = (),
+        training_data: TrainingData | None = None,
+        force: bool = False,
     ) -> None:
         _check(procedure, batch_size, window)
         self.sources: tuple[str, ...] = ()  # the bundles it was loaded from
@@ -115,6 +126,7 @@ class Predictor:
         self.procedure = procedure
         self.mirror, self.window = mirror, window
         self.largest_component = classes_named(largest_component, labels)
+        self.training_data, self.force = training_data, force
         network = _network(model, device)
         network = Mirrored(network) if mirror else network
         self.network: Network = Windowed(network, batch_size) if window else network
@@ -149,8 +161,13 @@ class Predictor:
         sources = [source] if isinstance(source, Path | str) else list(source)
         place = None if device is None else str(device)
         loaded = load_networks(sources, place, engine, precision, trust)
+        config = loaded.config
         predictor = cls(
-            loaded.network, loaded.config.preprocessing, loaded.config.labels, **settings
+            loaded.network,
+            config.preprocessing,
+            config.labels,
+            training_data=config.training_data,
+            **settings,
         )
         predictor.sources = tuple(map(str, sources))
         predictor.engine, predictor.precision = loaded.engine, loaded.precision
@@ -187,6 +204,7 @@ class Predictor:
         spacing_mm: Sequence[float] | None = None,
         probabilities: Path | None = None,
         uncertainty: Path | None = None,
+        warn: Warn = _log.warning,
     ) -> Volume:
         """Return the label map of `image`, (1, X, Y, Z) unsigned, on its very grid.
 
@@ -198,16 +216,17 @@ class Predictor:
             probabilities: a file to write every class's probability to, `.npy` (float16, classes
                 first) or `.nii` (float32, classes last).
             uncertainty: such a file for the normalised entropy, from 0 (certain) to 1.
+            warn: called with what makes the image doubtful for this bundle; logs it if not given.
 
         Raises:
             ConfigError: for an array without its spacing, a spacing without an array, a file that
                 does not exist, or maps that cannot be written.
-            DataError: for another number of channels, voxels that are not finite, or slices too
-                large to be resized as a whole.
+            DataError: for another number of channels, voxels that are not finite, slices too
+                large to be resized as a whole, or an image of another kind than training saw.
             GeometryError: for a spacing that is not positive.
         """
         volume = as_volume(image, spacing_mm)
-        slices = Slabs(volume, self.preprocessing)
+        slices = self._slices(volume, warn)
         with ExitStack() as files:
             wanted = ((probabilities, len(self.labels)), (uncertainty, 1))
             maps = Maps(
@@ -216,13 +235,12 @@ class Predictor:
                     for path, channels in wanted
                 )
             )
-            _check_size(slices, self.network)
             found = self._label_all(slices, maps, progress, (self.procedure,))
         del slices  # not held while pieces are looked for
         return self._on_grid(found.pop(), volume)
 
     def by_procedure(
-        self, image: Image, progress: Progress | None = None
+        self, image: Image, progress: Progress | None = None, warn: Warn = _log.warning
     ) -> dict[Procedure, Volume]:
         """Return the label maps of `image` by each procedure, whatever this predictor's own is.
 
@@ -232,6 +250,7 @@ class Predictor:
         Args:
             image: a volume, or its file or files.
             progress: called with the slices done and the slices in all.
+            warn: as `__call__`.
 
         Raises:
             ConfigError: for a predictor that slides a window, which the paper's procedure has not.
@@ -239,8 +258,7 @@ class Predictor:
         """
         _check("paper", self.batch_size, self.window)
         volume = as_volume(image)
-        slices = Slabs(volume, self.preprocessing)
-        _check_size(slices, self.network)
+        slices = self._slices(volume, warn)
         found = self._label_all(slices, Maps(), progress, PROCEDURES)
         del slices
         return {procedure: self._on_grid(found.pop(0), volume) for procedure in PROCEDURES}
@@ -250,6 +268,13 @@ class Predictor:
     ) -> NDArray[Any]:
         """Return the labels (S, H, W), unsigned, of normalised slices (S, C, H, W)."""
         return self._label_all(slices, Maps(), progress, (self.procedure,))[0]
+
+    def _slices(self, volume: Volume, warn: Warn) -> Slabs:
+        slices = Slabs(volume, self.preprocessing)
+        _check_size(slices, self.network)
+        for doubt in check_suitability(self.preprocessing, self.training_data, volume, self.force):
+            warn(doubt)
+        return slices
 
     def _on_grid(self, labels: NDArray[Any], volume: Volume) -> Volume:
         found = self.preprocessing.from_slices(labels, volume)

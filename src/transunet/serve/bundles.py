@@ -2,11 +2,13 @@
 
 import colorsys
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transunet.bundle_config import BundleConfig, read_config
+from transunet.data.suitability import ImageFacts, Mismatch, mismatch
 from transunet.errors import ConfigError
 from transunet.evaluation.overlay import colour_of
 
@@ -29,6 +31,14 @@ class Served:
     def channels(self) -> list[str]:
         """What its channels are called."""
         return [channel.name for channel in self.config.preprocessing.channels]
+
+    def mismatch(self, facts: Mapping[str, Any]) -> Mismatch:
+        """Compare what the bundle was trained on with the image that has these facts."""
+        measured = facts.get("measured")  # not of images that cannot be segmented
+        if measured is None:
+            return Mismatch(None, ())
+        image = ImageFacts(**measured)
+        return mismatch(self.config.preprocessing, self.config.training_data, image)
 
 
 def read_bundles(sources: Sequence[str]) -> dict[str, Served]:

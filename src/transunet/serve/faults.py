@@ -29,6 +29,7 @@ STATUS: Mapping[str, int] = MappingProxyType(
         "unusable": 422,
         "wrong_channels": 422,
         "wrong_grid": 422,
+        "wrong_modality": 422,
         "queue_full": 429,
         "internal": 500,
         "worker_died": 503,

@@ -13,6 +13,7 @@ from transunet.data.formats import dicom, read_volume, stem_of, suffix_of
 from transunet.data.formats.archive import Unpacked, is_zip
 from transunet.data.formats.dicom_series import open_series
 from transunet.data.formats.nifti import nib
+from transunet.data.suitability import ImageFacts
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError
 from transunet.serve import intake, sizes
@@ -138,6 +139,7 @@ def _facts(volume: Volume, affine: NDArray[Any], source: Source) -> dict[str, An
         "kind": "picture" if placeless and volume.spatial_shape[2] == 1 else "volume",
         "warnings": [_NO_PLACE] * placeless + [obstacle] * (obstacle is not None),
         "obstacle": obstacle,
+        "measured": None if obstacle else ImageFacts.of(volume).model_dump(mode="json"),
     }
 
 

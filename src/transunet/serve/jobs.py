@@ -75,13 +75,15 @@ class JobQueue:
             self._thread.join(_STOP_SECONDS)
             self._hand.stop()
 
-    def submit(self, image: ImageRecord, bundle: str, settings: dict[str, Any]) -> JobRecord:
+    def submit(
+        self, image: ImageRecord, bundle: str, settings: dict[str, Any], warnings: list[str]
+    ) -> JobRecord:
         """Queue a job.
 
         Raises:
             ApiError: when the queue is full.
         """
-        job = JobRecord(new_id(), image.id, bundle, settings, time.time())
+        job = JobRecord(new_id(), image.id, bundle, settings, time.time(), warnings=warnings)
         if not self._store.add_job(job, self._limits.queue):
             if self._store.image(image.id) is None:
                 raise ApiError("not_found", "The image was deleted just now.", "Upload it again.")

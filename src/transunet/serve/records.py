@@ -1,7 +1,7 @@
 """An image and a job as they are kept."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -43,6 +43,8 @@ class JobRecord:
     """How often it was begun; a graceful stop does not count."""
     error: dict[str, Any] | None = None
     statistics: list[dict[str, Any]] | None = None
+    warnings: list[str] = field(default_factory=list)
+    """What makes the image doubtful for the bundle."""
     slices: int | None = None
     size: int = 0
     started: float | None = None

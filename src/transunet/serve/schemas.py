@@ -58,6 +58,17 @@ class Bundle(BaseModel):
     heads: int = Field(examples=[12], description="Attention heads of each layer.")
 
 
+class Suitability(BaseModel):
+    """Whether an image is of the kind that a bundle was trained on."""
+
+    bundle: str = Field(examples=["liver-best"])
+    refusal: str | None = Field(
+        description="Why a job needs `force`; null where the two do not contradict each other.",
+        examples=["it is CT by its DICOM header, but the bundle was trained on MRI"],
+    )
+    warnings: list[str] = Field(description="What is doubtful.")
+
+
 class Image(BaseModel):
     """An image that was uploaded."""
 
@@ -73,6 +84,7 @@ class Image(BaseModel):
     kind: Literal["volume", "picture"]
     result_formats: list[ResultFormat]
     warnings: list[str]
+    suitability: list[Suitability] = Field(description="For each bundle that takes its channels.")
     created: str = Field(examples=["2026-11-22T20:00:00Z"])
     expires: str = Field(examples=["2026-11-23T20:00:00Z"])
 
@@ -90,6 +102,9 @@ class JobRequest(Strict):
         description="Names of structures of which only the largest piece is kept, or ['all'].",
     )
     window: bool = Field(default=False, description="Slide a window instead of resizing slices.")
+    force: bool = Field(
+        default=False, description="Segment an image of another kind than training saw, too."
+    )
 
 
 class Statistics(BaseModel):
@@ -118,6 +133,7 @@ class Job(BaseModel):
     attempts: int = Field(description="How often it was begun.")
     error: ErrorDetail | None
     statistics: list[Statistics] | None
+    warnings: list[str] = Field(description="What makes the image doubtful for the bundle.")
     created: str
     started: str | None
     finished: str | None

@@ -15,7 +15,7 @@ from transunet.serve.records import ImageRecord, JobRecord
 Record = TypeVar("Record", ImageRecord, JobRecord)
 
 FILE = "jobs.sqlite3"
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE images (id TEXT PRIMARY KEY, name TEXT NOT NULL, facts TEXT NOT NULL,
   size INTEGER NOT NULL, created REAL NOT NULL, expires REAL NOT NULL);
@@ -23,12 +23,13 @@ CREATE TABLE jobs (place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNI
   image TEXT NOT NULL REFERENCES images (id), bundle TEXT NOT NULL, settings TEXT NOT NULL,
   created REAL NOT NULL, status TEXT NOT NULL, attempts INTEGER NOT NULL, error TEXT,
   statistics TEXT, slices INTEGER, size INTEGER NOT NULL, started REAL, finished REAL,
-  expires REAL);
+  expires REAL, warnings TEXT NOT NULL DEFAULT '[]');
 CREATE INDEX jobs_by_status ON jobs (status, place);
 """
+_FROM_VERSION_1 = "ALTER TABLE jobs ADD COLUMN warnings TEXT NOT NULL DEFAULT '[]';"
 _RESERVE = 1 << 19
 """Bytes that the records' files have to spare: on a full disk jobs still end and are deleted."""
-_JSON = frozenset({"facts", "settings", "error", "statistics"})
+_JSON = frozenset({"facts", "settings", "error", "statistics", "warnings"})
 _WAITING = "SELECT * FROM jobs WHERE status = 'queued' ORDER BY place"
 
 
@@ -187,6 +188,8 @@ class Store:
         version = int(self._rows("PRAGMA user_version")[0][0])
         if version == 0:
             self._database.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
+        elif version == 1:
+            self._database.executescript(f"{_FROM_VERSION_1} PRAGMA user_version = {_VERSION};")
         elif version != _VERSION:
             raise ConfigError(
                 f"{path} was written by another version of transunet (format {version}, expected "

@@ -1,5 +1,6 @@
 """Records as the API answers them."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, overload
 
@@ -7,7 +8,7 @@ from transunet.serve.bundles import Served, colour
 from transunet.serve.jobs import JobQueue
 from transunet.serve.records import ImageRecord, JobRecord
 from transunet.serve.results import fitting
-from transunet.serve.schemas import Bundle, Image, Job, Label
+from transunet.serve.schemas import Bundle, Image, Job, Label, Suitability
 from transunet.serve.store import Store
 
 
@@ -27,8 +28,8 @@ def bundle(served: Served) -> Bundle:
     )
 
 
-def image(record: ImageRecord) -> Image:
-    """Return what is told of an image."""
+def image(record: ImageRecord, bundles: Mapping[str, Served]) -> Image:
+    """Return what is told of an image, and of how the bundles suit it."""
     known: dict[str, Any] = {
         key: value for key, value in record.facts.items() if key in Image.model_fields
     }
@@ -36,10 +37,20 @@ def image(record: ImageRecord) -> Image:
         id=record.id,
         name=record.name,
         result_formats=fitting(record.facts),
+        suitability=[
+            _suitability(served, record)
+            for served in bundles.values()
+            if len(served.channels) == record.facts["channels"]
+        ],
         created=moment(record.created),
         expires=moment(record.expires),
         **known,
     )
+
+
+def _suitability(served: Served, record: ImageRecord) -> Suitability:
+    refusal, warnings = served.mismatch(record.facts)
+    return Suitability(bundle=served.id, refusal=refusal, warnings=list(warnings))
 
 
 def job(record: JobRecord, store: Store, queue: JobQueue) -> Job:

@@ -74,6 +74,7 @@ class Models:
             base.preprocessing,
             base.labels,
             batch_size=base.batch_size,
+            training_data=base.training_data,
             **settings,
         )
 
@@ -141,7 +142,11 @@ class Worker:
                 raise ApiError("not_found", message, "Start the server with it, or choose another.")
             image = self._image(job)
             predictor = models.predictor(job.settings)
-            labels = predictor(image, lambda done, total: self._between(job.id, done, total))
+            labels = predictor(
+                image,
+                lambda done, total: self._between(job.id, done, total),
+                warn=lambda _: None,  # the job has been told when it was queued
+            )
         finally:
             self._running = None
         job.folder.mkdir(parents=True, exist_ok=True)

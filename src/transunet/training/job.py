@@ -15,6 +15,7 @@ from transunet.data.augment import paper
 from transunet.data.dataset import SliceDataset
 from transunet.data.splits import Split, Splittable, split
 from transunet.data.store import Store
+from transunet.data.suitability import TrainingData
 from transunet.errors import ConfigError, TransUNetError
 from transunet.models.config import variant
 from transunet.models.transunet import TransUNet
@@ -106,6 +107,7 @@ class Job:
             architecture=self.model.config,
             preprocessing=self.store.preprocessing,
             labels=dict(self.store.labels),
+            training_data=TrainingData.of(self.store.cases.values(), self.store.preprocessing),
         )
 
     @property

@@ -17,7 +17,8 @@ from transunet.inference.runs.run import predict_cases
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return Predictor.from_pretrained(tiny_bundle(tmp_path_factory.mktemp("bundle")), device="cpu")
+    bundle = tiny_bundle(tmp_path_factory.mktemp("bundle"), channels_named=("CT",))
+    return Predictor.from_pretrained(bundle, device="cpu")
 
 
 def names(*paths: Path, channels: int = 1, **options: object) -> list[str]:

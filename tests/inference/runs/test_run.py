@@ -256,7 +256,10 @@ def test_workers_with_other_settings_are_refused_while_one_is_alive(
 
 def test_photographs_become_png_masks(tmp_path: Path) -> None:
     pillow = pytest.importorskip("PIL.Image", reason="needs the extra [images]")
-    predictor = Predictor.from_pretrained(tiny_bundle(tmp_path / "b", channels=3), device="cpu")
+    predictor = Predictor.from_pretrained(
+        tiny_bundle(tmp_path / "b", channels=3, channels_named=("red", "green", "blue")),
+        device="cpu",
+    )
     colours = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
     (tmp_path / "in").mkdir()
     pillow.fromarray(colours).save(tmp_path / "in" / "skin.jpg")

@@ -135,6 +135,7 @@ def explain(
     spacing_mm: Sequence[float] | None = None,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
+    force: bool = False,
 ) -> Explanation:
     """Look at what a bundle's network attends to in an image.
 
@@ -149,6 +150,7 @@ def explain(
         spacing_mm: the edges of an array's voxels.
         device: where the model computes; the best one there is if not given.
         progress: called with the slices done and the slices in all.
+        force: take an image of another kind than training saw.
 
     Raises:
         ConfigError: for a layer, head, voxel, structure or file that there is not.
@@ -158,7 +160,7 @@ def explain(
     model, config = from_pretrained(bundle)
     return explain_with(
         model, config, as_volume(image, spacing_mm), layer=layer, head=head, at=at,
-        device=device, progress=progress,
+        device=device, progress=progress, force=force,
     )  # fmt: skip
 
 
@@ -172,6 +174,7 @@ def explain_with(
     at: At | str = None,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
+    force: bool = False,
 ) -> Explanation:
     """Do as `explain` with a model that is loaded, for many images.
 
@@ -184,7 +187,15 @@ def explain_with(
     voxel = _voxel(at)
     if voxel is not None:
         view.grid_of(image).place(voxel)  # refused before anything is computed
-    labels = Predictor(model, config.preprocessing, config.labels, device=view.place)(image)
+    predictor = Predictor(
+        model,
+        config.preprocessing,
+        config.labels,
+        device=view.place,
+        training_data=config.training_data,
+        force=force,
+    )
+    labels = predictor(image)
     asked = _mask(at, labels, config) if isinstance(at, str) else at
     shown = _slice_to_show(asked, labels, view)
     every = view.maps(image, every_choice(config.architecture), asked, slices=[shown])

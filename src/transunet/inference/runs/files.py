@@ -89,7 +89,8 @@ def predict_file(
         progress: called with the slices done and the slices in all.
         probabilities: as `Predictor.__call__`.
         uncertainty: as `Predictor.__call__`.
-        settings: the predictor's, where it is made here.
+        settings: the predictor's, where it is made here; `force=True` for an image of another
+            kind than training saw.
 
     Raises:
         DataError, GeometryError: when the image cannot be used.

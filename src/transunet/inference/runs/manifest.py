@@ -13,6 +13,7 @@ from transunet.inference.runs.records import Record, all_records
 
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.json"
+_WHERE_THERE = ("series", "problem", "warnings")
 _PACKAGES = (DISTRIBUTION, "torch", "onnxruntime", "openvino", "numpy", "scipy", "nibabel")
 
 
@@ -52,4 +53,4 @@ def now() -> str:
 def _told(record: Record) -> dict[str, Any]:
     names = ("status", "seconds", "images", "images_sha256", "outputs", "by")
     told = {name: getattr(record, name) for name in names}
-    return told | {key: value for key in ("series", "problem") if (value := getattr(record, key))}
+    return told | {key: value for key in _WHERE_THERE if (value := getattr(record, key))}

@@ -43,6 +43,8 @@ class Record:
     """Host, process and device."""
     seconds: float = 0.0
     problem: str = ""
+    warnings: tuple[str, ...] = ()
+    """What makes the image doubtful for the bundle."""
     structures: dict[str, Any] = field(default_factory=dict)
     """Name -> `statistics.measure`."""
 

@@ -20,7 +20,7 @@ from transunet.drawing.figures import check_figure_path
 from transunet.errors import ConfigError, TransUNetError
 from transunet.inference import statistics
 from transunet.inference.overlap import ahead, behind
-from transunet.inference.predictor import Predictor, Progress
+from transunet.inference.predictor import Predictor, Progress, Warn
 from transunet.inference.runs import claims
 from transunet.inference.runs.faults import FAULTS, in_words
 from transunet.inference.runs.jobs import Job, Queue, Status
@@ -54,6 +54,8 @@ class Outcome:
     case: str
     status: Status
     error: TransUNetError | None = None
+    warnings: tuple[str, ...] = ()
+    """What makes the image doubtful for the bundle."""
 
 
 def predict_cases(
@@ -97,6 +99,7 @@ class _Computed:
     labels: dict[str, Volume] = field(default_factory=dict)
     """By what they are in `_outputs`: "labels", and "paper" beside those of native."""
     error: BaseException | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 class Worker:
@@ -150,15 +153,15 @@ class Worker:
         done = _Computed(job, time.perf_counter())
         try:
             done.image = job.image()
-            done.labels = self._labelled(job.case, done.image)
+            done.labels = self._labelled(job.case, done.image, done.warnings.append)
         except FAULTS as error:
             done.error = error
         return self._store(done) if job.large else done  # not held while the next is computed
 
-    def _labelled(self, case: Case, image: Volume) -> dict[str, Volume]:
+    def _labelled(self, case: Case, image: Volume, warn: Warn) -> dict[str, Volume]:
         progress = self.watch(case.name)
         if self.wanted.both:
-            found = self.predictor.by_procedure(image, progress)
+            found = self.predictor.by_procedure(image, progress, warn)
             return {"labels": found["native"], "paper": found["paper"]}
         files = {what: self.folder / name for what, name in self._outputs(case).items()}
         labels = self.predictor(
@@ -166,6 +169,7 @@ class Worker:
             progress,
             probabilities=files.get("probabilities"),
             uncertainty=files.get("uncertainty"),
+            warn=warn,
         )
         return {"labels": labels}
 
@@ -181,7 +185,7 @@ class Worker:
             told = str(in_words(fault, job.case.images[0]))
             record = replace(job.record, by=self.by, status="failed", problem=told)
         write_record(self.folder, record)
-        return self._ended(job, "failed" if error else "done", error)
+        return self._ended(job, "failed" if error else "done", error, record.warnings)
 
     def _written(self, done: _Computed) -> dict[str, Any]:
         """Write the label maps; return what the record says of a case that is done."""
@@ -198,13 +202,23 @@ class Worker:
         axis = image.grid.axes_in(settings.orientation)[settings.slice_axis]
         structures = statistics.measure(done.labels["labels"], image, self.predictor.labels, axis)
         seconds = round(time.perf_counter() - done.start, 3)
-        return {"status": "done", "seconds": seconds, "structures": structures}
+        return {
+            "status": "done",
+            "seconds": seconds,
+            "structures": structures,
+            "warnings": tuple(done.warnings),
+        }
 
-    def _ended(self, job: Job, status: Status, error: BaseException | None) -> Outcome:
+    def _ended(
+        self,
+        job: Job,
+        status: Status,
+        error: BaseException | None,
+        warnings: tuple[str, ...] = (),
+    ) -> Outcome:
         job.claim.give_back()
-        return Outcome(
-            job.case.name, status, in_words(error, job.case.images[0]) if error else None
-        )
+        told = in_words(error, job.case.images[0]) if error else None
+        return Outcome(job.case.name, status, told, warnings)
 
 
 def _check(predictor: Predictor, wanted: Wanted) -> None:

@@ -59,13 +59,13 @@ async def upload(
         facts = await here.desk.run(inspect, folder, names, as_, series, here.limits.voxels, room)
         record = await anyio.to_thread.run_sync(_kept, here, id_, folder, files, facts)
     response.headers["Location"] = f"{request.url.path}/{id_}"
-    return views.image(record)
+    return views.image(record, here.bundles)
 
 
 @router.get("/images/{id}", responses=faults("not_found"))
 def image(here: Here, id: Id) -> Image:
     """Tell about an image."""
-    return views.image(here.image(id))
+    return views.image(here.image(id), here.bundles)
 
 
 @router.get(

@@ -21,8 +21,8 @@ from transunet.serve.service import Service
 router = APIRouter(tags=["jobs"])
 
 _STILL_HERE_SECONDS = 15.0  # between two signs of life, so that no proxy gives the stream up
-_TAKEN = faults("not_found", "wrong_channels", "unusable", "invalid_request", "queue_full",
-                "too_large", "storage_full")  # fmt: skip
+_TAKEN = faults("not_found", "wrong_channels", "wrong_modality", "unusable", "invalid_request",
+                "queue_full", "too_large", "storage_full")  # fmt: skip
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {"text/event-stream": {}},
@@ -38,9 +38,10 @@ def submit(wanted: JobRequest, request: Request, response: Response, here: Here)
     """Queue the segmentation of an image."""
     image, served = here.image(wanted.image), here.bundle(wanted.bundle)
     _check(image, served, wanted)
+    warnings = _suitability(image, served, wanted.force)
     here.space.check()
     settings = wanted.model_dump(exclude={"image", "bundle"})
-    job = here.queue.submit(image, served.id, settings)
+    job = here.queue.submit(image, served.id, settings, warnings)
     response.headers["Location"] = f"{request.url.path}/{job.id}"
     return views.job(job, here.store, here.queue)
 
@@ -83,6 +84,20 @@ def delete(here: Here, id: Id) -> None:
     """Remove a job and its result; one that is running is cancelled."""
     here.job(id)
     here.queue.forget(id)
+
+
+def _suitability(image: ImageRecord, served: Served, force: bool) -> list[str]:
+    """Return what makes the image doubtful for the bundle; refuse one of another kind."""
+    contradiction, doubts = served.mismatch(image.facts)
+    if contradiction is None:
+        return list(doubts)
+    if not force:
+        raise ApiError(
+            "wrong_modality",
+            f"{image.name}: {contradiction}.",
+            'Choose a bundle for such images, or send "force": true to segment it all the same.',
+        )
+    return [f"Segmented although {contradiction}.", *doubts]
 
 
 async def _events(here: Service, id_: str) -> AsyncIterator[str]:
