@@ -1,5 +1,9 @@
-"""What the tests of training look at."""
+"""What the tests of training run and look at."""
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +11,14 @@ import torch
 
 from transunet.training.job import Job
 from transunet.training.loop import Stepped, Validated, train
+
+STEPS = 12
+SETTINGS = [
+    *("--model", "testing", "--image-size", "32", "--batch-size", "3"),
+    *("--set", "validations=2", "--iterations", str(STEPS), "--set", "ema=0.9"),
+    *("--set", "deep_supervision=[0.5]", "--set", "dropout=0.1", "--set", "foreground=0.5"),
+    *("--set", "checkpoint_minutes=0", "--device", "cpu"),
+]
 
 
 def steps(job: Job) -> list[Stepped]:
@@ -38,3 +50,30 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(
         torch.equal(first[name], second[name]) for name in first
     )
+
+
+def launch(*arguments: object, code: str | None = None) -> subprocess.Popen[str]:
+    start = ["-c", code] if code else ["-m", "transunet"]
+    return subprocess.Popen(
+        [sys.executable, *start, *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=120)
+    return output
+
+
+def steps_logged(folder: Path) -> int:
+    log = folder / "log.jsonl"
+    return log.read_text().count('"event": "train"') if log.exists() else 0
+
+
+def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> None:
+    while steps_logged(folder) < step and process.poll() is None:
+        time.sleep(0.005)

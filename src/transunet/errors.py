@@ -12,6 +12,11 @@ command line prints it as it is and exits with `exit_code`; a traceback is only 
 What a library says of its own failure enters a message by `first_line` and its like.
 """
 
+import errno
+import os
+
+_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
 
 class TransUNetError(Exception):
     """Root of the tree; catch this to catch everything that a user's input can cause."""
@@ -35,6 +40,22 @@ class GeometryError(TransUNetError):
 
 class WeightsError(TransUNetError):
     """A weight file that is missing, damaged or of another variant."""
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether `error` comes of a full disk or a used-up quota, whatever raised it of that.
+
+    PyTorch and safetensors tell it in words of their own; what they were told themselves is looked
+    at too.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
+            return True
+        if os.strerror(errno.ENOSPC) in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def first_line(error: BaseException) -> str:

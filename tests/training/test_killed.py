@@ -4,14 +4,20 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
-from training_runs import same, steps, weights
+from training_runs import (
+    SETTINGS,
+    STEPS,
+    finish,
+    launch,
+    same,
+    steps,
+    steps_logged,
+    wait_for_step,
+    weights,
+)
 
 # Replaces torch.save in the checkpoint's module by one that dies in the middle, the n-th time.
 DIES_WHILE_SAVING = """
@@ -36,7 +42,6 @@ checkpoint.torch.save = save
 main()
 """
 
-STEPS = 12
 FULL = {
     "iterations": STEPS,
     "ema": 0.9,
@@ -45,39 +50,6 @@ FULL = {
     "foreground": 0.5,
     "checkpoint_minutes": 0,
 }
-SETTINGS = [
-    *("--model", "testing", "--image-size", "32", "--batch-size", "3"),
-    *("--set", "validations=2", "--iterations", str(STEPS), "--set", "ema=0.9"),
-    *("--set", "deep_supervision=[0.5]", "--set", "dropout=0.1", "--set", "foreground=0.5"),
-    *("--set", "checkpoint_minutes=0", "--device", "cpu"),
-]
-
-
-def launch(*arguments: object, code: str | None = None) -> subprocess.Popen[str]:
-    start = ["-c", code] if code else ["-m", "transunet"]
-    return subprocess.Popen(
-        [sys.executable, *start, *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
-    return output
-
-
-def steps_logged(folder: Path) -> int:
-    log = folder / "log.jsonl"
-    return log.read_text().count('"event": "train"') if log.exists() else 0
-
-
-def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> None:
-    while steps_logged(folder) < step and process.poll() is None:
-        time.sleep(0.005)
 
 
 @pytest.fixture

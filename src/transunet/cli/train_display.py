@@ -1,6 +1,7 @@
 """What `transunet train` shows: the recipe, a live line, the validations, the result."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from math import isnan
 from pathlib import Path
@@ -69,8 +70,9 @@ def watch(job: Job) -> None:
         task = progress.add_task(
             "Training", total=1.0, slices=0, step=0, begun=None, loss=None, dice=None
         )
-        with explained(job):  # what a dying data worker interrupts may be the display
-            for event in train(job):
+        # What a dying data worker interrupts may be the display.
+        with explained(job), closing(train(job)) as events:
+            for event in events:
                 if isinstance(event, Stepped):
                     _show_step(progress, progress.tasks[task], event)
                 elif job.place.first:

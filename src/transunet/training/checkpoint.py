@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from transunet.atomic import atomic_path
-from transunet.errors import ConfigError, DataError, TransUNetError
+from transunet.errors import ConfigError, DataError, TransUNetError, first_line, is_full_disk
 
 FORMAT = 1
 
@@ -54,8 +54,9 @@ def save_checkpoint(path: Path, state: State, parts: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
+        reason = "no space left on the disk" if is_full_disk(error) else first_line(error)
         raise TransUNetError(
-            f"Could not write the checkpoint {path} at step {state.step}: {error}. The previous "
+            f"Could not write the checkpoint {path} at step {state.step}: {reason}. The previous "
             f"checkpoint is untouched. Make room, then: transunet train --resume {path.parent}"
         ) from error
 

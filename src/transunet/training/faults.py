@@ -5,34 +5,31 @@ from contextlib import contextmanager
 
 import torch
 
-from transunet.errors import TransUNetError, first_line
+from transunet.errors import ConfigError, TransUNetError, first_line, is_full_disk
 from transunet.training.job import Job
 from transunet.training.sampler import Draw
 from transunet.training.step import NonFiniteLossError
 
 _COMPILER = ("torch._dynamo", "torch._inductor")
+_IN_WORKER = "in DataLoader worker process"
 
 
 @contextmanager
 def explained(job: Job) -> Iterator[None]:
-    """Turn what the next batch and the step on it raise into errors that say what to do."""
+    """Turn what the next batch and the step on it raise into errors that say what to do.
+
+    What has been explained passes as it is, so that one `explained` may stand within another.
+    """
     try:
         yield
-    except NonFiniteLossError as error:
-        raise NonFiniteLossError(_non_finite(job, error)) from None
-    except torch.OutOfMemoryError as error:
-        raise TransUNetError(_out_of_memory(job)) from error
-    except TransUNetError:
-        raise
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error):
-            raise TransUNetError(_dead_worker(job, str(error))) from error
-        if job.recipe.compile and type(error).__module__.startswith(_COMPILER):
-            raise TransUNetError(_not_compiled(error)) from error
+    except Exception as error:
+        if message := _explanation(job, error):
+            raise TransUNetError(message) from error
         raise
 
 
-def _non_finite(job: Job, error: NonFiniteLossError) -> str:
+def non_finite(job: Job, error: NonFiniteLossError) -> str:
+    """Return what became NaN, in which cases, and what to do."""
     draws = job.sampler.batch(job.state.step)
     kept = job.run.checkpoint.is_file()
     good = f"the last good state is kept in {job.run.folder}" if kept else "nothing was saved yet"
@@ -41,6 +38,49 @@ def _non_finite(job: Job, error: NonFiniteLossError) -> str:
         "these cases; if they are sound, start again with a lower learning rate (--lr), with --set "
         f"clip_norm=1{_precision_hint(job)}."
     )
+
+
+def _explanation(job: Job, error: Exception) -> str | None:
+    """Return what to say instead of `error`; None where it says all, or is a fault of ours."""
+    if is_full_disk(error) and (type(error) is ConfigError or not _is_ours(error)):
+        return _full_disk(job)
+    if _IN_WORKER in str(error) and isinstance(error, TransUNetError | OSError):
+        return f"{_raised_in_worker(error)} {_go_on(job, 'Then')}"
+    if _is_ours(error):
+        return None
+    if isinstance(error, torch.OutOfMemoryError):
+        return _out_of_memory(job)
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return _dead_worker(job, str(error))
+    if job.recipe.compile and type(error).__module__.startswith(_COMPILER):
+        return _not_compiled(error)
+    if isinstance(error, OSError):
+        return _input_or_output(job, error)
+    return None
+
+
+def _is_ours(error: Exception) -> bool:
+    return isinstance(error, TransUNetError)
+
+
+def _raised_in_worker(error: Exception) -> str:
+    """Return what a data worker said, without the traceback that PyTorch puts before it."""
+    name = type(error).__name__
+    return str(error).rstrip().rpartition(f"{name}: ")[2] or name
+
+
+def _full_disk(job: Job) -> str:
+    return f"No space is left on the disk of {job.run.folder}. {_go_on(job, 'Make room, then')}"
+
+
+def _input_or_output(job: Job, error: OSError) -> str:
+    return f"{error.filename or job.run.folder}: {error.strerror or error}. {_go_on(job, 'Then')}"
+
+
+def _go_on(job: Job, when: str) -> str:
+    kept = job.run.checkpoint.is_file()
+    state = "The last checkpoint is whole" if kept else "Nothing was saved yet"
+    return f"{state}. {when}: transunet train --resume {job.run.folder}"
 
 
 def _precision_hint(job: Job) -> str:
@@ -75,7 +115,7 @@ def _out_of_memory(job: Job) -> str:
     )
 
 
-def _not_compiled(error: RuntimeError) -> str:
+def _not_compiled(error: Exception) -> str:
     reason = first_line(error)
     return (
         f"torch.compile failed: {reason} It needs a C++ compiler (and Triton on a GPU). Train "
@@ -86,6 +126,7 @@ def _not_compiled(error: RuntimeError) -> str:
 def _dead_worker(job: Job, message: str) -> str:
     return (
         f"A process that prepares batches died ({message.splitlines()[0]}). Often the machine's "
-        f"memory was full: use fewer --workers (now {job.workers}; 0 for none). Go on with: "
-        f"transunet train --resume {job.run.folder}"
+        f"memory was full, or a container's shared memory (docker run --shm-size): use fewer "
+        f"--workers (now {job.workers}; 0 for none). Go on with: transunet train --resume "
+        f"{job.run.folder}"
     )

@@ -1,7 +1,9 @@
 """Everything that the loop works with, made from a recipe and a prepared store."""
 
+import atexit
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -125,7 +127,7 @@ class Job:
         }
         return parts | ({"average": self.average.model} if self.average else {})
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self) -> Generator[tuple[Tensor, Tensor]]:
         """Yield images and labels of this process's part of each batch, from the state on."""
         self.sampler.start = self.state.step
         loader = DataLoader(
@@ -136,10 +138,11 @@ class Job:
             generator=torch.Generator(),  # leaves the global one alone
             worker_init_fn=_leave_signals_to_the_parent,
         )
-        for draws, batch in zip(self.sampler, loader, strict=True):
-            images = batch["image"].to(self.device, non_blocking=True)
-            labels = batch["label"].to(self.device, non_blocking=True)
-            yield self.augment(images, labels, draws)
+        with _ending_workers(iter(loader)) as prepared:
+            for draws, batch in zip(self.sampler, prepared, strict=True):
+                images = batch["image"].to(self.device, non_blocking=True)
+                labels = batch["label"].to(self.device, non_blocking=True)
+                yield self.augment(images, labels, draws)
 
     def restore(self) -> None:
         """Take over the run's checkpoint, if there is one.
@@ -175,12 +178,24 @@ class Job:
                 )
 
     def check_batches(self) -> None:
-        """Make sure that every process gets a slice of every batch.
+        """Make sure that every batch of an epoch, the last one too, can be computed.
 
         Raises:
-            ConfigError: when the last batch of an epoch is too small.
+            ConfigError: when a batch has no slice for every process, or what is computed at once
+                is a single token, of which BatchNorm cannot tell the variance.
         """
         smallest = len(self.dataset) % self.recipe.batch or self.recipe.batch
+        rows, columns = self.model.config.grid
+        pieces = self.sampler.pieces(self.sampler.batch(self.sampler.per_epoch - 1))
+        if rows * columns * (smallest // pieces) == 1:
+            raise ConfigError(
+                f"{self.recipe.model} makes one token of a slice of {self.recipe.size[0]} x "
+                f"{self.recipe.size[1]} pixels, and an epoch of {len(self.dataset)} slices has a "
+                "step that computes one slice alone: BatchNorm cannot be trained on a single "
+                f"value. Take an --image-size of {2 * self.model.config.patch_size} or more, "
+                "another --batch-size (2 or more in each step, the last of an epoch included), or "
+                "less of --set accumulate."
+            )
         if smallest < self.place.world:
             raise ConfigError(
                 f"An epoch of {len(self.dataset)} slices in batches of {self.recipe.batch_size} "
@@ -193,6 +208,29 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     # Ctrl-C reaches every process of the terminal; the loop still needs its batches to end well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def _ending_workers(prepared: Any) -> Iterator[Any]:
+    """End a loader's workers with this block, or with the process where the block is never left.
+
+    They ignore SIGTERM, by which Python ends its daemons at exit, only to wait for them; and the
+    traceback of what went wrong may keep the loader, which would end them, until then.
+    """
+    workers = getattr(prepared, "_workers", ())
+
+    def end() -> None:
+        if workers:
+            prepared._shutdown_workers()  # else PyTorch takes their end for a fault
+        for worker in workers:
+            worker.kill()
+
+    atexit.register(end)
+    try:
+        yield prepared
+    finally:
+        end()
+        atexit.unregister(end)
 
 
 def choose_split(

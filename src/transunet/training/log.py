@@ -5,6 +5,7 @@ its package is there (extra `train`), Weights & Biases and MLflow when the recip
 """
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -122,6 +123,7 @@ def _told(entry: dict[str, Any], done: Mapping[str, int]) -> bool:
 class _TensorBoard:
     def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
         tensorboard = import_module("torch.utils.tensorboard")
+        _leave_errors_to_the_next_call("tensorboard")
         self._writer = tensorboard.SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -130,6 +132,22 @@ class _TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _leave_errors_to_the_next_call(package: str) -> None:
+    """Have threads of `package` print no traceback: what they raise comes again where we can act.
+
+    TensorBoard writes in a thread; its next call raises what that thread did.
+    """
+    before = threading.excepthook
+
+    def tell(arguments: threading.ExceptHookArgs) -> None:
+        if not type(arguments.thread).__module__.startswith(package):
+            before(arguments)
+
+    if getattr(before, "package", None) != package:
+        tell.package = package  # type: ignore[attr-defined]
+        threading.excepthook = tell
 
 
 class _WandB:

@@ -1,6 +1,6 @@
 """The training loop: validate, set the rate, step, log, save."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -12,12 +12,12 @@ import torch
 from transunet.bundle import save_pretrained
 from transunet.training.checkpoint import save_checkpoint
 from transunet.training.curves import draw_curves
-from transunet.training.faults import explained
+from transunet.training.faults import explained, non_finite
 from transunet.training.interruption import Interrupted, stop_wishes
 from transunet.training.job import Job
 from transunet.training.log import Log, Silence
 from transunet.training.schedule import rate_at
-from transunet.training.step import train_step
+from transunet.training.step import NonFiniteLossError, train_step
 from transunet.training.validation import Outcome, validate
 
 
@@ -46,7 +46,7 @@ class Validated:
     is_best: bool
 
 
-def train(job: Job) -> Iterator[Stepped | Validated]:
+def train(job: Job) -> Generator[Stepped | Validated]:
     """Train from the job's state on until the budget is spent.
 
     Yields:
@@ -61,8 +61,12 @@ def train(job: Job) -> Iterator[Stepped | Validated]:
     started = monotonic() - state.seconds
     saved = state.seconds
     # A data worker that dies interrupts whatever is going on, so all of it is explained.
-    with stop_wishes() as wish, closing(_open_log(job)) as log, explained(job):
-        batches = job.batches()
+    with (
+        explained(job),
+        stop_wishes() as wish,
+        closing(_open_log(job)) as log,
+        closing(job.batches()) as batches,
+    ):
         while True:
             if _validation_is_due(job):
                 yield _validate(job, log)
@@ -76,7 +80,10 @@ def train(job: Job) -> Iterator[Stepped | Validated]:
             batch = job.sampler.batch(state.step)  # of all processes
             arithmetic = replace(job.arithmetic, accumulate=job.sampler.pieces(batch))
             images, labels = next(batches)
-            loss = train_step(job.trained, job.loss, job.optimizer, images, labels, arithmetic)
+            try:
+                loss = train_step(job.trained, job.loss, job.optimizer, images, labels, arithmetic)
+            except NonFiniteLossError as error:
+                raise NonFiniteLossError(non_finite(job, error)) from None
             if job.average:
                 job.average.update(job.model, state.step)
             state.step += 1

@@ -39,6 +39,8 @@ def pieces_that_fit(job: Job, world: int = 1) -> int:
     Raises:
         ConfigError: when not even one slice fits, naming what to lower.
     """
+    if job.model.config.grid == (1, 1):
+        return 1  # the least there is, and BatchNorm would refuse to try a single slice
     for pieces in (n for n in range(1, BATCH + 1) if BATCH % n == 0):
         if _fits(job, ceil(BATCH / world / pieces)):
             return pieces

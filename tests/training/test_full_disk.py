@@ -1,0 +1,55 @@
+"""Runs whose disk is filled while they train."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from training_runs import SETTINGS, finish, launch, steps_logged, wait_for_step
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 200 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(path)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a small disk here")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=False)
+
+
+def fill(path: Path, leave: int = 0) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            file.truncate(max(0, file.tell() - leave))
+
+
+@pytest.mark.parametrize("left", [0, 100_000])  # fails at the log, or at the checkpoint
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(store, disk, left):
+    folder = disk / "run"
+    process = launch(
+        *("train", store, "-o", folder, *SETTINGS, "--iterations", "60", "--workers", "1"),
+        *("--set", f"checkpoint_minutes={1000 if not left else 0}"),
+        # The first validation, before any step, saves.
+        *("--set", "validations=2"),
+    )
+    wait_for_step(process, folder, 5)
+    fill(disk / "fill", left)
+    output = finish(process)
+    assert process.returncode == 1, output
+    assert "o space" in output
+    assert "unexpected pos" not in output
+    assert "Traceback" not in output
+    assert f"transunet train --resume {folder}" in output
+    (disk / "fill").unlink()
+    again = launch("train", "--resume", folder, "--device", "cpu", "--workers", "0")
+    output = finish(again)
+    assert again.returncode == 0, output
+    assert steps_logged(folder) == 60
