@@ -35,7 +35,7 @@ def fill(path: Path, leave: int = 0) -> None:
 def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(store, disk, left):
     folder = disk / "run"
     process = launch(
-        *("train", store, "-o", folder, *SETTINGS, "--iterations", "60", "--workers", "1"),
+        *("train", store, "-o", folder, *SETTINGS, "--iterations", "20", "--workers", "1"),
         *("--set", f"checkpoint_minutes={1000 if not left else 0}"),
         # The first validation, before any step, saves.
         *("--set", "validations=2"),
@@ -52,4 +52,4 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(store, disk,
     again = launch("train", "--resume", folder, "--device", "cpu", "--workers", "0")
     output = finish(again)
     assert again.returncode == 0, output
-    assert steps_logged(folder) == 60
+    assert steps_logged(folder) == 20
