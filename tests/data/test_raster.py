@@ -1,6 +1,9 @@
+import io
+import sys
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from transunet.data.formats import raster, read_grid, read_labels, read_volume, write_volume
 from transunet.data.volume import Volume
@@ -139,3 +142,201 @@ def test_a_tiff_without_its_sizes_is_one_clear_error(tmp_path):
     path.write_bytes(raw[:width_tag] + b"\x99\x99" + raw[width_tag + 2 :])
     with pytest.raises(DataError, match=r"a\.tif"):
         read_volume(path)
+
+
+def oriented(path, shown, orientation, **options):
+    """Save a picture so that viewers show `shown`."""
+    back = {6: 8, 8: 6}.get(orientation, orientation)
+    exif = Image.Exif()
+    exif[0x0112] = back  # turned back by Pillow's own hand
+    stored = ImageOps.exif_transpose(with_exif(Image.fromarray(shown), exif))
+    exif[0x0112] = orientation
+    stored.save(path, exif=exif, **options)
+
+
+def with_exif(image, exif):
+    stream = io.BytesIO()
+    image.save(stream, "png", exif=exif)
+    return Image.open(stream)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_pictures_and_masks_are_read_as_they_are_shown(tmp_path, suffix, orientation):
+    shown = np.zeros((16, 24), np.uint8)
+    shown[:8, :8] = 255
+    path = tmp_path / f"a{suffix}"
+    oriented(path, shown, orientation, **({"quality": 100} if suffix == ".jpg" else {}))
+    np.testing.assert_allclose(read_volume(path).array[0, ..., 0], shown, atol=3)
+    np.testing.assert_array_equal(read_labels(path).array[0, ..., 0], shown)
+    assert read_grid(path).spatial_shape == (16, 24, 1)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_samples_that_pillow_does_not_hold_are_turned_too(tmp_path, rng, orientation):
+    tifffile = pytest.importorskip("tifffile", reason="reads TIFFs that are turned")
+    stored = rng.integers(0, 65536, (4, 6, 3)).astype(np.uint16)
+    tag = (274, "H", 1, orientation, True)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", extratags=[tag])
+    shown = np.rot90(stored, 2 if orientation == 3 else -1)
+    np.testing.assert_array_equal(
+        read_volume(tmp_path / "a.tif").array[..., 0], shown.transpose(2, 0, 1)
+    )
+    assert read_grid(tmp_path / "a.tif").spatial_shape == (*shown.shape[:2], 1)
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path):
+    path = tmp_path / "a.png"
+    oriented(path, np.arange(6, dtype=np.uint8).reshape(2, 3), 6)
+    raw = path.read_bytes()
+    start = raw.index(b"eXIf") - 4
+    chunk = raw[start : start + 12 + int.from_bytes(raw[start : start + 4])]
+    end = raw.index(b"IEND") - 4
+    path.write_bytes(raw.replace(chunk, b"")[: end - len(chunk)] + chunk + raw[end:])
+    assert read_grid(path).spatial_shape == (2, 3, 1)
+    assert read_volume(path).array.ravel().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_damaged_orientation_leaves_the_picture_readable(tmp_path):
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "a.png", exif=b"Exif\0\0nonsense")
+    assert read_volume(tmp_path / "a.png").spatial_shape == (4, 6, 1)
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_colours_of_16_bits_keep_them(tmp_path, rng, suffix, samples):
+    sitk = pytest.importorskip("SimpleITK", reason="needs the extra [images]")
+    pixels = rng.integers(0, 4096, (6, 9, samples)).astype(np.uint16)
+    sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=True), str(tmp_path / f"a{suffix}"))
+    volume = read_volume(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(volume.array[..., 0], pixels[..., :3].transpose(2, 0, 1))
+    assert raster.bits(tmp_path / f"a{suffix}") == (3, 16)
+
+
+KINDS = {
+    "rgb float32": ((6, 9, 3), np.float32, {"photometric": "rgb"}),
+    "rgb float64": ((6, 9, 3), np.float64, {"photometric": "rgb"}),
+    "grey float16": ((6, 9), np.float16, {}),
+    "grey float32": ((6, 9), np.float32, {}),
+    "grey float64": ((6, 9), np.float64, {}),
+    "uint32": ((6, 9), np.uint32, {}),
+    "int16": ((6, 9), np.int16, {}),
+    "int8": ((6, 9), np.int8, {}),
+    "near infrared": ((6, 9, 4), np.uint8, {"photometric": "rgb", "extrasamples": [0]}),
+    "two bands": ((6, 9, 2), np.uint8, {"photometric": "minisblack", "planarconfig": "contig"}),
+    "five bands": ((6, 9, 5), np.uint8, {"photometric": "minisblack", "planarconfig": "contig"}),
+    "tiles": ((32, 48, 3), np.uint16, {"photometric": "rgb", "tile": (16, 16)}),
+    "bigtiff": ((6, 9, 3), np.uint16, {"photometric": "rgb", "bigtiff": True}),
+    "big-endian": ((6, 9, 3), np.uint16, {"photometric": "rgb", "byteorder": ">"}),
+    "deflate": ((6, 9, 3), np.uint16, {"photometric": "rgb", "compression": "zlib"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_numbers_of_a_tiff_are_read_as_they_are(tmp_path, rng, kind):
+    tifffile = pytest.importorskip("tifffile", reason="writes and reads such TIFFs")
+    shape, dtype, options = KINDS[kind]
+    whole = np.issubdtype(dtype, np.integer)
+    top = np.iinfo(dtype).max if whole else 1.0
+    pixels = (rng.random(shape) * top).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, metadata=None, **options)
+    volume = read_volume(tmp_path / "a.tif")
+    expected = pixels.reshape(*shape[:2], -1).transpose(2, 0, 1).astype(np.float32)
+    np.testing.assert_array_equal(volume.array[..., 0], expected)
+    assert raster.bits(tmp_path / "a.tif") == (len(expected), 8 * pixels.itemsize)
+
+
+@pytest.mark.parametrize("extra", ["unassalpha", "assocalpha"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_transparency_is_no_band(tmp_path, rng, dtype, extra):
+    tifffile = pytest.importorskip("tifffile", reason="writes such TIFFs")
+    pixels = rng.integers(0, 200, (6, 9, 2)).astype(dtype)
+    pixels[..., 1] = np.iinfo(dtype).max
+    options = {"photometric": "minisblack", "extrasamples": [extra], "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array[0, ..., 0], pixels[..., 0])
+
+
+def test_a_kind_of_tiff_that_is_not_read_is_told(tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile", reason="writes such TIFFs")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((6, 9, 5), np.uint8), photometric="minisblack")
+    tifffile.imwrite(
+        path, np.zeros((6, 9, 5), np.uint8), photometric="minisblack", planarconfig="contig"
+    )
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(DataError, match=r"a\.tif: a pixel has 5 numbers of the type uint8"):
+        read_volume(path)
+
+
+def test_a_palette_of_greys_is_a_grey_picture(tmp_path):
+    mask = Image.fromarray(np.array([[0, 1, 1]], np.uint8))
+    mask.putpalette([255, 255, 255, 0, 0, 0])  # white first
+    for suffix in (".png", ".tif", ".bmp"):
+        mask.save(tmp_path / f"m{suffix}")
+        assert read_labels(tmp_path / f"m{suffix}").array.ravel().tolist() == [255, 0, 0]
+        assert read_volume(tmp_path / f"m{suffix}").array.ravel().tolist() == [255, 0, 0]
+        assert raster.bits(tmp_path / f"m{suffix}") == (1, 8)
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [
+        [0, 0, 0, 128, 0, 0, 128, 128, 128],  # classes with colours, some of them grey
+        [0, 0, 0, 0, 0, 0, 0, 0, 0],  # nobody looked at the colours
+    ],
+)
+def test_a_palette_of_classes_stays_one(tmp_path, palette):
+    mask = Image.fromarray(np.array([[0, 2, 2]], np.uint8))
+    mask.putpalette(palette)
+    mask.save(tmp_path / "m.png")
+    assert read_labels(tmp_path / "m.png").array.ravel().tolist() == [0, 2, 2]
+
+
+def test_colours_of_16_bits_in_masks(tmp_path):
+    sitk = pytest.importorskip("SimpleITK", reason="needs the extra [images]")
+    pixels = np.array([[[0, 0, 0], [65535, 65535, 65535], [65535, 0, 0]]], np.uint16)
+    for name, columns in (("grey.png", slice(2)), ("colours.png", slice(3))):
+        image = sitk.GetImageFromArray(np.ascontiguousarray(pixels[:, columns]), isVector=True)
+        sitk.WriteImage(image, str(tmp_path / name))
+    assert read_labels(tmp_path / "grey.png").array.ravel().tolist() == [0, 65535]
+    expected = [0, 255, raster.COLOUR + 0xFF0000]
+    assert read_labels(tmp_path / "colours.png").array.ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("order", ["XYCZT", "XYZCT"])
+def test_channels_as_pages_are_channels(tmp_path, rng, order):
+    tifffile = pytest.importorskip("tifffile", reason="writes OME-TIFF")
+    pixels = rng.integers(0, 255, (3, 2, 6, 9)).astype(np.uint8)  # slices, channels
+    axes, stored = ("ZCYX", pixels) if order == "XYCZT" else ("CZYX", pixels.swapaxes(0, 1))
+    tifffile.imwrite(tmp_path / "a.ome.tif", stored, metadata={"axes": axes})
+    volume = read_volume(tmp_path / "a.ome.tif")
+    np.testing.assert_array_equal(volume.array, pixels.transpose(1, 2, 3, 0))
+    assert read_grid(tmp_path / "a.ome.tif").spatial_shape == (6, 9, 3)
+    assert raster.bits(tmp_path / "a.ome.tif") == (2, 8)
+
+
+def test_imagej_tells_channels_too(tmp_path, rng):
+    tifffile = pytest.importorskip("tifffile", reason="writes ImageJ's TIFF")
+    pixels = rng.integers(0, 255, (2, 6, 9)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "CYX"})
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array[..., 0], pixels)
+
+
+def test_smaller_copies_in_a_slide_are_passed_over(tmp_path, rng):
+    tifffile = pytest.importorskip("tifffile", reason="writes pyramids")
+    pixels = rng.integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(pixels, photometric="rgb", metadata=None)
+        file.write(pixels[::2, ::2], photometric="rgb", subfiletype=1, metadata=None)
+    np.testing.assert_array_equal(
+        read_volume(tmp_path / "a.tif").array[..., 0], pixels.transpose(2, 0, 1)
+    )
+
+
+def test_pictures_larger_than_pillow_expects_are_read(tmp_path, monkeypatch):
+    Image.fromarray(np.ones((30, 40), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert read_volume(tmp_path / "a.png").array.min() == 1
+    assert read_grid(tmp_path / "a.png").spatial_shape == (30, 40, 1)
+    assert Image.MAX_IMAGE_PIXELS == 100

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from transunet.configuration import Configuration
 from transunet.data.cases import DataSet
-from transunet.data.formats import smallest_unsigned
+from transunet.data.formats import raster, smallest_unsigned
 from transunet.data.resize import nearest, resize
 from transunet.data.volume import (
     Grid,
@@ -55,6 +55,14 @@ class Channel(Configuration):
         if self.normalisation != "zscore" and self.high <= self.low:
             raise ValueError(f"high={self.high} must be above low={self.low}")
         return self
+
+    def for_white(self, white: float | None) -> Self:
+        """Return the channel for a picture whose white is this: 255 with 8 bits, 65535 with 16.
+
+        So a bundle (or a data set) of pictures with 8 bits takes one with 16, and the reverse.
+        """
+        photograph = self.normalisation == "range" and self.high in raster.WHITES
+        return self.replace(high=white) if white and photograph else self
 
     def measure(self, parts: Sequence[NDArray[Any]]) -> Scale | None:
         """Return what normalising needs to know of all voxels; None where it needs nothing.
@@ -142,7 +150,9 @@ class Preprocessing(Configuration):
             )
         slices = self.cut(volume)
         out = np.empty(slices.shape, np.float32)
+        white = raster.white_of(volume)
         for index, channel in enumerate(self.channels):
+            channel = channel.for_white(white)
             out[:, index] = channel.normalise(slices[:, index], scales[index] if scales else None)
         size = self.slice_size(volume)
         return out if size == tuple(out.shape[-2:]) else resize(out, size, order=3, edge="kept")

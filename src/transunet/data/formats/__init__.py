@@ -57,11 +57,12 @@ def suffix_of(path: Path) -> str | None:
 
 
 def stem_of(path: Path) -> str:
-    """Return the name without its known suffix (`case_01` of `case_01.nii.gz`)."""
+    """Return the name without its known suffix: `a` of `a.nii.gz` and of `a.ome.tif`."""
     if path.is_dir():
         return path.name
     suffix = suffix_of(path)
-    return path.name[: -len(suffix)] if suffix else path.stem
+    stem = path.name[: -len(suffix)] if suffix else path.stem
+    return stem[:-4] if suffix in {".tif", ".tiff"} and stem.lower().endswith(".ome") else stem
 
 
 def channel_of(name: str) -> tuple[str, int] | None:

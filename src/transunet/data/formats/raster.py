@@ -1,60 +1,109 @@
-"""Photographs and masks (PNG, JPEG, TIFF, BMP) through pillow.
+"""Photographs and masks (PNG, JPEG, TIFF, BMP) through pillow; `samples.py` reads what it cannot.
 
 An image of H x W pixels becomes a volume (C, H, W, 1) on an identity affine: its first axis runs
-down the rows, and a pixel counts as one millimetre. The pages of a TIFF become the third axis.
+down the rows, and a pixel counts as one millimetre. It is read as viewers show it, turned as its
+orientation tag (EXIF, TIFF) says; so are masks, and label maps are written upright, without a tag.
+The pages of a TIFF become the third axis, or channels where OME-TIFF or ImageJ call them so.
 """
 
+import re
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.data.formats import tiff
+from transunet.data.formats.samples import read_samples
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, TransUNetError
-from transunet.extras import require
-
-Result = TypeVar("Result")
+from transunet.extras import require, version_of
 
 COLOUR = 1 << 24
 """Added to 0xRRGGBB for the label value of a coloured pixel; a grey one's is its brightness."""
-
 JPEG = frozenset({".jpg", ".jpeg"})
 """Suffixes of a format that is not exact."""
 
-_DAMAGE = (OSError, EOFError, ValueError, TypeError, SyntaxError, MemoryError, struct.error)
+WHITES = frozenset({255.0, 65535.0})
+"""The numbers of full brightness: of 8 bits and of 16."""
+
+_DAMAGE = (OSError, EOFError, ValueError, TypeError, SyntaxError, ArithmeticError, struct.error)
 _PAGES = {".tif", ".tiff"}
 # Pillow's modes of one number per pixel; any other is turned into RGB.
 _GREY = {"L", "I", "F", "I;16", "I;16L", "I;16B"}
+_ORIENTATION = 0x0112  # the EXIF tag
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_BANDS = {2: (3, 3), 4: (2, 1), 6: (4, 3)}  # kind -> numbers per pixel, those of colours
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture's file tells before its pixels are read."""
+
+    height: int
+    width: int
+    """As shown."""
+    axes: tuple[tuple[str, int], ...]
+    """What its pages run along, slowest first."""
+    channels: int
+    """Without transparency."""
+    dtype: np.dtype[Any]
+    orientation: int
+    """1 to 8, as EXIF counts them; 1 is upright already."""
+    pages: tuple[tiff.Page, ...] = ()
+    """Of a TIFF."""
+    samples: int = 0
+    """Where Pillow does not hold them: how many numbers a pixel has."""
+    bands: tuple[int, ...] = ()
+    """Which of them are no transparency."""
+
+    @property
+    def white(self) -> float | None:
+        """The number of full brightness; None for floats and more than 16 bits, which have none."""
+        return {"|u1": 255.0, "u2": 65535.0}.get(self.dtype.str.lstrip("<>"))
+
+
+def white_of(volume: Volume) -> float | None:
+    """Return the number of full brightness in a picture; None for what is none, or has none."""
+    return volume.header.white if isinstance(volume.header, Header) else None
+
+
+def is_turned(volume: Volume) -> bool:
+    """Whether it is a picture that its orientation tag turns by a quarter."""
+    return isinstance(volume.header, Header) and volume.header.orientation >= 5
 
 
 def read(path: Path) -> Volume:
-    """Read an image: one channel for grey, three for colours; alpha is dropped.
+    """Read an image: one channel for grey, three for colours, else one per band, without alpha.
 
     Raises:
         ConfigError: without pillow.
         DataError: when the file is damaged.
     """
-    return _volume(path, _undamaged(path, lambda image: _pages(image, path, _colours)))
+    return _read(path, _intensities, lambda bands: bands)
 
 
 def read_labels(path: Path) -> Volume:
     """Read a mask: indices, brightness, or `COLOUR` + 0xRRGGBB where it has colours.
 
-    A JPEG is not exact: a black-and-white one is rounded to 0 and 255, another is refused.
+    The indices of a palette count, unless it holds greys only: then a pixel's brightness does. A
+    JPEG is not exact: a black-and-white one is rounded to 0 and 255, another is refused.
 
     Raises:
         ConfigError: without pillow.
         DataError: when the file is damaged, or a JPEG that is not black and white.
     """
-    pages = _undamaged(path, lambda image: _pages(image, path, _indices))
+    volume = _read(path, _indices, _indices_of_bands)
     if path.suffix.lower() in JPEG:
-        pages = [_black_and_white(page, path) for page in pages]
-    return _volume(path, pages)
+        return volume.with_array(_black_and_white(volume.array, path))
+    return volume
 
 
 def read_grid(path: Path) -> Grid:
@@ -64,8 +113,9 @@ def read_grid(path: Path) -> Grid:
         ConfigError: without pillow.
         DataError: when the header is damaged.
     """
-    width, height, pages = _undamaged(path, lambda image: (*image.size, _page_count(image, path)))
-    return Grid((height, width, pages), np.eye(4), str(path))
+    header = read_header(path)
+    slices = int(np.prod([size for axis, size in header.axes if axis != "C"]))
+    return Grid((header.height, header.width, slices), np.eye(4), str(path))
 
 
 def bits(path: Path) -> tuple[int, int]:
@@ -74,10 +124,40 @@ def bits(path: Path) -> tuple[int, int]:
     Raises:
         As `read_grid`.
     """
-    mode: str = _undamaged(path, lambda image: image.mode)
-    if mode in _GREY | {"1", "LA"}:
-        return 1, 16 if mode.startswith("I") else 8
-    return 3, 8
+    header = read_header(path)
+    return header.channels, 8 * header.dtype.itemsize
+
+
+def read_header(path: Path) -> Header:
+    """Read what the file tells before its pixels.
+
+    Raises:
+        As `read_grid`.
+    """
+    with _telling_damage(path):
+        with path.open("rb") as file:
+            start = file.read(26)
+        if start.startswith(tiff.MAGIC):
+            return _tiff_header(path)
+        with _opened(path) as image:
+            mode, (width, height) = image.mode, image.size
+            grey = mode in _GREY | {"1", "LA"} or (mode == "P" and _is_grey(_palette(image)))
+            orientation = _orientation(image, path)
+    depth, kind = (start[24], start[25]) if start.startswith(_PNG) else (8, 0)
+    deep_colours = depth == 16 and kind in _PNG_BANDS
+    samples, colours = _PNG_BANDS[kind] if deep_colours else (0, 1 if grey else 3)
+    if orientation >= 5:
+        width, height = height, width
+    return Header(
+        height=height,
+        width=width,
+        axes=(("Z", 1),),
+        channels=colours,
+        dtype=np.dtype(np.uint16 if depth == 16 else np.uint8),
+        orientation=orientation,
+        samples=samples,
+        bands=tuple(range(colours)),
+    )
 
 
 def write(volume: Volume, path: Path) -> None:
@@ -116,42 +196,186 @@ def _page(volume: Volume, index: int, path: Path) -> NDArray[Any]:
     )
 
 
-def _volume(path: Path, pages: list[NDArray[Any]]) -> Volume:
-    """Pages (H, W) or (H, W, C) -> (C, H, W, pages)."""
-    stack = np.stack([page.reshape(*page.shape[:2], -1) for page in pages])
-    return Volume(stack.transpose(3, 1, 2, 0), np.eye(4), str(path))
-
-
-def _pages(image: Any, path: Path, pixels: Callable[[Any], NDArray[Any]]) -> list[NDArray[Any]]:
-    pages = []
-    for index in range(_page_count(image, path)):
-        image.seek(index)
-        pages.append(pixels(image))
-    if len({page.shape for page in pages}) > 1:
+def _tiff_header(path: Path) -> Header:
+    first, *_ = pages = tuple(tiff.pages_of(path))
+    if len({(page.height, page.width, page.samples, page.dtype) for page in pages}) > 1:
         raise _problem(path, "its pages differ in size or colours")
-    return pages
+    grey = len(first.bands) == 1
+    if first.meaning == tiff.PALETTE and first.fits_pillow:
+        with _opened(path) as image:
+            grey = _is_grey(_palette(image))
+    axes = tiff.page_axes(first, len(pages))
+    bands = (1 if grey else 3) if first.fits_pillow else len(first.bands)
+    turned = first.orientation >= 5
+    return Header(
+        height=first.width if turned else first.height,
+        width=first.height if turned else first.width,
+        axes=axes,
+        channels=bands * dict(axes).get("C", 1),
+        dtype=first.dtype,
+        orientation=first.orientation if first.orientation in _UPRIGHT else 1,
+        pages=pages,
+        samples=0 if first.fits_pillow else first.samples,
+        bands=first.bands,
+    )
 
 
-def _page_count(image: Any, path: Path) -> int:
-    # A JPEG or PNG with several frames is a camera's or an animation, not a volume.
-    return int(getattr(image, "n_frames", 1)) if path.suffix.lower() in _PAGES else 1
+def _orientation(image: Any, path: Path) -> int:
+    """1 to 8, as EXIF counts."""
+    exif = require("PIL.Image", extra="images").Exif()
+    try:
+        if image.format == "PNG":
+            exif.load(_png_exif(path))
+        else:
+            exif = image.getexif()
+        value = int(exif.get(_ORIENTATION, 1))
+    except (*_DAMAGE, KeyError, IndexError):  # of the tag alone
+        return 1
+    return value if value in _UPRIGHT else 1
 
 
-def _colours(image: Any) -> NDArray[Any]:
-    if image.mode in {"1", "LA"}:
+def _png_exif(path: Path) -> bytes:
+    """The chunk eXIf, which may stand behind the pixels."""
+    with path.open("rb") as file:
+        file.seek(len(_PNG))
+        while len(start := file.read(8)) == 8:
+            length = int.from_bytes(start[:4], "big")
+            if start[4:] == b"eXIf":
+                return file.read(length)
+            file.seek(length + 4, 1)
+    return b""
+
+
+def _palette(image: Any) -> NDArray[np.uint8]:
+    """(colours, 3), without reading the pixels."""
+    small = require("PIL.Image", extra="images").new("P", (1, 1))
+    small.putpalette(image.palette.palette, image.palette.rawmode or image.palette.mode)
+    return np.reshape(np.array(small.getpalette("RGB"), np.uint8), (-1, 3))
+
+
+def _is_grey(palette: NDArray[np.uint8]) -> bool:
+    return bool((palette == palette[:, :1]).all())
+
+
+def _read(
+    path: Path,
+    of_image: Callable[[Any], NDArray[Any]],
+    of_bands: Callable[[NDArray[Any]], NDArray[Any]],
+) -> Volume:
+    """Read every page, of an image of Pillow's or of all bands (pages, H, W, C)."""
+    header = read_header(path)
+    try:
+        if header.samples:
+            pages = of_bands(_bands(path, header))
+        else:
+            with _telling_damage(path), _opened(path) as image:
+                pages = np.stack(list(_pages(image, header, of_image)))
+        return Volume(tiff.along_axes(pages, header.axes), np.eye(4), str(path), header)
+    except MemoryError:
+        found = f"its {header.height} x {header.width} pixels do not fit into the memory"
+        remedy = "Cut it into tiles, shrink it, or use a machine with more memory"
+        raise Problem("too-large", str(path), found, remedy).error() from None
+
+
+def _pages(
+    image: Any, header: Header, of_image: Callable[[Any], NDArray[Any]]
+) -> Iterator[NDArray[Any]]:
+    """(H, W, C) of each page, upright."""
+    if not header.pages:
+        yield _upright(_three_axes(of_image(image)), header.orientation)
+    for page in header.pages:
+        image.seek(page.index)
+        if page.orientation != 1:
+            image.load()  # late versions of Pillow turn a TIFF here, and take the tag away
+            require("PIL.ImageOps", extra="images").exif_transpose(image, in_place=True)
+        yield _three_axes(of_image(image))
+
+
+def _three_axes(pixels: NDArray[Any]) -> NDArray[Any]:
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _bands(path: Path, header: Header) -> NDArray[Any]:
+    """(pages, H, W, C), upright, of what Pillow does not hold."""
+    sizes = (
+        (header.width, header.height) if header.orientation >= 5 else (header.height, header.width)
+    )
+    shape = (max(1, len(header.pages)), *sizes, header.samples)
+    samples = read_samples(path, shape, header.dtype, header.pages)
+    if samples is None:
+        found = (
+            f"a pixel has {header.samples} numbers of the type {header.dtype}, in a form of this "
+            "format that is not read here, or the file is cut short"
+        )
+        remedy = "Save it as TIFF without compression and tiles, as NRRD, or as a file per channel"
+        if not version_of("tifffile"):
+            remedy += "; more kinds of TIFF are read after: pip install tifffile"
+        raise Problem("unreadable", str(path), found, remedy).error()
+    if header.pages and header.pages[0].meaning == tiff.WHITE_IS_ZERO and header.white:
+        samples = np.asarray(header.white - samples, dtype=header.dtype)
+    bands = samples[..., list(header.bands)]
+    return np.stack([_upright(page, header.orientation) for page in bands])
+
+
+_UPRIGHT: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored.swapaxes(0, 1), 2),
+    8: np.rot90,
+}
+"""Orientation tag -> stored (H, W, C) turned as it is shown."""
+
+
+def _upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
+    return _UPRIGHT[orientation](stored)
+
+
+def _intensities(image: Any) -> NDArray[Any]:
+    if image.mode == "La":  # brightness multiplied with the transparency
+        return np.asarray(image.convert("LA").convert("L"))
+    if image.mode in {"1", "LA"} or (image.mode == "P" and _is_grey(_palette(image))):
         return np.asarray(image.convert("L"))
     return np.asarray(image if image.mode in _GREY else image.convert("RGB"))
 
 
 def _indices(image: Any) -> NDArray[Any]:
-    if image.mode in _GREY | {"1", "P"}:
+    if image.mode == "P":
+        return _indices_or_greys(np.asarray(image), _palette(image))
+    if image.mode in _GREY | {"1"}:
         return np.asarray(image)
-    if image.mode == "LA":
-        return np.asarray(image.convert("L"))
-    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.uint32), -1, 0)
+    if image.mode in {"LA", "La"}:
+        return _intensities(image)
+    return _packed(np.asarray(image.convert("RGB")))
+
+
+def _indices_or_greys(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[Any]:
+    """A palette of greys, each for one index, is a way to store a grey mask."""
+    used = np.unique(indices)
+    if not _is_grey(palette) or used[-1] >= len(palette):
+        return indices
+    greys = palette[:, 0]
+    return greys[indices] if len(np.unique(greys[used])) == len(used) else indices
+
+
+def _packed(colours: NDArray[Any]) -> NDArray[Any]:
+    """(..., 3) of up to 255 -> brightness where it is grey, else `COLOUR` + 0xRRGGBB."""
+    red, green, blue = np.moveaxis(colours.astype(np.uint32), -1, 0)
     grey = (red == green) & (green == blue)
     packed: NDArray[np.uint32] = COLOUR + (red << 16) + (green << 8) + blue
     return np.where(grey, red, packed)
+
+
+def _indices_of_bands(bands: NDArray[Any]) -> NDArray[Any]:
+    """Colours of 16 bits that are grey, or have 8 bits of meaning, as such; the rest as it is."""
+    if bands.shape[-1] != 3 or bands.dtype != np.uint16:
+        return bands
+    if (bands == bands[..., :1]).all():
+        return bands[..., :1]
+    return _packed(bands // 257)[..., None] if not (bands % 257).any() else bands
 
 
 def _black_and_white(page: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -165,16 +389,49 @@ def _black_and_white(page: NDArray[Any], path: Path) -> NDArray[Any]:
     return np.asarray(np.where(page > 127, 255, 0), dtype=np.uint8)
 
 
-def _undamaged(path: Path, use: Callable[[Any], Result]) -> Result:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     pillow = require("PIL.Image", extra="images")
+    # A file's name lets Pillow map it into memory, and then it mixes up the rows of a turned TIFF.
+    with _without_pixel_limit(pillow), path.open("rb") as file, pillow.open(file) as image:
+        yield image
+
+
+_readers = 0
+_limit: int | None = None
+_lock = Lock()
+
+
+@contextmanager
+def _without_pixel_limit(pillow: Any) -> Iterator[None]:
+    """Let Pillow open pictures of any size: a slide is large, and the server has its own limit.
+
+    The limit is Pillow's global one, so the last of several readers puts it back.
+    """
+    global _readers, _limit
+    with _lock:
+        if not _readers:
+            _limit, pillow.MAX_IMAGE_PIXELS = pillow.MAX_IMAGE_PIXELS, None
+        _readers += 1
     try:
-        # Pillow warns of damage before it raises, and of large images, which a slide may well be.
-        with warnings.catch_warnings(action="ignore"), pillow.open(path) as image:
-            return use(image)
+        yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if not _readers:
+                pillow.MAX_IMAGE_PIXELS = _limit
+
+
+@contextmanager
+def _telling_damage(path: Path) -> Iterator[None]:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # Pillow warns of damage before it raises it
+            yield
     except TransUNetError:
         raise
-    except (*_DAMAGE, pillow.DecompressionBombError) as error:
-        reason = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
+    except _DAMAGE as error:
+        reason = re.sub(r"<_io[^>]*>", "", str(error).replace(str(path), ""))
+        reason = " ".join(reason.split()) or type(error).__name__
         raise _problem(path, f"it cannot be read as an image ({reason[:200]})") from None
 
 

@@ -1,0 +1,160 @@
+"""What the tags of a TIFF say of its pages: bits, bands, transparency, which pages are channels."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transunet.extras import require
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of a TIFF, the last two of a BigTIFF."""
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE = 0, 1, 2, 3
+"""What the numbers of a page mean (PhotometricInterpretation)."""
+
+_BIG = 43
+_ALPHA = frozenset({1, 2})  # kinds of extra samples; 0, "unspecified", is data
+_KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # SampleFormat; the rest is complex
+# With these and 8 bits Pillow makes colours of three samples (of four in CMYK).
+_COLOURS = frozenset({RGB, 5, 6, 8})
+_IMAGEJ = {"channels": "C", "slices": "Z", "frames": "T"}
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page."""
+
+    index: int
+    height: int
+    width: int
+    """As stored, before `orientation`."""
+    bits: int
+    dtype: np.dtype[Any]
+    samples: int
+    extra: tuple[int, ...]
+    """The kind of each sample beyond those of the colour."""
+    meaning: int
+    orientation: int
+    in_strips: bool
+    """Rows follow each other, the samples of a pixel together: no tiles, no planes."""
+    description: str
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Which samples are no transparency."""
+        colours = self.samples - len(self.extra)
+        return tuple(
+            index
+            for index in range(self.samples)
+            if index < colours or self.extra[index - colours] not in _ALPHA
+        )
+
+    @property
+    def fits_pillow(self) -> bool:
+        """Whether Pillow's modes hold the numbers of every band."""
+        if self.meaning == PALETTE:
+            return self.bits <= 8
+        if set(self.extra) - _ALPHA:
+            return False
+        colours = self.samples - len(self.extra)
+        if self.dtype == np.uint8:
+            return colours == 1 or (self.meaning in _COLOURS and colours == 3 + (self.meaning == 5))
+        grey = self.samples == 1 and self.meaning == BLACK_IS_ZERO
+        return grey and self.dtype.str[1:] in {"u2", "i2", "i4", "f4"}
+
+
+def pages_of(path: Path) -> list[Page]:
+    """Read the tags of every page but smaller copies of others (a slide's pyramid).
+
+    Raises:
+        ValueError, OSError, SyntaxError, struct.error: for a damaged file, as Pillow does.
+    """
+    return [page for index, tags in enumerate(_directories(path)) if (page := _page(index, tags))]
+
+
+def page_axes(first: Page, count: int) -> tuple[tuple[str, int], ...]:
+    """Return what pages run along, slowest first: slices (Z), channels (C) and time (T).
+
+    OME-TIFF and ImageJ tell it in the description of the first page; without it they are slices.
+
+    Args:
+        first: the first page.
+        count: how many there are.
+    """
+    text = first.description
+    if "<OME" in text:
+        order = re.search(r'DimensionOrder="XY([CZT]{3})"', text)
+        axes = {axis: _number(rf'\bSize{axis}="(\d+)"', text) for axis in "CZT"}
+        axes["C"] //= len(first.bands) if axes["C"] % len(first.bands) == 0 else 1
+        fastest = order[1] if order else "CZT"
+    elif text.startswith("ImageJ="):
+        axes = {axis: _number(rf"^{name}=(\d+)", text) for name, axis in _IMAGEJ.items()}
+        fastest = "CZT"
+    else:
+        return (("Z", count),)
+    if np.prod([*axes.values()]) != count:  # channels that lie in other files, for example
+        return (("Z", count),)
+    return tuple((axis, axes[axis]) for axis in reversed(fastest))
+
+
+def along_axes(pages: NDArray[Any], axes: Sequence[tuple[str, int]]) -> NDArray[Any]:
+    """(pages, H, W, bands) -> (channels, H, W, slices); times follow each other as slices."""
+    names = "".join(name for name, _ in axes)
+    split = pages.reshape(*(size for _, size in axes), *pages.shape[1:])
+    if "C" not in names:
+        return pages.transpose(3, 1, 2, 0)
+    split = np.moveaxis(split, names.index("C"), -1)  # (..., H, W, bands, C)
+    *_, height, width, bands, channels = split.shape
+    flat = split.reshape(-1, height, width, bands * channels)
+    return flat.transpose(3, 1, 2, 0)
+
+
+def _directories(path: Path) -> Iterator[Any]:
+    """Yield the tags of each page, by number."""
+    plugin: Any = require("PIL.TiffImagePlugin", extra="images")
+    with path.open("rb") as file:
+        header = file.read(8)
+        header += file.read(8) if header[2:3] == bytes([_BIG]) or header[3:4] == b"+" else b""
+        directory = plugin.ImageFileDirectory_v2(header)
+        seen: set[int] = set()
+        while directory.next and directory.next not in seen:
+            seen.add(directory.next)
+            file.seek(directory.next)
+            directory.load(file)
+            yield dict(directory)
+
+
+def _page(index: int, tags: dict[int, Any]) -> Page | None:
+    if int(tags.get(254, 0)) & 1:  # a smaller copy
+        return None
+    if 256 not in tags or 257 not in tags:
+        raise ValueError("its size is missing")
+    samples = int(tags.get(277, 1))
+    bits = int(np.max(tags.get(258, 1)))
+    kind = _KINDS.get(int(np.max(tags.get(339, 1))), "V")
+    meaning = int(tags.get(262, BLACK_IS_ZERO))
+    usual = 3 if meaning in (RGB, 6, 8) else 4 if meaning == 5 else 1
+    extra = tuple(np.atleast_1d(tags.get(338, ())).astype(int).tolist())
+    return Page(
+        index=index,
+        height=int(tags[257]),
+        width=int(tags[256]),
+        bits=bits,
+        dtype=np.dtype(f"{kind}{max(1, 2 ** int(np.ceil(np.log2(bits / 8))))}"),
+        samples=samples,
+        extra=extra or (0,) * max(0, samples - usual),
+        meaning=meaning,
+        orientation=int(tags.get(274, 1)),
+        in_strips=322 not in tags and tags.get(284, 1) == 1,
+        description=str(tags.get(270, "")),
+    )
+
+
+def _number(pattern: str, text: str) -> int:
+    match = re.search(pattern, text, re.MULTILINE)
+    return int(match[1]) if match else 1
