@@ -342,3 +342,168 @@ def test_the_real_nuclei(shared, tmp_path):
     store = prepare(data, tmp_path / "store")
     assert 0 <= store.image(data.cases[0].name).min() < store.image(data.cases[0].name).max() <= 1
     assert 0.02 < store.fingerprint.frequencies[1] < 0.5
+
+
+def test_a_name_that_differs_in_unicode_form_or_case_is_the_same(tmp_path):
+    import unicodedata
+
+    for image, label in (
+        (unicodedata.normalize("NFC", "h\u00fcfte"), unicodedata.normalize("NFD", "h\u00fcfte")),
+        ("Scan", "scan_Mask"),
+    ):
+        picture(tmp_path / f"images/{image}.png", photograph())
+        picture(tmp_path / f"masks/{label}.png", mask(255))
+    data = open_dataset(tmp_path)
+    assert all(case.label.is_file() for case in data.cases)
+    assert not data.notes
+
+
+def test_a_and_capital_a_have_a_mask_each_or_none(tmp_path):
+    for name in "aA":
+        picture(tmp_path / f"images/{name}.png", photograph())
+        picture(tmp_path / f"masks/{name}.png", mask(255))
+    assert all(case.label.name == case.images[0].name for case in open_dataset(tmp_path).cases)
+    (tmp_path / "masks/a.png").unlink()
+    data = open_dataset(tmp_path)
+    assert {case.name: case.label.is_file() for case in data.cases} == {"A": True, "a": False}
+    (tmp_path / "masks/A.png").rename(tmp_path / "masks/A_seg.png")
+    picture(tmp_path / "masks/b.png", mask(255))
+    picture(tmp_path / "images/b.png", photograph())
+    data = open_dataset(tmp_path)
+    assert {case.name: case.label.is_file() for case in data.cases}["a"] is False
+
+
+@pytest.mark.parametrize("name", ["c0.seg.nrrd", "c0-label.nrrd", "c0_gt.nrrd", "C0.nrrd"])
+@pytest.mark.parametrize("image", ["c0.nrrd", "c0_0000.nrrd", "c0_image.nrrd"])
+def test_masks_as_other_programs_name_them(tmp_path, name, image, rng):
+    pytest.importorskip("SimpleITK", reason="needs the extra [images]")
+    from transunet.data.formats import write_volume
+    from transunet.data.volume import Volume
+
+    for sub in ("images", "masks"):
+        (tmp_path / sub).mkdir()
+    volume = Volume(rng.normal(size=(1, 4, 5, 6)).astype(np.float32), np.eye(4))
+    write_volume(volume, tmp_path / "images" / image)
+    write_volume(volume.with_array(np.ones((1, 4, 5, 6), np.uint8)), tmp_path / "masks" / name)
+    (case,) = open_dataset(tmp_path).cases
+    assert case.label.name == name
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "split"),
+    [
+        ("Images", "Masks", None),
+        ("IMG", "Mask", None),
+        ("image", "label", None),
+        ("original", "Ground Truth", None),
+        ("train_images", "train_masks", "train"),
+        ("Train/Images", "Train/Labels", "train"),
+        ("images/Training", "masks/Training", "train"),
+    ],
+)
+def test_folders_as_public_data_sets_call_them(tmp_path, images, labels, split):
+    picture(tmp_path / images / "1.png", photograph())
+    picture(tmp_path / labels / "1.png", mask(255))
+    (case,) = open_dataset(tmp_path).cases
+    assert (case.name, case.split) == ("1", split)
+    assert case.label.is_file()
+
+
+def test_test_images_may_have_no_masks(tmp_path):
+    picture(tmp_path / "train/images/1.png", photograph())
+    picture(tmp_path / "train/masks/1.png", mask(255))
+    picture(tmp_path / "test/images/2.png", photograph())
+    assert {(c.name, c.split, c.label is None) for c in open_dataset(tmp_path).cases} == {
+        ("1", "train", False),
+        ("2", "test", True),
+    }
+
+
+def test_the_same_name_in_several_folders(tmp_path):
+    for patient in ("p1", "p2"):
+        picture(tmp_path / f"images/{patient}/0.png", photograph())
+        picture(tmp_path / f"masks/{patient}/0_mask.png", mask(255))
+    data = open_dataset(tmp_path)
+    assert [case.name for case in data.cases] == ["p1_0", "p2_0"]
+    assert [case.label.parent.name for case in data.cases] == ["p1", "p2"]
+
+
+def test_a_mask_in_a_format_that_is_not_read_is_told_as_such(folders):
+    folder = folders(mask(255), mask(255))
+    Image.fromarray(mask(255)).save(folder / "masks/im0.gif")
+    (folder / "masks/im0.png").unlink()
+    data = open_dataset(folder)
+    with pytest.raises(DataError, match=r"masks/im0\.gif: the suffix is of no format"):
+        data.read_case(data.cases[0])
+
+
+def test_a_dicom_series_may_be_an_image(tmp_path):
+    """Its mask lies on the same grid, in another format."""
+    dicom_made = pytest.importorskip("dicom_made", reason="needs the extra [dicom]")
+    from transunet.data.formats import read_volume, write_volume
+
+    series = dicom_made.save(tmp_path / "images/c1", dicom_made.series_of(dicom_made.ramp()))
+    volume = read_volume(series)
+    (tmp_path / "masks").mkdir()
+    label = volume.with_array(np.ones((1, *volume.spatial_shape), np.uint8))
+    write_volume(label, tmp_path / "masks/c1.nii.gz")
+    data = open_dataset(tmp_path)
+    (case,) = data.cases
+    assert (case.name, case.images) == ("c1", (series,))
+    store = prepare(data, tmp_path / "store", how="holdout", fraction=0)
+    assert store.label("c1").min() == 1
+    made = (tmp_path / "store/cases/c1/image.npy").stat().st_mtime_ns
+    prepare(data, tmp_path / "store", how="holdout", fraction=0)
+    assert (tmp_path / "store/cases/c1/image.npy").stat().st_mtime_ns == made
+
+
+def test_ome_tiff_pairs_with_a_plain_mask(tmp_path):
+    picture(tmp_path / "images/1.ome.tif", mask(9, 8))
+    picture(tmp_path / "masks/1.png", mask(255))
+    (case,) = open_dataset(tmp_path).cases
+    assert (case.name, case.label.name) == ("1", "1.png")
+
+
+def test_8_and_16_bits_are_compared_by_their_white(tmp_path):
+    grey = np.arange(54, dtype=np.uint8).reshape(6, 9)
+    picture(tmp_path / "s/images/a.png", grey)
+    picture(tmp_path / "s/images/b.png", grey.astype(np.uint16) * 257)
+    for name in "ab":
+        picture(tmp_path / f"s/masks/{name}.png", mask(255))
+    data = open_dataset(tmp_path / "s")
+    assert [note.kind for note in data.notes] == ["several-depths"]
+    store = prepare(data, tmp_path / "store")
+    np.testing.assert_allclose(store.image("a"), store.image("b"), rtol=1e-6)
+    assert store.image("a").max() == pytest.approx(53 / 255)
+
+
+def test_floats_among_bytes_cannot_be_compared(tmp_path):
+    for name, kind in (("a", np.uint8), ("b", np.uint8), ("c", np.float32)):
+        picture(tmp_path / f"images/{name}.tif", mask(9).astype(kind))
+        picture(tmp_path / f"masks/{name}.png", mask(255))
+    data = open_dataset(tmp_path)
+    with pytest.raises(DataError, match=r"c\.tif.*float32.*one type"):
+        data.read_case(data.cases[2])
+
+
+def test_bands_and_floats_are_normalised_by_themselves(tmp_path):
+    for name in "ab":
+        picture(tmp_path / f"images/{name}.tif", mask(9).astype(np.float32))
+        picture(tmp_path / f"masks/{name}.png", mask(255))
+    data = open_dataset(tmp_path)
+    assert (data.channels, data.intensity_range) == (("band 1",), None)
+
+
+def test_a_picture_that_is_turned_by_its_tag_is_told(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "images").mkdir()
+    Image.fromarray(photograph()).save(tmp_path / "images/a.png", exif=exif)
+    picture(tmp_path / "masks/a.png", mask(255, size=(9, 6)))
+    data = open_dataset(tmp_path)
+    image, label = data.read_case(data.cases[0])
+    assert image.spatial_shape == label.spatial_shape == (9, 6, 1)
+    assert [note.kind for note in data.notes] == ["orientation-tag"]
+    picture(tmp_path / "masks/a.png", mask(255))
+    with pytest.raises(GeometryError, match=r"orientation tag.*as it is stored: turn the mask"):
+        data.read_case(data.cases[0])

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import FORMATS, read_labels, read_volume, smallest_unsigned, suffix_of
+from transunet.data.formats import (
+    FORMATS,
+    raster,
+    read_labels,
+    read_volume,
+    smallest_unsigned,
+    suffix_of,
+)
 from transunet.data.placing import placed
 from transunet.data.problems import Problem
 from transunet.data.volume import Volume, same_grid
@@ -132,11 +139,12 @@ def file_problems(case: Case) -> Iterator[Problem]:
     for path, what in [(path, "image") for path in case.images] + [(case.label, "label map")]:
         if path is None:
             continue
-        if not path.is_file():
+        series = what == "image" and path.is_dir()
+        if not path.is_file() and not series:
             remedy = "Put the file there, or take the case out of the data set"
             found = f"case {case.name} has no {what} here"
             yield Problem(f"missing-{what.split()[0]}", str(path), found, remedy)
-        elif suffix_of(path) is None:
+        elif suffix_of(path) is None and not series:
             found = f"the suffix is of no format that can be read; known: {', '.join(FORMATS)}"
             yield Problem("format", str(path), found, "Convert the file to one of them")
 
@@ -157,6 +165,15 @@ def image_problems(dataset: DataSet, image: Volume) -> Iterator[Problem]:
             f"it has {has}, the data set {len(dataset.channels)} ({', '.join(dataset.channels)})"
         )
         yield Problem("channels", image.name, found, "Give every case the same channels, in order")
+    picture = isinstance(image.header, raster.Header)
+    if picture and dataset.intensity_range and raster.white_of(image) is None:
+        found = (
+            f"its numbers are {image.header.dtype.name}, whose white is not known, so that they "
+            "cannot be compared with those of the other images"
+        )
+        yield Problem(
+            "several-depths", image.name, found, "Store all images in one type of numbers"
+        )
     bad = int(image.array.size - np.isfinite(image.array).sum())
     if bad:
         found = f"{bad} of {image.array.size} voxels are NaN or infinite; expected finite numbers"
@@ -173,6 +190,12 @@ def label_problems(dataset: DataSet, image: Volume, label: Volume) -> Iterator[P
         if found_place := placed(image, label):
             remedy = (
                 f"Let transunet check --fix write a copy with this corrected ({found_place[1]})"
+            )
+        if raster.is_turned(image) and label.spatial_shape[:2] == image.spatial_shape[1::-1]:
+            found += f"; the orientation tag of {image.name} turns it"
+            remedy = (
+                "The mask lies on the picture as it is stored: turn the mask as viewers show the "
+                "picture, or save the picture turned, without the tag"
             )
         yield Problem("grid", label.name, found, remedy, geometry=True)
     unknown = sorted(set(np.unique(label.array.ravel("K")).tolist()) - set(dataset.values))

@@ -95,7 +95,10 @@ def _exact(target: Path) -> Path:
 def _copy(original: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copyfile(original, target)
+        if original.is_dir():  # a DICOM series
+            shutil.copytree(original, target)
+        else:
+            shutil.copyfile(original, target)
     except OSError as error:
         raise ConfigError(
             f"Cannot copy {original} to {target.parent}: {error.strerror or error}. Make room or "
@@ -108,7 +111,8 @@ def _copy_the_rest(dataset: DataSet, out: Path, orphans: Sequence[Problem]) -> N
     skipped = {Path(problem.where) for problem in orphans}
     skipped.update(path for case in dataset.cases for path in (*case.images, case.label) if path)
     for path in sorted(dataset.folder.rglob("*")):
-        if path.is_file() and path not in skipped and not path.name.startswith("."):
+        used = path in skipped or path.parent in skipped  # the parent: a DICOM series
+        if path.is_file() and not used and not path.name.startswith("."):
             _copy(path, out / path.relative_to(dataset.folder))
 
 

@@ -35,7 +35,11 @@ from transunet.data.store import (
 )
 from transunet.data.suitability import modality_of_header
 from transunet.data.volume import Grid, Volume
+from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError, GeometryError
+
+_READING = 2
+"""Counted up when files are read otherwise than before, so that stores are made anew."""
 
 Progress = Callable[[int, int, str], None]
 """Called with the cases done, all cases, and the name of the case just done."""
@@ -150,6 +154,7 @@ class _Task:
     def made_with(self) -> str:
         settings = {
             "format": FORMAT,
+            "reading": _READING,
             "preprocessing": self.preprocessing.model_dump(mode="json"),
             "values": sorted(self.dataset.values.items()),
             "channels": self.dataset.channels,
@@ -220,6 +225,8 @@ def _files(case: Case) -> list[Path]:
 
 
 def _sha256(path: Path) -> str:
+    if path.is_dir():  # a DICOM series
+        return hashlib.sha256("".join(map(_sha256, walk(path).files)).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
