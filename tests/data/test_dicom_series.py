@@ -331,8 +331,8 @@ def test_what_is_no_slice_is_named(tmp_path):
         "CT object without pixels",
         "CT image without a position",
         None,
-        "empty file",
-        "other file",
+        "empty files",
+        "other files",
         None,  # damaged: reading it tells
     ]
 

@@ -8,7 +8,14 @@ from rich.console import Console
 
 
 class _Notes(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: set[str] = set()
+
     def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() in self.shown:  # each case of one folder tells the same of it
+            return
+        self.shown.add(record.getMessage())
         warning = record.levelno >= logging.WARNING
         text = f"Warning: {record.getMessage()}" if warning else record.getMessage()
         console = Console(stderr=True, soft_wrap=True)

@@ -221,7 +221,7 @@ def predict(
     writable_folder(out)
     wanted = Wanted(format_, probabilities, uncertainty, overwrite, both, view)
     _say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")
-    with _stoppable(out):
+    with showing_notes(), _stoppable(out):
         outcomes = _predict_all(predictor, cases, out, wanted)
         if both and any(outcome.status != "failed" for outcome in outcomes):
             _measure_both(inputs, out)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.cases import Case
-from transunet.data.formats import open_volume, read_grid, read_volume
+from transunet.data.formats import open_volume, read_volume
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 
@@ -36,7 +36,7 @@ def read_image(paths: Sequence[Path], series: str | int | None = None) -> Volume
     """Read a case's files, and refuse what holds nothing to segment.
 
     Args:
-        paths: one file, or one per channel.
+        paths: one file, one per channel, or the slices of a DICOM series.
         series: which of several DICOM series.
 
     Raises:
@@ -52,11 +52,8 @@ def open_image(case: Case) -> tuple[int, Callable[[], Volume]]:
     Raises:
         ConfigError, DataError, GeometryError: as `read_volume`.
     """
-    if len(case.images) > 1:
-        size = prod(read_grid(case.images[0]).spatial_shape) * len(case.images)
-        return size, lambda: read_image(case.images)
-    grid, read = open_volume(case.images[0], case.series)
-    return prod(grid.spatial_shape), lambda: _worth(read())
+    grid, channels, read = open_volume(case.images, case.series)
+    return prod(grid.spatial_shape) * channels, lambda: _worth(read())
 
 
 def _worth(volume: Volume) -> Volume:

@@ -74,11 +74,35 @@ def test_a_case_without_all_its_channels_is_refused(tmp_path: Path) -> None:
         find_inputs([tmp_path], 2)
 
 
-def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    paths = touch(tmp_path, "a.nii.gz") + touch(tmp_path / "x", "a.nii")
+def test_folders_lead_the_names_of_inputs_that_are_called_the_same(tmp_path: Path) -> None:
+    for folder in ("p1/ct", "p2/ct", "p2/ct/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    first = touch(tmp_path / "p1/ct", "a.nii.gz", "b.nii.gz")
+    second = touch(tmp_path / "p2/ct", "a.nii", "deep/a.nrrd")
+    assert [case.name for case in find_inputs([*first, second[0]], 1)] == ["p1/a", "b", "p2/a"]
+    assert [case.name for case in find_inputs([first[0], second[1]], 1)] == [
+        "p1/ct/a",
+        "p2/ct/deep/a",
+    ]
+    assert [case.name for case in find_inputs(second, 1)] == ["a", "deep/a"]
+    folders = [tmp_path / "p1/ct", tmp_path / "p2/ct"]
+    assert [case.name for case in find_inputs(folders, 1)] == ["p1/a", "b", "p2/a", "deep/a"]
+
+
+def test_an_input_that_is_given_twice_is_taken_once(tmp_path: Path) -> None:
+    (image,) = touch(tmp_path, "a.nii")
+    assert len(find_inputs([tmp_path, image, image], 1)) == 1
+
+
+def test_two_inputs_of_one_name_in_one_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="called a"):
-        find_inputs(paths, 1)
+        find_inputs(touch(tmp_path, "a.nii.gz", "a.nii"), 1)
+
+
+def test_a_link_that_leads_nowhere_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").symlink_to("/nowhere/b.nii")
+    with pytest.raises(ConfigError, match=r"a\.nii is a link to /nowhere/b\.nii, which is not"):
+        find_inputs([tmp_path / "a.nii"], 1)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dicom_made import ramp, save, series_of
+from dicom_made import header, ramp, save, series_of
 from prediction import left_in, save_nifti, tiny_bundle
+from transunet.data.cases import Case
 from transunet.data.formats import read_volume
 from transunet.errors import ConfigError, DataError
 from transunet.inference.predictor import Predictor
-from transunet.inference.runs.files import find_inputs
+from transunet.inference.runs.files import find_inputs, predict_file
 from transunet.inference.runs.run import predict_cases
 
 
@@ -218,10 +219,108 @@ def test_a_series_needs_dicom(tmp_path: Path) -> None:
         names(image, series="all")
 
 
-def test_two_folders_with_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_folders_with_one_name_lead_it(tmp_path: Path) -> None:
     for folder in ("x", "y"):
         save_nifti(tmp_path / folder / "a.nii.gz")
-    with pytest.raises(DataError, match="called a"):
-        names(tmp_path / "x", tmp_path / "y")
+    assert names(tmp_path / "x", tmp_path / "y") == ["x/a", "y/a"]
     assert names(tmp_path) == ["x/a", "y/a"]
     assert np.unique([case.images for case in find_inputs([tmp_path], 1)]).size == 2
+
+
+@pytest.mark.usefixtures("dicom")
+def test_links_to_folders_are_cases(
+    predictor: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_nifti(tmp_path / "disk/scan.nii.gz")
+    slices = save(tmp_path / "disk2/series", series_of(ramp()))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "p1").symlink_to(tmp_path / "disk")
+    (folder / "p2").symlink_to(tmp_path / "disk2")
+    (folder / "p3").symlink_to(tmp_path / "gone")
+    (tmp_path / "disk2/up").symlink_to(tmp_path)
+    assert names(folder) == ["p1/scan", "p2/series"]
+    assert f"{folder}/p3 is a link to {tmp_path}/gone, which is not there" in caplog.text
+    (series,) = find_inputs([folder / "p2"], 1)
+    assert [o.status for o in predict_cases(predictor, [series], tmp_path / "out")] == ["done"]
+    # What lies behind a link counts as the image's content, too.
+    (folder / "study").mkdir()
+    (folder / "study/ct").symlink_to(slices)
+    assert names(folder / "study") == ["ct"]
+    again = Case("study", (folder / "study",), None)
+    assert [o.status for o in predict_cases(predictor, [again], tmp_path / "out")] == ["done"]
+    (slices / "I004").unlink()
+    (failed,) = predict_cases(predictor, [again], tmp_path / "out")
+    assert "another image" in str(failed.error)
+
+
+@pytest.mark.usefixtures("dicom")
+def test_what_is_no_slice_makes_no_case(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "transunet")
+    directory, report = "1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.88.22"
+    save(tmp_path / "p1/ct", series_of(ramp()))
+    save(tmp_path, [header("1.2.7", "1.2", "", directory)])
+    for place, modality in (("p1", "SR"), ("p1/key", "KO"), ("p1", "RTSTRUCT"), ("p1/pr", "PR")):
+        save(tmp_path / place, [header("1.2.7", "1.2", modality, report)])
+    (tmp_path / "p1/empty.dcm").touch()
+    assert names(tmp_path) == ["p1/ct"]
+    told = "passed over: 1 DICOMDIR, 1 KO, 1 PR, 1 RTSTRUCT, 1 SR, 1 empty files"
+    assert told in caplog.text
+    with pytest.raises(ConfigError, match=r"holds no images .*passed over: 1 KO"):
+        names(tmp_path / "p1/key")
+
+
+@pytest.mark.usefixtures("dicom")
+def test_slices_given_one_by_one_are_one_case(
+    predictor: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "transunet")
+    folder = save(tmp_path / "p1/ct", series_of(ramp()))
+    save(folder, [header("1.2.7", "1.2", "SR", "1.2.840.10008.5.1.4.1.1.88.22")])
+    (folder / "empty.dcm").touch()
+    files = sorted(folder.iterdir())
+    (case,) = find_inputs(files, 1)
+    assert (case.name, case.images) == ("ct", tuple(files))
+    assert find_inputs([folder / "*"], 1) == [case]
+    outcomes = predict_cases(predictor, [case], tmp_path / "single")
+    assert [outcome.error for outcome in outcomes] == [None]
+    assert "passed over: 1 SR, 1 empty files" in caplog.text
+    predict_cases(predictor, find_inputs([folder], 1), tmp_path / "whole")
+    whole, single = (nib.load(tmp_path / name / "ct.nii.gz") for name in ("whole", "single"))
+    np.testing.assert_array_equal(whole.dataobj, single.dataobj)
+    np.testing.assert_array_equal(whole.affine, single.affine)
+    written = predict_file(predictor, files, tmp_path / "file.nii.gz")
+    np.testing.assert_array_equal(nib.load(written).dataobj, single.dataobj)
+    other = save(tmp_path / "p2/ct", series_of(ramp(3)))
+    assert names(*files, *sorted(other.iterdir())) == ["p1/ct", "p2/ct"]
+
+
+@pytest.mark.usefixtures("dicom")
+def test_files_of_several_series_are_chosen_from_as_in_a_folder(tmp_path: Path) -> None:
+    files = sorted(two_series(tmp_path / "anna").iterdir())
+    assert names(*files) == ["anna"]
+    assert names(*files, series="all") == ["anna_series1", "anna_series2"]
+    assert read_volume(files, "1.2.3").spatial_shape == (7, 6, 3)
+    with pytest.raises(DataError, match="holds 2 series"):
+        read_volume(files)
+
+
+@pytest.mark.usefixtures("dicom")
+def test_files_that_are_an_image_each_stay_so(tmp_path: Path) -> None:
+    for number in (1, 2):
+        for name in ("a", "b"):  # a slice of two patients, and two echoes of one slice
+            uid = f"1.2.{number if name == 'a' else 9}"
+            (slice_,) = series_of(ramp(1) + number, uid=uid)
+            slice_.save_as(tmp_path / f"{name}{number}.dcm", enforce_file_format=True)
+    paths = {name: sorted(tmp_path.glob(f"{name}?.dcm")) for name in "ab"}
+    for files in paths.values():
+        assert names(*files) == [file.stem for file in files]
+        channels = read_volume(files)
+        np.testing.assert_array_equal(channels.array[1], channels.array[0] + 1)
+
+
+@pytest.mark.usefixtures("dicom")
+def test_a_file_without_a_suffix_is_an_image(tmp_path: Path) -> None:
+    folder = save(tmp_path, series_of(ramp(1)))
+    assert names(folder / "I000") == ["I000"]
+    assert read_volume(folder / "I000").spatial_shape == (7, 6, 1)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.formats import dicom, itk, nifti, npy, raster, synapse
-from transunet.data.formats.dicom_series import open_series
+from transunet.data.formats.dicom_files import is_dicom
+from transunet.data.formats.dicom_series import are_slices, open_series
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError, TransUNetError
@@ -82,15 +83,17 @@ def case_of_mask(name: str) -> str | None:
 
 
 def is_dicom_path(path: Path) -> bool:
-    """Whether `path` would be read as DICOM: a folder, a zip archive, or a file called so."""
-    return path.is_dir() or FORMATS.get(suffix_of(path) or "") is dicom
+    """Whether `path` would be read as DICOM: a folder, a zip archive, a file called so or one."""
+    suffix = suffix_of(path)
+    return path.is_dir() or (FORMATS[suffix] is dicom if suffix else is_dicom(path))
 
 
 def read_volume(path: Path | str | Sequence[Path], series: str | int | None = None) -> Volume:
     """Read an image, float32 (C, X, Y, Z).
 
     Args:
-        path: one file, or one file per channel; a DICOM series may be a folder or a `.zip`.
+        path: one file, or one file per channel; a DICOM series may be a folder, a `.zip` or the
+            files of its slices.
         series: which of several DICOM series: its UID, or its number in the list, from 1.
 
     Raises:
@@ -100,25 +103,35 @@ def read_volume(path: Path | str | Sequence[Path], series: str | int | None = No
         GeometryError: when the channels lie on different grids, or an affine is singular.
     """
     if not isinstance(path, Path | str):
-        parts = [read_volume(one, series) for one in path]
+        paths = [Path(one) for one in path]
+        if are_slices(paths):
+            return _as_float(dicom.read(paths, series))
+        parts = [read_volume(one, series) for one in paths]
         return parts[0] if len(parts) == 1 else join_channels(parts)
     path = Path(path)
     module = format_of(path)
     return _as_float(module.read(path, **_chosen(path, series)))
 
 
-def open_volume(path: Path, series: str | int | None = None) -> tuple[Grid, Callable[[], Volume]]:
-    """Return where an image's voxels lie, and what reads them as `read_volume` does.
+def open_volume(
+    paths: Sequence[Path], series: str | int | None = None
+) -> tuple[Grid, int, Callable[[], Volume]]:
+    """Return where an image's voxels lie, how many files are channels of it, and what reads it.
 
     The headers of a DICOM series, or the files of an archive, are gone through once.
+
+    Args:
+        paths: one file, one per channel, or the slices of a DICOM series.
+        series: as `read_volume`, as which it is read.
 
     Raises:
         As `read_volume`.
     """
-    if format_of(path) is not dicom:
-        return read_grid(path), lambda: read_volume(path, series)
-    found = open_series(path, series)
-    return dicom.grid_of(found), lambda: _as_float(dicom.read_series(found))
+    slices = are_slices(paths)
+    if slices or (len(paths) == 1 and format_of(paths[0]) is dicom):
+        found = open_series(paths if slices else paths[0], series)
+        return dicom.grid_of(found), 1, lambda: _as_float(dicom.read_series(found))
+    return read_grid(paths[0]), len(paths), lambda: read_volume(paths, series)
 
 
 def read_labels(path: Path) -> Volume:
@@ -251,6 +264,8 @@ def _module(path: Path) -> ModuleType:
     if path.is_dir():
         return dicom  # the only images that are folders
     suffix = suffix_of(path)
+    if suffix is None and is_dicom(path):
+        return dicom  # whose files often have none
     if suffix is None:
         raise ConfigError(
             f"{path}: the suffix is not of a format that is known. Known: {', '.join(FORMATS)}."

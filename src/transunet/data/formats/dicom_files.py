@@ -25,6 +25,9 @@ DIRECTIONS = ("PlaneOrientationSequence", "ImageOrientationPatient")
 SPACING = ("PixelMeasuresSequence", "PixelSpacing")
 """Where a frame tells its place: the functional group of an Enhanced file, the attribute."""
 
+EMPTY, OTHER = "empty files", "other files"
+"""What is passed over that is no DICOM object."""
+
 MAX_INFLATED = 4 * 2**30
 """Bytes that a file of the deflated transfer syntax may hold when inflated."""
 
@@ -104,6 +107,11 @@ def is_dicom(path: Path) -> bool:
     return path.is_file() and (begins_as_dicom(path) or is_zip(path))
 
 
+def is_called_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its suffix or by its first bytes."""
+    return path.suffix.lower() in SUFFIXES or begins_as_dicom(path)
+
+
 def is_slice(path: Path) -> bool:
     """Whether `path` is a DICOM file with a part of a volume; see `why_no_slice`."""
     return path.is_file() and why_no_slice(path) is None
@@ -117,11 +125,11 @@ def why_no_slice(path: Path) -> str | None:
     """
     try:
         if not begins_as_dicom(path):
-            return "empty file" if path.stat().st_size == 0 else "other file"
+            return EMPTY if path.stat().st_size == 0 else OTHER
         dataset = undamaged(path, _read_dataset, path, False)
         return undamaged(path, _kind, path, dataset)
     except (TransUNetError, OSError) as error:
-        return "file that cannot be opened" if isinstance(error.__cause__, OSError) else None
+        return OTHER if isinstance(error.__cause__, OSError) else None
 
 
 def read_dataset(path: Path, *, pixels: bool) -> Any:
@@ -197,12 +205,12 @@ def _begins_with_element(start: bytes) -> bool:
 def _add(found: Scan, file: Path) -> None:
     if not begins_as_dicom(file):
         if file.stat().st_size == 0:
-            found.skipped["empty files"] += 1
+            found.skipped[EMPTY] += 1
         elif file.suffix.lower() in SUFFIXES:
             what = "it does not begin as a DICOM file does (128 bytes, then DICM; or an element)"
             raise unreadable(file, what)
         else:
-            found.skipped["other files"] += 1
+            found.skipped[OTHER] += 1
         return
     dataset = read_dataset(file, pixels=False)
     kind = undamaged(file, _kind, file, dataset)

@@ -11,12 +11,20 @@ from typing import Any
 import numpy as np
 
 from transunet.data.formats.archive import Unpacked
-from transunet.data.formats.dicom_files import Scan, scan, undamaged, unreadable
+from transunet.data.formats.dicom_files import (
+    Scan,
+    is_called_dicom,
+    read_dataset,
+    scan,
+    undamaged,
+    unreadable,
+    why_no_slice,
+)
 from transunet.data.formats.dicom_frames import MAY_ALTERNATE, Frame, frames_of
 from transunet.data.formats.dicom_grid import GRID_TOLERANCE, by_place, is_even, same_place
 from transunet.data.formats.dicom_pixels import read_pixels
 from transunet.data.problems import DataProblemError, Problem
-from transunet.errors import ConfigError, TransUNetError
+from transunet.errors import ConfigError, DataError, TransUNetError
 
 DIRECTION_TOLERANCE = 1e-3
 """Directions and relative pixel sizes that differ by less are the same."""
@@ -119,7 +127,7 @@ def open_series(path: Path | Sequence[Path], wanted: str | int | None = None) ->
         found = find_series(path)  # parts of one series are chosen by their number among all
     series = choose_series(found, wanted)
     if series.passed_over:
-        _log.info("%s: passed over: %s", series.source, _counted(series.passed_over))
+        _log.info("%s: passed over: %s", series.source, counted(series.passed_over))
     return series
 
 
@@ -161,6 +169,31 @@ def find_series(path: Path | Sequence[Path], uid: str | None = None) -> list[Ser
         replace(series, unpacked=found.unpacked, passed_over=dict(found.skipped))
         for series in parts
     ]
+
+
+def are_slices(paths: Sequence[Path]) -> bool:
+    """Whether files are slices of a DICOM series, given one by one; not an image or channel each.
+
+    Several DICOM files are, if two of one series lie at different places. What is no slice may be
+    among them, as in a folder.
+
+    Raises:
+        ConfigError: without pydicom.
+    """
+    if len(paths) < 2 or not all(path.is_file() and is_called_dicom(path) for path in paths):
+        return False
+    places: dict[str, Any] = {}
+    for path in paths:
+        try:
+            dataset = None if why_no_slice(path) else read_dataset(path, pixels=False)
+            frame = frames_of(path, dataset)[0] if dataset else None
+        except DataError:  # told when it is read
+            continue
+        if frame and not np.allclose(
+            frame.position, places.setdefault(_uid(dataset), frame.position), atol=_SAME_MM
+        ):
+            return True
+    return False
 
 
 def choose_series(found: Sequence[Series], wanted: str | int | None = None) -> Series:
@@ -338,11 +371,12 @@ def _is_one_of(dataset: Any, series: Mapping[str, Sequence[Frame]]) -> bool:
     return any(all(dataset.get(key) == other.get(key) for key in keywords) for other in others)
 
 
-def _counted(kinds: Mapping[str, int]) -> str:
+def counted(kinds: Mapping[str, int]) -> str:
+    """Return how many of each kind there are, in words."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _nothing(source: str, skipped: Mapping[str, int]) -> TransUNetError:
-    found = f"it holds no DICOM image series; found: {_counted(skipped) or 'no files'}"
+    found = f"it holds no DICOM image series; found: {counted(skipped) or 'no files'}"
     remedy = "Give the folder of a CT, MR or PET series whose images have positions"
     return Problem("no-series", source, found, remedy).error()

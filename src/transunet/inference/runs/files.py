@@ -1,15 +1,18 @@
 """From image files to label files: which files make a case, and one file to another."""
 
 import glob
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case
-from transunet.data.formats import FORMATS, channel_of, is_dicom_path, stem_of, suffix_of
-from transunet.data.formats.dicom_series import find_series
+from transunet.data.formats import FORMATS, SLICES, channel_of, is_dicom_path, stem_of, suffix_of
+from transunet.data.formats.dicom_files import why_no_slice
+from transunet.data.formats.dicom_series import are_slices, counted, find_series
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.inference.images import read_image
 from transunet.inference.predictor import Predictor, Progress
@@ -18,6 +21,7 @@ from transunet.inference.runs.folders import Image, chosen_cases, dataset_in, im
 from transunet.inference.runs.outputs import write_labels
 
 ALL_SERIES = "all"
+_LOGGER = logging.getLogger(__name__)
 
 
 def find_inputs(
@@ -30,13 +34,15 @@ def find_inputs(
 ) -> list[Case]:
     """Return the cases in `paths`: files, folders, patterns, data sets; each with its channels.
 
-    Files called CASE_0000, CASE_0001, ... are the channels of one case, as in nnU-Net. Of a data
+    Files called CASE_0000, CASE_0001, ... are the channels of one case, as in nnU-Net. DICOM files
+    that are given one by one and are slices of one series are one case, as in a folder. Of a data
     set in a known layout, the test cases are taken, or all where none is one; of another folder,
-    all images in it and in the folders below, whose names lead the cases' names.
+    all images in it and in the folders below, whose names lead the cases' names. So they do where
+    two inputs have one name.
 
     Args:
         paths: Image files, folders, data sets, or patterns such as `in/*.nii`. A DICOM series is a
-            folder or a `.zip`; of a folder of patients, each is a case.
+            folder, a `.zip` or its files; of a folder of patients, each is a case.
         channels: How many channels the bundle was trained on.
         series: which of several DICOM series in a folder: its UID, its number in the list from 1,
             or "all", each as a case of its own.
@@ -56,14 +62,14 @@ def find_inputs(
             cases += chosen_cases(dataset, split, labelled)
         else:
             images += _images_at(path)
+    stacks, images = _stacked(images)
     if split and images:
         raise ConfigError(
             f"{images[0].path} is of no data set of a known layout, so it has no splits."
         )
     cases += _joined(images, channels) if _has_channel_names(images, channels) else _alone(images)
-    cases = _with_series(cases, series) if series else cases
-    _check_names(cases)
-    return cases
+    cases += stacks
+    return _named_apart(_with_series(cases, series) if series else cases)
 
 
 def predict_file(
@@ -83,7 +89,7 @@ def predict_file(
 
     Args:
         bundle: a predictor (many files: make it once), a bundle, or the bundles of an ensemble.
-        image: a file, or one file per channel; a DICOM series is a folder or a `.zip`.
+        image: a file, or one file per channel; a DICOM series is a folder, a `.zip` or its files.
         output: the label map's file; its suffix chooses the format (or `.npz`).
         series: which of several DICOM series: its UID, or its number in the list, from 1.
         progress: called with the slices done and the slices in all.
@@ -118,11 +124,15 @@ def predict_file(
 
 def _images_at(path: Path) -> list[Image]:
     if not path.exists():
+        if path.is_symlink():
+            raise ConfigError(f"{path} is a link to {path.readlink()}, which is not there.")
         return _matching(path)
     if path.is_dir():
         return images_below(path)
     if suffix_of(path) is None:
-        raise ConfigError(f"{path} is not an image that can be read: {', '.join(FORMATS)}.")
+        if not is_dicom_path(path):
+            raise ConfigError(f"{path} is not an image that can be read: {', '.join(FORMATS)}.")
+        return [Image(path, path.name)]
     return [Image(path, stem_of(path))]
 
 
@@ -132,6 +142,27 @@ def _matching(path: Path) -> list[Image]:
     if not found:
         raise ConfigError(f"There is no image {path}. Check the path.")
     return [image for match in found for image in _images_at(match)]
+
+
+def _stacked(images: Sequence[Image]) -> tuple[list[Case], list[Image]]:
+    """Return the DICOM files that are slices of one volume together, and the other images.
+
+    The files of one folder belong together if any do, as they would if the folder were given.
+    """
+    folders: dict[Path, list[Path]] = {}
+    for image in images:
+        if image.path.is_file() and suffix_of(image.path) in (None, *SLICES):
+            folders.setdefault(image.path.parent, []).append(image.path)
+    stacks = {folder: files for folder, files in folders.items() if are_slices(files)}
+    cases = [Case(folder.absolute().name, tuple(files), None) for folder, files in stacks.items()]
+    single = [file for folder, files in folders.items() if folder not in stacks for file in files]
+    no_slices = {file: why for file in single if (why := why_no_slice(file))}
+    taken = {file for files in stacks.values() for file in files}
+    if len(taken) + len(no_slices) < len(images) or cases:
+        taken |= no_slices.keys()
+        if no_slices:
+            _LOGGER.info("Passed over: %s", counted(Counter(no_slices.values())))
+    return cases, [image for image in images if image.path not in taken]
 
 
 def _has_channel_names(images: Iterable[Image], channels: int) -> bool:
@@ -175,7 +206,8 @@ def _chosen(case: Case, series: str) -> list[Case]:
     if series != ALL_SERIES:
         return [replace(case, series=series)]
     try:
-        count = len(find_series(case.images[0]))
+        slices = are_slices(case.images)
+        count = len(find_series(case.images if slices else case.images[0]))
     except TransUNetError:
         return [case]  # reading the case will tell what is wrong with it
     numbers = [str(number) for number in range(1, count + 1)]
@@ -183,10 +215,44 @@ def _chosen(case: Case, series: str) -> list[Case]:
     return many if count > 1 else [case]
 
 
-def _check_names(cases: Sequence[Case]) -> None:
-    twice = sorted(name for name, count in Counter(c.name for c in cases).items() if count > 1)
+def _named_apart(cases: Iterable[Case]) -> list[Case]:
+    """Return the cases, each once; folders lead the names of those that are called the same.
+
+    Raises:
+        DataError: when two cases of one name lie in one folder.
+    """
+    once = {(tuple(path.absolute() for path in case.images), case.series): case for case in cases}
+    by_name: dict[str, list[Case]] = {}
+    for case in once.values():
+        by_name.setdefault(case.name, []).append(case)
+    led = {
+        id(case): "/".join((*lead, name))
+        for name, same in by_name.items()
+        for case, lead in zip(same, _leads(same), strict=True)
+    }
+    named = [replace(case, name=led[id(case)]) for case in once.values()]
+    twice = sorted(name for name, count in Counter(c.name for c in named).items() if count > 1)
     if twice:
         raise DataError(
             f"Several inputs are called {', '.join(twice)}, and their label maps would overwrite "
             "each other. Predict them into different folders."
         )
+    return named
+
+
+def _leads(cases: Sequence[Case]) -> list[tuple[str, ...]]:
+    """The folders by which cases of one name differ: `p1` and `p2` of p1/ct/a.nii, p2/ct/a.nii."""
+    folders = []
+    for case in cases:
+        first = case.images[0].absolute()
+        path = first.parent if are_slices(case.images) else first
+        folders.append(path.parts[: -len(Path(case.name).parts)])
+    for _ in range(2):  # what is the same at their beginning, and then at their end
+        folders = [parts[len(_shared(folders)) :][::-1] for parts in folders]
+    return folders
+
+
+def _shared(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """What all begin with."""
+    columns = zip(*paths, strict=False)
+    return [column[0] for column in takewhile(lambda parts: len(set(parts)) == 1, columns)]

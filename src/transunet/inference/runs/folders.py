@@ -1,16 +1,18 @@
 """The images in a folder: those of a data set's cases, or all that lie in it and below."""
 
 import logging
-import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from transunet.data.cases import Case, DataSet
 from transunet.data.formats import FORMATS, SLICES, raster, stem_of, suffix_of
-from transunet.data.formats.dicom_files import is_slice
+from transunet.data.formats.dicom_files import EMPTY, OTHER, why_no_slice
+from transunet.data.formats.dicom_series import counted
 from transunet.data.layouts import open_dataset, recognises
 from transunet.data.layouts.lists import MISSING_TEST
+from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError
 from transunet.inference.runs.claims import FOLDER as OUTPUTS
 
@@ -70,15 +72,29 @@ def chosen_cases(dataset: DataSet, split: str | None, labelled: bool) -> list[Ca
 def images_below(folder: Path) -> list[Image]:
     """Return the images in `folder` and in the folders below it, by name.
 
-    A folder with DICOM slices is one image. Passed over are hidden files and folders, folders that
-    predictions were written to, and pictures beside volumes, which are previews or masks.
+    A folder with DICOM slices is one image. Links to folders are followed. Passed over are hidden
+    files and folders, folders that predictions were written to, and pictures beside volumes, which
+    are previews or masks; and, with a note, links that lead nowhere or in a circle, and DICOM files
+    that are no slices.
 
     Raises:
         ConfigError: when there are none.
     """
-    found = [image for place, files in _walked(folder) for image in _images(folder, place, files)]
+    walked = walk(folder, lambda place, names: OUTPUTS in names and place != folder)
+    if walked.not_followed:
+        _LOGGER.warning("Not followed: %s", walked)
+    passed_over: Counter[str] = Counter()
+    found = [
+        image
+        for place, files in walked.folders
+        for image in _images(folder, place, files, passed_over)
+    ]
+    told = f"passed over: {counted(passed_over)}"
     if not found:
-        raise ConfigError(f"The folder {folder} holds no images ({', '.join(FORMATS)}).")
+        more = f"; {told}" if passed_over else ""
+        raise ConfigError(f"The folder {folder} holds no images ({', '.join(FORMATS)}){more}.")
+    if passed_over:
+        _LOGGER.info("%s: %s", folder, told)
     return [image for image in found if not _is_picture(image)] or found
 
 
@@ -86,20 +102,23 @@ def _is_picture(image: Image) -> bool:
     return FORMATS.get(suffix_of(image.path) or "") is raster and image.path.is_file()
 
 
-def _walked(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    for place, folders, files in os.walk(root):
-        if OUTPUTS in folders and Path(place) != root:
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        yield Path(place), [Path(place, name) for name in sorted(files) if name[0] != "."]
-
-
-def _images(root: Path, place: Path, files: list[Path]) -> Iterator[Image]:
+def _images(
+    root: Path, place: Path, files: list[Path], passed_over: Counter[str]
+) -> Iterator[Image]:
     inner = place.relative_to(root)
-    slices = (file for file in files if suffix_of(file) is None or suffix_of(file) in SLICES)
-    if any(map(is_slice, slices)):
-        yield Image(place, root.name if place == root else inner.as_posix())
+    no_slices: Counter[str] = Counter()
+    for file in files:
+        suffix = suffix_of(file)
+        if suffix is not None and suffix not in SLICES:
+            continue
+        why = why_no_slice(file)
+        if why is None:
+            yield Image(place, root.name if place == root else inner.as_posix())
+            break  # reading the series tells what is passed over in its folder
+        if suffix is not None or why not in (EMPTY, OTHER):
+            no_slices[why] += 1
+    else:
+        passed_over.update(no_slices)
     yield from (
         Image(file, (inner / stem_of(file)).as_posix()) for file in files if _is_image(file)
     )

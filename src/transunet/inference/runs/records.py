@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transunet.data.formats.npy import sidecar_of
+from transunet.data.walking import walk
 from transunet.inference.runs.outputs import write_values
 
 FOLDER = "cases"
@@ -100,7 +101,7 @@ def content_hash(paths: Sequence[Path]) -> str:
 
 def _files_in(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
+        return walk(path).files
     return [path, *filter(Path.exists, [sidecar_of(path)])]
 
 
