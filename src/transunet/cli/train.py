@@ -173,12 +173,14 @@ def _order_to_go_on(
 
     assert folder is not None
     run = Run.reopen(folder)
+    if dataset is not None:
+        run = run.with_data_at(dataset)
     record = run.record
     if recipe is not None or dataset is not None:  # the command that started it, once more
         asked = load_recipe(recipe or "paper", overrides)
     else:
         asked = changed_recipe(record.recipe, overrides)
-    return _Order(folder, Path(record.dataset), asked, Path(record.store), record.layout, run)
+    return _Order(folder, run.dataset, asked, run.store, record.layout, run)
 
 
 def _order_to_start(

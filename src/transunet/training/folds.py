@@ -84,9 +84,10 @@ def open_folds(
     place.wait()
     run = Run.reopen(folder)
     run.refuse_another(whole)
-    if place.first:
-        ready_store(run, workers, progress)
-        run.keep_recipe(derived(whole))
+    with run.locked(place, patience=-1):  # others that train a fold need what is made here
+        if place.first:
+            ready_store(run, workers, progress)
+            run.keep_recipe(derived(whole))
     place.wait()
     return run
 
@@ -116,7 +117,7 @@ def fold_job(
     folder = fold_folder(parent.folder, fold)
     if go_on and (folder / "run.json").is_file():
         return resume(folder, None, place, device=device, workers=workers)
-    recipe, store = parent.record.recipe.replace(fold=fold), Path(parent.record.store)
+    recipe, store = parent.record.recipe.replace(fold=fold), parent.store
     return start(folder, store, recipe, place, device=device, workers=workers)
 
 

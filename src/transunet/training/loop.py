@@ -53,6 +53,7 @@ def train(job: Job) -> Generator[Stepped | Validated]:
         What has happened, step by step.
 
     Raises:
+        RunInUseError: when another process trains the run.
         Interrupted: after SIGINT or SIGTERM; everything has been saved.
         NonFiniteLossError: when the loss becomes NaN or infinite, naming the batch's cases.
         TransUNetError: when memory, the disk or a worker fails. What was saved before stays.
@@ -63,6 +64,7 @@ def train(job: Job) -> Generator[Stepped | Validated]:
     # A data worker that dies interrupts whatever is going on, so all of it is explained.
     with (
         explained(job),
+        job.run.locked(job.place),
         stop_wishes() as wish,
         closing(_open_log(job)) as log,
         closing(job.batches()) as batches,

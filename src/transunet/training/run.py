@@ -7,24 +7,43 @@ RUN/log.jsonl       every step and validation
 RUN/checkpoint.pt   what resuming needs
 RUN/best, RUN/last  bundles
 RUN/curves.png, RUN/tensorboard
+RUN/.lock           held by the process that trains it; RUN/.lock.json says which that is
 """
 
+import logging
+import os
+import platform
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
 from hashlib import sha256
-from json import JSONDecodeError, loads
+from json import JSONDecodeError, dumps, loads
 from pathlib import Path
 from typing import Any, Self
+
+from filelock import FileLock, Timeout
 
 from transunet.atomic import atomic_path, writable_folder
 from transunet.configuration import Configuration
 from transunet.data.store import MANIFEST, Store
 from transunet.errors import ConfigError
 from transunet.extras import own_version
+from transunet.training.distributed import Processes
 from transunet.training.recipe import Recipe
+from transunet.weights.catalog import SOURCES
 
 FORMAT = 1
+_PATIENCE = 10.0
+"""Seconds for which a lock is waited for: data workers, which hold it too, may outlive a killed
+process by five."""
+
+_log = logging.getLogger(__name__)
+
+
+class RunInUseError(ConfigError):
+    """Another process trains this run."""
 
 
 class Record(Configuration):
@@ -34,11 +53,11 @@ class Record(Configuration):
     transunet: str = ""
     """Version that began the run."""
     dataset: str
-    """The data set or the store, absolute."""
+    """The data set or the store: absolute, or relative to the run's folder where it lies there."""
     store: str
-    """Where the prepared slices are, absolute."""
+    """Where the prepared slices are, likewise."""
     recipe: Recipe
-    """As asked for, before anything was derived."""
+    """As asked for, before anything was derived; the path of weights is absolute."""
     layout: str | None = None
     """The data set's; None to recognise it."""
     launch: str = ""
@@ -73,15 +92,15 @@ class Run:
         given = dataset if is_store(dataset) else store
         record = Record(
             transunet=own_version(),
-            dataset=str(dataset.resolve()),
-            store=str((given or folder / "store").resolve()),
-            recipe=recipe,
+            dataset=_recorded(dataset, folder),
+            store=_recorded(given or folder / "store", folder),
+            recipe=_with_absolute_weights(recipe),
             layout=layout,
             launch=launch,
         )
-        with atomic_path(folder / "run.json") as partial:
-            partial.write_text(record.model_dump_json(indent=2), encoding="utf-8")
-        return cls(folder, record)
+        run = cls(folder, record)
+        run._write_record()
+        return run
 
     @classmethod
     def reopen(cls, folder: Path) -> Self:
@@ -106,6 +125,99 @@ class Run:
                 f"with transunet {values.get('transunet')}, which began the run."
             )
         return cls(folder, Record.from_json(values, str(path)))
+
+    @property
+    def dataset(self) -> Path:
+        """The data set or the store that was asked for; it moves along where the run holds it."""
+        return Path(os.path.normpath(self.folder.resolve() / self.record.dataset))
+
+    @property
+    def store(self) -> Path:
+        """Where the prepared slices are; they move along where the run holds them."""
+        return Path(os.path.normpath(self.folder.resolve() / self.record.store))
+
+    def with_data_at(self, dataset: Path) -> Self:
+        """Return the run with its data set, which was moved, at `dataset`, and remember that.
+
+        Raises:
+            ConfigError: when the data set that the run was begun with is where it was.
+        """
+        if dataset.resolve() == self.dataset.resolve():
+            return self
+        if self.dataset.exists():
+            raise ConfigError(
+                f"The run in {self.folder} was begun with the data in {self.dataset}, not with "
+                f"those in {dataset}. Leave the data set out to go on with it, or start a new run "
+                "with -o."
+            )
+        moved = {"dataset": _recorded(dataset, self.folder)}
+        if self.record.store == self.record.dataset:
+            moved["store"] = moved["dataset"]
+        run = replace(self, record=self.record.replace(**moved))
+        run._write_record()
+        return run
+
+    @contextmanager
+    def locked(self, processes: Processes, patience: float = _PATIENCE) -> Iterator[None]:
+        """Keep the run from other launches; all `processes` of this one come here together.
+
+        The lock is the operating system's, which releases it when its holder ends in whatever way.
+        Within one thread it may be taken again.
+
+        Args:
+            processes: those that share the run's batches; the first one holds the lock.
+            patience: seconds to wait for another holder; below 0 without end.
+
+        Raises:
+            RunInUseError: when another process holds it; the message says which one.
+            ConfigError: when the folder cannot be written to.
+        """
+        lock = FileLock(self.folder / ".lock", is_singleton=True)
+        try:
+            refusal = self._refusal(lock, patience) if processes.first else None
+            if refusal := processes.gather(refusal)[0]:
+                raise RunInUseError(refusal)
+            yield
+        finally:
+            if processes.first:
+                lock.release()
+
+    def _refusal(self, lock: FileLock, patience: float) -> str | None:
+        """Acquire the lock; return what to say where that cannot be."""
+        writable_folder(self.folder)
+        holder = self.folder / ".lock.json"
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            return (
+                f"Another process trains the run in {self.folder}{_described_holder(holder)}. Wait "
+                "until it ends, or stop it; then go on with: transunet train --resume "
+                f"{self.folder}"
+            )
+        except (OSError, NotImplementedError) as error:
+            _log.warning(
+                "%s lies on a file system without locks (%s): see to it that no other process "
+                "trains this run at the same time.",
+                self.folder,
+                getattr(error, "strerror", None) or error,
+            )
+            return None
+        with atomic_path(holder) as partial:
+            partial.write_text(
+                dumps(
+                    {
+                        "host": platform.node(),
+                        "process": os.getpid(),
+                        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+                    }
+                ),
+                encoding="utf-8",
+            )
+        return None
+
+    def _write_record(self) -> None:
+        with atomic_path(self.folder / "run.json") as partial:
+            partial.write_text(self.record.model_dump_json(indent=2), encoding="utf-8")
 
     @property
     def checkpoint(self) -> Path:
@@ -140,7 +252,7 @@ class Run:
         Raises:
             ConfigError: naming every setting that differs.
         """
-        changes = differences(self.record.recipe, recipe)
+        changes = differences(self.record.recipe, _with_absolute_weights(recipe))
         if changes:
             listed = "; ".join(changes)
             raise ConfigError(
@@ -153,6 +265,33 @@ class Run:
         """Remove what an interrupted write left behind."""
         for leftover in self.folder.rglob(".partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _recorded(path: Path, folder: Path) -> str:
+    """Return how a run in `folder` notes `path`: relative where both can only move together.
+
+    That is, where `path` lies in the run's folder, or in that of its cross-validation.
+    """
+    whole = folder.parent if (folder.parent / "run.json").is_file() else folder
+    if path.resolve().is_relative_to(whole.resolve()):
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    return str(path.resolve())
+
+
+def _with_absolute_weights(recipe: Recipe) -> Recipe:
+    """Return `recipe` with the path of its weights such that it holds in every folder."""
+    path = Path(recipe.weights).expanduser()
+    if recipe.weights in {"auto", "none", *SOURCES} or not path.exists():
+        return recipe
+    return recipe.replace(weights=str(path.resolve()))
+
+
+def _described_holder(path: Path) -> str:
+    try:
+        holder = loads(path.read_text(encoding="utf-8"))
+        return f" (process {holder['process']} on {holder['host']}, since {holder['since']})"
+    except (OSError, ValueError, KeyError, TypeError):  # it has this moment taken the lock
+        return ""
 
 
 def is_store(folder: Path) -> bool:

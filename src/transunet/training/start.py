@@ -64,12 +64,13 @@ def start(
     place.wait()
     run = Run.reopen(folder)
     run.refuse_another(recipe)
-    try:
-        return _job(run, place, device, workers, progress)
-    except TransUNetError:
-        if place.first and not run.checkpoint.is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with run.locked(place):
+        try:
+            return _job(run, place, device, workers, progress)
+        except TransUNetError:
+            if place.first and not run.checkpoint.is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def resume(
@@ -92,13 +93,15 @@ def resume(
         progress: told about the preparation of data.
 
     Raises:
+        RunInUseError: when another process trains it.
         ConfigError: when no run was begun there, or with another recipe.
         DataError: when its checkpoint or its data is damaged.
     """
-    run = Run.reopen(folder)
+    run, place = Run.reopen(folder), place or Processes()
     if recipe is not None:
         run.refuse_another(recipe)
-    return _job(run, place or Processes(), device, workers, progress)
+    with run.locked(place):
+        return _job(run, place, device, workers, progress)
 
 
 def check_possible(
@@ -157,7 +160,7 @@ def _job(
         run.sweep()
         ready_store(run, workers, progress)
     place.wait()
-    store = Store.open(Path(run.record.store))
+    store = Store.open(run.store)
     where = choose_device(_local(device, place))
     recipe = run.recipe()
     if recipe is None:
@@ -194,10 +197,17 @@ def ready_store(run: Run, workers: int = 0, progress: Progress | None = None) ->
     Raises:
         ConfigError, DataError, GeometryError: for data that cannot be used.
     """
-    path, source = Path(run.record.store), Path(run.record.dataset)
+    path, source = run.store, run.dataset
     trained = (run.folder / "recipe.json").is_file()
-    if path == source or (trained and (path / MANIFEST).is_file()):
+    if trained and (path / MANIFEST).is_file():
         return  # what a run is training on stays as it is
+    if not source.exists():
+        raise ConfigError(
+            f"The data of the run in {run.folder} are no longer in {source}. Say where they are: "
+            f"transunet train DATASET --resume {run.folder}"
+        )
+    if path == source:
+        return
     dataset = open_dataset(source, run.record.layout)
     seed = run.record.recipe.seed
     prepare(dataset, path, workers=max(workers, 1), seed=seed, progress=progress)
