@@ -118,7 +118,7 @@ def test_cases_may_be_listed(nnunet):
         ({"background": 0, "organ": []}, "organ"),
         ({"background": 0, "a": 1, "b": 1}, "same value"),
         ({"organ": 1}, "background"),
-        ({"background": 0, "organ": 1, "ignore": 2}, "ignore"),
+        ({"background": 0, "organ": 1, "ignore": [2, 3]}, "ignore"),
     ],
 )
 def test_labels_that_cannot_be_are_refused(nnunet, labels, says):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from transunet.evaluation.records import Evaluation
     from transunet.evaluation.run import Question
 
 EXAMPLE = (
@@ -44,7 +45,10 @@ def evaluate(
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Names of the labels: a bundle, a dataset.json or a config.json."),
+        typer.Option(
+            help="Names of the references' labels, or, where these have names already, of the "
+            "predictions': a bundle, a dataset.json or a config.json. Classes are matched by name."
+        ),
     ] = None,
     convention: Annotated[
         Literal["honest", "official"],
@@ -57,8 +61,20 @@ def evaluate(
         float, typer.Option(help="Distance at which two surfaces agree, for NSD.")
     ] = 2.0,
     subset: Annotated[
-        bool, typer.Option("--subset", help="Evaluate only the cases that are predicted.")
+        bool,
+        typer.Option(
+            "--subset", help="Evaluate only the cases that are predicted, and classes of both."
+        ),
     ] = False,
+    ignore: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="VALUE",
+            help="The references' value, such as 255, of voxels that nobody labelled: they count "
+            "in neither map. A data set's own label 'ignore' needs no option.",
+        ),
+    ] = None,
     layout: Annotated[
         str | None, typer.Option(help="Layout of the data set; recognised if not given.")
     ] = None,
@@ -91,6 +107,7 @@ def evaluate(
         layout=layout,
         split=split,
         subset=subset,
+        ignore=ignore,
         workers=workers,
     )
     console = Console(soft_wrap=True)
@@ -119,7 +136,7 @@ def _evaluate(
     for cases in table.cases_tables(evaluation):
         console.print(cases)
     console.print(table.summary_table(evaluation))
-    _print_notes(console, evaluation.policy, len(evaluation.left_out))
+    _print_notes(console, evaluation.policy, evaluation)
     if out:
         _print_written(console, write_report(answer, out, pictures))
     if json:
@@ -150,7 +167,7 @@ def print_comparison(
     for metric in found.metrics:
         if metric.field in ("dice", "hd95"):  # the files hold the others
             console.print(table.comparison_table(found, metric))
-    _print_notes(console, f"{comparison.TEST} {found.first.policy}", len(found.first.left_out))
+    _print_notes(console, f"{comparison.TEST} {found.first.policy}", found.first)
     if out:
         _print_written(console, write_comparison(found, out))
     if json:
@@ -182,11 +199,14 @@ def _check_outputs(out: Path | None, json: Path | None) -> None:
         raise ConfigError(f"--json {json} is a folder; give the name of a file.")
 
 
-def _print_notes(console: "Console", policy: str, left_out: int) -> None:
-    plain: dict[str, Any] = {"style": "dim", "markup": False, "highlight": False}
-    console.print(policy, **plain)
-    if left_out:
-        console.print(f"References without a prediction, left out as asked: {left_out}.", **plain)
+def _print_notes(console: "Console", policy: str, evaluation: "Evaluation") -> None:
+    plain: dict[str, Any] = {"markup": False, "highlight": False}
+    console.print(policy, style="dim", **plain)
+    for note in evaluation.notes:
+        console.print(note, style="yellow", **plain)
+    if evaluation.left_out:
+        told = f"References without a prediction, left out as asked: {len(evaluation.left_out)}."
+        console.print(told, style="dim", **plain)
 
 
 def _print_written(console: "Console", written: list[Path]) -> None:

@@ -81,7 +81,7 @@ def view(
     check_figure_path(out if one else out / "sheet.png")
     cases = _pairs(image, labels)
     look = Look(axis, every, columns, window or _window(bundle), crop, opacity)
-    names = _names(bundle, labels)
+    names = _names(bundle, next(iter(cases.values()))[1], labels)
     written = _one_sheet(cases, names, look, out) if one else _sheets(cases, names, look, out)
     told = f"{written} sheets in {out}" if written > 1 else f"Written: {out}"
     Console(soft_wrap=True).print(told, markup=False, highlight=False)
@@ -170,24 +170,22 @@ def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
     return {name: (paths, maps[name]) for name, paths in found.items() if paths is not None}
 
 
-def _names(bundle: str | None, labels: Path) -> dict[int, str]:
-    """Label value -> name: the bundle's, else what a prediction's manifest tells."""
+def _names(bundle: str | None, label_map: Path, folder: Path) -> Mapping[int, str]:
+    """Label value -> name: what the label map's own files tell, else the bundle's."""
     from transunet.bundle_config import read_config
-    from transunet.errors import TransUNetError
-    from transunet.evaluation.names import structures_from
+    from transunet.data.classes import match_classes
+    from transunet.evaluation.names import names_from, names_of
 
-    if bundle is not None and not Path(bundle).exists():
-        return dict(read_config(bundle).labels)
-    manifest = (labels if labels.is_dir() else labels.parent) / "manifest.json"
-    if bundle is None and not manifest.is_file():
-        return {}
-    try:
-        found = structures_from(Path(bundle) if bundle else manifest)
-    except TransUNetError:
-        if bundle:
-            raise
-        return {}  # somebody else's manifest
-    return {one.values[0]: one.name for one in found if len(one.values) == 1}
+    own = names_of(label_map, folder)
+    if bundle is None:
+        return own.labels if own else {}
+    there = Path(bundle).exists()
+    given = names_from(Path(bundle)).labels if there else read_config(bundle).labels
+    if own is None or not own.real or match_classes(given, own.labels).in_order:
+        return given
+    told = f"Labels are called as {own.source} says: {bundle} numbers the classes otherwise."
+    typer.secho(told, fg="yellow", err=True)
+    return own.labels
 
 
 def _window(bundle: str | None) -> "Window | None":

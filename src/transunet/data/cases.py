@@ -22,6 +22,9 @@ from transunet.data.problems import Problem
 from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError
 
+IGNORED = 255
+"""Class index of voxels that nobody labelled, where a data set has such: they count in nothing."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -68,11 +71,46 @@ class DataSet:
     """nnU-Net's `splits_final.json`, where it lies with the data set."""
     notes: tuple[Problem, ...] = ()
     """What the layout noticed and no case shows: files that belong to nothing, for example."""
+    ignore: int | None = None
+    """The value in the files of voxels that nobody labelled; None where all are labelled."""
 
     @property
     def values(self) -> Mapping[int, int]:
-        """Value in the files -> class index, complete."""
-        return self.label_values or {index: index for index in self.labels}
+        """Value in the files -> class index (`IGNORED` for `ignore`), complete."""
+        values = self.label_values or {index: index for index in self.labels}
+        return values if self.ignore is None else {**values, self.ignore: IGNORED}
+
+    def ignoring(self, value: int) -> "DataSet":
+        """Return the data set with the voxels of `value` in its files left out of everything.
+
+        A class of this value is none any more, and those behind it move up.
+
+        Raises:
+            ConfigError: when another value is ignored already, or no class would remain.
+        """
+        if self.ignore not in (None, value):
+            raise ConfigError(
+                f"The data set {self.name} has {self.ignore} as its ignored value already; only "
+                f"one is possible, so {value} cannot be ignored too. Store one value for both."
+            )
+        kept = {v: index for v, index in self.values.items() if v != value}
+        classes = sorted(set(kept.values()))
+        if value == 0 or not 2 <= len(classes) <= IGNORED:
+            raise ConfigError(
+                f"The data set {self.name} cannot ignore {value}: it would have {len(classes)} "
+                f"classes, and it takes the background (0) and 1 to {IGNORED - 1} more."
+            )
+        index = {old: new for new, old in enumerate(classes)}
+        values = {v: index[old] for v, old in kept.items()}
+        regions = {n: tuple(index[i] for i in m if i in index) for n, m in self.regions.items()}
+        return replace(
+            self,
+            labels={index[old]: self.labels[old] for old in classes},
+            label_values={} if values == dict(enumerate(classes)) else values,
+            regions={name: members for name, members in regions.items() if members},
+            notes=tuple(note for note in self.notes if note.kind != f"{value}-label"),
+            ignore=value,
+        )
 
     def with_channels(self, names: tuple[str, ...]) -> "DataSet":
         """Return the data set with its channels called otherwise, such as ("CT",).
@@ -127,7 +165,7 @@ class DataSet:
 
     def class_indices(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the class index of each value of a label file; all are in `self.values`."""
-        if not self.label_values:
+        if not self.label_values and self.ignore is None:
             return smallest_unsigned(values)
         listed = np.array(sorted(self.values))
         indices = np.array([self.values[value] for value in listed.tolist()])
@@ -198,18 +236,28 @@ def label_problems(dataset: DataSet, image: Volume, label: Volume) -> Iterator[P
                 "picture, or save the picture turned, without the tag"
             )
         yield Problem("grid", label.name, found, remedy, geometry=True)
-    unknown = sorted(set(np.unique(label.array.ravel("K")).tolist()) - set(dataset.values))
-    if unknown:
-        yield _unknown_labels(dataset, label.name, unknown)
+    values = set(np.unique(label.array.ravel("K")).tolist())
+    if not values <= set(dataset.values):
+        yield _unknown_labels(dataset, label.name, values)
 
 
-def _unknown_labels(dataset: DataSet, where: str, unknown: list[int]) -> Problem:
-    values = sorted(dataset.values.items())
-    listed = ", ".join(f"{v} ({dataset.labels[i]})" for v, i in values[:100])
+def _unknown_labels(dataset: DataSet, where: str, values: set[int]) -> Problem:
+    names = {**dataset.labels, IGNORED: "ignored"} if dataset.ignore is not None else dataset.labels
+    listed = ", ".join(f"{v} ({names[i]})" for v, i in sorted(dataset.values.items())[:100])
+    unknown = sorted(values - set(dataset.values))
     found = f"label values that the data set does not list: {_some(unknown)}; listed: {listed}"
     if unknown == [255]:
-        remedy = "In a black-and-white mask 255 stands for class 1: transunet check --fix stores 1"
-        return Problem("255-mask", where, found, remedy)
+        kind = "255-mask" if values <= {0, 255} else "255-label"
+        remedy = (
+            "If 255 marks what nobody labelled, leave it out: --ignore 255 (in Python: "
+            "open_dataset(folder, ignore=255)), or a label 'ignore': 255 in the data set's "
+            "description. If it is a class, add it there"
+        )
+        if kind == "255-mask" and len(dataset.labels) == 2:
+            remedy = (
+                "In a black-and-white mask 255 stands for class 1: transunet check --fix stores 1"
+            )
+        return Problem(kind, where, found, remedy)
     remedy = "Correct the label map, or add these labels to the data set's description"
     return Problem("unknown-label", where, found, remedy)
 

@@ -100,7 +100,11 @@ class Report:
 
 
 def check(
-    folder: Path, layout: str | None = None, workers: int = 1, progress: Progress | None = None
+    folder: Path,
+    layout: str | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+    ignore: int | None = None,
 ) -> Report:
     """Look through a data set; every file is read, nothing is written.
 
@@ -109,13 +113,14 @@ def check(
         layout: as `layouts.open_dataset`.
         workers: processes; each holds one case in memory.
         progress: called after every case with the cases done, all cases, and the name.
+        ignore: as `layouts.open_dataset`.
 
     Raises:
         ConfigError: when the folder does not exist, the layout is not known, or reading a format
             needs a package that is not installed. Everything else is reported.
     """
     try:
-        dataset = open_dataset(folder, layout)
+        dataset = open_dataset(folder, layout, ignore)
     except ConfigError:
         raise
     except TransUNetError as error:
@@ -144,8 +149,9 @@ def examine(dataset: DataSet, case: Case) -> Examined:
     if image and label:
         found += [*label_problems(dataset, image, label)]
     values = frozenset(np.unique(label.array.ravel("K")).tolist()) if label else frozenset[int]()
-    classes = frozenset(dataset.values[value] for value in values if value in dataset.values)
-    if label and values and classes == {0} and values <= set(dataset.values):
+    counted = values & set(dataset.values) - {dataset.ignore}
+    classes = frozenset(dataset.values[value] for value in counted)
+    if label and values and classes <= {0} and values <= set(dataset.values):
         remedy = "Check that this is so; such a case teaches background only"
         what = "the label map holds nothing but background"
         found.append(Problem("no-foreground", label.name, what, remedy, "warning"))

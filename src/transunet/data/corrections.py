@@ -111,7 +111,7 @@ def _on_grid(image: Volume, label: Volume, done: list[Problem]) -> Volume:
 def _listed_255(dataset: DataSet, label: Volume, done: list[Problem]) -> Volume:
     """255 that no description lists, where only class 1 can be meant."""
     values = set(np.unique(label.array.ravel("K")).tolist())
-    if values - set(dataset.values) != {255} or set(dataset.values) != {0, 1}:
+    if not 255 in values <= {0, 255} or set(dataset.values) != {0, 1}:
         return label
     return _as_one(label, done)
 

@@ -65,8 +65,8 @@ def method(evaluation: Evaluation, more: Sequence[tuple[str, str]] = ()) -> Mark
 
 
 def banner(evaluation: Evaluation) -> list[Markup]:
-    """Return what must be read before any figure: the official convention, references left out."""
-    parts = []
+    """Return what must be read before any figure: how both were made alike, what is left out."""
+    parts = [tag("p", note, class_="warning") for note in evaluation.notes]
     if evaluation.convention == "official":
         parts.append(
             tag("p", tag("strong", "Official convention. "), evaluation.policy, class_="warning")

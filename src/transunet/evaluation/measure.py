@@ -1,16 +1,17 @@
 """Files to records: read each pair, check that it can be compared, measure it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from typing import NamedTuple
 
 import numpy as np
 
 from transunet import errors
-from transunet.data.cases import DataSet, label_problems
-from transunet.data.formats import read_labels
+from transunet.data.cases import IGNORED, DataSet, label_problems, raise_first
+from transunet.data.formats import read_labels, smallest_unsigned
 from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError, DataError, GeometryError, TransUNetError
 from transunet.evaluation.metrics import ClassMetrics, Convention, case_metrics
@@ -37,6 +38,15 @@ class Settings:
     tolerance_mm: float = 2.0
     dataset: DataSet | None = None
     """Maps and checks the references' label values, where they are a data set's."""
+    ignore: int | None = None
+    """The value in the references of voxels that nobody labelled; a data set knows its own."""
+    white: bool = False
+    """Whether references of 0 and 255 alone are black-and-white masks, of class 1."""
+
+    @property
+    def foreground(self) -> frozenset[int]:
+        """The label values that are measured, where that is known beforehand."""
+        return frozenset(value for one in self.structures or () for value in one.values)
 
 
 def measure_all(
@@ -76,8 +86,9 @@ def measure(pair: Pair, settings: Settings) -> CaseRecord:
         DataError: when a file is damaged or no label map, or has labels that are not listed.
         GeometryError: when prediction and reference lie on different grids.
     """
-    prediction, reference = read_pair(pair, settings.dataset)
-    found = _labels_in(prediction, reference, settings)
+    prediction, reference, white = read_pair(pair, settings)
+    labels = _labels_in(prediction, settings), _labels_in(reference, settings)
+    found = sorted(labels[0] | labels[1])
     structures = settings.structures or [Structure((value,), "") for value in found if value]
     arrays = prediction.array[0], reference.array[0]
     metrics: dict[str, ClassMetrics] = {}
@@ -86,11 +97,22 @@ def measure(pair: Pair, settings: Settings) -> CaseRecord:
             *maps, reference.spacing_mm, values, settings.convention, settings.tolerance_mm
         )
         metrics |= {key or str(value): one for value, one in measured.items()}
-    return CaseRecord(pair.name, {one.key: metrics[one.key] for one in structures})
+    return CaseRecord(pair.name, {one.key: metrics[one.key] for one in structures}, *labels, white)
 
 
-def read_pair(pair: Pair, dataset: DataSet | None) -> tuple[Volume, Volume]:
+class PairRead(NamedTuple):
+    """Label maps on one grid that count their classes alike."""
+
+    prediction: Volume
+    reference: Volume
+    white: bool
+    """Whether 255 in the reference was read as class 1."""
+
+
+def read_pair(pair: Pair, settings: Settings) -> PairRead:
     """Read prediction and reference, checked to be label maps on one grid.
+
+    Both hold background where nobody labelled the reference.
 
     Raises:
         As `measure`.
@@ -103,11 +125,48 @@ def read_pair(pair: Pair, dataset: DataSet | None) -> tuple[Volume, Volume]:
             f"{difference}. {_affines(prediction, reference)}Write the prediction on the "
             "reference's own grid (with nearest neighbour)."
         )
+    prediction = _renumbered(prediction, pair.prediction_numbers)
+    white = _is_white(reference, settings)
+    if white:
+        reference = reference.with_array((reference.array == 255).astype(np.uint8))
+    dataset, ignore = settings.dataset, settings.ignore
     if dataset is not None:
-        for problem in label_problems(dataset, reference, reference):
-            raise problem.error()
+        raise_first(label_problems(dataset, reference, reference))
         reference = reference.with_array(dataset.class_indices(reference.array))
-    return prediction, reference
+        ignore = None if dataset.ignore is None else IGNORED
+    if ignore is not None:
+        ignored = reference.array == ignore
+        prediction, reference = (
+            volume.with_array(np.where(ignored | (volume.array == ignore), 0, volume.array))
+            for volume in (prediction, reference)
+        )
+    return PairRead(prediction, _renumbered(reference, pair.reference_numbers), white)
+
+
+def _renumbered(volume: Volume, numbers: Mapping[int, int]) -> Volume:
+    """Give labels other numbers; one that `numbers` does not know stays, if its place is free."""
+    if not numbers:
+        return volume
+    values = sorted(_values_in(volume))
+    if strange := [v for v in values if v not in numbers and v in numbers.values()]:
+        known = ", ".join(map(str, sorted(numbers)))
+        raise DataError(
+            f"{volume.name}: it holds the labels {', '.join(map(str, strange))}, which its names "
+            f"do not list (they list {known}). Give the names that belong to it with --labels."
+        )
+    table = np.arange(values[-1] + 1)
+    table[[v for v in numbers if v <= values[-1]]] = [
+        n for v, n in numbers.items() if v <= values[-1]
+    ]
+    return volume.with_array(smallest_unsigned(table[volume.array]))
+
+
+def _is_white(reference: Volume, settings: Settings) -> bool:
+    """Whether it is a black-and-white mask (0 and 255) where class 1 is the only one."""
+    known = settings.dataset.values if settings.dataset else settings.foreground
+    if not (settings.white or settings.foreground == {1}) or 255 in {*known, settings.ignore}:
+        return False
+    return _values_in(reference) - {0} == {255}
 
 
 def gather(
@@ -117,6 +176,7 @@ def gather(
     predictions: str,
     references: str,
     left_out: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Evaluation:
     """Put the cases together; where no names were given, every label that occurred is measured.
 
@@ -132,8 +192,15 @@ def gather(
         predictions=predictions,
         references=references,
         left_out=left_out,
+        notes=notes,
         pixels_as_mm=not all(pair.tells_space for pair in pairs),
     )
+
+
+LEAVE_OUT_255 = (
+    "If 255 marks what nobody labelled, leave it out of the figures: --ignore 255 (in Python: "
+    "Question(ignore=255))."
+)
 
 
 def _found(
@@ -145,6 +212,15 @@ def _found(
             f"{predictions} and {references}: every voxel of every file is 0 (background); there "
             "is no structure to measure."
         )
+    if 255 in values and not any(255 in record.predicted for record in records):
+        held = [record.name for record in records if 255 in record.labelled]
+        if held and values != [255]:
+            raise DataError(
+                f"{references}: references hold the value 255 (case {held[0]}"
+                f"{f' and {len(held) - 1} more' if held[1:] else ''}), and no prediction does. "
+                f"{LEAVE_OUT_255} If it is a class that the predictions miss, name it with "
+                "--labels."
+            )
     if values == [1, 255]:
         raise DataError(
             f"{predictions} and {references}: one of them has the label 1 and the other 255, as "
@@ -165,21 +241,18 @@ def _maps(
             yield one.key, (first, second), [1]
 
 
-def _labels_in(prediction: Volume, reference: Volume, settings: Settings) -> list[int]:
-    found: set[int] = set()
-    for volume in (prediction, reference):
-        values = _values_in(volume)
-        _check_listed(volume, values, settings)
-        found |= set(values)
-    return sorted(found)
+def _labels_in(volume: Volume, settings: Settings) -> frozenset[int]:
+    values = _values_in(volume)
+    _check_listed(volume, values, settings)
+    return values
 
 
-def _values_in(volume: Volume) -> list[int]:
+def _values_in(volume: Volume) -> frozenset[int]:
     highest = int(volume.array.max())
     seen = np.zeros(min(highest, _HIGHEST_LABEL) + 1, np.bool_)
     if highest <= _HIGHEST_LABEL:
         seen[volume.array] = True  # much faster than sorting the voxels
-    values: list[int] = np.flatnonzero(seen).tolist()
+    values: frozenset[int] = frozenset(np.flatnonzero(seen).tolist())
     if highest > _HIGHEST_LABEL or len(values) > _MOST_LABELS:
         raise DataError(
             f"{volume.name}: this looks like an image, not like a label map: its values go up to "
@@ -189,14 +262,20 @@ def _values_in(volume: Volume) -> list[int]:
     return values
 
 
-def _check_listed(volume: Volume, values: list[int], settings: Settings) -> None:
+def _check_listed(volume: Volume, values: frozenset[int], settings: Settings) -> None:
     if settings.structures is None:
         return
     listed = {value: one.name for one in settings.structures for value in one.values}
-    unknown = [value for value in values if value and value not in listed]
+    unknown = sorted(value for value in values if value and value not in listed)
     if unknown:
         names = ", ".join(f"{value} {name}" for value, name in sorted(listed.items()))
-        hint = " 255 usually stands for class 1: store 1 instead." if unknown == [255] else ""
+        hint = ""
+        if unknown == [255]:
+            hint = (
+                " 255 usually stands for class 1: store 1 instead."
+                if values <= {0, 255} and len(listed) == 1
+                else f" {LEAVE_OUT_255}"
+            )
         raise DataError(
             f"{volume.name}: label values that have no name: {', '.join(map(str, unknown[:8]))}; "
             f"expected 0 background, {names}. Give the labels that belong to these files.{hint}"
@@ -238,7 +317,7 @@ def _measure_in_worker(pair: Pair, settings: Settings) -> CaseRecord | tuple[str
     """Measure, or return the error's kind and text: errors with fields do not survive the way."""
     try:
         record = measure(pair, settings)
-        return CaseRecord(record.name, dict(record.metrics))
+        return replace(record, metrics=dict(record.metrics))
     except TransUNetError as error:
         known = (
             kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__

@@ -1,13 +1,15 @@
 """Which prediction belongs to which reference (and image): matched by the case's name."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
+from unicodedata import normalize
 
 from transunet.data.cases import Case, DataSet
 from transunet.data.formats import (
     FORMATS,
+    case_of_mask,
     channel_of,
     dicom,
     npy,
@@ -35,6 +37,10 @@ class Pair:
     reference: Path
     images: tuple[Path, ...] = ()
     """What the report shows behind the contours; empty where there is none."""
+    prediction_numbers: Mapping[int, int] = field(default_factory=dict)
+    """Label value in the prediction -> the number that its class has here, where they differ."""
+    reference_numbers: Mapping[int, int] = field(default_factory=dict)
+    """The same of the reference (of a data set's, class index -> number)."""
 
     @property
     def tells_space(self) -> bool:
@@ -66,13 +72,16 @@ class References:
         return structures_of(self.dataset.labels)
 
 
-def references_in(path: Path, layout: str | None = None, split: str | None = None) -> References:
+def references_in(
+    path: Path, layout: str | None = None, split: str | None = None, ignore: int | None = None
+) -> References:
     """Find the label maps in `path`: a file, a folder of label maps, or a data set.
 
     Args:
         path: where to look.
         layout: how the data set is laid out; None recognises it.
         split: only the data set's cases of this split.
+        ignore: the value of voxels that nobody labelled; a data set may know its own.
 
     Raises:
         ConfigError: when `path` does not exist or its format is not known, or when there is no
@@ -81,7 +90,7 @@ def references_in(path: Path, layout: str | None = None, split: str | None = Non
     """
     check_exists(path, "reference")
     if path.is_dir() and (layout or recognises(path)):
-        return _of_dataset(path, open_dataset(path, layout), split)
+        return _of_dataset(path, open_dataset(path, layout, ignore), split)
     if split:
         raise ConfigError(f"{path} is not a data set of a known layout, so it has no splits.")
     return References(path, files_in(path, "reference"), {})
@@ -139,16 +148,23 @@ def match(
         ConfigError: when a path does not exist.
         DataError: naming every case that lacks its counterpart.
     """
-    found = _named_as(files_in(predictions, "prediction"), references.labels, references.aliases)
-    single = predictions.is_file() and references.source.is_file()
-    labels = dict(zip(found, references.labels.values(), strict=True)) if single else {}
-    labels = labels or dict(references.labels)
-    _check_references(sorted(set(found) - set(labels)), len(found), predictions, references)
-    without = tuple(sorted(set(labels) - set(found)))
+    files = files_in(predictions, "prediction")
+    if predictions.is_file() and references.source.is_file():
+        cases: dict[str, str | None] = dict(zip(files, references.labels, strict=True))
+        names = {name: next(iter(files)) for name in references.labels}
+    else:
+        cases = {name: _case_called(name, references) for name in files}
+        names = {name: name for name in references.labels}
+    _check_references(
+        [n for n, case in cases.items() if case is None], cases, predictions, references
+    )
+    chosen = _one_each({files[name]: case for name, case in cases.items() if case is not None})
+    without = tuple(sorted(set(references.labels) - set(chosen)))
     if without and not subset and predictions.is_dir():
-        raise _no_prediction(without, len(labels), predictions, references)
+        raise _no_prediction(without, len(references.labels), predictions, references)
     pairs = [
-        Pair(name, found[name], labels[name], references.images.get(name, ())) for name in found
+        Pair(names[case], file, references.labels[case], references.images.get(case, ()))
+        for case, file in chosen.items()
     ]
     return _with_images(sorted(pairs, key=lambda one: one.name), images), without
 
@@ -202,18 +218,57 @@ def _rank(path: Path) -> int:
     return _RANK.get(FORMATS[suffix], 0) if suffix else 0
 
 
-def _named_as(
-    found: dict[str, Path], known: Iterable[str], aliases: Mapping[str, str] | None = None
-) -> dict[str, Path]:
-    """Rename files called like a case's image (CASE_0000) to the case (CASE)."""
-    names = set(known)
-    renamed: dict[str, Path] = {}
-    for name, path in found.items():
-        channel = channel_of(name)
-        alias = (aliases or {}).get(name) or (channel[0] if channel else name)
-        other_name = name not in names and alias in names and alias not in found
-        renamed.setdefault(alias if other_name else name, path)
-    return renamed
+def _case_called(name: str, references: References) -> str | None:
+    """Return the case that a file called `name` belongs to; None where there is none.
+
+    It is called like the case, like the case's image (CASE_0000), or like its mask (CASE-label),
+    upper or lower case.
+
+    Raises:
+        DataError: when several references could be meant.
+    """
+    if name in references.labels:
+        return name
+    if name in references.aliases:
+        return references.aliases[name]
+    channel = channel_of(name)
+    spellings = [name, channel[0] if channel else None, case_of_mask(name)]
+    for spelling in (_folded(text) for text in spellings if text):
+        meant = [case for case in references.labels if spelling == _folded(case)] or [
+            case for case in references.labels if spelling == _folded(case_of_mask(case))
+        ]
+        if len(meant) > 1:
+            listed = " and ".join(references.labels[case].name for case in sorted(meant))
+            raise DataError(
+                f"{references.source}: {listed} are both references of case {name!r}. Keep one "
+                "of them in the folder, or give files instead of folders."
+            )
+        if meant:
+            return meant[0]
+    return None
+
+
+def _folded(name: str | None) -> str | None:
+    """A name as file systems that know no upper case, and others' forms of Unicode, have it."""
+    return normalize("NFC", name).casefold() if name else None
+
+
+def _one_each(cases: Mapping[Path, str]) -> dict[str, Path]:
+    """Case -> its prediction.
+
+    Raises:
+        DataError: when a case has two.
+    """
+    chosen: dict[str, Path] = {}
+    for file, case in cases.items():
+        other = chosen.setdefault(case, file)
+        if other != file:
+            raise DataError(
+                f"{other} and {file.name} are both predictions of case {case!r}. Keep one of them "
+                "in the folder, or put them into two folders and compare these: transunet evaluate "
+                "A B REFERENCE."
+            )
+    return chosen
 
 
 def _with_images(pairs: list[Pair], images: Path | None) -> list[Pair]:
@@ -223,8 +278,11 @@ def _with_images(pairs: list[Pair], images: Path | None) -> list[Pair]:
     found = files_in(images, "image")
     if images.is_file() and len(pairs) == 1:
         return [replace(pairs[0], images=(images,))]
-    named = _named_as(found, [pair.name for pair in pairs])
-    if not set(named) & {pair.name for pair in pairs}:
+    cases = References(images, {pair.name: pair.reference for pair in pairs}, {})
+    named: dict[str | None, Path] = {}
+    for name, file in found.items():
+        named.setdefault(_case_called(name, cases), file)  # the first channel is shown
+    if set(named) == {None}:
         raise DataError(
             f"{images}: no image is called like a case ({_some(pair.name for pair in pairs)}); "
             f"found {_some(found)}."
@@ -235,11 +293,11 @@ def _with_images(pairs: list[Pair], images: Path | None) -> list[Pair]:
 
 
 def _check_references(
-    missing: list[str], cases: int, predictions: Path, references: References
+    missing: list[str], cases: Collection[str], predictions: Path, references: References
 ) -> None:
     if missing:
         raise DataError(
-            f"{len(missing)} of {cases} predictions in {predictions} have no reference in "
+            f"{len(missing)} of {len(cases)} predictions in {predictions} have no reference in "
             f"{references.source}: {_some(missing)}. The references there are called "
             f"{_some(references.labels)}; prediction and reference need the same name."
         )

@@ -67,6 +67,12 @@ class CaseRecord:
     name: str
     metrics: Mapping[str, ClassMetrics]
     """By `Structure.key`."""
+    predicted: frozenset[int] = frozenset()
+    """The label values that the prediction holds."""
+    labelled: frozenset[int] = frozenset()
+    """The label values that the reference holds."""
+    white: bool = False
+    """Whether 255 in the reference was read as class 1, as in black-and-white masks."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,8 @@ class Evaluation:
     references: str
     left_out: tuple[str, ...] = ()
     """References that no prediction was asked for."""
+    notes: tuple[str, ...] = ()
+    """What was done so that both count alike: classes matched by name, voxels left out."""
     pixels_as_mm: bool = False
     """Whether there are files that tell no voxel size, of which a pixel counts as 1 mm."""
 
@@ -153,7 +161,7 @@ def complete(
     nothing = np.zeros((1, 1), np.uint8)
     absent = case_metrics(nothing, nothing, (1, 1), [1], convention)[1]
     return tuple(
-        CaseRecord(case.name, {one.key: case.metrics.get(one.key, absent) for one in structures})
+        replace(case, metrics={one.key: case.metrics.get(one.key, absent) for one in structures})
         for case in cases
     )
 

@@ -68,6 +68,7 @@ def provenance(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "convention": evaluation.convention,
         "policy": evaluation.policy,
+        "notes": list(evaluation.notes),
         "aggregation": AGGREGATION,
         "interval": INTERVAL,
         "tolerance_mm": evaluation.tolerance_mm if honest else None,

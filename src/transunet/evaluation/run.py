@@ -1,7 +1,7 @@
 """From paths to an evaluation, and from an evaluation to a folder of reports."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from transunet.evaluation.comparison_html import comparison_page
 from transunet.evaluation.html import report_page
 from transunet.evaluation.measure import Settings, gather, measure_all, read_pair
 from transunet.evaluation.metrics import Convention
-from transunet.evaluation.names import structures_from
+from transunet.evaluation.numbering import count_alike
 from transunet.evaluation.overlay import figure
 from transunet.evaluation.page import Markup
 from transunet.evaluation.pairs import Pair, References, match, references_in
@@ -32,7 +32,8 @@ class Question:
     """A label map, a folder of them, or a data set."""
     images: Path | None = None
     labels: Path | None = None
-    """A bundle, data set or JSON file that names the labels."""
+    """A bundle, data set or JSON file that names the labels: those of the references, or, where
+    these have names already, those of the predictions."""
     convention: Convention = "honest"
     tolerance_mm: float = 2.0
     layout: str | None = None
@@ -40,7 +41,9 @@ class Question:
     split: str | None = None
     """Only the data set's cases of this split, such as "test"."""
     subset: bool = False
-    """Whether references may lack a prediction."""
+    """Whether references may lack a prediction, and classes their counterpart."""
+    ignore: int | None = None
+    """The value in the references of voxels that nobody labelled; a data set may know its own."""
     workers: int = 1
 
 
@@ -66,7 +69,7 @@ def evaluate(predictions: Path, question: Question, progress: Progress | None = 
         DataError: for a case without its counterpart, or a file that is damaged or no label map.
         GeometryError: for a prediction on another grid than its reference.
     """
-    references = references_in(question.references, question.layout, question.split)
+    references = _references(question)
     warn_of_contradictions(references.labels.values())
     return _evaluate(predictions, references, question, progress or _silent)
 
@@ -79,7 +82,7 @@ def compare(
     Raises:
         As `evaluate`; DataError also when the two hold different cases.
     """
-    references = references_in(question.references, question.layout, question.split)
+    references = _references(question)
     warn_of_contradictions(references.labels.values())
     tell = progress or _silent
     answers = []
@@ -121,31 +124,67 @@ def write_comparison(found: Comparison, folder: Path) -> list[Path]:
     return paths
 
 
+def _references(question: Question) -> References:
+    return references_in(question.references, question.layout, question.split, question.ignore)
+
+
 def _evaluate(
     predictions: Path, references: References, question: Question, progress: Progress
 ) -> Answer:
-    settings = _settings(references, question)
     pairs, without = match(predictions, references, question.images, question.subset)
     warn_of_contradictions(pair.prediction for pair in pairs)
+    alike = count_alike(pairs, predictions, references, question.labels, question.subset)
+    settings = Settings(
+        alike.structures,
+        question.convention,
+        question.tolerance_mm,
+        references.dataset,
+        alike.ignore if question.ignore is None else question.ignore,
+    )
+    records = _measured(alike.pairs, settings, question, progress)
+    if settings.structures is None and _black_and_white(records):
+        settings = replace(settings, white=True)
+        records = _measured(alike.pairs, settings, question, progress)
+    source = str(references.source)
+    notes = (*alike.notes, *_notes(settings, records))
+    evaluation = gather(records, alike.pairs, settings, str(predictions), source, without, notes)
+    return Answer(evaluation, tuple(alike.pairs), settings)
+
+
+def _measured(
+    pairs: Sequence[Pair], settings: Settings, question: Question, progress: Progress
+) -> list[CaseRecord]:
     records = []
     for record in measure_all(pairs, settings, question.workers):
         records.append(record)
         progress(len(records), len(pairs))
-    source = str(references.source)
-    evaluation = gather(records, pairs, settings, str(predictions), source, without)
-    return Answer(evaluation, tuple(pairs), settings)
+    return records
 
 
-def _settings(references: References, question: Question) -> Settings:
-    named = structures_from(question.labels) if question.labels else references.structures
-    return Settings(named, question.convention, question.tolerance_mm, references.dataset)
+def _black_and_white(records: Sequence[CaseRecord]) -> bool:
+    """Whether the predictions hold 0 and 1, and the references 0 and 255."""
+    predicted = frozenset[int]().union(*(record.predicted for record in records))
+    white = [255 in record.labelled for record in records]
+    masks = all(record.labelled <= {0, 255} or record.labelled <= {0, 1} for record in records)
+    return any(white) and masks and 1 in predicted and predicted <= {0, 1}
+
+
+def _notes(settings: Settings, records: Sequence[CaseRecord]) -> Iterator[str]:
+    """What was done to label values before they were compared."""
+    white = sum(record.white for record in records)
+    if white:
+        yield f"In {white} references 255 is read as class 1: they are black-and-white masks."
+    ignore = settings.dataset.ignore if settings.dataset else settings.ignore
+    if ignore is not None:
+        yield f"Voxels that hold {ignore} in the reference count in neither map."
 
 
 def _same_structures(answers: Iterable[Answer]) -> list[Evaluation]:
-    """Without names, A may hold labels that B has not: both get the union."""
+    """Without names, A may hold labels that B has not: both get the union, and all notes."""
     first, second = (answer.evaluation for answer in answers)
     union = tuple(sorted({*first.structures, *second.structures}))
-    return [one.with_structures(union) for one in (first, second)]
+    notes = tuple(dict.fromkeys((*first.notes, *second.notes)))
+    return [replace(one.with_structures(union), notes=notes) for one in (first, second)]
 
 
 def _figures(answer: Answer, cases: Iterable[CaseRecord]) -> dict[str, Markup]:
@@ -155,7 +194,7 @@ def _figures(answer: Answer, cases: Iterable[CaseRecord]) -> dict[str, Markup]:
 
 def _figure(pair: Pair, answer: Answer) -> Markup:
     structures = answer.evaluation.structures
-    prediction, reference = read_pair(pair, answer.settings.dataset)
+    prediction, reference, _ = read_pair(pair, answer.settings)
     image, note = image_for(pair.images, reference)
     view = most_wrong_view(prediction, reference, image, structures, pair.tells_space)
     return figure(view, structures, note)

@@ -4,6 +4,7 @@ ITK counts left, posterior and superior as positive; here it is right, anterior 
 first two rows of an affine change their signs on the way.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,25 @@ def read_grid(path: Path) -> Grid:
     header = _header(reader, path)
     x, y, z = (*header.size[:3], 1)[:3]
     return Grid((x, y, z), header.affine, str(path))
+
+
+def segment_names(path: Path) -> dict[int, str]:
+    """Return label value -> name of the segments that 3D Slicer lists in a header; {} without.
+
+    Raises:
+        As `read`.
+    """
+    itk = require("SimpleITK", extra="images")
+    reader = itk.ImageFileReader()
+    reader.SetFileName(str(path))
+    _undamaged(path, reader.ReadImageInformation)
+    header = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    values = {key: header.get(key.replace("_Name", "_LabelValue"), "") for key in header}
+    return {
+        int(values[key]): header[key]
+        for key in header
+        if re.fullmatch(r"Segment\d+_Name", key) and values[key].isdecimal()
+    }
 
 
 def write(volume: Volume, path: Path) -> None:

@@ -31,15 +31,18 @@ LAYOUTS: Mapping[str, ModuleType] = {
 """Name -> module with `recognises(folder)`, `open(folder)` and `SHAPE`, what it looks like."""
 
 
-def open_dataset(folder: Path, layout: str | None = None) -> DataSet:
+def open_dataset(folder: Path, layout: str | None = None, ignore: int | None = None) -> DataSet:
     """Find the cases in `folder`; no volume is read yet.
 
     Args:
         folder: the data set.
         layout: a key of `LAYOUTS`; None recognises it.
+        ignore: the value in its label files of voxels that nobody labelled; such a value that the
+            data set itself lists as a class "ignore", as nnU-Net's do, need not be given.
 
     Raises:
-        ConfigError: when the folder does not exist or the layout is not known.
+        ConfigError: when the folder does not exist, the layout is not known, or `ignore` cannot
+            be left out.
         DataError: when the folder is empty, of no known layout, or its description contradicts
             itself.
     """
@@ -49,6 +52,9 @@ def open_dataset(folder: Path, layout: str | None = None) -> DataSet:
     if layout is not None and layout not in LAYOUTS:
         raise ConfigError(f"No layout is called {layout!r}. Known: {', '.join(LAYOUTS)}.")
     dataset: DataSet = LAYOUTS[layout or _recognised(folder)].open(folder)
+    declared = [v for v, index in dataset.values.items() if dataset.labels[index] == "ignore"]
+    for value in (*declared, ignore):
+        dataset = dataset if value is None else dataset.ignoring(value)
     return _sound(dataset)
 
 

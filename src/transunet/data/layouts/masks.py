@@ -197,7 +197,7 @@ def _notes_on_classes(folder: Path, pixels: Counter[int]) -> Iterator[Problem]:
         yield Problem("coloured-masks", str(folder), found, remedy, "warning")
     elif 255 in foreground and len(foreground) > 1:
         found = "beside other values the masks hold 255, often for 'void'; here it is a class"
-        remedy = f"If it is none, replace it by 0 in the masks, or map it to a class in {LABELS}"
+        remedy = f"If it marks what nobody labelled: --ignore 255, or 'ignore': 255 in {LABELS}"
         yield Problem("255-label", str(folder), found, remedy, "warning")
 
 

@@ -74,17 +74,15 @@ def _labels(
     if all(key.isdecimal() and isinstance(name, str) for key, name in given.items()):
         given = {name: int(value) for value, name in given.items()}  # Decathlon's way round
     members = {name: _members(folder, name, value) for name, value in given.items()}
-    if "ignore" in members:
-        raise description.wrong(
-            folder, "it has nnU-Net's label 'ignore', which training here cannot leave out"
-        )
+    if len(members.get("ignore", (0,))) > 1:
+        raise description.wrong(folder, "the label 'ignore' must be one number, not several")
     if all(len(values) == 1 for values in members.values()):
         names = {values[0]: name for name, values in members.items()}
         if len(names) < len(members):
             raise description.wrong(folder, f"two labels have the same value: {given!r}"[:300])
         return names, {}
     regions = {name: values for name, values in members.items() if values != (0,)}
-    return _named_by_regions(regions), regions
+    return named_by_regions(regions), regions
 
 
 def _members(folder: Path, name: str, value: Any) -> tuple[int, ...]:
@@ -96,7 +94,7 @@ def _members(folder: Path, name: str, value: Any) -> tuple[int, ...]:
     return tuple(sorted(set(values)))
 
 
-def _named_by_regions(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
+def named_by_regions(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
     """Name each value by the smallest region that holds it.
 
     The network learns the values, which do not overlap; regions are unions of them.
