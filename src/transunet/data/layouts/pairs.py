@@ -136,7 +136,8 @@ def _sides_at(root: Path, split: str | None) -> Iterator[_Side]:
         if images and (labels or (named_split or split) == "test"):
             paired = True
             yield _Side(images, labels or root / MASKS[0], named_split or split)
-    if not paired and any(case_of_mask(stem_of(p)) for p in description.listed(root, _KNOWN)):
+    masks_or_not = {bool(case_of_mask(stem_of(p))) for p in description.listed(root, _KNOWN)}
+    if not paired and len(masks_or_not) == 2:  # masks alone are a folder of label maps
         yield _Side(root, root, split)
 
 
