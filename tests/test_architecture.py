@@ -16,7 +16,7 @@ ALLOWED = {
     "atomic": {"errors"},
     "device": {"errors"},
     "models": FOUNDATION,
-    "weights": FOUNDATION | {"models"},
+    "weights": FOUNDATION | {"models", "data"},  # data: which classes are the same by their names
     "data": FOUNDATION,
     "drawing": FOUNDATION | {"data"},
     "evaluation": FOUNDATION | {"data", "drawing"},

@@ -22,6 +22,9 @@ class Host:
     declared_size: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     status: int | None = None
+    plain: bool = False
+    """Answer as a mirror does that knows nothing of checksums."""
+    sizes: bool = True
 
     def gets(self):
         return [one for one in self.requests if one[0] == "GET"]
@@ -46,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = host.files.get(self.path.removeprefix("/cdn"))
         if host.status or data is None:
             return self._head(host.status or 404, {"Content-Length": "0"})
-        if "/resolve/main/" in self.path and not self.path.startswith("/cdn"):
+        if not host.plain and "/resolve/main/" in self.path and not self.path.startswith("/cdn"):
             return self._as_the_hub(data)
         return self._bytes(data, body)
 
@@ -68,7 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted and self.host.ranges:
             start, status = int(wanted.group(1)), 206
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self._head(status, {"Content-Length": str(len(data) - start), **headers})
+        length = {"Content-Length": str(len(data) - start)} if self.host.sizes else {}
+        self._head(status, length | headers)
+        self.close_connection = not self.host.sizes
         if not body:
             return
         rest = data[start:]

@@ -103,7 +103,7 @@ def test_checkpoints_that_are_no_state_dict(tmp_path, model, state):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(WeightsError, match=r"list\.pth: holds a list, expected a state dict"):
         load_weights(model, tmp_path / "list.pth")
-    torch.save({"epoch": 3, "weights": state}, tmp_path / "odd.pth")
+    torch.save({"epoch": 3, "weights": [*state]}, tmp_path / "odd.pth")
     with pytest.raises(WeightsError, match=r"odd\.pth: .*'epoch', 'weights', which are no tensors"):
         load_weights(model, tmp_path / "odd.pth")
     torch.save({}, tmp_path / "empty.pth")

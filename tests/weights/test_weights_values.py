@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 from scipy.ndimage import zoom
 
+from transunet.errors import WeightsError
 from transunet.models.transunet import TransUNet
 from transunet.weights.fit import adapt_stem
 from transunet.weights.load import load_weights
@@ -14,6 +15,7 @@ from weights.written import (
     class_token,
     seeded_model,
     small,
+    write_bundle,
     write_npz,
     write_pth,
     write_timm,
@@ -137,7 +139,7 @@ def test_the_class_token_is_dropped_and_not_another(config, state, files):
     np.testing.assert_array_equal(model.state_dict()[POSITIONS].numpy(), held[:, 1:])
 
 
-def test_as_many_tokens_in_another_grid_are_rearranged_unless_they_are_ours(tmp_path):
+def test_as_many_tokens_in_another_grid_are_rearranged_unless_they_are_ours(tmp_path, caplog):
     # 2 x 8 has as many tokens as 4 x 4: the reference's are square, ours need not be
     config = small(image_size=(32, 128))
     state = seeded_model(config).state_dict()
@@ -145,8 +147,41 @@ def test_as_many_tokens_in_another_grid_are_rearranged_unless_they_are_ours(tmp_
     model = fresh(config)
     load_weights(model, tmp_path / "ours.safetensors")
     assert_same(model.state_dict(), state)
+    assert "taken as 2 x 8 (the model's are 2 x 8)" in caplog.text
+    caplog.clear()
     load_weights(model, write_pth(tmp_path / "theirs.pth", state))
     assert not torch.equal(model.state_dict()[POSITIONS], state[POSITIONS])
+    assert "taken as 4 x 4 (the model's are 2 x 8)" in caplog.text
+
+
+@pytest.mark.parametrize("theirs", [(2, 8), (8, 2), (1, 16), (4, 4), (3, 4)])
+@pytest.mark.parametrize("ours", [(4, 4), (2, 8), (8, 2), (4, 16), (8, 8)])
+def test_a_bundle_tells_its_grid(tmp_path, theirs, ours, caplog):
+    """Counts of tokens agree for many grids; the rows and columns are what counts."""
+    config = small(image_size=(16 * theirs[0], 16 * theirs[1]))
+    bundle, state = write_bundle(tmp_path / "bundle", config)
+    expected = zoom(
+        state[POSITIONS].numpy().reshape(*theirs, -1),
+        (ours[0] / theirs[0], ours[1] / theirs[1], 1),
+        order=1,
+    ).reshape(1, ours[0] * ours[1], -1)
+    for path in (bundle, bundle / "model.safetensors"):
+        model = fresh(config, image_size=(16 * ours[0], 16 * ours[1]))
+        load_weights(model, path)
+        found = model.state_dict()[POSITIONS].numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert not caplog.records
+
+
+def test_a_checkpoint_alone_is_taken_as_square_and_says_so(tmp_path):
+    state = seeded_model(small()).state_dict()
+    loaded = load_weights(fresh(small()), write_pth(tmp_path / "a.pth", state))
+    assert "4 x 4 (assumed: the file does not tell) kept" in str(loaded)
+    bundle, _ = write_bundle(tmp_path / "bundle", small())
+    assert "assumed" not in str(load_weights(fresh(small()), bundle))
+    oblong = seeded_model(small(image_size=(32, 96))).state_dict()
+    with pytest.raises(WeightsError, match=r"12 position embeddings fill no square.*config\.json"):
+        load_weights(fresh(small()), write_pth(tmp_path / "b.pth", oblong))
 
 
 @pytest.mark.parametrize("kind", KINDS)

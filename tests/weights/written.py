@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from transunet.bundle import BundleConfig, save_pretrained
+from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.models.config import TransUNetConfig
 from transunet.models.transunet import TransUNet
 
@@ -162,3 +164,16 @@ def write_pth(path: Path, state, prefix: str = "", under: str | None = None) -> 
     plain = {prefix + name: value for name, value in state.items()}
     torch.save({under: plain, "epoch": 3} if under else plain, path)
     return path
+
+
+def write_bundle(folder: Path, config: TransUNetConfig, labels=None, channels=None):
+    """A bundle of seeded weights, as `save_pretrained` writes it; and its state."""
+    model = seeded_model(config)
+    names = labels or ["background", *(f"organ{index}" for index in range(1, config.num_classes))]
+    kinds = channels or [f"channel{index}" for index in range(config.in_channels)]
+    preprocessing = Preprocessing(channels=tuple(Channel(name=name) for name in kinds))
+    description = BundleConfig(
+        architecture=config, preprocessing=preprocessing, labels=dict(enumerate(names))
+    )
+    save_pretrained(model, description, folder)
+    return folder, model.state_dict()

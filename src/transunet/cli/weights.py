@@ -28,7 +28,7 @@ _LISTED = 10  # problems shown by `inspect`
 @app.command("list", cls=Command, epilog="Example: transunet weights list --source imagenet21k")
 def list_weights(
     source: Annotated[
-        str | None, typer.Option(help="Only this source: imagenet21k or imagenet21k-google.")
+        str | None, typer.Option(help="Only this source; there is one: imagenet21k.")
     ] = None,
 ) -> None:
     """Show the published weights: variant, source, file, size, licence, checksum, cached or not."""
@@ -50,7 +50,7 @@ def list_weights(
 def download(
     variants: Annotated[list[str], typer.Argument(help="Such as R50-ViT-B_16 or ViT-L_16.")],
     source: Annotated[
-        str, typer.Option(help="imagenet21k (the hub) or imagenet21k-google (the original .npz).")
+        str, typer.Option(help="Where from; there is one: imagenet21k, on the hub.")
     ] = "imagenet21k",
     offline: Annotated[
         bool, typer.Option("--offline", help="Use no network: only check what is in the cache.")
@@ -110,9 +110,8 @@ def _row(file: "WeightFile") -> tuple[str, str, str, str, str]:
         checksum = f"sha256 {record.sha256[:12]}, from {record.checksum_from}"
     else:
         checksum = f"sha256 {file.sha256[:12]}" if file.sha256 else "declared at download"
-    host = "hub" if file.repo else file.address.split("/")[2]
     return (
-        f"{host}: {file.repo or file.filename}",
+        f"hub: {file.repo}",
         size,
         file.licence,
         checksum,
@@ -136,8 +135,18 @@ def _fetch(file: "WeightFile", offline: bool) -> Path:
         )
 
 
+def _channels(found: "Inspection") -> str:
+    if found.channels:
+        return f"{len(found.channels)} channels: {', '.join(found.channels)}"
+    if found.stem_channels == 3:
+        return "1 channel, repeated to three, or 3 channels; others are adapted"
+    return f"{found.stem_channels} channels"
+
+
 def _report(found: "Inspection") -> list[str]:
-    grid = f"{found.grid[0]} x {found.grid[1]}" if found.grid else "not a square"
+    grid = f"{found.grid[0]} x {found.grid[1]}" if found.grid else "fill no square"
+    if found.grid and found.whole and not found.grid_told:
+        grid += ", if they fill a square: the file alone does not tell"
     lines = [
         f"file        {found.path}",
         f"format      {found.container}, {found.scheme}",
@@ -148,6 +157,10 @@ def _report(found: "Inspection") -> list[str]:
     ]
     if found.whole:
         lines.append(f"decoder     {found.classes} classes, n_skip={found.n_skip}")
+    if found.labels:
+        lines.append(f"classes     {', '.join(f'{i} {n}' for i, n in found.labels.items())}")
+    if found.stem_channels:
+        lines.append(f"image       {_channels(found)}")
     if found.unused:
         lines.append(f"without use {', '.join(found.unused)}")
     lines += [f"{problem.kind:<11} {problem}" for problem in found.problems[:_LISTED]]

@@ -8,14 +8,10 @@ the server itself declares for the file, then remembers it (see `cache`).
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
-from urllib.parse import quote
 
 from transunet.errors import ConfigError
 
 _HUB = "https://huggingface.co"
-_GOOGLE = "https://storage.googleapis.com/vit_models/imagenet21k"
-_CLASSES = 21_843  # of ImageNet-21k, in the classifier that Google's files still carry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +20,8 @@ class WeightFile:
 
     key: str
     """Name in the cache and in messages, unique in the catalogue."""
-    source: Literal["hub", "google"]
-    repo: str | None
-    """Repository on the hub; None for a plain address."""
+    repo: str
+    """Repository on the hub."""
     filename: str
     address: str
     """Where a browser can fetch it."""
@@ -46,23 +41,10 @@ def _hub(model: str, parameters: int) -> WeightFile:
     repo = f"timm/{model}.orig_in21k"
     return WeightFile(
         key=f"{model}.orig_in21k",
-        source="hub",
         repo=repo,
         filename="model.safetensors",
         address=f"{_HUB}/{repo}/resolve/main/model.safetensors",
         parameters=parameters,
-    )
-
-
-def _google(name: str, encoder: int, hidden: int) -> WeightFile:
-    classifier = hidden * (hidden + 1) + _CLASSES * (hidden + 1)  # pre_logits and head
-    return WeightFile(
-        key=name,
-        source="google",
-        repo=None,
-        filename=f"{name}.npz",
-        address=f"{_GOOGLE}/{quote(name)}.npz",
-        parameters=encoder + classifier,
     )
 
 
@@ -74,24 +56,19 @@ _HUB_FILES = {
     "ViT-L_32": _hub("vit_large_patch32_224", 305_510_400),
     "ViT-H_14": _hub("vit_huge_patch14_224", 630_764_800),
 }
-_GOOGLE_FILES = {
-    name: _google(name, _HUB_FILES[name].parameters, hidden)
-    for name, hidden in {
-        "R50+ViT-B_16": 768,
-        "ViT-B_16": 768,
-        "ViT-B_32": 768,
-        "ViT-L_16": 1024,
-        "ViT-L_32": 1024,
-        "ViT-H_14": 1280,
-    }.items()
-}
 
-FILES: tuple[WeightFile, ...] = (*_HUB_FILES.values(), *_GOOGLE_FILES.values())
+FILES: tuple[WeightFile, ...] = tuple(_HUB_FILES.values())
 
-SOURCES: Mapping[str, Mapping[str, WeightFile]] = MappingProxyType(
-    {"imagenet21k": _HUB_FILES, "imagenet21k-google": _GOOGLE_FILES}
+SOURCES: Mapping[str, Mapping[str, WeightFile]] = MappingProxyType({"imagenet21k": _HUB_FILES})
+"""Names that `weights=` knows."""
+
+RETIRED: Mapping[str, str] = MappingProxyType(
+    {
+        "imagenet21k-google": "the address of Google's own files has expired. The hub has the same "
+        "weights: imagenet21k; a .npz file that you have loads by its path"
+    }
 )
-"""Names that `weights=` knows. The hub is first: Google's address does not answer everybody."""
+"""Names that `weights=` knew, and why no more."""
 
 PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -110,6 +87,8 @@ def files_for(variant: str, source: str = "imagenet21k") -> tuple[WeightFile, ..
     Raises:
         ConfigError: when nothing was published for that variant, or no source has that name.
     """
+    if source in RETIRED:
+        raise ConfigError(f"The weights {source!r} cannot be had any more: {RETIRED[source]}.")
     if source not in SOURCES:
         raise ConfigError(f"No weights are called {source!r}. Known: {', '.join(SOURCES)}.")
     if variant not in PARTS:

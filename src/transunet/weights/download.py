@@ -1,11 +1,10 @@
 """Published weights into the cache: resumed, checked, and never a wait without a network.
 
-The hub's client says what a file is (its size and SHA-256) and where its bytes are; the bytes of
-every source come through the same small transfer, because the hub's own download starts over when
-it was interrupted.
+The hub's client says what a file is (its size and SHA-256) and where its bytes are; these
+come through a small transfer of our own, because the hub's starts over when it was
+interrupted.
 """
 
-import base64
 import http.client
 import os
 import re
@@ -16,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from transunet.extras import DISTRIBUTION, own_version
 from transunet.weights import cache
 from transunet.weights.cache import Record
 from transunet.weights.catalog import WeightFile
+from transunet.weights.content import looks_like
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are here and the bytes in all (None when the server does not say)."""
@@ -45,6 +46,9 @@ class Remote:
 
     url: str
     size: int | None
+    """None where it does not say."""
+    most: int
+    """Bytes after which it is not the file."""
     algorithm: str | None = None
     digest: str | None = None
     declared_by: str = "nobody; recorded at download"
@@ -94,13 +98,13 @@ def fetch(
 def address_of(file: WeightFile) -> str:
     """Return where `file` is fetched from, a mirror named by HF_ENDPOINT included."""
     mirror = os.environ.get("HF_ENDPOINT", "").rstrip("/")
-    if file.repo is None or not mirror:
+    if not mirror:
         return file.address
     return f"{mirror}/{file.repo}/resolve/main/{file.filename}"
 
 
 def _download(file: WeightFile, path: Path, progress: Progress) -> None:
-    remote = _ask_hub(file) if file.repo else _ask_server(file)
+    remote = _ask_hub(file)
     part = path.with_name(f"{path.name}.part")
     _keep_only_if_same(part, remote)
     _check_space(file, remote, part)
@@ -119,25 +123,10 @@ def _ask_hub(file: WeightFile) -> Remote:
     except Exception as error:  # its HTTP client changed twice; the errors share no base class
         raise _unreachable(file, error) from error
     digest = found.etag if re.fullmatch(r"[0-9a-f]{64}", found.etag or "") else None
+    most = found.size or 2 * file.about_bytes
     if digest is None:
-        return Remote(found.location, found.size)
-    return Remote(found.location, found.size, "sha256", digest, "the hub")
-
-
-def _ask_server(file: WeightFile) -> Remote:
-    request = _request(file.address, method="HEAD")
-    try:
-        with _open(request, ANSWER_SECONDS) as answer:
-            size = answer.headers.get("Content-Length")
-            hashes = ",".join(answer.headers.get_all("x-goog-hash") or [])
-    except (OSError, http.client.HTTPException) as error:
-        raise _unreachable(file, error) from error
-    length = int(size) if size and size.isdigit() else None
-    md5 = re.search(r"md5=([A-Za-z0-9+/=]+)", hashes)
-    if md5 is None:
-        return Remote(file.address, length)
-    digest = base64.b64decode(md5.group(1)).hex()
-    return Remote(file.address, length, "md5", digest, "the server (its MD5)")
+        return Remote(found.location, found.size, most)
+    return Remote(found.location, found.size, most, "sha256", digest, "the hub")
 
 
 def _keep_only_if_same(part: Path, remote: Remote) -> None:
@@ -175,12 +164,14 @@ def _transfer(file: WeightFile, remote: Remote, part: Path, progress: Progress) 
             ended, problem = False, error
         except (OSError, http.client.HTTPException) as error:
             ended, problem = False, error
-        if ended and remote.size in (None, _size(part)):
+        if ended and remote.size in (None, _size(part)) and _size(part) <= remote.most:
             return
-        if remote.size is not None and _size(part) > remote.size:
+        if _size(part) > remote.most:
             raise _too_much(file, remote, part)
         fruitless = 0 if _size(part) > before else fruitless + 1
         if fruitless == _ATTEMPTS_WITHOUT_PROGRESS:
+            if what := _what_came(part):
+                raise _another(file, part, what)
             raise _interrupted(file, remote, part, problem)
         time.sleep(_PAUSE_SECONDS)
 
@@ -197,7 +188,7 @@ def _read_on(remote: Remote, part: Path, progress: Progress) -> bool:
                 _write(stream, chunk, part)
                 done += len(chunk)
                 progress(done, remote.size)
-                if remote.size is not None and done > remote.size:
+                if done > remote.most:
                     break  # a server that errs shall not fill the disk
     return True
 
@@ -217,14 +208,17 @@ def _write(stream: Any, chunk: bytes, part: Path) -> None:
 
 
 def _verified(file: WeightFile, remote: Remote, part: Path) -> Record:
+    if not (remote.digest or file.sha256):
+        _check_content(file, part)
     found = cache.digests(part, sorted({"sha256", remote.algorithm or "sha256"}))
     expected = [(remote.algorithm, remote.digest, remote.declared_by)] if remote.algorithm else []
     if file.sha256:
         expected.append(("sha256", file.sha256, "the catalogue"))
     for algorithm, digest, source in expected:
         if found[str(algorithm)] != digest:
-            part.unlink()
-            _identity_note(part).unlink(missing_ok=True)
+            if what := _what_came(part):
+                raise _another(file, part, what)
+            _delete(part)
             raise WeightsError(
                 f"{file.key}: what came from {address_of(file)} is damaged, or not the published "
                 f"file: its {algorithm} is {found[str(algorithm)]}, {source} says {digest}. "
@@ -232,6 +226,46 @@ def _verified(file: WeightFile, remote: Remote, part: Path) -> Record:
             )
     source = expected[-1][2] if expected else remote.declared_by
     return Record(found["sha256"], _size(part), source)
+
+
+def _check_content(file: WeightFile, part: Path) -> None:
+    """Make sure that what came is the file, where nobody has declared a checksum of it.
+
+    A mirror, or a proxy that asks for a login, may answer anything with a page and the status 200.
+    """
+    from safetensors import SafetensorError, safe_open  # imports no torch unless tensors are read
+
+    try:
+        with safe_open(part, "np") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+        numbers = sum(map(prod, shapes))
+    except (SafetensorError, OSError):
+        numbers = 0
+    if abs(numbers - file.parameters) > file.parameters / 10:
+        raise _another(file, part, _what_came(part) or "something else, or cut short")
+
+
+def _what_came(part: Path) -> str | None:
+    """Return what `part` is instead of weights, where its beginning tells."""
+    if not part.is_file():
+        return None
+    with part.open("rb") as stream:
+        return looks_like(stream.read(512))
+
+
+def _another(file: WeightFile, part: Path, what: str) -> WeightsError:
+    size = _size(part)
+    _delete(part)
+    return WeightsError(
+        f"{file.key}: what {address_of(file)} sent is not the published file of about "
+        f"{file.about_bytes / 1e6:.0f} MB but {size} bytes of {what}. Nothing was kept. Is a login "
+        f"page or a proxy in between, or does HF_ENDPOINT name a wrong address?{_advice(file)}"
+    )
+
+
+def _delete(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _identity_note(part).unlink(missing_ok=True)
 
 
 def _interrupted(
@@ -247,9 +281,10 @@ def _interrupted(
 
 
 def _too_much(file: WeightFile, remote: Remote, part: Path) -> WeightsError:
-    part.unlink()
+    _delete(part)
+    which = "that it declared" if remote.size else "that the file could have"
     return WeightsError(
-        f"{file.key}: {address_of(file)} sends more than the {remote.size} bytes that it declared. "
+        f"{file.key}: {address_of(file)} sends more than the {remote.most} bytes {which}. "
         f"What came was deleted: try again.{_advice(file)}"
     )
 

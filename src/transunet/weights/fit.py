@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from transunet.weights.identify import (
     classes_of,
     skips_of,
     square_grid_of,
+    tokens_of,
     traits_of,
     traits_of_config,
     variant_of,
@@ -87,8 +89,10 @@ def wanted(expected: Shapes, whole: bool) -> dict[str, tuple[int, ...]]:
 def adapted(remapped: Remapped, config: TransUNetConfig) -> dict[str, Tensor]:
     """Return the state with position embeddings and stem adapted to `config` where they can be."""
     state = dict(remapped.state)
-    if POSITIONS in state:
-        state[POSITIONS] = _positions_at(state, config, remapped.square)
+    grid = position_grid(remapped, config)
+    if grid is not None and grid != config.grid:
+        # fidelity: linear with aligned corners, as scipy.ndimage.zoom(order=1); also for a `.pth`
+        state[POSITIONS] = resize_positions(state[POSITIONS].float(), grid, config.grid)
     stem = ROOT if config.hybrid else PATCHES
     if stem in state:
         state[stem] = adapt_stem(state[stem], config.stem_channels)
@@ -107,15 +111,44 @@ def adapt_stem(weight: Tensor, channels: int) -> Tensor:
     return weight[:, turns] * (3 / channels)
 
 
-def _positions_at(state: Mapping[str, Tensor], config: TransUNetConfig, square: bool) -> Tensor:
-    positions = state[POSITIONS]
-    grid = square_grid_of(state)
-    rows, columns = config.grid
-    as_it_is = positions.dim() == 3 and positions.shape[1] == rows * columns and not square
-    if grid is None or grid == config.grid or as_it_is:
-        return positions
-    # fidelity: linear with aligned corners, as scipy.ndimage.zoom(order=1); also for a `.pth`
-    return resize_positions(positions.float(), grid, config.grid)
+def position_grid(remapped: Remapped, config: TransUNetConfig) -> tuple[int, int] | None:
+    """Return the grid that the position embeddings of `remapped` fill, None where none is known.
+
+    Its bundle tells. Without one a file of this project with as many tokens as the model is taken
+    to have the model's grid, and every other grid to be square, as the reference's are.
+    """
+    tokens = tokens_of(remapped.state)
+    if remapped.grid and prod(remapped.grid) == tokens:
+        return remapped.grid
+    if remapped.ours and tokens == prod(config.grid):
+        return config.grid
+    return square_grid_of(remapped.state)
+
+
+def about_positions(remapped: Remapped, config: TransUNetConfig) -> str:
+    """Return in a few words what becomes of the position embeddings."""
+    theirs, ours = position_grid(remapped, config) or config.grid, config.grid
+    told = "" if remapped.grid or not remapped.whole else " (assumed: the file does not tell)"
+    became = "kept" if theirs == ours else f"resized to {ours[0]} x {ours[1]}"
+    return f"position embeddings: {theirs[0]} x {theirs[1]}{told} {became}"
+
+
+def doubt_about_positions(remapped: Remapped, config: TransUNetConfig) -> str | None:
+    """Return what was assumed of the position embeddings and need not be so; None if nothing was.
+
+    As many tokens as the model's, in a grid that is not square, may lie as the model's do or in a
+    square: 16 are 2 x 8 or 4 x 4.
+    """
+    tokens, (rows, columns) = tokens_of(remapped.state), config.grid
+    told = remapped.grid and prod(remapped.grid) == tokens
+    if told or not remapped.whole or rows == columns or tokens != rows * columns:
+        return None
+    grid = position_grid(remapped, config) or config.grid
+    return (
+        f"The file does not tell how its {tokens} position embeddings lie: taken as {grid[0]} x "
+        f"{grid[1]} (the model's are {rows} x {columns}). Give its bundle's folder, whose "
+        "config.json tells, where that may be wrong."
+    )
 
 
 def problems(
@@ -136,7 +169,11 @@ def problems(
         for name, shape in expected.items()
         if name in shapes and shapes[name] != shape
     ]
-    missing = [Problem(n, None, shape) for n, shape in expected.items() if n not in shapes]
+    missing = [
+        Problem(name, None, shape)
+        for name, shape in expected.items()
+        if name not in shapes and not name.endswith("num_batches_tracked")  # a count nobody uses
+    ]
     extra = [Problem(called(n), shape, None) for n, shape in shapes.items() if n not in expected]
     unknown = [Problem(n, shape, None) for n, shape in remapped.unknown.items()]
     return [*misshapen, *_other_heads(remapped, config), *missing, *extra, *unknown]
@@ -179,15 +216,21 @@ def _plainly(remapped: Remapped, config: TransUNetConfig) -> list[str]:
     if not traits_of(state).fits(traits_of_config(config)):
         return [_other_variant(remapped, config)]
     lines = []
+    tokens, known = tokens_of(state), position_grid(remapped, config)
+    if known is None and tokens not in (0, prod(config.grid)):
+        lines.append(
+            f"The file's {tokens} position embeddings fill no square, and which grid they fill is "
+            "told by its bundle's config.json: give the bundle's folder."
+        )
     if (classes := classes_of(state)) not in (None, config.num_classes):
         lines.append(
             f"The file is of a model for {classes} classes, this model has {config.num_classes}: "
-            f"create it with num_classes={classes}."
+            f"create it with num_classes={classes}, or load with partial=True for a fresh head."
         )
     if (skips := skips_of(state)) not in (None, config.n_skip):
         lines.append(
             f"The file is of a model with n_skip={skips}, this model has n_skip={config.n_skip}: "
-            f"create it with n_skip={skips}."
+            f"create it with n_skip={skips} (--set n_skip={skips})."
         )
     return lines
 
@@ -198,7 +241,7 @@ def _other_variant(remapped: Remapped, config: TransUNetConfig) -> str:
     ours = config.name if config.name != "custom" else str(traits_of_config(config))
     if name == config.name:  # a variant whose parts were changed
         ours = str(traits_of_config(config))
-    other = f', or load it into create_model("{name}")' if name else ""
+    other = f', or load it into create_model("{name}") (--model {name})' if name else ""
     return (
         f"This file is {theirs} ({remapped.scheme}); the model is {ours}. "
         f"Give one for {config.name}{other}."

@@ -15,9 +15,9 @@ from transunet.weights.remapped import (
     ENCODER,
     Remapped,
     Rule,
+    positions,
     rename,
     same,
-    without_class_token,
 )
 
 SCHEME = "Google's ViT .npz names"
@@ -30,7 +30,8 @@ def recognises(names: Iterable[str]) -> bool:
 
 def remap(entries: Mapping[str, Tensor]) -> Remapped:
     """Return the encoder that `entries` hold, under our names; the classifier is unused."""
-    return replace(rename(entries, _RULES, _UNUSED, SCHEME), heads=_heads(entries))
+    rules = (positions(entries, "Transformer/posembed_input/pos_embedding", "cls"), *_RULES)
+    return replace(rename(entries, rules, _UNUSED, SCHEME), heads=_heads(entries))
 
 
 def _heads(entries: Mapping[str, Tensor]) -> int | None:
@@ -65,11 +66,6 @@ _BLOCK, _OUR_BLOCK = r"Transformer/encoderblock_(\d+)", rf"{ENCODER}.layer.\1"
 _ATTENTION = rf"{_BLOCK}/MultiHeadDotProductAttention_1"
 
 _RULES: tuple[Rule, ...] = (
-    (
-        r"Transformer/posembed_input/pos_embedding",
-        f"{EMBEDDINGS}.position_embeddings",
-        without_class_token,
-    ),
     (r"embedding/kernel", f"{EMBEDDINGS}.patch_embeddings.weight", _hwio),
     (r"embedding/bias", f"{EMBEDDINGS}.patch_embeddings.bias", same),
     (r"conv_root/kernel", f"{BACKBONE}.root.conv.weight", _hwio),

@@ -96,9 +96,15 @@ def stem_channels_of(state: Mapping[str, Tensor]) -> int | None:
 
 def square_grid_of(state: Mapping[str, Tensor]) -> tuple[int, int] | None:
     """Return the grid of the position embeddings, None when they fill no square."""
+    tokens = tokens_of(state)
+    side = isqrt(tokens)
+    return (side, side) if side and side * side == tokens else None
+
+
+def tokens_of(state: Mapping[str, Tensor]) -> int:
+    """Return how many position embeddings `state` holds, 0 for none."""
     shape = _shape(state, POSITIONS)
-    side = isqrt(shape[1]) if len(shape) == 3 else 0
-    return (side, side) if side and side * side == shape[1] else None
+    return shape[1] if len(shape) == 3 else 0
 
 
 def _units(state: Mapping[str, Tensor]) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """What a weight file is, and whether it is complete, without a model to load it into."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from transunet.weights.identify import (
     variant_of,
 )
 from transunet.weights.load import remap
+from transunet.weights.origin import Origin, origin_of
 from transunet.weights.reading import read_entries
 from transunet.weights.remapped import Remapped
 
@@ -41,6 +43,14 @@ class Inspection:
     """Numbers in all entries, those without use included."""
     grid: tuple[int, int] | None
     """Rows and columns of its position embeddings, None when they fill no square."""
+    grid_told: bool
+    """Whether its bundle tells that grid; otherwise it is assumed to be a square."""
+    stem_channels: int | None
+    """Channels that its first convolution sees."""
+    labels: Mapping[int, str] | None
+    """What its bundle calls the classes."""
+    channels: tuple[str, ...] | None
+    """What its bundle calls the image's channels."""
     classes: int | None
     n_skip: int | None
     unused: tuple[str, ...]
@@ -56,11 +66,12 @@ def inspect(path: Path) -> Inspection:
         ConfigError: when there is nothing at `path`.
         WeightsError: when it is damaged, or its entries have nobody's names.
     """
-    container, entries = read_entries(path)
-    remapped = remap(entries, container, path)
+    origin = origin_of(path)
+    container, entries = read_entries(origin.file)
+    remapped = remap(entries, container, origin.file)
     variant = variant_of(remapped.state)
     return Inspection(
-        path=path,
+        path=origin.file,
         container=container,
         scheme=remapped.scheme,
         variant=variant,
@@ -68,16 +79,20 @@ def inspect(path: Path) -> Inspection:
         whole=remapped.whole,
         entries=len(entries),
         parameters=sum(value.numel() for value in entries.values()),
-        grid=square_grid_of(remapped.state),
+        grid=origin.config.grid if origin.config else square_grid_of(remapped.state),
+        grid_told=origin.config is not None,
+        stem_channels=stem_channels_of(remapped.state),
+        labels=origin.labels,
+        channels=origin.channels,
         classes=classes_of(remapped.state),
         n_skip=skips_of(remapped.state),
         unused=remapped.unused,
-        problems=tuple(_problems(variant, remapped)) if variant else (),
+        problems=tuple(_problems(variant, remapped, origin)) if variant else (),
     )
 
 
-def _problems(variant: str, remapped: Remapped) -> list[Problem]:
-    config = _config_like(VARIANTS[variant], remapped)
+def _problems(variant: str, remapped: Remapped, origin: Origin) -> list[Problem]:
+    config = origin.config or _config_like(VARIANTS[variant], remapped)
     with torch.device("meta"):  # names and shapes alone
         expected = {n: tuple(v.shape) for n, v in TransUNet(config).state_dict().items()}
     expected = wanted(expected, remapped.whole)

@@ -1,5 +1,7 @@
 """The reference's own `.pth` checkpoints and files of this project: their names are ours."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
@@ -9,29 +11,51 @@ from transunet.weights.remapped import Remapped
 SCHEME = "TransUNet's own names"
 
 _OWN = ("transformer.", "decoder.", "segmentation_head.")
-_WRAPPERS = ("module.", "_orig_mod.", "model.")  # of data-parallel, compiled and wrapped models
+_NETWORK = re.compile(
+    r"(.*?\.|)(?:transformer\.(?:embeddings|encoder)|decoder\.(?:conv_more|blocks)"
+    r"|segmentation_head\.0)\."
+)
+_AVERAGE = re.compile(r"(?:^|[._])ema(?:[._]|$)")
+_LOSS = re.compile(r"(?:\w*loss\w*|criterion|\w*metrics?)(?:\.|$)", re.IGNORECASE)
 
 
 def recognises(names: Iterable[str]) -> bool:
     """Whether `names` are those of a TransUNet, wrapped or not."""
-    return any(_unwrapped(name).startswith(_OWN) for name in names)
+    return any(_NETWORK.match(_plain(name)) for name in names)
 
 
 def remap(entries: Mapping[str, Tensor]) -> Remapped:
-    """Return `entries` without the prefix that a wrapper (`DataParallel`, `compile`) gave them."""
-    origin = {_unwrapped(name): name for name in entries}
-    own = {ours: theirs for ours, theirs in origin.items() if ours.startswith(_OWN)}
-    unknown = {n: tuple(v.shape) for n, v in entries.items() if n not in set(own.values())}
+    """Return `entries` without what wrappers put before their names.
+
+    `DataParallel` and `torch.compile` put something there, and so does every class that holds the
+    network as an attribute; what such a class holds besides is of no use here.
+    """
+    plain = {_plain(name): name for name in entries}
+    prefixes = Counter(match[1] for name in plain if (match := _NETWORK.match(name)))
+    prefix = max(prefixes, key=lambda one: (bool(_AVERAGE.search(one)), prefixes[one]))
+    origin, unused, unknown = {}, [], {}
+    for name, theirs in plain.items():
+        ours = name.removeprefix(prefix) if name.startswith(prefix) else ""
+        if ours.startswith(_OWN):
+            origin[ours] = theirs
+        elif _LOSS.match(name) or (prefix and (_AVERAGE.search(prefix) or not _network(name))):
+            unused.append(theirs)
+        else:
+            unknown[theirs] = tuple(entries[theirs].shape)
     return Remapped(
         SCHEME,
         whole=True,
-        state={ours: entries[theirs] for ours, theirs in own.items()},
-        origin={ours: theirs for ours, theirs in own.items() if ours != theirs},
+        state={ours: entries[theirs] for ours, theirs in origin.items()},
+        origin={ours: theirs for ours, theirs in origin.items() if ours != theirs},
+        unused=tuple(unused),
         unknown=unknown,
     )
 
 
-def _unwrapped(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.split(".", 1)[1]
-    return name
+def _network(name: str) -> bool:
+    return bool(_NETWORK.match(name))
+
+
+def _plain(name: str) -> str:
+    """Return `name` without the separators that edits for Windows leave: `block1/.unit1/.conv1`."""
+    return re.sub(r"[/\\]+(?=\.|$)", "", name)

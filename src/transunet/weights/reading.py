@@ -1,10 +1,14 @@
 """Weight files to named tensors. Nothing is ever unpickled, whatever the file claims to be."""
 
+import argparse
+import datetime
 import pickle
 import re
+import threading
+import types
 import zipfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -14,21 +18,74 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from transunet.errors import ConfigError, WeightsError, first_line
+from transunet.weights.content import looks_like
 
-_WRAPPED_UNDER = ("state_dict", "model_state_dict", "model", "net")  # where trainers put it
 _KINDS = "a .npz, .pth or .safetensors file, or a bundle folder"
+
+_PREFERRED = (
+    # Averages first: where a trainer keeps one, it is what it validates and publishes.
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "average"),
+    *("network_weights", "state_dict", "model_state_dict", "model", "network", "net", "weights"),
+)
+"""Where trainers put the network: nnU-Net, Lightning, timm, MONAI, this project."""
+_DEPTH = 4  # of mappings within mappings that are looked through
+_LISTED = 5  # things asked for that a refusal names
+
+_TENSORS_ALONE = """\
+  import torch
+  def keep(x): return x if torch.is_tensor(x) else (
+      {{k: keep(v) for k, v in dict(x.state_dict() if hasattr(x, "state_dict") else x).items()}}
+      if hasattr(x, "state_dict") or isinstance(x, dict) else None)
+  torch.save(keep(torch.load({!r}, map_location="cpu", weights_only=False)), "weights.pth")"""
+
+
+class _PlainDictionary:
+    """Stands for dictionaries of other types, of which only the contents are of use here."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return {}
+
+
+_NUMPY_CORE = ("core", "_core")  # before and since NumPy 2
+_DICTIONARIES = (
+    "collections.defaultdict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
+_PATHS = {
+    f"{module}.{pure}{name}Path": kind
+    for module in ("pathlib", "pathlib._local")  # before and in Python 3.13
+    for pure in ("", "Pure")
+    for name, kind in (("Posix", PurePosixPath), ("Windows", PureWindowsPath))
+}
+_HARMLESS: tuple[Any, ...] = (
+    # Values without behaviour, which trainers keep beside the tensors: numbers, times, settings.
+    *(argparse.Namespace, types.SimpleNamespace, torch.torch_version.TorchVersion),
+    *(list, dict, tuple, int, float, str, bool, frozenset, slice),
+    *(datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone),
+    *(np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDUSO"}),
+    *((np.empty(0).__reduce__()[0], f"numpy.{c}.multiarray._reconstruct") for c in _NUMPY_CORE),
+    *((np.float64().__reduce__()[0], f"numpy.{c}.multiarray.scalar") for c in _NUMPY_CORE),
+    # A path becomes one that touches no file: Windows' cannot be made elsewhere.
+    *((kind, name) for name, kind in _PATHS.items()),
+    *((_PlainDictionary, name) for name in _DICTIONARIES),
+)
+_one_at_a_time = threading.Lock()  # torch's list of what is allowed is the process's
 
 
 def read_entries(path: Path) -> tuple[str, dict[str, Tensor]]:
     """Return the container's name and the tensors of the weight file `path`, on the CPU.
 
-    The container is told by what the file holds, not by its suffix. A folder is read as a bundle.
+    The container is told by what the file holds, not by its suffix. Of a trainer's checkpoint the
+    network's state dict is returned, the average where it holds one.
 
     Raises:
         ConfigError: when there is nothing at `path`.
         WeightsError: when it is no weight file, is damaged, or asks to be unpickled.
     """
-    path = _existing_file(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file. Give {_KINDS}.")
     container = _container(path)
     readers = {"npz": _read_npz, "pth": _read_pth, "safetensors": _read_safetensors}
     entries = readers[container](path)
@@ -37,38 +94,52 @@ def read_entries(path: Path) -> tuple[str, dict[str, Tensor]]:
     return container, entries
 
 
-def _existing_file(path: Path) -> Path:
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise ConfigError(f"{file}: there is no such file. Give {_KINDS}.")
-    return file
-
-
 def _container(path: Path) -> str:
     with path.open("rb") as stream:
-        start = stream.read(9)
+        start = stream.read(512)
     if start.startswith(b"PK"):
         return _zip_container(path)
-    if start[8:] == b"{":  # a length of eight bytes, then JSON
+    if start[8:9] == b"{":  # a length of eight bytes, then JSON
         return "safetensors"
     if start.startswith(b"\x80"):  # a pickle; checkpoints of before 2020 are bare ones
         return "pth"
+    if what := looks_like(start):
+        raise WeightsError(
+            f"{path}: not a weight file, or damaged at its start: it holds {what}. Delete it and "
+            f"download it again; expected {_KINDS}."
+        )
     raise WeightsError(f"{path}: not a weight file, or damaged at its start. Expected {_KINDS}.")
 
 
 def _zip_container(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            names = [name.replace("\\", "/") for name in archive.namelist()]
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise _damaged(path, error) from error
-    return "npz" if any(name.endswith(".npy") for name in names) else "pth"
+    if any(name.endswith(".npy") for name in names):
+        return "npz"
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise WeightsError(
+            f"{path}: a TorchScript program, which is not run here. Where it was made, and only if "
+            f"you trust it, keep its weights: torch.save(torch.jit.load({path.name!r}, "
+            '"cpu").state_dict(), "weights.pth").'
+        )
+    if not any(name.endswith("data.pkl") for name in names):
+        raise WeightsError(
+            f"{path}: a zip archive of {', '.join(names[:3]) or 'nothing'}. Unpack it and give the "
+            f"file that is in it; expected {_KINDS}."
+        )
+    return "pth"
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: _from_array(path, name, archive[name]) for name in archive.files}
+            return {
+                name.replace("\\", "/"): _from_array(path, name, archive[name])
+                for name in archive.files
+            }
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise _damaged(path, error) from error
@@ -99,7 +170,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with _one_at_a_time, torch.serialization.safe_globals(_allowed()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refusal(path, str(error))) from None
     except Exception as error:  # a damaged checkpoint fails in zip, pickle or tensor code
@@ -107,29 +179,77 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     return _state_dict(path, content)
 
 
+def _allowed() -> list[Any]:
+    """Return what is allowed here and was not before: the rest is not ours to take away again."""
+    before = torch.serialization.get_safe_globals()
+    return [one for one in _HARMLESS if one not in before]
+
+
 def _refusal(path: Path, reason: str) -> str:
-    wanted = re.search(r"GLOBAL ([\w.]+)", reason)
-    what = f" (it asks for {wanted.group(1)})" if wanted else ""
+    asked = _asked_for(path) or re.findall(r"GLOBAL ([\w.]+)", reason)
+    if not asked:
+        return f"{path}: the checkpoint is damaged: {reason.splitlines()[0]} Copy it again."
+    more = f" and {len(asked) - _LISTED} more" if len(asked) > _LISTED else ""
     return (
-        f"{path}: the checkpoint is damaged, or holds more than tensors{what}. Nothing in it was "
-        "executed, and no setting makes it load. Where you trust it, save its state dict alone: "
-        "torch.save(model.state_dict(), path)."
+        f"{path}: the checkpoint holds more than tensors and plain values (it asks for "
+        f"{', '.join(asked[:_LISTED])}{more}). Nothing in it was executed, and no setting makes it "
+        "load. Where it was made, and only where you trust it, this keeps its tensors alone:\n"
+        + _TENSORS_ALONE.format(path.name)
     )
 
 
+def _asked_for(path: Path) -> list[str]:
+    """Return what the pickle in `path` asks for in vain; [] where that cannot be told."""
+    try:
+        with torch.serialization.safe_globals(_allowed()):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # of before 2020, or damaged
+        return []
+
+
 def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    for key in _WRAPPED_UNDER:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    """Return the network's tensors in a checkpoint, wherever a trainer has put them."""
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, expected a state dict.")
-    strange = [name for name, value in content.items() if not isinstance(value, Tensor)]
-    if strange:
+    held = dict(_state_dicts(content))
+    if not held:
+        if not content:
+            return {}
         raise WeightsError(
-            f"{path}: expected a state dict, or one under {', '.join(_WRAPPED_UNDER)}; found "
-            f"{', '.join(map(repr, strange[:5]))}, which are no tensors."
+            f"{path}: expected a state dict, or one under {', '.join(_PREFERRED)}; found "
+            f"{', '.join(repr(name) for name in list(content)[:5])}, which are no tensors."
         )
-    return {str(name): value.detach() for name, value in content.items()}
+    most = max(map(len, held.values()))
+    whole = {keys: tensors for keys, tensors in held.items() if 2 * len(tensors) >= most}
+    for name in _PREFERRED:
+        for keys, tensors in whole.items():
+            if name in keys:
+                return tensors
+    if len(whole) > 1:
+        raise WeightsError(
+            f"{path}: holds several networks: {', '.join('.'.join(keys) for keys in whole)}. Keep "
+            "the one that you mean in a file of its own: torch.save(checkpoint[NAME], "
+            '"weights.pth").'
+        )
+    return next(iter(whole.values()))
+
+
+def _state_dicts(
+    content: Mapping[Any, Any], keys: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """Yield every mapping of names to tensors, and the keys that it lies under."""
+    tensors = {name: _tensor(value) for name, value in content.items() if isinstance(name, str)}
+    if here := {name: value for name, value in tensors.items() if value is not None}:
+        yield keys, here
+    for name, value in content.items():
+        if isinstance(value, Mapping) and len(keys) < _DEPTH:
+            yield from _state_dicts(value, (*keys, str(name)))
+
+
+def _tensor(value: Any) -> Tensor | None:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        return torch.from_numpy(np.require(value, requirements=["C", "W"]))
+    return value.detach() if isinstance(value, Tensor) else None
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:

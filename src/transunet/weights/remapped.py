@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isqrt
 
 from torch import Tensor
 
@@ -34,8 +35,10 @@ class Remapped:
     """Entries that nobody expects, with their shapes."""
     heads: int | None = None
     """Attention heads, where the file tells."""
-    square: bool = True
-    """Whether its position grid is square for sure; only this project trains others."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of its position embeddings, where the file or its bundle tells."""
+    ours: bool = False
+    """Whether this project wrote it, which trains grids of any shape; others' are square."""
 
 
 def rename(
@@ -72,6 +75,31 @@ def same(value: Tensor) -> Tensor:
     return value
 
 
-def without_class_token(value: Tensor) -> Tensor:
-    """Drop the first of (1, 1 + N, D) position embeddings, the class token's."""
+def positions(entries: Mapping[str, Tensor], name: str, class_token: str) -> Rule:
+    """Return the rule for the position embeddings `name`: the class token's, the first, is dropped.
+
+    Some files have none. What fills a square tells; where neither does, the `class_token` itself.
+    """
+    shape = entries[name].shape if name in entries else ()
+    count = shape[1] if len(shape) == 3 else 0
+    has_first = _is_square(count - 1) or class_token in entries
+    drop = count > 1 and not _is_square(count) and has_first
+    return re.escape(name), POSITIONS, _without_first if drop else same
+
+
+def _is_square(count: int) -> bool:
+    return count >= 0 and isqrt(count) ** 2 == count
+
+
+def _without_first(value: Tensor) -> Tensor:
     return value[:, 1:] if value.dim() == 3 else value
+
+
+def without_prefix(entries: Mapping[str, Tensor], network: str) -> dict[str, Tensor]:
+    """Return `entries` without what wrappers put before the names that `network` matches.
+
+    What does not lie under that prefix belongs to the wrapper, and is left out.
+    """
+    found = (re.match(rf"(.*?\.|)(?:{network})", name) for name in entries)
+    prefix = next((match[1] for match in found if match), "")
+    return {n.removeprefix(prefix): v for n, v in entries.items() if n.startswith(prefix)}

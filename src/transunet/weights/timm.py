@@ -1,7 +1,7 @@
 """timm's names for the same Google weights: names and arrays in, state dict out. Needs no timm.
 
 Its stages and units count from zero, query, key and value are one fused array, position embeddings
-start with the class token's.
+start with the class token's where the model has one.
 """
 
 import re
@@ -15,9 +15,10 @@ from transunet.weights.remapped import (
     ENCODER,
     Remapped,
     Rule,
+    positions,
     rename,
     same,
-    without_class_token,
+    without_prefix,
 )
 
 SCHEME = "timm's ViT names"
@@ -25,12 +26,14 @@ SCHEME = "timm's ViT names"
 
 def recognises(names: Iterable[str]) -> bool:
     """Whether `names` are those of a timm vision transformer."""
-    return any(re.match(r"patch_embed\.|blocks\.\d+\.attn\.qkv\.", name) for name in names)
+    return any(re.match(rf"(?:.*\.)?(?:{_NETWORK})", name) for name in names)
 
 
 def remap(entries: Mapping[str, Tensor]) -> Remapped:
     """Return the encoder that `entries` hold, under our names; the classifier is unused."""
-    return rename(_from_one(_apart(entries)), _RULES, _UNUSED, SCHEME)
+    entries = without_prefix(entries, _NETWORK)
+    rules = (positions(entries, "pos_embed", "cls_token"), *_RULES)
+    return rename(_from_one(_apart(entries)), rules, _UNUSED, SCHEME)
 
 
 def _apart(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,6 +62,7 @@ def _from_one(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+_NETWORK = r"patch_embed\.|blocks\.\d+\.attn\.qkv\."
 _QKV = ("query", "key", "value")
 _STEM = r"patch_embed\.backbone\.stem"
 _UNIT = r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)"
@@ -67,7 +71,6 @@ _BLOCK, _OUR_BLOCK = r"blocks\.(\d+)", rf"{ENCODER}.layer.\1"
 _WB = "(weight|bias)"
 
 _RULES: tuple[Rule, ...] = (
-    (r"pos_embed", f"{EMBEDDINGS}.position_embeddings", without_class_token),
     (rf"patch_embed\.proj\.{_WB}", rf"{EMBEDDINGS}.patch_embeddings.\1", same),
     (rf"{_STEM}\.conv\.weight", f"{BACKBONE}.root.conv.weight", same),
     (rf"{_STEM}\.norm\.{_WB}", rf"{BACKBONE}.root.gn.\1", same),

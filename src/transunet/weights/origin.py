@@ -1,0 +1,98 @@
+"""Where weights come from: the file that holds them, and what a bundle says of them besides."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transunet.errors import ConfigError, WeightsError
+from transunet.models.config import TransUNetConfig
+from transunet.weights.catalog import SOURCES
+
+_MODEL, _CONFIG, _CHECKPOINT = "model.safetensors", "config.json", "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A weight file, and its bundle where it has one."""
+
+    file: Path
+    bundle: Path | None = None
+    """The folder whose `config.json` describes the file: its own bundle, or another of its run."""
+    config: TransUNetConfig | None = None
+    """The architecture that the bundle names."""
+    labels: Mapping[int, str] | None = None
+    """Class index -> name, as the bundle names them."""
+    channels: tuple[str, ...] | None = None
+    """The names of the image's channels."""
+
+
+def origin_of(path: Path) -> Origin:
+    """Return what `path` stands for: a weight file, a bundle's folder, or a run's (its best).
+
+    Raises:
+        ConfigError: when there is nothing of the kind.
+        WeightsError: when the bundle's configuration cannot be read.
+    """
+    path = path.expanduser()
+    if path.is_dir():
+        return _described(*_in_folder(path))
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: there is no such file, and no published weights are called that. Give the "
+            "path of a .npz, .pth or .safetensors file, of a bundle or of a run, or one of: "
+            f"{', '.join(SOURCES)}."
+        )
+    if path.name == _CHECKPOINT and (path.parent / "run.json").is_file():
+        return _described(path, path.parent / "last")
+    return _described(path, path.parent if path.name == _MODEL else None)
+
+
+def _in_folder(folder: Path) -> tuple[Path, Path | None]:
+    for bundle in (folder, folder / "best", folder / "last"):
+        if (bundle / _MODEL).is_file():
+            return bundle / _MODEL, bundle
+    if (folder / _CHECKPOINT).is_file():
+        return folder / _CHECKPOINT, None
+    folds = sorted(fold.name for fold in folder.glob("fold-*") if fold.is_dir())
+    hint = f" It holds folds: give one of them, {', '.join(folds)}." if folds else ""
+    raise ConfigError(
+        f"{folder / _MODEL}: there is no such file, and no best or last beside it either. Expected "
+        f"the folder of a bundle or of a run.{hint}"
+    )
+
+
+def _described(file: Path, bundle: Path | None) -> Origin:
+    if bundle is None or not (bundle / _CONFIG).is_file():
+        return Origin(file)
+    path = bundle / _CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: cannot be read as JSON ({error}). Restore the bundle's configuration."
+        ) from None
+    if not isinstance(values, dict) or not isinstance(values.get("architecture"), dict):
+        return Origin(file)  # of another library: the hub's folders of timm hold one, too
+    return Origin(
+        file,
+        bundle,
+        TransUNetConfig.from_json(values["architecture"], str(path)),
+        _labels(values.get("labels")),
+        _channels(values.get("preprocessing")),
+    )
+
+
+def _labels(values: Any) -> dict[int, str] | None:
+    try:
+        return {int(index): str(name) for index, name in values.items()}
+    except (AttributeError, ValueError):
+        return None
+
+
+def _channels(preprocessing: Any) -> tuple[str, ...] | None:
+    try:
+        return tuple(str(channel["name"]) for channel in preprocessing["channels"])
+    except (TypeError, KeyError):
+        return None

@@ -1,0 +1,148 @@
+"""Fine-tuning: a network's weights for other classes or other channels.
+
+What fits is kept. Each class takes the weights of the class of its name, each channel those of the
+channel of its name; what has no counterpart starts as a new model does.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+
+from torch import Tensor
+
+from transunet.data.classes import match_classes
+from transunet.models.config import TransUNetConfig
+from transunet.weights.identify import classes_of
+from transunet.weights.origin import Origin
+from transunet.weights.remapped import PATCHES, ROOT, Remapped
+
+_HEAD = ("segmentation_head.0.weight", "segmentation_head.0.bias")
+
+Labels = Mapping[int, str]
+"""Class index -> name; 0 is the background."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which class takes which class's weights."""
+
+    taken: Mapping[int, int]
+    """Class of the model -> class of the file; a class that is not listed starts fresh."""
+    classes: int
+    """How many the model has."""
+    note: str
+    """The same in words."""
+
+    def of(self, theirs: Tensor, ours: Tensor) -> Tensor:
+        """Return `ours` (classes, ...) with the rows of `theirs` that are taken, on the CPU."""
+        result = ours.detach().to("cpu", theirs.dtype, copy=True)
+        for index, row in self.taken.items():
+            result[index] = theirs[row]
+        return result
+
+
+def match_rows(theirs: Labels | None, ours: Labels | None, in_file: int, in_model: int) -> Rows:
+    """Match classes by name where both sides name them, else by number where both have as many.
+
+    Args:
+        theirs: the classes of the file, as its bundle names them; None where nothing does.
+        ours: the model's; None where they have no names.
+        in_file: how many the file has.
+        in_model: how many the model has.
+    """
+    if theirs and ours and (len(theirs), len(ours)) == (in_file, in_model):
+        return _matched_by_name(theirs, ours)
+    if in_file == in_model:
+        rows = {index: index for index in range(in_model)}
+        return Rows(rows, in_model, "head: kept, class by class number (names are not known)")
+    return Rows({}, in_model, f"head: fresh ({in_file} classes in the weights, {in_model} here)")
+
+
+def _matched_by_name(theirs: Labels, ours: Labels) -> Rows:
+    matched = match_classes(ours, theirs)
+    kept = [index for index in sorted(matched.numbers) if index]
+    parts = [f"kept for {_listed(ours, kept)}" if kept else "only the background kept"]
+    if matched.first_only:
+        parts.append(f"fresh for {_listed(ours, matched.first_only)}")
+    if matched.second_only:
+        parts.append(f"left out {_listed(theirs, matched.second_only)}")
+    if not matched.in_order:
+        moved = (
+            f"{ours[index]} is {index} and was {row}"
+            for index, row in sorted(matched.numbers.items())
+            if index != row
+        )
+        parts.append(f"matched by name, since the order differs ({', '.join(moved)})")
+    return Rows(matched.numbers, len(ours), f"head: {'; '.join(parts)}")
+
+
+def _listed(labels: Labels, indices: Sequence[int] | Labels) -> str:
+    return ", ".join(labels[index] for index in indices)
+
+
+def fitted(
+    remapped: Remapped,
+    origin: Origin,
+    config: TransUNetConfig,
+    own: Mapping[str, Tensor],
+    labels: Labels | None = None,
+    channels: Sequence[str] | None = None,
+) -> tuple[Remapped, Rows | None, list[str]]:
+    """Return `remapped` with the head and the first convolution of a model of `config`.
+
+    Args:
+        remapped: the entries of a file of a whole TransUNet.
+        origin: where they come from, and what its classes and channels are called.
+        config: the model's.
+        own: the model's state: what starts fresh is taken from there.
+        labels: the model's classes.
+        channels: the names of the model's channels.
+
+    Returns:
+        The entries; which class took which, None where the head was left alone; what was done, in
+        a sentence each.
+    """
+    state, notes, rows = dict(remapped.state), [], None
+    classes = classes_of(state)
+    if classes and all(_same_but_rows(state.get(name), own[name]) for name in _HEAD):
+        rows = match_rows(origin.labels, labels, classes, config.num_classes)
+        state |= {name: rows.of(state[name], own[name]) for name in _HEAD}
+        notes.append(rows.note)
+    stem = ROOT if config.hybrid else PATCHES
+    if stem in state and state[stem].dim() == 4:
+        known, wanted = state[stem].shape[1], config.stem_channels
+        planes = _planes(origin.channels, channels, known, wanted)
+        if planes != list(range(known)):
+            state[stem] = state[stem][:, planes] * (known / wanted)
+            notes.append(_about_planes(planes, known, origin.channels, channels))
+    return replace(remapped, state=state), rows, notes
+
+
+def _same_but_rows(theirs: Tensor | None, ours: Tensor) -> bool:
+    return theirs is not None and theirs.shape[1:] == ours.shape[1:]
+
+
+def _planes(
+    theirs: Sequence[str] | None, ours: Sequence[str] | None, known: int, wanted: int
+) -> list[int]:
+    """Return which of `known` channels each of `wanted` takes: that of its name, else in turn."""
+    named: dict[str, int] = {}
+    if theirs and ours and (len(theirs), len(ours)) == (known, wanted):
+        named = {name.casefold(): index for index, name in enumerate(theirs)}
+    names = [name.casefold() for name in ours] if named and ours else [""] * wanted
+    taken = {named[name] for name in names if name in named}
+    others = cycle([index for index in range(known) if index not in taken] or range(known))
+    return [named[name] if name in named else next(others) for name in names]
+
+
+def _about_planes(
+    planes: Sequence[int], known: int, theirs: Sequence[str] | None, ours: Sequence[str] | None
+) -> str:
+    if theirs and ours and (len(theirs), len(ours)) == (known, len(planes)):
+        pairs = ", ".join(
+            f"{name} from {theirs[plane]}" for name, plane in zip(ours, planes, strict=True)
+        )
+    else:
+        pairs = f"those of the weights in turn: {', '.join(str(plane + 1) for plane in planes)}"
+    scale = "" if known == len(planes) else f", times {known} / {len(planes)}"
+    return f"first convolution: {len(planes)} channels, {pairs}{scale}"
