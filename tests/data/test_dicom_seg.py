@@ -17,7 +17,7 @@ from transunet.data.formats.dicom_codes import (
     STRUCTURES,
     structure,
 )
-from transunet.data.formats.dicom_seg import _complete, write_seg
+from transunet.data.formats.dicom_seg import _complete, check_source, write_seg
 from transunet.data.formats.dicom_seg_read import read_seg, segment_names
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
@@ -82,6 +82,46 @@ def test_labels_with_turned_axes_are_turned_back(tmp_path, image, labels):
     np.testing.assert_array_equal(read_seg(tmp_path / "l.dcm", image).array, labels.array)
     turned = read_seg(tmp_path / "l.dcm", image.reoriented("SPL"))
     np.testing.assert_array_equal(turned.reoriented(image.orientation).array, labels.array)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "expected"),
+    [
+        ("StudyInstanceUID", None, "StudyInstanceUID, which 1 of its 5 files lack"),
+        ("FrameOfReferenceUID", None, "FrameOfReferenceUID, which 1 of its 5 files lack"),
+        ("SOPInstanceUID", "", "SOPInstanceUID, which 1 of its 5 files lack"),
+        ("StudyInstanceUID", "1.2.3", "2 values of StudyInstanceUID"),
+        ("FrameOfReferenceUID", "1.2.3", "2 values of FrameOfReferenceUID"),
+    ],
+)
+def test_a_source_that_cannot_be_referred_to_is_told_beforehand(tmp_path, keyword, value, expected):
+    def edit(dataset, index):
+        if index == 3:
+            dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+            setattr(dataset, keyword, value)
+
+    save(tmp_path / "s", series_of(ramp(), edit=edit))
+    image = dicom.read(tmp_path / "s")
+    with pytest.raises(DataError, match=expected):
+        check_source(image, NAMES)
+    with pytest.raises(DataError, match=expected):
+        write_seg(image.with_array(image.array.astype(np.uint8) * 0), image, NAMES, tmp_path / "l")
+
+
+def test_a_source_that_can_be_referred_to_passes(image):
+    check_source(image, NAMES)
+    check_source(image.header, NAMES)
+    with pytest.raises(ConfigError, match="without gaps"):
+        check_source(image, {2: "liver"})
+    with pytest.raises(ConfigError, match=r"not read from a DICOM series.*NIfTI"):
+        check_source(Volume(image.array, image.affine), NAMES)
+
+
+def test_the_file_tells_how_far_slices_are_apart(tmp_path, image, labels):
+    labels.array[..., [0, 2, 4]] = 0
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+    measures = pydicom.dcmread(tmp_path / "l.dcm").SharedFunctionalGroupsSequence[0]
+    assert measures.PixelMeasuresSequence[0].SpacingBetweenSlices == 2.5
 
 
 def test_an_empty_label_map(tmp_path, image):

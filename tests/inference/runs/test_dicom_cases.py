@@ -82,3 +82,19 @@ def test_a_segmentation_needs_a_series(predictor: Predictor, tmp_path: Path) -> 
     with pytest.raises(TransUNetError, match="DICOM"):
         predict_file(predictor, image, tmp_path / "scan.dcm")
     assert not (tmp_path / "scan.dcm").exists()
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "FrameOfReferenceUID"])
+def test_what_a_segmentation_needs_is_missed_before_computing(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyword: str
+) -> None:
+    def computed(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Predictor, "__call__", computed)
+    save(tmp_path / "in", series_of(ramp(), edit=lambda dataset, _: delattr(dataset, keyword)))
+    cases = find_inputs([tmp_path / "in"], channels=1)
+    (outcome,) = predict_cases(predictor, cases, tmp_path / "out", Wanted(format="dicom-seg"))
+    assert f"{keyword}, which 5 of its 5 files lack" in str(outcome.error)
+    with pytest.raises(TransUNetError, match=f"{keyword}.*NIfTI"):
+        predict_file(predictor, tmp_path / "in", tmp_path / "l.dcm")

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.formats.dicom_codes import Code, structure
+from transunet.data.formats.dicom_files import undamaged
 from transunet.data.formats.dicom_frames import Frame
 from transunet.data.formats.dicom_grid import affine_of
 from transunet.data.formats.dicom_series import Series
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
-from transunet.errors import ConfigError
+from transunet.errors import ConfigError, TransUNetError
 from transunet.extras import own_version, require
 
 SERIES_NUMBER = 900
@@ -23,6 +24,10 @@ SERIES_NUMBER = 900
 
 _MULTI_FRAME = "PerFrameFunctionalGroupsSequence"
 _NAME_LENGTH = 64  # of a segment's label and a code's meaning
+
+# By these a segmentation refers to an image; the last two are the same for all of a series.
+_REFERRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+_SHARED = ("StudyInstanceUID", "FrameOfReferenceUID")
 
 # highdicom copies them from the source; anonymised files often lack them. Empty is allowed.
 _COPIED = (
@@ -68,52 +73,101 @@ def write_seg(
         DataError: when the source's headers do not allow it.
         GeometryError: when the labels are not on the source's grid.
     """
-    highdicom = require("highdicom", extra="dicom")
     series = _series_of(source, labels.name)
     frames = _stack(labels, series)
     names = _checked_names(label_names, frames, labels.name)
     method = (algorithm, algorithm_version or own_version())
-    segments = [_segment(highdicom, *item, method) for item in names.items()]
-    images, frames = _sources(series, frames)
+    seg = _segmentation(series, frames, names, description, method)
     try:
-        with warnings.catch_warnings(action="ignore"):
-            seg = _segmentation(highdicom, images, frames, segments, description, method)
-            _renumber(seg, series)
-            seg.save_as(path)
+        seg.save_as(path)
     except OSError as error:
         raise ConfigError(f"Cannot write {path}: {error.strerror or error}. Make room.") from None
-    except Exception as error:  # what a header lacks for a SEG shows in any way
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        found = f"a segmentation cannot refer to it ({reason})"
-        raise Problem("seg", series.source, found, "Write NIfTI instead").error() from None
+
+
+def check_source(source: Series | Volume, label_names: Mapping[int, str]) -> None:
+    """Make sure, before a label map is computed, that `write_seg` can refer to its source.
+
+    Args:
+        source: the series, or the volume that was read from it.
+        label_names: as `write_seg`.
+
+    Raises:
+        ConfigError: without highdicom, for names that have gaps, or a source that is no series.
+        DataError: when the source's headers do not allow it.
+    """
+    series = _series_of(source, source.name if isinstance(source, Volume) else source.source)
+    frames = np.zeros((series.slices, *series.frames[0].shape), np.uint8)
+    frames[0, 0, 0] = 1
+    names = _checked_names(label_names, frames, series.source)
+    _segmentation(series, frames, names, "check", ("check", "check"))
 
 
 def _segmentation(
-    highdicom: Any,
-    images: list[Any],
+    series: Series,
     frames: NDArray[Any],
-    segments: list[Any],
+    names: Mapping[int, str],
     description: str,
     method: tuple[str, str],
 ) -> Any:
-    return highdicom.seg.Segmentation(
-        source_images=images,
-        pixel_array=frames,
-        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        series_instance_uid=highdicom.UID(),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer="transunet",
-        manufacturer_model_name=method[0],
-        software_versions=method[1],
-        device_serial_number="0",
-        series_description=_text(description),
-        content_label="SEGMENTATION",
-        specific_character_set="ISO_IR 192",  # UTF-8: a structure may have any name
-        omit_empty_frames=bool(frames.any()),
-    )
+    """Return the dataset; what a header lacks for it is an error."""
+    highdicom = require("highdicom", extra="dicom")
+    undamaged(series.source, _check_references, series)
+    segments = [_segment(highdicom, *item, method) for item in names.items()]
+    images, stored = _sources(series, frames)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            seg = highdicom.seg.Segmentation(
+                source_images=images,
+                pixel_array=stored,
+                segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=segments,
+                series_instance_uid=highdicom.UID(),
+                series_number=SERIES_NUMBER,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer="transunet",
+                manufacturer_model_name=method[0],
+                software_versions=method[1],
+                device_serial_number="0",
+                series_description=_text(description),
+                content_label="SEGMENTATION",
+                specific_character_set="ISO_IR 192",  # UTF-8: a structure may have any name
+                omit_empty_frames=bool(frames.any()),
+            )
+            _renumber(seg, series)
+            _tell_step(seg, series)
+    except Exception as error:  # what a header lacks for a SEG shows in any way
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise _refused(series, f"a segmentation cannot refer to it ({reason})") from None
+    return seg
+
+
+def _check_references(series: Series) -> None:
+    """Refuse images without the attributes by which a segmentation refers to them."""
+    datasets = series.datasets
+    for keyword in _REFERRED:
+        lacking = sum(not dataset.get(keyword) for dataset in datasets)
+        if lacking:
+            found = f"a segmentation refers to images by {keyword}, which {lacking} of its "
+            raise _refused(series, f"{found}{len(datasets)} files lack")
+    for keyword in _SHARED:
+        values = {str(dataset.get(keyword)) for dataset in datasets}
+        if len(values) > 1:
+            raise _refused(series, f"its files have {len(values)} values of {keyword}, not one")
+
+
+def _refused(series: Series, found: str) -> TransUNetError:
+    remedy = "Write NIfTI instead, or export the series with whole headers"
+    return Problem("seg", series.source, found, remedy).error()
+
+
+def _tell_step(seg: Any, series: Series) -> None:
+    """Say how far apart the slices are: without it the file alone does not tell its grid."""
+    if series.slices > 1:
+        first, last = series.frames[0].position, series.frames[-1].position
+        step = float(np.linalg.norm(last - first)) / (series.slices - 1)
+        measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.SpacingBetweenSlices = f"{step:.10g}"
 
 
 def _segment(highdicom: Any, number: int, name: str, method: tuple[str, str]) -> Any:

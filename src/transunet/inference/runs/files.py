@@ -12,6 +12,7 @@ from typing import Any
 from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, SLICES, channel_of, is_dicom_path, stem_of, suffix_of
 from transunet.data.formats.dicom_files import why_no_slice
+from transunet.data.formats.dicom_seg import check_source
 from transunet.data.formats.dicom_series import are_slices, counted, find_series
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.inference.images import read_image
@@ -115,6 +116,8 @@ def predict_file(
     paths = [Path(path) for path in ([image] if isinstance(image, Path | str) else image)]
     try:
         volume = read_image(paths, series)
+        if output.suffix == ".dcm":  # told before it is computed
+            check_source(volume, bundle.labels)
         labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
     except FAULTS as error:
         raise in_words(error, paths[0]) from None

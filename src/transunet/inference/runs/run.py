@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case
+from transunet.data.formats.dicom_seg import check_source
 from transunet.data.volume import Volume
 from transunet.drawing.figures import check_figure_path
 from transunet.errors import ConfigError, TransUNetError
@@ -153,6 +154,8 @@ class Worker:
         done = _Computed(job, time.perf_counter())
         try:
             done.image = job.image()
+            if self.wanted.format == "dicom-seg":  # told before it is computed
+                check_source(done.image, self.predictor.labels)
             done.labels = self._labelled(job.case, done.image, done.warnings.append)
         except FAULTS as error:
             done.error = error
