@@ -507,3 +507,15 @@ def test_a_picture_that_is_turned_by_its_tag_is_told(tmp_path):
     picture(tmp_path / "masks/a.png", mask(255))
     with pytest.raises(GeometryError, match=r"orientation tag.*as it is stored: turn the mask"):
         data.read_case(data.cases[0])
+
+
+def test_preparing_tells_what_the_layout_noticed(folders, tmp_path, caplog):
+    folder = folders(mask(255), mask(1), mask(255))
+    for number in range(5):
+        picture(folder / f"masks/orphan{number}.png", mask(255))
+    with caplog.at_level("WARNING", logger="transunet"):
+        prepare(open_dataset(folder), tmp_path / "store")
+    told = [record.getMessage() for record in caplog.records]
+    assert "not the same number in all masks" in told[0]
+    assert sum("this mask has no image" in text for text in told) == 3
+    assert told[-1] == "2 more like these; transunet check lists them all."

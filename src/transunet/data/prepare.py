@@ -21,6 +21,7 @@ from transunet.data.cases import Case, DataSet, file_problems, labels_missing, r
 from transunet.data.fingerprint import CaseFingerprint, intensities_of, summarise
 from transunet.data.formats import read_grid, warn_of_contradictions
 from transunet.data.preprocessing import Preprocessing, preprocessing_for
+from transunet.data.problems import log_warnings
 from transunet.data.processes import spread
 from transunet.data.splits import How, Split, split
 from transunet.data.store import (
@@ -79,6 +80,7 @@ def prepare(
         GeometryError: for grids that contradict each other.
     """
     cases = labelled(dataset)
+    log_warnings(dataset.notes)
     warn_of_contradictions(path for case in cases for path in _files(case))
     splits = split(cases, seed, how=how, fraction=fraction, folds=folds)
     chosen = preprocessing or preprocessing_for(dataset, grids_of(cases))

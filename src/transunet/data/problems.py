@@ -1,11 +1,16 @@
 """What can be wrong with a data set: listed by a check and raised by reading, in the same words."""
 
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from transunet.errors import DataError, GeometryError, TransUNetError
 
 Severity = Literal["error", "warning"]
+_SHOWN = 3  # problems of a kind that are logged
+_log = logging.getLogger("transunet")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,19 @@ class Problem:
     def error(self) -> TransUNetError:
         """Return the exception that says this."""
         return GeometryProblemError(self) if self.geometry else DataProblemError(self)
+
+
+def log_warnings(problems: Iterable[Problem]) -> None:
+    """Log what is worth a look, the first few of every kind."""
+    kinds = defaultdict[str, list[Problem]](list)
+    for problem in problems:
+        kinds[problem.kind].append(problem)
+    for alike in kinds.values():
+        for problem in alike[:_SHOWN]:
+            _log.warning(problem.text)
+        if len(alike) > _SHOWN:
+            more = len(alike) - _SHOWN
+            _log.warning("%d more like these; transunet check lists them all.", more)
 
 
 def problem_of(error: TransUNetError, where: str) -> Problem:
