@@ -154,7 +154,7 @@ def test_no_data_set_and_an_empty_one(tmp_path):
     with pytest.raises(DataError, match="it is empty"):
         open_dataset(tmp_path)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"notes\.txt.*decathlon.*imagesTr"):
+    with pytest.raises(DataError, match=r"(?s)notes\.txt.*\n  decathlon: .*imagesTr"):
         open_dataset(tmp_path)
     with pytest.raises(ConfigError, match="not a folder"):
         open_dataset(tmp_path / "notes.txt")

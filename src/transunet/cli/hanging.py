@@ -8,11 +8,12 @@ from rich.console import Console
 def hanging(console: Console, text: str, indent: int) -> str:
     """Return `text` with lines that begin `indent` columns in, the first one's being there already.
 
-    Where there is no terminal, it stays one line: for `grep` and for log files.
+    Where there is no terminal, no line is broken: for `grep` and for log files.
     """
-    if not console.is_terminal:
-        return text
-    lines = textwrap.wrap(
-        text, console.width - indent, break_long_words=False, break_on_hyphens=False
-    )
+    lines = text.split("\n")
+    if console.is_terminal:
+        wrap = textwrap.TextWrapper(
+            console.width - indent, break_long_words=False, break_on_hyphens=False
+        )
+        lines = [part for line in lines for part in wrap.wrap(line)]
     return f"\n{'':<{indent}}".join(lines)

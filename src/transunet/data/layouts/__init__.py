@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from transunet.data.cases import DataSet
+from transunet.data.formats import suffix_of
 from transunet.data.layouts import (
     acdc,
     acdc_h5,
@@ -14,10 +15,12 @@ from transunet.data.layouts import (
     description,
     nnunet,
     pairs,
+    patients,
     synapse,
 )
 from transunet.data.problems import Problem
-from transunet.errors import ConfigError
+from transunet.data.walking import walk
+from transunet.errors import ConfigError, TransUNetError
 
 LAYOUTS: Mapping[str, ModuleType] = {
     "nnunet": nnunet,
@@ -27,6 +30,7 @@ LAYOUTS: Mapping[str, ModuleType] = {
     "acdc": acdc,
     "acdc-h5": acdc_h5,
     "pairs": pairs,
+    "patients": patients,
 }
 """Name -> module with `recognises(folder)`, `open(folder)` and `SHAPE`, what it looks like."""
 
@@ -64,17 +68,48 @@ def recognises(folder: Path) -> bool:
 
 
 def _recognised(folder: Path) -> str:
-    for name, module in LAYOUTS.items():
-        if module.recognises(folder):
-            return name
+    if name := _layout(folder):
+        return name
     if (folder / description.NAME).is_file():
         description.description_of(folder)  # says what is wrong with it, if that is why
-    holds = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    more = ", ..." if len(holds) > 8 else ""
-    found = f"it holds {', '.join(holds[:8])}{more}" if holds else "it is empty"
-    known = "; ".join(f"{name}: {module.SHAPE}" for name, module in LAYOUTS.items())
-    remedy = f"Arrange it like one of these, or name the layout. {known}"
-    raise Problem("layout", str(folder), f"no data set is recognised here: {found}", remedy).error()
+    raise _not_recognised(folder)
+
+
+def _not_recognised(folder: Path) -> TransUNetError:
+    """Say what the folder holds, which folder near it could be meant, and what is known."""
+    parent = folder.parent if folder.parent.name else folder.absolute().parent
+    near = [(path, name) for path in (parent, *pairs.folders_in(folder)) if (name := _layout(path))]
+    found = f"no data set is recognised here: {_contents(folder)}"
+    if {"imagesTr", "labelsTr"} <= {path.name for path in folder.iterdir()}:
+        found += f", but no {description.NAME}, which says what they are"
+    if near:
+        path, name = near[0]
+        where = "its parent" if path == parent else "in it,"
+        found += f"; {where} {path} is a data set of the layout {name}"
+    advice = f"Give {near[0][0]}" if near else "Arrange it like one of these, or name its layout"
+    known = "".join(f"\n  {name}: {module.SHAPE}" for name, module in LAYOUTS.items())
+    remedy = f"{advice}. Known layouts:{known}"
+    return Problem("layout", str(folder), found, remedy).error()
+
+
+def _layout(folder: Path) -> str | None:
+    return next((name for name, module in LAYOUTS.items() if module.recognises(folder)), None)
+
+
+def _contents(folder: Path, below: bool = False) -> str:
+    """`12 .png files and the folders a, b`; with the files `below` in place of the folders."""
+    files = walk(folder).files if below else description.listed(folder)
+    suffixes = Counter(suffix_of(path) or path.suffix or path.name for path in files)
+    kinds = [f"{count} {suffix}" for suffix, count in suffixes.most_common(4)]
+    kinds += [f"{len(suffixes) - 4} more kinds"] if len(suffixes) > 4 else []
+    if len(files) <= 3:
+        holds = [", ".join(path.name for path in files)] if files else []
+    else:
+        holds = [f"{', '.join(kinds)} files"]
+    folders = [] if below else [path.name for path in pairs.folders_in(folder)]
+    if folders:
+        holds.append(f"the folders {', '.join(folders[:6])}{', ...' if len(folders) > 6 else ''}")
+    return f"it holds {' and '.join(holds)}" if holds else "it is empty"
 
 
 def _sound(dataset: DataSet) -> DataSet:
@@ -82,7 +117,8 @@ def _sound(dataset: DataSet) -> DataSet:
     where = str(dataset.folder)
     if not dataset.cases:
         shape = LAYOUTS[dataset.layout].SHAPE
-        found = f"this {dataset.layout} data set has no cases; expected {shape}"
+        holds = _contents(dataset.folder, below=True)
+        found = f"this {dataset.layout} data set has no cases; expected {shape}; {holds}"
         raise Problem("empty", where, found, "Check that the images were copied along").error()
     counts = Counter(case.name for case in dataset.cases)
     twice = [name for name, count in counts.items() if count > 1]

@@ -93,7 +93,7 @@ def open(folder: Path) -> DataSet:
     sides = list(_sides(folder))
     cases = [case for side in sides for case in _cases(side)]
     if len({case.name for case in cases}) < len(cases):  # train/1.png and test/1.png
-        cases = [_named_by_split(case) for case in cases]
+        cases = [named_by_split(case) for case in cases]
     if not cases:
         return DataSet(folder.name, folder, "pairs", (), {}, ())
     orphans = _orphans(sides, cases)
@@ -102,7 +102,7 @@ def open(folder: Path) -> DataSet:
         [case.label for case in cases if case.label],
         unused=[Path(orphan.where) for orphan in orphans],
     )
-    channels, intensity_range, notes = _channels(folder, cases)
+    channels, intensity_range, notes = channels_of(folder, cases)
     return DataSet(
         name=folder.name,
         folder=folder,
@@ -118,7 +118,7 @@ def open(folder: Path) -> DataSet:
 
 def _sides(folder: Path) -> Iterator[_Side]:
     yield from _sides_at(folder, None)
-    for inner in _folders(folder):
+    for inner in folders_in(folder):
         if split := SPLITS.get(inner.name.lower()):
             yield from _sides_at(inner, split)
 
@@ -126,7 +126,7 @@ def _sides(folder: Path) -> Iterator[_Side]:
 def _sides_at(root: Path, split: str | None) -> Iterator[_Side]:
     """The folders in `root` that hold images and masks, or `root` where it holds both."""
     roles: dict[str | None, dict[str, Path]] = defaultdict(dict)
-    for folder in _folders(root):
+    for folder in folders_in(root):
         named_split, role = _role(folder.name)
         roles[named_split].setdefault(role, folder)
     paired = False
@@ -148,7 +148,8 @@ def _role(name: str) -> tuple[str | None, str]:
     return split, "_".join(word for word in words if word not in SPLITS)
 
 
-def _folders(root: Path) -> list[Path]:
+def folders_in(root: Path) -> list[Path]:
+    """Return the folders in `root` by name, without hidden ones."""
     if not root.is_dir():
         return []
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
@@ -157,8 +158,8 @@ def _folders(root: Path) -> list[Path]:
 def _cases(side: _Side) -> Iterator[Case]:
     """A case for every image; where its mask is missing, the path it should have."""
     together = side.images == side.masks
-    images = [(name, path) for name, path in _files(side.images, together) if _is_image(path)]
-    labels = [(name, path) for name, path in _files(side.masks, together) if path.is_file()]
+    images = [(name, path) for name, path in files_in(side.images, together) if _is_image(path)]
+    labels = [(name, path) for name, path in files_in(side.masks, together) if path.is_file()]
     if together:
         images = [(name, path) for name, path in images if not case_of_mask(name)]
         labels = [(name, path) for name, path in labels if case_of_mask(name)]
@@ -180,7 +181,7 @@ def _split(name: str) -> str | None:
     return SPLITS.get(first.lower()) if inner else None
 
 
-def _files(folder: Path, flat: bool) -> list[tuple[str, Path]]:
+def files_in(folder: Path, flat: bool) -> list[tuple[str, Path]]:
     """Images or masks with their names: the folders that lead to them, and the stem.
 
     A folder of DICOM slices is one image. Files of formats that are not read come last, so that a
@@ -260,11 +261,12 @@ def _case_of_image(name: str) -> str:
     return channel[0] if channel else re.sub("[-_.](image|img|im)$", "", name)
 
 
-def _named_by_split(case: Case) -> Case:
+def named_by_split(case: Case) -> Case:
+    """Return the case with the name of its split before its own."""
     return replace(case, name=f"{case.split}_{case.name}") if case.split else case
 
 
-def _channels(
+def channels_of(
     folder: Path, cases: Sequence[Case]
 ) -> tuple[tuple[str, ...], tuple[float, float] | None, list[Problem]]:
     """Names of the channels and, for photographs, the range of values: as most images have."""
@@ -343,7 +345,7 @@ def _orphans(sides: Iterable[_Side], cases: Iterable[Case]) -> list[Problem]:
     masks = [
         path
         for side in sides
-        for _, path in _files(side.masks, flat=side.images == side.masks)
+        for _, path in files_in(side.masks, flat=side.images == side.masks)
         if path.is_file() and suffix_of(path)
     ]
     return description.orphans(masks, used, "orphan", "this mask has no image")
