@@ -187,6 +187,40 @@ def test_a_photograph_lies_upright_and_gets_a_png(client, bundles):
     assert np.array_equal(overlay.affine, view.affine)
 
 
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.tif"])
+def test_a_photograph_is_taken_as_it_is_shown(client, bundles, name):
+    image_module = pytest.importorskip("PIL.Image", reason="pictures need the extra images")
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    pixels[:16, :16] = 255
+    exif = image_module.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    file = io.BytesIO()
+    stored = image_module.fromarray(np.ascontiguousarray(np.rot90(pixels)))
+    stored.save(file, name.replace("jpg", "jpeg").replace("tif", "tiff")[6:], exif=exif)
+    image = client.upload((name, file.getvalue()))
+    assert image["shape"] == [32, 48, 1]
+    view = nifti_of(client.get(f"/images/{image['id']}/volume.nii.gz").content)
+    red = np.asarray(view.dataobj)["R"][..., 0].astype(int)
+    assert np.abs(red - pixels[..., 0]).max() < 30
+    job = client.wait(client.submit(image["id"], "photo")["id"])
+    assert np.asarray(image_module.open(io.BytesIO(result(client, job, "png")))).shape == (32, 48)
+
+
+def test_colours_of_16_bits_are_shown_and_segmented_as_those_of_8(client, bundles, tmp_path):
+    sitk = pytest.importorskip("SimpleITK", reason="pictures need the extra images")
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 50, 3), dtype=np.uint8)
+    labels = []
+    for name, numbers in (("a", pixels), ("b", pixels.astype(np.uint16) * 257)):
+        path = tmp_path / f"{name}.png"
+        sitk.WriteImage(sitk.GetImageFromArray(numbers, isVector=True), str(path))
+        image = client.upload(path)
+        view = nifti_of(client.get(f"/images/{image['id']}/volume.nii.gz").content)
+        assert np.array_equal(np.asarray(view.dataobj)["G"][..., 0], pixels[..., 1])
+        job = client.wait(client.submit(image["id"], "photo")["id"])
+        labels.append(result(client, job, "png"))
+    assert labels[0] == labels[1]
+
+
 def test_other_formats_are_read(client, tmp_path):
     from transunet.data.volume import Volume
 

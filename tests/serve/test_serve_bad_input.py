@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -43,6 +44,14 @@ def with_nan() -> bytes:
     return gzip.compress(nibabel.Nifti1Image(array, np.eye(4)).to_bytes())
 
 
+def large_png(width: int = 60000, height: int = 60000) -> bytes:
+    """A few bytes that promise 3.6 thousand million pixels."""
+    start = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [start, b"IDAT" + zlib.compress(bytes(100)), b"IEND"]
+    parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 NRRD_ELSEWHERE = (
     b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 8 8 8\nencoding: raw\ndata file: /etc/passwd\n\n"
 )
@@ -64,6 +73,7 @@ BAD = {
     "nrrd as mha": ([("a.mha", NRRD_ELSEWHERE)], 415, "unknown_format", "same file"),
     "huge": ([("a.nii.gz", claiming((9000, 9000, 9000)))], 413, "too_large", "voxels"),
     "huge fourth axis": ([("a.nii.gz", claiming((9, 9, 9, 30000, 300)))], 413, "too_large", "vox"),
+    "huge picture": ([("a.png", large_png())], 413, "too_large", "voxels"),
     "damaged zip": ([("a.zip", b"PK\x03\x04junk")], 422, "unreadable", "a.zip"),
     "zip of nothing": ([("a.zip", zipped(("a.txt", b"x")))], 422, "unreadable", "no DICOM"),
     "zip upwards": ([("a.zip", zipped(("../../x.dcm", b"x")))], 422, "unreadable", "leads out"),

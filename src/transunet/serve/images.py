@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import dicom, read_volume, stem_of, suffix_of
+from transunet.data.formats import dicom, raster, read_volume, stem_of, suffix_of
 from transunet.data.formats.archive import Unpacked, is_zip
 from transunet.data.formats.dicom_series import open_series
 from transunet.data.formats.nifti import nib
@@ -55,7 +55,7 @@ def inspect(
             source = intake.arrange(paths, as_, series)
             volume = read(source, most)
             affine = view_affine(source, volume)
-            write_view(volume.array, affine, folder / VIEW)
+            write_view(_seen(volume), affine, folder / VIEW)
     except TransUNetError as error:
         raise told(error, upload) from None
     return {**_facts(volume, affine, source), **_kept(source, folder)}
@@ -112,6 +112,12 @@ def write_view(array: NDArray[Any], affine: NDArray[Any], path: Path) -> None:
     image = nib.Nifti1Image(out, affine)
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
+
+
+def _seen(volume: Volume) -> NDArray[Any]:
+    """The voxels, but colours of 16 bits as screens show them, with 8."""
+    deep = raster.white_of(volume) == 65535 and volume.channels == 3
+    return volume.array // 257 if deep else volume.array
 
 
 def _unpacked(files: list[Path], room: int) -> list[Path]:

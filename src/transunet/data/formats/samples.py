@@ -56,9 +56,13 @@ def _by_tifffile(path: Path, pages: Sequence[Page]) -> NDArray[Any] | None:
         tifffile: Any = import_module("tifffile")
     except ModuleNotFoundError:
         return None
-    with suppress(ValueError, RuntimeError), tifffile.TiffFile(path) as file:
-        return np.stack([_samples_last(file.pages[page.index]) for page in pages])
-    return None
+    try:
+        with tifffile.TiffFile(path) as file:
+            return np.stack([_samples_last(file.pages[page.index]) for page in pages])
+    except MemoryError:
+        raise
+    except Exception:  # damaged in any way, or compressed as only further packages read it
+        return None
 
 
 def _samples_last(page: Any) -> NDArray[Any]:
