@@ -77,3 +77,46 @@ def test_nearest_labels_takes_the_pixel_under_the_centre(size):
     rows = [int((i + 0.5) * 4 / size[0]) for i in range(size[0])]
     columns = [int((i + 0.5) * 6 / size[1]) for i in range(size[1])]
     assert torch.equal(found, labels[:, rows][:, :, columns])
+
+
+IGNORED = 255
+
+
+@pytest.mark.parametrize("weights", [(1, 0), (0, 1), (0.5, 0.5)])
+def test_pixels_that_nobody_labelled_count_in_neither_term(golden_batch, weights):
+    logits, labels = golden_batch
+    counted = SegmentationLoss(*weights)(logits[:, :, :20], labels[:, :20])
+    labels[:, 20:] = IGNORED
+    loss = SegmentationLoss(*weights, ignored=IGNORED)
+    found = loss(logits, labels)
+    assert found.item() == pytest.approx(counted.item(), rel=1e-6)
+    found.backward()
+    assert not logits.grad[:, :, 20:].any()
+    assert logits.grad[:, :, :20].any()
+
+
+def test_without_such_pixels_the_loss_is_the_same_to_the_bit(golden_batch):
+    logits, labels = golden_batch
+    assert torch.equal(
+        SegmentationLoss(ignored=IGNORED)(logits, labels), SegmentationLoss()(logits, labels)
+    )
+
+
+@pytest.mark.parametrize("depths", [(), (0.5, 0.25)])
+def test_a_batch_that_nobody_labelled_costs_nothing(golden_batch, depths):
+    logits, labels = golden_batch
+    loss = SegmentationLoss(ignored=IGNORED)
+    outputs = [logits, logits[:, :, ::2, ::2], logits[:, :, ::4, ::4]][: len(depths) + 1]
+    found = DeepSupervisionLoss(loss, depths)(outputs, torch.full_like(labels, IGNORED))
+    assert found.item() == pytest.approx(0, abs=1e-6)
+    found.backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_coarser_depth_leaves_out_what_lies_under_its_pixels(golden_batch):
+    logits, labels = golden_batch
+    labels[:, ::2] = IGNORED  # the pixels under the centres of half the size are the odd ones
+    loss, coarse = SegmentationLoss(ignored=IGNORED), logits[:, :, ::2, ::2]
+    found = DeepSupervisionLoss(loss, [1])([logits, coarse], labels)
+    expected = (loss(logits, labels) + loss(coarse, labels[:, 1::2, 1::2])) / 2
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)

@@ -31,6 +31,15 @@ def check(
     json: Annotated[
         Path | None, typer.Option(help="Write every problem here.", metavar="FILE")
     ] = None,
+    ignore: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="VALUE",
+            help="The value in label maps, such as 255, of what nobody labelled; a data set's own "
+            "label 'ignore' needs no option.",
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read cases.")] = 1,
 ) -> None:
     """List every problem of a data set with its file and its remedy.
@@ -41,7 +50,7 @@ def check(
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
-    report = _checked(dataset, layout, workers)
+    report = _checked(dataset, layout, workers, ignore)
     _show_problems(console, report)
     fixed = _fixed(report, fix) if fix else None
     if fixed:
@@ -49,11 +58,14 @@ def check(
     if json:
         _write_json(json, report, fixed)
     if not report.errors:
-        console.print(f"Next: transunet train {fixed.folder if fixed else dataset} -o RUN")
+        option = "" if ignore is None else f" --ignore {ignore}"
+        console.print(f"Next: transunet train {fixed.folder if fixed else dataset} -o RUN{option}")
     raise typer.Exit(1 if report.errors else 0)
 
 
-def _checked(dataset: Path, layout: str | None, workers: int) -> "Report":
+def _checked(
+    dataset: Path, layout: str | None, workers: int, ignore: int | None = None
+) -> "Report":
     from transunet.cli.progress import progress_bar
     from transunet.data.check import check as check_dataset
 
@@ -63,7 +75,7 @@ def _checked(dataset: Path, layout: str | None, workers: int) -> "Report":
         def progress(done: int, total: int, name: str) -> None:
             bar.update(task, completed=done, total=total)
 
-        return check_dataset(dataset, layout, workers, progress)
+        return check_dataset(dataset, layout, workers, progress, ignore)
 
 
 def _fixed(report: "Report", out: Path) -> "Fixed":
@@ -127,7 +139,8 @@ def _show_copy(console: "Console", fixed: "Fixed", original: "Report", workers: 
     for problem in _few(console, fixed.left_out):
         console.print(f"left out  {problem.where}: {problem.found}.", markup=False)
     layout = original.dataset.layout if original.dataset else None
-    report = _checked(fixed.folder, layout, workers)
+    ignore = original.dataset.ignore if original.dataset else None
+    report = _checked(fixed.folder, layout, workers, ignore)
     console.print(
         f"{fixed.folder}: {_counted(len(fixed.corrected), 'correction')}, {len(fixed.left_out)} "
         f"left "

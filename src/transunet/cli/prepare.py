@@ -52,6 +52,15 @@ def prepare(
     layout: Annotated[
         str | None, typer.Option(help="The data set's layout, if not recognised.")
     ] = None,
+    ignore: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="VALUE",
+            help="The value in label maps, such as 255, of what nobody labelled; a data set's own "
+            "label 'ignore' needs no option.",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes; each holds one case in memory.")
     ] = 1,
@@ -117,7 +126,7 @@ def prepare(
     from transunet.data.layouts import open_dataset
     from transunet.data.prepare import prepare as prepare_dataset
 
-    data = open_dataset(dataset, layout)
+    data = open_dataset(dataset, layout, ignore)
     if modality:
         data = data.with_channels(tuple(name.strip() for name in modality.split(",")))
     if group_by:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from transunet.data.augment import Augmentation
 from transunet.data.resize import nearest, resize
-from transunet.data.store import Store
+from transunet.data.store import Store, StoredCase
 from transunet.errors import ConfigError
 
 
@@ -18,7 +18,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
     """Slices of some cases of a store, augmented and resized.
 
     A sample is asked for by (epoch, index). All randomness comes from the seed, the epoch and the
-    index, so that a sample depends on no worker, order or process.
+    index, so that a sample depends on no worker, order or process. Slices of which nobody labelled
+    a pixel are left out.
 
     Args:
         store: a prepared store.
@@ -28,7 +29,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         seed: of the augmentation.
 
     Raises:
-        ConfigError: when there are no cases, or one is not in the store.
+        ConfigError: when there are no cases, one is not in the store, or nobody labelled a slice.
     """
 
     def __init__(
@@ -46,7 +47,13 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.image_size = image_size
         self.augment = augment
         self.seed = seed
-        self._ends = np.cumsum([store.case(name).slices for name in self.cases])
+        self._numbers = [_labelled_slices(store.case(name)) for name in self.cases]
+        self._ends = np.cumsum([len(numbers) for numbers in self._numbers])
+        if not len(self):
+            raise ConfigError(
+                f"All voxels of {', '.join(self.cases[:8])} in the store {store.path} hold the "
+                f"ignored value {store.manifest.ignore}. Choose cases that somebody labelled."
+            )
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -56,7 +63,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
         Returns:
             `image` float32 (C, H, W), `label` int64 (H, W), `case` its name, `slice` its number in
-            the case.
+            the case. Labels are `store.ignored` where nobody labelled a pixel.
         """
         epoch, index = key
         case, number = self.locate(index)
@@ -82,18 +89,17 @@ class SliceDataset(Dataset[dict[str, Any]]):
         if not 0 <= index < len(self):
             raise IndexError(f"slice {index} of {len(self)}")
         which = int(np.searchsorted(self._ends, index, side="right"))
-        name = self.cases[which]
-        return name, index - int(self._ends[which]) + self.store.case(name).slices
+        return self.cases[which], int(self._numbers[which][index - self._ends[which]])
 
     def with_class(self, index: int | None = None) -> NDArray[np.intp]:
         """Return the indices of slices that hold class `index` (None: any but the background)."""
-        starts = self._ends - [self.store.case(name).slices for name in self.cases]
-        found: set[int] = set()
-        for start, name in zip(starts.tolist(), self.cases, strict=True):
+        found: list[NDArray[np.intp]] = []
+        for end, numbers, name in zip(self._ends, self._numbers, self.cases, strict=True):
             holding = self.store.case(name).slices_with
             wanted = holding.values() if index is None else [holding.get(index, ())]
-            found.update(start + number for numbers in wanted for number in numbers)
-        return np.array(sorted(found), dtype=np.intp)
+            held = np.isin(numbers, [number for slices in wanted for number in slices])
+            found.append(end - len(numbers) + np.flatnonzero(held))
+        return np.concatenate(found)
 
     def _resized(
         self, image: NDArray[np.float32], label: NDArray[Any]
@@ -106,3 +112,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
             resize(image, self.image_size, order=3, edge="kept"),
             nearest(label, self.image_size, edge="kept"),
         )
+
+
+def _labelled_slices(case: StoredCase) -> NDArray[np.intp]:
+    return np.setdiff1d(np.arange(case.slices), case.unlabelled)

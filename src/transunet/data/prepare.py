@@ -7,7 +7,7 @@ changed: preparing twice does nothing, and after an interruption it goes on wher
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.atomic import atomic_path, writable_folder
-from transunet.data.cases import Case, DataSet, file_problems, labels_missing, raise_first
+from transunet.data.cases import IGNORED, Case, DataSet, file_problems, labels_missing, raise_first
 from transunet.data.fingerprint import CaseFingerprint, intensities_of, summarise
 from transunet.data.formats import read_grid, warn_of_contradictions
 from transunet.data.preprocessing import Preprocessing, preprocessing_for
@@ -109,6 +109,7 @@ def _manifest(
         layout=dataset.layout,
         labels=dict(dataset.labels),
         regions=dict(dataset.regions),
+        ignore=dataset.ignore,
         preprocessing=task.preprocessing,
         fingerprint=fingerprint,
         seed=seed,
@@ -189,6 +190,9 @@ def _prepare_case(task: _Task, case: Case) -> StoredCase:
         raise AssertionError(f"{case.name} has no label")
     slices = task.preprocessing.to_slices(image)
     label_slices = task.preprocessing.labels_to_slices(label)
+    labelled = np.ones(len(label_slices), np.bool_)
+    if task.dataset.ignore is not None:
+        labelled = (label_slices != IGNORED).any(axis=(1, 2))
     stored = StoredCase(
         name=case.name,
         images=tuple(task.relative(path) for path in case.images),
@@ -200,8 +204,9 @@ def _prepare_case(task: _Task, case: Case) -> StoredCase:
         slices=len(slices),
         size=(slices.shape[2], slices.shape[3]),
         spacing_mm=task.preprocessing.slice_spacing(image),
-        slices_with=_slices_with(label_slices),
-        fingerprint=_case_fingerprint(image, label),
+        slices_with=_slices_with(label_slices, task.dataset.labels),
+        unlabelled=tuple(np.flatnonzero(~labelled).tolist()),
+        fingerprint=_case_fingerprint(image, label, task.dataset.labels),
     )
     _write_case(task.store, stored, slices, label_slices)
     return stored
@@ -233,24 +238,26 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _slices_with(labels: NDArray[Any]) -> dict[int, tuple[int, ...]]:
-    classes = [int(index) for index in np.unique(labels) if index]
+def _slices_with(labels: NDArray[Any], known: Mapping[int, str]) -> dict[int, tuple[int, ...]]:
+    classes = [int(index) for index in np.unique(labels) if index and index in known]
     return {
         index: tuple(np.flatnonzero((labels == index).any(axis=(1, 2))).tolist())
         for index in classes
     }
 
 
-def _case_fingerprint(image: Volume, label: Volume) -> CaseFingerprint:
+def _case_fingerprint(image: Volume, label: Volume, known: Mapping[int, str]) -> CaseFingerprint:
     classes, counts = np.unique(label.array.ravel("K"), return_counts=True)
+    voxels = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+    foreground = (label.array[0] > 0) & (label.array[0] <= max(known))
     return CaseFingerprint(
         shape=image.spatial_shape,
         spacing_mm=image.spacing_mm,
         orientation=image.orientation,
         modality=modality_of_header(image.header),
         intensities=intensities_of(image.array),
-        foreground=intensities_of(image.array[:, label.array[0] > 0]),
-        voxels=dict(zip(classes.tolist(), counts.tolist(), strict=True)),
+        foreground=intensities_of(image.array[:, foreground]),
+        voxels={index: count for index, count in voxels.items() if index in known},
     )
 
 

@@ -2,7 +2,8 @@
 
 STORE/manifest.json            data set, labels, preprocessing, fingerprint, splits, every case
 STORE/cases/NAME/image.npy     (S, C, H, W) float32, normalised, at the case's own in-plane size
-STORE/cases/NAME/label.npy     (S, H, W) uint8 (uint16 above 255 classes), class indices
+STORE/cases/NAME/label.npy     (S, H, W) uint8 (uint16 above 255 classes), class indices; 255 where
+                               nobody labelled a voxel, in a store that has such
 STORE/cases/NAME/case.json     the case's entry of the manifest
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.configuration import Configuration
+from transunet.data.cases import IGNORED
 from transunet.data.fingerprint import CaseFingerprint, Fingerprint
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.problems import Problem
@@ -50,6 +52,8 @@ class StoredCase(Configuration):
     """Distance from slice to slice, row to row, column to column."""
     slices_with: dict[int, tuple[int, ...]]
     """Class (but the background) -> the slices that it occurs in."""
+    unlabelled: tuple[int, ...] = ()
+    """The slices of which nobody labelled a voxel: there is nothing to learn from them."""
     fingerprint: CaseFingerprint
 
 
@@ -64,6 +68,8 @@ class Manifest(Configuration):
     layout: str
     labels: dict[int, str]
     regions: dict[str, tuple[int, ...]]
+    ignore: int | None = None
+    """The value in the label files of voxels that nobody labelled; None where all are."""
     preprocessing: Preprocessing
     fingerprint: Fingerprint
     seed: int
@@ -98,6 +104,11 @@ class Store:
     def labels(self) -> Mapping[int, str]:
         """Class index -> name."""
         return self.manifest.labels
+
+    @property
+    def ignored(self) -> int | None:
+        """The number in label slices of pixels that nobody labelled; None where all are."""
+        return None if self.manifest.ignore is None else IGNORED
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -56,7 +56,7 @@ class Job:
         depths = len(self.recipe.deep_supervision)
         self.bare: nn.Module = DeeplySupervised(self.model, depths) if depths else self.model
         self.bare.to(self.device).train()
-        self.loss = make_loss(self.recipe)
+        self.loss = make_loss(self.recipe, ignored=self.store.ignored)
         self.trained = self._wrapped()
         self.optimizer = make_optimizer(self.recipe, self.bare)
         scales = self.recipe.precision == "fp16"
@@ -279,9 +279,17 @@ def make_model(recipe: Recipe, store: Store, fresh: bool = False) -> TransUNet:
     return model
 
 
-def make_loss(recipe: Recipe, reduce: Reduce = sum_over_processes) -> nn.Module:
-    """Return the recipe's loss, summed over the processes that share a batch."""
-    loss = SegmentationLoss(recipe.ce_weight, recipe.dice_weight, reduce)
+def make_loss(
+    recipe: Recipe, reduce: Reduce = sum_over_processes, ignored: int | None = None
+) -> nn.Module:
+    """Return the recipe's loss, summed over the processes that share a batch.
+
+    Args:
+        recipe: weighs its terms and depths.
+        reduce: sums a tensor over the processes.
+        ignored: the label of pixels that are left out, a store's `ignored`.
+    """
+    loss = SegmentationLoss(recipe.ce_weight, recipe.dice_weight, reduce, ignored)
     if recipe.deep_supervision:
         return DeepSupervisionLoss(loss, recipe.deep_supervision)
     return loss

@@ -17,14 +17,20 @@ SMOOTH = 1e-5
 Reduce = Callable[[Tensor], Tensor]
 
 
-def dice_sums(probabilities: Tensor, labels: Tensor) -> Tensor:
+def dice_sums(probabilities: Tensor, labels: Tensor, ignored: int | None = None) -> Tensor:
     """Return per class the sums that Dice is made of: p t, p p and t t, as (3, K).
 
     Args:
         probabilities: (B, K, H, W), floating point.
-        labels: (B, H, W), int64 class indices below K.
+        labels: (B, H, W), int64 class indices below K, or `ignored`.
+        ignored: the label of pixels that are left out; None where there are none.
     """
+    if ignored is not None:
+        counted = labels != ignored
+        probabilities, labels = probabilities * counted[:, None], labels * counted
     target = torch.zeros_like(probabilities).scatter_(1, labels[:, None], 1.0)
+    if ignored is not None:
+        target = target * counted[:, None]
     over = (0, 2, 3)
     intersection = (probabilities * target).sum(over)
     return torch.stack([intersection, probabilities.square().sum(over), target.sum(over)])
@@ -60,24 +66,34 @@ class SegmentationLoss(nn.Module):
         ce_weight: of the cross-entropy, averaged over the pixels of the whole batch.
         dice_weight: of the Dice loss.
         reduce: sums a tensor over the processes that share a batch, differentiably.
+        ignored: the label of pixels that count in neither; None where there are none.
     """
 
     def __init__(
-        self, ce_weight: float = 0.5, dice_weight: float = 0.5, reduce: Reduce = alone
+        self,
+        ce_weight: float = 0.5,
+        dice_weight: float = 0.5,
+        reduce: Reduce = alone,
+        ignored: int | None = None,
     ) -> None:
         super().__init__()
         self.ce_weight, self.dice_weight, self.reduce = ce_weight, dice_weight, reduce
+        self.ignored = ignored
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the float32 scalar loss of logits (B, K, H, W) and int64 labels (B, H, W)."""
         logits = logits.float()  # half precision overflows in sums over a batch
-        sums = dice_sums(logits.softmax(1), labels)
-        cross_entropy = F.cross_entropy(logits, labels, reduction="sum")
+        sums = dice_sums(logits.softmax(1), labels, self.ignored)
+        ignored = -100 if self.ignored is None else self.ignored  # -100: torch's for "none"
+        cross_entropy = F.cross_entropy(logits, labels, reduction="sum", ignore_index=ignored)
         pixels = torch.full_like(cross_entropy, labels.numel())
+        if self.ignored is not None:
+            pixels = (labels != self.ignored).sum().to(pixels)
         *flat, cross_entropy, pixels = self.reduce(
             torch.cat([sums.flatten(), cross_entropy[None], pixels[None]])
         ).unbind()
         dice = dice_from_sums(torch.stack(flat).reshape(sums.shape))
+        pixels = pixels.clamp(min=1)  # a batch that nobody labelled has the loss 0
         return self.ce_weight * cross_entropy / pixels + self.dice_weight * dice
 
 

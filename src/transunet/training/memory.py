@@ -66,7 +66,7 @@ def _fits(job: Job, slices: int) -> bool:
     torch.cuda.reset_peak_memory_stats(job.device)
     try:
         images, labels = _blank(job, slices)
-        loss = make_loss(job.recipe, alone)
+        loss = make_loss(job.recipe, alone, job.store.ignored)
         train_step(job.trained, loss, job.optimizer, images, labels, job.arithmetic)
         return torch.cuda.max_memory_allocated(job.device) <= _SHARE * free
     except torch.OutOfMemoryError:
@@ -95,7 +95,7 @@ def _kept(job: Job, slices: int) -> int:
 
     images, labels = _blank(job, slices)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = make_loss(job.recipe, alone)(job.bare(images), labels)
+        loss = make_loss(job.recipe, alone, job.store.ignored)(job.bare(images), labels)
     del loss  # held until here, so that no storage was counted for another
     return sum(storages.values())
 

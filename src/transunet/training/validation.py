@@ -51,9 +51,11 @@ def validate(
 
 
 def _measure(predictor: Predictor, store: Store, case: str) -> dict[str, float]:
-    predicted = predictor.label_slices(store.image(case))
+    predicted, label = predictor.label_slices(store.image(case)), np.asarray(store.label(case))
+    if store.ignored is not None:
+        predicted = np.where(label == store.ignored, 0, predicted)
     classes = [index for index in store.labels if index]
-    dice = dice_per_class(predicted, np.asarray(store.label(case)), classes)
+    dice = dice_per_class(predicted, label, classes)
     return {store.labels[index]: value for index, value in dice.items()}
 
 
