@@ -194,14 +194,23 @@ def test_1_and_255_in_one_file_are_two_classes(folders):
 
 
 @pytest.mark.parametrize("named", [False, True])
-@pytest.mark.parametrize("how", ["jpeg kept as png", "jpeg", "blur", "little noise"])
+@pytest.mark.parametrize("how", ["jpeg kept as png", "jpeg", "blur", "little noise", "vessels"])
 def test_soft_edges_are_cut_at_half(tmp_path, how, named):
     exact = np.zeros((64, 64), np.uint8)
     exact[20:45, 25:50] = 255
+    if how == "vessels":
+        from scipy.ndimage import rotate
+
+        exact[:] = 0
+        exact[8::12] = exact[9::12] = 255
+        blurred = rotate(exact.astype(float), 20, reshape=False, order=1).clip(0, 255)
+        exact = np.where(blurred > 127, 255, 0).astype(np.uint8)
     soft = Image.fromarray(exact)
     if how.startswith("jpeg"):
         soft.save(tmp_path / "m.jpg", quality=70)
         soft = Image.open(tmp_path / "m.jpg")
+    elif how == "vessels":
+        soft = Image.fromarray(blurred.astype(np.uint8))
     elif how == "blur":
         soft = soft.resize((32, 32)).resize((64, 64), Image.Resampling.BICUBIC)
     else:

@@ -340,3 +340,23 @@ def test_pictures_larger_than_pillow_expects_are_read(tmp_path, monkeypatch):
     assert read_volume(tmp_path / "a.png").array.min() == 1
     assert read_grid(tmp_path / "a.png").spatial_shape == (30, 40, 1)
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_tifffile_tells_channels_too(tmp_path, rng):
+    tifffile = pytest.importorskip("tifffile", reason="writes such TIFFs")
+    pixels = rng.integers(0, 255, (3, 6, 9)).astype(np.uint8)
+    for axes, shape in (("CYX", (3, 6, 9, 1)), ("ZYX", (1, 6, 9, 3)), ("QYX", (1, 6, 9, 3))):
+        tifffile.imwrite(
+            tmp_path / "a.tif", pixels, photometric="minisblack", metadata={"axes": axes}
+        )
+        assert read_volume(tmp_path / "a.tif").array.shape == shape
+
+
+@pytest.mark.parametrize("extra", ["unspecified", "unassalpha"])
+def test_inks_beyond_four_are_bands_as_they_are(tmp_path, rng, extra):
+    tifffile = pytest.importorskip("tifffile", reason="writes and reads such TIFFs")
+    pixels = rng.integers(0, 255, (6, 9, 5)).astype(np.uint8)
+    options = {"photometric": "separated", "extrasamples": [extra], "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    expected = pixels[..., : 5 if extra == "unspecified" else 4].transpose(2, 0, 1)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array[..., 0], expected)

@@ -1,8 +1,10 @@
 """What the tags of a TIFF say of its pages: bits, bands, transparency, which pages are channels."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,14 @@ from transunet.extras import require
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of a TIFF, the last two of a BigTIFF."""
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE = 0, 1, 2, 3
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
 """What the numbers of a page mean (PhotometricInterpretation)."""
 
 _BIG = 43
 _ALPHA = frozenset({1, 2})  # kinds of extra samples; 0, "unspecified", is data
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # SampleFormat; the rest is complex
 # With these and 8 bits Pillow makes colours of three samples (of four in CMYK).
-_COLOURS = frozenset({RGB, 5, 6, 8})
+_COLOURS = frozenset({RGB, CMYK, 6, 8})
 _IMAGEJ = {"channels": "C", "slices": "Z", "frames": "T"}
 
 
@@ -59,11 +61,12 @@ class Page:
         """Whether Pillow's modes hold the numbers of every band."""
         if self.meaning == PALETTE:
             return self.bits <= 8
-        if set(self.extra) - _ALPHA:
+        cmyk = self.meaning == CMYK
+        if set(self.extra) - _ALPHA or len(self.extra) > (0 if cmyk else 1):
             return False
         colours = self.samples - len(self.extra)
         if self.dtype == np.uint8:
-            return colours == 1 or (self.meaning in _COLOURS and colours == 3 + (self.meaning == 5))
+            return colours == 1 or (self.meaning in _COLOURS and colours == 3 + cmyk)
         grey = self.samples == 1 and self.meaning == BLACK_IS_ZERO
         return grey and self.dtype.str[1:] in {"u2", "i2", "i4", "f4"}
 
@@ -80,7 +83,8 @@ def pages_of(path: Path) -> list[Page]:
 def page_axes(first: Page, count: int) -> tuple[tuple[str, int], ...]:
     """Return what pages run along, slowest first: slices (Z), channels (C) and time (T).
 
-    OME-TIFF and ImageJ tell it in the description of the first page; without it they are slices.
+    OME-TIFF, ImageJ and tifffile tell it in the description of the first page; without it they are
+    slices.
 
     Args:
         first: the first page.
@@ -96,8 +100,9 @@ def page_axes(first: Page, count: int) -> tuple[tuple[str, int], ...]:
         axes = {axis: _number(rf"^{name}=(\d+)", text) for name, axis in _IMAGEJ.items()}
         fastest = "CZT"
     else:
-        return (("Z", count),)
-    if np.prod([*axes.values()]) != count:  # channels that lie in other files, for example
+        axes = _axes_in_json(text)
+        fastest = "".join(reversed(axes))
+    if not axes or not {*axes} <= {*"CZT"} or prod(axes.values()) != count:  # in other files, e.g.
         return (("Z", count),)
     return tuple((axis, axes[axis]) for axis in reversed(fastest))
 
@@ -138,7 +143,7 @@ def _page(index: int, tags: dict[int, Any]) -> Page | None:
     bits = int(np.max(tags.get(258, 1)))
     kind = _KINDS.get(int(np.max(tags.get(339, 1))), "V")
     meaning = int(tags.get(262, BLACK_IS_ZERO))
-    usual = 3 if meaning in (RGB, 6, 8) else 4 if meaning == 5 else 1
+    usual = 3 if meaning in (RGB, 6, 8) else 4 if meaning == CMYK else 1
     extra = tuple(np.atleast_1d(tags.get(338, ())).astype(int).tolist())
     return Page(
         index=index,
@@ -153,6 +158,16 @@ def _page(index: int, tags: dict[int, Any]) -> Page | None:
         in_strips=322 not in tags and tags.get(284, 1) == 1,
         description=str(tags.get(270, "")),
     )
+
+
+def _axes_in_json(text: str) -> dict[str, int]:
+    """Return {"C": 3} for tifffile's `{"shape": [3, 64, 64], "axes": "CYX"}`."""
+    try:
+        told = json.loads(text)
+        axes = dict(zip(told["axes"], map(int, told["shape"]), strict=True))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return {axis: size for axis, size in axes.items() if axis not in "YXS"}
 
 
 def _number(pattern: str, text: str) -> int:

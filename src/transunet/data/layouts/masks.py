@@ -162,6 +162,8 @@ def _has_soft_edges(pixels: Counter[int]) -> bool:
     middle = pixels.total() - sum(near_black) - near_white
     one_background = 2 * max(near_black, default=0) > sum(near_black)
     many = min(dark, bright) >= _BLUR_VALUES
+    if len(between) > MOST_CLASSES:  # no classes in any case; thin structures may be mostly edge
+        middle //= 2
     few_but_close = middle == 0 and min(dark, bright) > 0
     return one_background and middle < near_white and (many or few_but_close)
 
