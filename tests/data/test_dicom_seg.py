@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dicom_made import OBLIQUE, STUDY, enhanced, positions, ramp, save, series_of, two_echoes
-from transunet.data.formats import dicom
+from transunet.data.formats import dicom, read_label_pair, read_labels, write_volume
 from transunet.data.formats.dicom_codes import (
     ABNORMAL,
     ABNORMALITIES,
@@ -186,8 +186,55 @@ def test_a_name_in_another_character_set_is_kept(tmp_path):
 def test_the_format_writes_a_seg_with_numbered_segments(tmp_path, image, labels):
     dicom.write(labels, tmp_path / "l.dcm")
     assert segment_names(tmp_path / "l.dcm") == {1: "label 1", 2: "label 2", 3: "label 3"}
-    with pytest.raises(ConfigError, match="read_seg"):
-        dicom.read_labels(tmp_path / "l.dcm")
+    back = dicom.read_labels(tmp_path / "l.dcm", image.grid)
+    np.testing.assert_array_equal(back.array, labels.array)
+
+
+@pytest.mark.parametrize("kept", [(0, 4), (2,), (1, 2, 3), (0, 2, 4)])
+def test_without_an_image_it_reaches_from_the_first_slice_to_the_last(tmp_path, image, kept):
+    array = np.zeros(image.array.shape, np.uint8)
+    array[..., list(kept)] = 2
+    write_seg(image.with_array(array), image, NAMES, tmp_path / "l.dcm")
+    alone = read_labels(tmp_path / "l.dcm")
+    reach = slice(kept[0], kept[-1] + 1)
+    there = alone.reoriented(image.orientation)
+    np.testing.assert_array_equal(there.array, array[..., reach])
+    start = image.affine @ [0, 0, kept[0], 1]
+    np.testing.assert_allclose(there.affine[:3, :3], image.affine[:3, :3], atol=1e-6)
+    np.testing.assert_allclose(there.affine[:, 3], start, atol=1e-6)
+
+
+def test_two_files_are_read_on_a_grid_that_both_have(tmp_path, image, labels):
+    first, second = tmp_path / "first.dcm", tmp_path / "second.dcm"
+    for path, inside in ((first, [0, 2]), (second, [3])):
+        array = np.zeros_like(labels.array)
+        array[..., inside] = labels.array[..., inside]
+        write_seg(image.with_array(array), image, NAMES, path)
+        write_volume(image.with_array(array), path.with_suffix(".nii.gz"))
+    a, b = read_label_pair(first, second)
+    assert a.spatial_shape == b.spatial_shape == (7, 6, 4)
+    np.testing.assert_array_equal(a.affine, b.affine)
+    for others in (
+        (first, second, tmp_path / "s"),
+        (first.with_suffix(".nii.gz"), second),
+        (first, second.with_suffix(".nii.gz")),
+    ):
+        a, b = (one.reoriented(image.orientation) for one in read_label_pair(*others))
+        np.testing.assert_array_equal(a.array[..., 3:], 0)
+        np.testing.assert_array_equal(b.array[..., 3], labels.array[..., 3])
+        np.testing.assert_array_equal(a.array[..., [0, 2]], labels.array[..., [0, 2]])
+
+
+def test_frames_without_a_grid_of_their_own_need_the_image(tmp_path, image, labels):
+    labels.array[..., 1] = 1
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+    seg = pydicom.dcmread(tmp_path / "l.dcm")
+    for group in seg.PerFrameFunctionalGroupsSequence[:1]:
+        place = group.PlanePositionSequence[0].ImagePositionPatient
+        group.PlanePositionSequence[0].ImagePositionPatient = [place[0], place[1] + 0.6, place[2]]
+    seg.save_as(tmp_path / "l.dcm")
+    with pytest.raises(GeometryError, match="Give the image"):
+        read_labels(tmp_path / "l.dcm")
 
 
 @pytest.mark.parametrize("names", [{}, {0: "background"}, {1: "a", 3: "c"}, {1: "a"}])

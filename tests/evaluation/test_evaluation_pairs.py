@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from dicom_made import ramp, save, series_of
 from transunet.data.formats import case_of_mask
 from transunet.errors import ConfigError, DataError
 from transunet.evaluation.pairs import files_in, match, references_in
@@ -219,3 +220,27 @@ def test_a_case_without_an_image_is_shown_without(tmp_path, touch):
 )
 def test_a_masks_name_tells_its_case(name, case):
     assert case_of_mask(name) == case
+
+
+def test_links_to_folders_are_followed_and_end(tmp_path, touch, caplog):
+    touch(tmp_path / "disk", "a.nii")
+    (touch(tmp_path / "p" / "deep", "b.nii") / "up").symlink_to(tmp_path / "p")
+    (tmp_path / "p" / "linked").symlink_to(tmp_path / "disk")
+    assert list(files_in(tmp_path / "p", "prediction")) == ["deep/b", "linked/a"]
+    assert "up is a link to" in caplog.text
+
+
+def test_a_folder_of_slices_is_one_image(tmp_path, touch):
+    pytest.importorskip("pydicom", reason="needs the extra [dicom]")
+    predictions = touch(tmp_path / "p", "anna.nii", "ben.nii")
+    for name in ("anna", "ben"):
+        save(tmp_path / "images" / name, series_of(ramp(2)))
+    references = references_in(predictions)
+    pairs, _ = match(predictions, references, tmp_path / "images")
+    assert [pair.images for pair in pairs] == [
+        (tmp_path / "images" / "anna",),
+        (tmp_path / "images" / "ben",),
+    ]
+    one = references_in(predictions / "ben.nii")
+    (pair,), _ = match(predictions / "ben.nii", one, tmp_path / "images" / "anna")
+    assert pair.images == (tmp_path / "images" / "anna",)

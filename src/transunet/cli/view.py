@@ -124,7 +124,9 @@ def _slices(name: str, image: Sequence[Path], labels: Path, look: "Look") -> "li
     from transunet.drawing.panels import tells_space
     from transunet.drawing.sheets import slices_of
 
-    return slices_of(read_volume(image), read_labels(labels), look, oriented=tells_space(image[0]))
+    volume = read_volume(image)
+    label_map = read_labels(labels, volume.grid)
+    return slices_of(volume, label_map, look, oriented=tells_space(image[0]))
 
 
 def _fullest(name: str, image: Sequence[Path], labels: Path, look: "Look") -> "Panel":
@@ -132,10 +134,9 @@ def _fullest(name: str, image: Sequence[Path], labels: Path, look: "Look") -> "P
     from transunet.drawing.panels import tells_space
     from transunet.drawing.sheets import fullest_slice
 
-    oriented = tells_space(image[0])
-    return fullest_slice(
-        read_volume(image), read_labels(labels), look, oriented=oriented, title=name
-    )
+    volume = read_volume(image)
+    label_map = read_labels(labels, volume.grid)
+    return fullest_slice(volume, label_map, look, oriented=tells_space(image[0]), title=name)
 
 
 def _watched(cases: Mapping[str, object]) -> Iterator[str]:
@@ -156,9 +157,12 @@ def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
     from transunet.inference.runs.files import find_inputs
 
     maps = files_in(labels, "label map")
-    images = {Path(case.name).name: case.images for case in find_inputs([image], 1)}
-    if len(images) == len(maps) == 1 and labels.is_file():
-        return {name: (next(iter(images.values())), path) for name, path in maps.items()}
+    cases = find_inputs([image], 1)
+    # A label map in the folder of its case, or, where they lie side by side, called as its image.
+    images = {Path(case.name).name: case.images for case in cases}
+    images |= {case.name: case.images for case in cases}
+    if len(cases) == len(maps) == 1 and labels.is_file():
+        return {name: (cases[0].images, path) for name, path in maps.items()}
     found = {name: images.get(name, images.get(f"{name}_0000")) for name in maps}
     missing = [name for name, paths in found.items() if paths is None]
     if missing:

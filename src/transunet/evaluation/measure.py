@@ -11,7 +11,7 @@ import numpy as np
 
 from transunet import errors
 from transunet.data.cases import IGNORED, DataSet, label_problems, raise_first
-from transunet.data.formats import read_labels, smallest_unsigned
+from transunet.data.formats import read_label_pair, smallest_unsigned
 from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError, DataError, GeometryError, TransUNetError
 from transunet.evaluation.metrics import ClassMetrics, Convention, case_metrics
@@ -117,7 +117,8 @@ def read_pair(pair: Pair, settings: Settings) -> PairRead:
     Raises:
         As `measure`.
     """
-    prediction, reference = read_labels(pair.prediction), read_labels(pair.reference)
+    image = pair.images[0] if pair.images else None
+    prediction, reference = read_label_pair(pair.prediction, pair.reference, image)
     difference = same_grid(prediction, reference)
     if difference:
         raise GeometryError(

@@ -1,6 +1,7 @@
 """Which prediction belongs to which reference (and image): matched by the case's name."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from unicodedata import normalize
 from transunet.data.cases import Case, DataSet
 from transunet.data.formats import (
     FORMATS,
+    SLICES,
     case_of_mask,
     channel_of,
     dicom,
@@ -18,10 +20,13 @@ from transunet.data.formats import (
     suffix_of,
     synapse,
 )
+from transunet.data.formats.dicom_files import is_slice
 from transunet.data.layouts import open_dataset, recognises
+from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError
 from transunet.evaluation.records import Structure, structures_of
 
+_LOGGER = logging.getLogger(__name__)
 _BESIDE = frozenset({"cases", "probabilities", "uncertainty"})
 """Folders that predicting writes beside the label maps."""
 # Beside volumes, pictures are previews and arrays are probabilities: the first kind found counts.
@@ -45,7 +50,8 @@ class Pair:
     @property
     def tells_space(self) -> bool:
         """Whether the reference's format knows voxel sizes and how the patient lies."""
-        return _rank(self.reference) == 0 or npy.sidecar_of(self.reference).exists()
+        known = _rank(self.reference) == 0 or FORMATS.get(suffix_of(self.reference) or "") is dicom
+        return known or npy.sidecar_of(self.reference).exists()
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,13 @@ def files_in(path: Path, role: str) -> dict[str, Path]:
         if suffix_of(path) is None:
             raise ConfigError(f"{path}: the {role} has no known suffix. Known: {known}.")
         return {stem_of(path): path}
+    walked = walk(path, lambda place, _: place.name in _BESIDE and place != path)
+    if walked.not_followed:
+        _LOGGER.warning("Not followed: %s", walked)
+    folders = dict(walked.folders)
+    here = _volumes(folders.pop(path, []))
     found: dict[str, Path] = {}
-    for file in _volumes(path) or [file for place in _below(path) for file in _volumes(place)]:
+    for file in here or [file for files in folders.values() for file in _volumes(files)]:
         name = (file.parent.relative_to(path) / stem_of(file)).as_posix()
         other = found.setdefault(name, file)
         if other != file:
@@ -197,19 +208,10 @@ def _aliases(cases: Iterable[Case]) -> dict[str, str]:
     return {stem_of(case.images[0]): case.name for case in cases if case.images}
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """The folders below, without hidden ones and what predicting writes beside label maps."""
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if not place.name.startswith(".") and place.name not in _BESIDE:
-            yield place
-            yield from _below(place)
-
-
-def _volumes(folder: Path) -> list[Path]:
-    shown = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
-    files = [path for path in shown if path.is_file() and suffix_of(path)]
-    best = min(map(_rank, files), default=0)
-    return [path for path in files if _rank(path) == best]
+def _volumes(files: Iterable[Path]) -> list[Path]:
+    known = [path for path in files if suffix_of(path)]
+    best = min(map(_rank, known), default=0)
+    return [path for path in known if _rank(path) == best]
 
 
 def _rank(path: Path) -> int:
@@ -275,8 +277,13 @@ def _with_images(pairs: list[Pair], images: Path | None) -> list[Pair]:
     """Attach the images of `--images`; a case without one is shown without."""
     if images is None:
         return pairs
-    found = files_in(images, "image")
-    if images.is_file() and len(pairs) == 1:
+    found = _series_in(images)
+    try:
+        found = files_in(images, "image") | found
+    except DataError:
+        if not found:
+            raise
+    if len(pairs) == 1 and (images.is_file() or images in found.values()):
         return [replace(pairs[0], images=(images,))]
     cases = References(images, {pair.name: pair.reference for pair in pairs}, {})
     named: dict[str | None, Path] = {}
@@ -290,6 +297,15 @@ def _with_images(pairs: list[Pair], images: Path | None) -> list[Pair]:
     return [
         replace(pair, images=(named[pair.name],) if pair.name in named else ()) for pair in pairs
     ]
+
+
+def _series_in(path: Path) -> dict[str, Path]:
+    """Case name -> folder, of the folders with DICOM slices in or below `path`."""
+    return {
+        stem_of(folder) if folder == path else folder.relative_to(path).as_posix(): folder
+        for folder, files in (walk(path).folders if path.is_dir() else ())
+        if any(is_slice(file) for file in files if suffix_of(file) in (None, *SLICES))
+    }
 
 
 def _check_references(

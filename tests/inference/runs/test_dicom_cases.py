@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from dicom_made import ramp, save, series_of
+from transunet.cli.view import view
 from transunet.data.formats import read_volume
+from transunet.data.formats.dicom_seg import write_seg
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.errors import TransUNetError
+from transunet.evaluation.run import Question, evaluate
 from transunet.inference.predictor import Predictor
 from transunet.inference.runs.files import find_inputs, predict_file
 from transunet.inference.runs.run import Wanted, predict_cases
@@ -98,3 +101,33 @@ def test_what_a_segmentation_needs_is_missed_before_computing(
     assert f"{keyword}, which 5 of its 5 files lack" in str(outcome.error)
     with pytest.raises(TransUNetError, match=f"{keyword}.*NIfTI"):
         predict_file(predictor, tmp_path / "in", tmp_path / "l.dcm")
+
+
+def test_segmentations_are_measured_and_drawn(predictor: Predictor, tmp_path: Path) -> None:
+    images, segs, maps = (tmp_path / name for name in ("in", "segs", "maps"))
+    cases = find_inputs([patients(images)], channels=1)
+    predict_cases(predictor, cases, segs, Wanted(format="dicom-seg"))
+    predict_cases(predictor, cases, maps)
+    theirs = tmp_path / "theirs"  # that count otherwise: the liver is their second segment
+    theirs.mkdir()
+    for name in ("anna", "ben"):
+        image = read_volume(images / name)
+        labels = predictor(image)
+        write_seg(
+            labels.with_array(labels.array * 2),
+            image,
+            {1: "spleen", 2: "liver"},
+            theirs / f"{name}.dcm",
+        )
+    for prediction, reference in ((segs, segs), (segs, maps), (maps, segs), (segs, theirs)):
+        for shown in (None, images):
+            question = Question(reference, images=shown, subset=True)
+            evaluation = evaluate(prediction, question).evaluation
+            assert [one.name for one in evaluation.structures] == ["liver"]
+            dice = [case.metrics[evaluation.structures[0].key].dice for case in evaluation.cases]
+            assert dice == [1.0, 1.0]
+            assert not evaluation.pixels_as_mm
+    pytest.importorskip("matplotlib", reason="pictures are drawn with the extra [train]")
+    view(images / "anna", segs / "anna.dcm", tmp_path / "sheet.png")
+    view(images, segs, tmp_path / "sheets")
+    assert {path.name for path in (tmp_path / "sheets").iterdir()} == {"anna.png", "ben.png"}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from transunet.data.formats import dicom, itk, nifti, npy, raster, synapse
 from transunet.data.formats.dicom_files import is_dicom
+from transunet.data.formats.dicom_seg_read import is_seg, seg_grid
 from transunet.data.formats.dicom_series import are_slices, open_series
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
@@ -134,21 +135,51 @@ def open_volume(
     return read_grid(paths[0]), len(paths), lambda: read_volume(paths, series)
 
 
-def read_labels(path: Path) -> Volume:
+def read_labels(path: Path, like: Grid | None = None) -> Volume:
     """Read a label map: one channel, uint8 where the values fit, else uint16 or uint32.
+
+    Args:
+        path: the file.
+        like: where the image's voxels lie, for a DICOM segmentation: it holds only the slices that
+            have labels, and without this the label map reaches from the first of them to the last.
 
     Raises:
         ConfigError: for a path that does not exist or a format that is not known.
         DataError: when the file is damaged, has several channels, or a value is negative or not
             whole.
-        GeometryError: when its affine is singular.
+        GeometryError: when its affine is singular, or a segmentation lies on another grid.
     """
-    volume: Volume = format_of(path).read_labels(path)
+    module = format_of(path)
+    volume: Volume = dicom.read_labels(path, like) if module is dicom else module.read_labels(path)
     if volume.channels != 1:
         found = f"a label map has one channel, this file has {volume.channels}"
         remedy = "Store one integer per voxel, the number of its class"
         raise Problem("label-channels", str(path), found, remedy).error()
     return volume.with_array(_whole(volume.array, path))
+
+
+def read_label_pair(first: Path, second: Path, image: Path | None = None) -> tuple[Volume, Volume]:
+    """Read two label maps of one image; DICOM segmentations on a grid that both have.
+
+    That is the other file's, or, of two segmentations, the image's, or the smallest that holds
+    both.
+
+    Args:
+        first: a label map.
+        second: another one.
+        image: what they were made of, if at hand.
+
+    Raises:
+        As `read_labels`.
+    """
+    segmentations = [path for path in (first, second) if is_seg(path)]
+    if not segmentations:
+        return read_labels(first), read_labels(second)
+    if len(segmentations) == 1:
+        like = read_grid(second if first in segmentations else first)
+    else:
+        like = read_grid(image) if image else seg_grid(segmentations)
+    return read_labels(first, like), read_labels(second, like)
 
 
 def read_grid(path: Path, series: str | int | None = None) -> Grid:

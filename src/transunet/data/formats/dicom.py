@@ -13,9 +13,9 @@ from pathlib import Path
 from transunet.data.formats.dicom_grid import affine_of
 from transunet.data.formats.dicom_pixels import read_pixels
 from transunet.data.formats.dicom_seg import write_seg
+from transunet.data.formats.dicom_seg_read import read_seg
 from transunet.data.formats.dicom_series import Series, open_series
 from transunet.data.volume import Grid, Volume
-from transunet.errors import ConfigError
 
 
 def read(path: Path | Sequence[Path], series: str | int | None = None) -> Volume:
@@ -76,16 +76,17 @@ def grid_of(series: Series) -> Grid:
     return Grid((columns, rows, series.slices), affine, series.source)
 
 
-def read_labels(path: Path) -> Volume:
-    """Refuse: a SEG holds only the slices that have labels, so it needs its image's grid.
+def read_labels(path: Path, like: Grid | None = None) -> Volume:
+    """Read a DICOM SEG, the number of each segment as label, on the grid of its image.
+
+    Args:
+        path: the file.
+        like: where the voxels of the image lie; None: from the first slice with labels to the last.
 
     Raises:
-        ConfigError: always.
+        As `read_seg`.
     """
-    raise ConfigError(
-        f"{path}: a DICOM segmentation is read onto the grid of its image; use "
-        "transunet.data.formats.dicom_seg_read.read_seg(path, like=image)."
-    )
+    return read_seg(path, like)
 
 
 def write(volume: Volume, path: Path) -> None:

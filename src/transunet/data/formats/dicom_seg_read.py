@@ -1,6 +1,10 @@
-"""DICOM segmentations (SEG) back to label maps: anybody's that lie on the image's grid."""
+"""DICOM segmentations (SEG) back to label maps: anybody's that lie on the image's grid.
 
-from collections.abc import Iterator
+A file holds the slices that have labels only. Without an image, the label map reaches from its
+first slice to its last.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.formats.dicom_files import (
+    is_called_dicom,
     is_dicom,
     read_dataset,
     undamaged,
     unreadable,
     value,
+    why_no_slice,
 )
 from transunet.data.formats.dicom_frames import Frame, frames_of
-from transunet.data.formats.dicom_grid import LPS_TO_RAS
+from transunet.data.formats.dicom_grid import GRID_TOLERANCE, LPS_TO_RAS, by_place
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError
 from transunet.extras import require
+
+_GIVE_IMAGE = "Give the image that it belongs to"
+_SAME_MM = 1e-3  # positions are rounded in headers
 
 
 @dataclass(frozen=True)
@@ -43,12 +52,13 @@ class _Segments:
         return np.where(inside, number, 0)
 
 
-def read_seg(path: Path, like: Volume) -> Volume:
+def read_seg(path: Path, like: Volume | Grid | None = None) -> Volume:
     """Read a DICOM SEG onto the grid of the image it belongs to.
 
     Args:
         path: the file, binary, fractional (half or more counts) or a label map.
-        like: the image; slices without frames in the file have no labels.
+        like: the image or its grid; slices without frames in the file have no labels. None: the
+            smallest grid that holds the file's frames, `seg_grid`.
 
     Returns:
         (1, X, Y, Z) uint8 or uint16, segment numbers as labels, on the grid of `like`.
@@ -60,14 +70,35 @@ def read_seg(path: Path, like: Volume) -> Volume:
     """
     segments = _open(path)
     frames = frames_of(path, segments.dataset)
+    grid = like or _grid(frames, path)
+    if isinstance(grid, Grid):
+        nothing = np.broadcast_to(np.uint8(0), (1, *grid.spatial_shape))
+        grid = Volume(nothing, grid.affine, grid.name)
     axes = _orientation(frames[0])
-    there = like.reoriented(axes)
+    there = grid.reoriented(axes)
     dtype = np.uint8 if segments.largest <= 255 else np.uint16
     out = np.zeros((1, *there.spatial_shape[::-1]), dtype)  # slices first: a frame in one piece
     for frame, stored in zip(frames, _pixels(segments), strict=True):
         labels = undamaged(path, segments.labels, frame, stored)
         _put(out[0, _slice_of(frame, there, path)], labels, path)
-    return there.with_array(out.transpose(0, 3, 2, 1)).reoriented(like.orientation)
+    return there.with_array(out.transpose(0, 3, 2, 1)).reoriented(grid.orientation)
+
+
+def seg_grid(paths: Sequence[Path]) -> Grid:
+    """Return the smallest grid that holds the frames of DICOM SEGs of one image.
+
+    Raises:
+        As `read_seg`; GeometryError also when the frames do not lie on one grid.
+    """
+    frames = [
+        frame for path in paths for frame in frames_of(path, _open(path, pixels=False).dataset)
+    ]
+    return _grid(frames, paths[0])
+
+
+def is_seg(path: Path) -> bool:
+    """Whether a file is a DICOM SEG."""
+    return path.is_file() and is_called_dicom(path) and why_no_slice(path) == "SEG"
 
 
 def segment_names(path: Path) -> dict[int, str]:
@@ -125,6 +156,32 @@ def _put(plane: NDArray[Any], labels: NDArray[Any], path: Path) -> None:
     plane[inside] = labels[inside]
 
 
+def _grid(frames: Sequence[Frame], path: Path) -> Grid:
+    """The grid from the first frame to the last, of the step that the file tells if that fits."""
+    ordered = by_place(frames)
+    first, last = ordered[0], ordered[-1]
+    places = np.array([frame.place for frame in ordered]) - first.place
+    gaps = np.diff(places)
+    gaps = gaps[gaps > _SAME_MM]
+    told = first.thickness_mm
+    if not gaps.size:
+        step, count = told or 1.0, 1
+    else:
+        step = next((s for s in (told, float(gaps.min())) if s and _on_steps(places, s)), 0.0)
+        if not step:
+            found = "its frames are not evenly spaced, so that they make no grid of their own"
+            raise Problem("seg-grid", str(path), found, _GIVE_IMAGE, geometry=True).error()
+        count = round(places[-1] / step) + 1
+    along = (last.position - first.position) / (count - 1) if count > 1 else first.normal * step
+    rows, columns = first.shape
+    return Grid((columns, rows, count), _plane(first, along), str(path))
+
+
+def _on_steps(places: NDArray[np.float64], step: float) -> bool:
+    steps = places / step
+    return bool(np.abs(steps - np.rint(steps)).max() <= GRID_TOLERANCE)
+
+
 def _orientation(frame: Frame) -> str:
     return Grid((1, 1, 1), _plane(frame, frame.normal)).orientation
 
@@ -150,7 +207,5 @@ def _slice_of(frame: Frame, image: Volume, path: Path) -> int:
     here = Grid((*image.spatial_shape[:2], 1), expected, image.name)
     if difference := same_grid(found, here):
         what = f"a frame of it does not lie on a slice of {image.name}: {difference}"
-        raise Problem(
-            "seg-grid", str(path), what, "Read it with its own image", geometry=True
-        ).error()
+        raise Problem("seg-grid", str(path), what, _GIVE_IMAGE, geometry=True).error()
     return near
