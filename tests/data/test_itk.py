@@ -98,3 +98,19 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path):
     v = Volume(np.zeros((1, 2, 2, 2), np.uint8), np.eye(4))
     with pytest.raises(ConfigError, match="Cannot write"):
         write_volume(v, tmp_path / "nowhere" / "a.nrrd")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 7, 6, 5), (1, 7, 6, 5)])
+def test_axes_of_one_beyond_the_third_are_dropped(tmp_path, rng, shape):
+    array = rng.integers(0, 99, shape).astype(np.int16)
+    itk.WriteImage(itk.GetImageFromArray(array, isVector=False), str(tmp_path / "a.nrrd"))
+    read = read_volume(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(read.array[0], array.reshape(7, 6, 5).T)
+    assert read_grid(tmp_path / "a.nrrd").spatial_shape == (5, 6, 7)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_labels_in_single_precision_are_rounded(tmp_path, suffix):
+    array = np.array([[[0, 255, 510]]], np.float32) * np.float32(1 / 255)
+    itk.WriteImage(itk.GetImageFromArray(array), str(tmp_path / f"l{suffix}"))
+    assert read_labels(tmp_path / f"l{suffix}").array.flatten().tolist() == [0, 1, 2]

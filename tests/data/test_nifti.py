@@ -31,7 +31,15 @@ def test_slope_and_intercept_of_the_file_are_used(tmp_path):
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [((4, 5), (1, 4, 5, 1)), ((4, 5, 6, 2), (2, 4, 5, 6)), ((4, 5, 6, 1, 3), (3, 4, 5, 6))],
+    [
+        ((4, 5), (1, 4, 5, 1)),
+        ((4, 5, 6, 2), (2, 4, 5, 6)),
+        ((4, 5, 6, 1, 3), (3, 4, 5, 6)),
+        ((4, 5, 6, 3, 1), (3, 4, 5, 6)),
+        ((4, 5, 6, 1, 1, 1), (1, 4, 5, 6)),
+        ((4, 5, 6, 1, 1, 1, 1), (1, 4, 5, 6)),
+        ((4, 5, 1, 1, 1, 1, 3), (3, 4, 5, 1)),
+    ],
 )
 def test_axes_beyond_the_third_are_channels(tmp_path, save, shape, expected):
     array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
@@ -89,7 +97,13 @@ def test_codes_of_zero_stay_zero(tmp_path):
     np.testing.assert_array_equal(header["pixdim"][1:4], (2, 3, 4))
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 1)])
+def test_channels_over_time_are_refused_with_what_to_do(tmp_path, save):
+    path = save(tmp_path / "a.nii.gz", np.zeros((4, 5, 6, 2, 3), np.int16))
+    with pytest.raises(DataError, match=r"\(4, 5, 6, 2, 3\).*each point in time in its own"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 1), (4, 5, 6, 1, 1, 1)])
 def test_a_label_map_has_the_shape_of_its_image(tmp_path, save, shape):
     v = read_volume(save(tmp_path / "in.nii.gz", np.zeros(shape, np.int16)))
     write_volume(v.with_array(v.array.astype(np.uint8)), tmp_path / "out.nii.gz")
@@ -213,8 +227,52 @@ def test_labels_keep_their_numbers(tmp_path, save):
     assert read_labels(path).array.dtype == np.uint8
 
 
+def scaled(path, raw, slope, intercept=0.0):
+    """A label map that is stored in other steps: `raw` * slope + intercept."""
+    nib.save(nib.Nifti1Image(raw, np.eye(4)), path)
+    stored = bytearray(path.read_bytes())
+    stored[112:120] = np.array([slope, intercept], "<f4").tobytes()
+    path.write_bytes(stored)
+    return path
+
+
 @pytest.mark.parametrize(
-    ("value", "says"), [(0.5, "0.5"), (-1, "negative"), (np.nan, "nan"), (np.inf, "inf")]
+    ("raw", "slope", "intercept"),
+    [
+        (np.array([0, 255, 510], np.int16), 1 / 255, 0),
+        (np.array([0, 3, 6], np.uint8), 1 / 3, 0),
+        (np.array([10000, 10100, 10200], np.int16), 0.01, -100),
+        (
+            np.array([-32768, -10923, 10922], np.int16),
+            3 / 65535,
+            1.5000229,
+        ),  # as nibabel scales 0 to 3
+        (np.array([0, 64, 128], np.uint8), 4 / 255, 0),
+    ],
+)
+def test_whole_numbers_stored_in_other_steps_are_labels(tmp_path, raw, slope, intercept):
+    path = scaled(tmp_path / "l.nii", raw.reshape(1, 1, 3), slope, intercept)
+    assert read_labels(path).array.flatten().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("raw", "slope", "says"), [(254, 1 / 255, "0.996"), (1, 0.5, "0.5"), (9, 1 / 9.01, "0.9988")]
+)
+def test_fractions_that_a_scaling_can_store_are_no_labels(tmp_path, raw, slope, says):
+    path = scaled(tmp_path / "l.nii", np.full((1, 1, 1), raw, np.int16), slope)
+    with pytest.raises(DataError, match=rf"value {says}\d*, which is not whole"):
+        read_labels(path)
+
+
+@pytest.mark.parametrize(("value", "label"), [(0.99999994, 1), (2.0000002, 2), (-1e-7, 0)])
+def test_what_single_precision_leaves_is_rounded(tmp_path, save, value, label):
+    path = save(tmp_path / "l.nii.gz", np.full((1, 1, 1), value, np.float32))
+    assert read_labels(path).array.item() == label
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(1.00001, "1.00001"), (0.5, "0.5"), (-1, "negative"), (np.nan, "nan"), (np.inf, "inf")],
 )
 def test_values_that_are_no_labels_are_refused(tmp_path, save, value, says):
     path = save(tmp_path / "l.nii.gz", np.array([[[0, 1, value]]], np.float32))

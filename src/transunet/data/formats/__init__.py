@@ -45,6 +45,8 @@ FORMATS: Mapping[str, ModuleType] = {
 SLICES = frozenset({".dcm", ".dicom", ".ima"})
 """Suffixes of files of which a folder holds one image."""
 _log = logging.getLogger("transunet")
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of a slope, a product and a sum in float32
+_MOST_ROUNDING = 1e-3
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _MASK = re.compile(
     r"(.+)[-_.](?:masks?|labels?|labelmap|seg|segmentation|gt|groundtruth)", re.IGNORECASE
@@ -305,10 +307,15 @@ def _module(path: Path) -> ModuleType:
 
 
 def _whole(values: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Whole numbers stay; fractions that float32's rounding of a scaling leaves become whole."""
     if values.dtype.kind == "f":
-        wrong = values[~np.isfinite(values) | (values != np.rint(values))]
+        with np.errstate(invalid="ignore"):
+            whole = np.rint(values)
+            rounding = np.clip(_ROUNDING * np.abs(whole), _ROUNDING, _MOST_ROUNDING)
+            wrong = values[~(np.abs(values - whole) <= rounding)]
         if wrong.size:
-            raise _not_labels(path, f"the value {wrong.flat[0]:g}, which is not whole")
+            raise _not_labels(path, f"the value {wrong.flat[0]:.9g}, which is not whole")
+        values = whole
     if values.dtype.kind != "b" and (least := values.min()) < 0:
         raise _not_labels(path, f"the negative value {least:g}")
     if values.max() > np.iinfo(np.uint32).max:

@@ -41,7 +41,7 @@ def read(path: Path) -> Volume:
 
     Raises:
         ConfigError: without SimpleITK.
-        DataError: when the file is damaged, or not of two to four axes.
+        DataError: when the file is damaged, or not of two to four axes (more where they are one).
         GeometryError: when its affine is singular.
     """
     itk = require("SimpleITK", extra="images")
@@ -50,8 +50,8 @@ def read(path: Path) -> Volume:
     array = itk.GetArrayFromImage(image)  # axes in reverse: (z, y, x), components last
     if image.GetNumberOfComponentsPerPixel() == 1:
         array = array[..., None]
-    array = np.moveaxis(array, -1, 0).transpose(0, *range(image.GetDimension(), 0, -1))
-    return Volume(_four_axes(array, path), header.affine, str(path), header)
+    array = array.transpose(*range(image.GetDimension() - 1, -1, -1), -1)
+    return Volume(_channels_first(array, path), header.affine, str(path), header)
 
 
 read_labels = read  # a label map is stored as an image is
@@ -122,8 +122,8 @@ def write(volume: Volume, path: Path) -> None:
 def _header(image: Any, path: Path) -> ItkHeader:
     """From an image, or from a reader that has read the information."""
     dimension = image.GetDimension()
-    if not 2 <= dimension <= 4:
-        raise _problem(path, f"it has {dimension} axes; expected 2 to 4")
+    if dimension < 2:
+        raise _problem(path, "it has one axis; expected 2 to 4")
     origin, spacing = tuple(image.GetOrigin()), tuple(image.GetSpacing())
     direction, size = tuple(image.GetDirection()), tuple(int(n) for n in image.GetSize())
     matrix = np.reshape(direction, (dimension, dimension)) * spacing
@@ -152,14 +152,13 @@ def _direction(header: ItkHeader, dimension: int) -> NDArray[np.float64]:
     return np.reshape(header.direction, (whole, whole))[:dimension, :dimension]
 
 
-def _four_axes(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    if array.ndim == 5 and array.shape[0] == 1:  # a fourth axis instead of components
-        array = np.moveaxis(array[0], -1, 0)
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or array.dtype.kind not in "buif":
+def _channels_first(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """(X, Y, ..., components) -> (C, X, Y, Z): a fourth axis or components become channels."""
+    *axes, components = array.shape
+    channels = [size for size in (*axes[3:], components) if size > 1]
+    if len(channels) > 1 or array.dtype.kind not in "buif":
         raise _problem(path, f"it has the shape {array.shape} and the type {array.dtype}")
-    return array
+    return np.moveaxis(array.reshape(*(*axes, 1)[:3], *(channels or [1])), -1, 0)
 
 
 def _undamaged(path: Path, use: Callable[[], Result]) -> Result:

@@ -21,6 +21,8 @@ Result = TypeVar("Result")
 
 nib: Any = nibabel  # its functions carry no types
 
+_FINE = 0.02  # a slope up to this only stores whole numbers in other steps: 4 in 255, 3 in 65535
+
 # Everything that nibabel, gzip and numpy raise on damaged files. MemoryError: a header that claims
 # absurd sizes.
 _DAMAGE = (
@@ -49,7 +51,7 @@ def read(path: Path) -> Volume:
     """Read one file in its own dtype (floating point where the header scales).
 
     Args:
-        path: 2-D, 3-D, or 4-D with the channels last (also 5-D with one point in time).
+        path: 2-D, 3-D, or 4-D with the channels last; further axes of one are dropped.
 
     Returns:
         A volume whose header is the file's, for `write`.
@@ -58,14 +60,29 @@ def read(path: Path) -> Volume:
         DataError: when the file is damaged or holds something else than numbers.
         GeometryError: when its affine is singular, or a spacing that counts zero.
     """
+    return _volume(path, _undamaged(path, nib.load))
+
+
+def read_labels(path: Path) -> Volume:
+    """Read a label map as `read` does; of a scaled one, the step next to a whole number is it.
+
+    Raises:
+        As `read`.
+    """
     image = _undamaged(path, nib.load)
+    volume, step = _volume(path, image), abs(float(image.dataobj.slope))
+    if step > _FINE or volume.array.dtype.kind != "f":
+        return volume
+    whole = np.rint(volume.array)
+    near = np.abs(volume.array - whole) <= 0.5001 * step
+    return volume.with_array(np.where(near, whole, volume.array))
+
+
+def _volume(path: Path, image: Any) -> Volume:
     grid = _grid(path, image)
     voxels = _undamaged(path, lambda _: np.asanyarray(image.dataobj))
     array = _channels_first(voxels, path)
     return Volume(array, grid.affine, str(path), NiftiHeader(image.header, grid.affine), grid.doubt)
-
-
-read_labels = read  # a label map is stored as an image is
 
 
 def read_grid(path: Path) -> Grid:
@@ -129,14 +146,13 @@ def _channels_first(voxels: NDArray[Any], path: Path) -> NDArray[Any]:
         voxels = np.stack([voxels[field] for field in voxels.dtype.names], axis=-1)
     if voxels.dtype.kind not in "buif":
         raise _problem(path, f"its voxels are of type {voxels.dtype}; expected real numbers")
-    if voxels.ndim == 5 and voxels.shape[3] == 1:
-        voxels = voxels[:, :, :, 0]
-    if not 2 <= voxels.ndim <= 4:
-        raise _problem(
-            path, f"it has the shape {voxels.shape}; expected (X, Y, Z) or (X, Y, Z, channels)"
-        )
-    voxels = voxels.reshape(voxels.shape + (1,) * (4 - voxels.ndim))
-    return np.moveaxis(voxels, -1, 0)
+    channels = [size for size in voxels.shape[3:] if size > 1]
+    if voxels.ndim < 2 or len(channels) > 1:
+        found = f"it has the shape {voxels.shape}; expected (X, Y, Z) or (X, Y, Z, channels)"
+        remedy = "Store one image per file; of a series over time each point in time in its own"
+        raise Problem("unreadable", str(path), found, remedy).error()
+    spatial = (*voxels.shape[:3], 1)[:3]
+    return np.moveaxis(voxels.reshape(*spatial, *(channels or [1])), -1, 0)
 
 
 def _grid(path: Path, image: Any) -> Grid:
