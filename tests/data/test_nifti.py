@@ -246,7 +246,7 @@ def scaled(path, raw, slope, intercept=0.0):
             np.array([-32768, -10923, 10922], np.int16),
             3 / 65535,
             1.5000229,
-        ),  # as nibabel scales 0 to 3
+        ),
         (np.array([0, 64, 128], np.uint8), 4 / 255, 0),
     ],
 )
