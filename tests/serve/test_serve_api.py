@@ -153,6 +153,18 @@ def test_a_dicom_series_gets_a_dicom_segmentation(client, tmp_path, packed):
     assert scored.json()["mean"]["dice"] == 1.0
 
 
+@pytest.mark.parametrize("name", ["export.zip", "bare"])
+def test_a_zipped_volume_and_one_without_suffix_are_taken(client, bundles, name):
+    content = image_bytes(7)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("export/scan.nii.gz", content)
+    image = client.upload((name, out.getvalue() if name.endswith("zip") else content))
+    job = client.wait(client.submit(image["id"])["id"])
+    labels = np.asarray(nifti_of(result(client, job, "nifti")).dataobj)
+    assert np.array_equal(labels, labels_of(bundles / "brain", content))
+
+
 def test_one_of_several_series_is_chosen(client, tmp_path):
     pytest.importorskip("pydicom", reason="DICOM needs the extra dicom")
     from dicom_made import STUDY, ramp, save, series_of

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from transunet.data.formats import (
     FORMATS,
+    is_header_of_pair,
+    kind_in_folder,
     raster,
     read_labels,
     read_volume,
     smallest_unsigned,
-    suffix_of,
 )
 from transunet.data.placing import placed
 from transunet.data.problems import Problem
@@ -182,8 +183,8 @@ def file_problems(case: Case) -> Iterator[Problem]:
             remedy = "Put the file there, or take the case out of the data set"
             found = f"case {case.name} has no {what} here"
             yield Problem(f"missing-{what.split()[0]}", str(path), found, remedy)
-        elif suffix_of(path) is None and not series:
-            found = f"the suffix is of no format that can be read; known: {', '.join(FORMATS)}"
+        elif kind_in_folder(path) is None and not is_header_of_pair(path) and not series:
+            found = f"it is of no format that can be read; known: {', '.join(FORMATS)}"
             yield Problem("format", str(path), found, "Convert the file to one of them")
 
 

@@ -13,7 +13,7 @@ from transunet.atomic import atomic_path
 from transunet.data.cases import Case, DataSet
 from transunet.data.check import Examined, Report
 from transunet.data.corrections import Corrected, corrected
-from transunet.data.formats import write_volume
+from transunet.data.formats import files_of, write_volume
 from transunet.data.layouts import LAYOUTS
 from transunet.data.problems import Problem, problem_of
 from transunet.errors import ConfigError, TransUNetError
@@ -81,7 +81,8 @@ def _write(result: Corrected, folder: Path, out: Path) -> None:
     for original, volume in result.files.items():
         target = out / original.relative_to(folder)
         if volume is None:
-            _copy(original, target)
+            for file in files_of(original):
+                _copy(file, out / file.relative_to(folder))
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_volume(volume, _exact(target))
@@ -109,7 +110,8 @@ def _copy(original: Path, target: Path) -> None:
 def _copy_the_rest(dataset: DataSet, out: Path, orphans: Sequence[Problem]) -> None:
     """Copy what belongs to no case: descriptions, lists, licences."""
     skipped = {Path(problem.where) for problem in orphans}
-    skipped.update(path for case in dataset.cases for path in (*case.images, case.label) if path)
+    of_cases = [path for case in dataset.cases for path in (*case.images, case.label) if path]
+    skipped.update(file for path in of_cases for file in files_of(path))
     for path in sorted(dataset.folder.rglob("*")):
         used = path in skipped or path.parent in skipped  # the parent: a DICOM series
         if path.is_file() and not used and not path.name.startswith("."):

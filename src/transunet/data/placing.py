@@ -26,11 +26,7 @@ def placed(image: Volume, label: Volume) -> tuple[Volume, str] | None:
         return None
     drift = HEADER_DRIFT * min(image.spacing_mm)
     near = image.orientation == label.orientation and corner_distance(image, label) < drift
-    if near or _without_geometry(label):
+    placeless = label.doubt is not None and label.doubt.placeless
+    if near or placeless:
         return replace(label, affine=image.affine), "the image's affine taken"
     return None
-
-
-def _without_geometry(label: Volume) -> bool:
-    """Whether the header says that its affine means nothing (NIfTI codes of 0, Analyze)."""
-    return label.doubt is not None and label.doubt.problem is None

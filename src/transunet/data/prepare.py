@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from transunet.atomic import atomic_path, writable_folder
 from transunet.data.cases import IGNORED, Case, DataSet, file_problems, labels_missing, raise_first
 from transunet.data.fingerprint import CaseFingerprint, intensities_of, summarise
-from transunet.data.formats import read_grid, warn_of_contradictions
+from transunet.data.formats import files_of, read_grid, warn_of_contradictions
 from transunet.data.preprocessing import Preprocessing, preprocessing_for
 from transunet.data.problems import log_warnings
 from transunet.data.processes import spread
@@ -181,7 +181,8 @@ def _prepared(
 
 
 def _prepare_case(task: _Task, case: Case) -> StoredCase:
-    hashes = {task.relative(path): _sha256(path) for path in _files(case)}
+    files = [file for path in _files(case) for file in files_of(path)]
+    hashes = {task.relative(path): _sha256(path) for path in files}
     there = case_on_disk(task.store, case.name)
     if there and (there.hashes, there.made_with) == (hashes, task.made_with):
         return there.replace(group=case.group, split=case.split)

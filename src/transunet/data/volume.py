@@ -26,7 +26,9 @@ class Doubt:
     affines: tuple[Array, ...]
     """(4, 4) each, as `Grid.affine`: what other programs may take the header to say."""
     problem: Problem | None = None
-    """The warning about a header that contradicts itself; None where it only says too little."""
+    """The warning about a header that contradicts itself."""
+    placeless: bool = False
+    """Whether the header says nothing of directions and origin: an affine was guessed."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import FORMATS, raster, suffix_of, synapse
+from transunet.data.formats import FORMATS, kind_of, raster, synapse
 from transunet.data.volume import Volume
 from transunet.drawing.colours import colour_of
 from transunet.drawing.contours import loops
@@ -60,7 +60,7 @@ class Panel:
 
 def tells_space(path: Path) -> bool:
     """Whether a file's format knows voxel sizes and how the patient lies."""
-    suffix = suffix_of(path)
+    suffix = kind_of(path)
     return suffix is None or FORMATS[suffix] not in _SPACELESS
 
 

@@ -14,6 +14,8 @@ from transunet.data.formats import (
     case_of_mask,
     channel_of,
     dicom,
+    kind_in_folder,
+    kind_of,
     npy,
     raster,
     stem_of,
@@ -50,7 +52,7 @@ class Pair:
     @property
     def tells_space(self) -> bool:
         """Whether the reference's format knows voxel sizes and how the patient lies."""
-        known = _rank(self.reference) == 0 or FORMATS.get(suffix_of(self.reference) or "") is dicom
+        known = _rank(self.reference) == 0 or FORMATS.get(kind_of(self.reference) or "") is dicom
         return known or npy.sidecar_of(self.reference).exists()
 
 
@@ -115,8 +117,8 @@ def files_in(path: Path, role: str) -> dict[str, Path]:
     check_exists(path, role)
     known = ", ".join(FORMATS)
     if path.is_file():
-        if suffix_of(path) is None:
-            raise ConfigError(f"{path}: the {role} has no known suffix. Known: {known}.")
+        if kind_of(path) is None:
+            raise ConfigError(f"{path}: the {role} is of no known format. Known: {known}.")
         return {stem_of(path): path}
     walked = walk(path, lambda place, _: place.name in _BESIDE and place != path)
     if walked.not_followed:
@@ -209,14 +211,14 @@ def _aliases(cases: Iterable[Case]) -> dict[str, str]:
 
 
 def _volumes(files: Iterable[Path]) -> list[Path]:
-    known = [path for path in files if suffix_of(path)]
+    known = [path for path in files if kind_in_folder(path)]
     best = min(map(_rank, known), default=0)
     return [path for path in known if _rank(path) == best]
 
 
 def _rank(path: Path) -> int:
     """0 for formats of volumes, more for the kinds that are passed over beside those."""
-    suffix = suffix_of(path)
+    suffix = kind_of(path)
     return _RANK.get(FORMATS[suffix], 0) if suffix else 0
 
 

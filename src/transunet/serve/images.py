@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import dicom, raster, read_volume, stem_of, suffix_of
+from transunet.data.formats import dicom, kind_of, raster, read_volume, stem_of, volumes_in_zip
 from transunet.data.formats.archive import Unpacked, is_zip
 from transunet.data.formats.dicom_series import open_series
 from transunet.data.formats.nifti import nib
@@ -121,17 +121,18 @@ def _seen(volume: Volume) -> NDArray[Any]:
 
 
 def _unpacked(files: list[Path], room: int) -> list[Path]:
-    """The files; in place of a single archive those in it, below the same folder."""
+    """The files; in place of a single archive its volume, or the folder of its series."""
     if len(files) != 1 or not is_zip(files[0]):
         return files
     (archive,) = files
     sizes.check_archive(archive, room)
+    volumes = volumes_in_zip(archive)
     unpacked = Unpacked(archive)
     target = archive.parent / "series"
     shutil.move(unpacked.folder, target)
     unpacked.close()
     archive.unlink()
-    return [target]
+    return [target / name for name in volumes] or [target]
 
 
 def _facts(volume: Volume, affine: NDArray[Any], source: Source) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def _kept(source: Source, folder: Path) -> dict[str, Any]:
 
 
 def _without_place(source: Source, volume: Volume) -> bool:
-    suffix = suffix_of(source.paths[0]) if not source.dicom else None
+    suffix = kind_of(source.paths[0]) if not source.dicom else None
     plane = suffix == ".npy" and volume.header is not None
     return suffix in _SUFFIXES_WITHOUT_PLACE or plane
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from transunet.data.formats import stem_of, suffix_of
+from transunet.data.formats import kind_of, stem_of
 from transunet.data.formats.archive import is_zip
 from transunet.data.formats.dicom_files import is_dicom
+from transunet.data.formats.nifti import PAIR
 from transunet.serve.faults import ApiError
 
 As = Literal["auto", "channels", "series"]
@@ -77,12 +78,12 @@ def check_format(path: Path) -> None:
     Raises:
         ApiError: when it does not.
     """
-    suffix = suffix_of(path)
+    suffix = kind_of(path)
     if suffix not in ACCEPTED:
         message = f"{path.name}: the format is not taken; expected {', '.join(ACCEPTED)}."
         remedy = "Convert it to NIfTI (.nii.gz)."
-        if suffix in (".nhdr", ".mhd"):
-            remedy = "Save header and voxels in one file (.nrrd, .mha)."
+        if suffix in (".nhdr", ".mhd", *PAIR):
+            remedy = "Save header and voxels in one file (.nii.gz, .nrrd, .mha)."
         raise ApiError("unknown_format", message, remedy)
     if suffix in ITK and not _holds_everything(path):
         message = f"{path.name}: its header does not say that the voxels are in the same file."
@@ -109,7 +110,7 @@ def _place(path: Path) -> int:
 def _holds_everything(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(_HEADER)
-    if path.name.lower().endswith(".mha"):
+    if kind_of(path) == ".mha":
         return not start.startswith(_NRRD) and _HERE.search(start) is not None
     header = re.split(rb"\r?\n\r?\n", start, maxsplit=1)
     return start.startswith(_NRRD) and len(header) == 2 and not _ELSEWHERE.search(header[0])

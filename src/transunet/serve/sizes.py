@@ -4,8 +4,7 @@ import zipfile
 from math import prod
 from pathlib import Path
 
-from transunet.data.formats import raster, read_grid, suffix_of
-from transunet.data.formats.nifti import nib
+from transunet.data.formats import kind_of, nifti, raster, read_grid
 from transunet.extras import require
 from transunet.serve.faults import ApiError
 from transunet.serve.intake import ITK, NIFTI, RASTER
@@ -29,12 +28,12 @@ def declared(path: Path) -> int:
     Raises:
         DataError, GeometryError: for a damaged header.
     """
-    suffix = suffix_of(path)
+    suffix = kind_of(path)
     if suffix == ".npz":
         return _unpacked_bytes(path)
     shape = read_grid(path).spatial_shape
     if suffix in NIFTI:
-        return prod([*map(int, nib.load(path).shape), 1])
+        return prod([*nifti.shape_of(path), 1])
     if suffix in ITK:
         return prod(shape) * _more_axes(path)
     if suffix in RASTER:

@@ -1,5 +1,7 @@
 """From image files to label files: which files make a case, and where the label map lies."""
 
+import shutil
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -8,9 +10,11 @@ import pytest
 
 from prediction import OBLIQUE, left_in, noise, save_nifti, tiny_bundle
 from transunet.data.cases import Case
+from transunet.data.formats import read_labels
 from transunet.errors import ConfigError, DataError
 from transunet.inference.predictor import Predictor
 from transunet.inference.runs.files import find_inputs, predict_file
+from transunet.inference.runs.outputs import label_name
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +162,28 @@ def test_patterns_are_expanded_where_the_shell_did_not(tmp_path: Path) -> None:
     assert [case.name for case in find_inputs([tmp_path / "*.nii*"], 1)] == ["a1", "a2", "b"]
     with pytest.raises(ConfigError, match=r"no image .*c\*"):
         find_inputs([tmp_path / "c*"], 1)
+
+
+def test_a_file_without_suffix_a_pair_and_a_zip_become_nifti(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    source = nib.load(save_nifti(tmp_path / "a.nii.gz"))
+    nib.save(nib.Nifti1Pair(source.dataobj, source.affine), folder / "pair.img")
+    shutil.copy(tmp_path / "a.nii.gz", folder / "bare")
+    with zipfile.ZipFile(folder / "packed.zip", "w") as archive:
+        archive.write(tmp_path / "a.nii.gz", "export/a.nii.gz")
+    cases = find_inputs([folder], 1)
+    assert [label_name(case) for case in cases] == ["bare.nii.gz", "packed.nii.gz", "pair.nii.gz"]
+    expected = read_labels(predict_file(predictor, tmp_path / "a.nii.gz", tmp_path / "l.nii.gz"))
+    for case in cases:
+        out = predict_file(predictor, case.images, tmp_path / label_name(case))
+        assert np.array_equal(read_labels(out).array, expected.array)
+
+
+def test_a_pair_is_no_output(predictor: Predictor, tmp_path: Path) -> None:
+    image = save_nifti(tmp_path / "a.nii.gz")
+    with pytest.raises(ConfigError, match=r"out\.img: a pair of files.*Choose \.nii\.gz"):
+        predict_file(predictor, image, tmp_path / "out.img")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]

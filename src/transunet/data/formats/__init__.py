@@ -1,8 +1,7 @@
-"""Files to volumes and back: one module per format, chosen by the file's suffix."""
+"""Files to volumes and back: one module per format, chosen by suffix, without one by content."""
 
 import logging
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -11,84 +10,63 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import dicom, itk, nifti, npy, raster, synapse
-from transunet.data.formats.dicom_files import is_dicom
+from transunet.data.formats import dicom, nifti
+from transunet.data.formats.archive import is_zip
 from transunet.data.formats.dicom_seg_read import is_seg, seg_grid
 from transunet.data.formats.dicom_series import are_slices, open_series
+from transunet.data.formats.kinds import (
+    FORMATS,
+    SLICES,
+    case_of_mask,
+    channel_of,
+    files_of,
+    is_header_of_pair,
+    kind_in_folder,
+    kind_of,
+    stem_of,
+    suffix_of,
+)
+from transunet.data.formats.zipped import holds_volume, unzipped, volumes_in_zip
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError, TransUNetError
 
-FORMATS: Mapping[str, ModuleType] = {
-    ".nii": nifti,
-    ".nii.gz": nifti,
-    ".nrrd": itk,
-    ".nhdr": itk,
-    ".mha": itk,
-    ".mhd": itk,
-    ".png": raster,
-    ".jpg": raster,
-    ".jpeg": raster,
-    ".tif": raster,
-    ".tiff": raster,
-    ".bmp": raster,
-    ".npy": npy,
-    ".npz": synapse,
-    ".h5": synapse,
-    ".npy.h5": synapse,
-    ".dcm": dicom,
-    ".dicom": dicom,
-    ".ima": dicom,
-    ".zip": dicom,
-}
-"""Suffix -> module with `read`, `read_labels`, `read_grid` (path) and `write` (volume, path)."""
-SLICES = frozenset({".dcm", ".dicom", ".ima"})
-"""Suffixes of files of which a folder holds one image."""
+__all__ = [
+    "FORMATS",
+    "SLICES",
+    "case_of_mask",
+    "channel_of",
+    "files_of",
+    "format_of",
+    "header_contradictions",
+    "is_dicom_path",
+    "is_header_of_pair",
+    "join_channels",
+    "kind_in_folder",
+    "kind_of",
+    "open_volume",
+    "read_grid",
+    "read_label_pair",
+    "read_labels",
+    "read_volume",
+    "smallest_unsigned",
+    "stem_of",
+    "suffix_of",
+    "volumes_in_zip",
+    "warn_of_contradictions",
+    "write_volume",
+]
+
 _log = logging.getLogger("transunet")
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of a slope, a product and a sum in float32
 _MOST_ROUNDING = 1e-3
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
-_MASK = re.compile(
-    r"(.+)[-_.](?:masks?|labels?|labelmap|seg|segmentation|gt|groundtruth)", re.IGNORECASE
-)
-
-
-def suffix_of(path: Path) -> str | None:
-    """Return the known suffix that `path` ends in, lower case (the longest one), or None."""
-    name = path.name.lower()
-    known = [suffix for suffix in FORMATS if name.endswith(suffix) and name != suffix]
-    return max(known, key=len, default=None)
-
-
-def stem_of(path: Path) -> str:
-    """Return the name without its known suffix: `a` of `a.nii.gz` and of `a.ome.tif`."""
-    if path.is_dir():
-        return path.name
-    suffix = suffix_of(path)
-    stem = path.name[: -len(suffix)] if suffix else path.stem
-    return stem[:-4] if suffix in {".tif", ".tiff"} and stem.lower().endswith(".ome") else stem
-
-
-def channel_of(name: str) -> tuple[str, int] | None:
-    """Return case and channel of a name like nnU-Net's (CASE_0000, CASE_0001), else None."""
-    match = _CHANNEL.fullmatch(name)
-    return (match[1], int(match[2])) if match else None
-
-
-def case_of_mask(name: str) -> str | None:
-    """Return the case of a mask's name (CASE_mask, 3D Slicer's CASE.seg and CASE-label), else None.
-
-    Args:
-        name: a file's name without its suffix, as `stem_of` returns it.
-    """
-    match = _MASK.fullmatch(name)
-    return match[1] if match else None
 
 
 def is_dicom_path(path: Path) -> bool:
-    """Whether `path` would be read as DICOM: a folder, a zip archive, a file called so or one."""
-    suffix = suffix_of(path)
-    return path.is_dir() or (FORMATS[suffix] is dicom if suffix else is_dicom(path))
+    """Whether `path` would be read as DICOM: a folder, a zip of one, or a DICOM file."""
+    if is_zip(path) and path.is_file():
+        return not holds_volume(path)
+    return path.is_dir() or FORMATS.get(kind_of(path) or "") is dicom
 
 
 def read_volume(path: Path | str | Sequence[Path], series: str | int | None = None) -> Volume:
@@ -112,6 +90,9 @@ def read_volume(path: Path | str | Sequence[Path], series: str | int | None = No
         parts = [read_volume(one, series) for one in paths]
         return parts[0] if len(parts) == 1 else join_channels(parts)
     path = Path(path)
+    with unzipped(path) as files:
+        if files:
+            return replace(read_volume(files), name=str(path))
     module = format_of(path)
     return _as_float(module.read(path, **_chosen(path, series)))
 
@@ -131,7 +112,7 @@ def open_volume(
         As `read_volume`.
     """
     slices = are_slices(paths)
-    if slices or (len(paths) == 1 and format_of(paths[0]) is dicom):
+    if slices or (len(paths) == 1 and is_dicom_path(paths[0])):
         found = open_series(paths if slices else paths[0], series)
         return dicom.grid_of(found), 1, lambda: _as_float(dicom.read_series(found))
     return read_grid(paths[0]), len(paths), lambda: read_volume(paths, series)
@@ -151,6 +132,9 @@ def read_labels(path: Path, like: Grid | None = None) -> Volume:
             whole.
         GeometryError: when its affine is singular, or a segmentation lies on another grid.
     """
+    with unzipped(path) as files:
+        if files:
+            return replace(read_labels(files[0]), name=str(path))
     module = format_of(path)
     volume: Volume = dicom.read_labels(path, like) if module is dicom else module.read_labels(path)
     if volume.channels != 1:
@@ -194,6 +178,9 @@ def read_grid(path: Path, series: str | int | None = None) -> Grid:
     Raises:
         As `read_volume`.
     """
+    with unzipped(path) as files:
+        if files:
+            return replace(read_grid(files[0]), name=str(path))
     grid: Grid = format_of(path).read_grid(path, **_chosen(path, series))
     return grid
 
@@ -296,14 +283,13 @@ def format_of(path: Path) -> ModuleType:
 def _module(path: Path) -> ModuleType:
     if path.is_dir():
         return dicom  # the only images that are folders
-    suffix = suffix_of(path)
-    if suffix is None and is_dicom(path):
-        return dicom  # whose files often have none
-    if suffix is None:
+    kind = kind_of(path)
+    if kind is None:
         raise ConfigError(
-            f"{path}: the suffix is not of a format that is known. Known: {', '.join(FORMATS)}."
+            f"{path}: neither its suffix nor its first bytes are of a format that is known. Known: "
+            f"{', '.join(FORMATS)}."
         )
-    return FORMATS[suffix]
+    return FORMATS[kind]
 
 
 def _whole(values: NDArray[Any], path: Path) -> NDArray[Any]:

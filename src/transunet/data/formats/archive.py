@@ -55,6 +55,24 @@ def is_zip(path: Path) -> bool:
     return path.suffix.lower() == ".zip"
 
 
+def starts(path: Path, size: int) -> dict[str, bytes]:
+    """Return the first `size` bytes of the files in an archive, by name, without hidden ones.
+
+    Empty for a damaged archive: unpacking it says how.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {
+                member.filename: archive.open(member).read(size)
+                for member in archive.infolist()
+                if not member.is_dir()
+                and not member.filename.startswith("__MACOSX")
+                and not PurePosixPath(member.filename).name.startswith(".")
+            }
+    except _DAMAGE:
+        return {}
+
+
 def _unpack(path: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:

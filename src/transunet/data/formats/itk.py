@@ -45,7 +45,7 @@ def read(path: Path) -> Volume:
         GeometryError: when its affine is singular.
     """
     itk = require("SimpleITK", extra="images")
-    image = _undamaged(path, lambda: itk.ReadImage(str(path)))
+    image = _undamaged(path, _reader(path).Execute)
     header = _header(image, path)
     array = itk.GetArrayFromImage(image)  # axes in reverse: (z, y, x), components last
     if image.GetNumberOfComponentsPerPixel() == 1:
@@ -63,9 +63,7 @@ def read_grid(path: Path) -> Grid:
     Raises:
         As `read`.
     """
-    itk = require("SimpleITK", extra="images")
-    reader = itk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader = _reader(path)
     _undamaged(path, reader.ReadImageInformation)
     header = _header(reader, path)
     x, y, z = (*header.size[:3], 1)[:3]
@@ -117,6 +115,15 @@ def write(volume: Volume, path: Path) -> None:
         raise ConfigError(
             f"Cannot write {path}: {_reason(error, path)}. Choose another place."
         ) from None
+
+
+def _reader(path: Path) -> Any:
+    """ITK's, told the format: by itself it goes by the name, and by small letters in it."""
+    reader = require("SimpleITK", extra="images").ImageFileReader()
+    reader.SetFileName(str(path))
+    with path.open("rb") as file:
+        reader.SetImageIO("NrrdImageIO" if file.read(4) == b"NRRD" else "MetaImageIO")
+    return reader
 
 
 def _header(image: Any, path: Path) -> ItkHeader:

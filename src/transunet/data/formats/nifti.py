@@ -1,5 +1,11 @@
-"""NIfTI (`.nii`, `.nii.gz`): scaling and units applied, the input's header kept on writing."""
+"""NIfTI (`.nii`, `.nii.gz`; `.hdr` and `.img`, also Analyze): scaling and units applied.
 
+Compressed or not is told by a file's first bytes, whatever it is called. A label map gets the
+header of its image back.
+"""
+
+import gzip
+import weakref
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +16,7 @@ import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from transunet.data.formats.nifti_affine import grid_of, mm_per_unit
@@ -21,8 +28,18 @@ Result = TypeVar("Result")
 
 nib: Any = nibabel  # its functions carry no types
 
+GZIP = b"\x1f\x8b"
+PAIR = {".hdr": ".img", ".img": ".hdr", ".hdr.gz": ".img.gz", ".img.gz": ".hdr.gz"}
+"""Suffix of the one file of a pair -> of the other: the header, the voxels."""
+
+_START = 540  # bytes of the longest header, NIfTI-2's
 _FINE = 0.02  # a slope up to this only stores whole numbers in other steps: 4 in 255, 3 in 65535
 
+_HALF = (
+    "it is one file of a pair, and the other (.hdr with the header, .img with the voxels) is "
+    "not beside it",
+    "Copy both, or convert them to .nii.gz",
+)
 # Everything that nibabel, gzip and numpy raise on damaged files. MemoryError: a header that claims
 # absurd sizes.
 _DAMAGE = (
@@ -34,6 +51,7 @@ _DAMAGE = (
     zlib.error,
     ImageFileError,
     HeaderDataError,
+    WrapStructError,
 )
 
 
@@ -60,7 +78,7 @@ def read(path: Path) -> Volume:
         DataError: when the file is damaged or holds something else than numbers.
         GeometryError: when its affine is singular, or a spacing that counts zero.
     """
-    return _volume(path, _undamaged(path, nib.load))
+    return _volume(path, _undamaged(path, _load))
 
 
 def read_labels(path: Path) -> Volume:
@@ -69,13 +87,35 @@ def read_labels(path: Path) -> Volume:
     Raises:
         As `read`.
     """
-    image = _undamaged(path, nib.load)
+    image = _undamaged(path, _load)
     volume, step = _volume(path, image), abs(float(image.dataobj.slope))
     if step > _FINE or volume.array.dtype.kind != "f":
         return volume
     whole = np.rint(volume.array)
     near = np.abs(volume.array - whole) <= 0.5001 * step
     return volume.with_array(np.where(near, whole, volume.array))
+
+
+def _load(path: Path) -> Any:
+    """By content: nibabel itself trusts the name."""
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP)) == GZIP
+    if path.name.lower().endswith(tuple(PAIR)):
+        if other_of_pair(path) is None:
+            raise Problem("unreadable", str(path), *_HALF).error()
+        return nib.load(path)
+    if path.name.endswith(".nii.gz" if packed else ".nii"):
+        return nib.load(path)
+    stream = gzip.open(path) if packed else path.open("rb")  # noqa: SIM115 - closed with the image
+    try:
+        two = nib.Nifti2Header.may_contain_header(stream.read(_START))
+        stream.seek(0)
+        image = (nib.Nifti2Image if two else nib.Nifti1Image).from_stream(stream)
+    except BaseException:
+        stream.close()
+        raise
+    weakref.finalize(image, stream.close)
+    return image
 
 
 def _volume(path: Path, image: Any) -> Volume:
@@ -92,7 +132,27 @@ def read_grid(path: Path) -> Grid:
         DataError: when the header is damaged.
         GeometryError: when its affine is singular, or a spacing that counts zero.
     """
-    return _grid(path, _undamaged(path, nib.load))
+    return _grid(path, _undamaged(path, _load))
+
+
+def shape_of(path: Path) -> tuple[int, ...]:
+    """Return the shape that a file's header promises, channels and all.
+
+    Raises:
+        DataError: when it is damaged.
+    """
+    return tuple(int(size) for size in _undamaged(path, _load).shape)
+
+
+def other_of_pair(path: Path) -> Path | None:
+    """Return the header beside voxels, or the voxels beside a header (`.hdr`, `.img`), if any."""
+    name = path.name.lower()
+    suffix = next((suffix for suffix in PAIR if name.endswith(suffix)), None)
+    if suffix is None:
+        return None
+    stem = path.name[: -len(suffix)]
+    others = [path.with_name(stem + end) for end in (PAIR[suffix], PAIR[suffix].upper())]
+    return next((other for other in others if other.is_file()), None)
 
 
 def write(volume: Volume, path: Path) -> None:
@@ -100,7 +160,7 @@ def write(volume: Volume, path: Path) -> None:
 
     Args:
         volume: any number of channels; they become the fourth axis.
-        path: ends in `.nii` or `.nii.gz`.
+        path: ends in `.nii` or `.nii.gz`; beside an `.img` its `.hdr` is written.
     """
     read_from = volume.header if isinstance(volume.header, NiftiHeader) else None
     header = read_from.header if read_from else None
@@ -116,7 +176,7 @@ def _image(voxels: NDArray[Any], affine: NDArray[Any], header: Any, kept: bool) 
         image.header.set_xyzt_units("mm")
         return image
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    header = header.copy()
+    header = kind.header_class(header.binaryblock, header.endianness, check=False)  # also a pair's
     header.set_data_dtype(voxels.dtype)
     header.set_slope_inter(1, 0)
     header["cal_max"] = header["cal_min"] = (

@@ -1,10 +1,10 @@
 """Which affine of a NIfTI header counts, where sform, qform and pixdim contradict each other.
 
-The files of the ACDC challenge have an sform of unit steps beside the true edges in qform and
-pixdim. The rule is ITK's, so that its users (3D Slicer, ITK-SNAP, nnU-Net) find the same voxels
-here: pixdim tells the edges; directions and origin are the sform's where it is orthogonal and leads
-to the scanner's coordinates, or where it is alone, else the qform's. A header that does not
-contradict itself keeps its sform to the last bit.
+An sform whose voxels have the edges that pixdim says is taken as it stands, to the last bit. The
+files of the ACDC challenge have an sform of unit steps beside the true edges in qform and pixdim;
+there the rule is ITK's, so that its users (3D Slicer, ITK-SNAP, nnU-Net) find the same voxels here:
+pixdim tells the edges; directions and origin are the sform's where it is orthogonal and leads to
+the scanner's coordinates, or where it is alone, else the qform's.
 
 One exception: a pixdim of 1 x 1 x 1, or not above zero, is what stays in a header of which a
 program set the sform only. Then the sform counts, as the standard has it.
@@ -29,7 +29,7 @@ MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 _SCANNER = 1  # NIfTI's code for coordinates of the scanner
 _ORTHOGONAL = 1e-4  # ITK's tolerance for the cosine of the angle between two axes
-_EQUAL_EDGES = 1e-3
+_CHECK = "Check that this is right; if it is not, correct the file's header"
 
 
 def grid_of(header: Any, pixdim: Sequence[float], name: str) -> Grid:
@@ -53,21 +53,29 @@ def grid_of(header: Any, pixdim: Sequence[float], name: str) -> Grid:
     qform = _qform(header, unit) if measured else None  # it is made of the spacings
     if sform is None and qform is None:  # directions are not known: nibabel guesses, ITK otherwise
         guess = Grid(shape, _in_mm(header.get_best_affine(), unit), name)
-        return replace(guess, doubt=Doubt((np.diag([-1.0, -1, 1, 1]) * (*guess.spacing_mm, 1),)))
+        by_itk = np.diag([-1.0, -1, 1, 1]) * (*guess.spacing_mm, 1)
+        return replace(guess, doubt=Doubt((by_itk,), placeless=True))
     forms = [form for form in (sform, qform) if form is not None]
     regular = [form for form in forms if is_regular(form)]
     stated = [Grid(shape, form, name) for form in regular or forms]  # singular ones are refused
     if not measured:
         return stated[0]
     edges = np.array([edge if 0 < edge < inf else 1.0 for edge in pixdim]) * unit
-    directions = stated[0] if _prefers_sform(header, stated) else stated[-1]
-    by_pixdim = replace(directions, affine=_with_edges(directions.affine, edges))
-    unset = set(pixdim) == {1.0} and is_regular(sform) and not _equal(stated[0].spacing_mm, edges)
-    used = stated[0] if unset or same_grid(stated[0], by_pixdim) is None else by_pixdim
-    others = tuple(other.affine for other in (*stated, by_pixdim) if same_grid(used, other))
-    if not others and is_regular(sform) == (sform is not None):
+    measuring = [replace(grid, affine=_with_edges(grid.affine, edges)) for grid in stated]
+    unset = set(pixdim) == {1.0} and is_regular(sform)
+    if unset or same_grid(stated[0], measuring[0]) is None:
+        used = stated[0]
+    else:
+        used = measuring[0 if _prefers_sform(header, stated[0]) else -1]
+    others = [grid for grid in (*stated, *measuring) if same_grid(used, grid)]
+    problem = None
+    if sform is not None and (same_grid(stated[0], measuring[0]) or not is_regular(sform)):
+        problem = _other_edges(used, sform, edges)
+    elif others and header["sform_code"] == header["qform_code"]:
+        problem = _other_place(used, others)
+    if not others and not problem:
         return used
-    return replace(used, doubt=Doubt(others, _contradiction(used, sform, edges, others)))
+    return replace(used, doubt=Doubt(tuple(grid.affine for grid in others), problem))
 
 
 def mm_per_unit(header: Any) -> float:
@@ -96,46 +104,30 @@ def _with_edges(affine: Affine, edges: Affine) -> Affine:
     return affine * (*edges / np.linalg.norm(affine[:3, :3], axis=0), 1)
 
 
-def _prefers_sform(header: Any, stated: Sequence[Grid]) -> bool:
-    """Whether ITK takes the directions of the first of `stated`, the sform, before the last's."""
-    if same_grid(stated[0], stated[-1]) is None:
-        return True
-    (sform, qform), ones = (stated[0].affine, stated[-1].affine), np.ones(3)
-    directions, others = (_with_edges(one, ones)[:3, :3] for one in (sform, qform))
-    if not np.allclose(directions.T @ directions, np.eye(3), atol=_ORTHOGONAL):
-        return False
-    if int(header["sform_code"]) == _SCANNER:
-        return True
-    # An axis that only runs the other way from the same origin is no difference to ITK.
-    parallel = np.allclose(np.abs(directions.T @ others), np.eye(3), atol=_ORTHOGONAL)
-    same_edges = _equal(stated[0].spacing_mm, stated[-1].spacing_mm)
-    return parallel and same_edges and np.allclose(sform[:3, 3], qform[:3, 3], atol=1e-4)
+def _prefers_sform(header: Any, sform: Grid) -> bool:
+    """Whether ITK takes the sform's directions and origin before the qform's."""
+    directions = _with_edges(sform.affine, np.ones(3))[:3, :3]
+    orthogonal = np.allclose(directions.T @ directions, np.eye(3), atol=_ORTHOGONAL)
+    return orthogonal and int(header["sform_code"]) == _SCANNER
 
 
-def _contradiction(
-    used: Grid, sform: Affine | None, pixdim: Affine, others: Sequence[Affine]
-) -> Problem:
-    of_sform = used.spacing_mm if sform is None else np.linalg.norm(sform[:3, :3], axis=0)
-    if _equal(of_sform, pixdim) and others:
-        apart = max(corner_distance(used, replace(used, affine=other)) for other in others)
-        form = "sform" if sform is not None and np.array_equal(used.affine, sform) else "qform"
-        found = (
-            f"its sform and qform place voxels up to {apart:.4g} mm apart; the {form} is taken, "
-            "as ITK does"
-        )
-    else:
-        singular = "" if is_regular(sform) else " (singular)"
-        by_itk = ", as ITK does" if _equal(used.spacing_mm, pixdim) else ""
-        found = (
-            f"its sform has voxels of {_times(of_sform)} mm{singular}, its pixdim says "
-            f"{_times(pixdim)} mm; {_times(used.spacing_mm)} mm are taken{by_itk}"
-        )
-    remedy = "Check that this is right; if it is not, correct the file's header"
-    return Problem("voxel-size", used.name, found, remedy, "warning")
+def _other_edges(used: Grid, sform: Affine, pixdim: Affine) -> Problem:
+    singular = "" if is_regular(sform) else " (singular)"
+    by_itk = ", as ITK does" if np.allclose(used.spacing_mm, pixdim) else ""
+    found = (
+        f"its sform has voxels of {_times(np.linalg.norm(sform[:3, :3], axis=0))} mm{singular}, "
+        f"its pixdim says {_times(pixdim)} mm; {_times(used.spacing_mm)} mm are taken{by_itk}"
+    )
+    return Problem("voxel-size", used.name, found, _CHECK, "warning")
 
 
-def _equal(edges: Sequence[float] | Affine, others: Sequence[float] | Affine) -> bool:
-    return bool(np.allclose(edges, others, rtol=_EQUAL_EDGES, atol=0))
+def _other_place(used: Grid, others: Sequence[Grid]) -> Problem:
+    apart = max(corner_distance(used, other) for other in others)
+    found = (
+        f"its sform and qform lead to the same coordinates, but place voxels up to {apart:.4g} mm "
+        "apart; the sform is taken"
+    )
+    return Problem("voxel-place", used.name, found, _CHECK, "warning")
 
 
 def _times(edges: Sequence[float] | Affine) -> str:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from transunet.data.formats import stem_of, suffix_of
+from transunet.data.formats import is_header_of_pair, stem_of, suffix_of
 from transunet.data.problems import Problem
 from transunet.errors import TransUNetError
 
@@ -199,7 +199,8 @@ def listed(folder: Path, ending: str | tuple[str, ...] = "") -> list[Path]:
     if not folder.is_dir():
         return []
     files = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
-    return sorted(path for path in files if path.name.lower().endswith(ending))
+    ending_so = (path for path in files if path.name.lower().endswith(ending))
+    return sorted(path for path in ending_so if not is_header_of_pair(path))
 
 
 def orphans(files: list[Path], used: set[Path], kind: str, what: str) -> list[Problem]:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case
-from transunet.data.formats import FORMATS, SLICES, channel_of, is_dicom_path, stem_of, suffix_of
+from transunet.data.formats import (
+    FORMATS,
+    SLICES,
+    channel_of,
+    is_dicom_path,
+    kind_of,
+    stem_of,
+    suffix_of,
+)
 from transunet.data.formats.dicom_files import why_no_slice
 from transunet.data.formats.dicom_seg import check_source
 from transunet.data.formats.dicom_series import are_slices, counted, find_series
@@ -132,9 +140,9 @@ def _images_at(path: Path) -> list[Image]:
         return _matching(path)
     if path.is_dir():
         return images_below(path)
+    if kind_of(path) is None:
+        raise ConfigError(f"{path} is not an image that can be read: {', '.join(FORMATS)}.")
     if suffix_of(path) is None:
-        if not is_dicom_path(path):
-            raise ConfigError(f"{path} is not an image that can be read: {', '.join(FORMATS)}.")
         return [Image(path, path.name)]
     return [Image(path, stem_of(path))]
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transunet.data.cases import Case, DataSet
-from transunet.data.formats import FORMATS, SLICES, raster, stem_of, suffix_of
+from transunet.data.formats import (
+    FORMATS,
+    SLICES,
+    kind_in_folder,
+    kind_of,
+    raster,
+    stem_of,
+    suffix_of,
+)
 from transunet.data.formats.dicom_files import EMPTY, OTHER, why_no_slice
 from transunet.data.formats.dicom_series import counted
 from transunet.data.layouts import open_dataset, recognises
@@ -99,7 +107,7 @@ def images_below(folder: Path) -> list[Image]:
 
 
 def _is_picture(image: Image) -> bool:
-    return FORMATS.get(suffix_of(image.path) or "") is raster and image.path.is_file()
+    return FORMATS.get(kind_of(image.path) or "") is raster and image.path.is_file()
 
 
 def _images(
@@ -125,6 +133,7 @@ def _images(
 
 
 def _is_image(path: Path) -> bool:
-    hidden, suffix = path.name.startswith("."), suffix_of(path)
+    if path.name.startswith(".") or not path.is_file():
+        return False
     # A folder's DICOM files are the slices of one image, not an image each.
-    return path.is_file() and not hidden and suffix is not None and suffix not in SLICES
+    return kind_in_folder(path) not in (None, *SLICES)

@@ -11,8 +11,9 @@ import numpy as np
 
 from transunet.atomic import atomic_path
 from transunet.data.cases import Case
-from transunet.data.formats import suffix_of, write_volume
+from transunet.data.formats import kind_of, write_volume
 from transunet.data.formats.dicom_seg import write_seg
+from transunet.data.formats.nifti import PAIR
 from transunet.data.formats.npy import sidecar_of
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
@@ -24,6 +25,10 @@ _SAME: Mapping[str, str] = MappingProxyType(
     {
         ".nhdr": ".nrrd",  # one file instead of two, so that it appears at once
         ".mhd": ".mha",
+        ".hdr": ".nii.gz",
+        ".img": ".nii.gz",
+        ".hdr.gz": ".nii.gz",
+        ".img.gz": ".nii.gz",
         ".jpg": ".png",  # JPEG changes values
         ".jpeg": ".png",
         ".bmp": ".png",
@@ -44,7 +49,7 @@ _CHOSEN: Mapping[str, str] = MappingProxyType(
 
 def label_name(case: Case, format_: Format = "same") -> str:
     """Return the file name of a case's label map."""
-    suffix = suffix_of(case.images[0]) or ".nii.gz"
+    suffix = kind_of(case.images[0]) or ".nii.gz"
     return case.name + _CHOSEN.get(format_, _SAME.get(suffix, suffix))
 
 
@@ -59,6 +64,11 @@ def write_labels(labels: Volume, path: Path, names: Mapping[int, str] | None = N
     Raises:
         ConfigError: for a format that is not known or cannot hold it, or where there is no room.
     """
+    if path.name.lower().endswith(tuple(PAIR)):
+        raise ConfigError(
+            f"{path}: a pair of files (.hdr, .img) is read but not written, since one of them "
+            "could be left without the other. Choose .nii.gz."
+        )
     with _complete(path) as scratch:
         _write(labels, scratch, names)
         if sidecar_of(scratch).exists():  # first, so that a label map never lacks its place

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from transunet.data.formats.npy import sidecar_of
+from transunet.data.formats import files_of
 from transunet.data.walking import walk
 from transunet.inference.runs.outputs import write_values
 
@@ -85,7 +85,7 @@ def _names(place: Path) -> Iterator[str]:
 def content_hash(paths: Sequence[Path]) -> str:
     """Return the SHA-256 of the files' contents, one after the other.
 
-    Of a folder, of all files in it; of an array, also of the sidecar that tells its spacing.
+    Of a folder, of all files in it; of an array or a pair, also of the file that belongs to it.
 
     Raises:
         OSError: when one cannot be read.
@@ -102,7 +102,7 @@ def content_hash(paths: Sequence[Path]) -> str:
 def _files_in(path: Path) -> list[Path]:
     if path.is_dir():
         return walk(path).files
-    return [path, *filter(Path.exists, [sidecar_of(path)])]
+    return files_of(path)
 
 
 def sweep(folder: Path, case: str) -> None:

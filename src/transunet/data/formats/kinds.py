@@ -1,0 +1,132 @@
+"""What a file is, by its name and, where that does not tell, by how it begins."""
+
+import re
+import zlib
+from collections.abc import Mapping
+from gzip import GzipFile
+from pathlib import Path
+from types import ModuleType
+
+from transunet.data.formats import dicom, itk, nifti, npy, raster, synapse
+from transunet.data.formats.dicom_files import is_dicom
+
+FORMATS: Mapping[str, ModuleType] = {
+    ".nii": nifti,
+    ".nii.gz": nifti,
+    ".hdr": nifti,
+    ".img": nifti,
+    ".hdr.gz": nifti,
+    ".img.gz": nifti,
+    ".nrrd": itk,
+    ".nhdr": itk,
+    ".mha": itk,
+    ".mhd": itk,
+    ".png": raster,
+    ".jpg": raster,
+    ".jpeg": raster,
+    ".tif": raster,
+    ".tiff": raster,
+    ".bmp": raster,
+    ".npy": npy,
+    ".npz": synapse,
+    ".h5": synapse,
+    ".npy.h5": synapse,
+    ".dcm": dicom,
+    ".dicom": dicom,
+    ".ima": dicom,
+    ".zip": dicom,
+}
+"""Suffix -> module with `read`, `read_labels`, `read_grid` (path) and `write` (volume, path)."""
+SLICES = frozenset({".dcm", ".dicom", ".ima"})
+"""Suffixes of files of which a folder holds one image."""
+# How files begin that may have no suffix. A TIFF is not among them: its pages go by its name.
+_MAGIC = {
+    suffix: re.compile(start, re.DOTALL)
+    for suffix, start in {
+        ".nii": rb".{344}n\+1\0|.{4}n\+2\0\r\n\x1a\n",
+        ".nrrd": rb"NRRD\d{4}\r?\n",
+        ".mha": rb"(ObjectType|NDims|Comment) *=",
+        ".npy": rb"\x93NUMPY",
+        ".png": rb"\x89PNG\r\n\x1a\n",
+        ".jpg": rb"\xff\xd8\xff",
+    }.items()
+}
+_START = 352  # bytes in which they do
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_MASK = re.compile(
+    r"(.+)[-_.](?:masks?|labels?|labelmap|seg|segmentation|gt|groundtruth)", re.IGNORECASE
+)
+
+
+def suffix_of(path: Path) -> str | None:
+    """Return the known suffix that `path` ends in, lower case (the longest one), or None."""
+    name = path.name.lower()
+    known = [suffix for suffix in FORMATS if name.endswith(suffix) and name != suffix]
+    return max(known, key=len, default=None)
+
+
+def kind_of(path: Path) -> str | None:
+    """Return the suffix of the format that `path` is of: its own, else what its first bytes tell.
+
+    None for a file of no known format, or one that cannot be opened.
+    """
+    suffix = suffix_of(path)
+    if suffix or not path.is_file():
+        return suffix
+    try:
+        with path.open("rb") as file:
+            start = file.read(_START)
+            if start.startswith(nifti.GZIP):
+                file.seek(0)
+                start = GzipFile(fileobj=file).read(_START)
+                return ".nii.gz" if _MAGIC[".nii"].match(start) else None
+    except (OSError, EOFError, zlib.error):
+        return None
+    told = (suffix for suffix, magic in _MAGIC.items() if magic.match(start))
+    return next(told, ".dcm" if is_dicom(path) else None)
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return `path` and the file beside it without which it cannot be read in full, if any."""
+    others = [nifti.other_of_pair(path), npy.sidecar_of(path)]
+    return [path, *(other for other in others if other and other.is_file())]
+
+
+def kind_in_folder(path: Path) -> str | None:
+    """Return `kind_of` for a file that lies among others, which only an ending tells from images.
+
+    Without an ending its content does. The header of a pair is none: the `.img` beside it counts.
+    """
+    if is_header_of_pair(path):
+        return None
+    return suffix_of(path) if "." in path.name else kind_of(path)
+
+
+def is_header_of_pair(path: Path) -> bool:
+    """Whether `path` is a `.hdr` with its `.img` beside it."""
+    return path.name.lower().endswith((".hdr", ".hdr.gz")) and bool(nifti.other_of_pair(path))
+
+
+def stem_of(path: Path) -> str:
+    """Return the name without its known suffix: `a` of `a.nii.gz` and of `a.ome.tif`."""
+    if path.is_dir():
+        return path.name
+    suffix = suffix_of(path)
+    stem = path.name[: -len(suffix)] if suffix else path.stem
+    return stem[:-4] if suffix in {".tif", ".tiff"} and stem.lower().endswith(".ome") else stem
+
+
+def channel_of(name: str) -> tuple[str, int] | None:
+    """Return case and channel of a name like nnU-Net's (CASE_0000, CASE_0001), else None."""
+    match = _CHANNEL.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def case_of_mask(name: str) -> str | None:
+    """Return the case of a mask's name (CASE_mask, 3D Slicer's CASE.seg and CASE-label), else None.
+
+    Args:
+        name: a file's name without its suffix, as `stem_of` returns it.
+    """
+    match = _MASK.fullmatch(name)
+    return match[1] if match else None
