@@ -174,7 +174,7 @@ def archive(path, **files):
 def test_a_zip_of_a_volume_is_read_as_that(tmp_path):
     path = archive(tmp_path / "a.zip", x__a_nii=PLAIN, readme=b"text")
     assert reads(path)
-    grid, read = open_volume(path)
+    grid, _, read = open_volume([path])
     assert grid.spatial_shape == read().spatial_shape == (3, 4, 5)
     assert read().name == str(path)
     assert not is_dicom_path(path)

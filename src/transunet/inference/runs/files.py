@@ -162,7 +162,7 @@ def _stacked(images: Sequence[Image]) -> tuple[list[Case], list[Image]]:
     """
     folders: dict[Path, list[Path]] = {}
     for image in images:
-        if image.path.is_file() and suffix_of(image.path) in (None, *SLICES):
+        if image.path.is_file() and kind_of(image.path) in SLICES:
             folders.setdefault(image.path.parent, []).append(image.path)
     stacks = {folder: files for folder, files in folders.items() if are_slices(files)}
     cases = [Case(folder.absolute().name, tuple(files), None) for folder, files in stacks.items()]
