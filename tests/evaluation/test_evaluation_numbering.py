@@ -266,6 +266,22 @@ def test_black_and_white_references_are_measured_as_the_one_class(tmp_path, save
     assert found.notes == (WHITE,)
 
 
+@pytest.mark.parametrize("kept_as", ["jpg", "png"])
+def test_black_and_white_references_with_soft_edges(tmp_path, kept_as):
+    image_module = pytest.importorskip("PIL.Image", reason="needs the extra [images]")
+    exact = np.zeros((64, 64), np.uint8)
+    exact[10:40, 20:50] = 1
+    for folder in "pr":
+        (tmp_path / folder).mkdir()
+    image_module.fromarray(exact).save(tmp_path / "p/a.png")
+    image_module.fromarray(exact * 255).save(tmp_path / "m.jpg", quality=75)
+    noisy = image_module.open(tmp_path / "m.jpg")
+    noisy.save(tmp_path / f"r/a.{kept_as}")
+    found = evaluate(tmp_path / "p", Question(tmp_path / "r")).evaluation
+    assert list(dice(found).values()) == [[1.0]]
+    assert ("edges" in found.notes[-1]) is (kept_as == "png")
+
+
 def test_white_beside_other_labels_is_no_class_1(tmp_path, save, blocks):
     save(tmp_path / "p" / "a.nii.gz", blocks(second=False))
     both = blocks(second=False)

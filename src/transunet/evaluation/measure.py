@@ -1,5 +1,6 @@
 """Files to records: read each pair, check that it can be compared, measure it."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +13,7 @@ import numpy as np
 from transunet import errors
 from transunet.data.cases import IGNORED, DataSet, label_problems, raise_first
 from transunet.data.formats import read_label_pair, smallest_unsigned
+from transunet.data.layouts.masks import has_soft_edges
 from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError, DataError, GeometryError, TransUNetError
 from transunet.evaluation.metrics import ClassMetrics, Convention, case_metrics
@@ -20,6 +22,7 @@ from transunet.evaluation.records import (
     CaseRecord,
     Evaluation,
     Structure,
+    White,
     complete,
 )
 
@@ -105,8 +108,8 @@ class PairRead(NamedTuple):
 
     prediction: Volume
     reference: Volume
-    white: bool
-    """Whether 255 in the reference was read as class 1."""
+    white: White | None
+    """How 255 in the reference was read as class 1, if it was."""
 
 
 def read_pair(pair: Pair, settings: Settings) -> PairRead:
@@ -127,9 +130,9 @@ def read_pair(pair: Pair, settings: Settings) -> PairRead:
             "reference's own grid (with nearest neighbour)."
         )
     prediction = _renumbered(prediction, pair.prediction_numbers)
-    white = _is_white(reference, settings)
+    white = _white(reference, settings)
     if white:
-        reference = reference.with_array((reference.array == 255).astype(np.uint8))
+        reference = reference.with_array((reference.array > 127).astype(np.uint8))
     dataset, ignore = settings.dataset, settings.ignore
     if dataset is not None:
         raise_first(label_problems(dataset, reference, reference))
@@ -162,12 +165,16 @@ def _renumbered(volume: Volume, numbers: Mapping[int, int]) -> Volume:
     return volume.with_array(smallest_unsigned(table[volume.array]))
 
 
-def _is_white(reference: Volume, settings: Settings) -> bool:
-    """Whether it is a black-and-white mask (0 and 255) where class 1 is the only one."""
+def _white(reference: Volume, settings: Settings) -> White | None:
+    """How a black-and-white mask is one, where class 1 is the only one; None if it is none."""
     known = settings.dataset.values if settings.dataset else settings.foreground
     if not (settings.white or settings.foreground == {1}) or 255 in {*known, settings.ignore}:
-        return False
-    return _values_in(reference) - {0} == {255}
+        return None
+    values, counts = np.unique(reference.array, return_counts=True)
+    pixels = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    if set(pixels) - {0} == {255}:
+        return "exact"
+    return "soft" if has_soft_edges(pixels) else None
 
 
 def gather(

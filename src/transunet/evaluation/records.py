@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, isnan, nan
 from types import MappingProxyType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -60,6 +60,10 @@ class Structure:
         return "+".join(map(str, self.values))
 
 
+White = Literal["exact", "soft"]
+"""A mask of 0 and 255 alone, or with soft edges, which are cut at half of 255."""
+
+
 @dataclass(frozen=True)
 class CaseRecord:
     """The figures of one case."""
@@ -71,8 +75,8 @@ class CaseRecord:
     """The label values that the prediction holds."""
     labelled: frozenset[int] = frozenset()
     """The label values that the reference holds."""
-    white: bool = False
-    """Whether 255 in the reference was read as class 1, as in black-and-white masks."""
+    white: White | None = None
+    """How 255 in the reference was read as class 1, where it is a black-and-white mask."""
 
 
 @dataclass(frozen=True)

@@ -162,18 +162,24 @@ def _measured(
 
 
 def _black_and_white(records: Sequence[CaseRecord]) -> bool:
-    """Whether the predictions hold 0 and 1, and the references 0 and 255."""
+    """Whether the predictions hold 0 and 1, and the references 0 and 255, or grey close to them."""
     predicted = frozenset[int]().union(*(record.predicted for record in records))
-    white = [255 in record.labelled for record in records]
-    masks = all(record.labelled <= {0, 255} or record.labelled <= {0, 1} for record in records)
+    labelled = [record.labelled - {0} for record in records]
+    white = [
+        values == {255} or (len(values) > 2 and min(values) < 128 <= sorted(values)[-2])
+        for values in labelled
+    ]
+    masks = all(is_white or values <= {1} for is_white, values in zip(white, labelled, strict=True))
     return any(white) and masks and 1 in predicted and predicted <= {0, 1}
 
 
 def _notes(settings: Settings, records: Sequence[CaseRecord]) -> Iterator[str]:
     """What was done to label values before they were compared."""
-    white = sum(record.white for record in records)
+    white = [record.white for record in records if record.white]
     if white:
-        yield f"In {white} references 255 is read as class 1: they are black-and-white masks."
+        yield f"In {len(white)} references 255 is read as class 1: they are black-and-white masks."
+    if soft := white.count("soft"):
+        yield f"The edges of {soft} of them are soft: more than half of 255 is read as class 1."
     ignore = settings.dataset.ignore if settings.dataset else settings.ignore
     if ignore is not None:
         yield f"Voxels that hold {ignore} in the reference count in neither map."

@@ -98,7 +98,7 @@ def one_class(surveyed: Survey, where: Path) -> Meaning | None:
     if foreground and _FOREGROUND.issuperset(foreground) and max(map(len, written)) == 1:
         values = {} if foreground == [1] else {0: 0, **dict.fromkeys(foreground, 1)}
         return Meaning(labels, values, tuple(_notes_on_one_class(surveyed, where)))
-    if _has_soft_edges(surveyed.total):
+    if has_soft_edges(surveyed.total):
         found = f"the masks hold {len(surveyed.total)} values, close to 0 or to 255 or between"
         return Meaning(labels, {v: int(v > 127) for v in range(256)}, (_soft(where, found),))
     return None
@@ -147,11 +147,14 @@ def _counted(path: Path) -> Counter[int] | Problem:
     return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
 
-def _has_soft_edges(pixels: Counter[int]) -> bool:
+def has_soft_edges(pixels: Counter[int]) -> bool:
     """Whether grey between 0 and 255 is the blur of an edge or JPEG's noise, and no classes.
 
     Blur fills both halves with many values and few pixels; noise keeps close to both ends, where no
     data set numbers its classes: above 223 at most 255 ("void") is one.
+
+    Args:
+        pixels: value -> how many pixels have it, of one mask or several.
     """
     if max(pixels, default=0) > 255:
         return False
