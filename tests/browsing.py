@@ -120,10 +120,12 @@ class Viewer:
         self.page.wait_for_selector("#busy", state="hidden")
         return self
 
-    def segment(self, bundle: str = "brain") -> "Viewer":
+    def segment(self, bundle: str = "brain", force: bool = False) -> "Viewer":
         """Segment what is shown and wait for the structures."""
         self.page.select_option("#bundle", bundle)
         self.page.click("#segment")
+        if force:
+            self.page.click(".message.error button:has-text('Segment it all the same')")
         self.page.wait_for_selector("#structures tbody tr")
         self.settle()
         return self

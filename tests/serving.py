@@ -29,7 +29,7 @@ class FakeHand:
     """A worker that does nothing until the test says so."""
 
     def __init__(self) -> None:
-        self.ready = True
+        self.ready, self.loading = True, ""
         self.asked: list[tuple[Any, Future[Any], Any]] = []
         self.cancelled: list[str] = []
         self.starts = 0
@@ -197,14 +197,20 @@ def nifti_of(content: bytes) -> Any:
 
 def image_bytes(seed: int, shape: tuple[int, ...] = (20, 24, 6)) -> bytes:
     """A NIfTI file that only this seed gives."""
+    from prediction import noise
+
+    return nifti_bytes(noise(shape, seed))
+
+
+def nifti_bytes(array: np.ndarray) -> bytes:
+    """A NIfTI file with these voxels."""
     import gzip
 
     import nibabel
 
-    from prediction import OBLIQUE, noise
+    from prediction import OBLIQUE
 
-    image = nibabel.Nifti1Image(noise(shape, seed), OBLIQUE)
-    return gzip.compress(image.to_bytes(), 1)
+    return gzip.compress(nibabel.Nifti1Image(array, OBLIQUE).to_bytes(), 1)
 
 
 def labels_of(bundle: Path, content: bytes, **settings: Any) -> np.ndarray:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prediction import noise, save_nifti
-from serving import Client, image_bytes, labels_of, nifti_of, until
+from prediction import hounsfield, noise, save_nifti
+from serving import API, Client, image_bytes, labels_of, nifti_bytes, nifti_of, until
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +174,75 @@ def test_one_of_several_series_is_chosen(client, tmp_path):
     files = sorted(folder.iterdir())
     refused = client.send(*files)
     assert refused.status_code == 422
-    assert "holds 2 series" in refused.json()["error"]["message"]
-    assert client.upload(*files, params={"series": "2"})["shape"][2] == 3
+    error = refused.json()["error"]
+    assert "holds 2 series" in error["message"]
+    assert error["code"] == "several_series"
+    assert "'series'" in error["remedy"]
+    assert [(one["number"], one["slices"], one["uid"]) for one in error["series"]] == [
+        (1, 4, f"{STUDY}.1"),
+        (2, 3, f"{STUDY}.2"),
+    ]
+    assert (error["series"][0]["modality"], error["series"][0]["description"]) == ("CT", "made")
+    for chosen in ({"params": {"series": "2"}}, {"data": {"series": f"{STUDY}.2"}}):
+        assert client.upload(*files, **chosen)["shape"][2] == 3
+    refused = client.send(*files, data={"series": "9"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "no_such_series")
+    assert len(refused.json()["error"]["series"]) == 2
+
+
+def test_a_ct_for_mri_is_refused_unless_it_is_forced(client):
+    image = client.upload(("ct.nii.gz", nifti_bytes(hounsfield())))
+    (brain,) = image["suitability"]  # no other bundle takes one channel
+    assert brain["bundle"] == "brain"
+    assert "Hounsfield units" in brain["refusal"]
+    asked = {"image": image["id"], "bundle": "brain"}
+    refused = client.post("/jobs", json=asked)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "wrong_modality")
+    assert "trained on MRI" in refused.json()["error"]["message"]
+    assert '"force": true' in refused.json()["error"]["remedy"]
+    job = client.wait(client.submit(image["id"], force=True)["id"])
+    assert job["status"] == "done"
+    (warning,) = job["warnings"]
+    assert warning.startswith("Segmented although its values look like a CT's")
+    usual = client.segment(("mr.nii.gz", image_bytes(3)))
+    assert usual["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        (b"form-data; name=\"files\"; filename*=UTF-8''h%C3%BCfte.nii.gz", "h\u00fcfte.nii.gz"),
+        (b"form-data; name=files; filename=\"=?utf-8?B?aMO8ZnRlLm5paS5neg==?=\"; "
+         b"filename*=utf-8''h%C3%BCfte.nii.gz", "h\u00fcfte.nii.gz"),
+        (b"form-data; name=files; filename=\"=?utf-8?B?aMO8ZnRlLm5paS5neg==?=\"",
+         "h\u00fcfte.nii.gz"),
+        (b"form-data; name=files; filename*=iso-8859-1'de'h%FCfte.nii.gz", "h\u00fcfte.nii.gz"),
+        (b"form-data; name=files; filename*=klingon''h.nii.gz", "h.nii.gz"),
+        ('form-data; name="files"; filename="h\u00fcfte.nii.gz"'.encode(), "h\u00fcfte.nii.gz"),
+        (b"form-data; name=files; filename*=UTF-8''..%2F..%2Fx.nii.gz", "x.nii.gz"),
+    ],
+)  # fmt: skip
+def test_file_names_as_clients_encode_them(client, disposition, name):
+    head = b"--b\r\nContent-Disposition: " + disposition + b"\r\n\r\n"
+    answer = client.post(
+        "/images",
+        content=head + image_bytes(0) + b"\r\n--b--\r\n",
+        headers={"content-type": "multipart/form-data; boundary=b"},
+    )
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["name"] == name
+
+
+def test_head_is_get_without_a_body(client):
+    job = client.segment(("a.nii.gz", image_bytes(0)))
+    for path in ("/bundles", "/health", "/jobs", f"/jobs/{job['id']}/result"):
+        asked, given = client.http.head(f"{API}{path}"), client.get(path)
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers["content-length"] == str(len(given.content)) or path != "/bundles"
+    assert client.http.head(f"{API}/jobs/{job['id']}/events").status_code == 200
+    assert client.http.head(f"{API}/jobs/none").status_code == 404
+    assert client.http.head("/").status_code in (200, 503)
+    assert "HEAD" in client.http.put(f"{API}/bundles").headers["allow"]
 
 
 def test_a_photograph_lies_upright_and_gets_a_png(client, bundles):
@@ -360,7 +427,7 @@ def test_wrong_addresses_and_methods(client):
     answer = client.get("/nothing")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     answer = client.http.put("/api/v1/images/x")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET, HEAD")
     assert answer.json()["error"]["code"] == "method_not_allowed"
     answer = client.post("/jobs", content=b"{", headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed")

@@ -129,6 +129,33 @@ def test_a_token_is_made_printed_and_asked_for(bundles, tmp_path):
         assert "not encrypted" in server.said
 
 
+@pytest.mark.parametrize("by", ["variable", "option"])
+def test_a_token_that_was_given_is_not_printed(bundles, tmp_path, monkeypatch, by):
+    secret = "what-nobody-else-may-read"
+    given = (bundles / "brain", "--data", tmp_path / "data", "--device", "cpu")
+    if by == "variable":
+        monkeypatch.setenv("TRANSUNET_TOKEN", secret)
+    with command(*given, *(["--token", secret] if by == "option" else [])) as server:
+        headers = {"Authorization": f"Bearer {secret}"}
+        assert server.client.get("/bundles", headers=headers).status_code == 200
+        server.stop()
+    assert secret not in server.said
+    assert "Loading brain (1 of 1)" in server.said
+    assert "Loaded brain in " in server.said
+
+
+def test_a_bundle_that_cannot_be_loaded_ends_the_server(bundles, tmp_path):
+    import shutil
+
+    shutil.copytree(bundles / "brain", tmp_path / "bad")
+    (tmp_path / "bad" / "model.safetensors").write_bytes(b"nothing")
+    found = transunet("serve", tmp_path / "bad", "--data", tmp_path / "data", "--port", 0)
+    assert found.returncode == 1
+    assert "model.safetensors" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert "Open" not in found.stdout
+
+
 def test_a_port_in_use_is_wrong_use(bundles, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

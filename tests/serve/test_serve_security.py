@@ -17,13 +17,16 @@ from transunet.serve.settings import API, Limits, ServeSettings, new_token
 TOKEN = "a-token-of-some-length"
 
 
-def client(token=None, hours=None, names=(), base="http://127.0.0.1:8000"):
+SITE = "https://app.example"
+
+
+def client(token=None, hours=None, names=(), base="http://127.0.0.1:8000", origins=()):
     async def answer(request):
         return PlainTextResponse("fine")
 
     methods = ["GET", "POST", "DELETE"]
     app = Starlette(routes=[Route("/{path:path}", answer, methods=methods)])
-    return TestClient(Guard(app, token, hours, names, Metrics()), base)
+    return TestClient(Guard(app, token, hours, names, Metrics(), origins), base)
 
 
 def code_of(answer):
@@ -67,6 +70,59 @@ def test_without_a_token_only_this_machines_names_count(host, code):
 def test_without_a_token_only_this_page_may_use_the_api(headers, code):
     for method in ("GET", "POST", "DELETE"):
         assert code_of(client().request(method, f"{API}/jobs", headers=headers)) == code
+
+
+def preflight(client, origin=SITE, **headers):
+    asked = {"access-control-request-method": "POST", **headers, "origin": origin}
+    return client.options(f"{API}/jobs", headers=asked)
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_a_site_that_is_allowed_by_name_may_use_the_api(token):
+    there = client(token, origins=[SITE])
+    wanted = "authorization,content-type"
+    asked = preflight(there, **{"access-control-request-headers": wanted})
+    assert asked.status_code == 204
+    assert asked.headers["access-control-allow-origin"] == SITE
+    assert asked.headers["access-control-allow-headers"] == wanted
+    assert "POST" in asked.headers["access-control-allow-methods"]
+    assert asked.headers["vary"] == "Origin"
+    headers = {"origin": SITE, "sec-fetch-site": "cross-site"}
+    if token:
+        refused = there.post(f"{API}/jobs", headers=headers)
+        assert refused.status_code == 401  # and the page may read why
+        assert refused.headers["access-control-allow-origin"] == SITE
+        headers["authorization"] = f"Bearer {token}"
+    answer = there.post(f"{API}/jobs", headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == SITE
+    assert "Location" in answer.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+@pytest.mark.parametrize("origins", [[], [SITE]])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://app.example", "null", f"{SITE}.x"]
+)
+def test_other_sites_may_not_and_are_told_how(token, origins, origin):
+    asked = preflight(client(token, origins=origins), origin)
+    assert (asked.status_code, code_of(asked)) == (403, "wrong_origin")
+    assert "--allow-origin" in asked.json()["error"]["remedy"]
+    assert "access-control-allow-origin" not in asked.headers
+
+
+def test_a_site_that_is_allowed_still_asks_by_this_machines_name():
+    there = client(origins=[SITE])
+    assert code_of(preflight(there, host="evil.example")) == "wrong_host"
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "app.example", "https://app.example/", "ftp://a", ""]
+)
+def test_an_origin_is_scheme_host_and_port(tmp_path, origin):
+    with pytest.raises(ConfigError, match="--allow-origin"):
+        ServeSettings(tmp_path, allowed_origins=(origin,))
+    ServeSettings(tmp_path, allowed_origins=("http://localhost:3000", "https://[::1]:8443", SITE))
 
 
 def test_another_site_may_link_to_the_page():

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +218,54 @@ def test_a_job_of_a_bundle_that_is_not_served_any_more(tmp_path, bundle, bundles
         failed = client.wait(job["id"])
         assert failed["error"]["code"] == "not_found"
         assert "pair is not served any more" in failed["error"]["message"]
+
+
+class SlowHand(FakeHand):
+    """A worker that is still loading."""
+
+    def __init__(self):
+        super().__init__()
+        self.ready, self.loading = False, "1 of 2"
+        self.may_load = threading.Event()
+
+    def start(self, note=print):
+        assert self.may_load.wait(20)
+        super().start()
+
+    def stop(self):
+        self.may_load.set()
+        super().stop()
+
+
+def test_the_server_answers_while_its_bundles_are_loaded(tmp_path, bundle):
+    hand = SlowHand()
+    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+        health = client.get("/health").json()
+        assert (health["ready"], health["loading"]) == (False, "1 of 2")
+        refused = client.get("/ready")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
+        assert "1 of 2" in refused.json()["error"]["message"]
+        job = client.submit(client.upload(("a.nii.gz", image_bytes(0)))["id"])
+        assert client.job(job["id"])["status"] == "queued"
+        hand.may_load.set()
+        until(lambda: client.get("/ready").status_code == 200)
+        until(lambda: client.job(job["id"])["status"] == "running")
+        assert client.get("/health").json()["loading"] is None
+
+
+def test_a_server_can_be_stopped_while_its_bundles_are_loaded(tmp_path, bundle):
+    with fake_server(tmp_path, bundle, hand=SlowHand()) as (client, service):
+        assert client.get("/ready").status_code == 503
+    assert service.failure is None
+
+
+def test_records_of_an_earlier_version_are_taken_over(tmp_path, bundle):
+    with fake_server(tmp_path, bundle) as (client, _):
+        job = client.submit(client.upload(("a.nii.gz", image_bytes(0)))["id"])
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as records:
+        records.executescript("ALTER TABLE jobs DROP COLUMN warnings; PRAGMA user_version = 1;")
+    with fake_server(tmp_path, bundle) as (client, _):
+        assert client.job(job["id"])["warnings"] == []
 
 
 def test_two_servers_do_not_share_a_folder(tmp_path, bundle):

@@ -1,6 +1,6 @@
 /** The API's client: token, errors, uploads with progress. Nothing else talks to the network. */
 
-import type { Bundle, Comparison, ImageInfo, Job, Limits, Settings } from "./types";
+import type { Bundle, Comparison, ImageInfo, Job, Limits, Series, Settings } from "./types";
 
 const BASE = new URL("api/v1/", document.baseURI).href;
 const KEY = "transunet-token";
@@ -12,6 +12,7 @@ export class ApiError extends Error {
     readonly code: string,
     message: string,
     readonly remedy = "",
+    readonly series: Series[] = [],
   ) {
     super(message);
   }
@@ -44,8 +45,8 @@ function unreachable(): ApiError {
 
 function errorFrom(status: number, text: string): ApiError {
   try {
-    const { code, message, remedy } = JSON.parse(text).error;
-    return new ApiError(status, String(code), String(message), remedy ? String(remedy) : "");
+    const { code, message, remedy, series } = JSON.parse(text).error;
+    return new ApiError(status, String(code), String(message), remedy ? String(remedy) : "", series ?? []);
   } catch {
     return new ApiError(status, `http_${status}`, `The server answered ${status}.`, text.slice(0, 200));
   }

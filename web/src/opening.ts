@@ -10,7 +10,7 @@ import { remember } from "./recent";
 import { unwatch } from "./segmenting";
 import { changed, state } from "./state";
 import { labelsOfJob } from "./structures";
-import type { ImageInfo, Job } from "./types";
+import type { ImageInfo, Job, Series } from "./types";
 import type { Viewer } from "./viewer";
 import { firstWindow, measure } from "./windowing";
 
@@ -38,11 +38,15 @@ export async function openFiles(files: File[], viewer: Viewer, series = ""): Pro
 
 /** Let one DICOM series be chosen where the server found several; return whether it did. */
 function offerSeries(error: unknown, open: (number: string) => void): boolean {
-  if (!(error instanceof ApiError) || !/holds \d+ series/.test(error.message)) return false;
-  const found = [...error.message.matchAll(/^ *(\d+)\. (.+?)(?:, [\d.]+)?$/gm)];
-  const buttons = found.map(([, number, text]) => ({ text: `${number}. ${text}`, use: () => open(number!) }));
-  if (buttons.length) show("error", `These files are ${buttons.length} series.`, "Choose one:", buttons);
-  return buttons.length > 0;
+  if (!(error instanceof ApiError) || error.code !== "several_series") return false;
+  const buttons = error.series.map((series) => ({ text: described(series), use: () => open(String(series.number)) }));
+  show("error", `These files are ${buttons.length} series.`, "Choose one:", buttons);
+  return true;
+}
+
+function described({ number, modality, description, slices, part }: Series): string {
+  const details = [description || "(no description)", `${slices} slices`, part].filter(Boolean).join(", ");
+  return `${number}. ${modality} ${details}`;
 }
 
 /** Show an image that the server has, and a job's labels on it. */

@@ -1,11 +1,12 @@
 /** Choosing a bundle, starting a segmentation, following and cancelling it. */
 
 import * as api from "./api";
-import { byId, options } from "./dom";
+import { ApiError } from "./api";
+import { byId, make, options } from "./dom";
 import { ended, follow } from "./events";
 import { announce, clearMessages, explain, offline, online, show } from "./messages";
 import { changed, on, state } from "./state";
-import type { Bundle, Job, Settings } from "./types";
+import type { Job, Settings, Suitability } from "./types";
 
 const select = byId<HTMLSelectElement>("bundle");
 const button = byId<HTMLButtonElement>("segment");
@@ -34,11 +35,31 @@ export function chooseBundle(id: string | undefined): void {
   select.dispatchEvent(new Event("change"));
 }
 
-/** If the chosen bundle cannot take the image that was opened, choose the first that can. */
+/** If another bundle suits the image that was opened better than the chosen one, choose the best. */
 function chooseFitting(): void {
-  const fits = ({ channels }: Bundle): boolean => channels.length === state.image?.info.channels;
-  const chosen = state.bundles.find(({ id }) => id === select.value);
-  if (chosen && !fits(chosen)) chooseBundle(state.bundles.find(fits)?.id);
+  const suiting = state.bundles.map(({ id }) => [doubts(suitability(id)), id] as const);
+  const [best] = [...suiting].sort(([a], [b]) => a - b);
+  const chosen = suiting.find(([, id]) => id === select.value);
+  if (best && chosen && best[0] < chosen[0]) chooseBundle(best[1]);
+}
+
+/** How the image that is open suits a bundle; nothing for one that takes other channels. */
+const suitability = (bundle: string): Suitability | undefined =>
+  state.image?.info.suitability.find((each) => each.bundle === bundle);
+
+function doubts(suits: Suitability | undefined): number {
+  if (!suits) return Infinity;
+  return suits.warnings.length + (suits.refusal ? 1000 : 0);
+}
+
+function showSuitability(): void {
+  const box = byId("suitability");
+  const { refusal = null, warnings = [] } = suitability(select.value) ?? {};
+  box.hidden = !refusal && !warnings.length;
+  box.classList.toggle("refused", !!refusal);
+  const title = refusal ? "This bundle is not for such an image" : "This image is unlike those of training";
+  const texts = refusal ? [`${refusal[0]!.toUpperCase()}${refusal.slice(1)}.`, ...warnings] : warnings;
+  box.replaceChildren(make("strong", {}, title), ...texts.map((text) => make("p", {}, text)));
 }
 
 function showBundles(): void {
@@ -55,6 +76,7 @@ function enable(): void {
   button.disabled = !state.image || !select.value || running();
   stop.hidden = !running();
   byId("bundle-facts").textContent = facts();
+  showSuitability();
 }
 
 function facts(): string {
@@ -67,23 +89,28 @@ function facts(): string {
   return `${channels}: ${structures.join(", ")}.${needs}`;
 }
 
-function settings(): Settings {
+function settings(force: boolean): Settings {
   const on = (id: string): boolean => byId<HTMLInputElement>(id).checked;
   const procedure = byId<HTMLSelectElement>("procedure").value as Settings["procedure"];
   const largest_component = on("largest") ? ["all"] : [];
-  return { procedure, mirror: on("mirror"), largest_component, window: on("windowed") };
+  return { procedure, mirror: on("mirror"), largest_component, window: on("windowed"), force };
 }
 
-export async function segment(finished: (job: Job) => void): Promise<void> {
+/** @param force segment an image of another kind than the bundle is for. */
+export async function segment(finished: (job: Job) => void, force = false): Promise<void> {
   if (button.disabled || !state.image) return;
   button.disabled = true;
   clearMessages();
   try {
-    const job = await api.submit(state.image.info.id, select.value, settings());
+    const job = await api.submit(state.image.info.id, select.value, settings(force));
     announce("Segmentation started.");
     await watch(job, finished);
   } catch (error) {
-    explain(error, "Segmenting", () => void segment(finished));
+    if (error instanceof ApiError && error.code === "wrong_modality")
+      show("error", error.message, "Choose a bundle for such images.", [
+        { text: "Segment it all the same", use: () => void segment(finished, true) },
+      ]);
+    else explain(error, "Segmenting", () => void segment(finished, force));
   } finally {
     enable();
   }

@@ -43,6 +43,9 @@ function rows(viewer: Viewer): void {
   const picture = state.image?.info.kind === "picture";
   byId("volume-head").textContent = picture ? "pixels" : "ml";
   byId("hd95-head").textContent = picture ? "HD95 px" : "HD95 mm";
+  const doubts = state.job?.warnings ?? [];
+  byId("result-doubts").hidden = !doubts.length;
+  byId("result-doubts").replaceChildren(...doubts.map((text) => make("p", {}, text)));
   body.replaceChildren(...labelsOfJob().map((label) => row(label, viewer, picture)));
   compare();
 }

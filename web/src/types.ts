@@ -26,6 +26,23 @@ export interface ImageInfo {
   kind: "volume" | "picture";
   result_formats: string[];
   warnings: string[];
+  suitability: Suitability[];
+}
+
+/** Whether the image is of the kind that a bundle was trained on. */
+export interface Suitability {
+  bundle: string;
+  refusal: string | null;
+  warnings: string[];
+}
+
+/** One of several DICOM series that were sent together. */
+export interface Series {
+  number: number;
+  modality: string;
+  description: string;
+  slices: number;
+  part: string;
 }
 
 export type JobStatus = "queued" | "running" | "done" | "failed" | "cancelled";
@@ -48,6 +65,7 @@ export interface Job {
   position: number | null;
   error: { code: string; message: string; remedy?: string } | null;
   statistics: Statistic[] | null;
+  warnings: string[];
   created: string;
 }
 
@@ -56,6 +74,7 @@ export interface Settings {
   mirror: boolean;
   largest_component: string[];
   window: boolean;
+  force: boolean;
 }
 
 export interface Comparison {

@@ -44,6 +44,15 @@ def serve(
         float | None,
         typer.Option(metavar="HOURS", help="How long the token counts.", rich_help_panel=_REACHED),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Let pages of this other web site, such as https://app.example, use the API; "
+            "repeat for more.",
+            rich_help_panel=_REACHED,
+        ),
+    ] = None,
     open_: Annotated[
         bool,
         typer.Option("--open", help="Open the page in a browser.", rich_help_panel=_REACHED),
@@ -119,6 +128,7 @@ def serve(
         port=port,
         token=new_token() if token == "auto" else token or None,
         token_hours=token_hours,
+        allowed_origins=tuple(allow_origin or ()),
         limits=limits,
         predictor={
             "device": device,
@@ -127,10 +137,10 @@ def serve(
             "batch_size": batch_size,
         },
     )
-    _serve(bundles, settings, open_)
+    _serve(bundles, settings, open_, show_token=token == "auto")
 
 
-def _serve(bundles: list[str], settings: "ServeSettings", open_: bool) -> None:
+def _serve(bundles: list[str], settings: "ServeSettings", open_: bool, show_token: bool) -> None:
     import webbrowser
     from dataclasses import replace
 
@@ -140,29 +150,33 @@ def _serve(bundles: list[str], settings: "ServeSettings", open_: bool) -> None:
     with listen(settings.host, settings.port) as listener:
         settings = replace(settings, port=listener.getsockname()[1])
         service = Service(bundles, settings)
-        print(f"Loading {', '.join(served.name for served in service.bundles.values())} ...")
-        service.load()
 
-        def started() -> None:
-            print(_welcome(settings), flush=True)
+        def note(text: str) -> None:
+            print(text, flush=True)
+
+        def loaded() -> None:
+            note(_welcome(settings, show_token))
             if open_:
-                webbrowser.open(_address(settings))
+                webbrowser.open(_address(settings, settings.token))
 
-        serve(service, listener, started)
+        note(f"Listening at {_address(settings, None)}; jobs begin when the bundles are loaded.")
+        serve(service, listener, note, loaded)
     print("Stopped; jobs that were waiting go on with the next start.")
 
 
-def _welcome(settings: "ServeSettings") -> str:
+def _welcome(settings: "ServeSettings", show_token: bool) -> str:
     limits = settings.limits
     kept = f"Images and results are kept in {settings.data} for {limits.keep_hours:g} hours."
     if not settings.loopback:
         kept += "\nThe connection is not encrypted: put a proxy with TLS in front of it."
-    return f"Open {_address(settings)}\n{kept} Ctrl-C ends."
+    if settings.token and not show_token:  # what was given in secret is not printed into a journal
+        kept = f"The page asks for the token, which is not shown here.\n{kept}"
+    address = _address(settings, settings.token if show_token else None)
+    return f"Open {address}\n{kept} Ctrl-C ends."
 
 
-def _address(settings: "ServeSettings") -> str:
+def _address(settings: "ServeSettings", token: str | None) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     host = "127.0.0.1" if host == "0.0.0.0" else host
     # Browsers keep the part behind # to themselves: it is in no log.
-    token = f"#token={settings.token}" if settings.token else ""
-    return f"http://{host}:{settings.port}/{token}"
+    return f"http://{host}:{settings.port}/" + (f"#token={token}" if token else "")

@@ -3,7 +3,7 @@
 import logging
 import re
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,12 +26,16 @@ Upload an image, queue a job for it, follow the job's events, fetch its result. 
 and above is `{"error": {"code", "message", "remedy"}}`."""
 
 
-def create_app(service: Service) -> Any:
-    """Return the application around `service`, which has loaded its bundles."""
+def create_app(
+    service: Service,
+    note: Callable[[str], None] = lambda _: None,
+    loaded: Callable[[], None] = lambda: None,
+) -> Any:
+    """Return the application around `service`; `note` and `loaded` as of `Service.running`."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with service.running():
+        async with service.running(note, loaded):
             yield
 
     app = FastAPI(
@@ -50,7 +54,14 @@ def create_app(service: Service) -> Any:
     _tell_of_faults(app)
     settings = service.settings
     names = () if settings.host in ("0.0.0.0", "::") else (settings.host,)
-    return Guard(Split(app), settings.token, settings.token_hours, names, service.metrics)
+    return Guard(
+        Split(app),
+        settings.token,
+        settings.token_hours,
+        names,
+        service.metrics,
+        settings.allowed_origins,
+    )
 
 
 def _tell_of_faults(app: FastAPI) -> None:
@@ -98,7 +109,8 @@ def _methods(request: Request) -> list[str]:
     """What may be done at a request's address, whichever route does it."""
     for address, operations in request.app.openapi()["paths"].items():
         if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", address.replace(".", r"\.")), request.url.path):
-            return sorted(method.upper() for method in operations)
+            methods = {method.upper() for method in operations}
+            return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
     return []
 
 

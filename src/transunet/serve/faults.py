@@ -1,10 +1,12 @@
 """What goes wrong, as the API tells it: a status, a short code, a message and what to do."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from transunet.data.formats.dicom_series import NoSuchSeriesError, SeveralSeriesError
 from transunet.data.problems import problem_of
 from transunet.errors import ConfigError, TransUNetError
 
@@ -30,6 +32,8 @@ STATUS: Mapping[str, int] = MappingProxyType(
         "wrong_channels": 422,
         "wrong_grid": 422,
         "wrong_modality": 422,
+        "several_series": 422,
+        "no_such_series": 422,
         "queue_full": 429,
         "internal": 500,
         "worker_died": 503,
@@ -48,6 +52,7 @@ class ApiError(TransUNetError):
         message: what was found and expected.
         remedy: what to do.
         headers: more headers of the answer.
+        details: more fields of the answer's error.
     """
 
     def __init__(
@@ -56,13 +61,14 @@ class ApiError(TransUNetError):
         message: str,
         remedy: str | None = None,
         headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.code, self.message, self.remedy = code, message, remedy
-        self.headers = dict(headers or {})
+        self.headers, self.details = dict(headers or {}), dict(details or {})
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:  # so that it can come from a process
-        return type(self), (self.code, self.message, self.remedy, self.headers)
+        return type(self), (self.code, self.message, self.remedy, self.headers, self.details)
 
     @property
     def status(self) -> int:
@@ -72,14 +78,18 @@ class ApiError(TransUNetError):
     @property
     def body(self) -> dict[str, Any]:
         """What is answered as JSON."""
-        told = {"code": self.code, "message": self.message}
-        return {"error": {**told, "remedy": self.remedy} if self.remedy else told}
+        told: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.remedy:
+            told["remedy"] = self.remedy
+        return {"error": {**told, **self.details}}
 
 
 def told(error: TransUNetError, folder: Path, code: str = "unreadable") -> ApiError:
     """Return what a client is told of an error about files in `folder`: no path of this machine."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, SeveralSeriesError | NoSuchSeriesError):
+        return _choose_series(error)
     if isinstance(error, ConfigError):
         return ApiError(code, _here(str(error), folder))
     problem = problem_of(error, "")
@@ -87,6 +97,20 @@ def told(error: TransUNetError, folder: Path, code: str = "unreadable") -> ApiEr
         return ApiError(code, _here(str(error), folder))
     message = _here(f"{problem.where}: {problem.found}.", folder)
     return ApiError(code, message, _here(problem.remedy, folder) + ".")
+
+
+def _choose_series(error: SeveralSeriesError | NoSuchSeriesError) -> ApiError:
+    several = isinstance(error, SeveralSeriesError)
+    count = len(error.choices)
+    holds = "1 series" if count == 1 else f"{count} series"
+    return ApiError(
+        "several_series" if several else "no_such_series",
+        f"The upload holds {holds}, and one is segmented at a time."
+        if several
+        else f"The upload has no such series; it holds {holds}.",
+        "Send the files again with the field 'series': one of the numbers or UIDs in error.series.",
+        details={"series": [asdict(choice) for choice in error.choices]},
+    )
 
 
 def _here(text: str, folder: Path) -> str:

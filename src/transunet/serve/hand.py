@@ -1,5 +1,6 @@
 """The server's end of the worker process: questions go in, answers come out of futures."""
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -14,6 +15,9 @@ from transunet.serve.questions import Cancelled, Look, Prediction, start_worker
 
 Told = Callable[[int, int], None]
 """Called with the slices done and in all."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class WorkerDiedError(Exception):
@@ -36,9 +40,14 @@ class Hand:
         self._pipe: Connection | None = None
         self.ready = False
         """Whether the models are loaded."""
+        self.loading = ""
+        """Which of them is being loaded, such as "1 of 2"; no name, for it is told to anybody."""
 
-    def start(self) -> None:
+    def start(self, note: Callable[[str], None] = _log.info) -> None:
         """Start the process and wait until it has loaded every bundle.
+
+        Args:
+            note: called with how far it is.
 
         Raises:
             TransUNetError: when a bundle cannot be loaded.
@@ -51,7 +60,13 @@ class Hand:
         theirs.close()
         self._process, self._pipe = process, pipe
         try:
-            kind, _, error = pipe.recv()
+            kind, text, error = pipe.recv()
+            while kind in ("loading", "note"):
+                if kind == "note":
+                    note(text)
+                else:
+                    self.loading = text
+                kind, text, error = pipe.recv()
         except EOFError:
             kind, error = "broken", _killed_at_start()
         if kind == "broken":

@@ -23,12 +23,26 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class SeriesChoice(BaseModel):
+    """One of several DICOM series that were sent together."""
+
+    number: int = Field(examples=[1], description="In the list, from 1.")
+    uid: str = Field(description="SeriesInstanceUID.")
+    modality: str = Field(examples=["CT"])
+    description: str = Field(examples=["Abdomen 2.0"])
+    slices: int = Field(examples=[78])
+    part: str = Field(description="What tells it from others of its UID; empty without such.")
+
+
 class ErrorDetail(BaseModel):
     """What went wrong."""
 
     code: str = Field(examples=["queue_full"])
     message: str = Field(examples=["32 jobs are waiting, which is all that the server takes."])
     remedy: str | None = Field(default=None, examples=["Try again in a minute."])
+    series: list[SeriesChoice] | None = Field(
+        default=None, description="With `several_series` and `no_such_series`: what to choose from."
+    )
 
 
 class Error(BaseModel):
@@ -197,6 +211,7 @@ class Health(BaseModel):
 
     status: Literal["ok"] = "ok"
     ready: bool = Field(description="The models are loaded.")
+    loading: str | None = Field(description="Which model is, as '1 of 2'; null when all are.")
     queue: int = Field(description="Jobs that wait.")
     running: bool
     version: str

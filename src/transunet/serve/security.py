@@ -2,7 +2,8 @@
 
 Without a token the server is on loopback, where a page of any other web site could still reach it
 through the user's browser: a request with a foreign `Host` (DNS rebinding) or from a foreign origin
-is refused. With a token, the token is what counts: browsers send it nowhere by themselves.
+is refused. With a token, the token is what counts: browsers send it nowhere by themselves. Pages of
+other web sites that are allowed by name (`--allow-origin`) may use the API from the user's browser.
 """
 
 import hmac
@@ -12,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
+
+import anyio
 
 from transunet.serve.faults import ApiError
 from transunet.serve.metrics import Metrics
@@ -38,6 +41,8 @@ BODY_BYTES = 1 << 16
 OPEN = (f"{API}/health", f"{API}/ready")
 """What is answered without a token: it tells nothing of any image."""
 
+_ALLOWED_METHODS = "GET, HEAD, POST, DELETE"
+_EXPOSED = "Content-Disposition, Location, Retry-After, Allow, WWW-Authenticate"
 _UPLOADS = ("/images", "/reference")
 _NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -51,6 +56,7 @@ class Guard:
         hours: how long the token counts, from now.
         names: hosts beside loopback's that this server is called by.
         metrics: counts requests.
+        origins: of other web sites whose pages may use the API.
     """
 
     def __init__(
@@ -60,8 +66,9 @@ class Guard:
         hours: float | None,
         names: Iterable[str],
         metrics: Metrics,
+        origins: Iterable[str] = (),
     ) -> None:
-        self._app, self._metrics = app, metrics
+        self._app, self._metrics, self._origins = app, metrics, frozenset(origins)
         self._token = token.encode() if token is not None else None
         self._ends = time.time() + hours * 3600 if hours is not None else None
         self._names = _NAMES | set(names)
@@ -73,15 +80,38 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         headers = {key.decode("latin-1"): value for key, value in scope["headers"]}
-        send = self._watched(send, scope["method"])
+        origin = headers.get("origin", b"").decode("latin-1")
+        send = self._watched(send, scope["method"], origin)
         try:
+            if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                await self._answer_preflight(send, headers, origin)
+                return
             self._check(scope, headers)
             if not _is_upload(scope):
                 receive = await _whole(receive, headers)
         except ApiError as error:
             await _refuse(send, error)
             return
-        await self._app(scope, receive, send)
+        if scope["method"] == "HEAD" and scope["path"].startswith(API):
+            await _without_body(self._app, {**scope, "method": "GET"}, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _answer_preflight(self, send: Any, headers: Mapping[str, bytes], origin: str) -> None:
+        """Tell a browser, which asks without the token, whether a page of `origin` may ask."""
+        if self._token is None:
+            self._check_host(headers)
+        if origin not in self._origins:
+            raise _wrong_origin(origin)
+        wanted = headers.get("access-control-request-headers", b"")
+        allowed = [
+            (b"access-control-allow-methods", _ALLOWED_METHODS.encode()),
+            (b"access-control-allow-headers", wanted or b"Authorization, Content-Type"),
+            (b"access-control-allow-private-network", b"true"),
+            (b"access-control-max-age", b"600"),
+        ]
+        await send({"type": "http.response.start", "status": 204, "headers": allowed})
+        await send({"type": "http.response.body", "body": b""})
 
     def _check(self, scope: Any, headers: Mapping[str, bytes]) -> None:
         if self._token is None:
@@ -89,7 +119,7 @@ class Guard:
         elif scope["path"].startswith(API) and scope["path"] not in OPEN:
             self._check_token(headers, self._token)
 
-    def _check_site(self, scope: Any, headers: Mapping[str, bytes]) -> None:
+    def _check_host(self, headers: Mapping[str, bytes]) -> str:
         host = headers.get("host", b"").decode("latin-1")
         if _name_of(f"//{host}") not in self._names:
             raise ApiError(
@@ -97,17 +127,19 @@ class Guard:
                 "This server was asked for under a name that is not this machine's.",
                 "Open it as http://127.0.0.1, or start it with --token to serve other names.",
             )
+        return host
+
+    def _check_site(self, scope: Any, headers: Mapping[str, bytes]) -> None:
+        host = self._check_host(headers)
         origin = headers.get("origin", b"").decode("latin-1")
+        if origin in self._origins:
+            return
         foreign = headers.get("sec-fetch-site", b"none") not in (b"none", b"same-origin")
         if origin and urlsplit_netloc(origin) != host.lower():
             foreign = True
         # Another site may link to the page, but not use what is behind it.
         if foreign and (scope["path"].startswith(API) or scope["method"] not in ("GET", "HEAD")):
-            raise ApiError(
-                "wrong_origin",
-                "A page of another web site asked, and only this server's own page may.",
-                "Start the server with --token to use it from other pages.",
-            )
+            raise _wrong_origin(origin)
 
     def _check_token(self, headers: Mapping[str, bytes], token: bytes) -> None:
         kind, _, given = headers.get("authorization", b"").partition(b" ")
@@ -123,7 +155,16 @@ class Guard:
             remedy = "Ask whoever runs the server for a new one: it comes with a restart."
             raise ApiError("token_expired", "The token's time is over.", remedy, ask)
 
-    def _watched(self, send: Any, method: str) -> Any:
+    def _watched(self, send: Any, method: str, origin: str) -> Any:
+        own = dict(HEADERS)
+        if origin in self._origins:
+            own |= {
+                "access-control-allow-origin": origin,
+                "access-control-expose-headers": _EXPOSED,
+                "cross-origin-resource-policy": "cross-origin",
+            }
+        if self._origins:
+            own["vary"] = "Origin"
         known = method if method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS") else "other"
 
         async def sent(message: Any) -> None:
@@ -134,13 +175,23 @@ class Guard:
                 there = {name.lower() for name, _ in message.get("headers", ())}
                 more = [
                     (name.encode(), value.encode())
-                    for name, value in HEADERS.items()
-                    if name.encode() not in there
+                    for name, value in own.items()
+                    if name.encode() not in there or name == "vary"
                 ]
                 message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
         return sent
+
+
+def _wrong_origin(origin: str) -> ApiError:
+    shown = origin if origin.isprintable() and origin != "null" else "another web site"
+    return ApiError(
+        "wrong_origin",
+        f"A page of {shown or 'another web site'} asked, which this server does not answer.",
+        "Start the server with --allow-origin ORIGIN, such as https://app.example, to let the "
+        "pages of that site use it.",
+    )
 
 
 def urlsplit_netloc(origin: str) -> str:
@@ -156,6 +207,21 @@ def _name_of(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
+
+
+async def _without_body(app: Any, scope: Any, receive: Any, send: Any) -> None:
+    """Answer as to GET, but send no body, and wait for none that would go on."""
+
+    async def sent(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+        elif not answered.cancel_called:
+            answered.cancel()
+            with anyio.CancelScope(shield=True):
+                await send({"type": "http.response.body", "body": b""})
+
+    with anyio.CancelScope() as answered:
+        await app(scope, receive, sent)
 
 
 def _is_upload(scope: Any) -> bool:

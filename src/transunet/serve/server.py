@@ -35,17 +35,35 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
-def serve(service: Service, listener: socket.socket, started: Callable[[], None]) -> None:
+def serve(
+    service: Service,
+    listener: socket.socket,
+    note: Callable[[str], None],
+    loaded: Callable[[], None],
+) -> None:
     """Serve until SIGTERM or Ctrl-C; then return, with the running job back in the queue.
 
+    Requests are answered while the bundles are loaded; jobs wait for that.
+
     Args:
-        service: with its bundles loaded.
+        service: what answers.
         listener: as `listen` returns it.
-        started: called when requests are answered.
+        note: called with how far the loading is.
+        loaded: called when jobs can begin.
+
+    Raises:
+        TransUNetError: when the bundles cannot be loaded.
     """
     uvicorn = require("uvicorn", extra="serve")
+
+    def ended_loading() -> None:
+        if service.failure is None:
+            loaded()
+        else:
+            server.should_exit = True
+
     config = uvicorn.Config(
-        create_app(service),
+        create_app(service, note, ended_loading),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -54,13 +72,10 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], None]
         timeout_graceful_shutdown=_LAST_WORDS_SECONDS,
     )
     server = _until_stopped(uvicorn.Server)(config)
-
-    def ready() -> None:
-        service.desk.warm_up()
-        started()
-
-    server.on_started, server.on_stop = ready, service.stop_waiting
+    server.on_started, server.on_stop = service.desk.warm_up, service.stop_waiting
     server.run(sockets=[listener])
+    if service.failure is not None:
+        raise service.failure
 
 
 def _until_stopped(base: Any) -> Any:

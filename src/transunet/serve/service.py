@@ -5,7 +5,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from transunet.serve.store import Store
 
 _SWEEP_SECONDS = 30.0
 _STRAY_SECONDS = 600.0
+_STOP_SECONDS = 0.5  # between attempts to stop a worker that is being started
 _READERS = min(2, os.cpu_count() or 1)
 
 
@@ -66,24 +67,21 @@ class Service:
         )
         self.version = own_version()
         self.stopping = False
-
-    def load(self) -> None:
-        """Start the worker and wait until it has loaded the bundles.
-
-        Raises:
-            TransUNetError: when it cannot; the data folder is given back.
-        """
-        try:
-            self.hand.start()
-        except BaseException:
-            self.close()
-            raise
+        self.failure: Exception | None = None
+        """Why the bundles could not be loaded."""
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Work on jobs; on the way out, what is running is put back into the queue."""
+    async def running(
+        self, note: Callable[[str], None], loaded: Callable[[], None]
+    ) -> AsyncIterator[None]:
+        """Load the bundles beside, then work on jobs; at the end, put what runs into the queue.
+
+        Args:
+            note: called with how far the loading is.
+            loaded: called when it has ended, well or with a `failure`.
+        """
         self.desk.open()
-        self.queue.start()
+        loading = asyncio.create_task(self._load(note, loaded))
         sweeper = asyncio.create_task(self._sweep())
         try:
             yield
@@ -91,8 +89,23 @@ class Service:
             self.stop_waiting()
             sweeper.cancel()
             self.desk.close()
+            while not loading.done():  # the worker may be about to start
+                self.hand.stop()
+                await asyncio.wait({loading}, timeout=_STOP_SECONDS)
             await asyncio.to_thread(self.queue.stop)
             self.close()
+
+    async def _load(self, note: Callable[[str], None], loaded: Callable[[], None]) -> None:
+        try:
+            if not self.hand.ready:
+                await asyncio.to_thread(self.hand.start, note)
+        except Exception as error:  # whatever it is, it must not leave a server that never begins
+            if not self.stopping:
+                self.failure = error
+                loaded()
+            return
+        self.queue.start()
+        loaded()
 
     def close(self) -> None:
         """Give the data folder back."""

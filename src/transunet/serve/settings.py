@@ -1,6 +1,7 @@
 """What a server is told at its start, checked and frozen."""
 
 import ipaddress
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,6 +54,8 @@ class ServeSettings:
     port: int = 8000
     token: str | None = None
     token_hours: float | None = None
+    allowed_origins: tuple[str, ...] = ()
+    """Of other web sites whose pages may use the API, such as "https://app.example"."""
     limits: Limits = Limits()
     predictor: Mapping[str, Any] = field(default_factory=dict)
     """Settings of every bundle's `Predictor.from_pretrained`, such as `device`."""
@@ -73,6 +76,8 @@ class ServeSettings:
             raise ConfigError("--token-hours is for a token, and there is none. Add --token auto.")
         if self.token_hours is not None and self.token_hours <= 0:
             raise ConfigError(f"--token-hours {self.token_hours:g} must be above 0.")
+        for origin in self.allowed_origins:
+            _check_origin(origin)
 
     @property
     def loopback(self) -> bool:
@@ -83,6 +88,17 @@ class ServeSettings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _check_origin(origin: str) -> None:
+    if not re.fullmatch(
+        r"https?://[a-z0-9._-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?", origin
+    ):
+        raise ConfigError(
+            f"--allow-origin {origin} is no origin as browsers send it; expected scheme, host and "
+            "port alone, in small letters, such as https://app.example. Name each site: '*' would "
+            "let every page in."
+        )
 
 
 def new_token() -> str:

@@ -1,9 +1,14 @@
 """Files as they arrive: straight to the disk, counted while they come, gone if they do not end."""
 
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import anyio
 import anyio.to_thread
@@ -16,6 +21,7 @@ from transunet.serve.space import telling_of_full_disks
 FIELD_BYTES = 1024
 """Of a form field that is no file."""
 FIELDS = 20
+_EXTENDED_NAME = re.compile(rb"""filename\*\s*=\s*"?([\w.-]+)'[^']*'([^\s;"]*)""", re.IGNORECASE)
 STALLED_SECONDS = 60.0
 """A client that sends nothing for so long is given up."""
 
@@ -120,10 +126,12 @@ class Receiver:
         self._value.clear()
 
     def _begin_content(self) -> None:
-        _, options = self._options(self._headers.get(b"content-disposition", b""))
+        header = self._headers.get(b"content-disposition", b"")
+        _, options = self._options(header)
         name = options.get(b"name", b"").decode("utf-8", "replace")
-        if b"filename" in options:
-            self._open(options[b"filename"].decode("utf-8", "replace"))
+        file_name = file_name_in(header, options)
+        if file_name is not None:
+            self._open(file_name)
         elif len(self.upload.fields) >= FIELDS:
             raise ApiError("too_large", f"The form has more than {FIELDS} fields.")
         else:
@@ -157,6 +165,31 @@ class Receiver:
 
     def _end(self) -> None:
         self._ended = True
+
+
+def file_name_in(header: bytes, options: Mapping[bytes, bytes]) -> str | None:
+    """Return the file name in a Content-Disposition, or None for a field that is no file.
+
+    `filename*` (RFC 5987) goes before `filename`, which clients that send both (.NET's) encode as
+    mail does (RFC 2047).
+
+    Args:
+        header: the whole of it.
+        options: as the multipart library reads them; it passes over `filename*`.
+    """
+    if extended := _EXTENDED_NAME.search(header):
+        charset, name = (part.decode("latin-1") for part in extended.groups())
+        try:
+            return unquote(name, charset, "replace")
+        except LookupError:  # no such charset
+            return unquote(name, errors="replace")
+    if b"filename" not in options:
+        return None
+    plain = options[b"filename"].decode("utf-8", "replace")
+    if plain.startswith("=?"):
+        with suppress(HeaderParseError, LookupError, UnicodeError):
+            return str(make_header(decode_header(plain)))
+    return plain
 
 
 async def receive(stream: AsyncIterator[bytes], receiver: Receiver) -> Upload:

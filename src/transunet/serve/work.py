@@ -5,9 +5,11 @@ in between: to stop, or for the attention at a voxel, which does not wait for th
 """
 
 import logging
+import time
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def run_worker(
     """Load the bundles, say so, and answer until the pipe closes."""
     settle_in()
     try:
-        models = {id_: Models(served, settings) for id_, served in bundles.items()}
+        models = _loaded(pipe, bundles, settings)
     except TransUNetError as error:
         pipe.send(("broken", "", error))
         return
@@ -51,6 +53,40 @@ def run_worker(
         Worker(pipe, models).work()
     except (EOFError, OSError):
         return  # the server is gone
+
+
+def _loaded(
+    pipe: Connection, bundles: Mapping[str, Served], settings: Mapping[str, Any]
+) -> dict[str, "Models"]:
+    """Load the bundles, and say how far it is: converting a network takes a minute."""
+    models = {}
+    with _noting(pipe):
+        for number, (id_, served) in enumerate(bundles.items(), 1):
+            start, of = time.monotonic(), f"{number} of {len(bundles)}"
+            pipe.send(("loading", of, None))
+            pipe.send(("note", f"Loading {served.name} ({of}) ...", None))
+            models[id_] = Models(served, settings)
+            base, seconds = models[id_].base, time.monotonic() - start
+            told = f"{base.engine} in {base.precision} on {base.device}"
+            pipe.send(("note", f"Loaded {served.name} in {seconds:.0f} s: {told}.", None))
+    return models
+
+
+@contextmanager
+def _noting(pipe: Connection) -> Iterator[None]:
+    """Send what the library notes by the way, such as that it converts a network."""
+    logger, handler = logging.getLogger("transunet"), logging.Handler()
+    handler.emit = lambda record: pipe.send(("note", record.getMessage(), None))  # type: ignore[method-assign]
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 class Models:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from browsing import Viewer
-from serving import image_bytes, labels_of, nifti_of
+from prediction import hounsfield
+from serving import image_bytes, labels_of, nifti_bytes, nifti_of
 
 nib: Any = nibabel
 
@@ -193,7 +194,7 @@ def test_a_dicom_folder_is_drawn_and_answered_with_a_segmentation(
     viewer.page.wait_for_selector("#start", state="hidden")
     viewer.page.wait_for_selector("#busy", state="hidden")
     assert viewer.text("#case-facts").startswith(f"{sizes(20, 24, 6)} · ")
-    viewer.segment()
+    viewer.segment(force=True)  # a CT, and the bundle is for MRI
     with viewer.page.expect_download() as download:
         viewer.page.click("#downloads button:has-text('DICOM SEG')")
     found = pydicom.dcmread(download.value.path())
@@ -209,9 +210,25 @@ def test_one_of_several_series_is_chosen(viewer: Viewer, tmp_path: Path) -> None
     save(folder, series_of(ramp(6, 20, 22), uid=f"{STUDY}.2"))
     viewer.open()
     viewer.choose(lambda: viewer.page.click("#start-folder"), folder)
-    viewer.page.click(".message.error button:has-text('6 slices of 22 x 20')")
+    viewer.page.click(".message.error button:has-text('2. CT made, 6 slices')")
     viewer.page.wait_for_selector("#start", state="hidden")
     assert viewer.text("#case-facts").startswith(f"{sizes(22, 20, 6)} · ")
+
+
+def test_a_ct_for_mri_is_told_before_and_beside_the_result(viewer: Viewer) -> None:
+    viewer.open().show("mr.nii.gz", image_bytes(1))
+    assert viewer.page.is_hidden("#suitability")
+    viewer.show("ct.nii.gz", nifti_bytes(hounsfield()))
+    viewer.page.wait_for_selector("#suitability.refused")
+    assert "trained on MRI" in viewer.text("#suitability")
+    viewer.page.click("#segment")
+    assert "trained on MRI" in viewer.message()
+    assert viewer.page.is_hidden("#structures-section")
+    viewer.page.click(".message.error button:has-text('Segment it all the same')")
+    viewer.page.wait_for_selector("#structures tbody tr")
+    assert viewer.text("#result-doubts").startswith("Segmented although its values look like")
+    viewer.show("mr2.nii.gz", image_bytes(2)).segment()
+    assert viewer.page.is_hidden("#result-doubts")
 
 
 def test_a_picture_is_upright_and_answered_with_a_mask(viewer: Viewer) -> None:

@@ -24,6 +24,7 @@ def health(here: Here) -> Health:
     """Tell that the server lives, and whether it could begin a job now. Needs no token."""
     return Health(
         ready=here.hand.ready,
+        loading=None if here.hand.ready else here.hand.loading,
         queue=here.store.waiting(),
         running=here.queue.running is not None,
         version=here.version,
@@ -35,7 +36,8 @@ def health(here: Here) -> Health:
 def ready(here: Here) -> Health:
     """As `/health`, but 503 while the models are loading. Needs no token."""
     if not here.hand.ready:
-        raise ApiError("not_ready", "The models are loading.", "Try again.", {"Retry-After": "5"})
+        message = f"The models are loading ({here.hand.loading or 'just begun'})."
+        raise ApiError("not_ready", message, "Try again.", {"Retry-After": "5"})
     return health(here)
 
 

@@ -33,7 +33,14 @@ _BODY = multipart(
     },
 )
 _TAKEN = faults(
-    "too_slow", "too_large", "unknown_format", "unreadable", "invalid_request", "storage_full"
+    "too_slow",
+    "too_large",
+    "unknown_format",
+    "unreadable",
+    "several_series",
+    "no_such_series",
+    "invalid_request",
+    "storage_full",
 )
 
 
