@@ -163,6 +163,7 @@ def test_headers_that_were_emptied_still_make_a_file(tmp_path, rng):
     def anonymise(dataset, index):
         for keyword in ("PatientName", "PatientID", "SeriesNumber", "SeriesDescription"):
             delattr(dataset, keyword)
+        del dataset.SliceThickness
 
     save(tmp_path / "s", series_of(ramp(), edit=anonymise))
     image = dicom.read(tmp_path / "s")

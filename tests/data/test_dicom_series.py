@@ -231,6 +231,21 @@ def test_three_stacks_between_each_other_are_three_images(tmp_path):
     assert [series.part for series in find_series(folder)] == [f"EchoTime {n}.0" for n in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("lost", [(2,), (0, 3, 4)])
+def test_a_stack_above_another_may_lack_slices(tmp_path, lost):
+    for number in (1, 2):
+
+        def edit(dataset, index, number=number):
+            dataset.AcquisitionNumber = number
+            dataset.SOPInstanceUID += f".{number}"
+
+        order = [index for index in range(5) if number == 1 or index not in lost]
+        save(tmp_path, series_of(ramp() + number, edit=edit), order)
+    whole = read(tmp_path, 1)
+    np.testing.assert_array_equal(whole.array, ramp().transpose(2, 1, 0)[None] + np.int16(1))
+    assert [series.slices for series in find_series(tmp_path)] == [5, 5 - len(lost)]
+
+
 def test_odd_and_even_slices_acquired_one_after_the_other_are_one_volume(tmp_path):
     folder = two_stacks(tmp_path, "AcquisitionNumber", (1, 2), thickness=1.25)
     assert read(folder).spacing_mm == pytest.approx((0.75, 0.5, 1.25))
@@ -247,7 +262,11 @@ def test_what_is_no_slice_is_skipped(tmp_path):
     def scout(dataset, index):
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
 
+    def mosaic(dataset, index):
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+
     save(folder, series_of(ramp(1), uid=STUDY + ".3", edit=scout))
+    save(folder, series_of(ramp(1), uid=STUDY + ".6", edit=mosaic))
     save(folder, [header(STUDY + ".4.1", STUDY + ".4", "SR", "1.2.840.10008.5.1.4.1.1.88.22")])
     save(
         folder, [header(STUDY + ".5.1", STUDY + ".5", "RTSTRUCT", "1.2.840.10008.5.1.4.1.1.481.3")]
@@ -257,7 +276,8 @@ def test_what_is_no_slice_is_skipped(tmp_path):
     (folder / "empty.dcm").touch()
     volume = read(folder)
     assert volume.spatial_shape == (7, 6, 5)
-    expected = {"localizer": 1, "SR": 1, "RTSTRUCT": 1, "other files": 1, "empty files": 1}
+    kinds = ("localizer", "mosaic of many slices in one picture", "SR", "RTSTRUCT")
+    expected = dict.fromkeys((*kinds, "other files", "empty files"), 1)
     assert volume.header.passed_over == expected
 
 

@@ -232,8 +232,11 @@ def _kind(path: Path, dataset: Any) -> str | None:
     modality = str(dataset.get("Modality") or "DICOM object without modality")
     if modality in _NO_IMAGES or (kind not in _VOLUMES and "Rows" not in dataset):
         return f"{modality} object without pixels" if modality in _IMAGES else modality
-    if "LOCALIZER" in (dataset.get("ImageType") or ()):
+    image_type = dataset.get("ImageType") or ()
+    if "LOCALIZER" in image_type:
         return "localizer"
+    if "MOSAIC" in image_type:
+        return "mosaic of many slices in one picture"
     placed = all(value(dataset, 0, *where) is not None for where in (POSITION, DIRECTIONS, SPACING))
     if not placed and "Rows" in dataset:  # else the header is cut short
         return modality + _UNPLACED

@@ -6,6 +6,7 @@ directions stay in DICOM's convention (LPS) here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,12 @@ class Frame:
     marks: Mapping[str, str]
     """By what it may differ from other frames at its place, such as EchoTime."""
 
-    @property
+    @cached_property
     def normal(self) -> Vector:
         """Where the slices are stacked."""
         return np.asarray(np.cross(self.directions[0], self.directions[1]))
 
-    @property
+    @cached_property
     def place(self) -> float:
         """Millimetres along the normal."""
         return float(self.position @ self.normal)

@@ -163,11 +163,8 @@ def _refused(series: Series, found: str) -> TransUNetError:
 
 def _tell_step(seg: Any, series: Series) -> None:
     """Say how far apart the slices are: without it the file alone does not tell its grid."""
-    if series.slices > 1:
-        first, last = series.frames[0].position, series.frames[-1].position
-        step = float(np.linalg.norm(last - first)) / (series.slices - 1)
-        measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-        measures.SpacingBetweenSlices = f"{step:.10g}"
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.SpacingBetweenSlices = f"{_step_mm(series):.10g}"
 
 
 def _segment(highdicom: Any, number: int, name: str, method: tuple[str, str]) -> Any:
@@ -245,7 +242,19 @@ def _sources(series: Series, frames: NDArray[Any]) -> tuple[list[Any], NDArray[A
         datasets = [_with_frames(series, slices)]
     else:
         datasets = [frame.dataset for frame in slices]
-    return [_complete(one) for one in datasets], frames[: len(slices)].astype(smallest)
+    complete = [_complete(one) for one in datasets]
+    for one in complete:
+        if not one.get("SliceThickness"):  # highdicom wants to copy it
+            one.SliceThickness = f"{_step_mm(series):.10g}"
+    return complete, frames[: len(slices)].astype(smallest)
+
+
+def _step_mm(series: Series) -> float:
+    """From slice to slice; of a single one, how thick it is."""
+    if series.slices == 1:
+        return series.frames[0].thickness_mm or 1.0
+    first, last = series.frames[0].position, series.frames[-1].position
+    return float(np.linalg.norm(last - first)) / (series.slices - 1)
 
 
 def _with_frames(series: Series, slices: Sequence[Frame]) -> Any:

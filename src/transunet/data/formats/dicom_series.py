@@ -4,7 +4,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -290,12 +290,14 @@ def _geometry(frame: Frame) -> str:
 
 def _without_copies(frames: list[Frame], skipped: Counter[str]) -> list[Frame]:
     """Leave out the copies of slices, sorted by place; where two of them differ, leave out none."""
+    if not same_place(frames):
+        return frames
     kept: list[Frame] = []
-    copies = same_place(frames)
-    for frame in frames if copies else ():
+    for frame in frames:
+        here = takewhile(lambda other: frame.place - other.place <= _SAME_MM, reversed(kept))  # noqa: B023
         twins = [
             other
-            for other in kept
+            for other in here
             if np.abs(other.position - frame.position).max() <= _SAME_MM
             and other.marks == frame.marks
         ]
@@ -303,9 +305,8 @@ def _without_copies(frames: list[Frame], skipped: Counter[str]) -> list[Frame]:
             return frames  # reading them tells of the duplicates
         if not twins:
             kept.append(frame)
-    if not copies:
-        return frames
-    skipped["identical copies of slices"] += len(frames) - len(kept)
+    if len(kept) < len(frames):
+        skipped["identical copies of slices"] += len(frames) - len(kept)
     return kept
 
 
@@ -324,16 +325,23 @@ def _by_mark(name: str, frames: list[Frame]) -> list[tuple[str, list[Frame]]]:
         stacks = _grouped(frames, mark)
         parts = list(stacks.values())
         if len(parts) > 1 and (
-            _are_stacks(parts) if at_one_place else _lie_between(frames, parts, mark)
+            _are_stacks(frames, parts) if at_one_place else _lie_between(frames, parts, mark)
         ):
             names = [", ".join(filter(None, (name, f"{mark} {value}"))) for value in stacks]
             return list(zip(names, parts, strict=True))
     return [(name, frames)]
 
 
-def _are_stacks(stacks: Sequence[list[Frame]]) -> bool:
-    sizes = {len(stack) for stack in stacks}
-    return len(sizes) == 1 and not any(same_place(stack) for stack in stacks)
+def _are_stacks(frames: Sequence[Frame], stacks: Sequence[list[Frame]]) -> bool:
+    """Whether slices at the same places are whole stacks, or all lie above each other somewhere.
+
+    A stack may lack slices, or have only a few: those that were taken while waiting for contrast.
+    """
+    if any(same_place(stack) for stack in stacks):
+        return False
+    above = {id(second) for _, second in same_place(frames)}
+    heights = accumulate((id(frame) in above for frame in frames), lambda n, up: (n + 1) * up)
+    return len({len(stack) for stack in stacks}) == 1 or max(heights) + 1 == len(stacks)
 
 
 def _lie_between(frames: Sequence[Frame], stacks: Sequence[list[Frame]], mark: str) -> bool:
