@@ -144,8 +144,14 @@ def test_flipped_and_swapped_axes_are_turned_voxel_by_voxel(decathlon, tmp_path,
     turned = nib.as_closest_canonical(nib.Nifti1Image(label, oblique))
     assert turned.shape != label.shape
     nib.save(turned, label_of(folder))
-    (error,) = check(folder).errors
-    assert "--fix write a copy with this corrected (turned to AIL)" in error.remedy
+    report = check(folder)
+    assert report.errors == ()
+    (warning,) = [one for one in report.warnings if one.kind == "grid"]
+    assert warning.where == str(label_of(folder))
+    assert "--fix stores it turned" in warning.remedy
+    dataset = open_dataset(folder)
+    (case,) = (case for case in dataset.cases if case.label == label_of(folder))
+    np.testing.assert_array_equal(dataset.read_case(case)[1].array[0], label)
     (done,) = fixed(folder, tmp_path / "out").corrected
     assert "turned to AIL" in done.remedy
     np.testing.assert_array_equal(voxels(label_of(tmp_path / "out")), label)

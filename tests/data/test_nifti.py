@@ -285,6 +285,10 @@ def test_several_files_are_channels_of_one_volume(tmp_path, save):
     b = save(tmp_path / "b.nii.gz", np.ones((2, 3, 4), np.int16))
     assert read_volume([a, b]).array[:, 0, 0, 0].tolist() == [0, 1]
     assert read_volume([b]).array.shape == (1, 2, 3, 4)
+    flipped = np.array([[-1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    f = save(tmp_path / "f.nii.gz", array[::-1], flipped)
+    np.testing.assert_array_equal(read_volume([a, f]).array[1], array)
     c = save(tmp_path / "c.nii.gz", np.ones((2, 3, 4), np.int16), np.diag([2, 1, 1, 1]))
     with pytest.raises(GeometryError, match=r"a\.nii\.gz.*c\.nii\.gz"):
         read_volume([a, c])

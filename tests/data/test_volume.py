@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from transunet.data.volume import CORNER_TOLERANCE, Grid, Volume, same_grid
+from transunet.data.volume import CORNER_TOLERANCE, Doubt, Grid, Volume, same_grid
 from transunet.errors import GeometryError
 
 
@@ -97,3 +97,39 @@ def test_with_array_keeps_the_grid_and_refuses_another():
 def test_the_affine_cannot_be_changed_in_place():
     with pytest.raises(ValueError, match="read-only"):
         volume().affine[0, 0] = 2
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "SAR", "PIR"])
+def test_the_same_voxels_in_another_order_are_put_in_order_exactly(oblique, codes):
+    v = volume(oblique)
+    back = v.reoriented(codes).on_grid(v)
+    np.testing.assert_array_equal(back.array, v.array)
+    np.testing.assert_array_equal(back.affine, v.affine)
+
+
+def test_axes_at_half_a_right_angle_are_put_in_order_too():
+    a = np.sqrt(0.5)
+    affine = np.array([[a, -a, 0, 0], [a, a, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
+    v = volume(affine)
+    swapped = Volume(v.array.transpose(0, 2, 1, 3), affine[:, [1, 0, 2, 3]])
+    np.testing.assert_array_equal(swapped.on_grid(v).array, v.array)
+
+
+@pytest.mark.parametrize(
+    "affine", [np.diag([1.0, -1, 1, 1]), np.diag([1.0, 1, 1.2, 1])], ids=["elsewhere", "rescaled"]
+)
+def test_another_grid_is_not_put_in_order(affine):
+    assert volume(affine).on_grid(volume()) is None
+    assert volume(shape=(1, 4, 5, 7)).on_grid(volume()) is None
+
+
+def test_either_reading_of_a_header_in_doubt_is_the_same_grid():
+    true, unit = np.diag([1.5, 1.5, 10, 1]), np.eye(4)
+    array = volume().array
+    doubtful = Volume(array, true, doubt=Doubt((unit,)))
+    assert same_grid(doubtful, volume()) is None
+    assert same_grid(volume(), doubtful) is None
+    assert same_grid(Volume(array, true), volume()) is not None
+    turned = volume().reoriented("LPS").on_grid(doubtful)
+    np.testing.assert_array_equal(turned.array, array)
+    assert turned.spacing_mm == (1.5, 1.5, 10)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 from transunet.evaluation.measure import Settings, gather, measure, measure_all
 from transunet.evaluation.pairs import Pair, match, references_in
@@ -104,6 +105,21 @@ def test_another_affine_is_refused_with_both(tmp_path, save, blocks):
 def test_a_flipped_grid_is_refused(tmp_path, save, blocks):
     message = refused(tmp_path, save, blocks(), blocks(), affine=np.diag([1.0, -1.0, 2.0, 1.0]))
     assert "different grids" in message
+
+
+@pytest.mark.parametrize("codes", ["LPS", "SAR"])
+def test_the_same_map_in_another_orientation_is_the_same(tmp_path, save, blocks, codes):
+    affine = np.diag([1.5, 1.5, 4.0, 1.0])
+    real = Volume(blocks().astype(np.uint8)[None], affine)
+    turned = real.reoriented(codes)
+    pair = Pair(
+        "a",
+        save(tmp_path / "p.nii.gz", turned.array[0], turned.affine),
+        save(tmp_path / "r.nii.gz", real.array[0], affine),
+    )
+    metrics = measure(pair, Settings()).metrics
+    assert metrics
+    assert all((one.dice, one.hd95) == (1, 0) for one in metrics.values())
 
 
 def test_probabilities_are_refused(tmp_path, save, blocks):

@@ -162,6 +162,7 @@ class DataSet:
             return image, None
         label = read_labels(case.label)
         raise_first(label_problems(self, image, label))
+        label = label.on_grid(image) or label
         return image, label.with_array(self.class_indices(label.array))
 
     def class_indices(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -223,7 +224,11 @@ def image_problems(dataset: DataSet, image: Volume) -> Iterator[Problem]:
 def label_problems(dataset: DataSet, image: Volume, label: Volume) -> Iterator[Problem]:
     """Yield what makes a label map unusable: another grid, values that are not listed."""
     difference = same_grid(image, label)
-    if difference:
+    if difference and label.on_grid(image) is not None:
+        found = f"its axes run otherwise than those of {image.name}: {difference}"
+        remedy = "Nothing needs doing, it is turned exactly; --fix stores it turned"
+        yield Problem("grid", label.name, found, remedy, "warning", geometry=True)
+    elif difference:
         found = f"image and label must lie on one grid, but against {image.name} {difference}"
         remedy = "Resample the label map to the image's grid with nearest neighbour"
         if found_place := placed(image, label):
@@ -269,6 +274,7 @@ def _some(values: list[int], most: int = 10) -> str:
 
 
 def raise_first(problems: Iterator[Problem]) -> None:
-    """Raise the first of `problems` as an error, if there is one."""
+    """Raise the first of `problems` that is an error, if there is one."""
     for problem in problems:
-        raise problem.error()
+        if problem.severity == "error":
+            raise problem.error()

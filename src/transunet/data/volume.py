@@ -166,10 +166,12 @@ class Volume:
         """
         if same_grid(self, grid) is None:
             return self
-        between = np.linalg.inv(grid.affine) @ self.affine
-        ordered = self._reordered(np.asarray(orientations.io_orientation(between)))
-        same = same_grid(ordered, grid) is None
-        return replace(ordered, affine=grid.affine, doubt=None) if same else None
+        for affine, other in product(_affines(self), _affines(grid)):
+            change = np.asarray(orientations.io_orientation(np.linalg.inv(other) @ affine))
+            ordered = replace(self, affine=affine, doubt=None)._reordered(change)
+            if same_grid(ordered, Grid(grid.spatial_shape, other)) is None:
+                return replace(ordered, affine=grid.affine, doubt=grid.doubt)
+        return None
 
     def _reordered(self, change: Array) -> Self:
         """Permute and flip the axes as nibabel's (3, 2) orientation array says."""
@@ -218,9 +220,8 @@ def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
     apart = corner_distance(a, b)
     if apart <= tolerance:
         return None
-    if any(same_grid(a, grid) is None for grid in _other_grids(b)):
-        return None
-    if any(same_grid(grid, b) is None for grid in _other_grids(a)):
+    grids = ([Grid(one.spatial_shape, affine) for affine in _affines(one)] for one in (a, b))
+    if min(corner_distance(*pair) for pair in product(*grids)) <= tolerance:
         return None
     if a.orientation != b.orientation:
         return f"the orientations differ: {a.orientation} and {b.orientation}"
@@ -231,10 +232,10 @@ def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
     )
 
 
-def _other_grids(volume: Volume | Grid) -> list[Grid]:
-    """Where its voxels lie by the affines that its header leaves in doubt."""
-    affines = volume.doubt.affines if volume.doubt else ()
-    return [Grid(volume.spatial_shape, a, volume.name) for a in affines if is_regular(a)]
+def _affines(volume: Volume | Grid) -> list[Array]:
+    """Its affine, and those that its header leaves in doubt."""
+    others = volume.doubt.affines if volume.doubt else ()
+    return [volume.affine, *filter(is_regular, others)]
 
 
 def corner_distance(a: Volume | Grid, b: Volume | Grid) -> float:

@@ -131,6 +131,7 @@ class _Case:
     """A case turned as it is drawn."""
 
     def __init__(self, image: Volume | None, labels: Volume, look: Look, oriented: bool) -> None:
+        labels = (image and labels.on_grid(image)) or labels
         difference = image and same_grid(image, labels)
         if image is not None and difference:
             raise GeometryError(

@@ -122,6 +122,7 @@ def read_pair(pair: Pair, settings: Settings) -> PairRead:
     """
     image = pair.images[0] if pair.images else None
     prediction, reference = read_label_pair(pair.prediction, pair.reference, image)
+    prediction = prediction.on_grid(reference) or prediction
     difference = same_grid(prediction, reference)
     if difference:
         raise GeometryError(

@@ -118,7 +118,9 @@ def files_in(path: Path, role: str) -> dict[str, Path]:
     known = ", ".join(FORMATS)
     if path.is_file():
         if kind_of(path) is None:
-            raise ConfigError(f"{path}: the {role} is of no known format. Known: {known}.")
+            raise ConfigError(
+                f"{path}: the {role} has no known suffix, nor content. Known: {known}."
+            )
         return {stem_of(path): path}
     walked = walk(path, lambda place, _: place.name in _BESIDE and place != path)
     if walked.not_followed:

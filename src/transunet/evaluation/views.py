@@ -87,6 +87,7 @@ def image_for(paths: Sequence[Path], grid: Volume) -> tuple[Volume | None, str]:
     if not paths:
         return None, ""
     image = read_volume(paths[0])
+    image = image.on_grid(grid) or image
     difference = same_grid(image, grid)
     return (None, f"image not shown: {difference}") if difference else (image, "")
 

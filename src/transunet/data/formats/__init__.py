@@ -254,12 +254,13 @@ def smallest_unsigned(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def join_channels(parts: Sequence[Volume]) -> Volume:
-    """Return one volume of the channels of several, with the first one's affine and header.
+    """Return one volume of the channels of several, on the first one's grid, with its header.
 
     Raises:
         GeometryError: when they lie on different grids.
     """
     first = parts[0]
+    parts = [part.on_grid(first) or part for part in parts]
     for part in parts[1:]:
         difference = same_grid(first, part)
         if difference:

@@ -70,6 +70,7 @@ class TokenGrid:
         Raises:
             GeometryError: for a mask on another grid.
         """
+        mask = mask.on_grid(self.grid) or mask
         difference = same_grid(mask, self.grid)
         if difference:
             raise GeometryError(
