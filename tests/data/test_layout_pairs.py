@@ -442,7 +442,7 @@ def test_a_mask_in_a_format_that_is_not_read_is_told_as_such(folders):
     Image.fromarray(mask(255)).save(folder / "masks/im0.gif")
     (folder / "masks/im0.png").unlink()
     data = open_dataset(folder)
-    with pytest.raises(DataError, match=r"masks/im0\.gif: the suffix is of no format"):
+    with pytest.raises(DataError, match=r"masks/im0\.gif: it is of no format"):
         data.read_case(data.cases[0])
 
 
@@ -528,3 +528,30 @@ def test_preparing_tells_what_the_layout_noticed(folders, tmp_path, caplog):
     assert "not the same number in all masks" in told[0]
     assert sum("this mask has no image" in text for text in told) == 3
     assert told[-1] == "2 more like these; transunet check lists them all."
+
+
+def test_a_mask_in_the_transparency_is_told(folders):
+    shape = mask(255, 255)
+    with pytest.raises(DataError, match=r"none of 1 masks .*transparency has a shape"):
+        open_dataset(folders(np.dstack([np.zeros((6, 9, 3), np.uint8), shape])))
+
+
+def test_headers_with_their_voxels_beside_them_are_pairs_too(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    label = np.ones((4, 5, 6), np.uint8)
+    for number in range(2):
+        for sub in ("images", "masks"):
+            (tmp_path / "s" / sub).mkdir(parents=True, exist_ok=True)
+            pair = nibabel.Nifti1Pair(label * (number + 1), np.eye(4))
+            nibabel.save(pair, tmp_path / f"s/{sub}/c{number}.img")
+    data = open_dataset(tmp_path / "s")
+    assert [case.name for case in data.cases] == ["c0", "c1"]
+    assert not data.notes
+    before = dict(prepare(data, tmp_path / "store").cases)
+    for path in (tmp_path / "s/images/c0.img", tmp_path / "s/images/c0.hdr"):
+        assert path.is_file()
+    with (tmp_path / "s/images/c0.img").open("r+b") as file:
+        file.write(b"\7")
+    after = prepare(data, tmp_path / "store").cases
+    assert before["c0"].hashes != after["c0"].hashes
+    assert before["c1"].hashes == after["c1"].hashes

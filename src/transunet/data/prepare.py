@@ -233,8 +233,14 @@ def _files(case: Case) -> list[Path]:
 
 
 def _sha256(path: Path) -> str:
-    if path.is_dir():  # a DICOM series
-        return hashlib.sha256("".join(map(_sha256, walk(path).files)).encode()).hexdigest()
+    """Of a file, or of the hashes of several: a DICOM series, a header and its voxels."""
+    files = walk(path).files if path.is_dir() else files_of(path)
+    if len(files) > 1:
+        return hashlib.sha256("".join(map(_sha256_of_file, files)).encode()).hexdigest()
+    return _sha256_of_file(files[0])
+
+
+def _sha256_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

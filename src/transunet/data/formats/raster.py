@@ -106,6 +106,19 @@ def read_labels(path: Path) -> Volume:
     return volume
 
 
+def has_shape_in_alpha(path: Path) -> bool:
+    """Whether the transparency of a picture, which is not read, differs from pixel to pixel.
+
+    Raises:
+        As `read`.
+    """
+    with _telling_damage(path), _opened(path) as image:
+        if not image.mode.endswith("A"):
+            return False
+        low, high = image.getchannel("A").getextrema()
+        return bool(low < high)
+
+
 def read_grid(path: Path) -> Grid:
     """Read the size, without the pixels.
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from transunet.data.cases import Case, file_problems
-from transunet.data.formats import raster, read_labels, stem_of
+from transunet.data.formats import FORMATS, kind_of, raster, read_labels, stem_of
 from transunet.data.formats.raster import COLOUR
 from transunet.data.layouts import description
 from transunet.data.problems import Problem, problem_of
@@ -212,6 +212,10 @@ def _no_foreground(folder: Path, surveyed: Survey, unused: Sequence[Path]) -> Tr
     empty = f"none of {read} masks holds anything but background" if read else ""
     if not unread:
         remedy = "Check that these are the masks"
+        mask = next(iter(surveyed.pixels))
+        if FORMATS.get(kind_of(mask) or "") is raster and raster.has_shape_in_alpha(mask):
+            empty += ", but their transparency has a shape, which is not read"
+            remedy = "Store it as brightness: in Python, Image.open(mask).getchannel('A').save(new)"
         return Problem("no-foreground", str(folder), empty, remedy).error()
     kinds = Counter(problem.kind for problem in unread.values())
     first = {problem.kind: problem for problem in reversed(unread.values())}

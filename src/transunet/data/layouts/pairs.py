@@ -22,6 +22,9 @@ from transunet.data.formats import (
     case_of_mask,
     channel_of,
     dicom,
+    is_header_of_pair,
+    kind_in_folder,
+    kind_of,
     raster,
     read_volume,
     stem_of,
@@ -188,15 +191,15 @@ def files_in(folder: Path, flat: bool) -> list[tuple[str, Path]]:
     mask is told as such and not as missing.
     """
     files = description.listed(folder) if flat else sorted(walk(folder).files)
-    files = [path for path in files if not _is_voxels(path)]
+    files = [path for path in files if not is_header_of_pair(path)]
     slices = [
         path
         for path in files
         if path.parent != folder and suffix_of(path) in {None, *SLICES} and is_dicom(path)
     ]
     series = sorted({path.parent for path in slices})
-    images = [path for path in files if path.name.lower().endswith(_KNOWN)]
-    others = [path for path in files if suffix_of(path) is None and path.parent not in series]
+    images = [path for path in files if kind_in_folder(path) in _KNOWN]
+    others = [path for path in files if kind_in_folder(path) is None and path.parent not in series]
     return [
         ((path.parent.relative_to(folder) / stem_of(path)).as_posix(), path)
         for path in (*images, *series, *others)
@@ -204,14 +207,7 @@ def files_in(folder: Path, flat: bool) -> list[tuple[str, Path]]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_dir() or suffix_of(path) is not None
-
-
-def _is_voxels(path: Path) -> bool:
-    """Whether it is the voxels of a header beside it."""
-    return path.suffix.lower() == ".img" and any(
-        path.with_suffix(suffix).exists() for suffix in (".hdr", ".HDR")
-    )
+    return path.is_dir() or kind_in_folder(path) is not None
 
 
 def _paired(images: Iterable[str], labels: Sequence[tuple[str, Path]]) -> dict[str, Path]:
@@ -274,7 +270,7 @@ def channels_of(
     photographs = {
         case: header
         for case in chosen
-        if FORMATS.get(suffix_of(case.images[0]) or "") is raster
+        if FORMATS.get(kind_of(case.images[0]) or "") is raster
         and (header := _header(case.images[0]))
     }
     if not photographs:
@@ -318,7 +314,7 @@ def _orientations(folder: Path, headers: Mapping[Case, raster.Header]) -> Iterat
         for case in turned
         if case.label
         and case.label.is_file()
-        and FORMATS.get(suffix_of(case.label) or "") is raster
+        and FORMATS.get(kind_of(case.label) or "") is raster
         and ((mask := _header(case.label)) is None or mask.orientation == 1)
     ]
     if untold:
@@ -346,6 +342,6 @@ def _orphans(sides: Iterable[_Side], cases: Iterable[Case]) -> list[Problem]:
         path
         for side in sides
         for _, path in files_in(side.masks, flat=side.images == side.masks)
-        if path.is_file() and suffix_of(path)
+        if path.is_file() and kind_in_folder(path)
     ]
     return description.orphans(masks, used, "orphan", "this mask has no image")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
-from transunet.data.formats import case_of_mask, suffix_of
+from transunet.data.formats import case_of_mask, kind_in_folder, suffix_of
 from transunet.data.layouts import description, masks, pairs
 from transunet.data.problems import Problem
 
@@ -83,7 +83,7 @@ def _patients(folder: Path) -> Iterator[_Patient]:
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """The files of a folder and the DICOM series in it."""
     for name, path in pairs.files_in(folder, flat=False):
-        if path.parent == folder and (path.is_dir() or suffix_of(path)):
+        if path.parent == folder and (path.is_dir() or kind_in_folder(path)):
             yield name, path
 
 
