@@ -183,6 +183,18 @@ def test_segmentations_of_slicer_are_compared_by_the_names_of_their_segments(tmp
     assert dice(found) == {white: [1.0, 1.0], grey: [1.0, 1.0]}
 
 
+@pytest.mark.parametrize("short", ["p", "r"])
+def test_a_header_need_not_list_what_its_file_does_not_hold(tmp_path, blocks, short):
+    names = {1: "grey matter", 2: "white matter"}
+    for side in "pr":
+        array, listed = (
+            (blocks(second=False), {1: names[1]}) if side == short else (blocks(), names)
+        )
+        segmented(tmp_path / side / "a.seg.nrrd", array, listed)
+    found = evaluate(tmp_path / "p", Question(tmp_path / "r")).evaluation
+    assert dice(found) == {"grey matter": [1.0], "white matter": [0.0]}
+
+
 def test_voxels_that_nobody_labelled_count_in_neither_map(tmp_path, save, blocks):
     reference, prediction = blocks(), blocks(1)
     nobody = reference.copy()

@@ -244,3 +244,46 @@ def test_a_folder_of_slices_is_one_image(tmp_path, touch):
     one = references_in(predictions / "ben.nii")
     (pair,), _ = match(predictions / "ben.nii", one, tmp_path / "images" / "anna")
     assert pair.images == (tmp_path / "images" / "anna",)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("scan_0000.nii.gz", "scan_0001.nii.gz"),
+        ("scan.nii.gz", "scan_0000.nii.gz"),
+        ("scan-label.nii.gz", "scan_seg.nii.gz"),
+        ("scan.nii.gz", "SCAN.nii.gz"),
+    ],
+)
+def test_two_predictions_of_one_case_are_refused_by_name(tmp_path, touch, files):
+    references = references_in(touch(tmp_path / "r", "scan.nii.gz"))
+    with pytest.raises(DataError) as refused:
+        match(touch(tmp_path / "p", *files), references)
+    assert "both predictions of case 'scan'. Keep one" in str(refused.value)
+    assert all(name in str(refused.value) for name in files)
+
+
+def test_two_references_of_one_case_are_refused_by_name(tmp_path, touch):
+    references = references_in(touch(tmp_path / "r", "a-label.nrrd", "A_seg.nii.gz"))
+    with pytest.raises(DataError, match=r"A_seg\.nii\.gz and a-label\.nrrd are both references"):
+        match(touch(tmp_path / "p", "a.nii.gz"), references)
+    pairs, _ = match(touch(tmp_path / "q", "a-label.nii.gz"), references, subset=True)
+    assert names(pairs) == [("a-label", "a-label.nii.gz", "a-label.nrrd")]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference"),
+    [
+        ("c0.seg.nrrd", "c0-label.nrrd"),
+        ("c0.nii.gz", "C0_mask.nii.gz"),
+        ("C0_0000.nii.gz", "c0.nii.gz"),
+        ("mu\u0308ller.nii.gz", "m\u00fcller.nii.gz"),
+        ("C0.NII.GZ", "c0.nii.gz"),
+    ],
+)
+def test_names_that_differ_in_spelling_alone_are_matched(tmp_path, touch, prediction, reference):
+    references = references_in(touch(tmp_path / "r", reference))
+    pairs, _ = match(touch(tmp_path / "p", prediction), references)
+    assert [(pair.prediction.name, pair.reference.name) for pair in pairs] == [
+        (prediction, reference)
+    ]

@@ -379,6 +379,26 @@ def test_a_reference_is_scored_per_structure(client, bundles, done, tmp_path):
     assert answer.json()["mean"]["dice"] == pytest.approx((1 + other["dice"]) / 2)
 
 
+def test_a_reference_whose_segments_have_names_is_scored_by_them(client, bundles, tmp_path):
+    itk = pytest.importorskip("SimpleITK")
+    content = save_nifti(tmp_path / "a.nii.gz", noise((20, 24, 6), 8), np.eye(4)).read_bytes()
+    job = client.segment(("a.nii.gz", content))
+    labels = save_nifti(tmp_path / "r.nii", labels_of(bundles / "brain", content), np.eye(4))
+    names = [one["name"] for one in scored(client, job, labels).json()["structures"]]
+    swapped = itk.ChangeLabel(itk.ReadImage(str(labels)), {1: 2, 2: 1})
+    for number, name in enumerate(names):
+        swapped.SetMetaData(f"Segment{number}_Name", name)
+        swapped.SetMetaData(f"Segment{number}_LabelValue", str(2 - number))
+    itk.WriteImage(swapped, str(tmp_path / "truth.seg.nrrd"))
+    answer = scored(client, job, tmp_path / "truth.seg.nrrd").json()
+    assert [one["dice"] for one in answer["structures"]] == [1.0, 1.0]
+    swapped.SetMetaData("Segment1_Name", "skull")
+    itk.WriteImage(swapped, str(tmp_path / "truth.seg.nrrd"))
+    refused = scored(client, job, tmp_path / "truth.seg.nrrd")
+    assert refused.status_code == 422
+    assert "it holds skull" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("array", "code", "why"),
     [

@@ -30,6 +30,8 @@ class LabelNames:
     """What to measure: the labels, or the regions that they make up."""
     ignore: int | None = None
     """The value of voxels that nobody labelled."""
+    whole: bool = True
+    """Whether classes are listed that no voxel has; a file's header may list what it holds."""
     beside: bool = False
     """Whether a file beside the label map tells them, rather than itself or its data set."""
 
@@ -94,7 +96,7 @@ def names_of(label_map: Path, folder: Path | None = None) -> LabelNames | None:
     try:
         own = _in_header(label_map)
         if own:
-            return LabelNames(label_map, own, structures_of(own))
+            return LabelNames(label_map, own, structures_of(own), whole=False)
         found = _beside(label_map, folder)
         return replace(found, beside=True) if found else None
     except TransUNetError:
@@ -102,7 +104,7 @@ def names_of(label_map: Path, folder: Path | None = None) -> LabelNames | None:
 
 
 def _in_header(label_map: Path) -> dict[int, str]:
-    module = FORMATS.get(suffix_of(label_map) or "")
+    module = FORMATS.get(suffix_of(label_map) or "", dicom)
     if module is dicom:
         return {0: "background", **segment_names(label_map)}
     own = itk.segment_names(label_map) if module is itk else {}

@@ -59,11 +59,15 @@ def count_alike(
     if reference is None:
         return Alike(pairs, ignore=ignore)
     prediction = _together(ours) or reference
+    matched = match_classes(prediction.labels, reference.labels)
+    if not (reference.whole or matched.second_only):  # what no reference holds is no less a class
+        reference = _together([reference, prediction]) or reference
+        matched = match_classes(prediction.labels, reference.labels)
     # Where masks without a description are the references, the predictions' names say more.
     common = prediction if prediction.real and not reference.real else reference
-    matched = match_classes(prediction.labels, reference.labels)
     lost = frozenset[str]()
-    if prediction.real and reference.real:
+    absent = not (prediction.whole or matched.first_only)  # no prediction holds them
+    if prediction.real and reference.real and not absent:
         lost = _without_counterpart(prediction, reference, matched, subset)
     alike = [
         replace(

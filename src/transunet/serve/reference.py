@@ -5,12 +5,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from transunet.data.classes import match_classes
 from transunet.data.formats import suffix_of
 from transunet.data.formats.dicom_files import is_dicom
 from transunet.data.formats.dicom_seg_read import read_seg
-from transunet.errors import GeometryError, TransUNetError
+from transunet.errors import DataError, GeometryError, TransUNetError
 from transunet.evaluation.measure import Settings, measure
 from transunet.evaluation.metrics import ClassMetrics
+from transunet.evaluation.names import names_of
 from transunet.evaluation.pairs import Pair
 from transunet.evaluation.records import Structure
 from transunet.inference.runs.outputs import write_labels
@@ -50,7 +52,8 @@ def score(
     try:
         with telling_of_full_disks():
             path = _label_file(reference, image_folder, facts, most)
-            pair = Pair("the image", folder / LABELS, path)
+            numbers = _numbers(reference, names)
+            pair = Pair("the image", folder / LABELS, path, reference_numbers=numbers)
             structures = tuple(Structure((index,), names[index]) for index in names if index)
             record = measure(pair, Settings(structures))
     except TransUNetError as error:
@@ -60,6 +63,21 @@ def score(
         raise fault from None
     rows = [_row(one, record.metrics[one.key]) for one in structures]
     return {"structures": rows, "mean": {key: _mean(rows, key) for key in ("dice", "hd95_mm")}}
+
+
+def _numbers(reference: Path, names: Mapping[int, str]) -> Mapping[int, int]:
+    """Label value of the reference -> class index, where its segments have names of their own."""
+    told = names_of(reference)
+    if told is None or not told.real:
+        return {}
+    matched = match_classes(told.labels, names)
+    if matched.first_only:
+        raise DataError(
+            f"{reference}: it holds {', '.join(matched.first_only.values())}; expected structures "
+            f"of the bundle: {', '.join(names[index] for index in names if index)}. Name the "
+            "reference's segments like these, or send a label map without names, numbered alike."
+        )
+    return matched.numbers
 
 
 def _label_file(reference: Path, image_folder: Path, facts: dict[str, Any], most: int) -> Path:
