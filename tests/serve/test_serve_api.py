@@ -165,6 +165,16 @@ def test_a_zipped_volume_and_one_without_suffix_are_taken(client, bundles, name)
     assert np.array_equal(labels, labels_of(bundles / "brain", content))
 
 
+def test_slices_that_are_sent_one_by_one_are_a_series_whatever_lies_beside_them(client, tmp_path):
+    pytest.importorskip("pydicom", reason="DICOM needs the extra dicom")
+    from dicom_made import header, ramp, save, series_of
+
+    folder = save(tmp_path / "series", series_of(ramp(4)))
+    save(folder, [header("1.2.7", "1.2", "SR", "1.2.840.10008.5.1.4.1.1.88.22")])
+    (folder / "empty.dcm").touch()
+    assert client.upload(*sorted(folder.iterdir()))["shape"] == [7, 6, 4]
+
+
 def test_one_of_several_series_is_chosen(client, tmp_path):
     pytest.importorskip("pydicom", reason="DICOM needs the extra dicom")
     from dicom_made import STUDY, ramp, save, series_of

@@ -16,6 +16,7 @@ from transunet.data.corrections import Corrected, corrected
 from transunet.data.formats import files_of, write_volume
 from transunet.data.layouts import LAYOUTS
 from transunet.data.problems import Problem, problem_of
+from transunet.data.walking import walk
 from transunet.errors import ConfigError, TransUNetError
 
 Progress = Callable[[int, int, str], None]
@@ -112,9 +113,8 @@ def _copy_the_rest(dataset: DataSet, out: Path, orphans: Sequence[Problem]) -> N
     skipped = {Path(problem.where) for problem in orphans}
     of_cases = [path for case in dataset.cases for path in (*case.images, case.label) if path]
     skipped.update(file for path in of_cases for file in files_of(path))
-    for path in sorted(dataset.folder.rglob("*")):
-        used = path in skipped or path.parent in skipped  # the parent: a DICOM series
-        if path.is_file() and not used and not path.name.startswith("."):
+    for path in walk(dataset.folder).files:
+        if path not in skipped and path.parent not in skipped:  # the parent: a DICOM series
             _copy(path, out / path.relative_to(dataset.folder))
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from transunet.data.formats import kind_of, stem_of
 from transunet.data.formats.archive import is_zip
-from transunet.data.formats.dicom_files import is_dicom
+from transunet.data.formats.dicom_files import is_called_dicom, is_dicom
 from transunet.data.formats.nifti import PAIR
 from transunet.serve.faults import ApiError
 
@@ -60,7 +60,8 @@ def arrange(files: Sequence[Path], as_: As, series: str | None = None) -> Source
     if not images:
         raise ApiError("malformed", "There is no file.", "Send one as the form field 'files'.")
     # What an archive held can only be a series, and is told as one where it is not.
-    dicom = [file.is_dir() or is_dicom(file) for file in images]
+    # A file that is only called DICOM, perhaps empty, is told or passed over as in a folder.
+    dicom = [is_dicom(file) or file.is_dir() or is_called_dicom(file) for file in images]
     if as_ == "series" and not all(dicom):
         odd = images[dicom.index(False)].name
         message = f"{odd} is no DICOM file, so these files are not the slices of a series."
