@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -153,6 +154,35 @@ def test_weights_of_a_run_start_another(dataset, tmp_path):
     assert result.exit_code == 0, result.output
 
 
+def test_fine_tuning_for_other_classes_says_what_was_kept_and_predicts(dataset, tmp_path):
+    run(dataset, "-o", tmp_path / "one", *SMALL)
+    description = json.loads((dataset / "dataset.json").read_text())
+    description["labels"] = {"0": "background", "1": "rim", "2": "Box"}
+    (dataset / "dataset.json").write_text(json.dumps(description))
+    for path in (dataset / "labelsTr").iterdir():
+        label = np.asarray(nib.load(path).dataobj)
+        other = np.where(label == 1, 2, 0).astype(np.uint8)
+        other[4, 4:16] = 1
+        nib.save(nib.Nifti1Image(other, np.eye(4)), path)
+    out = tmp_path / "two"
+    how = [*SMALL[4:], "--weights", tmp_path / "one"]  # neither model nor image size
+    result = run(dataset, "-o", out, *how)
+    assert result.exit_code == 0, result.output
+    for told in (
+        f"Weights from {tmp_path}/one/best",
+        "kept for Box; fresh for rim; matched by name, since the order differs (Box is 2 and was 1)",
+        "position embeddings: 2 x 2 kept",
+        "preprocessing: as of the weights' own data",
+    ):
+        assert told in result.stdout
+    shutil.rmtree(tmp_path / "one")
+    assert run("--resume", out, "--device", "cpu").exit_code == 0
+    assert run(dataset, "--resume", out, *how).exit_code == 0  # the same command once more
+    _, config = from_pretrained(out / "best")
+    assert config.labels == {0: "background", 1: "rim", 2: "Box"}
+    assert config.architecture.image_size == (32, 32)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -169,6 +199,7 @@ def test_weights_of_a_run_start_another(dataset, tmp_path):
         (["{data}", "-o", "{tmp}/run", "--batch-size", "many"], "batch_size"),
         (["{data}", "-o", "{tmp}/run", "--recipe", "papre"], "Did you mean 'paper'"),
         (["{data}", "-o", "{tmp}/run", "--weights", "nothing.npz"], r"nothing\.npz"),
+        (["{data}", "-o", "{tmp}/run", "--weights", "{data}"], "folder of a bundle or of a run"),
         (["{data}", "-o", "{tmp}/run", "--folds", "9"], "Cannot make 9 folds"),
         (["{data}", "-o", "{tmp}/run", "--fold", "1"], "folds"),
         (["{data}", "-o", "{tmp}/run", "--epochs", "2"], "give one of them"),

@@ -53,7 +53,10 @@ def train(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="imagenet21k, none, a weight file or bundle.", rich_help_panel="Recipe"),
+        typer.Option(
+            help="imagenet21k, none, or a weight file, bundle or run to fine-tune.",
+            rich_help_panel="Recipe",
+        ),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -177,7 +180,8 @@ def _order_to_go_on(
         run = run.with_data_at(dataset)
     record = run.record
     if recipe is not None or dataset is not None:  # the command that started it, once more
-        asked = load_recipe(recipe or "paper", overrides)
+        # What was taken over from a bundle, which need not be there any more.
+        asked = load_recipe(recipe or "paper", overrides, record.recipe.taken_over)
     else:
         asked = changed_recipe(record.recipe, overrides)
     return _Order(folder, run.dataset, asked, run.store, record.layout, run)

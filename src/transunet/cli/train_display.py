@@ -36,6 +36,8 @@ def show_recipe(job: Job) -> None:
         table.add_row(key, f"{value}{mark}", style=None if value == usual else "bold")
     console = Console(soft_wrap=True)
     console.print(table)
+    for note in job.beginning.notes if job.beginning else ():
+        console.print(note, markup=False, highlight=False)
     _warn_of_random_weights(job, console)
     split = job.split
     console.print(

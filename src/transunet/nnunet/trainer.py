@@ -82,11 +82,25 @@ class nnUNetTrainerTransUNet(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         if self.resumed:  # the checkpoint brings the weights
             return
         source = os.environ.get(WEIGHTS)
+        begun = f"random weights (no {WEIGHTS})"
         if source:
-            load_weights(_unwrapped(self.network), _source(source))
-        self.print_to_log_file(
-            f"TransUNet {self.variant} starts from {source or f'random weights (no {WEIGHTS})'}"
-        )
+            begun = str(
+                load_weights(
+                    _unwrapped(self.network),
+                    _source(source),
+                    partial=True,
+                    labels=self._class_names(),
+                    channels=[str(name) for name in self.dataset_json["channel_names"].values()],
+                )
+            )
+        self.print_to_log_file(f"TransUNet {self.variant} starts from {begun}")
+
+    def _class_names(self) -> dict[int, str] | None:
+        """Return class -> name; None for regions, which overlap and are numbered otherwise."""
+        if self.label_manager.has_regions:
+            return None
+        names = {number: name for name, number in self.dataset_json["labels"].items()}
+        return {number: names[number] for number in self.label_manager.all_labels}
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return the paper's optimiser and nnU-Net's schedule."""

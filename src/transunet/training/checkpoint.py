@@ -68,7 +68,7 @@ def load_checkpoint(path: Path, parts: dict[str, Any]) -> State:
         DataError: when the file is damaged.
         ConfigError: when another version wrote it, or it holds other parts.
     """
-    contents = _read(path)
+    contents = read_checkpoint(path)
     if contents.get("format") != FORMAT:
         raise ConfigError(
             f"{path} has checkpoint format {contents.get('format')!r}; this version reads "
@@ -83,7 +83,12 @@ def load_checkpoint(path: Path, parts: dict[str, Any]) -> State:
     return State(**contents["state"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what the checkpoint `path` holds, on the CPU.
+
+    Raises:
+        DataError: when the file is damaged.
+    """
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the unpickler say

@@ -15,6 +15,7 @@ import numpy as np
 from transunet.atomic import atomic_path
 from transunet.data.prepare import Progress
 from transunet.training.distributed import Processes
+from transunet.training.fine_tuning import preprocessing_from_weights
 from transunet.training.job import Job
 from transunet.training.log import read_log
 from transunet.training.recipe import Recipe
@@ -80,7 +81,15 @@ def open_folds(
     if place.first and not begun:
         refuse_if_taken(folder)
         check_possible(recipe, dataset, layout)
-        Run.begin(folder, dataset, store, whole, layout=layout, launch=launch())
+        Run.begin(
+            folder,
+            dataset,
+            store,
+            whole,
+            layout=layout,
+            preprocessing=preprocessing_from_weights(recipe, dataset, layout),
+            launch=launch(),
+        )
     place.wait()
     run = Run.reopen(folder)
     run.refuse_another(whole)

@@ -25,6 +25,7 @@ from transunet.training.augmentation import BatchAugmentation
 from transunet.training.checkpoint import State, load_checkpoint
 from transunet.training.distributed import Processes, share_batches, sum_over_processes
 from transunet.training.ema import MovingAverage
+from transunet.training.fine_tuning import begin_from_weights
 from transunet.training.losses import DeepSupervisionLoss, Reduce, SegmentationLoss
 from transunet.training.recipe import Recipe
 from transunet.training.run import Run, data_stamp
@@ -32,7 +33,6 @@ from transunet.training.sampler import Batches
 from transunet.training.schedule import Budget
 from transunet.training.step import Arithmetic
 from transunet.training.supervision import DeeplySupervised
-from transunet.weights.load import load_weights
 
 
 @dataclass
@@ -50,11 +50,17 @@ class Job:
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.recipe.seed)
-        self.model = make_model(self.recipe, self.store, fresh=self.run.checkpoint.is_file())
+        self.model = make_model(self.recipe, self.store)
+        resumed = self.run.checkpoint.is_file()  # and brings the weights
+        self.beginning = (
+            None if resumed else begin_from_weights(self.model, self.recipe, self.store)
+        )
         self.model.to(self.device).train()
         self.average = MovingAverage(self.model, self.recipe.ema) if self.recipe.ema else None
         depths = len(self.recipe.deep_supervision)
         self.bare: nn.Module = DeeplySupervised(self.model, depths) if depths else self.model
+        if self.beginning and isinstance(self.bare, DeeplySupervised):
+            self.beginning.fill_heads(self.bare)
         self.bare.to(self.device).train()
         self.loss = make_loss(self.recipe, ignored=self.store.ignored)
         self.trained = self._wrapped()
@@ -253,17 +259,11 @@ def choose_split(
     return prepared or split(cases, recipe.seed)[0]
 
 
-def make_model(recipe: Recipe, store: Store, fresh: bool = False) -> TransUNet:
-    """Return the recipe's network for a store's channels and classes.
-
-    Args:
-        recipe: names the variant and its weights.
-        store: how many channels and classes.
-        fresh: leave the weights out, since a checkpoint will bring them.
+def make_model(recipe: Recipe, store: Store) -> TransUNet:
+    """Return the recipe's network for a store's channels and classes, with random weights.
 
     Raises:
-        ConfigError: for settings that cannot work, or weights that do not exist.
-        WeightsError: when the weights cannot be had, are damaged or do not fit.
+        ConfigError: for settings that cannot work.
     """
     config = variant(
         recipe.model,
@@ -273,10 +273,7 @@ def make_model(recipe: Recipe, store: Store, fresh: bool = False) -> TransUNet:
         n_skip=recipe.n_skip,
         dropout=recipe.dropout,
     )
-    model = TransUNet(config)
-    if recipe.weights != "none" and not fresh:
-        load_weights(model, recipe.weights)
-    return model
+    return TransUNet(config)
 
 
 def make_loss(

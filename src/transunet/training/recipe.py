@@ -19,6 +19,9 @@ from pydantic import (
 
 from transunet.configuration import Configuration
 from transunet.errors import ConfigError
+from transunet.models.config import VARIANTS
+from transunet.weights.catalog import SOURCES
+from transunet.weights.origin import local_origin
 
 PRESETS = ("paper", "modern")
 
@@ -88,7 +91,7 @@ class Recipe(Configuration):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """None for the variant's own."""
     weights: str = "auto"
-    """`imagenet21k`, a weight file, a bundle, or `none`; `auto`: imagenet21k where published."""
+    """`imagenet21k`, a file, bundle or run, or `none`; `auto`: imagenet21k where published."""
 
     # How long.
     epochs: PositiveInt | None = None
@@ -161,6 +164,13 @@ class Recipe(Configuration):
         assert self.batch_size != "auto"
         return self.batch_size
 
+    @property
+    def taken_over(self) -> dict[str, Any]:
+        """What the bundle that training begins from decides; {} where it begins from no file."""
+        if self.weights in {"auto", "none", *SOURCES}:
+            return {}
+        return {"model": self.model, "image_size": self.image_size, "n_skip": self.n_skip}
+
     @model_validator(mode="before")
     @classmethod
     def _square(cls, values: Any) -> Any:
@@ -188,20 +198,43 @@ class Recipe(Configuration):
         return self
 
 
-def load_recipe(source: str | Path = "paper", overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    source: str | Path = "paper",
+    overrides: Mapping[str, Any] | None = None,
+    inherited: Mapping[str, Any] | None = None,
+) -> Recipe:
     """Return a preset, or the recipe in a TOML or JSON file, with `overrides` applied.
 
     Args:
         source: a preset's name or a file. A file may name a recipe to start from: `base = "paper"`.
         overrides: setting -> value; `augmentation.rotation` reaches into the table `augmentation`.
             A budget given here replaces the preset's.
+        inherited: settings that the weights decide where neither a file nor `overrides` does; by
+            default, of a bundle or run, its model, image size and skip connections.
 
     Raises:
         ConfigError: for an unknown recipe or setting, with the nearest known one, or a value that
             cannot work.
+        WeightsError: when the configuration of the weights' bundle cannot be read.
     """
-    values = _with(_read(source), overrides or {})
+    overrides = overrides or {}
+    values = _read(source)
+    if inherited is None:
+        inherited = _decided_by_weights(overrides.get("weights", values.get("weights")))
+    decided = {*overrides, *(() if str(source) in PRESETS else _parsed(Path(source)))}
+    values |= {key: value for key, value in inherited.items() if key not in decided}
+    values = _with(values, overrides)
     return Recipe.from_json(values, f"Recipe {str(source)!r}")
+
+
+def _decided_by_weights(weights: Any) -> dict[str, Any]:
+    origin = local_origin(weights) if isinstance(weights, str) else None
+    config = origin.config if origin else None
+    if config is None or config.name not in VARIANTS:
+        return {}
+    usual = config.n_skip == VARIANTS[config.name].n_skip
+    n_skip = None if usual else config.n_skip
+    return {"model": config.name, "image_size": config.image_size, "n_skip": n_skip}
 
 
 def changed_recipe(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -238,15 +271,23 @@ def _read(source: str | Path) -> dict[str, Any]:
     if str(source) in PRESETS:
         text = (files(__package__) / "recipes" / f"{source}.toml").read_text(encoding="utf-8")
         return tomllib.loads(text)
-    path = Path(source)
+    values = _parsed(Path(source))
+    return _on_base(values) if "base" in values else values
+
+
+def _parsed(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(_unknown(str(source)))
+        raise ConfigError(_unknown(str(path)))
     try:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a recipe in TOML (or JSON): {error}.") from None
-    return _on_base(values) if isinstance(values, dict) and "base" in values else values
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: expected settings of a recipe, found a {type(values).__name__}."
+        )
+    return values
 
 
 def _on_base(values: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from transunet.atomic import atomic_path, writable_folder
 from transunet.configuration import Configuration
+from transunet.data.preprocessing import Preprocessing
 from transunet.data.store import MANIFEST, Store
 from transunet.errors import ConfigError
 from transunet.extras import own_version
@@ -60,6 +61,8 @@ class Record(Configuration):
     """As asked for, before anything was derived; the path of weights is absolute."""
     layout: str | None = None
     """The data set's; None to recognise it."""
+    preprocessing: Preprocessing | None = None
+    """How the data set is to be prepared, where the weights decide; None by the data set."""
     launch: str = ""
     """Which torchrun began it, if one did."""
 
@@ -80,6 +83,7 @@ class Run:
         recipe: Recipe,
         *,
         layout: str | None = None,
+        preprocessing: Preprocessing | None = None,
         launch: str = "",
     ) -> Self:
         """Make the folder of a new run; a `dataset` that is a prepared store is used as it is.
@@ -96,6 +100,7 @@ class Run:
             store=_recorded(given or folder / "store", folder),
             recipe=_with_absolute_weights(recipe),
             layout=layout,
+            preprocessing=preprocessing,
             launch=launch,
         )
         run = cls(folder, record)
@@ -280,10 +285,9 @@ def _recorded(path: Path, folder: Path) -> str:
 
 def _with_absolute_weights(recipe: Recipe) -> Recipe:
     """Return `recipe` with the path of its weights such that it holds in every folder."""
-    path = Path(recipe.weights).expanduser()
-    if recipe.weights in {"auto", "none", *SOURCES} or not path.exists():
+    if recipe.weights in {"auto", "none", *SOURCES}:
         return recipe
-    return recipe.replace(weights=str(path.resolve()))
+    return recipe.replace(weights=str(Path(recipe.weights).expanduser().resolve()))
 
 
 def _described_holder(path: Path) -> str:

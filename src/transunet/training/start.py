@@ -16,12 +16,13 @@ from transunet.device import choose_device
 from transunet.errors import ConfigError, TransUNetError, WeightsError
 from transunet.models.config import variant
 from transunet.training.distributed import Processes
+from transunet.training.fine_tuning import check_agreement, preprocessing_from_weights
 from transunet.training.job import Job, choose_split
 from transunet.training.log import check_trackers
 from transunet.training.memory import BATCH, pieces_that_fit, size_that_fits
 from transunet.training.recipe import Recipe
 from transunet.training.run import Run, is_store, refuse_if_taken
-from transunet.weights.catalog import PARTS, SOURCES, files_for
+from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
 from transunet.weights.download import fetch
 
 
@@ -60,7 +61,15 @@ def start(
     if place.first and not begun_by_us(folder):
         refuse_if_taken(folder)
         check_possible(recipe, dataset, layout, device)
-        Run.begin(folder, dataset, store, recipe, layout=layout, launch=launch())
+        Run.begin(
+            folder,
+            dataset,
+            store,
+            recipe,
+            layout=layout,
+            preprocessing=preprocessing_from_weights(recipe, dataset, layout),
+            launch=launch(),
+        )
     place.wait()
     run = Run.reopen(folder)
     run.refuse_another(recipe)
@@ -117,8 +126,9 @@ def check_possible(
     size = None if recipe.image_size == "auto" else recipe.image_size
     variant(recipe.model, image_size=size, n_skip=recipe.n_skip)
     choose_split(recipe, _cases(dataset, layout))
+    check_agreement(recipe)
     weights = recipe.weights
-    if weights in SOURCES:
+    if weights in (*SOURCES, *RETIRED):
         try:
             for file in files_for(recipe.model, weights):
                 fetch(file)
@@ -210,7 +220,14 @@ def ready_store(run: Run, workers: int = 0, progress: Progress | None = None) ->
         return
     dataset = open_dataset(source, run.record.layout)
     seed = run.record.recipe.seed
-    prepare(dataset, path, workers=max(workers, 1), seed=seed, progress=progress)
+    prepare(
+        dataset,
+        path,
+        preprocessing=run.record.preprocessing,
+        workers=max(workers, 1),
+        seed=seed,
+        progress=progress,
+    )
 
 
 def _cases(dataset: Path, layout: str | None) -> Sequence[Splittable]:

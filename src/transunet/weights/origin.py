@@ -8,9 +8,11 @@ from typing import Any
 
 from transunet.errors import ConfigError, WeightsError
 from transunet.models.config import TransUNetConfig
-from transunet.weights.catalog import SOURCES
+from transunet.weights.catalog import RETIRED, SOURCES
 
-_MODEL, _CONFIG, _CHECKPOINT = "model.safetensors", "config.json", "checkpoint.pt"
+CHECKPOINT = "checkpoint.pt"
+"""The name of a run's checkpoint."""
+_MODEL, _CONFIG = "model.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,33 @@ def origin_of(path: Path) -> Origin:
             "path of a .npz, .pth or .safetensors file, of a bundle or of a run, or one of: "
             f"{', '.join(SOURCES)}."
         )
-    if path.name == _CHECKPOINT and (path.parent / "run.json").is_file():
+    if path.name == CHECKPOINT and (path.parent / "run.json").is_file():
         return _described(path, path.parent / "last")
     return _described(path, path.parent if path.name == _MODEL else None)
+
+
+def local_origin(weights: str | Path) -> Origin | None:
+    """Return what `weights` stand for on this machine.
+
+    None for a name of the catalogue, and where there is nothing of the kind.
+
+    Raises:
+        ConfigError, WeightsError: as `origin_of`.
+    """
+    if (
+        str(weights) in {"auto", "none", *SOURCES, *RETIRED}
+        or not Path(weights).expanduser().exists()
+    ):
+        return None
+    return origin_of(Path(weights))
 
 
 def _in_folder(folder: Path) -> tuple[Path, Path | None]:
     for bundle in (folder, folder / "best", folder / "last"):
         if (bundle / _MODEL).is_file():
             return bundle / _MODEL, bundle
-    if (folder / _CHECKPOINT).is_file():
-        return folder / _CHECKPOINT, None
+    if (folder / CHECKPOINT).is_file():
+        return folder / CHECKPOINT, None
     folds = sorted(fold.name for fold in folder.glob("fold-*") if fold.is_dir())
     hint = f" It holds folds: give one of them, {', '.join(folds)}." if folds else ""
     raise ConfigError(

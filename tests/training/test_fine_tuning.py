@@ -1,0 +1,238 @@
+"""Beginning a run from a bundle: what is taken from it, what is not, and what is said."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training_runs import same, steps, weights
+from transunet.bundle import save_pretrained
+from transunet.bundle_config import BundleConfig
+from transunet.create import create_model
+from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.store import Store
+from transunet.errors import ConfigError, WeightsError
+from transunet.models.config import variant
+from transunet.models.transunet import TransUNet
+from transunet.training.fine_tuning import _channels
+from transunet.training.loop import Stepped, train
+from transunet.training.recipe import load_recipe
+from transunet.training.start import resume, start
+from transunet.training.supervision import DeeplySupervised
+
+HEAD = ("segmentation_head.0.weight", "segmentation_head.0.bias")
+QUICK = {"batch_size": 3, "iterations": 4, "validations": 1}
+
+
+def bundle_at(folder, labels=("background", "spot", "vessel"), preprocessing=None, **architecture):
+    torch.manual_seed(3)
+    settings = {"image_size": 48, "num_classes": len(labels)} | architecture
+    model = TransUNet(variant("testing", **settings))
+    config = BundleConfig(
+        architecture=model.config,
+        preprocessing=preprocessing or Preprocessing(),
+        labels=dict(enumerate(labels)),
+    )
+    return save_pretrained(model, config, folder), model.state_dict()
+
+
+def begin(folder, data, source, **changes):
+    recipe = load_recipe("paper", QUICK | {"weights": str(source)} | changes)
+    return start(folder, data, recipe, device="cpu")
+
+
+def fresh(job):
+    torch.manual_seed(job.recipe.seed)
+    return TransUNet(job.model.config).state_dict()
+
+
+def test_each_class_begins_with_the_weights_of_its_name(tmp_path, store):
+    bundle, state = bundle_at(tmp_path / "bundle")
+    job = begin(tmp_path / "run", store, bundle)  # background, disc, spot
+    loaded, anew = job.model.state_dict(), fresh(job)
+    for name, value in loaded.items():
+        if name not in HEAD:
+            assert torch.equal(value, state[name]), name
+            continue
+        assert torch.equal(value[0], state[name][0])
+        assert torch.equal(value[1], anew[name][1])
+        assert torch.equal(value[2], state[name][1])
+    said = "\n".join(job.beginning.notes)
+    assert "kept for spot; fresh for disc; left out vessel; matched by name" in said
+    assert "spot is 2 and was 1" in said
+
+
+@pytest.mark.parametrize(
+    "source", ["bundle", "bundle/model.safetensors", "run", "run/checkpoint.pt"]
+)
+def test_a_bundle_a_file_of_it_a_run_or_its_checkpoint(tmp_path, store, source):
+    bundle_at(tmp_path / "bundle")
+    _, state = bundle_at(tmp_path / "run" / "best")
+    if "run" in source:
+        shutil.copytree(tmp_path / "run" / "best", tmp_path / "run" / "last")
+        (tmp_path / "run" / "run.json").write_text("{}")
+        torch.save({"format": 1, "model": state}, tmp_path / "run" / "checkpoint.pt")
+    job = begin(tmp_path / "new", store, tmp_path / source)
+    assert job.recipe.model == "testing"
+    assert job.recipe.size == (48, 48)
+    assert torch.equal(job.model.state_dict()[HEAD[0]][2], state[HEAD[0]][1])
+
+
+def test_what_is_said_explicitly_wins(tmp_path, store):
+    bundle, state = bundle_at(tmp_path / "bundle")
+    assert load_recipe("modern", {"weights": str(bundle)}).image_size == (48, 48)
+    assert load_recipe("paper", {"weights": str(bundle), "image_size": 64}).image_size == (64, 64)
+    file = tmp_path / "mine.toml"
+    file.write_text(f'base = "paper"\nimage_size = 32\nweights = "{bundle.as_posix()}"\n')
+    recipe = load_recipe(file)
+    assert (recipe.model, recipe.image_size) == ("testing", (32, 32))
+    assert load_recipe(file, {"weights": "none"}).model == "R50-ViT-B_16"
+    job = begin(tmp_path / "run", store, bundle, image_size=(16, 64))
+    positions = "transformer.embeddings.position_embeddings"
+    assert job.model.state_dict()[positions].shape == (1, 4, 1)
+    expected = state[positions].reshape(3, 3)[0].repeat(1)  # its first row, at 1 x 4
+    torch.testing.assert_close(
+        job.model.state_dict()[positions].flatten()[[0, -1]], expected[[0, -1]]
+    )
+    assert "3 x 3 resized to 1 x 4" in "\n".join(job.beginning.notes)
+
+
+def test_skips_are_taken_over(tmp_path):
+    model = TransUNet(variant("R26-ViT-Ti_16", n_skip=1, image_size=64))
+    config = BundleConfig(
+        architecture=model.config, preprocessing=Preprocessing(), labels={0: "background", 1: "a"}
+    )
+    bundle = save_pretrained(model, config, tmp_path)
+    assert load_recipe("paper", {"weights": str(bundle)}).n_skip == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": "R26-ViT-Ti_16"}, r"are of testing, and the recipe asks for R26.*Leave out"),
+        ({"weights": "nothing"}, "no weights 'nothing'"),
+        ({"weights": "imagenet21k-google"}, "expired"),
+        ({"weights": "{tmp}"}, "no best or last beside it"),
+    ],
+)
+def test_what_contradicts_the_weights_is_refused_before_any_work(tmp_path, toy, changes, says):
+    bundle, _ = bundle_at(tmp_path / "bundle")
+    changes = {key: value.format(tmp=tmp_path) for key, value in changes.items()}
+    with pytest.raises((ConfigError, WeightsError), match=f"(?s){says}"):
+        begin(tmp_path / "run", toy, bundle, **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_raw_data_set_is_prepared_as_the_bundles_was(tmp_path, toy):
+    theirs = Preprocessing(
+        channels=(Channel(name="MRI", normalisation="clip", low=-50, high=250),),
+        slice_axis=0,
+        orientation="LPS",
+    )
+    bundle, _ = bundle_at(tmp_path / "bundle", preprocessing=theirs)
+    job = begin(tmp_path / "run", toy, bundle)
+    assert job.store.preprocessing == theirs
+    assert job.bundle_config.preprocessing == theirs
+    assert "preprocessing: as of the weights' own data" in job.beginning.notes[-1]
+    image = job.store.image(next(iter(job.store.cases)))
+    assert image.shape[0] == 24  # sagittal
+    assert 0 <= image.min() < image.max() <= 1
+
+
+def test_a_store_is_taken_as_it_was_prepared_and_the_difference_is_said(tmp_path, store):
+    theirs = Preprocessing(channels=(Channel(name="CT"),), slice_axis=0)
+    bundle, _ = bundle_at(tmp_path / "bundle", preprocessing=theirs)
+    job = begin(tmp_path / "run", store, bundle)
+    assert job.store.preprocessing == Store.open(store).preprocessing
+    assert "the data set's, which is not" in job.beginning.notes[-1]
+    assert "slice_axis 2 (weights: 0)" in job.beginning.notes[-1]
+
+
+def test_intensities_are_taken_over_where_they_are_of_one_kind():
+    ct, wide = (Channel(name="CT", normalisation="clip", low=low, high=275) for low in (-125, -900))
+    mri, flair = Channel(name="MRI"), Channel(name="FLAIR")
+    photo = Channel(name="red", normalisation="range", high=255)
+    assert _channels([ct], [wide]) == (wide,)
+    assert _channels([ct], [mri]) == (ct,)
+    assert _channels([mri], [wide]) == (mri,)
+    assert _channels([mri], [flair]) == (mri,)
+    assert _channels([photo], [photo.replace(high=65535)]) == (photo,)
+    assert _channels([photo.replace(name="CT", high=1)], [ct]) == (
+        photo.replace(name="CT", high=1),
+    )
+    assert _channels([flair, ct], [wide, flair]) == (flair, wide)
+    assert _channels([ct, mri], [wide]) == (wide, mri)
+
+
+def test_a_resumed_run_needs_no_source_and_ends_the_same_to_the_bit(tmp_path, toy):
+    bundle, _ = bundle_at(tmp_path / "bundle", preprocessing=Preprocessing(slice_axis=1))
+    how = {"checkpoint_minutes": 0, "iterations": 6}
+    steps(begin(tmp_path / "whole", toy, bundle, **how))
+    job = begin(tmp_path / "parted", toy, bundle, **how)
+    events = train(job)
+    assert sum(isinstance(next(events), Stepped) for _ in range(3)) >= 2
+    events.close()
+    shutil.rmtree(bundle)
+    again = resume(tmp_path / "parted", device="cpu")
+    assert again.state.step >= 2
+    assert again.beginning is None
+    steps(again)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parted"))
+
+
+def test_heads_of_deep_supervision_go_by_name_too(tmp_path, store):
+    run = tmp_path / "run"
+    shutil.copytree(bundle_at(run / "best")[0], run / "last")
+    (run / "run.json").write_text("{}")
+    network = DeeplySupervised(TransUNet(variant("testing", num_classes=3, image_size=48)), 2)
+    average = TransUNet(network.model.config).state_dict()
+    contents = {"format": 1, "model": network.state_dict(), "average": average}
+    torch.save(contents, run / "checkpoint.pt")
+    job = begin(tmp_path / "new", store, run / "checkpoint.pt", deep_supervision=(0.5, 0.25))
+    for depth in range(2):
+        ours, theirs = job.bare.heads[depth], network.heads[depth]
+        for name in ("weight", "bias"):
+            assert torch.equal(getattr(ours, name)[[0, 2]], getattr(theirs, name)[[0, 1]])
+            assert not torch.equal(getattr(ours, name)[1], getattr(theirs, name)[2])
+    assert torch.equal(job.model.state_dict()[HEAD[0]][2], average[HEAD[0]][1])
+
+
+def test_other_channels(tmp_path, store):
+    theirs = Preprocessing(channels=tuple(Channel(name=name) for name in ("T1", "T2", "FLAIR")))
+    bundle, state = bundle_at(tmp_path / "bundle", preprocessing=theirs, in_channels=3)
+    job = begin(tmp_path / "run", store, bundle)  # one, repeated to three
+    stem = "transformer.embeddings.patch_embeddings.weight"
+    assert torch.equal(job.model.state_dict()[stem], state[stem])
+
+
+def test_create_model_takes_over_what_is_not_given(tmp_path, caplog):
+    bundle, state = bundle_at(tmp_path / "bundle", image_size=(32, 64))
+    model = create_model(weights=bundle)
+    assert model.config == variant("testing", num_classes=3, image_size=(32, 64))
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not caplog.records
+    names = ["background", "vessel", "liver", "spot"]
+    model = create_model(weights=str(bundle), class_names=names, in_channels=2, image_size=64)
+    assert model.config == variant("testing", num_classes=4, in_channels=2, image_size=64)
+    for ours, row in {0: 0, 1: 2, 3: 1}.items():
+        np.testing.assert_array_equal(model.state_dict()[HEAD[1]][ours], state[HEAD[1]][row])
+    assert "fresh for liver" in caplog.text
+    caplog.clear()
+    assert create_model(weights=bundle, num_classes=7).config.num_classes == 7
+    assert "head: fresh (3 classes in the weights, 7 here)" in caplog.text
+    with pytest.raises(WeightsError, match=r"This file is testing .*--model testing"):
+        create_model("R26-ViT-Ti_16", weights=bundle)
+
+
+def test_a_checkpoint_without_a_bundle_needs_the_number_of_classes_said(tmp_path, caplog):
+    _, state = bundle_at(tmp_path / "bundle")
+    path = Path(tmp_path / "a.pth")
+    torch.save({"network_weights": state}, path)
+    with pytest.raises(WeightsError, match="num_classes=3"):
+        create_model("testing", image_size=48, weights=path)
+    model = create_model("testing", image_size=48, num_classes=2, weights=path)
+    assert "head: fresh (3 classes in the weights, 2 here)" in caplog.text
+    name = "decoder.conv_more.0.weight"
+    assert torch.equal(model.state_dict()[name], state[name])
