@@ -170,7 +170,8 @@ def test_fine_tuning_for_other_classes_says_what_was_kept_and_predicts(dataset, 
     assert result.exit_code == 0, result.output
     for told in (
         f"Weights from {tmp_path}/one/best",
-        "kept for Box; fresh for rim; matched by name, since the order differs (Box is 2 and was 1)",
+        "kept for Box; fresh for rim",
+        "matched by name, since the order differs (Box is 2 and was 1)",
         "position embeddings: 2 x 2 kept",
         "preprocessing: as of the weights' own data",
     ):

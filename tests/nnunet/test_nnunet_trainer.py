@@ -21,6 +21,7 @@ from transunet.data.formats import read_volume
 from transunet.data.volume import same_grid
 from transunet.models.transunet import TransUNet
 from transunet.nnunet.plans import config_for_plans
+from transunet.weights.load import load_weights
 
 if find_spec("nnunetv2") is None:
     pytest.skip(
@@ -127,6 +128,15 @@ def test_training_ends_with_a_validation(trained: Project) -> None:
     weights = checkpoint_of(trained)["network_weights"]
     heads = next(value for name, value in weights.items() if name == "segmentation_head.0.weight")
     assert heads.shape[0] == 2  # one per region, none for the background or what is ignored
+
+
+def test_what_was_trained_is_taken_back(trained: Project) -> None:
+    plans = json.loads((trained.folder / "preprocessed" / NAME / "nnUNetPlans.json").read_text())
+    patch_size = plans["configurations"]["2d"]["patch_size"]
+    model = TransUNet(config_for_plans("R26-ViT-Ti_16", patch_size, 2, 2))
+    load_weights(model, trained.results / "fold_all" / "checkpoint_final.pth")
+    theirs = checkpoint_of(trained)["network_weights"]
+    assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
 
 
 def test_training_is_taken_up_again(trained: Project) -> None:

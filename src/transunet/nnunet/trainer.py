@@ -90,10 +90,14 @@ class nnUNetTrainerTransUNet(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
                     _source(source),
                     partial=True,
                     labels=self._class_names(),
-                    channels=[str(name) for name in self.dataset_json["channel_names"].values()],
+                    channels=self._channel_names(),
                 )
             )
         self.print_to_log_file(f"TransUNet {self.variant} starts from {begun}")
+
+    def _channel_names(self) -> list[str]:
+        names = self.dataset_json.get("channel_names") or self.dataset_json.get("modality") or {}
+        return [str(name) for name in names.values()]
 
     def _class_names(self) -> dict[int, str] | None:
         """Return class -> name; None for regions, which overlap and are numbered otherwise."""
