@@ -73,11 +73,11 @@ def test_damage_is_one_clear_error_whatever_the_name(tmp_path, name, content):
         read_volume(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".png", ".npy"])
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".png", ".tif", ".npy"])
 def test_other_formats_are_known_by_how_they_begin_and_in_capitals(tmp_path, suffix):
     pytest.importorskip("SimpleITK" if suffix in (".nrrd", ".mha") else "PIL")
     volume = read_volume(path_of(tmp_path / "a.nii"))
-    if suffix == ".png":
+    if suffix in (".png", ".tif"):
         volume = volume.with_array(volume.array.astype(np.uint8))
         volume = type(volume)(volume.array[..., :1], np.eye(4))
     write_volume(volume, tmp_path / f"a{suffix}")

@@ -4,8 +4,7 @@ import zipfile
 from math import prod
 from pathlib import Path
 
-from transunet.data.formats import kind_of, nifti, raster, read_grid
-from transunet.extras import require
+from transunet.data.formats import channels_in, kind_of, read_grid
 from transunet.serve.faults import ApiError
 from transunet.serve.intake import ITK, NIFTI, RASTER
 from transunet.serve.space import no_room
@@ -32,12 +31,8 @@ def declared(path: Path) -> int:
     if suffix == ".npz":
         return _unpacked_bytes(path)
     shape = read_grid(path).spatial_shape
-    if suffix in NIFTI:
-        return prod([*nifti.shape_of(path), 1])
-    if suffix in ITK:
-        return prod(shape) * _more_axes(path)
-    if suffix in RASTER:
-        return prod(shape) * raster.bits(path)[0]
+    if suffix in (*NIFTI, *ITK, *RASTER):
+        return prod(shape) * channels_in(path)
     if suffix == ".npy":
         return path.stat().st_size  # it is mapped: its file cannot hold fewer bytes than voxels
     return prod(shape)
@@ -59,11 +54,3 @@ def _unpacked_bytes(path: Path) -> int:
             return sum(member.file_size for member in archive.infolist())
     except Exception:  # damaged in any way: the reader says how
         return 0
-
-
-def _more_axes(path: Path) -> int:
-    """Components of a voxel, times the fourth axis."""
-    reader = require("SimpleITK", extra="images").ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return int(reader.GetNumberOfComponents()) * prod([*map(int, reader.GetSize()[3:]), 1])

@@ -72,6 +72,35 @@ def test_channel_files_make_one_case(tmp_path: Path) -> None:
     assert [case.name for case in find_inputs([t1], 1)] == ["p"]
 
 
+@pytest.mark.parametrize("numbers", [(1, 2), (0, 1), (1,)])
+def test_numbered_files_that_hold_all_channels_are_cases(
+    tmp_path: Path, numbers: tuple[int, ...]
+) -> None:
+    for number in numbers:
+        save_nifti(tmp_path / f"case_{number:04d}.nii.gz", np.zeros((4, 4, 3, 2), np.int16))
+    cases = find_inputs([tmp_path], 2)
+    assert [case.name for case in cases] == [f"case_{number:04d}" for number in numbers]
+    assert all(len(case.images) == 1 for case in cases)
+
+
+def test_numbered_photographs_are_cases_of_a_network_for_colours(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="needs the extra images")
+    for number in (1, 2, 3):
+        image.new("RGB", (8, 8)).save(tmp_path / f"photo_{number:04d}.png")
+    assert [case.name for case in find_inputs([tmp_path], 3)] == [
+        "photo_0001",
+        "photo_0002",
+        "photo_0003",
+    ]
+
+
+def test_files_per_channel_and_with_all_channels_go_together(tmp_path: Path) -> None:
+    for index in (0, 1):
+        save_nifti(tmp_path / f"a_000{index}.nii.gz", np.zeros((4, 4, 3), np.int16))
+    save_nifti(tmp_path / "b.nii.gz", np.zeros((4, 4, 3, 2), np.int16))
+    assert {case.name: len(case.images) for case in find_inputs([tmp_path], 2)} == {"a": 2, "b": 1}
+
+
 def test_a_case_without_all_its_channels_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "p_0000.nii.gz", "q_0000.nii.gz", "q_0001.nii.gz", "q_0002.nii.gz")
     with pytest.raises(DataError, match=r"Case q .*expected 2"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import dicom, nifti
+from transunet.data.formats import dicom, itk, nifti, raster
 from transunet.data.formats.archive import is_zip
 from transunet.data.formats.dicom_seg_read import is_seg, seg_grid
 from transunet.data.formats.dicom_series import are_slices, open_series
@@ -36,6 +36,7 @@ __all__ = [
     "SLICES",
     "case_of_mask",
     "channel_of",
+    "channels_in",
     "files_of",
     "format_of",
     "header_contradictions",
@@ -183,6 +184,18 @@ def read_grid(path: Path, series: str | int | None = None) -> Grid:
             return replace(read_grid(files[0]), name=str(path))
     grid: Grid = format_of(path).read_grid(path, **_chosen(path, series))
     return grid
+
+
+def channels_in(path: Path) -> int:
+    """Return how many channels a file holds, for most formats without reading the voxels.
+
+    Raises:
+        As `read_volume`.
+    """
+    module = format_of(path)
+    if module in (nifti, itk, raster):
+        return int(module.channels_in(path))
+    return read_volume(path).channels
 
 
 def header_contradictions(paths: Iterable[Path]) -> Problem | None:

@@ -7,6 +7,7 @@ first two rows of an affine change their signs on the way.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,6 +88,17 @@ def segment_names(path: Path) -> dict[int, str]:
         for key in header
         if re.fullmatch(r"Segment\d+_Name", key) and values[key].isdecimal()
     }
+
+
+def channels_in(path: Path) -> int:
+    """Return how many channels a file's header promises: components times further axes.
+
+    Raises:
+        As `read`.
+    """
+    reader = _reader(path)
+    _undamaged(path, reader.ReadImageInformation)
+    return int(reader.GetNumberOfComponents()) * prod(map(int, reader.GetSize()[3:]))
 
 
 def write(volume: Volume, path: Path) -> None:

@@ -39,7 +39,7 @@ FORMATS: Mapping[str, ModuleType] = {
 """Suffix -> module with `read`, `read_labels`, `read_grid` (path) and `write` (volume, path)."""
 SLICES = frozenset({".dcm", ".dicom", ".ima"})
 """Suffixes of files of which a folder holds one image."""
-# How files begin that may have no suffix. A TIFF is not among them: its pages go by its name.
+# How files begin that may have no suffix.
 _MAGIC = {
     suffix: re.compile(start, re.DOTALL)
     for suffix, start in {
@@ -49,6 +49,7 @@ _MAGIC = {
         ".npy": rb"\x93NUMPY",
         ".png": rb"\x89PNG\r\n\x1a\n",
         ".jpg": rb"\xff\xd8\xff",
+        ".tif": rb"II[*+]\0|MM\0[*+]",
     }.items()
 }
 _START = 352  # bytes in which they do

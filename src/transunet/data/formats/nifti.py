@@ -9,6 +9,7 @@ import weakref
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,13 +136,13 @@ def read_grid(path: Path) -> Grid:
     return _grid(path, _undamaged(path, _load))
 
 
-def shape_of(path: Path) -> tuple[int, ...]:
-    """Return the shape that a file's header promises, channels and all.
+def channels_in(path: Path) -> int:
+    """Return how many channels a file's header promises: what lies beyond three axes.
 
     Raises:
         DataError: when it is damaged.
     """
-    return tuple(int(size) for size in _undamaged(path, _load).shape)
+    return prod(int(size) for size in _undamaged(path, _load).shape[3:])
 
 
 def other_of_pair(path: Path) -> Path | None:

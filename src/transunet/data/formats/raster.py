@@ -131,6 +131,15 @@ def read_grid(path: Path) -> Grid:
     return Grid((header.height, header.width, slices), np.eye(4), str(path))
 
 
+def channels_in(path: Path) -> int:
+    """Return how many channels a file has, from its header.
+
+    Raises:
+        As `read_grid`.
+    """
+    return read_header(path).channels
+
+
 def bits(path: Path) -> tuple[int, int]:
     """Return channels and bits per channel, from the header.
 

@@ -14,6 +14,7 @@ from transunet.data.formats import (
     FORMATS,
     SLICES,
     channel_of,
+    channels_in,
     is_dicom_path,
     kind_of,
     stem_of,
@@ -189,21 +190,31 @@ def _alone(images: Iterable[Image]) -> list[Case]:
 
 
 def _joined(images: Iterable[Image], channels: int) -> list[Case]:
-    grouped: dict[str, dict[int, Path]] = {}
+    grouped: dict[str, dict[int, Image]] = {}
     for image in images:
         name, index = channel_of(image.name) or (image.name, 0)
-        grouped.setdefault(name, {})[index] = image.path
+        grouped.setdefault(name, {})[index] = image
+    cases = []
     for name, parts in grouped.items():
-        if sorted(parts) not in ([0], list(range(channels))):
+        if sorted(parts) != [0] and all(_holds(part.path, channels) for part in parts.values()):
+            cases += _alone(parts.values())
+        elif sorted(parts) in ([0], list(range(channels))):
+            cases.append(Case(name, tuple(parts[index].path for index in sorted(parts)), None))
+        else:
             raise DataError(
                 f"Case {name} has the channel files "
-                f"{', '.join(part.name for part in parts.values())}; "
-                f"expected {channels}, numbered from _0000."
+                f"{', '.join(part.path.name for part in parts.values())}; "
+                f"expected {channels}, numbered from _0000, or files of {channels} channels each."
             )
-    return [
-        Case(name, tuple(parts[index] for index in sorted(parts)), None)
-        for name, parts in grouped.items()
-    ]
+    return cases
+
+
+def _holds(path: Path, channels: int) -> bool:
+    """Whether a file has all channels itself; its number is then the case's, not a channel's."""
+    try:
+        return path.is_file() and channels_in(path) == channels
+    except TransUNetError:
+        return False  # reading the case will tell what is wrong with it
 
 
 def _with_series(cases: Iterable[Case], series: str) -> list[Case]:
