@@ -22,6 +22,8 @@ def numbered(*names):
         (("kidney", "kidney"), ("kidney", "kidney"), {1: 1, 2: 2}),
         (("#ff0000", "#00ff00"), ("#00FF00", "#ff0000"), {1: 2, 2: 1}),
         (("tumor",), ("tumour",), {}),
+        (("Segment_2", "Segment_1"), ("grey", "white"), {1: 1, 2: 2}),  # 3D Slicer's, by value
+        (("Segment", "Segment_1"), ("Segment_1", "Segment_2"), {1: 1, 2: 2}),
     ],
 )
 def test_classes_are_matched_by_name_and_those_without_one_by_number(first, second, numbers):

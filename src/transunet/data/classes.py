@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 _SEPARATORS = re.compile(r"[\s_-]+")
-_NUMBERED = re.compile(r"(?:(?:class|label|structure|region|segment) ?)?(\d+)")
+_NUMBERED = re.compile(r"(?:(?:class|label) )?(\d+)")
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
-_ANY_CLASS = frozenset({"foreground", "object", "mask"})
+_ANY_CLASS = re.compile(r"foreground|(?:class|label|mask|object|region|segment|structure)(?: \d+)?")
+"""Words that tell no class; the number in 3D Slicer's "Segment_2" is not the value in the file."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def match_classes(first: Mapping[int, str], second: Mapping[int, str]) -> Matche
 def is_named(name: str) -> bool:
     """Whether a class has a name of its own, rather than a number or a word for any class."""
     plain = _plain(name)
-    return not (plain in _ANY_CLASS or _NUMBERED.fullmatch(plain) or _COLOUR.fullmatch(plain))
+    return not (
+        _ANY_CLASS.fullmatch(plain) or _NUMBERED.fullmatch(plain) or _COLOUR.fullmatch(plain)
+    )
 
 
 def _by_name(classes: Mapping[int, str]) -> dict[str, int]:
@@ -67,7 +70,8 @@ def _by_name(classes: Mapping[int, str]) -> dict[str, int]:
     """
     named = {number: _plain(name) for number, name in classes.items() if number}
     counts = Counter(named.values())
-    return {n: number for number, n in named.items() if counts[n] == 1 and n not in _ANY_CLASS}
+    told = {n for n in named.values() if _NUMBERED.fullmatch(n) or not _ANY_CLASS.fullmatch(n)}
+    return {n: number for number, n in named.items() if counts[n] == 1 and n in told}
 
 
 def _tells(name: str, by_name: Mapping[str, int]) -> bool:
