@@ -195,6 +195,29 @@ def test_a_header_need_not_list_what_its_file_does_not_hold(tmp_path, blocks, sh
     assert dice(found) == {"grey matter": [1.0], "white matter": [0.0]}
 
 
+def layered(path, layers, names):
+    """A segmentation as 3D Slicer writes one whose segments have overlapped: a layer for each."""
+    itk = pytest.importorskip("SimpleITK")
+    stacked = np.stack([layer.T for layer in layers], axis=-1).astype(np.uint8)
+    image = itk.GetImageFromArray(stacked, isVector=True)
+    for index, name in enumerate(names):
+        for key, value in (("Name", name), ("LabelValue", "1"), ("Layer", str(index))):
+            image.SetMetaData(f"Segment{index}_{key}", value)
+    path.parent.mkdir(exist_ok=True)
+    itk.WriteImage(image, str(path))
+
+
+def test_layers_of_slicer_are_one_label_map(tmp_path, blocks):
+    names = ["white matter", "grey matter"]
+    layered(tmp_path / "r" / "a.seg.nrrd", [blocks() == 2, blocks() == 1], names)
+    segmented(tmp_path / "p" / "a.nrrd", blocks(), {1: "grey matter", 2: "white matter"})
+    found = evaluate(tmp_path / "p", Question(tmp_path / "r")).evaluation
+    assert dice(found) == {"white matter": [1.0], "grey matter": [1.0]}
+    layered(tmp_path / "r" / "a.seg.nrrd", [blocks() == 2, blocks() >= 1], names)
+    with pytest.raises(DataError, match="'white matter' and 'grey matter' overlap"):
+        evaluate(tmp_path / "p", Question(tmp_path / "r"))
+
+
 def test_voxels_that_nobody_labelled_count_in_neither_map(tmp_path, save, blocks):
     reference, prediction = blocks(), blocks(1)
     nobody = reference.copy()

@@ -4,7 +4,6 @@ ITK counts left, posterior and superior as positive; here it is right, anterior 
 first two rows of an affine change their signs on the way.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -55,7 +54,32 @@ def read(path: Path) -> Volume:
     return Volume(_channels_first(array, path), header.affine, str(path), header)
 
 
-read_labels = read  # a label map is stored as an image is
+def read_labels(path: Path) -> Volume:
+    """Read a label map: as `read`, and 3D Slicer's segmentation in several layers as one.
+
+    Slicer writes layers where segments have overlapped at some time, and each may hold the same
+    values; in the label map, segments are numbered as they are listed, from 1.
+
+    Raises:
+        As `read`; DataError also when segments do overlap.
+    """
+    volume, segments = read(path), _segments(path)
+    if not any(segment.layer for segment in segments):
+        return volume
+    if volume.channels <= max(segment.layer for segment in segments):
+        raise _problem(path, f"its header lists more layers than the {volume.channels} it has")
+    labels = np.zeros_like(volume.array[:1], np.uint16)
+    for number, segment in enumerate(segments, 1):
+        inside = volume.array[[segment.layer]] == segment.value
+        if labels[inside].any():
+            other = segments[labels[inside].max() - 1]
+            found = f"its segments {other.name!r} and {segment.name!r} overlap; expected one label"
+            remedy = (
+                "Let segments not overlap (in 3D Slicer: Segment Editor, Masking), or export one"
+            )
+            raise Problem("overlap", str(path), f"{found} per voxel", remedy).error()
+        labels[inside] = number
+    return volume.with_array(labels)
 
 
 def read_grid(path: Path) -> Grid:
@@ -77,17 +101,32 @@ def segment_names(path: Path) -> dict[int, str]:
     Raises:
         As `read`.
     """
-    itk = require("SimpleITK", extra="images")
-    reader = itk.ImageFileReader()
-    reader.SetFileName(str(path))
+    segments = _segments(path)
+    if any(segment.layer for segment in segments):
+        return {number: segment.name for number, segment in enumerate(segments, 1)}
+    return {segment.value: segment.name for segment in segments}
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A segment in a header of 3D Slicer's."""
+
+    name: str
+    value: int
+    layer: int
+
+
+def _segments(path: Path) -> list[_Segment]:
+    reader = _reader(path)
     _undamaged(path, reader.ReadImageInformation)
     header = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-    values = {key: header.get(key.replace("_Name", "_LabelValue"), "") for key in header}
-    return {
-        int(values[key]): header[key]
-        for key in header
-        if re.fullmatch(r"Segment\d+_Name", key) and values[key].isdecimal()
-    }
+    segments: list[_Segment] = []
+    while (start := f"Segment{len(segments)}_") + "Name" in header:
+        value, layer = header.get(start + "LabelValue", ""), header.get(start + "Layer", "0")
+        if not (value.isdecimal() and layer.isdecimal()):
+            return []  # written before Slicer told label values
+        segments.append(_Segment(header[start + "Name"], int(value), int(layer)))
+    return segments
 
 
 def channels_in(path: Path) -> int:
