@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transunet.errors import ConfigError
+from transunet.errors import ConfigError, is_full_disk
 
 
 @contextmanager
@@ -28,8 +28,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def writable_folder(path: Path) -> Path:
+def writable_folder(path: Path, remedy: str = "Choose another output folder.") -> Path:
     """Create the folder `path` where it is missing and make sure that it can be written to.
+
+    Args:
+        path: the folder.
+        remedy: what to do where it cannot be; on a full disk, to make room comes first.
 
     Raises:
         ConfigError: when it is a file, or cannot be made or written to.
@@ -39,9 +43,9 @@ def writable_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError as error:
+        room = "Make room. " if is_full_disk(error) else ""
         raise ConfigError(
-            f"Cannot write to the folder {path}: {error.strerror or error}. "
-            "Choose another output folder."
+            f"Cannot write to the folder {path}: {error.strerror or error}. {room}{remedy}"
         ) from None
 
 

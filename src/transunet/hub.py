@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transunet.errors import ConfigError, first_line
-from transunet.weights.cache import cache_folder
+from transunet.weights.cache import cache_folder, can_be_written
 from transunet.weights.download import ANSWER_SECONDS, is_offline
 
 
@@ -21,18 +21,26 @@ def download_file(repository: str, name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     endpoint = os.environ.get("HF_ENDPOINT") or None
+    folder = cache_folder() / "bundles"
+    writable = can_be_written(folder)
     try:
         return Path(
             hf_hub_download(
                 repository,
                 name,
-                cache_dir=cache_folder() / "bundles",
+                cache_dir=folder,
                 endpoint=endpoint,
-                local_files_only=is_offline() or not _answers(repository, name, endpoint),
+                local_files_only=is_offline()
+                or not writable
+                or not _answers(repository, name, endpoint),
             )
         )
     except LocalEntryNotFoundError:
-        reason = "it is not in the cache and the hub cannot be reached (or offline mode is on)"
+        reason = (
+            "it is not in the cache and the hub cannot be reached (or offline mode is on)"
+            if writable
+            else f"it is not in {folder}, which this user cannot write to"
+        )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = first_line(error)
     raise ConfigError(

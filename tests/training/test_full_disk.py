@@ -1,25 +1,18 @@
 """Runs whose disk is filled while they train."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from disks import small_disk
 from training_runs import SETTINGS, finish, launch, steps_logged, wait_for_step
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 200 MB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(path)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("cannot mount a small disk here")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=False)
+    with small_disk(tmp_path / "disk", 200) as path:
+        yield path
 
 
 def fill(path: Path, leave: int = 0) -> None:

@@ -1,5 +1,6 @@
 """From a data set and a recipe, or from a run's folder, to a job that can be trained."""
 
+import logging
 import os
 import platform
 import shutil
@@ -13,7 +14,7 @@ from transunet.data.prepare import Progress, labelled, prepare
 from transunet.data.splits import Splittable
 from transunet.data.store import MANIFEST, Store
 from transunet.device import choose_device
-from transunet.errors import ConfigError, TransUNetError, WeightsError
+from transunet.errors import ConfigError, TransUNetError, WeightsError, first_line
 from transunet.models.config import variant
 from transunet.training.distributed import Processes
 from transunet.training.fine_tuning import check_agreement, preprocessing_from_weights
@@ -24,6 +25,8 @@ from transunet.training.recipe import Recipe
 from transunet.training.run import Run, is_store, refuse_if_taken
 from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
 from transunet.weights.download import fetch
+
+_log = logging.getLogger(__name__)
 
 
 def start(
@@ -158,7 +161,8 @@ def _can_be_had(model: str) -> bool:
     try:
         for file in files_for(model, "imagenet21k"):
             fetch(file)
-    except WeightsError:
+    except (WeightsError, ConfigError) as error:  # no network, no room, a cache that is read-only
+        _log.warning("The published weights cannot be had: %s", first_line(error))
         return False
     return True
 

@@ -19,9 +19,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from transunet.atomic import writable_folder
 from transunet.errors import ConfigError, TransUNetError, WeightsError
 from transunet.extras import DISTRIBUTION, own_version
 from transunet.weights import cache
@@ -82,14 +79,14 @@ def fetch(
         ConfigError: when the cache folder cannot be written to.
     """
     path = cache.place(file)
-    if path.is_file():
+    if cache.is_cached(file):
         return cache.checked(file)
     if offline or (offline is None and is_offline()):
         raise WeightsError(
             f"{file.key} is not in the cache, and offline mode is on.{_advice(file)}"
         )
-    _make_folder(path.parent)
-    with FileLock(f"{path}.lock"):
+    cache.writable_cache_folder(path.parent)
+    with cache.cache_lock(path):
         if not path.is_file():
             _download(file, path, progress or (lambda done, total: None))
     return cache.checked(file)
@@ -110,8 +107,11 @@ def _download(file: WeightFile, path: Path, progress: Progress) -> None:
     _check_space(file, remote, part)
     _transfer(file, remote, part, progress)
     record = _verified(file, remote, part)
-    cache.remember(file, record)
-    part.replace(path)
+    try:
+        cache.remember(file, record)
+        part.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
     _identity_note(part).unlink(missing_ok=True)
 
 
@@ -135,7 +135,10 @@ def _keep_only_if_same(part: Path, remote: Remote) -> None:
     noted = note.read_text(encoding="utf-8") if note.is_file() else ""
     if remote.digest is None or noted != remote.identity:
         part.unlink(missing_ok=True)
-    note.write_text(remote.identity, encoding="utf-8")
+    try:
+        note.write_text(remote.identity, encoding="utf-8")
+    except OSError as error:
+        raise _cannot_write(note, error) from error
 
 
 def _check_space(file: WeightFile, remote: Remote, part: Path) -> None:
@@ -201,10 +204,7 @@ def _write(stream: Any, chunk: bytes, part: Path) -> None:
     try:
         stream.write(chunk)
     except OSError as error:  # the disk's fault, not the network's: trying again would not help
-        raise ConfigError(
-            f"{part}: cannot be written: {error.strerror or error}. Make room and do the same "
-            "again to resume, or set TRANSUNET_CACHE to another folder."
-        ) from error
+        raise _cannot_write(part, error) from error
 
 
 def _verified(file: WeightFile, remote: Remote, part: Path) -> Record:
@@ -309,11 +309,11 @@ def _reason(error: Exception) -> str:
     return status + (text[0] if text else type(error).__name__)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        writable_folder(folder)
-    except ConfigError as error:
-        raise ConfigError(f"{error} For the cache, that is to set TRANSUNET_CACHE.") from None
+def _cannot_write(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{path}: cannot be written: {error.strerror or error}. Make room and do the same again to "
+        f"resume, or set the environment variable {cache.VARIABLE} to another folder."
+    )
 
 
 def _request(url: str, method: str = "GET", headers: dict[str, str] | None = None) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from disks import make_read_only, small_disk
 from prediction import tiny_bundle
 from transunet.bundle_config import BundleConfig, read_config
 from transunet.errors import ConfigError
@@ -241,6 +242,23 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle_to_auto(
     assert "openvino is passed over" in caplog.text
     with pytest.raises(ConfigError, match="TRANSUNET_CACHE"):
         load_networks([bundle], "cpu", "openvino")
+
+
+def test_what_lies_in_a_read_only_cache_is_used(
+    bundle: Path,
+    config: BundleConfig,
+    writers: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with small_disk(tmp_path / "disk", 10) as disk:
+        monkeypatch.setenv("TRANSUNET_CACHE", str(disk))
+        first = converted(bundle, config, "openvino")
+        make_read_only(disk)
+        assert converted(bundle, config, "openvino") == first
+        with pytest.raises(ConversionError, match=r"Read-only.*TRANSUNET_CACHE to a folder"):
+            converted(bundle, config, "onnxruntime")
+    assert len(writers) == 1
 
 
 def test_the_cache_forgets_what_was_not_used_for_longest(

@@ -11,20 +11,20 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
-from transunet.atomic import atomic_path, writable_folder
+from transunet.atomic import atomic_path
 from transunet.bundle_config import MODEL, BundleConfig, locate
 from transunet.errors import ConfigError, TransUNetError, first_line
 from transunet.extras import version_of
 from transunet.inference.network import Network
-from transunet.weights.cache import cache_folder, digests
+from transunet.weights.cache import cache_folder, cache_lock, digests, writable_cache_folder
 
 if TYPE_CHECKING:
     from transunet.models.transunet import TransUNet
@@ -83,7 +83,7 @@ def converted(source: Path | str, config: BundleConfig, engine: str) -> Converte
     found = _look(folder, engine)
     if found is None:
         _make_folder(folder.parent)
-        with FileLock(f"{folder}.lock"):
+        with cache_lock(folder):
             found = _look(folder, engine)  # another process may have made it by now
             if found is None:
                 _make(source, config, engine, folder)
@@ -119,9 +119,10 @@ def _look(folder: Path, engine: str) -> Converted | None:
         found = Converted(folder / KINDS[engine].file, str(note["fingerprint"]))
         if not whole or found.path.name not in files:
             return None
-        os.utime(folder / _NOTE)  # says when it was used last
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    with suppress(OSError):  # what lies in a cache that cannot be written to is used all the same
+        os.utime(folder / _NOTE)  # says when it was used last
     return found
 
 
@@ -184,9 +185,9 @@ def _unusable(source: Path | str, engine: str, error: Exception) -> ConversionEr
 
 def _make_folder(folder: Path) -> None:
     try:
-        writable_folder(folder)
+        writable_cache_folder(folder)
     except ConfigError as error:
-        raise ConversionError(f"{error} For the cache, that is to set TRANSUNET_CACHE.") from None
+        raise ConversionError(str(error)) from None
 
 
 def _forget_oldest(folder: Path) -> None:
