@@ -211,8 +211,22 @@ def test_a_file_without_suffix_a_pair_and_a_zip_become_nifti(
         assert np.array_equal(read_labels(out).array, expected.array)
 
 
-def test_a_pair_is_no_output(predictor: Predictor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["L.NII.GZ", "L.Nii.Gz", "L.NPY", "L.NPZ", "L.MHA", "L.NRRD"])
+def test_capital_letters_in_an_output_are_kept(
+    predictor: Predictor, tmp_path: Path, name: str
+) -> None:
     image = save_nifti(tmp_path / "a.nii.gz")
-    with pytest.raises(ConfigError, match=r"out\.img: a pair of files.*Choose \.nii\.gz"):
-        predict_file(predictor, image, tmp_path / "out.img")
+    expected = predictor(image)
+    written = read_labels(predict_file(predictor, image, tmp_path / "out" / name))
+    assert np.array_equal(written.array, expected.array)
+    assert name == "L.NPZ" or np.allclose(written.affine, expected.affine)
+    beside = {f"{name}.json"} if name == "L.NPY" else set()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {name} | beside
+
+
+@pytest.mark.parametrize("name", ["out.img", "out.mhd", "out.nhdr"])
+def test_two_files_are_no_output(predictor: Predictor, tmp_path: Path, name: str) -> None:
+    image = save_nifti(tmp_path / "a.nii.gz")
+    with pytest.raises(ConfigError, match=r"out\..*not written as two files.*Choose \.nii\.gz"):
+        predict_file(predictor, image, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]

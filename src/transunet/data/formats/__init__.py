@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -237,8 +238,17 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     """
     path = Path(path)
     module = _module(path)
+    suffix = suffix_of(path) or ""
+    small = path.with_name(path.name[: -len(suffix)] + suffix)  # what libraries know
     try:
-        module.write(volume, path)
+        if small == path:
+            module.write(volume, path)
+            return
+        with TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
+            scratch = Path(folder, small.name)
+            module.write(volume, scratch)
+            for file in Path(folder).iterdir():
+                file.replace(path.with_name(file.name.replace(small.name, path.name)))
     except OSError as error:
         raise ConfigError(
             f"Cannot write {path}: {error.strerror or error}. Choose another place or make room."

@@ -120,12 +120,12 @@ def predict_file(
             f"A predictor was given, which has its own settings; found {', '.join(settings)} too."
         )
     output = Path(output)
-    if output.suffix != ".npz" and suffix_of(output) is None:
+    if output.suffix.lower() != ".npz" and suffix_of(output) is None:
         raise ConfigError(f"{output}: label maps are written as .npz, {', '.join(FORMATS)}.")
     paths = [Path(path) for path in ([image] if isinstance(image, Path | str) else image)]
     try:
         volume = read_image(paths, series)
-        if output.suffix == ".dcm":  # told before it is computed
+        if output.suffix.lower() == ".dcm":  # told before it is computed
             check_source(volume, bundle.labels)
         labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
     except FAULTS as error:

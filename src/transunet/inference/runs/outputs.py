@@ -64,16 +64,16 @@ def write_labels(labels: Volume, path: Path, names: Mapping[int, str] | None = N
     Raises:
         ConfigError: for a format that is not known or cannot hold it, or where there is no room.
     """
-    if path.name.lower().endswith(tuple(PAIR)):
+    if path.name.lower().endswith((*PAIR, ".mhd", ".nhdr")):
         raise ConfigError(
-            f"{path}: a pair of files (.hdr, .img) is read but not written, since one of them "
-            "could be left without the other. Choose .nii.gz."
+            f"{path}: label maps are not written as two files, of which one could be left without "
+            "the other. Choose .nii.gz, .mha or .nrrd."
         )
     with _complete(path) as scratch:
         _write(labels, scratch, names)
         if sidecar_of(scratch).exists():  # first, so that a label map never lacks its place
             sidecar_of(scratch).replace(sidecar_of(path))
-        elif path.suffix == ".npy":
+        elif path.suffix.lower() == ".npy":
             sidecar_of(path).unlink(missing_ok=True)  # of a label map that is replaced
 
 
@@ -99,10 +99,11 @@ def _complete(path: Path) -> Iterator[Path]:
 
 
 def _write(labels: Volume, path: Path, names: Mapping[int, str] | None) -> None:
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         slices = np.moveaxis(labels.array[0], -1, 0)
-        np.savez_compressed(path, label=slices, affine=labels.affine)
-    elif path.suffix == ".dcm" and names is not None:
+        with path.open("wb") as file:  # by its name, numpy would add a suffix in small letters
+            np.savez_compressed(file, label=slices, affine=labels.affine)
+    elif path.suffix.lower() == ".dcm" and names is not None:
         write_seg(labels, labels, names, path)
     else:
         write_volume(labels, path)
