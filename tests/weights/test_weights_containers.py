@@ -21,7 +21,9 @@ from safetensors.torch import save_file
 
 from transunet.errors import WeightsError
 from transunet.models.transunet import TransUNet
+from transunet.weights.content import looks_like
 from transunet.weights.load import load_weights
+from transunet.weights.remapped import positions
 from weights.written import seeded_model, small, write_npz, write_timm
 
 ROOT = Path(__file__).parents[2]
@@ -150,6 +152,13 @@ def test_lightnings_dictionaries(tmp_path, monkeypatch):
     loads(tmp_path / "a.ckpt")
 
 
+def test_losses_and_settings_as_objects(tmp_path):
+    """Lightning's `save_hyperparameters` keeps what the module was made with."""
+    settings = {"loss": torch.nn.CrossEntropyLoss(torch.ones(3)), "path": pathlib.Path("x")}
+    torch.save({"state_dict": prefixed("net."), "hyper_parameters": settings}, tmp_path / "a.ckpt")
+    loads(tmp_path / "a.ckpt")
+
+
 def test_two_networks_of_equal_standing_are_not_chosen_between(tmp_path):
     torch.save({"first": STATE, "second": OTHER}, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match=r"several networks: first, second\. Keep the one"):
@@ -206,6 +215,7 @@ def test_torchscript_and_other_archives_say_what_they_are(tmp_path):
         (b'{"error": "Repository not found"}', "JSON .*Repository not found"),
         (b"\x1f\x8b\x08\x00" + bytes(60), ".*gzip"),
         (b"\x89HDF\r\n\x1a\n" + bytes(60), ".*HDF5"),
+        (b'{"erro":{"code": 401}}', "JSON"),
         (b"", "nothing"),
     ],
 )
@@ -228,6 +238,19 @@ def test_an_encoder_without_a_class_token(tmp_path, write):
     model = TransUNet(small())
     load_weights(model, path)
     assert torch.equal(model.state_dict()[positions], STATE[positions])
+
+
+@pytest.mark.parametrize(("count", "dropped"), [(197, 1), (196, 0), (393, 1), (392, 0)])
+def test_which_embeddings_have_a_class_token(count, dropped):
+    """14 x 14 and 14 x 28, with it and without."""
+    entries = {"pos_embed": torch.zeros(1, count, 2)} | ({"cls_token": STATE} if dropped else {})
+    _, _, change = positions(entries, "pos_embed", "cls_token")
+    assert change(entries["pos_embed"]).shape[1] == count - dropped
+
+
+def test_the_start_of_weights_is_nothing_else(tmp_path):
+    for length in (0x227B, 0x88B1F, 0x5B5B, 0x3C3C):  # '{"', gzip's, '[[', '<<'
+        assert looks_like(length.to_bytes(8, "little") + b'{"__metadata__":{}') is None
 
 
 def test_timm_wrapped_as_its_own_trainer_does(tmp_path):

@@ -6,7 +6,7 @@ _TOLD_BY = (
     (rb"\s*(?:<!doctype\s+html|<html|<head|<\?xml)", "a web page"),
     (rb"version https://git-lfs", "the pointer to a file in Git LFS, not the file"),
     (rb"\s*[{\[]\s*[\"{\[\]}]", "JSON"),
-    (rb"\x1f\x8b", "bytes compressed with gzip"),
+    (rb"\x1f\x8b\x08", "bytes compressed with gzip"),
     (rb"\x89HDF\r\n", "an HDF5 file, as Keras writes it"),
 )
 
@@ -18,6 +18,8 @@ def looks_like(start: bytes) -> str | None:
     """
     if not start:
         return "nothing"
+    if start[4:9] == b"\0\0\0\0{":  # a .safetensors, whose length may begin like anything
+        return None
     for pattern, name in _TOLD_BY:
         if re.match(pattern, start, re.IGNORECASE):
             return f"{name}{_first_words(start)}"

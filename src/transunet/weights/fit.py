@@ -218,9 +218,14 @@ def _plainly(remapped: Remapped, config: TransUNetConfig) -> list[str]:
     lines = []
     tokens, known = tokens_of(state), position_grid(remapped, config)
     if known is None and tokens not in (0, prod(config.grid)):
+        known_by = (
+            "its bundle's config.json tells: give the bundle's folder"
+            if remapped.whole
+            else "it does not tell: create the model with the image size of the file"
+        )
         lines.append(
-            f"The file's {tokens} position embeddings fill no square, and which grid they fill is "
-            "told by its bundle's config.json: give the bundle's folder."
+            f"The file's {tokens} position embeddings fill no square; which grid they fill, "
+            f"{known_by}."
         )
     if (classes := classes_of(state)) not in (None, config.num_classes):
         lines.append(

@@ -46,6 +46,16 @@ class _PlainDictionary:
         return {}
 
 
+class _Inert:
+    """Stands for an object of which nothing is of use here; none of its own code is run."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
 _NUMPY_CORE = ("core", "_core")  # before and since NumPy 2
 _DICTIONARIES = (
     "collections.defaultdict",
@@ -71,6 +81,11 @@ _HARMLESS: tuple[Any, ...] = (
     *((kind, name) for name, kind in _PATHS.items()),
     *((_PlainDictionary, name) for name in _DICTIONARIES),
 )
+_INERT = (
+    *("torch.nn.modules.loss.", "torch.optim.", "monai.losses.", "omegaconf.", "typing."),
+    *("lightning.", "lightning_fabric.", "pytorch_lightning."),
+)
+"""What objects of settings, losses and schedules are called, of which nothing is of use here."""
 _one_at_a_time = threading.Lock()  # torch's list of what is allowed is the process's
 
 
@@ -99,7 +114,7 @@ def _container(path: Path) -> str:
         start = stream.read(512)
     if start.startswith(b"PK"):
         return _zip_container(path)
-    if start[8:9] == b"{":  # a length of eight bytes, then JSON
+    if start[4:9] == b"\0\0\0\0{":  # a length of eight bytes, then JSON
         return "safetensors"
     if start.startswith(b"\x80"):  # a pickle; checkpoints of before 2020 are bare ones
         return "pth"
@@ -170,7 +185,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
-        with _one_at_a_time, torch.serialization.safe_globals(_allowed()):
+        with _one_at_a_time, torch.serialization.safe_globals(_allowed(path)):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refusal(path, str(error))) from None
@@ -179,20 +194,27 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     return _state_dict(path, content)
 
 
-def _allowed() -> list[Any]:
+def _allowed(path: Path) -> list[Any]:
     """Return what is allowed here and was not before: the rest is not ours to take away again."""
     before = torch.serialization.get_safe_globals()
-    return [one for one in _HARMLESS if one not in before]
+    others = [name for name in _asked_for(path) if name not in _DICTIONARIES]
+    inert = [(_Inert, name) for name in others if name.startswith(_INERT)]
+    return [*(one for one in _HARMLESS if one not in before), *inert]
 
 
 def _refusal(path: Path, reason: str) -> str:
-    asked = _asked_for(path) or re.findall(r"GLOBAL ([\w.]+)", reason)
-    if not asked:
-        return f"{path}: the checkpoint is damaged: {reason.splitlines()[0]} Copy it again."
-    more = f" and {len(asked) - _LISTED} more" if len(asked) > _LISTED else ""
+    with torch.serialization.safe_globals(_allowed(path)):
+        asked = _asked_for(path) or re.findall(r"GLOBAL ([\w.]+)", reason)
+    what = (
+        "holds more than tensors and plain values"
+        if asked
+        else "is damaged, or holds what is not built here"
+    )
+    if asked:
+        more = f" and {len(asked) - _LISTED} more" if len(asked) > _LISTED else ""
+        what += f" (it asks for {', '.join(asked[:_LISTED])}{more})"
     return (
-        f"{path}: the checkpoint holds more than tensors and plain values (it asks for "
-        f"{', '.join(asked[:_LISTED])}{more}). Nothing in it was executed, and no setting makes it "
+        f"{path}: the checkpoint {what}. Nothing in it was executed, and no setting makes it "
         "load. Where it was made, and only where you trust it, this keeps its tensors alone:\n"
         + _TENSORS_ALONE.format(path.name)
     )
@@ -201,8 +223,7 @@ def _refusal(path: Path, reason: str) -> str:
 def _asked_for(path: Path) -> list[str]:
     """Return what the pickle in `path` asks for in vain; [] where that cannot be told."""
     try:
-        with torch.serialization.safe_globals(_allowed()):
-            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # of before 2020, or damaged
         return []
 
