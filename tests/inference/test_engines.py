@@ -93,7 +93,7 @@ def test_an_engine_for_the_cpu_is_refused_elsewhere(
 
 def test_a_missing_package_names_its_extra(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(ConfigError, match=r"transunet\[openvino\]"):
+    with pytest.raises(ConfigError, match=r"transunet-torch\[openvino\]"):
         candidates(bundle, "openvino", "auto", "cpu")
 
 

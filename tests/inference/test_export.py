@@ -178,7 +178,7 @@ def test_targets_that_cannot_work(
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ConfigError, match=r"'onnxscript'.*transunet\[onnx\]"):
+    with pytest.raises(ConfigError, match=r"'onnxscript'.*transunet-torch\[onnx\]"):
         check_target(tmp_path / "net.onnx")
 
 

@@ -46,7 +46,7 @@ def test_nnunet_searches_a_folder_that_holds_trainers_only() -> None:
 
 @pytest.mark.skipif(find_spec("nnunetv2") is not None, reason="nnU-Net is installed")
 def test_without_nnunet_the_command_says_how_to_install_it() -> None:
-    with pytest.raises(ConfigError, match=r"transunet\[nnunet\]"):
+    with pytest.raises(ConfigError, match=r"transunet-torch\[nnunet\]"):
         launch.run("nnUNetv2_train", [])
 
 

@@ -218,7 +218,7 @@ def test_memory_that_runs_out_is_told_and_a_mistake_of_ours_is_not_hidden(
         monkeypatch.setattr(run.Predictor, "__call__", raises)
 
     fail(RuntimeError("CUDA out of memory. Tried to allocate"))
-    assert "smaller --batch-size" in str(go(predictor, images)["p0"].error)
+    assert "smaller batch size (--batch-size)" in str(go(predictor, images)["p0"].error)
     fail(RuntimeError("shape mismatch"))
     with pytest.raises(RuntimeError, match="shape mismatch"):
         go(predictor, images)
