@@ -243,6 +243,37 @@ def test_file_names_as_clients_encode_them(client, disposition, name):
     assert answer.json()["name"] == name
 
 
+def test_what_predict_reads_is_taken(client, tmp_path):
+    import nibabel
+
+    from prediction import OBLIQUE
+
+    array, content = noise((20, 24, 6)), image_bytes(0)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("study/scan.nii.gz", content)
+    nibabel.save(nibabel.Nifti1Pair(array, OBLIQUE), tmp_path / "a.hdr")
+    uploads = [
+        [("scan", content)],
+        [("scan.zip", archive.getvalue())],
+        [tmp_path / "a.hdr", tmp_path / "a.img"],
+        [tmp_path / "a.img", tmp_path / "a.hdr"],
+    ]
+    for files in uploads:
+        image = client.upload(*files)
+        assert (image["shape"], image["channels"]) == ([20, 24, 6], 1)
+        assert image["orientation"] == client.upload(("b.nii.gz", content))["orientation"]
+    itk = pytest.importorskip("SimpleITK", reason="MetaImage needs the extra images")
+    for suffix in ("mhd", "nhdr"):
+        itk.WriteImage(itk.GetImageFromArray(array), str(tmp_path / f"b.{suffix}"))
+        files = sorted(tmp_path.glob("b.*"))
+        assert len(files) == 2
+        assert client.upload(*files)["shape"] == [6, 24, 20]
+        for file in files:
+            file.unlink()
+    assert client.wait(client.submit(client.upload(*uploads[2])["id"])["id"])["status"] == "done"
+
+
 def test_head_is_get_without_a_body(client):
     job = client.segment(("a.nii.gz", image_bytes(0)))
     for path in ("/bundles", "/health", "/jobs", f"/jobs/{job['id']}/result"):

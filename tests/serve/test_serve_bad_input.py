@@ -195,6 +195,17 @@ def test_a_long_request_that_is_no_upload(client):
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
 
+@pytest.mark.parametrize("data_file", ["LIST", "voxels%d.raw 1 2 1", "../a.raw", "gone.raw"])
+def test_a_header_names_no_file_but_one_that_was_sent(client, data_file):
+    beside = [(name, b"/etc/passwd\n" * 99) for name in ("LIST", "voxels1.raw", "a.raw")]
+    nrrd = NRRD_ELSEWHERE.replace(b"/etc/passwd", data_file.encode())
+    mhd = MHA_ELSEWHERE.replace(b"/etc/passwd", data_file.encode())
+    local = MHA_ELSEWHERE + b"ElementDataFile = LOCAL\n"  # the first such line is the one read
+    for header in (("a.nhdr", nrrd), ("a.mhd", mhd), ("a.mha", local)):
+        answer = client.send(header, *beside)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unknown_format")
+
+
 def test_file_names():
     assert shown("C:\\scans\\a b.nii.gz") == "a b.nii.gz"
     assert shown("../..") == ".."

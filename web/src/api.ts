@@ -140,9 +140,9 @@ export function sendImage(files: File[], progress: (fraction: number) => void, s
   return uploadExplained("images", form, progress);
 }
 
-export function compare(id: string, file: File): Promise<Comparison> {
+export function compare(id: string, files: File[]): Promise<Comparison> {
   const form = new FormData();
-  form.append("file", file, file.name);
+  for (const file of files) form.append("file", file, file.name);
   return uploadExplained(`jobs/${id}/reference`, form);
 }
 

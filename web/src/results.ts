@@ -71,8 +71,9 @@ export async function useReference(files: File[]): Promise<void> {
   text.hidden = false;
   text.textContent = `Comparing with ${file.name}…`;
   try {
-    state.comparison = await api.compare(state.job.id, file);
-    text.textContent = `Compared with ${file.name}; Dice and HD95 are in the table.`;
+    state.comparison = await api.compare(state.job.id, files);
+    const told = [`Compared with ${file.name}; Dice and HD95 are in the table.`, ...state.comparison.warnings];
+    text.textContent = told.join(" ");
     announce(text.textContent);
     changed("comparison");
   } catch (error) {

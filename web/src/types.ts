@@ -80,6 +80,7 @@ export interface Settings {
 export interface Comparison {
   structures: { index: number; name: string; dice: number | null; hd95_mm: number | null }[];
   mean: { dice: number | null; hd95_mm: number | null };
+  warnings: string[];
 }
 
 export interface Limits {

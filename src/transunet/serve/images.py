@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import dicom, kind_of, raster, read_volume, stem_of, volumes_in_zip
+from transunet.data.formats import (
+    FORMATS,
+    dicom,
+    kind_of,
+    npy,
+    raster,
+    read_volume,
+    stem_of,
+    synapse,
+    volumes_in_zip,
+)
 from transunet.data.formats.archive import Unpacked, is_zip
 from transunet.data.formats.dicom_series import open_series
 from transunet.data.formats.nifti import nib
@@ -29,7 +39,6 @@ VIEW = "volume.nii.gz"
 DOWN_AND_RIGHT = np.array([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 """Lays pictures, whose first axis runs down their rows, upright on an axial screen."""
 _NO_PLACE = "The file tells no voxel size: a pixel counts as one millimetre."
-_SUFFIXES_WITHOUT_PLACE = (*intake.RASTER, ".npz")
 
 
 def inspect(
@@ -51,7 +60,7 @@ def inspect(
     upload = folder / UPLOAD
     try:
         with telling_of_full_disks():
-            paths = _unpacked([upload / name for name in files], room)
+            paths = unpacked([upload / name for name in files], room)
             source = intake.arrange(paths, as_, series)
             volume = read(source, most)
             affine = view_affine(source, volume)
@@ -120,17 +129,22 @@ def _seen(volume: Volume) -> NDArray[Any]:
     return volume.array // 257 if deep else volume.array
 
 
-def _unpacked(files: list[Path], room: int) -> list[Path]:
-    """The files; in place of a single archive its volume, or the folder of its series."""
+def unpacked(files: list[Path], room: int) -> list[Path]:
+    """Return the files; in place of a single archive its volume, or the folder of its series.
+
+    Raises:
+        ApiError: when what is in the archive takes more than `room` bytes.
+        DataError: for an archive that is refused.
+    """
     if len(files) != 1 or not is_zip(files[0]):
         return files
     (archive,) = files
     sizes.check_archive(archive, room)
     volumes = volumes_in_zip(archive)
-    unpacked = Unpacked(archive)
+    content = Unpacked(archive)
     target = archive.parent / "series"
-    shutil.move(unpacked.folder, target)
-    unpacked.close()
+    shutil.move(content.folder, target)
+    content.close()
     archive.unlink()
     return [target / name for name in volumes] or [target]
 
@@ -161,9 +175,10 @@ def _kept(source: Source, folder: Path) -> dict[str, Any]:
 
 
 def _without_place(source: Source, volume: Volume) -> bool:
-    suffix = kind_of(source.paths[0]) if not source.dicom else None
-    plane = suffix == ".npy" and volume.header is not None
-    return suffix in _SUFFIXES_WITHOUT_PLACE or plane
+    if source.dicom:
+        return False
+    module = FORMATS.get(kind_of(source.paths[0]) or "")
+    return module in (raster, synapse) or (module is npy and volume.header is not None)
 
 
 def _obstacle(volume: Volume) -> str | None:

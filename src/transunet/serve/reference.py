@@ -1,94 +1,101 @@
 """A job's label map against a reference that somebody drew; runs in the desk's process."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from transunet.data.classes import match_classes
-from transunet.data.formats import suffix_of
-from transunet.data.formats.dicom_files import is_dicom
-from transunet.data.formats.dicom_seg_read import read_seg
+from transunet.data.classes import is_named, match_classes
+from transunet.data.formats.dicom_seg_read import is_seg, segment_names
 from transunet.errors import DataError, GeometryError, TransUNetError
 from transunet.evaluation.measure import Settings, measure
 from transunet.evaluation.metrics import ClassMetrics
 from transunet.evaluation.names import names_of
 from transunet.evaluation.pairs import Pair
 from transunet.evaluation.records import Structure
-from transunet.inference.runs.outputs import write_labels
-from transunet.serve.faults import told
-from transunet.serve.images import read_kept
-from transunet.serve.intake import check_format
+from transunet.serve.faults import ApiError, told
+from transunet.serve.images import unpacked
+from transunet.serve.intake import check_format, without_companions
 from transunet.serve.questions import LABELS
 from transunet.serve.sizes import check_voxels, declared
 from transunet.serve.space import telling_of_full_disks
 
 
 def score(
-    reference: Path,
-    image_folder: Path,
-    facts: dict[str, Any],
-    folder: Path,
-    names: Mapping[int, str],
-    most: int,
+    files: Sequence[Path], folder: Path, names: Mapping[int, str], most: int, room: int
 ) -> dict[str, Any]:
-    """Compare the labels of the job in `folder` with `reference`.
+    """Compare the labels of the job in `folder` with a reference.
+
+    Its classes are the bundle's by name where it names them (3D Slicer's `.seg.nrrd`, a DICOM
+    SEG), else by number; 255 in a black-and-white mask is the class of a bundle that has one.
 
     Args:
-        reference: a label map on the image's grid, of any format that images may have, or a DICOM
-            segmentation of the image's series.
-        image_folder: the image's.
-        facts: the image's.
+        files: of the reference, which lies on the image's grid, in any format that images may have,
+            or a DICOM segmentation of the image's series.
         folder: the job's.
         names: class index -> name.
         most: voxels that the reference may have.
+        room: bytes that an archive may unpack to.
 
     Returns:
-        `structures` and `mean`, as the API answers them; None where a figure is not defined.
+        `structures`, `mean` and `warnings`, as the API answers them; None where a figure is not
+        defined.
 
     Raises:
         ApiError: when the reference is unreadable, on another grid, or has other labels.
     """
     try:
         with telling_of_full_disks():
-            path = _label_file(reference, image_folder, facts, most)
-            numbers = _numbers(reference, names)
+            path = _label_file(unpacked(list(files), room), most)
+            numbers, warnings = _by_name(path, names)
             pair = Pair("the image", folder / LABELS, path, reference_numbers=numbers)
             structures = tuple(Structure((index,), names[index]) for index in names if index)
             record = measure(pair, Settings(structures))
     except TransUNetError as error:
         code = "wrong_grid" if isinstance(error, GeometryError) else "unreadable"
-        fault = told(error, reference.parent, code)
+        fault = told(error, files[0].parent, code)
         fault.message = fault.message.replace(str(folder / LABELS), "the prediction")
         raise fault from None
+    if record.white:
+        soft = ", with its soft edges cut at half of it" if record.white == "soft" else ""
+        warnings.append(f"255 in the reference was read as {names[1]}{soft}.")
     rows = [_row(one, record.metrics[one.key]) for one in structures]
-    return {"structures": rows, "mean": {key: _mean(rows, key) for key in ("dice", "hd95_mm")}}
+    means = {key: _mean(rows, key) for key in ("dice", "hd95_mm")}
+    return {"structures": rows, "mean": means, "warnings": warnings}
 
 
-def _numbers(reference: Path, names: Mapping[int, str]) -> Mapping[int, int]:
-    """Label value of the reference -> class index, where its segments have names of their own."""
-    told = names_of(reference)
-    if told is None or not told.real:
-        return {}
-    matched = match_classes(told.labels, names)
+def _label_file(files: Sequence[Path], most: int) -> Path:
+    images = without_companions(files)
+    if len(images) != 1:
+        message = f"Expected one file, the reference; found {len(images)}."
+        raise ApiError("malformed", message, "Send it as the form field 'file'.")
+    (path,) = images
+    if not is_seg(path):
+        check_format(path)
+        check_voxels(path, declared(path), most)
+    return path
+
+
+def _by_name(path: Path, names: Mapping[int, str]) -> tuple[Mapping[int, int], list[str]]:
+    """The class index of each of a reference's labels, where it names them, and what to say of it.
+
+    Raises:
+        DataError: when it names a class that the bundle does not have.
+    """
+    told = names_of(path)
+    own = segment_names(path) if is_seg(path) else told.labels if told else {}
+    if not any(is_named(name) for value, name in own.items() if value):
+        return {}, []
+    matched = match_classes({0: "background", **own}, names)
     if matched.first_only:
         raise DataError(
-            f"{reference}: it holds {', '.join(matched.first_only.values())}; expected structures "
+            f"{path}: it holds {', '.join(matched.first_only.values())}; expected structures "
             f"of the bundle: {', '.join(names[index] for index in names if index)}. Name the "
             "reference's segments like these, or send a label map without names, numbered alike."
         )
-    return matched.numbers
-
-
-def _label_file(reference: Path, image_folder: Path, facts: dict[str, Any], most: int) -> Path:
-    if suffix_of(reference) != ".zip" and is_dicom(reference):
-        labels = read_seg(reference, read_kept(image_folder, facts))
-        path = reference.with_name("reference.nii.gz")
-        write_labels(labels, path)
-        return path
-    check_format(reference)
-    check_voxels(reference, declared(reference), most)
-    return reference
+    if matched.in_order:
+        return {}, []
+    return matched.numbers, ["The reference numbers its classes otherwise: compared by name."]
 
 
 def _row(structure: Structure, found: ClassMetrics) -> dict[str, Any]:

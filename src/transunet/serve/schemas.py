@@ -193,6 +193,7 @@ class Comparison(BaseModel):
 
     structures: list[Score]
     mean: Means
+    warnings: list[str] = Field(description="How the reference was read, if not as it is.")
 
 
 class ServerLimits(BaseModel):

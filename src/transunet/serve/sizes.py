@@ -4,9 +4,8 @@ import zipfile
 from math import prod
 from pathlib import Path
 
-from transunet.data.formats import channels_in, kind_of, read_grid
+from transunet.data.formats import FORMATS, channels_in, itk, kind_of, nifti, raster, read_grid
 from transunet.serve.faults import ApiError
-from transunet.serve.intake import ITK, NIFTI, RASTER
 from transunet.serve.space import no_room
 
 
@@ -31,7 +30,7 @@ def declared(path: Path) -> int:
     if suffix == ".npz":
         return _unpacked_bytes(path)
     shape = read_grid(path).spatial_shape
-    if suffix in (*NIFTI, *ITK, *RASTER):
+    if FORMATS.get(suffix or "") in (nifti, itk, raster):
         return prod(shape) * channels_in(path)
     if suffix == ".npy":
         return path.stat().st_size  # it is mapped: its file cannot hold fewer bytes than voxels

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 
 from transunet.serve.faults import ApiError
-from transunet.serve.images import UPLOAD
 from transunet.serve.names import download
 from transunet.serve.questions import LABELS, OVERLAY
 from transunet.serve.records import JobRecord
@@ -90,22 +89,17 @@ async def result(
 async def reference(request: Request, here: Here, id: Id) -> Comparison:
     """Compare the label map with a reference that lies on the image's grid."""
     job = await anyio.to_thread.run_sync(_done, here, id)
-    image = await anyio.to_thread.run_sync(here.image, job.image)
     served = here.bundle(job.bundle)
-    async with received(request, here) as (_, folder, upload):
-        files = [file for file in upload.files if not file.name.endswith(".npy.json")]
-        if len(files) != 1:
-            message = f"Expected one file, the reference; found {len(files)}."
-            raise ApiError("malformed", message, "Send it as the form field 'file'.")
-        assert files[0].parent == folder / UPLOAD
+    async with received(request, here) as (_, _, upload):
+        if not upload.files:
+            raise ApiError("malformed", "There is no file.", "Send one as the form field 'file'.")
         found = await here.desk.run(
             score,
-            files[0],
-            here.image_folder(image.id),
-            image.facts,
+            upload.files,
             here.job_folder(id),
             dict(served.config.labels),
             here.limits.voxels,
+            here.limits.quota_bytes - here.store.used_bytes(),
         )
     return Comparison.model_validate(found)
 
