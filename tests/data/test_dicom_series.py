@@ -194,6 +194,7 @@ MARKS = [
     ("DiffusionBValue", (0.0, 800.0)),
     ("TemporalPositionIdentifier", (1, 2)),
     ("AcquisitionNumber", (1, 2)),
+    ("AcquisitionTime", ("101500", "101700")),
 ]
 
 
@@ -335,6 +336,16 @@ def test_files_without_a_preamble_or_meta_information(tmp_path, kept):
         path.write_bytes(starts.get(kept, content[meta:]))
     assert is_slice(tmp_path / "I000")
     np.testing.assert_array_equal(read(tmp_path).array, ramp().transpose(2, 1, 0)[None])
+
+
+def test_images_that_do_not_say_of_which_class_they_are_are_read(tmp_path):
+    for index, dataset in enumerate(series_of(ramp())):
+        del dataset.SOPClassUID
+        dataset.save_as(tmp_path / f"{index}.dcm", implicit_vr=False, little_endian=True)
+    assert (
+        "MediaStorageSOPClassUID" not in pydicom.dcmread(tmp_path / "0.dcm", force=True).file_meta
+    )
+    assert read(tmp_path).spatial_shape == (7, 6, 5)
 
 
 def test_what_is_no_slice_is_named(tmp_path):

@@ -225,7 +225,7 @@ def _add(found: Scan, file: Path) -> None:
 def _kind(path: Path, dataset: Any) -> str | None:
     """Return None for an image that is part of a volume, else what it is instead."""
     kind = sop_class(dataset)
-    if not kind:
+    if not kind and "Rows" not in dataset:
         raise unreadable(path, "its header ends before it says what it is")
     if kind == _DIRECTORY:
         return "DICOMDIR"

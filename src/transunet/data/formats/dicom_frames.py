@@ -57,8 +57,11 @@ _MARKS = (
     ("", "InversionTime"),
     ("", "KVP"),
     ("", "ConvolutionKernel"),
+    ("", "AcquisitionTime"),
 )
-MAY_ALTERNATE = frozenset({"TriggerTime", "StackID", "FrameAcquisitionNumber", "AcquisitionNumber"})
+MAY_ALTERNATE = frozenset(
+    {"TriggerTime", "StackID", "FrameAcquisitionNumber", "AcquisitionNumber", "AcquisitionTime"}
+)
 """Marks that may differ from slice to slice of one volume, as where odd and even slices are
 acquired one after the other; the images that differ in another mark are never one volume."""
 
