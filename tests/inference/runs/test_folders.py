@@ -271,6 +271,24 @@ def test_what_is_no_slice_makes_no_case(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 @pytest.mark.usefixtures("dicom")
+def test_a_folder_with_slices_of_its_own_is_a_case_beside_those_below(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "p1", series_of(ramp(1), uid="1.2.3"))
+    save(folder, [header("1.2.7", "1.2", "SR", "1.2.840.10008.5.1.4.1.1.88.22")])
+    save(folder / "ct", series_of(ramp()))
+    save(tmp_path / "p2", series_of(ramp(3), uid="1.2.4"))
+    save(tmp_path / "p2/deep", series_of(ramp(4), uid="1.2.5"))
+    cases = find_inputs([tmp_path], 1)
+    outcomes = predict_cases(predictor, cases, tmp_path / "out")
+    assert [(o.case, o.error) for o in outcomes] == [
+        (name, None) for name in ("p1", "p1/ct", "p2", "p2/deep")
+    ]
+    shapes = [nib.load(tmp_path / "out" / f"{case.name}.nii.gz").shape[2] for case in cases]
+    assert shapes == [1, 5, 3, 4]
+
+
+@pytest.mark.usefixtures("dicom")
 def test_slices_given_one_by_one_are_one_case(
     predictor: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

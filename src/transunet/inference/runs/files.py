@@ -186,7 +186,7 @@ def _has_channel_names(images: Iterable[Image], channels: int) -> bool:
 
 
 def _alone(images: Iterable[Image]) -> list[Case]:
-    return [Case(image.name, (image.path,), None) for image in images]
+    return [Case(image.name, image.files, None) for image in images]
 
 
 def _joined(images: Iterable[Image], channels: int) -> list[Case]:

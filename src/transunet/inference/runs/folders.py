@@ -16,7 +16,7 @@ from transunet.data.formats import (
     stem_of,
     suffix_of,
 )
-from transunet.data.formats.dicom_files import EMPTY, OTHER, why_no_slice
+from transunet.data.formats.dicom_files import EMPTY, OTHER, is_slice, why_no_slice
 from transunet.data.formats.dicom_series import counted
 from transunet.data.layouts import open_dataset, recognises
 from transunet.data.layouts.lists import MISSING_TEST
@@ -33,6 +33,13 @@ class Image(NamedTuple):
     path: Path
     name: str
     """Its stem, behind the folders that lead to it: `patient101/patient101_frame01`."""
+    slices: tuple[Path, ...] = ()
+    """Of a DICOM folder above others: its own, without those of the others."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read."""
+        return self.slices or (self.path,)
 
 
 def dataset_in(folder: Path, split: str | None, labelled: bool) -> DataSet | None:
@@ -80,10 +87,10 @@ def chosen_cases(dataset: DataSet, split: str | None, labelled: bool) -> list[Ca
 def images_below(folder: Path) -> list[Image]:
     """Return the images in `folder` and in the folders below it, by name.
 
-    A folder with DICOM slices is one image. Links to folders are followed. Passed over are hidden
-    files and folders, folders that predictions were written to, and pictures beside volumes, which
-    are previews or masks; and, with a note, links that lead nowhere or in a circle, and DICOM files
-    that are no slices.
+    A folder with DICOM slices is one image, and so is each folder with slices below it. Links to
+    folders are followed. Passed over are hidden files and folders, folders that predictions were
+    written to, and pictures beside volumes, which are previews or masks; and, with a note, links
+    that lead nowhere or in a circle, and DICOM files that are no slices.
 
     Raises:
         ConfigError: when there are none.
@@ -103,6 +110,14 @@ def images_below(folder: Path) -> list[Image]:
         raise ConfigError(f"The folder {folder} holds no images ({', '.join(FORMATS)}){more}.")
     if passed_over:
         _LOGGER.info("%s: %s", folder, told)
+    series = [image.path for image in found if image.path.is_dir()]
+    files = dict(walked.folders)
+    found = [
+        image._replace(slices=tuple(filter(is_slice, files[image.path])))
+        if any(image.path in place.parents for place in series)
+        else image
+        for image in found
+    ]
     return [image for image in found if not _is_picture(image)] or found
 
 
