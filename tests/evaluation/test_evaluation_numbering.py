@@ -243,6 +243,18 @@ def test_a_value_of_255_that_nobody_declared_is_refused_with_the_option(
         evaluate(tmp_path / "p", Question(tmp_path / "r", labels=names))
 
 
+def test_a_class_of_255_that_was_found_in_masks_is_told_of(tmp_path, save, blocks):
+    masks = blocks(second=False)
+    masks[9:] = 255
+    save(tmp_path / "D" / "images" / "a.nii.gz", blocks().astype(np.int16))
+    save(tmp_path / "D" / "masks" / "a.nii.gz", masks)
+    save(tmp_path / "p" / "a.nii.gz", blocks(second=False))
+    found = evaluate(tmp_path / "p", Question(tmp_path / "D")).evaluation
+    assert "--ignore 255" in found.notes[0]
+    left_out = evaluate(tmp_path / "p", Question(tmp_path / "D", ignore=255)).evaluation
+    assert dice(left_out) == {"class 1": [1.0]}
+
+
 def ignoring(folder, labels, save, array):
     save(folder / "imagesTr" / "a_0000.nii.gz", array.astype(np.int16))
     save(folder / "labelsTr" / "a.nii.gz", array)

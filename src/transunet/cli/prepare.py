@@ -230,6 +230,8 @@ def _show_classes(console: "Console", store: "Store", data: "DataSet") -> None:
         cases = f"{store.fingerprint.cases_with[index]} of {store.fingerprint.cases}"
         table.add_row(str(index), name, f"{frequencies[index]:.3%}", cases)
     console.print(table)
+    if data.ignore is not None:
+        console.print(f"Voxels that hold {data.ignore} count in nothing: nobody labelled them.")
     if data.label_map:
         console.print(f"Labels mapped by {data.label_map}.")
 

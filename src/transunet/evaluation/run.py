@@ -180,6 +180,9 @@ def _notes(settings: Settings, records: Sequence[CaseRecord]) -> Iterator[str]:
         yield f"In {len(white)} references 255 is read as class 1: they are black-and-white masks."
     if soft := white.count("soft"):
         yield f"The edges of {soft} of them are soft: more than half of 255 is read as class 1."
+    for note in settings.dataset.notes if settings.dataset else ():
+        if note.kind == "255-label":
+            yield f"{note.found[0].upper()}{note.found[1:]}. {note.remedy}."
     ignore = settings.dataset.ignore if settings.dataset else settings.ignore
     if ignore is not None:
         yield f"Voxels that hold {ignore} in the reference count in neither map."
