@@ -73,6 +73,18 @@ def test_a_predictions_manifest_names_the_labels(cases: Path) -> None:
     assert "label 1" in (cases / "s.svg").read_text()
 
 
+def test_a_manifest_is_believed_before_a_bundle_that_counts_otherwise(cases: Path) -> None:
+    told = '{"labels": {"0": "background", "1": "lung", "2": "heart"}}'
+    (cases / "labels" / "manifest.json").write_text(told)
+    (cases / "config.json").write_text(
+        told.replace('"1"', '"3"').replace('"2"', '"1"').replace('"3"', '"2"')
+    )
+    result = run(cases / "images" / "a.nii.gz", cases / "labels" / "a.nii.gz", "--bundle",
+                 cases / "config.json", "-o", cases / "s.svg")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "numbers the classes otherwise" in result.output + result.stderr
+
+
 def test_folders_become_a_sheet_per_case(cases: Path) -> None:
     result = run(cases / "images", cases / "labels", "-o", cases / "sheets")
     assert result.exit_code == 0, result.output
