@@ -101,6 +101,8 @@ def _show_problems(console: "Console", report: "Report") -> None:
         f"{_counted(len(report.errors), 'error')}, {_counted(len(report.warnings), 'warning')}.",
         markup=False,
     )
+    if report.splits:
+        console.print(f"To be prepared: {report.splits.text()}.", markup=False)
 
 
 def _show(console: "Console", problems: "Sequence[Problem]") -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from transunet.data.cases import DataSet
     from transunet.data.preprocessing import Channel, Preprocessing
+    from transunet.data.splits import How, Splits
     from transunet.data.store import Store
 
 EXAMPLE = "Example: transunet prepare Task04_Hippocampus -o stores/hippocampus --folds 5"
@@ -100,16 +101,34 @@ def prepare(
         typer.Option(help="auto: the data set's own split, else hold-out.", rich_help_panel=_SPLIT),
     ] = "auto",
     fraction: Annotated[
-        float, typer.Option(help="Of the groups, held out.", rich_help_panel=_SPLIT)
-    ] = 0.2,
+        float | None,
+        typer.Option(
+            help="Of the groups, held out: 0.2 if not given, 0 trains on everything.",
+            rich_help_panel=_SPLIT,
+        ),
+    ] = None,
     folds: Annotated[
-        int | None, typer.Option(help="Cross-validation folds.", rich_help_panel=_SPLIT)
+        int | None,
+        typer.Option(
+            help="Cross-validation folds: the data set's own (splits_final.json) if it has as "
+            "many, else drawn.",
+            rich_help_panel=_SPLIT,
+        ),
+    ] = None,
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            help='Your own: JSON as nnU-Net has it, [{"train": [names], "val": [names]}, ...], '
+            "one for a plain split.",
+            metavar="FILE",
+            rich_help_panel=_SPLIT,
+        ),
     ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(
-            help="Regular expression; cases whose names match alike stay together, such as "
-            "'patient[0-9]+'.",
+            help="Regular expression; cases in whose names it finds the same stay together, such "
+            "as 'patient[0-9]+'.",
             metavar="REGEX",
             rich_help_panel=_SPLIT,
         ),
@@ -131,6 +150,7 @@ def prepare(
         data = data.with_channels(tuple(name.strip() for name in modality.split(",")))
     if group_by:
         data = data.grouped(group_by)
+    chosen = _splits(data, split, fraction, folds, splits, seed)
     wishes = _Wishes(normalisation, window, spacing, slice_axis, orientation)
     with showing_notes(), progress_bar("cases") as bar:
         task = bar.add_task("Preparing", total=None)
@@ -144,12 +164,40 @@ def prepare(
             preprocessing=_preprocessing(data, wishes),
             workers=workers,
             seed=seed,
-            how="kfold" if folds and split == "auto" else split,
-            fraction=fraction,
-            folds=folds or 5,
+            splits=chosen,
             progress=progress,
         )
     _show(Console(), store, data)
+
+
+def _splits(
+    data: "DataSet",
+    how: "How",
+    fraction: float | None,
+    folds: int | None,
+    file: Path | None,
+    seed: int,
+) -> "Splits":
+    """Return who trains and who validates; refuse options that contradict each other."""
+    from transunet.data.prepare import labelled
+    from transunet.data.split_rules import FRACTION, splits_in, splits_of
+    from transunet.errors import ConfigError
+
+    asked = {
+        "--splits": file is not None,
+        "--folds": folds is not None or how == "kfold",
+        "--fraction": fraction is not None or how == "holdout",
+        "--split own": how == "own",
+    }
+    several = [option for option, given in asked.items() if given]
+    if several[1:] and (several != ["--splits", "--folds"] or how != "auto"):
+        raise ConfigError(f"{' and '.join(several)} split the cases in several ways. Give one.")
+    if file is not None:
+        return splits_in(file, labelled(data), folds, data.group_by)
+    if fraction is not None and how == "auto":
+        how = "holdout"
+    share = FRACTION if fraction is None else fraction
+    return splits_of(data, labelled(data), seed, how=how, fraction=share, folds=folds)
 
 
 def _preprocessing(data: "DataSet", wishes: _Wishes) -> "Preprocessing":
@@ -181,18 +229,21 @@ def _channel(derived: "Channel", wishes: _Wishes) -> "Channel":
 
 
 def _show(console: "Console", store: "Store", data: "DataSet") -> None:
+    from transunet.data.coverage import split_warnings
+
     _show_settings(console, store)
     _show_classes(console, store, data)
-    first, *more = store.splits
-    parts = f"{len(first.train)} train, {len(first.validation)} validate, {len(first.test)} test"
-    folds = f", the first of {len(more) + 1} folds" if more else ""
     console.print(
-        f"{len(store.cases)} cases, {store.fingerprint.slices} slices ({parts}{folds}) in "
+        f"{len(store.cases)} cases, {store.fingerprint.slices} slices ({store.prepared.text()}) in "
         f"{store.path}",
         soft_wrap=True,
         markup=False,
         highlight=False,
     )
+    for fold, part in enumerate(store.splits):
+        where = f"fold {fold}: " if store.splits[1:] else ""
+        for warning in split_warnings(store, part):
+            console.print(f"Warning: {where}{warning}", style="yellow", markup=False)
     console.print(
         f"Next: transunet train {store.path} -o RUN", soft_wrap=True, markup=False, highlight=False
     )

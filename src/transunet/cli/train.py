@@ -82,11 +82,34 @@ def train(
         ),
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(help="Cross-validate in so many folds.", rich_help_panel="Recipe")
+        int | None,
+        typer.Option(
+            help="Cross-validate in so many folds: those that the data bring, else drawn.",
+            rich_help_panel="Recipe",
+        ),
     ] = None,
     fold: Annotated[
         int | None,
-        typer.Option(help="Train only this fold, from 0.", rich_help_panel="Recipe"),
+        typer.Option(
+            help="Train only this fold, from 0; without --folds of those that the data bring.",
+            rich_help_panel="Recipe",
+        ),
+    ] = None,
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            help='Who trains and who validates: JSON as nnU-Net has it, [{"train": [names], "val": '
+            "[names]}, ...].",
+            metavar="FILE",
+        ),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression; cases in whose names it finds the same stay together, such "
+            "as 'patient[0-9]+'.",
+            metavar="REGEX",
+        ),
     ] = None,
     layout: Annotated[
         str | None, typer.Option(help="The data set's layout, if not recognised.")
@@ -123,9 +146,11 @@ def train(
     }
     overrides = _overrides(named, settings or [])
     if _goes_on(dataset, out, resume):
-        order = _order_to_go_on(dataset, resume, recipe, overrides)
+        order = _order_to_go_on(dataset, resume, recipe, overrides, splits, group_by)
     else:
-        order = _order_to_start(dataset, out or resume, recipe, overrides, store, layout)
+        order = _order_to_start(
+            dataset, out or resume, recipe, overrides, store, layout, splits, group_by
+        )
     with processes(choose_device(device).type) as place, _how_to_go_on(order.folder):
         _train(order, place, device, _default_workers(place) if workers is None else workers)
 
@@ -139,6 +164,8 @@ class _Order:
     recipe: "Recipe"
     store: Path | None
     layout: str | None
+    splits: Path | None
+    group_by: str | None
     run: "Run | None"
     """The run to go on with; None to start one."""
 
@@ -169,22 +196,32 @@ def _goes_on(dataset: Path | None, out: Path | None, resume: Path | None) -> boo
 
 
 def _order_to_go_on(
-    dataset: Path | None, folder: Path | None, recipe: str | None, overrides: dict[str, Any]
+    dataset: Path | None,
+    folder: Path | None,
+    recipe: str | None,
+    overrides: dict[str, Any],
+    splits: Path | None,
+    group_by: str | None,
 ) -> _Order:
     from transunet.training.recipe import changed_recipe, load_recipe
     from transunet.training.run import Run
+    from transunet.training.start import refuse_other_splits
 
     assert folder is not None
     run = Run.reopen(folder)
     if dataset is not None:
         run = run.with_data_at(dataset)
     record = run.record
+    refuse_other_splits(run, splits, group_by)
+    if "fold" in overrides:
+        overrides = {"folds": record.recipe.folds} | overrides
     if recipe is not None or dataset is not None:  # the command that started it, once more
         # What was taken over from a bundle, which need not be there any more.
         asked = load_recipe(recipe or "paper", overrides, record.recipe.taken_over)
     else:
         asked = changed_recipe(record.recipe, overrides)
-    return _Order(folder, run.dataset, asked, run.store, record.layout, run)
+    data = run.dataset, asked, run.store, record.layout
+    return _Order(folder, *data, splits=None, group_by=None, run=run)
 
 
 def _order_to_start(
@@ -194,20 +231,28 @@ def _order_to_start(
     overrides: dict[str, Any],
     store: Path | None,
     layout: str | None,
+    splits: Path | None,
+    group_by: str | None,
 ) -> _Order:
     from transunet.errors import ConfigError
     from transunet.training.recipe import load_recipe
+    from transunet.training.start import number_of_folds
 
     if dataset is None or folder is None:
         raise ConfigError(
             "Give a data set and a folder for the run: transunet train DATASET -o RUN; or a run to "
             "go on with: transunet train --resume RUN."
         )
-    return _Order(folder, dataset, load_recipe(recipe or "paper", overrides), store, layout, None)
+    if overrides.get("fold") is not None and "folds" not in overrides:
+        others = {key: value for key, value in overrides.items() if key != "fold"}
+        if load_recipe(recipe or "paper", others).folds is None:  # the data say how many
+            overrides = overrides | {"folds": number_of_folds(dataset, layout, splits)}
+    asked = load_recipe(recipe or "paper", overrides)
+    return _Order(folder, dataset, asked, store, layout, splits, group_by, run=None)
 
 
 def _train(order: _Order, place: "Processes", device: str | None, workers: int) -> None:
-    from transunet.cli.train_display import show_folds, show_recipe, show_result, watch
+    from transunet.cli.train_display import show_folds, show_recipe, show_result, show_split, watch
     from transunet.training.interruption import Interrupted
 
     parent, jobs = _jobs(order, place, device, workers)
@@ -215,6 +260,8 @@ def _train(order: _Order, place: "Processes", device: str | None, workers: int) 
         for number, job in enumerate(jobs):
             if place.first and not number:
                 show_recipe(job)
+            if place.first:
+                show_split(job)
             watch(job)
             if place.first:
                 show_result(job)
@@ -237,7 +284,12 @@ def _jobs(
     from transunet.training.start import resume, start
 
     how: dict[str, Any] = {"device": device, "workers": workers}
-    data: dict[str, Any] = {"store": order.store, "layout": order.layout}
+    data: dict[str, Any] = {
+        "store": order.store,
+        "layout": order.layout,
+        "splits": order.splits,
+        "group_by": order.group_by,
+    }
     folder, dataset, recipe = order.folder, order.dataset, order.recipe
     going_on, folds = order.run is not None, order.folds
     with _preparation(place) as progress:

@@ -12,9 +12,10 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from transunet.data.coverage import classes_in, split_warnings
 from transunet.training.faults import explained
 from transunet.training.folds import summarise
-from transunet.training.job import Job
+from transunet.training.job import Job, splits_of_run
 from transunet.training.log import read_log
 from transunet.training.loop import Stepped, Validated, train
 from transunet.training.recipe import PRESETS, Recipe, load_recipe
@@ -39,12 +40,20 @@ def show_recipe(job: Job) -> None:
     for note in job.beginning.notes if job.beginning else ():
         console.print(note, markup=False, highlight=False)
     _warn_of_random_weights(job, console)
-    split = job.split
+
+
+def show_split(job: Job) -> None:
+    """Print how many cases train and validate by which rule, and what to know before training."""
+    console, split, recipe = Console(soft_wrap=True), job.split, job.recipe
     console.print(
         f"{len(split.train)} cases ({len(job.dataset)} slices) train, {len(split.validation)} "
-        f"validate, {len(split.test)} are left for testing; on {job.device}"
-        + (f"; going on after step {job.state.step}" if job.state.step else "")
+        f"validate, {len(split.test)} are left for testing: "
+        f"{splits_of_run(job.run, job.store).rule_of(recipe.fold or 0)}; on {job.device}"
+        + (f"; going on after step {job.state.step}" if job.state.step else ""),
+        markup=False,
     )
+    for warning in split_warnings(job.store, split):
+        console.print(f"Warning: {warning}", style="yellow", markup=False)
 
 
 def _warn_of_random_weights(job: Job, console: Console) -> None:
@@ -87,7 +96,9 @@ def show_result(job: Job) -> None:
     console = Console(soft_wrap=True, highlight=False)
     entries = read_log(job.run.folder, "validation")
     best = [entry for entry in entries if entry["step"] == job.state.best_step]
-    if best and best[-1]["mean_dice"] is not None:
+    if job.split.validation and not classes_in(job.store, job.split.validation):
+        console.print("No held-out case holds a structure to measure: the best is the last.")
+    elif best and best[-1]["mean_dice"] is not None:
         table = Table(title=f"Dice on {len(job.split.validation)} held-out cases, best network")
         table.add_column("class")
         table.add_column("Dice", justify="right")
@@ -118,7 +129,9 @@ def show_folds(parent: Run) -> None:
             f"transunet train --resume {parent.folder}"
         )
         return
-    table = Table(title=f"Dice on all {len(summary.cases)} cases, each held out once")
+    once = summary.held_out == len(summary.cases)
+    often = "each held out once" if once else f"held out {summary.held_out} times together"
+    table = Table(title=f"Dice on all {len(summary.cases)} cases, {often}")
     for name in ("class", "mean", "SD"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for name, mean in summary.mean.items():
@@ -144,7 +157,7 @@ def _show_step(progress: Progress, task: Task, event: Stepped) -> None:
 
 def _validation_line(event: Validated) -> str:
     classes = "  ".join(f"{name} {_number(dice)}" for name, dice in event.outcome.dice.items())
-    measured = not isnan(event.outcome.mean_dice)
+    measured = not isnan(event.outcome.decisive_dice)
     best = "  (best so far)" if event.is_best and measured else ""
     mean = _number(event.outcome.mean_dice)
     return f"step {event.step}  mean Dice {mean}{best}  {classes}"

@@ -1,6 +1,5 @@
 """Cases and data sets: which files belong together, what labels mean, reading with every check."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from transunet.data.formats import (
 )
 from transunet.data.placing import placed
 from transunet.data.problems import Problem
+from transunet.data.splits import groups_by
 from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError
 
@@ -70,6 +70,8 @@ class DataSet:
     """What the cases' own splits come from, in words."""
     folds_file: Path | None = None
     """nnU-Net's `splits_final.json`, where it lies with the data set."""
+    group_by: str | None = None
+    """The pattern that made the cases' groups, where one was given."""
     notes: tuple[Problem, ...] = ()
     """What the layout noticed and no case shows: files that belong to nothing, for example."""
     ignore: int | None = None
@@ -129,23 +131,14 @@ class DataSet:
     def grouped(self, pattern: str) -> "DataSet":
         """Return the data set with cases in groups: by what `pattern` finds in their names.
 
-        The first parenthesis counts where there is one, else the whole match.
+        Test cases are in no group, since they are never split. See `splits.groups_by`.
 
         Raises:
             ConfigError: for a pattern that is no regular expression or does not fit every name.
         """
-        try:
-            found = {case.name: re.search(pattern, case.name) for case in self.cases}
-        except re.error as error:
-            raise ConfigError(f"{pattern!r} is no regular expression: {error}.") from None
-        unfound = [name for name, match in found.items() if match is None]
-        if unfound:
-            raise ConfigError(
-                f"{pattern!r} finds no group in {len(unfound)} of {len(found)} names, such as "
-                f"{unfound[0]!r}. Choose a pattern that fits every case."
-            )
-        groups = {n: m[1] if m.re.groups else m[0] for n, m in found.items() if m}
-        return replace(self, cases=tuple(replace(c, group=groups[c.name]) for c in self.cases))
+        groups = groups_by(pattern, [case.name for case in self.cases if case.split != "test"])
+        cases = tuple(replace(case, group=groups.get(case.name)) for case in self.cases)
+        return replace(self, cases=cases, group_by=pattern)
 
     def read_case(self, case: Case) -> tuple[Volume, Volume | None]:
         """Read a case's image (float32) and label map (class indices, unsigned), both checked.

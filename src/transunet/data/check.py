@@ -29,6 +29,8 @@ from transunet.data.formats.raster import COLOUR
 from transunet.data.layouts import open_dataset
 from transunet.data.problems import Problem, problem_of
 from transunet.data.processes import spread
+from transunet.data.split_rules import splits_of
+from transunet.data.splits import Splits
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, TransUNetError
 
@@ -66,6 +68,8 @@ class Report:
     problems: tuple[Problem, ...]
     """Errors first."""
     examined: tuple[Examined, ...] = ()
+    splits: Splits | None = None
+    """What preparing would make of it; None where it cannot be split."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -84,6 +88,7 @@ class Report:
             "dataset": self.dataset.name if self.dataset else None,
             "layout": self.dataset.layout if self.dataset else None,
             "cases": len(self.dataset.cases) if self.dataset else 0,
+            "split": self.splits.text() if self.splits else None,
             "errors": len(self.errors),
             "warnings": len(self.warnings),
             "problems": [
@@ -132,8 +137,21 @@ def check(
         (problem for one in examined for problem in one.problems),
         dataset_problems(dataset, examined),
     )
+    splits = _splits(dataset)
+    if isinstance(splits, Problem):
+        found, splits = chain([splits], found), None
     problems = sorted(found, key=lambda problem: problem.severity != "error")
-    return Report(folder, dataset, tuple(problems), tuple(examined))
+    return Report(folder, dataset, tuple(problems), tuple(examined), splits)
+
+
+def _splits(dataset: DataSet) -> Splits | Problem | None:
+    """What preparing would split it into, or what is wrong with its own folds."""
+    try:
+        return splits_of(dataset, [case for case in dataset.cases if case.label])
+    except ConfigError:
+        return None  # too few cases, which other problems tell
+    except TransUNetError as error:
+        return problem_of(error, str(dataset.folder))
 
 
 def examine(dataset: DataSet, case: Case) -> Examined:

@@ -23,7 +23,8 @@ from transunet.data.formats import files_of, read_grid, warn_of_contradictions
 from transunet.data.preprocessing import Preprocessing, preprocessing_for
 from transunet.data.problems import log_warnings
 from transunet.data.processes import spread
-from transunet.data.splits import How, Split, split
+from transunet.data.split_rules import FRACTION, splits_of
+from transunet.data.splits import How, Splits
 from transunet.data.store import (
     CASE,
     FORMAT,
@@ -56,8 +57,9 @@ def prepare(
     workers: int = 1,
     seed: int = 1234,
     how: How = "auto",
-    fraction: float = 0.2,
-    folds: int = 5,
+    fraction: float = FRACTION,
+    folds: int | None = None,
+    splits: Splits | None = None,
     progress: Progress | None = None,
 ) -> Store:
     """Prepare the labelled cases of a data set for training.
@@ -67,10 +69,11 @@ def prepare(
         store: a folder; a store that is there already is brought up to date.
         preprocessing: None chooses it from modality and spacing.
         workers: processes; each holds one case in memory.
-        seed: of the split; see `splits.split` for `how`, `fraction` and `folds`.
-        how: as `splits.split`.
-        fraction: as `splits.split`.
-        folds: as `splits.split`.
+        seed: of the split; see `split_rules.splits_of`, also for what follows.
+        how: "auto", "own", "holdout" or "kfold".
+        fraction: of the groups, held out.
+        folds: how many.
+        splits: made already, instead of what `seed`, `how`, `fraction` and `folds` say.
         progress: called after every case.
 
     Raises:
@@ -82,7 +85,7 @@ def prepare(
     cases = labelled(dataset)
     log_warnings(dataset.notes)
     warn_of_contradictions(path for case in cases for path in _files(case))
-    splits = split(cases, seed, how=how, fraction=fraction, folds=folds)
+    splits = splits or splits_of(dataset, cases, seed, how=how, fraction=fraction, folds=folds)
     chosen = preprocessing or preprocessing_for(dataset, grids_of(cases))
     _check_store(store)
     task = _Task(replace(dataset, cases=(), notes=()), chosen, store)
@@ -93,9 +96,7 @@ def prepare(
     return Store(store, manifest)
 
 
-def _manifest(
-    task: "_Task", stored: Sequence[StoredCase], seed: int, splits: tuple[Split, ...]
-) -> Manifest:
+def _manifest(task: "_Task", stored: Sequence[StoredCase], seed: int, splits: Splits) -> Manifest:
     dataset = task.dataset
     fingerprint = summarise(
         [case.fingerprint for case in stored],
@@ -113,7 +114,10 @@ def _manifest(
         preprocessing=task.preprocessing,
         fingerprint=fingerprint,
         seed=seed,
-        splits=splits,
+        splits=splits.parts,
+        split_rule=splits.rule,
+        split_drawn=splits.drawn,
+        group_by=dataset.group_by,
         cases={case.name: case for case in stored},
     )
 

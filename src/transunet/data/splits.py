@@ -1,6 +1,7 @@
 """Which cases train, validate and test: seeded, by group, whatever order the files come in."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, Protocol
@@ -33,6 +34,30 @@ class Split:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits of a data set, and the rule that made them."""
+
+    parts: tuple[Split, ...]
+    """One, or one per fold."""
+    rule: str
+    """In words, such as "drawn with seed 1234" or "split of dataset.json"."""
+    drawn: bool = False
+    """Whether a seed decided, and neither the data set nor a file."""
+
+    def text(self, fold: int = 0) -> str:
+        """Say how many cases do what by which rule."""
+        part = self.parts[fold]
+        return (
+            f"{len(part.train)} train, {len(part.validation)} validate, {len(part.test)} test: "
+            f"{self.rule_of(fold)}"
+        )
+
+    def rule_of(self, fold: int = 0) -> str:
+        """Return the rule, with the fold where there are several."""
+        return f"{self.rule}, fold {fold} of {len(self.parts)}" if self.parts[1:] else self.rule
 
 
 def split(
@@ -91,18 +116,16 @@ def _held_out(groups: list[str], fraction: float) -> set[str]:
     if len(groups) < 2:
         raise ConfigError(
             f"Holding out cases for validation needs at least 2 groups of cases, found "
-            f"{len(groups)}. Add cases, or "
-            "set the fraction to 0."
+            f"{len(groups)}. Add cases, or hold out none: prepare --fraction 0, train --set "
+            "holdout=0."
         )
     return set(groups[: min(len(groups) - 1, max(1, round(fraction * len(groups))))])
 
 
 def _folds(groups: list[str], folds: int) -> list[set[str]]:
     if not 2 <= folds <= len(groups):
-        raise ConfigError(
-            f"Cannot make {folds} folds of {len(groups)} groups of cases: choose 2 to "
-            f"{len(groups)}."
-        )
+        choice = f"choose 2 to {len(groups)}" if len(groups) > 1 else "that takes at least 2"
+        raise ConfigError(f"Cannot make {folds} folds of {len(groups)} groups of cases: {choice}.")
     return [set(groups[fold::folds]) for fold in range(folds)]
 
 
@@ -112,3 +135,47 @@ def _split(rest: Iterable[Splittable], validation: set[str], test: Iterable[Spli
         validation=tuple(sorted(validation)),
         test=tuple(sorted(case.name for case in test)),
     )
+
+
+def groups_by(pattern: str, names: Sequence[str]) -> Mapping[str, str]:
+    """Return the group of each name: what `pattern` finds in it.
+
+    The first parenthesis counts where there is one, else the whole match.
+
+    Raises:
+        ConfigError: for a pattern that is no regular expression or does not fit every name.
+    """
+    try:
+        matches = {name: re.search(pattern, name) for name in names}
+    except re.error as error:
+        raise ConfigError(f"{pattern!r} is no regular expression: {error}.") from None
+    groups = {name: match[1 if match.re.groups else 0] for name, match in matches.items() if match}
+    unfit = [name for name in names if not groups.get(name)]
+    if unfit:
+        raise ConfigError(
+            f"{pattern!r} finds no group in {len(unfit)} of {len(names)} names of cases: "
+            f"{some(unfit)}. Choose a pattern that fits every case."
+        )
+    return groups
+
+
+def refuse_divided(splits: Splits, cases: Sequence[Splittable]) -> None:
+    """Make sure that no group has cases that train and cases that validate.
+
+    Raises:
+        ConfigError: naming the first groups that have.
+    """
+    groups = {case.name: _group(case) for case in cases}
+    for fold, part in enumerate(splits.parts):
+        train, validation = ({groups[n] for n in names} for names in (part.train, part.validation))
+        if divided := sorted(train & validation):
+            raise ConfigError(
+                f"{splits.rule_of(fold)}: it has cases of one group in training and in validation: "
+                f"{some(divided)}. Correct it, or leave --group-by out."
+            )
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """Return the first of `names`, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

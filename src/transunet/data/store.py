@@ -22,7 +22,7 @@ from transunet.data.cases import IGNORED
 from transunet.data.fingerprint import CaseFingerprint, Fingerprint
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.problems import Problem
-from transunet.data.splits import Split
+from transunet.data.splits import Split, Splits
 from transunet.errors import ConfigError, TransUNetError
 
 FORMAT = 1
@@ -75,6 +75,12 @@ class Manifest(Configuration):
     seed: int
     splits: tuple[Split, ...]
     """One, or one per fold."""
+    split_rule: str = "as prepared"
+    """What made them, in words."""
+    split_drawn: bool = False
+    """Whether a seed made them."""
+    group_by: str | None = None
+    """The pattern that made the cases' groups, where one was given."""
     cases: dict[str, StoredCase]
 
 
@@ -124,6 +130,12 @@ class Store:
     def splits(self) -> tuple[Split, ...]:
         """One split, or one per fold."""
         return self.manifest.splits
+
+    @property
+    def prepared(self) -> Splits:
+        """The splits, and the rule that made them."""
+        manifest = self.manifest
+        return Splits(manifest.splits, manifest.split_rule, manifest.split_drawn)
 
     @property
     def cases(self) -> Mapping[str, StoredCase]:

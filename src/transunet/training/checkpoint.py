@@ -26,7 +26,7 @@ class State:
     """Time spent, over all resumptions."""
     validations: int = 0
     best: float | None = None
-    """Largest mean foreground Dice on the held-out cases."""
+    """Largest mean Dice on the held-out cases, of the classes that occur in them."""
     best_step: int = 0
     stale: int = 0
     """Validations since the best one."""

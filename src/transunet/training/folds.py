@@ -14,17 +14,16 @@ import numpy as np
 
 from transunet.atomic import atomic_path
 from transunet.data.prepare import Progress
+from transunet.data.store import Store
 from transunet.training.distributed import Processes
-from transunet.training.fine_tuning import preprocessing_from_weights
-from transunet.training.job import Job
+from transunet.training.job import Job, splits_of_run
 from transunet.training.log import read_log
 from transunet.training.recipe import Recipe
-from transunet.training.run import Run, refuse_if_taken
+from transunet.training.run import Run
 from transunet.training.start import (
+    begin,
     begun_by_us,
-    check_possible,
     derived,
-    launch,
     ready_store,
     resume,
     start,
@@ -44,7 +43,10 @@ class Summary:
     mean_dice: float
     """Mean of the classes' means."""
     cases: Mapping[str, Mapping[str, float | None]]
-    """Case -> class -> Dice; None where the class is in neither."""
+    """Case -> class -> Dice; None where the class is in neither. Of a case in several folds, the
+    last one's; the means count each."""
+    held_out: int
+    """How often a case was held out, over all folds."""
 
 
 def open_folds(
@@ -55,6 +57,8 @@ def open_folds(
     *,
     store: Path | None = None,
     layout: str | None = None,
+    splits: Path | None = None,
+    group_by: str | None = None,
     join: bool = False,
     workers: int = 0,
     progress: Progress | None = None,
@@ -68,6 +72,8 @@ def open_folds(
         place: this process's.
         store: where to prepare the data set.
         layout: the data set's.
+        splits: a file with the folds; see `start.choose_splits` if not given.
+        group_by: keeps cases together, as for `start`.
         join: take part in one that was begun already, perhaps by another machine.
         workers: processes that prepare data.
         progress: told about the preparation of data.
@@ -79,17 +85,7 @@ def open_folds(
     place, whole = place or Processes(), recipe.replace(fold=None)
     begun = (join and (folder / "run.json").is_file()) or begun_by_us(folder)
     if place.first and not begun:
-        refuse_if_taken(folder)
-        check_possible(recipe, dataset, layout)
-        Run.begin(
-            folder,
-            dataset,
-            store,
-            whole,
-            layout=layout,
-            preprocessing=preprocessing_from_weights(recipe, dataset, layout),
-            launch=launch(),
-        )
+        begin(folder, dataset, whole, store, layout, splits, group_by)
     place.wait()
     run = Run.reopen(folder)
     run.refuse_another(whole)
@@ -127,7 +123,8 @@ def fold_job(
     if go_on and (folder / "run.json").is_file():
         return resume(folder, None, place, device=device, workers=workers)
     recipe, store = parent.record.recipe.replace(fold=fold), parent.store
-    return start(folder, store, recipe, place, device=device, workers=workers)
+    splits = splits_of_run(parent, Store.open(store))
+    return start(folder, store, recipe, place, splits=splits, device=device, workers=workers)
 
 
 def fold_folder(folder: Path, fold: int) -> Path:
@@ -142,9 +139,9 @@ def summarise(parent: Run) -> Summary | None:
         return None
     best = [_best(folder) for folder in folders]
     cases = {case: dice for entry in best for case, dice in entry["cases"].items()}
-    names = list(next(iter(cases.values())))
+    measured = [dice for entry in best for dice in entry["cases"].values()]
     values = {
-        name: [v for dice in cases.values() if (v := dice[name]) is not None] for name in names
+        name: [v for dice in measured if (v := dice[name]) is not None] for name in measured[0]
     }
     mean = {name: float(np.mean(found)) for name, found in values.items() if found}
     summary = Summary(
@@ -153,6 +150,7 @@ def summarise(parent: Run) -> Summary | None:
         deviation={name: float(np.std(values[name])) for name in mean},
         mean_dice=float(np.mean(list(mean.values()))) if mean else float("nan"),
         cases=cases,
+        held_out=len(measured),
     )
     with atomic_path(parent.folder / "folds.json") as partial:
         partial.write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import atexit
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transunet.bundle_config import BundleConfig
 from transunet.data.augment import paper
 from transunet.data.dataset import SliceDataset
-from transunet.data.splits import Split, Splittable, split
+from transunet.data.splits import Split, Splits, split
 from transunet.data.store import Store
 from transunet.data.suitability import TrainingData
 from transunet.errors import ConfigError, TransUNetError
@@ -239,24 +239,21 @@ def _ending_workers(prepared: Any) -> Iterator[Any]:
         atexit.unregister(end)
 
 
-def choose_split(
-    recipe: Recipe, cases: Sequence[Splittable], prepared: Split | None = None
-) -> Split:
-    """Return which of `cases` train and which are held out.
+def splits_of_run(run: Run, store: Store) -> Splits:
+    """Return which of the store's cases train and validate, as decided when the run was begun.
 
-    Args:
-        recipe: may ask for folds or for a share; the first fold where none is chosen.
-        cases: to be split.
-        prepared: the split where the recipe asks for nothing; made if not given.
-
-    Raises:
-        ConfigError: when there are too few.
+    A run of a version that noted nothing goes on with what that version drew.
     """
+    if run.record.splits:
+        return run.record.splits
+    recipe, cases = run.record.recipe, list(store.cases.values())
+    rule = f"drawn with seed {recipe.seed}"
     if recipe.folds:
-        return split(cases, recipe.seed, how="kfold", folds=recipe.folds)[recipe.fold or 0]
+        return Splits(split(cases, recipe.seed, how="kfold", folds=recipe.folds), rule, drawn=True)
     if recipe.holdout is not None:
-        return split(cases, recipe.seed, how="holdout", fraction=recipe.holdout)[0]
-    return prepared or split(cases, recipe.seed)[0]
+        parts = split(cases, recipe.seed, how="holdout", fraction=recipe.holdout)
+        return Splits(parts, rule, drawn=True)
+    return store.prepared
 
 
 def make_model(recipe: Recipe, store: Store) -> TransUNet:

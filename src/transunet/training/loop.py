@@ -125,10 +125,11 @@ def _validate(job: Job, log: Log | Silence) -> Validated:
     job.check_weights()
     state = job.state
     outcome = validate(job.best_guess, job.store, job.split.validation, job.device, job.place)
-    is_best = state.best is None or outcome.mean_dice > state.best
+    dice = outcome.decisive_dice
+    # Where nothing can be measured, no network is known to be better: the last is the best.
+    is_best = state.best is None or np.isnan(dice) or dice > state.best
     if is_best:
-        # Without held-out cases nothing is known to be better: the last is the best.
-        state.best = None if np.isnan(outcome.mean_dice) else outcome.mean_dice
+        state.best = None if np.isnan(dice) else dice
         state.best_step = state.step
     state.stale = 0 if is_best else state.stale + 1
     state.validations, state.validated = _validations_due(job), state.step

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from transunet.atomic import atomic_path, writable_folder
 from transunet.configuration import Configuration
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.splits import Splits
 from transunet.data.store import MANIFEST, Store
 from transunet.errors import ConfigError
 from transunet.extras import own_version
@@ -63,6 +64,10 @@ class Record(Configuration):
     """The data set's; None to recognise it."""
     preprocessing: Preprocessing | None = None
     """How the data set is to be prepared, where the weights decide; None by the data set."""
+    splits: Splits | None = None
+    """Which cases train and validate; None in a run of a version that drew them at every start."""
+    group_by: str | None = None
+    """The pattern that keeps cases together, where one was given."""
     launch: str = ""
     """Which torchrun began it, if one did."""
 
@@ -84,6 +89,8 @@ class Run:
         *,
         layout: str | None = None,
         preprocessing: Preprocessing | None = None,
+        splits: Splits | None = None,
+        group_by: str | None = None,
         launch: str = "",
     ) -> Self:
         """Make the folder of a new run; a `dataset` that is a prepared store is used as it is.
@@ -101,6 +108,8 @@ class Run:
             recipe=_with_absolute_weights(recipe),
             layout=layout,
             preprocessing=preprocessing,
+            splits=splits,
+            group_by=group_by,
             launch=launch,
         )
         run = cls(folder, record)

@@ -4,21 +4,28 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import Progress, labelled, prepare
-from transunet.data.splits import Splittable
+from transunet.data.split_rules import (
+    grouped_cases,
+    named_splits,
+    own_folds,
+    splits_in,
+    splits_of,
+    stored_splits,
+)
+from transunet.data.splits import Splits
 from transunet.data.store import MANIFEST, Store
 from transunet.device import choose_device
 from transunet.errors import ConfigError, TransUNetError, WeightsError, first_line
 from transunet.models.config import variant
 from transunet.training.distributed import Processes
 from transunet.training.fine_tuning import check_agreement, preprocessing_from_weights
-from transunet.training.job import Job, choose_split
+from transunet.training.job import Job, splits_of_run
 from transunet.training.log import check_trackers
 from transunet.training.memory import BATCH, pieces_that_fit, size_that_fits
 from transunet.training.recipe import Recipe
@@ -37,6 +44,8 @@ def start(
     *,
     store: Path | None = None,
     layout: str | None = None,
+    splits: Path | Splits | None = None,
+    group_by: str | None = None,
     device: str | None = None,
     workers: int = 0,
     progress: Progress | None = None,
@@ -52,6 +61,9 @@ def start(
         place: this process's.
         store: where to prepare the data set; a folder in the run's if not given.
         layout: the data set's; recognised if not given.
+        splits: which cases train and validate, or a file that says so (`split_rules.named_splits`);
+            if not given, see `choose_splits`.
+        group_by: a regular expression; cases in whose names it finds the same stay together.
         device: "cpu", "cuda", ...; the best one if not given.
         workers: processes that prepare batches, for each process.
         progress: told about the preparation of data.
@@ -62,17 +74,7 @@ def start(
     """
     place = place or Processes()
     if place.first and not begun_by_us(folder):
-        refuse_if_taken(folder)
-        check_possible(recipe, dataset, layout, device)
-        Run.begin(
-            folder,
-            dataset,
-            store,
-            recipe,
-            layout=layout,
-            preprocessing=preprocessing_from_weights(recipe, dataset, layout),
-            launch=launch(),
-        )
+        begin(folder, dataset, recipe, store, layout, splits, group_by, device)
     place.wait()
     run = Run.reopen(folder)
     run.refuse_another(recipe)
@@ -116,20 +118,123 @@ def resume(
         return _job(run, place, device, workers, progress)
 
 
-def check_possible(
-    recipe: Recipe, dataset: Path, layout: str | None = None, device: str | None = None
-) -> None:
-    """Make sure that device, loggers, model, weights and data set are there, before any work.
+def begin(
+    folder: Path,
+    dataset: Path,
+    recipe: Recipe,
+    store: Path | None = None,
+    layout: str | None = None,
+    splits: Path | Splits | None = None,
+    group_by: str | None = None,
+    device: str | None = None,
+) -> Run:
+    """Begin a run's folder; arguments as for `start`.
 
     Raises:
-        ConfigError, DataError, WeightsError: for what is not.
+        ConfigError, DataError, WeightsError: for what cannot work; nothing is written then.
     """
+    refuse_if_taken(folder)
     choose_device(device)
     check_trackers(recipe.loggers)
     size = None if recipe.image_size == "auto" else recipe.image_size
     variant(recipe.model, image_size=size, n_skip=recipe.n_skip)
-    choose_split(recipe, _cases(dataset, layout))
+    if not isinstance(splits, Splits):
+        splits = choose_splits(recipe, dataset, layout, splits, group_by)
     check_agreement(recipe)
+    check_weights(recipe)
+    return Run.begin(
+        folder,
+        dataset,
+        store,
+        recipe,
+        layout=layout,
+        preprocessing=preprocessing_from_weights(recipe, dataset, layout),
+        splits=splits,
+        group_by=group_by,
+        launch=launch(),
+    )
+
+
+def choose_splits(
+    recipe: Recipe,
+    dataset: Path,
+    layout: str | None = None,
+    file: Path | None = None,
+    group_by: str | None = None,
+) -> Splits:
+    """Return which cases of a data set, or of a prepared store, train and validate.
+
+    First comes a user's file; then what the recipe asks for (folds, a share that is held out); then
+    what a store was prepared with, or what the data set brings; then a fifth, drawn.
+
+    Raises:
+        ConfigError, DataError: when that cannot be, or the data set cannot be opened.
+    """
+    if file and recipe.holdout is not None:
+        raise ConfigError(f"--splits {file} and holdout={recipe.holdout:g} are two ways to split.")
+    if is_store(dataset):
+        prepared = Store.open(dataset)
+        if file:
+            return splits_in(file, grouped_cases(prepared, group_by), recipe.folds, group_by)
+        return stored_splits(
+            prepared, recipe.seed, fraction=recipe.holdout, folds=recipe.folds, group_by=group_by
+        )
+    data = open_dataset(dataset, layout)
+    data = data.grouped(group_by) if group_by else data
+    cases = labelled(data)
+    if file:
+        return splits_in(file, cases, recipe.folds, group_by)
+    if recipe.holdout is not None:
+        return splits_of(data, cases, recipe.seed, how="holdout", fraction=recipe.holdout)
+    return splits_of(data, cases, recipe.seed, folds=recipe.folds)
+
+
+def number_of_folds(dataset: Path, layout: str | None, file: Path | None) -> int | None:
+    """Return how many folds a file, a prepared store or a data set brings; None where it has none.
+
+    Raises:
+        ConfigError, DataError: when the file or the data set cannot be used.
+    """
+    if file:
+        return len(named_splits(file))
+    if is_store(dataset):
+        number = len(Store.open(dataset).splits)
+    else:
+        data = open_dataset(dataset, layout)
+        folds = own_folds(data, labelled(data))
+        number = len(folds.parts) if folds else 1
+    return number if number > 1 else None
+
+
+def refuse_other_splits(run: Run, file: Path | None, group_by: str | None) -> None:
+    """Make sure that a run is gone on with the splits that it was begun with.
+
+    Raises:
+        ConfigError: when `file` or `group_by`, where given, says otherwise.
+    """
+    record, asked = run.record, []
+    if file:
+        parts = record.splits.parts if record.splits else ()
+        begun = [(part.train, part.validation) for part in parts]
+        now = [
+            (tuple(sorted({*train})), tuple(sorted({*val}))) for train, val in named_splits(file)
+        ]
+        asked += [f"--splits {file}"] if now != begun else []
+    if group_by not in (None, record.group_by):
+        asked.append(f"--group-by {group_by}")
+    if asked:
+        raise ConfigError(
+            f"The run in {run.folder} was not begun with {' and '.join(asked)}. Leave that out to "
+            "go on with it, or start a new run in another folder."
+        )
+
+
+def check_weights(recipe: Recipe) -> None:
+    """Make sure that the weights are there, before any work; published ones are downloaded.
+
+    Raises:
+        ConfigError, WeightsError: when they are not.
+    """
     weights = recipe.weights
     if weights in (*SOURCES, *RETIRED):
         try:
@@ -180,7 +285,7 @@ def _job(
     if recipe is None:
         chosen = place.gather(derived(run.record.recipe))[0]
         recipe = _fitted(chosen, run, store, where, place)
-    split = choose_split(recipe, list(store.cases.values()), store.splits[0])
+    split = splits_of_run(run, store).parts[recipe.fold or 0]
     job = Job(run, recipe, store, split, where, workers, place)
     job.check_batches()
     if place.first:
@@ -197,7 +302,7 @@ def _fitted(
         size = size_that_fits(recipe, store, device)
         recipe = recipe.replace(image_size=place.gather(size)[0])
     if recipe.batch_size == "auto":
-        split = choose_split(recipe, list(store.cases.values()), store.splits[0])
+        split = splits_of_run(run, store).parts[recipe.fold or 0]
         alone = recipe.replace(batch_size=BATCH, weights="none")
         trial = Job(run, alone, store, split, device, 0, Processes())
         needed = place.largest([pieces_that_fit(trial, place.world)], device)[0]
@@ -222,22 +327,18 @@ def ready_store(run: Run, workers: int = 0, progress: Progress | None = None) ->
         )
     if path == source:
         return
-    dataset = open_dataset(source, run.record.layout)
-    seed = run.record.recipe.seed
+    record = run.record
+    dataset = open_dataset(source, record.layout)
+    dataset = dataset.grouped(record.group_by) if record.group_by else dataset
     prepare(
         dataset,
         path,
-        preprocessing=run.record.preprocessing,
+        preprocessing=record.preprocessing,
         workers=max(workers, 1),
-        seed=seed,
+        seed=record.recipe.seed,
+        splits=record.splits,
         progress=progress,
     )
-
-
-def _cases(dataset: Path, layout: str | None) -> Sequence[Splittable]:
-    if is_store(dataset):
-        return list(Store.open(dataset).cases.values())
-    return labelled(open_dataset(dataset, layout))
 
 
 def _local(device: str | None, place: Processes) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from transunet.data.coverage import classes_in
 from transunet.data.store import Store
 from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.predictor import Predictor
@@ -21,6 +22,8 @@ class Outcome:
 
     cases: Mapping[str, Mapping[str, float]]
     """Case -> class name -> Dice, background left out."""
+    present: frozenset[str]
+    """Names of the classes that occur in the cases' label maps."""
 
     @property
     def dice(self) -> dict[str, float]:
@@ -32,6 +35,15 @@ class Outcome:
     def mean_dice(self) -> float:
         """The mean of the classes' means."""
         return _mean(list(self.dice.values()))
+
+    @property
+    def decisive_dice(self) -> float:
+        """The mean over the classes that occur: by what networks are compared.
+
+        Where a class is in no case, its Dice is 0 or NaN, and only tells whether the network
+        predicts it anywhere: nothing that could be better or worse.
+        """
+        return _mean([dice for name, dice in self.dice.items() if name in self.present])
 
 
 def validate(
@@ -47,7 +59,8 @@ def validate(
     )
     mine = {name: _measure(predictor, store, name) for name in cases[place.rank :: place.world]}
     found = {name: dice for part in place.gather(mine) for name, dice in part.items()}
-    return Outcome({name: found[name] for name in cases})
+    present = frozenset(store.labels[index] for index in classes_in(store, cases))
+    return Outcome({name: found[name] for name in cases}, present)
 
 
 def _measure(predictor: Predictor, store: Store, case: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from transunet.data.layouts import (
     decathlon,
     description,
     nnunet,
+    nnunet_folds,
     pairs,
     patients,
     synapse,
@@ -59,7 +60,7 @@ def open_dataset(folder: Path, layout: str | None = None, ignore: int | None = N
     declared = [v for v, index in dataset.values.items() if dataset.labels[index] == "ignore"]
     for value in (*declared, ignore):
         dataset = dataset if value is None else dataset.ignoring(value)
-    return _sound(dataset)
+    return _sound(nnunet_folds.with_folds(dataset))
 
 
 def recognises(folder: Path) -> bool:

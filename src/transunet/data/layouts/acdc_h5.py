@@ -12,6 +12,7 @@ from pathlib import Path
 from transunet.data.cases import Case, DataSet
 from transunet.data.layouts import description
 from transunet.data.layouts.acdc import LABELS
+from transunet.data.text import text_of
 
 SHAPE = (
     "patientNNN_frameNN.h5 or patientNNN_frameNN_slice_N.h5, lists train.list, val.list, test.list"
@@ -71,6 +72,6 @@ def _listed_splits(folder: Path) -> dict[str, str]:
     for split, names in _SPLITS.items():
         for name in names:
             for path in [folder / f"{name}.list", folder / f"{name}.txt"]:
-                lines = description.text_of(path).split() if path.is_file() else []
+                lines = text_of(path).split() if path.is_file() else []
                 found.update({line.split("_frame")[0]: split for line in lines})
     return found

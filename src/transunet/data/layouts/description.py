@@ -1,6 +1,5 @@
 """The `dataset.json` of Decathlon and nnU-Net: parsed, checked, kept inside its folder."""
 
-import codecs
 import json
 import unicodedata
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from transunet.data.formats import is_header_of_pair, stem_of, suffix_of
 from transunet.data.problems import Problem
+from transunet.data.text import text_of
 from transunet.errors import TransUNetError
 
 NAME = "dataset.json"
@@ -99,13 +99,6 @@ def classes(
     labels = {index: names[value] for index, value in enumerate(values)}
     indices = {value: index for index, value in enumerate(values)}
     return labels, {} if values == list(labels) else indices
-
-
-def text_of(path: Path) -> str:
-    """Return the text of a file: UTF-8, or the UTF-16 that programs on Windows write."""
-    content = path.read_bytes()
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if wide else "utf-8-sig")
 
 
 def inside(folder: Path, entry: Any, source: Path | None = None) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
 from transunet.data.layouts import description
+from transunet.data.text import text_of
 
 SHAPE = "train_npz/caseNNNN_sliceNNN.npz and test_vol_h5/caseNNNN.npy.h5, lists/*/train.txt"
 
@@ -66,7 +67,7 @@ def without(folder: Path, names: frozenset[str]) -> None:
     for path in [
         p for name in ("train.txt", "test_vol.txt", "test.txt") for p in _lists(folder, name)
     ]:
-        lines = description.text_of(path).splitlines()
+        lines = text_of(path).splitlines()
         path.write_text(
             "".join(f"{line}\n" for line in lines if line.strip() not in names), "utf-8"
         )
@@ -83,7 +84,7 @@ def _files(folder: Path, sub: str, lists: Sequence[str]) -> Iterator[Path]:
     if not found:
         yield from description.listed(folder / sub, suffix)
         return
-    names = {line.strip() for line in description.text_of(found[0]).splitlines() if line.strip()}
+    names = {line.strip() for line in text_of(found[0]).splitlines() if line.strip()}
     for name in sorted(names):
         yield description.inside(folder, f"{sub}/{name}{suffix}", found[0])
 

@@ -1,0 +1,271 @@
+"""Which rule splits a data set: a user's file, its own lists, its own folds, or a seed."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transunet.data.cases import Case, DataSet
+from transunet.data.problems import Problem
+from transunet.data.splits import (
+    How,
+    Split,
+    Splits,
+    Splittable,
+    groups_by,
+    refuse_divided,
+    some,
+    split,
+)
+from transunet.data.store import Store
+from transunet.data.text import text_of
+from transunet.errors import ConfigError
+
+_FORM = 'nnU-Net\'s form, [{"train": ["a", "b"], "val": ["c"]}, ...]'
+
+FOLDS = 5
+"""How many, where nobody says."""
+
+FRACTION = 0.2
+"""How many of the groups are held out, where nobody says."""
+
+
+def splits_of(
+    dataset: DataSet,
+    cases: Sequence[Case],
+    seed: int = 1234,
+    *,
+    how: How = "auto",
+    fraction: float = FRACTION,
+    folds: int | None = None,
+) -> Splits:
+    """Return the splits of a data set: those that it brings itself, or drawn ones.
+
+    Args:
+        dataset: where the cases are from; says what it brings, and how cases are grouped.
+        cases: those that are used, all with a label.
+        seed: of a split that is drawn.
+        how: "own" takes what the data set brings: the cases that it marks for validation, else its
+            folds; "kfold" takes its folds if they are as many as asked for, else draws them;
+            "holdout" draws; "auto" is "kfold" where `folds` are asked for, else "own" where it
+            brings any, else "holdout".
+        fraction: of the groups, for "holdout"; 0 trains on everything.
+        folds: how many; None for as many as the data set brings, or 5.
+
+    Raises:
+        ConfigError: when there are too few groups, no split of its own, or a group is divided
+            although the data set was `grouped`.
+        DataError: when the data set's file of folds does not fit the cases.
+    """
+    marked = any(case.split == "validation" for case in cases)
+    brought = None if how == "holdout" else own_folds(dataset, cases)
+    if how == "auto":
+        how = "kfold" if folds else "own" if marked or brought else "holdout"
+    if how == "own" and (marked or not brought):
+        chosen = Splits(split(cases, how="own"), dataset.split_rule)
+    elif brought and (how == "own" or folds in (None, len(brought.parts))):
+        chosen = brought
+    else:
+        parts = split(cases, seed, how=how, fraction=fraction, folds=folds or FOLDS)
+        unused = brought.rule if brought else dataset.split_rule if marked else None
+        chosen = Splits(parts, _drawn(parts, cases, seed, dataset.group_by, unused), drawn=True)
+    if dataset.group_by:
+        refuse_divided(chosen, cases)
+    return chosen
+
+
+def stored_splits(
+    store: Store,
+    seed: int = 1234,
+    *,
+    fraction: float | None = None,
+    folds: int | None = None,
+    group_by: str | None = None,
+) -> Splits:
+    """Return the splits that a store was prepared with, or drawn ones where others are asked for.
+
+    Args:
+        store: a prepared store.
+        seed: of a split that is drawn.
+        fraction: of the groups, to draw a split with; None for what was prepared.
+        folds: how many; of a store that was prepared with folds, those.
+        group_by: keeps cases together whose names it finds alike; what was drawn without it is
+            drawn anew.
+
+    Raises:
+        ConfigError: when the store has another number of folds, there are too few groups, or the
+            data set's own split divides one.
+    """
+    cases = grouped_cases(store, group_by)
+    prepared = store.prepared
+    has_folds = len(prepared.parts) > 1
+    if folds and has_folds and folds != len(prepared.parts):
+        raise ConfigError(
+            f"The store {store.path} was prepared with {len(prepared.parts)} folds "
+            f"({prepared.rule}), and {folds} are asked for. Give --folds {len(prepared.parts)}, or "
+            f"prepare it again with --folds {folds}: no case is made anew."
+        )
+    if fraction is None and (has_folds or not folds):
+        try:
+            if group_by:
+                refuse_divided(prepared, cases)
+            return prepared
+        except ConfigError:
+            if not prepared.drawn:
+                raise
+            folds = len(prepared.parts) if has_folds else None
+    parts = split(
+        cases,
+        seed,
+        how="kfold" if folds else "holdout",
+        fraction=FRACTION if fraction is None else fraction,
+        folds=folds or FOLDS,
+    )
+    unused = None if prepared.drawn else prepared.rule
+    group_by = group_by or store.manifest.group_by
+    return Splits(parts, _drawn(parts, cases, seed, group_by, unused), drawn=True)
+
+
+def grouped_cases(store: Store, group_by: str | None) -> list[Splittable]:
+    """Return the cases of a store, in the groups that `group_by` makes, if it is given."""
+    cases = list(store.cases.values())
+    if group_by is None:
+        return list(cases)
+    groups = groups_by(group_by, [case.name for case in cases if case.split != "test"])
+    return [case.model_copy(update={"group": groups.get(case.name)}) for case in cases]
+
+
+def own_folds(dataset: DataSet, cases: Sequence[Case]) -> Splits | None:
+    """Return the folds that a data set brings: nnU-Net's `splits_final.json`, or keys `fold`.
+
+    Raises:
+        DataError: when the file is of another form, or does not fit `cases`.
+    """
+    if file := dataset.folds_file:
+        try:
+            return read_splits(file, cases, file.name)
+        except ConfigError as error:
+            found = str(error).removeprefix(f"{file}: ").rstrip(".")
+            remedy = "Correct the file, or take it away to have a split drawn"
+            raise Problem("splits", str(file), found, remedy).error() from None
+    rest = [case for case in cases if case.split != "test"]
+    numbers = sorted({case.fold for case in rest if case.fold is not None})
+    pairs = [
+        ([c.name for c in rest if c.fold != number], [c.name for c in rest if c.fold == number])
+        for number in numbers
+    ]
+    if not all(train for train, _ in pairs):
+        return None  # one number for all of them makes no folds
+    return _fitted(pairs, cases, "folds of dataset.json", dataset.folder) if pairs else None
+
+
+def splits_in(
+    path: Path, cases: Sequence[Splittable], folds: int | None = None, group_by: str | None = None
+) -> Splits:
+    """Return the splits in a user's file; cases that are for testing stay so.
+
+    Args:
+        path: JSON in nnU-Net's form, see `named_splits`.
+        cases: those that are used.
+        folds: how many the file must hold; None for any number.
+        group_by: the pattern that made the groups of `cases`, if they must not be divided.
+
+    Raises:
+        ConfigError: for a file that cannot be used, names other cases, or holds another number.
+    """
+    splits = read_splits(path, cases, f"--splits {path}")
+    if folds not in (None, len(splits.parts)):
+        raise ConfigError(
+            f"{path} holds {len(splits.parts)} splits, and --folds {folds} are asked for. Leave "
+            "--folds out, or give the number in the file."
+        )
+    if group_by:
+        refuse_divided(splits, cases)
+    return splits
+
+
+def read_splits(path: Path, cases: Sequence[Splittable], rule: str) -> Splits:
+    """Read splits from a file in nnU-Net's form, and make sure that they fit `cases`.
+
+    Raises:
+        ConfigError: for a file that cannot be used, or that names other cases.
+    """
+    return _fitted(named_splits(path), cases, rule, path)
+
+
+def named_splits(path: Path) -> list[tuple[list[str], list[str]]]:
+    """Return the names that train and that validate, split by split, of a file in nnU-Net's form.
+
+    That is JSON: a list of objects with the lists `train` and `val`; one object alone is one split.
+
+    Raises:
+        ConfigError: for a file that is missing or of another form.
+    """
+    try:
+        content = json.loads(text_of(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: it cannot be read ({error.strerror or error}).") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: it is not JSON ({error}); expected {_FORM}.") from None
+    items = [content] if isinstance(content, dict) else content
+    if not isinstance(items, list) or not items:
+        raise ConfigError(f"{path}: expected {_FORM}, found {content!r:.100}.")
+    for number, item in enumerate(items):
+        sides = [item.get(key) for key in ("train", "val")] if isinstance(item, dict) else [None]
+        if not all(isinstance(names, list) and all(map(_is_name, names)) for names in sides):
+            raise ConfigError(f"{path}: expected {_FORM}, found split {number}: {item!r:.100}.")
+    return [(item["train"], item["val"]) for item in items]
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _fitted(
+    pairs: Sequence[tuple[Sequence[str], Sequence[str]]],
+    cases: Sequence[Splittable],
+    rule: str,
+    source: Path,
+) -> Splits:
+    """Make sure that the names in `source` are those of `cases`, each on one side, none empty."""
+    names = {case.name for case in cases}
+    test = {case.name for case in cases if case.split == "test"}
+    for number, (train, validation) in enumerate(pairs):
+        empty = [key for key, side in (("train", train), ("val", validation)) if not side]
+        faults = {
+            "no labelled cases of the data set": sorted({*train, *validation} - names),
+            "test cases of the data set": sorted({*train, *validation} & test),
+            "both in 'train' and in 'val'": sorted({*train} & {*validation}),
+        }
+        for what, wrong in faults.items():
+            if wrong:
+                raise ConfigError(
+                    f"{source}: split {number} names {len(wrong)} that are {what}: {some(wrong)}. "
+                    f"Cases are called {some(sorted(names - test), 3)}."
+                )
+        if empty:
+            raise ConfigError(
+                f"{source}: split {number} has no cases in {' and '.join(map(repr, empty))}. "
+                "Every split needs cases to train and to validate."
+            )
+    parts = [
+        Split(tuple(sorted({*train})), tuple(sorted({*validation})), tuple(sorted(test)))
+        for train, validation in pairs
+    ]
+    return Splits(tuple(parts), rule)
+
+
+def _drawn(
+    parts: Sequence[Split],
+    cases: Sequence[Splittable],
+    seed: int,
+    group_by: str | None,
+    unused: str | None,
+) -> str:
+    """Say that a seed decided, how groups were made, and what was not used."""
+    if not parts[0].validation:
+        return "none held out, as asked for"
+    groups = f" by group: --group-by {group_by}" if group_by else ""
+    if not groups and any(case.group for case in cases if case.split != "test"):
+        groups = ", groups kept whole"
+    return f"drawn with seed {seed}{groups}{f', not the {unused}' if unused else ''}"
