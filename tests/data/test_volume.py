@@ -75,6 +75,7 @@ def test_same_grid_passes_rounding_and_names_differences():
     shifted[0, 3] = 1.1 * CORNER_TOLERANCE
     assert "0.11 mm" in same_grid(a, volume(shifted))
     assert "LAS" in same_grid(a, volume(np.diag([-1, 1, 1, 1])))
+    assert "1 x 1 x 1 mm and 1 x 1 x 3 mm" in same_grid(a, volume(np.diag([-1.0, -1, 3, 1])))
     assert "4 x 5 x 7" in same_grid(a, volume(shape=(1, 4, 5, 7)))
 
 

@@ -17,6 +17,7 @@ orientations: Any = _nibabel_orientations  # its functions carry no types
 
 CORNER_TOLERANCE = 0.1
 """How far apart the corners of two grids that count as one may lie, in voxels (smallest edge)."""
+_SAME_EDGES = 0.01  # a difference of edges that is worth naming
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,6 +224,10 @@ def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
     grids = ([Grid(one.spatial_shape, affine) for affine in _affines(one)] for one in (a, b))
     if min(corner_distance(*pair) for pair in product(*grids)) <= tolerance:
         return None
+    if not np.allclose(sorted(a.spacing_mm), sorted(b.spacing_mm), rtol=_SAME_EDGES):
+        return (
+            f"the voxel sizes differ: {_millimetres(a.spacing_mm)} and {_millimetres(b.spacing_mm)}"
+        )
     if a.orientation != b.orientation:
         return f"the orientations differ: {a.orientation} and {b.orientation}"
     return (
@@ -281,6 +286,10 @@ def _check_affine(affine: Array, name: str) -> None:
 
 def _damaged(kind: str, name: str, found: str, remedy: str) -> TransUNetError:
     return Problem(kind, name, found, remedy, geometry=True).error()
+
+
+def _millimetres(spacing: tuple[float, ...]) -> str:
+    return " x ".join(f"{edge:.4g}" for edge in spacing) + " mm"
 
 
 def _times(shape: tuple[int, ...]) -> str:
