@@ -224,12 +224,11 @@ def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
     grids = ([Grid(one.spatial_shape, affine) for affine in _affines(one)] for one in (a, b))
     if min(corner_distance(*pair) for pair in product(*grids)) <= tolerance:
         return None
-    if not np.allclose(sorted(a.spacing_mm), sorted(b.spacing_mm), rtol=_SAME_EDGES):
-        return (
-            f"the voxel sizes differ: {_millimetres(a.spacing_mm)} and {_millimetres(b.spacing_mm)}"
-        )
     if a.orientation != b.orientation:
-        return f"the orientations differ: {a.orientation} and {b.orientation}"
+        if np.allclose(sorted(a.spacing_mm), sorted(b.spacing_mm), rtol=_SAME_EDGES):
+            return f"the orientations differ: {a.orientation} and {b.orientation}"
+        sizes = [_millimetres(one.spacing_mm) for one in (a, b)]
+        return f"the voxel sizes differ: {sizes[0]} and {sizes[1]}"
     return (
         f"the affines differ: a corner lies {apart:.4g} mm apart (tolerance {CORNER_TOLERANCE} "
         f"voxel = "
