@@ -85,6 +85,8 @@ def test_channel_names_tell_a_modality(name: str, modality: str | None) -> None:
         HOUNSFIELD,
         image(-150, 400, air=-1000),
         image(-150, 400, air=-2000),
+        image(-150, 400, air=-8192),
+        image(-1000, 3000),
         image(0, 900, modality="CT"),
     ],
 )
@@ -99,6 +101,13 @@ def test_a_ct_for_mri_is_refused(ct: Volume, training: TrainingData | None) -> N
 def test_another_scan_for_ct_is_refused(modality: str, training: TrainingData | None) -> None:
     with pytest.raises(DataError, match="trained on CT"):
         check_suitability(CT, training, image(0, 900, modality=modality), force=False)
+
+
+@pytest.mark.parametrize("most", [1, 255, 2000, 4095])
+def test_a_ct_that_is_not_in_hounsfield_units_is_refused(most: float) -> None:
+    cone_beam = seen(image(-1000, 5000), image(-990, 3000), modality="CT")
+    with pytest.raises(DataError, match="no Hounsfield units"):
+        check_suitability(CT, cone_beam, image(0, most), force=False)
 
 
 @pytest.mark.parametrize("modality", ["PT", "US", "CR", "SM"])

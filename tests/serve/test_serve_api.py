@@ -227,6 +227,7 @@ def test_a_ct_for_mri_is_refused_unless_it_is_forced(client):
         (b"form-data; name=files; filename=\"=?utf-8?B?aMO8ZnRlLm5paS5neg==?=\"",
          "h\u00fcfte.nii.gz"),
         (b"form-data; name=files; filename*=iso-8859-1'de'h%FCfte.nii.gz", "h\u00fcfte.nii.gz"),
+        (b"form-data; filename*=\"utf-8''h%C3%BCfte.nii.gz\"; name=\"files\"", "h\u00fcfte.nii.gz"),
         (b"form-data; name=files; filename*=klingon''h.nii.gz", "h.nii.gz"),
         ('form-data; name="files"; filename="h\u00fcfte.nii.gz"'.encode(), "h\u00fcfte.nii.gz"),
         (b"form-data; name=files; filename*=UTF-8''..%2F..%2Fx.nii.gz", "x.nii.gz"),

@@ -65,8 +65,9 @@ export async function openJob(job: Job, viewer: Viewer): Promise<boolean> {
 }
 
 /** Pictures are told in pixels here, so that they have no size in millimetres is no news. */
-function warnings({ kind, warnings }: ImageInfo): string[] {
-  return kind === "picture" ? warnings.filter((text) => !/voxel size/.test(text)) : warnings;
+function warnings({ kind, warnings, obstacle }: ImageInfo): string[] {
+  if (kind === "picture") return obstacle ? [obstacle] : [];
+  return warnings;
 }
 
 function begin(text: string): number {

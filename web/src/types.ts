@@ -26,6 +26,7 @@ export interface ImageInfo {
   kind: "volume" | "picture";
   result_formats: string[];
   warnings: string[];
+  obstacle: string | null;
   suitability: Suitability[];
 }
 

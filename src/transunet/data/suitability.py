@@ -54,10 +54,9 @@ _WORDS = {
 _KIND_OF_WORD = {word: kind for kind, words in _WORDS.items() for word in words.split()}
 _SCANS = ("CT", "MR", "PT")
 
-AIR_HU = -900.0
-"""Hounsfield units below which there is air, or what scanners put outside their circle."""
-LEAST_HU, MOST_HU = -3100.0, 4000.0
-"""What CT scanners write, padding included."""
+AIR_HU, MOST_HU = -900.0, 4000.0
+"""Hounsfield units below which there is air, or what was put outside the scanner's circle (that may
+be -1024, -3024 or -32768); and what hardly anything is above."""
 SPACING_FACTOR, VIEW_FACTOR = 2.0, 1.5
 """How many times finer or coarser, smaller or larger than in training goes without a warning."""
 DEVIATIONS, SHARE = 1.0, 0.5
@@ -300,7 +299,7 @@ def _doubtful_grid(
 
 def _is_hounsfield(values: ChannelValues) -> bool:
     low, _, high = values.percentiles
-    return LEAST_HU <= low <= AIR_HU and high <= MOST_HU
+    return low <= AIR_HU and high <= MOST_HU
 
 
 def _keeps_negative(channel: Channel) -> bool:

@@ -98,6 +98,9 @@ class Image(BaseModel):
     kind: Literal["volume", "picture"]
     result_formats: list[ResultFormat]
     warnings: list[str]
+    obstacle: str | None = Field(
+        description="Why it can be looked at but not segmented; null where it can be."
+    )
     suitability: list[Suitability] = Field(description="For each bundle that takes its channels.")
     created: str = Field(examples=["2026-11-22T20:00:00Z"])
     expires: str = Field(examples=["2026-11-23T20:00:00Z"])
