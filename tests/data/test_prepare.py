@@ -9,6 +9,7 @@ from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.store import Store
+from transunet.data.suitability import TrainingData, check_suitability, modality_of_name
 from transunet.errors import ConfigError, DataError, GeometryError
 
 
@@ -36,6 +37,19 @@ def test_slices_are_those_of_the_preprocessing(data, tmp_path):
     assert (case.slices, case.size, case.spacing_mm) == (5, (8, 9), (1, 1, 1))
     assert store.image_files("toy_02")[0].samefile(data.cases[2].images[0])
     assert store.label_file("toy_02").samefile(data.cases[2].label)
+
+
+def test_a_store_tells_what_training_will_see(data, tmp_path):
+    store = prepare(data, tmp_path / "store")
+    seen = TrainingData.of(store.cases.values(), store.preprocessing)
+    assert (seen.cases, seen.space) == (len(data.cases), "known")
+    assert seen.channels[0].modality == modality_of_name(data.channels[0])
+    assert seen.spacing_mm == ((1, 1, 1), (1, 1, 1))
+    assert seen.view_mm == ((8, 9), (8, 9))
+    for case in data.cases:  # what it saw is what it knows
+        image = data.read_case(case)[0]
+        assert check_suitability(store.preprocessing, seen, image, force=False) == []
+    assert TrainingData(**json.loads(seen.model_dump_json())) == seen
 
 
 def test_a_store_opens_as_it_was_made(data, tmp_path):

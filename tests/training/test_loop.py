@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from training_runs import same, steps, validations, weights
+from transunet.bundle_config import read_config
 from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.evaluation.metrics import dice_per_class
@@ -34,7 +35,7 @@ def test_a_run_leaves_bundles_its_recipe_its_log_and_curves(job, tmp_path):
     folder = tmp_path / "run"
     for name in ("best", "last"):
         assert (folder / name / "model.safetensors").is_file()
-        assert (folder / name / "config.json").is_file()
+        assert read_config(folder / name).training_data.cases == len(run.store.cases)
     assert load_recipe(folder / "recipe.json") == run.recipe
     assert run.recipe.weights == "none"  # derived: nothing is published for this variant
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -6,6 +6,7 @@ import pytest
 from prediction import tiny_config
 from transunet.bundle_config import BundleConfig
 from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.suitability import SeenChannel, TrainingData
 from transunet.errors import ConfigError, DataError
 from transunet.inference.networks.exported_metadata import (
     CONFIG,
@@ -17,6 +18,7 @@ from transunet.inference.networks.exported_metadata import (
 )
 
 FILE = Path("model.onnx")
+SPAN = ((0.0, 1.0, 2.0), (0.5, 1.5, 3.0))
 
 
 @pytest.fixture
@@ -25,6 +27,12 @@ def config() -> BundleConfig:
         architecture=tiny_config(),
         preprocessing=Preprocessing(channels=(Channel(name="MRI"),)),
         labels={0: "background", 1: "Großhirn", 2: "right"},
+        training_data=TrainingData(
+            cases=2,
+            channels=(SeenChannel(modality="MR", percentiles=SPAN, standardised=SPAN),),
+            spacing_mm=SPAN,
+            view_mm=((8, 9), (8, 9)),
+        ),
     )
 
 
