@@ -330,7 +330,7 @@ def _bands(path: Path, header: Header) -> NDArray[Any]:
             "format that is not read here, or the file is cut short"
         )
         remedy = "Save it as TIFF without compression and tiles, as NRRD, or as a file per channel"
-        if not version_of("tifffile"):
+        if header.pages and not version_of("tifffile"):
             remedy += "; more kinds of TIFF are read after: pip install tifffile"
         raise Problem("unreadable", str(path), found, remedy).error()
     if header.pages and header.pages[0].meaning == tiff.WHITE_IS_ZERO and header.white:
