@@ -287,3 +287,19 @@ def test_names_that_differ_in_spelling_alone_are_matched(tmp_path, touch, predic
     assert [(pair.prediction.name, pair.reference.name) for pair in pairs] == [
         (prediction, reference)
     ]
+
+
+def test_predictions_of_images_in_folders_belong_to_the_cases_of_a_data_set(tmp_path):
+    image_module = pytest.importorskip("PIL.Image", reason="needs the extra [images]")
+    mask = image_module.fromarray(np.eye(4, dtype=np.uint8))
+    for patient in ("p1", "p2"):
+        for folder in ("set/images", "set/masks", "predicted"):
+            path = tmp_path / folder / patient / "0.png"
+            path.parent.mkdir(parents=True)
+            mask.save(path)
+    pairs, without = match(tmp_path / "predicted", references_in(tmp_path / "set"))
+    assert [(p.name, p.prediction.parent.name, p.reference.parent.name) for p in pairs] == [
+        ("p1_0", "p1", "p1"),
+        ("p2_0", "p2", "p2"),
+    ]
+    assert without == ()

@@ -1,6 +1,7 @@
 """Which prediction belongs to which reference (and image): matched by the case's name."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -209,7 +210,14 @@ def _of_dataset(path: Path, dataset: DataSet, split: str | None) -> References:
 
 
 def _aliases(cases: Iterable[Case]) -> dict[str, str]:
-    return {stem_of(case.images[0]): case.name for case in cases if case.images}
+    """What predictions of one case alone may be called: its image, behind up to two folders."""
+    names = defaultdict[str, set[str]](set)
+    for case in cases:
+        for image in case.images[:1]:
+            parts = image.with_name(stem_of(image)).parts
+            for count in range(1, 4):
+                names["/".join(parts[-count:])].add(case.name)
+    return {alias: of.pop() for alias, of in names.items() if len(of) == 1}
 
 
 def _volumes(files: Iterable[Path]) -> list[Path]:

@@ -209,11 +209,11 @@ def _notes_on_classes(folder: Path, pixels: Counter[int]) -> Iterator[Problem]:
 def _no_foreground(folder: Path, surveyed: Survey, unused: Sequence[Path]) -> TransUNetError:
     """Say that the masks are empty, or why nothing of them could be read."""
     read, unread = len(surveyed.pixels), surveyed.unread
-    empty = f"none of {read} masks holds anything but background" if read else ""
+    empty = f"none of {read} masks holds anything but background" if read or not unread else ""
     if not unread:
         remedy = "Check that these are the masks"
-        mask = next(iter(surveyed.pixels))
-        if FORMATS.get(kind_of(mask) or "") is raster and raster.has_shape_in_alpha(mask):
+        pictures = [p for p in surveyed.pixels if FORMATS.get(kind_of(p) or "") is raster]
+        if pictures and raster.has_shape_in_alpha(pictures[0]):
             empty += ", but their transparency has a shape, which is not read"
             remedy = "Store it as brightness: in Python, Image.open(mask).getchannel('A').save(new)"
         return Problem("no-foreground", str(folder), empty, remedy).error()

@@ -49,6 +49,8 @@ def open(folder: Path) -> DataSet:
     cases = [_case(patient, None if single else usual) for patient in patients]
     if len({case.name for case in cases}) < len(cases):
         cases = [pairs.named_by_split(case) for case in cases]
+    if not cases:
+        return DataSet(folder.name, folder, "patients", (), {}, ())
     orphans = _orphans(patients, cases)
     labels = [case.label for case in cases if case.label]
     meaning = masks.meaning(folder, labels, [Path(orphan.where) for orphan in orphans])
