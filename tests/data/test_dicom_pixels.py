@@ -65,6 +65,14 @@ def test_the_stored_bits_lie_below_the_high_bit(tmp_path, rng, dtype, high):
     np.testing.assert_array_equal(read(tmp_path).array, expected(pixels))
 
 
+def test_without_a_high_bit_it_is_the_stored_bits_last(tmp_path):
+    def edit(dataset, index):
+        dataset.BitsStored, dataset.HighBit = 12, None
+
+    save(tmp_path, series_of(np.abs(ramp()).astype(np.uint16), edit=edit))
+    np.testing.assert_array_equal(read(tmp_path).array, expected(np.abs(ramp())))
+
+
 @pytest.mark.parametrize(("stored", "high"), [(12, 16), (12, 10), (16, 11)])
 def test_a_high_bit_that_cannot_be_is_named(tmp_path, stored, high):
     def edit(dataset, index):

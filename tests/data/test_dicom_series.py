@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from dicom_made import AXIAL, OBLIQUE, STUDY, header, positions, ramp, save, series_of
+from dicom_made import AXIAL, OBLIQUE, STUDY, enhanced, header, positions, ramp, save, series_of
 from transunet.data.formats.dicom import modality, read, read_grid
 from transunet.data.formats.dicom_files import is_dicom, is_slice, why_no_slice
 from transunet.data.formats.dicom_series import (
@@ -245,6 +245,25 @@ def test_a_stack_above_another_may_lack_slices(tmp_path, lost):
     whole = read(tmp_path, 1)
     np.testing.assert_array_equal(whole.array, ramp().transpose(2, 1, 0)[None] + np.int16(1))
     assert [series.slices for series in find_series(tmp_path)] == [5, 5 - len(lost)]
+
+
+def test_frames_of_a_multi_frame_file_between_each_other_are_two_images(tmp_path):
+    where = positions(10, OBLIQUE, step=1.25)
+
+    def edit(groups, index):
+        item, place = pydicom.Dataset(), pydicom.Dataset()
+        item.EffectiveEchoTime = 10.0 + index % 2
+        place.ImagePositionPatient = [float(x) for x in where[index]]
+        groups.MREchoSequence, groups.PlanePositionSequence = [item], [place]
+
+    save(tmp_path, [enhanced(ramp(10), range(10), edit)])
+    assert [series.part for series in find_series(tmp_path)] == [
+        "EffectiveEchoTime 10.0",
+        "EffectiveEchoTime 11.0",
+    ]
+    second = read(tmp_path, 2)
+    assert second.spacing_mm == pytest.approx((0.75, 0.5, 2.5))
+    np.testing.assert_array_equal(second.array, ramp(10)[1::2].transpose(2, 1, 0)[None] * 2.0 - 3)
 
 
 def test_odd_and_even_slices_acquired_one_after_the_other_are_one_volume(tmp_path):

@@ -90,7 +90,7 @@ def _check_bits(path: Path, dataset: Any) -> None:
     if "PixelData" not in dataset:
         return  # floating point numbers
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    high = int(dataset.get("HighBit", stored - 1))
+    high = _high_bit(dataset)
     as_they_lie = str(dataset.file_meta.TransferSyntaxUID) not in DECODERS
     if high == stored - 1 or (as_they_lie and stored - 1 < high < allocated):
         return
@@ -117,9 +117,14 @@ def _used_bits(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:
     if stored.dtype.kind not in "iu":
         return stored
     width, bits = stored.dtype.itemsize * 8, int(dataset.BitsStored)
-    above, below = width - 1 - int(dataset.get("HighBit", bits - 1)), width - bits
+    above, below = width - 1 - _high_bit(dataset), width - bits
     # Shifting back fills with the sign in signed types and with zeros in unsigned ones.
     return (stored << above) >> below
+
+
+def _high_bit(dataset: Any) -> int:
+    told = dataset.get("HighBit")
+    return int(dataset.BitsStored) - 1 if told is None else int(told)
 
 
 def _inverted(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:
