@@ -248,6 +248,7 @@ def scaled(path, raw, slope, intercept=0.0):
             1.5000229,
         ),
         (np.array([0, 64, 128], np.uint8), 4 / 255, 0),
+        (np.array([0, 21, 43], np.uint8), 12 / 255, 0),  # 0, 0.988, 2.024
     ],
 )
 def test_whole_numbers_stored_in_other_steps_are_labels(tmp_path, raw, slope, intercept):

@@ -34,7 +34,7 @@ PAIR = {".hdr": ".img", ".img": ".hdr", ".hdr.gz": ".img.gz", ".img.gz": ".hdr.g
 """Suffix of the one file of a pair -> of the other: the header, the voxels."""
 
 _START = 540  # bytes of the longest header, NIfTI-2's
-_FINE = 0.02  # a slope up to this only stores whole numbers in other steps: 4 in 255, 3 in 65535
+_FINE = 0.1  # a slope up to this only stores whole numbers in other steps: 12 in 255, 3 in 65535
 
 _HALF = (
     "it is one file of a pair, and the other (.hdr with the header, .img with the voxels) is "
