@@ -153,6 +153,16 @@ def test_a_dicom_series_gets_a_dicom_segmentation(client, tmp_path, packed):
     assert scored.json()["mean"]["dice"] == 1.0
 
 
+def test_a_header_that_contradicts_itself_is_a_warning_with_the_true_spacing(client):
+    image = nifti_of(image_bytes(7))
+    image.set_qform(np.diag([1.5, 1.5, 10, 1]), code=1)
+    image.set_sform(np.eye(4), code=1)
+    image.header["pixdim"][1:4] = 1.5, 1.5, 10
+    facts = client.upload(("scan.nii", image.to_bytes()))
+    assert facts["spacing_mm"] == pytest.approx([1.5, 1.5, 10])
+    assert any("1 x 1 x 1 mm, its pixdim says 1.5 x 1.5 x 10 mm" in w for w in facts["warnings"])
+
+
 @pytest.mark.parametrize("name", ["export.zip", "bare"])
 def test_a_zipped_volume_and_one_without_suffix_are_taken(client, bundles, name):
     content = image_bytes(7)

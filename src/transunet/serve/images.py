@@ -151,6 +151,8 @@ def unpacked(files: list[Path], room: int) -> list[Path]:
 
 def _facts(volume: Volume, affine: NDArray[Any], source: Source) -> dict[str, Any]:
     placeless, obstacle = _without_place(source, volume), _obstacle(volume)
+    contradiction = volume.doubt.problem if volume.doubt else None
+    told = [f"{contradiction.found}. {contradiction.remedy}."] if contradiction else []
     return {
         "shape": list(volume.spatial_shape),
         "channels": volume.channels,
@@ -158,7 +160,7 @@ def _facts(volume: Volume, affine: NDArray[Any], source: Source) -> dict[str, An
         "orientation": volume.orientation,
         "affine": affine.tolist(),
         "kind": "picture" if placeless and volume.spatial_shape[2] == 1 else "volume",
-        "warnings": [_NO_PLACE] * placeless + [obstacle] * (obstacle is not None),
+        "warnings": [_NO_PLACE] * placeless + told + [obstacle] * (obstacle is not None),
         "obstacle": obstacle,
         "measured": None if obstacle else ImageFacts.of(volume).model_dump(mode="json"),
     }
