@@ -555,3 +555,12 @@ def test_headers_with_their_voxels_beside_them_are_pairs_too(tmp_path):
     after = prepare(data, tmp_path / "store").cases
     assert before["c0"].hashes != after["c0"].hashes
     assert before["c1"].hashes == after["c1"].hashes
+
+
+@pytest.mark.parametrize("label", ["p1/0", "p1_0", "p1_0_mask", "p1"])
+def test_folders_of_images_with_masks_in_one_folder(tmp_path, label):
+    picture(tmp_path / "images/p1/0.png", photograph())
+    picture(tmp_path / "images/p2/0.png", photograph())
+    picture(tmp_path / f"masks/{label}.png", mask(255))
+    data = open_dataset(tmp_path)
+    assert [case.label.is_file() for case in data.cases] == [True, False]

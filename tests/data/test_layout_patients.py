@@ -96,3 +96,19 @@ def test_descriptions_that_were_not_copied_along(tmp_path):
         (tmp_path / sub).mkdir()
     with pytest.raises(DataError, match=r"imagesTr, labelsTr, but no dataset\.json"):
         open_dataset(tmp_path)
+
+
+def test_an_image_may_be_a_dicom_series(patients, tmp_path):
+    dicom_made = pytest.importorskip("dicom_made", reason="needs the extra [dicom]")
+    from transunet.data.formats import read_volume, write_volume
+
+    for patient in ("p1", "p2"):
+        folder = tmp_path / "set" / patient
+        volume = read_volume(
+            dicom_made.save(folder / "CT", dicom_made.series_of(dicom_made.ramp()))
+        )
+        label = volume.with_array(np.ones((1, *volume.spatial_shape), np.uint8))
+        write_volume(label, folder / "liver_seg.nii.gz")
+    data = open_dataset(tmp_path / "set")
+    assert [case.images[0].name for case in data.cases] == ["CT", "CT"]
+    assert data.read_case(data.cases[1])[1].array.min() == 1

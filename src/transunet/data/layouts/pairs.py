@@ -213,15 +213,16 @@ def _is_image(path: Path) -> bool:
 def _paired(images: Iterable[str], labels: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     """Image -> its mask: of the same name, else of a name that begins with the image's.
 
-    Accents count as the same in both ways of writing them. What differs in the case of letters, or
-    where the image's name ends in `_image` or `_0000`, is paired where only one image and one mask
-    are left that it can be.
+    Accents count as the same in both ways of writing them. What differs in the case of letters, in
+    folders (`p1/0` and `p1_0`, or `p1`), or where the image's name ends in `_image` or `_0000`, is
+    paired where only one image and one mask are left that it can be.
     """
     mask_of: dict[str, Path] = {}
     for case_of_image, case_of_label, exact in (
         (_composed, _composed, True),
         (_composed, _case_of_mask, True),
-        (_case_of_image, lambda name: _case_of_mask(name).casefold(), False),
+        (_case_of_image, _loose_case_of_mask, False),
+        (lambda name: _case_of_image(name.split("/")[0]), _loose_case_of_mask, False),
     ):
         images_left = {(name, name) for name in images if name not in mask_of}
         taken = set(mask_of.values())
@@ -251,8 +252,12 @@ def _case_of_mask(name: str) -> str:
     return case_of_mask(_composed(name)) or _composed(name)
 
 
+def _loose_case_of_mask(name: str) -> str:
+    return _case_of_mask(name).casefold().replace("/", "_")
+
+
 def _case_of_image(name: str) -> str:
-    name = _composed(name).casefold()
+    name = _composed(name).casefold().replace("/", "_")
     channel = channel_of(name)
     return channel[0] if channel else re.sub("[-_.](image|img|im)$", "", name)
 

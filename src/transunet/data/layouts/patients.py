@@ -13,6 +13,7 @@ from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
 from transunet.data.formats import case_of_mask, kind_in_folder, suffix_of
+from transunet.data.formats.dicom_files import is_dicom
 from transunet.data.layouts import description, masks, pairs
 from transunet.data.problems import Problem
 
@@ -83,10 +84,13 @@ def _patients(folder: Path) -> Iterator[_Patient]:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The files of a folder and the DICOM series in it."""
-    for name, path in pairs.files_in(folder, flat=False):
-        if path.parent == folder and (path.is_dir() or kind_in_folder(path)):
+    """The images and masks in a folder, and the DICOM series beside them."""
+    for name, path in pairs.files_in(folder, flat=True):
+        if kind_in_folder(path):
             yield name, path
+    for inner in pairs.folders_in(folder):
+        if any(map(is_dicom, description.listed(inner)[:1])):  # no more: there may be thousands
+            yield inner.name, inner
 
 
 def _without(patient: str, name: str) -> str:
