@@ -154,6 +154,21 @@ def test_what_training_did_not_see_is_doubtful() -> None:
     assert "distributed otherwise" in doubt
 
 
+def test_pictures_of_another_depth_are_compared_by_their_white(tmp_path: Path) -> None:
+    image_module = pytest.importorskip("PIL.Image", reason="needs the extra [images]")
+    bytes_ = np.random.default_rng(0).integers(0, 200, (64, 64)).astype(np.uint8)
+    depths = {"8": bytes_, "16": bytes_.astype(np.uint16) * 257, "12": bytes_.astype(np.uint16) * 9}
+    volumes = {}
+    for name, pixels in depths.items():
+        image_module.fromarray(pixels).save(tmp_path / f"{name}.png")
+        volumes[name] = read_volume(tmp_path / f"{name}.png")
+    grey = Preprocessing(channels=(channel_for("grey"),))
+    training = seen(volumes["8"], modality=None, space="pixels")
+    assert check_suitability(grey, training, volumes["16"], force=False) == []
+    (doubt,) = check_suitability(grey, training, volumes["12"], force=False)
+    assert "in training they reached" in doubt
+
+
 def test_a_ct_on_another_scale_is_doubtful() -> None:
     training = seen(HOUNSFIELD, modality="CT")
     padded = image(-150, 400, air=-3024)

@@ -127,6 +127,8 @@ class ImageFacts(Configuration):
     space: Space = "known"
     colour: bool = False
     """Whether it is a picture with three channels that differ."""
+    white: float | None = None
+    """The number of full brightness in a picture, which other depths are compared by."""
     channels: tuple[ChannelValues, ...]
     shape: tuple[int, int, int]
     affine: tuple[tuple[float, float, float, float], ...]
@@ -139,6 +141,7 @@ class ImageFacts(Configuration):
             modality=modality_of_header(volume.header),
             space=space,
             colour=space == "pixels" and _is_colour(volume.array),
+            white=raster.white_of(volume),
             channels=tuple(map(_measure, volume.array)),
             shape=volume.spatial_shape,
             affine=tuple(map(tuple, volume.affine.tolist())),
@@ -260,8 +263,8 @@ def _doubtful_values(
                     "may be another kind of image, or prepared otherwise."
                 )
             continue
-        normalised = channel.normalise(np.array([values.percentiles, *seen.percentiles]))
-        own, least, most = normalised.tolist()
+        (own,) = channel.for_white(image.white).normalise(np.array([values.percentiles])).tolist()
+        least, most = channel.normalise(np.array(seen.percentiles)).tolist()
         if own[-1] - own[0] < _NARROW or _outside(own, (least, most), _shifted(SHARE)):
             low, high = (f"{value:.4g}" for value in (values.percentiles[0], values.percentiles[2]))
             seen_low, seen_high = f"{seen.percentiles[0][0]:.4g}", f"{seen.percentiles[1][2]:.4g}"
