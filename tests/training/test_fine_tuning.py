@@ -99,6 +99,21 @@ def test_what_is_said_explicitly_wins(tmp_path, store):
     assert "3 x 3 resized to 1 x 4" in "\n".join(job.beginning.notes)
 
 
+def test_a_bare_checkpoint_tells_its_model_by_its_shapes(tmp_path, store):
+    model = TransUNet(variant("R26-ViT-Ti_16", n_skip=2, image_size=64, num_classes=3))
+    path = tmp_path / "checkpoint_final.pth"
+    torch.save({"network_weights": model.state_dict()}, path)
+    recipe = load_recipe("paper", {"weights": str(path)})
+    assert (recipe.model, recipe.n_skip, recipe.size) == ("R26-ViT-Ti_16", 2, (224, 224))
+    with pytest.raises(ConfigError, match=r"n_skip=2, and the recipe asks for n_skip=3"):
+        begin(tmp_path / "run", store, path, n_skip=3)
+    job = begin(tmp_path / "run", store, path, image_size=64)
+    assert torch.equal(job.model.state_dict()[HEAD[0]], model.state_dict()[HEAD[0]])
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="damaged"):
+        load_recipe("paper", {"weights": str(path)})
+
+
 def test_skips_are_taken_over(tmp_path):
     model = TransUNet(variant("R26-ViT-Ti_16", n_skip=1, image_size=64))
     config = BundleConfig(

@@ -137,7 +137,8 @@ def _fetch(file: "WeightFile", offline: bool) -> Path:
 
 def _channels(found: "Inspection") -> str:
     if found.channels:
-        return f"{len(found.channels)} channels: {', '.join(found.channels)}"
+        many = "" if len(found.channels) == 1 else "s"
+        return f"{len(found.channels)} channel{many}: {', '.join(found.channels)}"
     if found.stem_channels == 3:
         return "1 channel, repeated to three, or 3 channels; others are adapted"
     return f"{found.stem_channels} channels"

@@ -17,13 +17,13 @@ from transunet.data.prepare import grids_of, labelled
 from transunet.data.preprocessing import Channel, Preprocessing, preprocessing_for
 from transunet.data.store import Store
 from transunet.errors import ConfigError
-from transunet.models.config import VARIANTS, variant
+from transunet.models.config import variant
 from transunet.models.transunet import TransUNet
 from transunet.training.checkpoint import read_checkpoint
 from transunet.training.recipe import Recipe
 from transunet.training.run import is_store
 from transunet.training.supervision import DeeplySupervised
-from transunet.weights.load import Loaded, load_weights
+from transunet.weights.load import Loaded, load_weights, network_settings
 from transunet.weights.origin import CHECKPOINT, Origin, local_origin
 
 
@@ -68,23 +68,21 @@ def check_agreement(recipe: Recipe) -> None:
 
     Raises:
         ConfigError: for another variant, or other skip connections; or when there are no weights.
-        WeightsError: when the bundle's configuration cannot be read.
+        WeightsError: when the weights, or their bundle's configuration, cannot be read.
     """
     origin = local_origin(recipe.weights)
-    config = origin.config if origin else None
-    if config is None or config.name not in VARIANTS:
-        return
-    if recipe.model != config.name:
+    known = network_settings(origin) if origin else {}
+    if known.get("model") not in (None, recipe.model):
         raise ConfigError(
-            f"The weights {recipe.weights} are of {config.name}, and the recipe asks for "
+            f"The weights {recipe.weights} are of {known['model']}, and the recipe asks for "
             f"{recipe.model}. Leave out --model (or model in the recipe's file), or give weights "
             f"of {recipe.model}."
         )
     asked = variant(recipe.model, n_skip=recipe.n_skip).n_skip
-    if asked != config.n_skip:
+    if known.get("n_skip") not in (None, asked):
         raise ConfigError(
-            f"The weights {recipe.weights} are of a network with n_skip={config.n_skip}, and the "
-            f"recipe asks for n_skip={asked}. Leave n_skip out, or --set n_skip={config.n_skip}."
+            f"The weights {recipe.weights} are of a network with n_skip={known['n_skip']}, and the "
+            f"recipe asks for n_skip={asked}. Leave n_skip out, or --set n_skip={known['n_skip']}."
         )
 
 

@@ -21,6 +21,7 @@ from transunet.configuration import Configuration
 from transunet.errors import ConfigError
 from transunet.models.config import VARIANTS
 from transunet.weights.catalog import SOURCES
+from transunet.weights.load import network_settings
 from transunet.weights.origin import local_origin
 
 PRESETS = ("paper", "modern")
@@ -210,12 +211,13 @@ def load_recipe(
         overrides: setting -> value; `augmentation.rotation` reaches into the table `augmentation`.
             A budget given here replaces the preset's.
         inherited: settings that the weights decide where neither a file nor `overrides` does; by
-            default, of a bundle or run, its model, image size and skip connections.
+            default, of a bundle or run, its model, image size and skip connections; of a file,
+            what its shapes tell.
 
     Raises:
         ConfigError: for an unknown recipe or setting, with the nearest known one, or a value that
             cannot work.
-        WeightsError: when the configuration of the weights' bundle cannot be read.
+        WeightsError: when the file of weights, or its bundle's configuration, cannot be read.
     """
     overrides = overrides or {}
     values = _read(source)
@@ -229,12 +231,10 @@ def load_recipe(
 
 def _decided_by_weights(weights: Any) -> dict[str, Any]:
     origin = local_origin(weights) if isinstance(weights, str) else None
-    config = origin.config if origin else None
-    if config is None or config.name not in VARIANTS:
-        return {}
-    usual = config.n_skip == VARIANTS[config.name].n_skip
-    n_skip = None if usual else config.n_skip
-    return {"model": config.name, "image_size": config.image_size, "n_skip": n_skip}
+    settings = network_settings(origin) if origin else {}
+    if settings and settings.get("n_skip") == VARIANTS[settings["model"]].n_skip:
+        settings["n_skip"] = None  # the variant's own, as a preset says it
+    return settings
 
 
 def changed_recipe(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:

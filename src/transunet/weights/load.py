@@ -4,16 +4,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from transunet.errors import ConfigError, WeightsError
-from transunet.models.config import TransUNetConfig
+from transunet.models.config import VARIANTS, TransUNetConfig
 from transunet.models.transunet import TransUNet
 from transunet.weights import google, official, timm
 from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
 from transunet.weights.download import Progress, fetch
 from transunet.weights.fit import Shapes, about_positions, doubt_about_positions, fit
+from transunet.weights.identify import skips_of, variant_of
 from transunet.weights.origin import Origin, origin_of
 from transunet.weights.partial import Rows, fitted
 from transunet.weights.reading import read_entries
@@ -146,6 +148,25 @@ def read_remapped(origin: Origin) -> Remapped:
     container, entries = read_entries(origin.file)
     remapped = remap(entries, container, origin.file)
     return replace(remapped, grid=origin.config.grid) if origin.config else remapped
+
+
+def network_settings(origin: Origin) -> dict[str, Any]:
+    """Return what `origin` tells of its network: model, n_skip and image_size, each where known.
+
+    A bundle tells all three; of a bare file the shapes tell the variant, and of a whole TransUNet
+    the skip connections. {} for none of the known variants.
+
+    Raises:
+        WeightsError: when the file is damaged, or its entries have nobody's names.
+    """
+    if config := origin.config:
+        whole = {"model": config.name, "n_skip": config.n_skip, "image_size": config.image_size}
+        return whole if config.name in VARIANTS else {}
+    state = read_remapped(origin).state
+    name, skips = variant_of(state), skips_of(state)
+    if name is None:
+        return {}
+    return {"model": name} | ({} if skips is None else {"n_skip": skips})
 
 
 def remap(entries: Mapping[str, Tensor], container: str, path: Path) -> Remapped:
