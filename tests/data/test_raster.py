@@ -265,7 +265,7 @@ def test_a_kind_of_tiff_that_is_not_read_is_told(tmp_path, monkeypatch):
         path, np.zeros((6, 9, 5), np.uint8), photometric="minisblack", planarconfig="contig"
     )
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(DataError, match=r"a\.tif: a pixel has 5 numbers of the type uint8"):
+    with pytest.raises(DataError, match=r"a\.tif: it holds 5 uint8 per pixel, in a form"):
         read_volume(path)
 
 

@@ -325,9 +325,10 @@ def _bands(path: Path, header: Header) -> NDArray[Any]:
     shape = (max(1, len(header.pages)), *sizes, header.samples)
     samples = read_samples(path, shape, header.dtype, header.pages)
     if samples is None:
+        kind = "complex numbers" if header.dtype.kind == "V" else f"{header.dtype} per pixel"
         found = (
-            f"a pixel has {header.samples} numbers of the type {header.dtype}, in a form of this "
-            "format that is not read here, or the file is cut short"
+            f"it holds {header.samples} {kind}, in a form of this format that is not read here, or "
+            "it is cut short"
         )
         remedy = "Save it as TIFF without compression and tiles, as NRRD, or as a file per channel"
         if header.pages and not version_of("tifffile"):
