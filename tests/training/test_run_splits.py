@@ -12,7 +12,7 @@ from transunet.errors import ConfigError
 from transunet.training import loop
 from transunet.training.folds import fold_job, open_folds
 from transunet.training.run import Run
-from transunet.training.start import number_of_folds, refuse_other_splits, resume, start
+from transunet.training.start import number_of_folds, refuse_other_data, resume, start
 from transunet.training.validation import Outcome
 
 NAMES = [f"toy_{i}" for i in range(5)]
@@ -43,12 +43,12 @@ def test_a_users_splits_are_trained_on_and_resumed(
 def test_going_on_with_another_split_is_refused(store, recipe, file, tmp_path):
     start(tmp_path / "run", store, recipe(), splits=file, device="cpu")
     run = Run.reopen(tmp_path / "run")
-    refuse_other_splits(run, file, None)
+    refuse_other_data(run, file, None, None)
     file.write_text(json.dumps(FOLDS[:1]))
     with pytest.raises(ConfigError, match=r"not begun with --splits .*mine\.json"):
-        refuse_other_splits(run, file, None)
+        refuse_other_data(run, file, None, None)
     with pytest.raises(ConfigError, match="not begun with --group-by toy"):
-        refuse_other_splits(run, None, "toy")
+        refuse_other_data(run, None, "toy", None)
 
 
 def test_a_share_and_a_file_are_two_ways_to_split(store, recipe, file, tmp_path):

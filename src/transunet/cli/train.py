@@ -114,6 +114,15 @@ def train(
     layout: Annotated[
         str | None, typer.Option(help="The data set's layout, if not recognised.")
     ] = None,
+    ignore: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="VALUE",
+            help="The value in label maps, such as 255, of what nobody labelled; a data set's own "
+            "label 'ignore' needs no option.",
+        ),
+    ] = None,
     store: Annotated[
         Path | None, typer.Option(help="Where to prepare the data; RUN/store if not given.")
     ] = None,
@@ -146,10 +155,10 @@ def train(
     }
     overrides = _overrides(named, settings or [])
     if _goes_on(dataset, out, resume):
-        order = _order_to_go_on(dataset, resume, recipe, overrides, splits, group_by)
+        order = _order_to_go_on(dataset, resume, recipe, overrides, splits, group_by, ignore)
     else:
         order = _order_to_start(
-            dataset, out or resume, recipe, overrides, store, layout, splits, group_by
+            dataset, out or resume, recipe, overrides, store, layout, splits, group_by, ignore
         )
     with processes(choose_device(device).type) as place, _how_to_go_on(order.folder):
         _train(order, place, device, _default_workers(place) if workers is None else workers)
@@ -166,6 +175,7 @@ class _Order:
     layout: str | None
     splits: Path | None
     group_by: str | None
+    ignore: int | None
     run: "Run | None"
     """The run to go on with; None to start one."""
 
@@ -202,17 +212,18 @@ def _order_to_go_on(
     overrides: dict[str, Any],
     splits: Path | None,
     group_by: str | None,
+    ignore: int | None,
 ) -> _Order:
     from transunet.training.recipe import changed_recipe, load_recipe
     from transunet.training.run import Run
-    from transunet.training.start import refuse_other_splits
+    from transunet.training.start import refuse_other_data
 
     assert folder is not None
     run = Run.reopen(folder)
     if dataset is not None:
         run = run.with_data_at(dataset)
     record = run.record
-    refuse_other_splits(run, splits, group_by)
+    refuse_other_data(run, splits, group_by, ignore)
     if "fold" in overrides:
         overrides = {"folds": record.recipe.folds} | overrides
     if recipe is not None or dataset is not None:  # the command that started it, once more
@@ -221,7 +232,7 @@ def _order_to_go_on(
     else:
         asked = changed_recipe(record.recipe, overrides)
     data = run.dataset, asked, run.store, record.layout
-    return _Order(folder, *data, splits=None, group_by=None, run=run)
+    return _Order(folder, *data, splits=None, group_by=None, ignore=None, run=run)
 
 
 def _order_to_start(
@@ -233,6 +244,7 @@ def _order_to_start(
     layout: str | None,
     splits: Path | None,
     group_by: str | None,
+    ignore: int | None,
 ) -> _Order:
     from transunet.errors import ConfigError
     from transunet.training.recipe import load_recipe
@@ -248,7 +260,7 @@ def _order_to_start(
         if load_recipe(recipe or "paper", others).folds is None:  # the data say how many
             overrides = overrides | {"folds": number_of_folds(dataset, layout, splits)}
     asked = load_recipe(recipe or "paper", overrides)
-    return _Order(folder, dataset, asked, store, layout, splits, group_by, run=None)
+    return _Order(folder, dataset, asked, store, layout, splits, group_by, ignore, run=None)
 
 
 def _train(order: _Order, place: "Processes", device: str | None, workers: int) -> None:
@@ -289,6 +301,7 @@ def _jobs(
         "layout": order.layout,
         "splits": order.splits,
         "group_by": order.group_by,
+        "ignore": order.ignore,
     }
     folder, dataset, recipe = order.folder, order.dataset, order.recipe
     going_on, folds = order.run is not None, order.folds

@@ -52,6 +52,9 @@ def show_split(job: Job) -> None:
         + (f"; going on after step {job.state.step}" if job.state.step else ""),
         markup=False,
     )
+    if job.store.ignored is not None:
+        value = job.store.manifest.ignore
+        console.print(f"Voxels that hold {value} count in nothing: nobody labelled them.")
     for warning in split_warnings(job.store, split):
         console.print(f"Warning: {warning}", style="yellow", markup=False)
 

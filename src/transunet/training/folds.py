@@ -59,6 +59,7 @@ def open_folds(
     layout: str | None = None,
     splits: Path | None = None,
     group_by: str | None = None,
+    ignore: int | None = None,
     join: bool = False,
     workers: int = 0,
     progress: Progress | None = None,
@@ -74,6 +75,7 @@ def open_folds(
         layout: the data set's.
         splits: a file with the folds; see `start.choose_splits` if not given.
         group_by: keeps cases together, as for `start`.
+        ignore: as for `start`.
         join: take part in one that was begun already, perhaps by another machine.
         workers: processes that prepare data.
         progress: told about the preparation of data.
@@ -85,7 +87,7 @@ def open_folds(
     place, whole = place or Processes(), recipe.replace(fold=None)
     begun = (join and (folder / "run.json").is_file()) or begun_by_us(folder)
     if place.first and not begun:
-        begin(folder, dataset, whole, store, layout, splits, group_by)
+        begin(folder, dataset, whole, store, layout, splits, group_by, ignore)
     place.wait()
     run = Run.reopen(folder)
     run.refuse_another(whole)

@@ -62,6 +62,8 @@ class Record(Configuration):
     """As asked for, before anything was derived; the path of weights is absolute."""
     layout: str | None = None
     """The data set's; None to recognise it."""
+    ignore: int | None = None
+    """The value in label maps of what nobody labelled, where one was given."""
     preprocessing: Preprocessing | None = None
     """How the data set is to be prepared, where the weights decide; None by the data set."""
     splits: Splits | None = None
@@ -88,6 +90,7 @@ class Run:
         recipe: Recipe,
         *,
         layout: str | None = None,
+        ignore: int | None = None,
         preprocessing: Preprocessing | None = None,
         splits: Splits | None = None,
         group_by: str | None = None,
@@ -107,6 +110,7 @@ class Run:
             store=_recorded(given or folder / "store", folder),
             recipe=_with_absolute_weights(recipe),
             layout=layout,
+            ignore=ignore,
             preprocessing=preprocessing,
             splits=splits,
             group_by=group_by,

@@ -46,6 +46,7 @@ def start(
     layout: str | None = None,
     splits: Path | Splits | None = None,
     group_by: str | None = None,
+    ignore: int | None = None,
     device: str | None = None,
     workers: int = 0,
     progress: Progress | None = None,
@@ -64,6 +65,8 @@ def start(
         splits: which cases train and validate, or a file that says so (`split_rules.named_splits`);
             if not given, see `choose_splits`.
         group_by: a regular expression; cases in whose names it finds the same stay together.
+        ignore: the value in label maps of what nobody labelled; a data set's own label "ignore", or
+            a store's, need not be given.
         device: "cpu", "cuda", ...; the best one if not given.
         workers: processes that prepare batches, for each process.
         progress: told about the preparation of data.
@@ -74,7 +77,7 @@ def start(
     """
     place = place or Processes()
     if place.first and not begun_by_us(folder):
-        begin(folder, dataset, recipe, store, layout, splits, group_by, device)
+        begin(folder, dataset, recipe, store, layout, splits, group_by, ignore, device)
     place.wait()
     run = Run.reopen(folder)
     run.refuse_another(recipe)
@@ -126,6 +129,7 @@ def begin(
     layout: str | None = None,
     splits: Path | Splits | None = None,
     group_by: str | None = None,
+    ignore: int | None = None,
     device: str | None = None,
 ) -> Run:
     """Begin a run's folder; arguments as for `start`.
@@ -138,6 +142,7 @@ def begin(
     check_trackers(recipe.loggers)
     size = None if recipe.image_size == "auto" else recipe.image_size
     variant(recipe.model, image_size=size, n_skip=recipe.n_skip)
+    _check_ignored(dataset, layout, ignore)
     if not isinstance(splits, Splits):
         splits = choose_splits(recipe, dataset, layout, splits, group_by)
     check_agreement(recipe)
@@ -148,11 +153,25 @@ def begin(
         store,
         recipe,
         layout=layout,
+        ignore=ignore,
         preprocessing=preprocessing_from_weights(recipe, dataset, layout),
         splits=splits,
         group_by=group_by,
         launch=launch(),
     )
+
+
+def _check_ignored(dataset: Path, layout: str | None, ignore: int | None) -> None:
+    if ignore is None:
+        return
+    if not is_store(dataset):
+        open_dataset(dataset, layout, ignore)  # refuses what cannot be left out
+    elif (prepared := Store.open(dataset).manifest).ignore != ignore:
+        leaves_out = "nothing" if prepared.ignore is None else str(prepared.ignore)
+        raise ConfigError(
+            f"The store {dataset} was prepared with {leaves_out} left out, not {ignore}. Prepare "
+            f"the data set anew: transunet prepare {prepared.folder} -o STORE --ignore {ignore}"
+        )
 
 
 def choose_splits(
@@ -206,11 +225,13 @@ def number_of_folds(dataset: Path, layout: str | None, file: Path | None) -> int
     return number if number > 1 else None
 
 
-def refuse_other_splits(run: Run, file: Path | None, group_by: str | None) -> None:
-    """Make sure that a run is gone on with the splits that it was begun with.
+def refuse_other_data(
+    run: Run, file: Path | None, group_by: str | None, ignore: int | None
+) -> None:
+    """Make sure that a run is gone on with the splits and labels that it was begun with.
 
     Raises:
-        ConfigError: when `file` or `group_by`, where given, says otherwise.
+        ConfigError: when `file`, `group_by` or `ignore`, where given, says otherwise.
     """
     record, asked = run.record, []
     if file:
@@ -222,6 +243,8 @@ def refuse_other_splits(run: Run, file: Path | None, group_by: str | None) -> No
         asked += [f"--splits {file}"] if now != begun else []
     if group_by not in (None, record.group_by):
         asked.append(f"--group-by {group_by}")
+    if ignore not in (None, record.ignore):
+        asked.append(f"--ignore {ignore}")
     if asked:
         raise ConfigError(
             f"The run in {run.folder} was not begun with {' and '.join(asked)}. Leave that out to "
@@ -328,7 +351,7 @@ def ready_store(run: Run, workers: int = 0, progress: Progress | None = None) ->
     if path == source:
         return
     record = run.record
-    dataset = open_dataset(source, record.layout)
+    dataset = open_dataset(source, record.layout, record.ignore)
     dataset = dataset.grouped(record.group_by) if record.group_by else dataset
     prepare(
         dataset,
