@@ -1,6 +1,7 @@
 """Files whose names do not say what they are, or say it otherwise: read by content."""
 
 import gzip
+import json
 import shutil
 import zipfile
 
@@ -143,6 +144,28 @@ def test_a_pair_is_one_case_of_a_data_set(pairs, tmp_path):
     store = prepare(open_dataset(pairs), tmp_path / "store")
     assert len(store.cases) == 3
     assert {"images/c0.img", "images/c0.hdr"} <= set(store.case("c0").hashes)
+
+
+@pytest.mark.parametrize("ending", [".hdr", ".img"])
+def test_a_description_may_name_either_file_of_a_pair(pairs, tmp_path, ending):
+    (pairs / "dataset.json").write_text(
+        json.dumps(
+            {
+                "channel_names": {"0": "MRI"},
+                "labels": {"background": 0, "a": 1},
+                "numTraining": 3,
+                "file_ending": ending,
+            }
+        )
+    )
+    (pairs / "masks").rename(pairs / "labelsTr")
+    (pairs / "imagesTr").mkdir()
+    for file in (pairs / "images").iterdir():
+        file.rename(pairs / "imagesTr" / file.name.replace(".", "_0000."))
+    (pairs / "images").rmdir()
+    report = check(pairs)
+    assert (report.dataset.layout, len(report.dataset.cases)) == ("nnunet", 3)
+    assert report.problems == ()
 
 
 def test_a_corrected_copy_holds_both_files_of_a_pair(pairs, tmp_path):

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from transunet.data.formats import is_header_of_pair, stem_of, suffix_of
+from transunet.data.formats import files_of, is_header_of_pair, stem_of, suffix_of
 from transunet.data.problems import Problem
 from transunet.data.text import text_of
 from transunet.errors import TransUNetError
@@ -186,17 +186,21 @@ def rewrite(folder: Path, content: dict[str, Any]) -> None:
 def listed(folder: Path, ending: str | tuple[str, ...] = "") -> list[Path]:
     """Return the files of a folder with one of these endings, sorted, without hidden ones.
 
-    Archives made on a Mac carry a hidden `._name` beside every file. A folder that is missing has
-    no files.
+    Archives made on a Mac carry a hidden `._name` beside every file. The header of a pair counts as
+    the `.img` beside it, where that has one of the endings, too. A folder that is missing has no
+    files.
     """
     if not folder.is_dir():
         return []
     files = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
-    ending_so = (path for path in files if path.name.lower().endswith(ending))
-    return sorted(path for path in ending_so if not is_header_of_pair(path))
+    found = {path for path in files if path.name.lower().endswith(ending)}
+    headers = {path for path in found if is_header_of_pair(path)}
+    doubled = {path for path in headers if found.intersection(files_of(path)[1:])}
+    return sorted(found - doubled)
 
 
 def orphans(files: list[Path], used: set[Path], kind: str, what: str) -> list[Problem]:
     """Return a warning for each of `files` that no case uses."""
+    used = {file for path in used for file in files_of(path)}
     remedy = "Nothing uses it: list it in the description, give it its counterpart, or remove it"
     return [Problem(kind, str(path), what, remedy, "warning") for path in files if path not in used]
