@@ -103,6 +103,20 @@ def test_another_scan_for_ct_is_refused(modality: str, training: TrainingData | 
         check_suitability(CT, training, image(0, 900, modality=modality), force=False)
 
 
+@pytest.mark.parametrize("training", [None, seen(RAW_MR)])
+def test_a_ct_without_air_is_doubtful_for_mri(training: TrainingData | None) -> None:
+    for windowed in (image(-160, 240), image(20, 90, air=-120)):
+        first, *_ = check_suitability(MRI, training, windowed, force=False)
+        assert "reach below 0" in first
+    standardised = image(-2, 3)
+    assert check_suitability(MRI, training, standardised, force=False) == []
+    ringing = image(0, 900)
+    ringing.array[0, 0, 0, 0] = -150
+    assert check_suitability(MRI, training, ringing, force=False) == []
+    negative = seen(image(-700, 700))
+    assert check_suitability(MRI, negative, image(-600, 650), force=False) == []
+
+
 @pytest.mark.parametrize("most", [1, 255, 2000, 4095])
 def test_a_ct_that_is_not_in_hounsfield_units_is_refused(most: float) -> None:
     cone_beam = seen(image(-1000, 5000), image(-990, 3000), modality="CT")
@@ -181,8 +195,9 @@ def test_a_ct_on_another_scale_is_doubtful() -> None:
 
 def test_a_bundle_whose_channel_says_nothing_warns_of_hounsfield_units() -> None:
     unnamed = Preprocessing()
-    (doubt,) = check_suitability(unnamed, None, HOUNSFIELD, force=False)
-    assert "Hounsfield" in doubt
+    for training in (None, seen(RAW_MR, modality=None)):
+        doubt, *_ = check_suitability(unnamed, training, HOUNSFIELD, force=False)
+        assert "Hounsfield" in doubt
     training = seen(HOUNSFIELD, modality=None)
     assert check_suitability(unnamed, training, HOUNSFIELD, force=False) == []
 

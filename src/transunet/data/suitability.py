@@ -54,6 +54,8 @@ _WORDS = {
 _KIND_OF_WORD = {word: kind for kind, words in _WORDS.items() for word in words.split()}
 _SCANS = ("CT", "MR", "PT")
 
+FAT_HU = -100.0
+"""Hounsfield units of fat, which is in most that a CT shows."""
 AIR_HU, MOST_HU = -900.0, 4000.0
 """Hounsfield units below which there is air, or what was put outside the scanner's circle (that may
 be -1024, -3024 or -32768); and what hardly anything is above."""
@@ -248,31 +250,51 @@ def _doubtful_values(
     doubts = []
     for index, (channel, values) in enumerate(zip(channels, image.channels, strict=True)):
         of = f" of channel {channel.name!r}" if len(channels) > 1 else ""
-        if training is None:
-            if _is_hounsfield(values) and channel == Channel(name=channel.name):
-                doubts.append(
-                    f"The values{of} look like a CT's Hounsfield units; whether the bundle was "
-                    "trained on CT is not known."
-                )
-            continue
-        seen = training.channels[index]
-        if channel.normalisation == "zscore":
-            if _outside(values.standardised, seen.standardised, _shifted(DEVIATIONS)):
-                doubts.append(
-                    f"The values{of} are distributed otherwise than in any image of training: it "
-                    "may be another kind of image, or prepared otherwise."
-                )
-            continue
-        (own,) = channel.for_white(image.white).normalise(np.array([values.percentiles])).tolist()
-        least, most = channel.normalise(np.array(seen.percentiles)).tolist()
-        if own[-1] - own[0] < _NARROW or _outside(own, (least, most), _shifted(SHARE)):
-            low, high = (f"{value:.4g}" for value in (values.percentiles[0], values.percentiles[2]))
-            seen_low, seen_high = f"{seen.percentiles[0][0]:.4g}", f"{seen.percentiles[1][2]:.4g}"
-            doubts.append(
-                f"The values{of} reach from {low} to {high}; in training they reached from "
-                f"{seen_low} to {seen_high}."
-            )
+        seen = training.channels[index] if training else None
+        trained = seen.modality if seen else modality_of_name(channel.name)
+        told = image.modality if index == 0 else None
+        as_told = told is not None and told == trained
+        if not as_told and not _keeps_negative(channel):
+            doubt = _doubtful_sign(values, seen, trained)
+            doubts += [f"The values{of} {doubt}."] if doubt else []
+        if seen and (doubt := _doubtful_range(channel, values, seen, image.white)):
+            doubts.append(f"The values{of} {doubt}.")
     return doubts
+
+
+def _doubtful_sign(
+    values: ChannelValues, seen: SeenChannel | None, trained: str | None
+) -> str | None:
+    """What a CT has and the images of training had not, as far as is known: values below 0."""
+    if trained == "CT" or (seen and seen.percentiles[0][0] < 0):
+        return None
+    if trained is None:
+        unknown = "; whether the bundle was trained on CT is not known"
+        return f"look like a CT's Hounsfield units{unknown}" if _is_hounsfield(values) else None
+    low, _, high = values.percentiles
+    # Further below 0 than normalising brings them, and more of them than interpolation does.
+    if values.minimum > FAT_HU or low >= -_NARROW * abs(high):
+        return None
+    return f"reach below 0 (to {values.minimum:.4g}), as a CT's do; {MODALITIES[trained]} has none"
+
+
+def _doubtful_range(
+    channel: Channel, values: ChannelValues, seen: SeenChannel, white: float | None
+) -> str | None:
+    if channel.normalisation == "zscore":  # of any scale
+        if _outside(values.standardised, seen.standardised, _shifted(DEVIATIONS)):
+            return (
+                "are distributed otherwise than in any image of training: it may be another kind "
+                "of image, or prepared otherwise"
+            )
+        return None
+    (own,) = channel.for_white(white).normalise(np.array([values.percentiles])).tolist()
+    least, most = channel.normalise(np.array(seen.percentiles)).tolist()
+    if own[-1] - own[0] >= _NARROW and not _outside(own, (least, most), _shifted(SHARE)):
+        return None
+    reach = f"from {values.percentiles[0]:.4g} to {values.percentiles[2]:.4g}"
+    seen_reach = f"from {seen.percentiles[0][0]:.4g} to {seen.percentiles[1][2]:.4g}"
+    return f"reach {reach}; in training they reached {seen_reach}"
 
 
 def _doubtful_grid(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from browsing import Viewer
-from prediction import hounsfield
+from prediction import hounsfield, noise
 from serving import image_bytes, labels_of, nifti_bytes, nifti_of
 
 nib: Any = nibabel
@@ -216,7 +216,7 @@ def test_one_of_several_series_is_chosen(viewer: Viewer, tmp_path: Path) -> None
 
 
 def test_a_ct_for_mri_is_told_before_and_beside_the_result(viewer: Viewer) -> None:
-    viewer.open().show("mr.nii.gz", image_bytes(1))
+    viewer.open().show("mr.nii.gz", nifti_bytes(abs(noise())))
     assert viewer.page.is_hidden("#suitability")
     viewer.show("ct.nii.gz", nifti_bytes(hounsfield()))
     viewer.page.wait_for_selector("#suitability.refused")
@@ -227,7 +227,7 @@ def test_a_ct_for_mri_is_told_before_and_beside_the_result(viewer: Viewer) -> No
     viewer.page.click(".message.error button:has-text('Segment it all the same')")
     viewer.page.wait_for_selector("#structures tbody tr")
     assert viewer.text("#result-doubts").startswith("Segmented although its values look like")
-    viewer.show("mr2.nii.gz", image_bytes(2)).segment()
+    viewer.show("mr2.nii.gz", nifti_bytes(abs(noise(seed=2)))).segment()
     assert viewer.page.is_hidden("#result-doubts")
 
 
