@@ -290,6 +290,14 @@ def test_a_case_that_nobody_labelled_counts_nothing(tmp_path, save, blocks):
     assert np.isnan(dice(found)["grey"]).all()
 
 
+def test_a_class_that_no_case_holds_is_told(tmp_path, save, blocks):
+    for side in "pr":
+        save(tmp_path / side / "a.nii.gz", blocks())
+    labels = tell(tmp_path / "names.json", {**OURS, "3": "skull", "4": "scalp"})
+    found = evaluate(tmp_path / "p", Question(tmp_path / "r", labels=labels)).evaluation
+    assert found.notes == ("No prediction and no reference holds skull, scalp.",)
+
+
 WHITE = "In 2 references 255 is read as class 1: they are black-and-white masks."
 
 

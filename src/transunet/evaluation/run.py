@@ -180,6 +180,10 @@ def _notes(settings: Settings, records: Sequence[CaseRecord]) -> Iterator[str]:
         yield f"In {len(white)} references 255 is read as class 1: they are black-and-white masks."
     if soft := white.count("soft"):
         yield f"The edges of {soft} of them are soft: more than half of 255 is read as class 1."
+    held = frozenset[int]().union(*(record.predicted | record.labelled for record in records))
+    absent = [one.name for one in settings.structures or () if not held & {*one.values}]
+    if absent:
+        yield f"No prediction and no reference holds {', '.join(absent)}."
     for note in settings.dataset.notes if settings.dataset else ():
         if note.kind == "255-label":
             yield f"{note.found[0].upper()}{note.found[1:]}. {note.remedy}."
