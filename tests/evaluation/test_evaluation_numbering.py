@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -193,6 +194,21 @@ def test_a_header_need_not_list_what_its_file_does_not_hold(tmp_path, blocks, sh
         segmented(tmp_path / side / "a.seg.nrrd", array, listed)
     found = evaluate(tmp_path / "p", Question(tmp_path / "r")).evaluation
     assert dice(found) == {"grey matter": [1.0], "white matter": [0.0]}
+
+
+def test_a_table_of_labels_in_a_nifti_header_names_them(dataset, tmp_path, blocks):
+    table = "".join(
+        f'<Label Key="{value}" Red="1" Alpha="1">{name}</Label>'
+        for value, name in ((1, "grey_matter"), (2, "<![CDATA[white matter]]>"))
+    )
+    image = nib.Nifti1Image(blocks(), np.diag([-1.0, -1.0, 2.0, 1.0]))
+    xml = f'<?xml version="1.0"?><CaretExtension><LabelTable>{table}</LabelTable></CaretExtension>'
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(0, xml.encode()))
+    (tmp_path / "p").mkdir()
+    for name in "ab":
+        nib.save(image, tmp_path / "p" / f"{name}.nii.gz")
+    found = evaluate(tmp_path / "p", Question(dataset)).evaluation
+    assert dice(found) == {"White_Matter": [1.0, 1.0], "grey matter": [1.0, 1.0]}
 
 
 def layered(path, layers, names):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.classes import is_named
-from transunet.data.formats import FORMATS, dicom, itk, suffix_of
+from transunet.data.formats import FORMATS, dicom, itk, nifti, suffix_of
 from transunet.data.formats.dicom_seg_read import segment_names
 from transunet.data.layouts.nnunet import named_by_regions
 from transunet.errors import ConfigError, DataError, TransUNetError
@@ -85,9 +85,9 @@ def names_from(path: Path) -> LabelNames:
 def names_of(label_map: Path, folder: Path | None = None) -> LabelNames | None:
     """Return what a label map's own files call its labels; None where they tell nothing.
 
-    They are told by its header (3D Slicer's `.seg.nrrd`, a DICOM SEG), by the `manifest.json` of
-    `transunet predict`, or by a `dataset.json` that nnU-Net put beside predictions or a data set
-    has beside its `labelsTr`.
+    They are told by its header (3D Slicer's `.seg.nrrd`, a DICOM SEG, TotalSegmentator's NIfTI),
+    by the `manifest.json` of `transunet predict`, or by a `dataset.json` that nnU-Net put beside
+    predictions or a data set has beside its `labelsTr`.
 
     Args:
         label_map: a file.
@@ -108,7 +108,8 @@ def _in_header(label_map: Path) -> dict[int, str]:
     if module is dicom:
         return {0: "background", **segment_names(label_map)}
     own = itk.segment_names(label_map) if module is itk else {}
-    return {0: "background", **own} if own else {}
+    own = nifti.label_names(label_map) if module is nifti else own
+    return {**own, 0: "background"} if own else {}
 
 
 def _beside(label_map: Path, folder: Path | None) -> LabelNames | None:

@@ -5,6 +5,7 @@ header of its image back.
 """
 
 import gzip
+import re
 import weakref
 import zlib
 from collections.abc import Callable
@@ -54,6 +55,8 @@ _DAMAGE = (
     HeaderDataError,
     WrapStructError,
 )
+# By pattern, since it may come from anywhere: a parser of XML can be led astray.
+_LABEL = re.compile(r'<Label\b[^<>]*\bKey="(\d{1,5})"[^<>]*>(?:<!\[CDATA\[)?([^<>\[\]]+)')
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,19 @@ def channels_in(path: Path) -> int:
         DataError: when it is damaged.
     """
     return prod(int(size) for size in _undamaged(path, _load).shape[3:])
+
+
+def label_names(path: Path) -> dict[int, str]:
+    """Return label value -> name from the table that a header's extension holds; {} without one.
+
+    TotalSegmentator and Connectome Workbench write such a table, as XML.
+
+    Raises:
+        DataError: when the header is damaged.
+    """
+    extensions = _undamaged(path, _load).header.extensions
+    texts = (bytes(one.get_content()).decode("utf-8", "replace") for one in extensions)
+    return {int(value): name.strip() for text in texts for value, name in _LABEL.findall(text)}
 
 
 def other_of_pair(path: Path) -> Path | None:
