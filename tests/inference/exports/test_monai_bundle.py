@@ -73,6 +73,18 @@ def microns(folder: Path) -> list[Path]:
     return [write(folder, "case.nii", voxels, np.diag([-600, 700, 2000, 1.0]), unit="micron")]
 
 
+def unit_steps(folder: Path) -> list[Path]:
+    """An sform of unit steps beside the true edges, as in the files of ACDC."""
+    voxels = smooth((30, 34, 6), 0, 900).astype(np.int16)
+    image = nib.Nifti1Image(voxels, None)
+    image.set_qform(np.diag([-1.5, -1.5, 10, 1.0]), code=1)
+    image.set_sform(np.diag([-1, -1, 1, 1.0]), code=1)
+    image.header["pixdim"][1:4] = 1.5, 1.5, 10
+    folder.mkdir(exist_ok=True)
+    nib.save(image, folder / "case.nii.gz")
+    return [folder / "case.nii.gz"]
+
+
 def photograph(folder: Path) -> list[Path]:
     voxels = smooth((45, 38, 1, 3), 0, 255).astype(np.uint8)
     return [write(folder, "case.nii.gz", voxels, np.diag([-1, -1, 1, 1.0]))]
@@ -98,6 +110,10 @@ IMAGES = {
     "mri, sagittal": (mri, Preprocessing(channels=(MRI,), slice_axis=0)),
     "mri, resampled": (mri, Preprocessing(channels=(MRI,), spacing_mm=(1.3, 0.7))),
     "microns, resampled": (microns, Preprocessing(channels=(MRI,), spacing_mm=(1.0, 1.0))),
+    "unit steps, resampled": (
+        unit_steps,
+        Preprocessing(channels=(MRI,), spacing_mm=(1.0, 1.0)),
+    ),
     "photograph": (photograph, Preprocessing(channels=PHOTOGRAPH)),
     "two files": (
         two_files,

@@ -14,7 +14,7 @@ from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-from transunet.data.formats import suffix_of
+from transunet.data.formats import nifti, suffix_of
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
@@ -23,9 +23,6 @@ from transunet.inference.runs.files import find_inputs
 from transunet.inference.slabs import Slabs
 from transunet.models.transunet import TransUNet
 
-_MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
-"""By NIfTI's codes: metre, millimetre, micron."""
-_UNIT_BITS = 7
 _NIFTI = (".nii", ".nii.gz")
 
 
@@ -49,20 +46,24 @@ def find_cases(folder: Path | str, channels: int) -> list[dict[str, list[str]]]:
 
 
 class Millimetresd(MapTransform):  # type: ignore[misc]
-    """Let the affine of a NIfTI file count in millimetres, whatever unit its header states.
+    """Let a NIfTI file have the affine that this package reads from it, in millimetres.
 
-    MONAI passes units over: it would write the label map of a microscope's image a thousand times
-    too large.
+    MONAI takes the sform as it stands: it passes over units, so that the label map of a
+    microscope's image would be written a thousand times too large, and over headers that
+    contradict themselves.
     """
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `data` with affines in millimetres."""
+        """Return `data` with affines in millimetres.
+
+        Raises:
+            DataError, GeometryError: for a header that cannot be used.
+        """
         out = dict(data)
         for key in self.key_iterator(out):
-            code = int(out[key].meta.get("xyzt_units", 0)) & _UNIT_BITS
-            if _MM_PER_UNIT.get(code, 1.0) != 1:
-                out[key] = out[key].clone()
-                out[key].affine = _scaled(out[key].affine, _MM_PER_UNIT[code])
+            affine = nifti.read_grid(Path(out[key].meta["filename_or_obj"])).affine
+            out[key] = out[key].clone()
+            out[key].affine = torch.tensor(affine)
         return out
 
 
@@ -187,9 +188,3 @@ class SliceBySlice(Inferer):  # type: ignore[misc]
             return 1.0, 1.0, 1.0
         affine = np.asarray(inputs.affine, dtype=np.float64).reshape(-1, 4, 4)[index]
         return tuple(map(float, np.linalg.norm(affine[:3, :3], axis=0)))
-
-
-def _scaled(affine: torch.Tensor, factor: float) -> torch.Tensor:
-    out = affine.clone()
-    out[:3] *= factor
-    return out
