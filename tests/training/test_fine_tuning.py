@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from training_runs import same, steps, weights
 from transunet.bundle import save_pretrained
@@ -16,7 +17,7 @@ from transunet.data.store import Store
 from transunet.errors import ConfigError, WeightsError
 from transunet.models.config import variant
 from transunet.models.transunet import TransUNet
-from transunet.training.fine_tuning import _channels
+from transunet.training.fine_tuning import _channels, preprocessing_from_weights
 from transunet.training.loop import Stepped, train
 from transunet.training.recipe import load_recipe
 from transunet.training.start import resume, start
@@ -154,6 +155,21 @@ def test_a_raw_data_set_is_prepared_as_the_bundles_was(tmp_path, toy):
     image = job.store.image(next(iter(job.store.cases)))
     assert image.shape[0] == 24  # sagittal
     assert 0 <= image.min() < image.max() <= 1
+
+
+def test_pictures_are_not_cut_into_lines(tmp_path):
+    bundle, _ = bundle_at(tmp_path / "bundle", preprocessing=Preprocessing(slice_axis=0))
+    for index in range(2):
+        for kind in ("images", "masks"):
+            path = tmp_path / "data" / kind / f"a{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.eye(24, dtype=np.uint8) * (200 if kind == "images" else 1)).save(
+                path
+            )
+    recipe = load_recipe("paper", QUICK | {"weights": str(bundle)})
+    preprocessing = preprocessing_from_weights(recipe, tmp_path / "data")
+    assert preprocessing.slice_axis == 2
+    assert preprocessing.channels[0].normalisation == "range"
 
 
 def test_a_store_is_taken_as_it_was_prepared_and_the_difference_is_said(tmp_path, store):

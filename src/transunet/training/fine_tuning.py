@@ -91,15 +91,18 @@ def preprocessing_from_weights(
 ) -> Preprocessing | None:
     """Return how `dataset` is to be prepared for weights of a bundle.
 
-    As the bundle's data were, but for channels that are of another kind. None where there is no
-    bundle, or the data are prepared already.
+    As the bundle's data were, but for channels that are of another kind, and for pictures that
+    would be cut into lines. None where there is no bundle, or the data are prepared already.
     """
     origin = local_origin(recipe.weights)
     if origin is None or origin.bundle is None or is_store(dataset):
         return None
     data = open_dataset(dataset, layout)
-    own = preprocessing_for(data, grids_of(labelled(data)))
+    grids = grids_of(labelled(data))
+    own = preprocessing_for(data, grids)
     theirs = read_config(origin.bundle).preprocessing
+    if any(min(theirs.native_size(grid)) == 1 for grid in grids):  # pictures, cut on edge
+        theirs = theirs.replace(orientation=own.orientation, slice_axis=own.slice_axis)
     return theirs.replace(channels=_channels(own.channels, theirs.channels))
 
 
