@@ -11,7 +11,8 @@ import torch
 
 import transunet.inference.export as export_module
 from prediction import left_in
-from transunet.bundle import from_pretrained
+from transunet.bundle import BundleConfig, from_pretrained
+from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError, DataError
 from transunet.inference.export import FORMATS, check_target, compare, export
 from transunet.inference.exports import writers
@@ -19,6 +20,8 @@ from transunet.inference.loading import load_networks
 from transunet.inference.networks.exported_metadata import CONFIG, FINGERPRINT, PRECISION, pack
 from transunet.inference.networks.exported_texts import read_metadata
 from transunet.inference.networks.torch_network import TorchNetwork, fingerprint_of
+from transunet.models.config import variant
+from transunet.models.transunet import TransUNet
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -59,10 +62,28 @@ def test_onnx_takes_any_batch_height_and_width(small_bundle: Path, written: Any)
     assert session.get_inputs()[0].shape == ["batch", 2, "height", "width"]
     assert told.shape == "(batch, 2, height, width)"
     plain = TorchNetwork(from_pretrained(small_bundle)[0], "cpu")
-    for shape in ((1, 2, 32, 32), (3, 2, 48, 80), (2, 2, 64, 32)):
-        images = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    sizes = ((32, 32), (48, 80), (64, 32), (70, 70), (70, 64), (33, 15), (16, 16), (7, 1))
+    for batch, size in enumerate(sizes, start=1):
+        images = np.random.default_rng(1).normal(size=(batch, 2, *size)).astype(np.float32)
         (found,) = session.run(["logits"], {"images": images})
+        assert found.shape[2:] == size
         np.testing.assert_allclose(found, plain(images).numpy(), atol=1e-3)
+
+
+def test_onnx_of_a_plain_vit_takes_any_size_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = TransUNet(variant("testing", image_size=64)).eval()
+    config = BundleConfig(
+        architecture=model.config, preprocessing=Preprocessing(), labels={0: "no", 1: "yes"}
+    )
+    writers.write_onnx(model, config, tmp_path / "plain.onnx")
+    session = ort.InferenceSession(tmp_path / "plain.onnx", providers=["CPUExecutionProvider"])
+    for size in ((64, 64), (70, 70), (70, 64), (5, 100)):
+        images = torch.rand(2, 1, *size)
+        with torch.inference_mode():
+            expected = model(images).numpy()
+        (found,) = session.run(["logits"], {"images": images.numpy()})
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_onnx_states_opset_and_metadata(written: Any) -> None:

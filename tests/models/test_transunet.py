@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from transunet.errors import ConfigError
 from transunet.models.config import variant
 from transunet.models.positions import resize_positions
+from transunet.models.resnet import GroupNorm
 from transunet.models.transunet import TransUNet
 
 
@@ -33,6 +34,30 @@ def test_padding_and_cropping_are_at_the_bottom_and_right() -> None:
     with torch.inference_mode():
         padded = model(F.pad(x, (0, 8, 0, 15)))
         assert torch.equal(model(x), padded[..., :33, :40])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (16, 16), (1, 40), (17, 16)])
+@pytest.mark.parametrize("name", ["R26-ViT-Ti_16", "testing"])
+def test_small_images_give_the_same_alone_as_beside_others(
+    name: str, size: tuple[int, int]
+) -> None:
+    for n_skip in range(4 if name.startswith("R") else 1):
+        model, x = small(n_skip=n_skip) if n_skip < 3 else small(), torch.rand(2, 1, *size)
+        if name == "testing":
+            model = TransUNet(variant(name, image_size=32)).eval()
+        with torch.inference_mode():
+            together, alone = model(x), torch.cat([model(x[:1]), model(x[1:])])
+        assert together.shape == (2, 2, *size)
+        torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-6)
+
+
+def test_a_norm_of_single_values_leaves_the_bias() -> None:
+    norm = GroupNorm(4, 4)
+    torch.nn.init.normal_(norm.bias)
+    found = norm(torch.rand(1, 4, 1, 1))[0, :, 0, 0]
+    torch.testing.assert_close(found, norm.bias, rtol=0, atol=1e-4)  # (x - mean) / sqrt(eps)
+    x = torch.rand(2, 4, 3, 3)
+    assert torch.equal(norm(x), torch.nn.GroupNorm.forward(norm, x))
 
 
 def test_position_embeddings_follow_the_grid_and_are_remembered() -> None:

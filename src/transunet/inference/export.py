@@ -63,7 +63,7 @@ class Format:
     extra: str = ""
     opset: int | None = None
     free: tuple[str, ...] = ("batch",)
-    """Axes of the input that may have any length (height and width: whole patches)."""
+    """Axes of the input that may have any length."""
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -302,7 +302,7 @@ def _sizes(kind: Format, model: "TransUNet") -> list[tuple[int, int]]:
     height, width = model.config.image_size
     patch = model.config.patch_size
     sizes = [(height, width)]
-    return [*sizes, (height, width + patch)] if "width" in kind.free else sizes
+    return [*sizes, (height - 1, width + patch)] if "width" in kind.free else sizes
 
 
 def _place_others(scratch: Path, path: Path) -> None:

@@ -30,6 +30,17 @@ class StdConv2d(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm of any size: of a single value per group, which is its own mean, the bias is left.
+
+    PyTorch refuses that for one image, also when it predicts, and computes it for two.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x` (B, C, H, W) within groups of channels."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def _conv1x1(c_in: int, c_out: int, stride: int = 1) -> StdConv2d:
     return StdConv2d(c_in, c_out, 1, stride, bias=False)
 
@@ -43,18 +54,18 @@ class PreActBottleneck(nn.Module):
     def __init__(self, c_in: int, c_out: int, stride: int = 1) -> None:
         super().__init__()
         c_mid = c_out // 4
-        self.gn1 = nn.GroupNorm(32, c_mid, eps=1e-6)
+        self.gn1 = GroupNorm(32, c_mid, eps=1e-6)
         self.conv1 = _conv1x1(c_in, c_mid)
-        self.gn2 = nn.GroupNorm(32, c_mid, eps=1e-6)
+        self.gn2 = GroupNorm(32, c_mid, eps=1e-6)
         # fidelity: the stride sits on the 3x3 convolution, not on the first as in ResNet v1.
         self.conv2 = StdConv2d(c_mid, c_mid, 3, stride, padding=1, bias=False)
-        self.gn3 = nn.GroupNorm(32, c_out, eps=1e-6)
+        self.gn3 = GroupNorm(32, c_out, eps=1e-6)
         self.conv3 = _conv1x1(c_mid, c_out)
         self.projects = stride != 1 or c_in != c_out
         if self.projects:
             self.downsample = _conv1x1(c_in, c_out, stride)
             # fidelity: one group per channel, and PyTorch's default eps of 1e-5.
-            self.gn_proj = nn.GroupNorm(c_out, c_out)
+            self.gn_proj = GroupNorm(c_out, c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, c_in, H, W) to (B, c_out, H / stride, W / stride)."""
@@ -74,7 +85,7 @@ class ResNetV2(nn.Module):
         self.root = nn.Sequential(
             OrderedDict(
                 conv=StdConv2d(config.stem_channels, width, 7, 2, padding=3, bias=False),
-                gn=nn.GroupNorm(32, width, eps=1e-6),
+                gn=GroupNorm(32, width, eps=1e-6),
                 relu=nn.ReLU(inplace=True),
             )
         )

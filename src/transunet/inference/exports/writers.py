@@ -2,7 +2,7 @@
 
 Each file is enough to predict: it carries the bundle's configuration (`exported_metadata`). Tensors
 are `images` (B, C, H, W) and `logits` (B, classes, H, W), float32; B is free everywhere, in ONNX
-files H and W too, in whole patches. Writers write to the path that they are given; `export` sees to
+files H and W too. Writers write to the path that they are given; `export` sees to
 it that nothing is left behind when they fail.
 """
 
@@ -37,7 +37,7 @@ _LARGEST_FILE = 1_900_000_000
 
 
 def write_onnx(model: TransUNet, config: BundleConfig, path: Path) -> None:
-    """Write an ONNX file for any batch, height and width (in whole patches).
+    """Write an ONNX file for any batch, height and width.
 
     Weights of more than 1.9 GB lie beside it in `<name>.data`.
 
@@ -57,13 +57,14 @@ def write_onnx(model: TransUNet, config: BundleConfig, path: Path) -> None:
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            # A grid has two tokens each way at least: GroupNorm needs more than one value.
+            # One token would be a number in the graph; what is traced with two fits one as well.
             dynamic_shapes=(
                 {0: Dim("batch"), 2: patch * Dim("rows", min=2), 3: patch * Dim("columns", min=2)},
             ),
         )
     assert program is not None
     proto = program.model_proto
+    _pad_to_patches(onnx, proto, patch)
     _name_axes(proto)
     save_onnx(onnx, proto, path, pack(config, fingerprint_of(model)))
 
@@ -183,6 +184,36 @@ def _write_openvino(
 def _program(module: torch.nn.Module, model: TransUNet) -> torch.export.ExportedProgram:
     example: tuple[Tensor] = (torch.zeros(2, model.config.in_channels, *model.config.image_size),)
     return torch.export.export(module, example, dynamic_shapes=({0: Dim("batch")},))
+
+
+def _pad_to_patches(onnx: Any, proto: Any, patch: int) -> None:
+    """Have an ONNX network for whole patches take any size, as the model does.
+
+    Images are padded with zeros at the bottom and right, and the logits cropped to their size. This
+    is added to the graph, since torch.export cannot follow a size that is rounded up.
+    """
+    graph, whole, padded = proto.graph, "logits_of_whole_patches", "images_in_whole_patches"
+    for node in graph.node:
+        node.input[:] = [padded if name == INPUT else name for name in node.input]
+        node.output[:] = [whole if name == OUTPUT else name for name in node.output]
+    for name, values in (
+        ("patch", [patch]),
+        ("no_pads", [0] * 6),  # before every axis, and after batch and channels
+        ("top_left", [0, 0]),
+        ("height_and_width", [2, 3]),
+    ):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.int64), name))
+    make = onnx.helper.make_node
+    first = [
+        make("Shape", [INPUT], ["size"], start=2),
+        make("Neg", ["size"], ["minus_size"]),
+        make("Mod", ["minus_size", "patch"], ["missing"]),
+        make("Concat", ["no_pads", "missing"], ["pads"], axis=0),
+        make("Pad", [INPUT, "pads"], [padded]),
+    ]
+    for node in reversed(first):
+        graph.node.insert(0, node)
+    graph.node.append(make("Slice", [whole, "top_left", "size", "height_and_width"], [OUTPUT]))
 
 
 def _name_axes(proto: Any) -> None:
