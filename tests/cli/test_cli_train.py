@@ -250,6 +250,35 @@ def test_folds_hold_out_every_case_once_and_are_summarised(dataset, tmp_path):
     assert sorted(name for cases in held_out for name in cases) == ["c0", "c1", "c2"]
 
 
+def test_a_fold_of_the_datas_own_needs_no_number_of_folds(dataset, tmp_path):
+    folds = [{"train": ["c0", "c1"], "val": ["c2"]}, {"train": ["c2"], "val": ["c0", "c1"]}]
+    (dataset / "splits_final.json").write_text(json.dumps(folds))
+    command = [dataset, "--resume", tmp_path / "cv", *SMALL, "--fold", "1"]
+    for _ in range(2):  # begun, and once more
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        assert "1 cases (3 slices) train, 2 validate" in result.stdout
+        assert "splits_final.json, fold 1 of 2" in result.stdout
+    (dataset / "splits_final.json").unlink()
+    refused(dataset, "-o", tmp_path / "other", *SMALL, "--fold", "1", says="needs folds")
+
+
+def test_what_cannot_be_learned_or_measured_is_said_before_training(dataset, tmp_path):
+    label = dataset / "labelsTr/c2.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((20, 20, 3), np.uint8), np.eye(4)), label)
+    file = tmp_path / "mine.json"
+    file.write_text('[{"train": ["c2"], "val": ["c0"]}]')
+    result = run(dataset, "-o", tmp_path / "a", *SMALL, "--splits", file)
+    assert "No training case holds box" in result.stdout
+    assert "neither for training nor for validation: c1" in result.stdout
+    file.write_text('[{"train": ["c0", "c1"], "val": ["c2"]}]')
+    result = run(dataset, "-o", tmp_path / "b", *SMALL, "--splits", file)
+    assert "No held-out case holds a structure" in result.stdout
+    assert "the best is the last" in result.stdout
+    entries = read_log(tmp_path / "b", "validation")
+    assert all(entry["best"] for entry in entries)
+
+
 def test_folds_can_be_trained_one_at_a_time(dataset, tmp_path):
     out = tmp_path / "cv"
     first = run(dataset, "-o", out, *SMALL, "--folds", "3", "--fold", "1")

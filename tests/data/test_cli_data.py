@@ -1,5 +1,6 @@
 """`transunet check` and `transunet prepare` as commands."""
 
+import itertools
 import json
 
 import numpy as np
@@ -173,3 +174,28 @@ def test_wrong_use_of_prepare_is_refused_and_leaves_nothing(decathlon, run, tmp_
 def test_help_shows_an_example(run):
     for command in ("check", "prepare"):
         assert f"Example: transunet {command}" in run(command, "--help").stdout
+
+
+def test_check_and_prepare_say_the_split_and_its_rule_alike(decathlon, run, tmp_path):
+    folder = decathlon(cases=6)
+    content = json.loads((folder / "dataset.json").read_text())
+    entries = content["training"]
+    content |= {"training": entries[:3], "validation": entries[3:5], "test": entries[5:]}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    says = "3 train, 2 validate, 1 test: split of dataset.json"
+    assert says in run("check", folder).stdout
+    assert says in run("prepare", folder, "-o", tmp_path / "own").stdout
+    asked = run("prepare", folder, "-o", tmp_path / "all", "--fraction", 0)
+    assert "5 train, 0 validate, 1 test: none held out, as asked for" in asked.stdout
+
+
+def test_options_that_split_in_several_ways_are_refused(decathlon, run, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('[{"train": ["toy_00"], "val": ["toy_01"]}]')
+    options = ["--splits", file], ["--folds", 3], ["--fraction", 0.5], ["--split", "own"]
+    for first, second in itertools.combinations(options, 2):
+        result = run("prepare", decathlon(), "-o", tmp_path / "s", *first, *second)
+        assert isinstance(result.exception, ConfigError), (first, second)
+    result = run("prepare", decathlon(), "-o", tmp_path / "s", "--splits", file)
+    assert f"1 train, 1 validate, 0 test: --splits {file}" in result.stdout
+    assert "Warning: The split names neither for training nor for validation" in result.stdout

@@ -205,3 +205,15 @@ def test_a_corrected_copy_keeps_its_lists(decathlon, save, tmp_path):
         "toy_02": "validation",
     }
     assert not check(tmp_path / "out").problems
+
+
+def test_channel_files_may_have_lost_their_compression(decathlon):
+    folder = decathlon()
+    for path in sorted((folder / "imagesTr").iterdir()):
+        path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii")))
+    data = open_dataset(folder)
+    assert [case.images[0].name for case in data.cases][:2] == [
+        "toy_00_0000.nii",
+        "toy_01_0000.nii",
+    ]
+    assert not data.notes

@@ -247,3 +247,29 @@ def test_another_ending_than_described_is_named(nnunet):
     del content["file_ending"]
     (folder / "dataset.json").write_text(json.dumps(content))
     assert len(open_dataset(folder).cases) == 3
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_folders_say_which_cases_validate_and_test(nnunet, save, listed):
+    case = {"images": ["imagesTr/toy_000_0000.nii.gz"], "label": "labelsTr/toy_000.nii.gz"}
+    folder = nnunet(**({"dataset": {"toy_000": case}} if listed else {"cases": 1}))
+    for part in ("Va", "Ts"):
+        save(folder / f"images{part}/{part}_0000.nii.gz", np.zeros((4, 5, 6), np.int16))
+        save(folder / f"labels{part}/{part}.nii.gz", np.zeros((4, 5, 6), np.uint8))
+    cases = open_dataset(folder).cases
+    assert [(c.name, c.split) for c in cases] == [
+        ("toy_000", "train"),
+        ("Va", "validation"),
+        ("Ts", "test"),
+    ]
+    assert all(c.label.is_file() for c in cases)
+
+
+def test_folders_in_other_letters(nnunet):
+    folder = nnunet()
+    for sub in ("imagesTr", "labelsTr"):
+        (folder / sub).rename(folder / sub.upper())
+    data = open_dataset(folder)
+    assert len(data.cases) == 3
+    assert all(c.label.is_file() for c in data.cases)
+    assert not data.notes

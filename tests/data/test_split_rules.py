@@ -241,3 +241,10 @@ def test_real_patients_stay_whole_in_a_layout_that_does_not_know_them(shared):
     assert sorted(name for part in parts for name in part.validation) == sorted(
         case.name for case in data.cases
     )
+
+
+def test_cases_may_be_called_as_their_files(decathlon, tmp_path):
+    cases = labelled(open_dataset(decathlon(cases=6)))
+    names = {"train": ["toy_00.nii.gz", "toy_01_0000"], "val": ["toy_02_0000.nii.gz"]}
+    (part,) = splits_in(folds_file(tmp_path / "mine.json", names), cases).parts
+    assert (part.train, part.validation) == (("toy_00", "toy_01"), ("toy_02",))

@@ -1,11 +1,12 @@
 """Which rule splits a data set: a user's file, its own lists, its own folds, or a seed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case, DataSet
+from transunet.data.formats import channel_of, stem_of
 from transunet.data.problems import Problem
 from transunet.data.splits import (
     How,
@@ -190,13 +191,14 @@ def read_splits(path: Path, cases: Sequence[Splittable], rule: str) -> Splits:
     Raises:
         ConfigError: for a file that cannot be used, or that names other cases.
     """
-    return _fitted(named_splits(path), cases, rule, path)
+    return _fitted(named_splits(path, {case.name for case in cases}), cases, rule, path)
 
 
-def named_splits(path: Path) -> list[tuple[list[str], list[str]]]:
+def named_splits(path: Path, cases: Collection[str] = ()) -> list[tuple[list[str], list[str]]]:
     """Return the names that train and that validate, split by split, of a file in nnU-Net's form.
 
     That is JSON: a list of objects with the lists `train` and `val`; one object alone is one split.
+    Names of files (CASE.nii.gz, CASE_0000) become those of `cases` where these are called so.
 
     Raises:
         ConfigError: for a file that is missing or of another form.
@@ -214,7 +216,10 @@ def named_splits(path: Path) -> list[tuple[list[str], list[str]]]:
         sides = [item.get(key) for key in ("train", "val")] if isinstance(item, dict) else [None]
         if not all(isinstance(names, list) and all(map(_is_name, names)) for names in sides):
             raise ConfigError(f"{path}: expected {_FORM}, found split {number}: {item!r:.100}.")
-    return [(item["train"], item["val"]) for item in items]
+    return [
+        ([_called(name, cases) for name in item["train"]], [_called(n, cases) for n in item["val"]])
+        for item in items
+    ]
 
 
 def _is_name(value: Any) -> bool:
@@ -253,6 +258,13 @@ def _fitted(
         for train, validation in pairs
     ]
     return Splits(tuple(parts), rule)
+
+
+def _called(name: str, names: Collection[str]) -> str:
+    """The case that is meant by its name, or by a file's: CASE.nii.gz, CASE_0000, CASE."""
+    stem = stem_of(Path(name))
+    known = [n for n in (name, stem, f"{stem}_0000", (channel_of(stem) or [stem])[0]) if n in names]
+    return known[0] if known else name
 
 
 def _drawn(

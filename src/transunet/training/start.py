@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -236,10 +237,9 @@ def refuse_other_data(
     record, asked = run.record, []
     if file:
         parts = record.splits.parts if record.splits else ()
-        begun = [(part.train, part.validation) for part in parts]
-        now = [
-            (tuple(sorted({*train})), tuple(sorted({*val}))) for train, val in named_splits(file)
-        ]
+        begun = [(set(part.train), set(part.validation)) for part in parts]
+        names = set().union(*chain(*begun))
+        now = [(set(train), set(val)) for train, val in named_splits(file, names)]
         asked += [f"--splits {file}"] if now != begun else []
     if group_by not in (None, record.group_by):
         asked.append(f"--group-by {group_by}")

@@ -109,7 +109,7 @@ def orphans(folder: Path, cases: list[Case]) -> list[Problem]:
     files = [
         path
         for sub in ("imagesTr", "labelsTr", "imagesVa", "labelsVa")
-        for path in description.listed(folder / sub, tuple(FORMATS))
+        for path in description.listed(description.on_disk(folder, sub), tuple(FORMATS))
     ]
     return description.orphans(files, used, "orphan", "dataset.json does not list this file")
 
@@ -137,9 +137,10 @@ def _entry(folder: Path, key: str, item: Any) -> Entry:
 
 def _label_beside(image: Path) -> Path | None:
     """`labelsTs/CASE` for `imagesTs/CASE`, where a list names the image alone."""
-    if image.parent.name not in ("imagesTs", "imagesVa"):
+    part = image.parent.name[-2:]
+    if image.parent.name.lower() not in ("imagests", "imagesva"):
         return None
-    label = description.on_disk(image.parents[1], f"labels{image.parent.name[-2:]}/{image.name}")
+    label = description.on_disk(image.parents[1], f"labels{part}/{image.name}")
     return label if label.is_file() else None
 
 
@@ -147,10 +148,9 @@ def _channel_files(image: Path) -> tuple[Path, ...]:
     """`image`, or the files `CASE_0000`, `CASE_0001`, ... that the first nnU-Net made of it."""
     if image.exists():
         return (image,)
-    stem, suffix = stem_of(image), image.name[len(stem_of(image)) :]
-    numbered = re.compile(rf"{re.escape(stem)}_\d{{4}}{re.escape(suffix)}", re.IGNORECASE)
-    files = (path for path in description.listed(image.parent) if numbered.fullmatch(path.name))
-    return tuple(files) or (image,)
+    numbered = re.compile(rf"{re.escape(stem_of(image))}_\d{{4}}", re.IGNORECASE)
+    files = description.listed(image.parent, tuple(FORMATS))
+    return tuple(path for path in files if numbered.fullmatch(stem_of(path))) or (image,)
 
 
 def _missing_tests(folder: Path, missing: list[Path], entries: list[Entry]) -> Iterator[Problem]:

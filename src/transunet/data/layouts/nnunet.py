@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ SHAPE = (
     "dataset.json with 'channel_names' and 'labels'; "
     "imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz"
 )
+
+# What follows `images` and `labels` in folders' names -> the split that this says.
+_PARTS = {"Tr": None, "Va": "validation", "Ts": "test"}
 
 # One file may hold all channels only in formats that know colours.
 _COLOUR = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -109,11 +113,12 @@ def named_by_regions(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
 
 def _ending(folder: Path, content: dict[str, Any]) -> str:
     """How images end; where the description does not say so, as those that are there do."""
-    known = {suffix_of(path) for path in description.listed(folder / "imagesTr")} - {None}
+    images = description.on_disk(folder, "imagesTr")
+    known = {suffix_of(path) for path in description.listed(images)} - {None}
     if not content.get("file_ending"):
         return known.pop() or "" if len(known) == 1 else ".nii.gz"
     ending = str(content["file_ending"]).lower()
-    if known and not description.listed(folder / "imagesTr", ending):
+    if known and not description.listed(images, ending):
         others = ", ".join(sorted(filter(None, known)))
         raise description.wrong(
             folder, f"'file_ending' is {ending!r}, but the files in imagesTr end in {others}"
@@ -125,17 +130,22 @@ def _cases(
     folder: Path, content: dict[str, Any], channels: int, ending: str
 ) -> tuple[list[Case], list[Problem]]:
     """The cases that are listed, or else those whose files are there; and what is to be noted."""
-    if isinstance(content.get("dataset"), dict):
-        return [_listed_case(folder, *item) for item in content["dataset"].items()], []
-    files = description.listed(folder / "imagesTr", ending)
-    labels = {stem_of(path) for path in description.listed(folder / "labelsTr")}
+    files = description.listed(description.on_disk(folder, "imagesTr"), ending)
+    labels = {stem_of(path) for path in description.listed(description.on_disk(folder, "labelsTr"))}
     numbered = any(channel_of(stem_of(p)) and stem_of(p) not in labels for p in files)
     if content.get("training") and (_says_more(content) or not numbered):
         cases, notes = lists.listed_cases(folder, content)
         return [_called_as_by_nnunet(case) for case in cases], notes
-    training = list(_found_cases(folder, "Tr", channels, ending, numbered))
-    test = list(_found_cases(folder, "Ts", channels, ending, numbered))
-    return training + test, description.wrong_count(folder, content, {len(training)})
+    training, *others = (
+        list(_found_cases(folder, part, channels, ending, numbered)) for part in _PARTS
+    )
+    notes = description.wrong_count(folder, content, {len(training)})
+    if isinstance(content.get("dataset"), dict):
+        training = [_listed_case(folder, *item) for item in content["dataset"].items()]
+        notes = []
+    if any(others):
+        training = [replace(case, split="train") for case in training]
+    return [*training, *chain(*others)], notes
 
 
 def _says_more(content: dict[str, Any]) -> bool:
@@ -163,14 +173,12 @@ def _listed_case(folder: Path, name: str, entry: Any) -> Case:
 def _found_cases(
     folder: Path, part: str, channels: int, ending: str, numbered: bool
 ) -> Iterator[Case]:
-    """A case for each name in `imagesTr` or `imagesTs`; only test cases may lack a label."""
-    images = folder / f"images{part}"
+    """A case for each name in a folder of images; those for training must have a label."""
+    images = description.on_disk(folder, f"images{part}")
     for name, files in _images(images, channels, ending) if numbered else _whole(images, ending):
-        label = description.on_disk(folder / f"labels{part}", f"{name}{ending}")
-        if part == "Tr":
-            yield Case(name, files, label)
-        else:
-            yield Case(name, files, label if label.is_file() else None, split="test")
+        label = description.on_disk(folder, f"labels{part}/{name}{ending}")
+        there = part == "Tr" or label.is_file()
+        yield Case(name, files, label if there else None, split=_PARTS[part])
 
 
 def _whole(folder: Path, ending: str) -> Iterator[tuple[str, tuple[Path, ...]]]:
@@ -193,8 +201,8 @@ def _images(folder: Path, channels: int, ending: str) -> Iterator[tuple[str, tup
 
 def _orphans(folder: Path, cases: list[Case], ending: str) -> list[Problem]:
     used = {path for case in cases for path in (*case.images, case.label) if path}
-    images = description.listed(folder / "imagesTr", ending)
-    labels = description.listed(folder / "labelsTr", ending)
+    images = description.listed(description.on_disk(folder, "imagesTr"), ending)
+    labels = description.listed(description.on_disk(folder, "labelsTr"), ending)
     return [
         *description.orphans(images, used, "orphan", "no case has a channel of this name"),
         *description.orphans(labels, used, "orphan", "this label map has no image"),
