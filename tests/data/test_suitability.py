@@ -87,13 +87,24 @@ def test_channel_names_tell_a_modality(name: str, modality: str | None) -> None:
         image(-150, 400, air=-2000),
         image(-150, 400, air=-8192),
         image(-1000, 3000),
-        image(0, 900, modality="CT"),
+        image(-124, 275, air=-1000, modality="CT"),
     ],
 )
 def test_a_ct_for_mri_is_refused(ct: Volume, training: TrainingData | None) -> None:
     with pytest.raises(DataError, match=r"a\.nii\.gz: .*CT.* trained on MRI .*'MRI'.*--force"):
         check_suitability(MRI, training, ct, force=False)
     assert "Segmented although" in check_suitability(MRI, training, ct, force=True)[0]
+
+
+@pytest.mark.parametrize("training", [None, seen(RAW_MR)])
+@pytest.mark.parametrize("values", [(0, 900), (-124, 275)])
+def test_a_header_of_ct_that_nothing_confirms_is_doubtful_for_mri(
+    values: tuple[float, float], training: TrainingData | None
+) -> None:
+    first, *_ = check_suitability(MRI, training, image(*values, modality="CT"), force=False)
+    assert first == (
+        "It is CT by its DICOM header, though without air; the bundle was trained on MRI."
+    )
 
 
 @pytest.mark.parametrize("training", [None, seen(HOUNSFIELD, modality="CT")])

@@ -227,7 +227,7 @@ def _contradiction(
         if trained is None or told == trained:
             continue
         but = f"but the bundle was trained on {MODALITIES[trained]} (channel {channel.name!r})"
-        if told:
+        if told and not _is_default_of_converters(told, values):
             return f"it is {MODALITIES[told]} by its DICOM header, {but}"
         if trained in _SCANS and image.colour and not (training and training.space == "pixels"):
             return f"it is a colour picture, {but}"
@@ -244,6 +244,14 @@ def _contradiction(
     return None
 
 
+def _is_default_of_converters(told: str, values: ChannelValues) -> bool:
+    """Whether a header's CT proves nothing: programs that write DICOM of any volume say CT.
+
+    A CT of anybody holds air somewhere, in Hounsfield units.
+    """
+    return told == "CT" and values.minimum > AIR_HU
+
+
 def _doubtful_values(
     channels: Sequence[Channel], training: TrainingData | None, image: ImageFacts
 ) -> list[str]:
@@ -254,7 +262,12 @@ def _doubtful_values(
         trained = seen.modality if seen else modality_of_name(channel.name)
         told = image.modality if index == 0 else None
         as_told = told is not None and told == trained
-        if not as_told and not _keeps_negative(channel):
+        if told and trained and not as_told:
+            doubts.append(
+                f"It is {MODALITIES[told]} by its DICOM header, though without air; the bundle "
+                f"was trained on {MODALITIES[trained]}."
+            )
+        elif not as_told and not _keeps_negative(channel):
             doubt = _doubtful_sign(values, seen, trained)
             doubts += [f"The values{of} {doubt}."] if doubt else []
         if seen and (doubt := _doubtful_range(channel, values, seen, image.white)):
