@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.table import Column, Table
 from rich.text import Text
 
 from transunet.data.coverage import classes_in, split_warnings
@@ -26,17 +26,20 @@ _SMOOTHING = 0.95  # of the loss that is shown
 
 
 def show_recipe(job: Job) -> None:
-    """Print every setting in effect; those that differ from the preset are marked."""
+    """Print the settings that differ from the preset, and where every one is."""
     recipe = job.recipe
-    table = Table(title=f"Recipe {recipe.name}, as in effect", box=None, title_justify="left")
-    for _ in range(2):
-        table.add_column()
-    known = load_recipe(recipe.name) if recipe.name in PRESETS else recipe
-    for key, value, usual in _settings(recipe, known):
-        mark = "" if value == usual else f"   (preset: {usual})"
-        table.add_row(key, f"{value}{mark}", style=None if value == usual else "bold")
-    console = Console(soft_wrap=True)
-    console.print(table)
+    usual = load_recipe(recipe.name if recipe.name in PRESETS else "paper")
+    changed = [setting for setting in _settings(recipe, usual) if setting[1] != setting[2]]
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(
+        f"Recipe {recipe.name}{', but for' if changed else ''} "
+        f"(every setting: {job.run.folder / 'recipe.json'})",
+        markup=False,
+    )
+    width = max((len(key) for key, _, _ in changed), default=0)
+    for key, value, preset in changed:
+        now, before = ("none" if one is None else one for one in (value, preset))
+        console.print(f"  {key:{width}}  {now}  (preset: {before})", markup=False)
     for note in job.beginning.notes if job.beginning else ():
         console.print(note, markup=False, highlight=False)
     _warn_of_random_weights(job, console)
@@ -74,10 +77,10 @@ def watch(job: Job) -> None:
     """Train, showing how it goes: a live line, and one line that stays per validation."""
     console = Console(stderr=True)
     with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        _Numbers(),
-        _TimeLeft(),
+        # One line of 80 columns, and not in red, which is for errors.
+        BarColumn(8, complete_style="cyan", finished_style="green"),
+        _Numbers(table_column=Column(no_wrap=True)),
+        _TimeLeft(table_column=Column(no_wrap=True)),
         console=console,
         disable=not job.place.first,
     ) as progress:

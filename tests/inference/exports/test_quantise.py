@@ -58,7 +58,8 @@ def test_weights_are_int8_but_the_first_convolutions(quantised: Path) -> None:
         assert np.abs(values.astype(int)).max() <= 64  # 7 bits
     # The patch embedding sees the image; two products of attention have no weights.
     assert Counter(node.op_type for node in exact) == {"Conv": 1, "MatMul": 2}
-    assert "images" in exact[0].input
+    padded = source[exact[0].input[0]]  # to whole patches
+    assert (padded.op_type, padded.input[0]) == ("Pad", "images")
     assert len(eight) == 10 + 4  # decoder and head; attention's two and the MLP's two
 
 
