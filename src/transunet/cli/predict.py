@@ -225,7 +225,7 @@ def predict(
         outcomes = _predict_all(predictor, cases, out, wanted)
         if both and any(outcome.status != "failed" for outcome in outcomes):
             _measure_both(inputs, out)
-    _report(outcomes, out, None if both else _next_command(inputs, out))
+    _report(outcomes, out, None if both else _next_command(inputs, cases, out))
 
 
 class Stopped(TransUNetError):  # noqa: N818 - not a fault: what is finished stays
@@ -300,15 +300,12 @@ def _report(outcomes: "list[Outcome]", out: Path, next_command: str | None) -> N
     raise_failed(failed, len(outcomes), "predicted")
 
 
-def _next_command(inputs: list[Path], out: Path) -> str | None:
-    """What measures the label maps of a data set with references, or else draws them."""
-    from transunet.data.layouts import open_dataset, recognises
-
+def _next_command(inputs: list[Path], cases: "list[Case]", out: Path) -> str | None:
+    """What measures the label maps of cases with references, or else draws them."""
     source, *others = inputs
     if others or not source.exists():  # a pattern, say
         return None
-    dataset = open_dataset(source) if source.is_dir() and recognises(source) else None
-    if dataset and any(case.label for case in dataset.cases):
+    if any(case.label for case in cases):
         return f"transunet evaluate {out} {source} --subset -o REPORT"
     return f"transunet view {source} {out} -o SHEETS"
 

@@ -24,7 +24,7 @@ from transunet.data.formats.samples import read_samples
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, TransUNetError
-from transunet.extras import require, version_of
+from transunet.extras import require
 
 COLOUR = 1 << 24
 """Added to 0xRRGGBB for the label value of a coloured pixel; a grey one's is its brightness."""
@@ -331,8 +331,6 @@ def _bands(path: Path, header: Header) -> NDArray[Any]:
             "it is cut short"
         )
         remedy = "Save it as TIFF without compression and tiles, as NRRD, or as a file per channel"
-        if header.pages and not version_of("tifffile"):
-            remedy += "; more kinds of TIFF are read after: pip install tifffile"
         raise Problem("unreadable", str(path), found, remedy).error()
     if header.pages and header.pages[0].meaning == tiff.WHITE_IS_ZERO and header.white:
         samples = np.asarray(header.white - samples, dtype=header.dtype)

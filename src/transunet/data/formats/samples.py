@@ -1,13 +1,12 @@
 """Numbers of pictures that Pillow does not hold: colours of 16 bits, floats, any count of bands.
 
-SimpleITK reads most of them, tifffile the rest, where it is installed. Both are believed only where
+SimpleITK reads most of them, tifffile the rest. Both are believed only where
 what they return is what the file's own header promises: SimpleITK drops bands of some TIFFs and
 turns others into colours of 8 bits.
 """
 
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def read_samples(
         pages: of a TIFF.
 
     Raises:
-        ConfigError: without SimpleITK.
+        ConfigError: without SimpleITK or tifffile.
     """
     # ITK turns some orientations, tells nobody, and makes 8 bits of tiles and planes.
     plain = all(page.in_strips and page.orientation == 1 for page in pages)
@@ -52,10 +51,7 @@ def _by_itk(path: Path) -> NDArray[Any] | None:
 
 
 def _by_tifffile(path: Path, pages: Sequence[Page]) -> NDArray[Any] | None:
-    try:
-        tifffile: Any = import_module("tifffile")
-    except ModuleNotFoundError:
-        return None
+    tifffile = require("tifffile", extra="images")
     try:
         with tifffile.TiffFile(path) as file:
             return np.stack([_samples_last(file.pages[page.index]) for page in pages])
