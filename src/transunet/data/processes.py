@@ -1,9 +1,12 @@
 """The same work on many items, in this process or spread over several."""
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from transunet.errors import DataError
@@ -31,7 +34,8 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int) 
     # Spawned, not forked: the caller may have threads (torch has), which a fork would leave in the
     # middle of things.
     context = get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(items)), mp_context=context) as pool:
+    count = min(workers, len(items))
+    with ProcessPoolExecutor(count, context, initializer=_end_with_parent) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
             for future in as_completed(futures):
@@ -44,3 +48,15 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int) 
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Have this process end when its parent is killed, which the pool alone does not see to."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
