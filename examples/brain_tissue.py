@@ -28,8 +28,8 @@ BRAIN = (slice(19, 179), slice(23, 213))  # what lies around it teaches nothing
 
 
 def main(folder: Path, iterations: int = 150) -> None:
-    if folder.exists():
-        shutil.rmtree(folder / "run", ignore_errors=True)  # of an earlier demo
+    for made in ("run", "labels", "report"):  # of an earlier demo
+        shutil.rmtree(folder / made, ignore_errors=True)
     started = time.monotonic()
     unseen = make_dataset(folder)
     run = folder / "run"
