@@ -86,7 +86,34 @@ def test_without_names_numbers_count(predictions, dataset, tmp_path):
     references = (dataset / "labelsTr").rename(tmp_path / "references")
     found = evaluate(predictions, Question(references)).evaluation
     assert dice(found)["label 1"] == [0.0, 0.0]
-    assert found.notes == ()
+    (note,) = found.notes
+    assert "compared by number" in note
+    assert "--labels" in note
+
+
+@pytest.mark.parametrize("where", ["D", "D/labelsTr", "D/labelsTr/a.nii.gz"])
+def test_names_given_are_the_predictions_beside_references_that_are_described(
+    predictions, dataset, tmp_path, where
+):
+    (predictions / "manifest.json").unlink()
+    bundle = tell(tmp_path / "config.json", OURS)
+    name = "a.nii.gz" if where.endswith(".gz") else ""
+    question = Question(tmp_path / where, labels=bundle)
+    measured = dice(evaluate(predictions / name, question).evaluation)
+    assert measured == {key: values[:1] if name else values for key, values in RIGHT.items()}
+
+
+def test_names_on_one_side_alone_are_told_of(predictions, dataset, save, blocks, tmp_path):
+    save(tmp_path / "r" / "a.nii.gz", blocks())
+    save(tmp_path / "p" / "a.nii.gz", blocks())
+    (predictions / "b.nii.gz").unlink()
+    for where, references, named in (
+        (predictions, tmp_path / "r", "predictions"),
+        (tmp_path / "p", dataset, "references"),
+    ):
+        found = evaluate(where, Question(references, subset=True)).evaluation
+        assert f"Only the {named} name their classes" in found.notes[0]
+    assert not evaluate(tmp_path / "p", Question(tmp_path / "r")).evaluation.notes
 
 
 def test_each_of_two_predictions_is_compared_by_its_own_names(
@@ -257,6 +284,17 @@ def test_a_value_of_255_that_nobody_declared_is_refused_with_the_option(
     names = labels and tell(tmp_path / "names.json", labels)
     with pytest.raises(DataError, match="--ignore 255"):
         evaluate(tmp_path / "p", Question(tmp_path / "r", labels=names))
+
+
+def test_a_prediction_of_255_is_not_told_to_be_ignored(tmp_path, save, blocks):
+    prediction = blocks()
+    prediction[9:] = 255
+    save(tmp_path / "p" / "a.nii.gz", prediction)
+    save(tmp_path / "r" / "a.nii.gz", blocks())
+    names = tell(tmp_path / "names.json", OURS)
+    with pytest.raises(DataError, match="255 stands for in the prediction") as caught:
+        evaluate(tmp_path / "p", Question(tmp_path / "r", labels=names))
+    assert "--ignore" not in str(caught.value)
 
 
 def test_a_class_of_255_that_was_found_in_masks_is_told_of(tmp_path, save, blocks):

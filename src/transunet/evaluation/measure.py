@@ -90,7 +90,10 @@ def measure(pair: Pair, settings: Settings) -> CaseRecord:
         GeometryError: when prediction and reference lie on different grids.
     """
     prediction, reference, white = read_pair(pair, settings)
-    labels = _labels_in(prediction, settings), _labels_in(reference, settings)
+    labels = (
+        _labels_in(prediction, settings, _CLASS_NOT_255),
+        _labels_in(reference, settings, LEAVE_OUT_255),
+    )
     found = sorted(labels[0] | labels[1])
     structures = settings.structures or [Structure((value,), "") for value in found if value]
     arrays = prediction.array[0], reference.array[0]
@@ -210,6 +213,7 @@ LEAVE_OUT_255 = (
     "If 255 marks what nobody labelled, leave it out of the figures: --ignore 255 (in Python: "
     "Question(ignore=255))."
 )
+_CLASS_NOT_255 = "Store the number of the class that 255 stands for in the prediction instead."
 
 
 def _found(
@@ -233,8 +237,7 @@ def _found(
     if values == [1, 255]:
         raise DataError(
             f"{predictions} and {references}: one of them has the label 1 and the other 255, as "
-            "black-and-white masks do. Store 1 in both, or give the reference's data set as its "
-            "folder: there 255 is read as class 1."
+            "black-and-white masks do. Store 1 in both."
         )
     return tuple(Structure((value,), f"label {value}") for value in values)
 
@@ -250,9 +253,9 @@ def _maps(
             yield one.key, (first, second), [1]
 
 
-def _labels_in(volume: Volume, settings: Settings) -> frozenset[int]:
+def _labels_in(volume: Volume, settings: Settings, remedy_of_255: str) -> frozenset[int]:
     values = _values_in(volume)
-    _check_listed(volume, values, settings)
+    _check_listed(volume, values, settings, remedy_of_255)
     return values
 
 
@@ -271,7 +274,9 @@ def _values_in(volume: Volume) -> frozenset[int]:
     return values
 
 
-def _check_listed(volume: Volume, values: frozenset[int], settings: Settings) -> None:
+def _check_listed(
+    volume: Volume, values: frozenset[int], settings: Settings, remedy_of_255: str
+) -> None:
     if settings.structures is None:
         return
     listed = {value: one.name for one in settings.structures for value in one.values}
@@ -283,7 +288,7 @@ def _check_listed(volume: Volume, values: frozenset[int], settings: Settings) ->
             hint = (
                 " 255 usually stands for class 1: store 1 instead."
                 if values <= {0, 255} and len(listed) == 1
-                else f" {LEAVE_OUT_255}"
+                else f" {remedy_of_255}"
             )
         raise DataError(
             f"{volume.name}: label values that have no name: {', '.join(map(str, unknown[:8]))}; "

@@ -51,13 +51,14 @@ def count_alike(
     ignore = next((names.ignore for names in (given, *theirs) if names), None)
     # A description beside a folder of label maps counts where the predictions have names, too.
     loose = all(names is None or names.beside for names in theirs)
-    if loose and not any(ours):
+    if loose and not any(ours) and not all(_fits(given, names) for names in theirs):
         theirs = [given for _ in pairs]
     ours = [_fitting(our, given, their) for our, their in zip(ours, theirs, strict=True)]
     theirs = [their or given for their in theirs]
+    by_number = tuple(_note_on_numbers(ours, theirs))
     reference = _together(theirs)
     if reference is None:
-        return Alike(pairs, ignore=ignore)
+        return Alike(pairs, ignore=ignore, notes=by_number)
     prediction = _together(ours) or reference
     matched = match_classes(prediction.labels, reference.labels)
     if not (reference.whole or matched.second_only):  # what no reference holds is no less a class
@@ -79,7 +80,8 @@ def count_alike(
     ]
     dropped = {number for number, name in common.labels.items() if name in lost}
     structures = tuple(one for one in common.structures if not dropped & set(one.values))
-    return Alike(alike, structures, ignore, tuple(_notes(matched, prediction, lost)))
+    notes = (*by_number, *_notes(matched, prediction, lost))
+    return Alike(alike, structures, ignore, notes)
 
 
 def _names_of_references(pairs: Sequence[Pair], references: References) -> list[LabelNames | None]:
@@ -94,11 +96,18 @@ def _fitting(
     told: LabelNames | None, given: LabelNames | None, theirs: LabelNames | None
 ) -> LabelNames | None:
     """What a prediction's labels are called: as its files say, unless only `given` fits."""
-    for names in filter(None, (told, given)):
-        matched = match_classes(names.labels, theirs.labels if theirs else {})
-        if not matched.first_only and not matched.second_only:
+    for names in (told, given):
+        if _fits(names, theirs):
             return names
     return told if theirs is None else given or told
+
+
+def _fits(names: LabelNames | None, others: LabelNames | None) -> bool:
+    """Whether both name the same classes, in whatever order."""
+    if names is None or others is None:
+        return False
+    matched = match_classes(names.labels, others.labels)
+    return not matched.first_only and not matched.second_only
 
 
 def _together(names: Iterable[LabelNames | None]) -> LabelNames | None:
@@ -157,6 +166,24 @@ def _without_counterpart(
             + ("." if subset else "; to measure only the classes that both have: --subset.")
         )
     return frozenset([*matched.first_only.values(), *matched.second_only.values()])
+
+
+def _note_on_numbers(
+    ours: Sequence[LabelNames | None], theirs: Sequence[LabelNames | None]
+) -> Iterable[str]:
+    """Say that only one side tells what several classes are called, so that numbers count."""
+    sides = {"predictions": ours, "references": theirs}
+    named = [
+        role
+        for role, names in sides.items()
+        if any(one and one.real and len(one.structures) > 1 for one in names)
+    ]
+    unnamed = [role for role, names in sides.items() if not any(names)]
+    if named and unnamed:
+        yield (
+            f"Only the {named[0]} name their classes: they are compared by number. If the "
+            f"{unnamed[0]} number theirs otherwise, give their names: --labels FILE."
+        )
 
 
 def _notes(matched: MatchedClasses, prediction: LabelNames, lost: frozenset[str]) -> Iterable[str]:
