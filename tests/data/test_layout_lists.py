@@ -217,3 +217,44 @@ def test_channel_files_may_have_lost_their_compression(decathlon):
         "toy_01_0000.nii",
     ]
     assert not data.notes
+
+
+def test_a_validation_list_of_images_alone_finds_their_labels(decathlon):
+    folder = decathlon()
+    image = entry(3)["image"]
+    edit(folder, training=[entry(i) for i in range(3)], numTraining=3, validation=[image])
+    *_, last = open_dataset(folder).cases
+    assert (last.split, last.label.name) == ("validation", "toy_03.nii.gz")
+    assert not check(folder).errors
+
+
+@pytest.mark.parametrize(("key", "words"), [("validation", "'validation'"), ("test", "'test'")])
+def test_a_case_in_two_lists_is_told_as_such(decathlon, key, words):
+    folder = decathlon()
+    edit(folder, **{key: [entry(3)]})
+    with pytest.raises(DataError, match=f"imagesTr/toy_03.nii.gz in 'training' and {words}"):
+        open_dataset(folder)
+
+
+def test_images_for_testing_that_no_list_names_are_test_cases(decathlon):
+    folder = decathlon()
+    move(folder, 3, "Ts")
+    (folder / "imagesTs/toy_03.nii.gz").rename(folder / "imagesTs/toy_03_0000.nii.gz")
+    edit(folder, training=[entry(i) for i in range(3)], test=[])
+    *_, last = open_dataset(folder).cases
+    assert (last.name, last.split, last.label.name) == ("toy_03", "test", "toy_03.nii.gz")
+    assert [item.name for item in find_inputs([folder], 1)] == ["toy_03"]
+
+
+def test_a_data_list_without_names_of_labels_and_modality_is_read_from_its_files(decathlon):
+    folder = decathlon()
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({"training": [entry(i, fold=i % 2) for i in range(4)]}))
+    data = open_dataset(folder)
+    assert data.channels == ("image",)
+    assert list(data.labels.values())[:2] == ["background", "class 1"]
+    assert [case.fold for case in data.cases] == [0, 1, 0, 1]
+    assert not check(folder).errors
+    path.write_text(json.dumps({"cases": []}))
+    with pytest.raises(DataError, match=r"its dataset\.json has the keys cases"):
+        open_dataset(folder)

@@ -382,7 +382,10 @@ def test_a_and_capital_a_have_a_mask_each_or_none(tmp_path):
     assert {case.name: case.label.is_file() for case in data.cases}["a"] is False
 
 
-@pytest.mark.parametrize("name", ["c0.seg.nrrd", "c0-label.nrrd", "c0_gt.nrrd", "C0.nrrd"])
+@pytest.mark.parametrize(
+    "name",
+    ["c0.seg.nrrd", "c0-label.nrrd", "c0_gt.nrrd", "C0.nrrd", "c0-segmentation.seg.nrrd"],
+)
 @pytest.mark.parametrize("image", ["c0.nrrd", "c0_0000.nrrd", "c0_image.nrrd"])
 def test_masks_as_other_programs_name_them(tmp_path, name, image, rng):
     pytest.importorskip("SimpleITK", reason="needs the extra [images]")
@@ -564,3 +567,16 @@ def test_folders_of_images_with_masks_in_one_folder(tmp_path, label):
     picture(tmp_path / f"masks/{label}.png", mask(255))
     data = open_dataset(tmp_path)
     assert [case.label.is_file() for case in data.cases] == [True, False]
+
+
+def test_many_values_with_gaps_are_told_to_be_perhaps_soft_edges(folders):
+    (many,) = (note for note in open_dataset(folders(mask(*range(0, 75, 3)))).notes)
+    assert many.kind == "many-labels"
+    assert "24 values" in many.found
+
+
+def test_images_of_a_format_that_is_not_read_are_told(tmp_path):
+    for folder, ending in (("images", "webp"), ("masks", "png")):
+        picture(tmp_path / f"set/{folder}/a.{ending}", mask(1))
+    with pytest.raises(DataError, match=r"format that is read: \.nii"):
+        open_dataset(tmp_path / "set")

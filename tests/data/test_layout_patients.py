@@ -112,3 +112,21 @@ def test_an_image_may_be_a_dicom_series(patients, tmp_path):
     data = open_dataset(tmp_path / "set")
     assert [case.images[0].name for case in data.cases] == ["CT", "CT"]
     assert data.read_case(data.cases[1])[1].array.min() == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "label"), [("images/{}.nii.gz", "masks/{}.nii.gz"), ("{}.nii.gz", "{}_mask.nii.gz")]
+)
+def test_folders_of_several_pairs(tmp_path, save, image, label):
+    for patient in ("p1", "p2"):
+        for number in (1, 2):
+            save(tmp_path / "set" / patient / image.format(number), IMAGE)
+            save(tmp_path / "set" / patient / label.format(number), LABEL)
+    data = open_dataset(tmp_path / "set")
+    assert [case.name for case in data.cases] == ["p1_1", "p1_2", "p2_1", "p2_2"]
+    assert all(case.label.is_file() for case in data.cases)
+    (note,) = data.notes
+    assert "2 folders are taken as one data set: p1, p2" in note.found
+    (tmp_path / "set/other").mkdir()
+    with pytest.raises(DataError, match="no data set is recognised"):
+        open_dataset(tmp_path / "set")

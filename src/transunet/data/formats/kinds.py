@@ -55,7 +55,7 @@ _MAGIC = {
 _START = 352  # bytes in which they do
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _MASK = re.compile(
-    r"(.+)[-_.](?:masks?|labels?|labelmap|seg|segmentation|gt|groundtruth)", re.IGNORECASE
+    r"(.+?)(?:[-_. ](?:masks?|labels?|labelmap|seg|segmentation|gt|groundtruth))+", re.IGNORECASE
 )
 
 
@@ -125,6 +125,8 @@ def channel_of(name: str) -> tuple[str, int] | None:
 
 def case_of_mask(name: str) -> str | None:
     """Return the case of a mask's name (CASE_mask, 3D Slicer's CASE.seg and CASE-label), else None.
+
+    Several such endings are one: 3D Slicer also writes CASE-segmentation.seg.
 
     Args:
         name: a file's name without its suffix, as `stem_of` returns it.

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from transunet.data.cases import DataSet
-from transunet.data.formats import suffix_of
+from transunet.data.formats import FORMATS, suffix_of
 from transunet.data.layouts import (
     acdc,
     acdc_h5,
@@ -81,7 +81,10 @@ def _not_recognised(folder: Path) -> TransUNetError:
     parent = folder.parent if folder.parent.name else folder.absolute().parent
     near = [(path, name) for path in (parent, *pairs.folders_in(folder)) if (name := _layout(path))]
     found = f"no data set is recognised here: {_contents(folder)}"
-    if {"imagesTr", "labelsTr"} <= {path.name for path in folder.iterdir()}:
+    if (folder / description.NAME).is_file():
+        keys = ", ".join(sorted(description.keys_of(folder)))
+        found += f"; its {description.NAME} has the keys {keys}, and neither layout's below"
+    elif {"imagesTr", "labelsTr"} <= {path.name for path in folder.iterdir()}:
         found += f", but no {description.NAME}, which says what they are"
     if near:
         path, name = near[0]
@@ -120,7 +123,9 @@ def _sound(dataset: DataSet) -> DataSet:
         shape = LAYOUTS[dataset.layout].SHAPE
         holds = _contents(dataset.folder, below=True)
         found = f"this {dataset.layout} data set has no cases; expected {shape}; {holds}"
-        raise Problem("empty", where, found, "Check that the images were copied along").error()
+        known = ", ".join(FORMATS)
+        remedy = f"Check that the images were copied along, in a format that is read: {known}"
+        raise Problem("empty", where, found, remedy).error()
     counts = Counter(case.name for case in dataset.cases)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:

@@ -4,33 +4,49 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import DataSet
-from transunet.data.layouts import description, lists
+from transunet.data.layouts import description, lists, masks, pairs
 
-SHAPE = "dataset.json with 'modality', 'labels' and a list 'training'; imagesTr, labelsTr"
+SHAPE = "dataset.json with a list 'training', and 'modality', 'labels'; imagesTr, labelsTr"
 
 
 def recognises(folder: Path) -> bool:
     """Whether `folder` holds a Decathlon description."""
-    return {"training", "labels"} <= description.keys_of(folder)
+    return "training" in description.keys_of(folder)
 
 
 def open(folder: Path) -> DataSet:
     """Find the cases that `dataset.json` lists.
 
+    MONAI's data lists name no labels and no modality: then the files tell.
+
     Raises:
         DataError: when the description is missing or contradicts itself.
     """
     content = description.description_of(folder)
-    labels, values = description.classes(folder, _labels(folder, content))
     cases, notes = lists.listed_cases(folder, content)
+    if "labels" in content or not cases:
+        labels, values = description.classes(folder, _labels(folder, content))
+    else:
+        meaning = masks.meaning(folder, [case.label for case in cases if case.label])
+        labels, values = meaning.labels, meaning.values
+        notes = [*notes, *meaning.notes]
+    intensity_range = None
+    if "modality" in content or not cases:
+        channels = _channels(folder, content)
+    elif len(cases[0].images) > 1:
+        channels = tuple(f"image {index}" for index in range(len(cases[0].images)))
+    else:
+        channels, intensity_range, on_images = pairs.channels_of(folder, cases)
+        notes = [*notes, *on_images]
     return DataSet(
         name=str(content.get("name") or folder.name),
         folder=folder,
         layout="decathlon",
         cases=tuple(cases),
         labels=labels,
-        channels=_channels(folder, content),
+        channels=channels,
         label_values=values,
+        intensity_range=intensity_range,
         split_rule=lists.RULE,
         notes=(*notes, *lists.orphans(folder, cases)),
     )

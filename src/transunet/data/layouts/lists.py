@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case
-from transunet.data.formats import FORMATS, stem_of
+from transunet.data.formats import FORMATS, channel_of, stem_of, suffix_of
 from transunet.data.layouts import description
 from transunet.data.problems import Problem
 
@@ -53,7 +53,9 @@ def listed_cases(folder: Path, content: dict[str, Any]) -> tuple[list[Case], lis
         DataError: for entries that name no files, or files outside of `folder`.
     """
     entries = list(entries_of(folder, content))
-    marked = any(entry.split != "train" for entry in entries)
+    _refuse_repeated(folder, entries)
+    tests = [] if any(e.split == "test" for e in entries) else list(_unlisted_tests(folder))
+    marked = bool(tests) or any(entry.split != "train" for entry in entries)
     cases, missing = [], []
     for entry, name in zip(entries, names_of(folder, entries), strict=True):
         split = entry.split if marked else None
@@ -66,7 +68,31 @@ def listed_cases(folder: Path, content: dict[str, Any]) -> tuple[list[Case], lis
             label = label if label and label.is_file() else None
         cases.append(Case(name, images, label, split=split, fold=entry.fold))
     notes = [*_missing_tests(folder, missing, entries), *_wrong_count(folder, content, entries)]
-    return cases, notes
+    return [*cases, *tests], notes
+
+
+def _refuse_repeated(folder: Path, entries: list[Entry]) -> None:
+    keys: dict[Path, list[str]] = {}
+    for entry in entries:
+        keys.setdefault(entry.images[0], []).append(entry.key)
+    repeated = {image: listed for image, listed in keys.items() if len(listed) > 1}
+    for image, listed in repeated.items():
+        where = " and ".join(repr(key) for key in dict.fromkeys(listed))
+        raise description.wrong(
+            folder,
+            f"{len(repeated)} images are listed more than once, such as "
+            f"{image.relative_to(folder)} in {where}",
+        )
+
+
+def _unlisted_tests(folder: Path) -> Iterator[Case]:
+    """The images in `imagesTs` that no list names, as the first nnU-Net takes them."""
+    files = description.listed(description.on_disk(folder, "imagesTs"), tuple(FORMATS))
+    name_of = {path: (channel_of(stem_of(path)) or [stem_of(path)])[0] for path in files}
+    for name in sorted(set(name_of.values())):
+        images = tuple(path for path in files if name_of[path] == name)
+        label = description.on_disk(folder, f"labelsTs/{name}{suffix_of(images[0])}")
+        yield Case(name, images, label if label.is_file() else None, split="test")
 
 
 def entries_of(folder: Path, content: dict[str, Any]) -> Iterator[Entry]:
@@ -132,13 +158,14 @@ def _entry(folder: Path, key: str, item: Any) -> Entry:
     paths = image if isinstance(image, list) and image else [image]  # one file per channel
     images = tuple(description.inside(folder, path) for path in paths)
     label = description.inside(folder, values["label"]) if values.get("label") else None
-    return Entry(key, images, label or _label_beside(images[0]), fold, item)
+    return Entry(key, images, label or _label_beside(images[0], SPLITS[key]), fold, item)
 
 
-def _label_beside(image: Path) -> Path | None:
+def _label_beside(image: Path, split: str) -> Path | None:
     """`labelsTs/CASE` for `imagesTs/CASE`, where a list names the image alone."""
     part = image.parent.name[-2:]
-    if image.parent.name.lower() not in ("imagests", "imagesva"):
+    folders = ("imagests", "imagesva", "imagestr" if split == "validation" else "")
+    if image.parent.name.lower() not in folders:
         return None
     label = description.on_disk(image.parents[1], f"labels{part}/{image.name}")
     return label if label.is_file() else None

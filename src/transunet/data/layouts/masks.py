@@ -28,6 +28,7 @@ LABELS = "labels.json"
 MOST_CLASSES = 100
 """More values than this are no classes: a photograph, or a mask with soft edges."""
 
+_MANY_CLASSES = 20  # from here on, numbers with gaps are more likely soft edges
 _LOOKED_THROUGH = 2000  # masks, evenly chosen; a value that only others hold is reported as unknown
 _FOREGROUND = frozenset({1, 255, 65535})  # how masks of one class write it
 _NOISE = 32  # how far JPEG takes black and white from 0 and 255
@@ -204,6 +205,16 @@ def _notes_on_classes(folder: Path, pixels: Counter[int]) -> Iterator[Problem]:
         found = "beside other values the masks hold 255, often for 'void'; here it is a class"
         remedy = f"If it marks what nobody labelled: --ignore 255, or 'ignore': 255 in {LABELS}"
         yield Problem("255-label", str(folder), found, remedy, "warning")
+    if len(foreground) > _MANY_CLASSES and len(foreground) < foreground[-1] < COLOUR:
+        found = (
+            f"the masks hold {len(foreground)} values beside 0, and each is a class; smoothing and "
+            "JPEG make such values along edges"
+        )
+        remedy = (
+            "If there are fewer classes, export the masks without smoothing, as PNG; else list "
+            f"them in {LABELS}"
+        )
+        yield Problem("many-labels", str(folder), found, remedy, "warning")
 
 
 def _no_foreground(folder: Path, surveyed: Survey, unused: Sequence[Path]) -> TransUNetError:

@@ -79,11 +79,21 @@ class _Side:
     images: Path
     masks: Path
     split: str | None
+    part: str | None = None
+    """The folder around both, such as a patient's, of a data set that has a pair per folder."""
 
 
 def recognises(folder: Path) -> bool:
     """Whether there are folders of images and masks, or masks beside images."""
     return any(side.masks.is_dir() for side in _sides(folder))
+
+
+def recognises_parts(folder: Path) -> bool:
+    """Whether there are several folders, such as patients', and each holds images and masks."""
+    folders = folders_in(folder)
+    return len(folders) > 1 and all(
+        any(side.masks.is_dir() for side in _sides_at(inner, None)) for inner in folders
+    )
 
 
 def open(folder: Path) -> DataSet:
@@ -93,7 +103,7 @@ def open(folder: Path) -> DataSet:
         ConfigError: for photographs without pillow.
         DataError: when no mask could be read, or they hold no classes that could be told apart.
     """
-    sides = list(_sides(folder))
+    sides = list(_sides(folder)) or list(_sides_in_parts(folder))
     cases = [case for side in sides for case in _cases(side)]
     if len({case.name for case in cases}) < len(cases):  # train/1.png and test/1.png
         cases = [named_by_split(case) for case in cases]
@@ -115,8 +125,26 @@ def open(folder: Path) -> DataSet:
         channels=channels,
         label_values=meaning.values,
         intensity_range=intensity_range,
-        notes=(*meaning.notes, *notes, *orphans),
+        notes=(*meaning.notes, *notes, *orphans, *_note_on_parts(folder, sides)),
     )
+
+
+def _sides_in_parts(folder: Path) -> Iterator[_Side]:
+    for inner in folders_in(folder):
+        for side in _sides_at(inner, None):
+            yield replace(side, part=inner.name)
+
+
+def _note_on_parts(folder: Path, sides: Sequence[_Side]) -> Iterator[Problem]:
+    """Folders that lie together may be patients, but also data sets of their own."""
+    if parts := sorted({side.part for side in sides if side.part}):
+        more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
+        found = f"its {len(parts)} folders are taken as one data set: {', '.join(parts[:5])}{more}"
+        remedy = (
+            "If each is a patient, keep its cases together with --group-by; if each is a data set, "
+            "give one of them"
+        )
+        yield Problem("parts", str(folder), found, remedy, "warning")
 
 
 def _sides(folder: Path) -> Iterator[_Side]:
@@ -175,7 +203,9 @@ def _cases(side: _Side) -> Iterator[Case]:
             suffix = "" if image.is_dir() else suffix_of(image)
             label = side.masks / f"{name}{'_mask' if together else ''}{suffix or '.nii.gz'}"
         parts = name.split("/")[1 if _split(name) else 0 :]
-        yield Case("_".join(parts), (image,), label, split=split)
+        yield Case(
+            "_".join([side.part, *parts] if side.part else parts), (image,), label, split=split
+        )
 
 
 def _split(name: str) -> str | None:

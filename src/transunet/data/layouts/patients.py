@@ -2,13 +2,14 @@
 
 The mask is called `mask`, `label`, `seg` or the like, or ends so; everything else is an image. The
 patient's name may lead the files' names. Where there is one image it may be called anything, of
-several the names are the channels: those that most patients have.
+several the names are the channels: those that most patients have. Folders that hold several images
+and masks each are read as `pairs` reads them.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
@@ -31,7 +32,11 @@ class _Patient:
 
 
 def recognises(folder: Path) -> bool:
-    """Whether most folders in it hold images and one mask."""
+    """Whether most folders in it hold images and one mask, or all of them several pairs."""
+    return _has_one_mask_each(folder) or pairs.recognises_parts(folder)
+
+
+def _has_one_mask_each(folder: Path) -> bool:
     patients = list(_patients(folder))
     whole = [patient for patient in patients if len(patient.masks) == 1]
     return bool(whole) and 2 * len(whole) > len(patients)
@@ -43,6 +48,8 @@ def open(folder: Path) -> DataSet:
     Raises:
         DataError: when no mask could be read, or they hold no classes that could be told apart.
     """
+    if not _has_one_mask_each(folder) and pairs.recognises_parts(folder):
+        return replace(pairs.open(folder), layout="patients")
     patients = list(_patients(folder))
     counts = Counter(name for patient in patients for name in patient.images)
     usual = sorted(name for name, count in counts.items() if 2 * count > len(patients))
