@@ -17,6 +17,7 @@ from transunet.errors import TransUNetError
 from transunet.inference.predictor import Predictor
 from transunet.training.log import read_log
 from transunet.training.recipe import Recipe
+from transunet.training.run import Run
 
 SMALL = [
     *("--model", "testing", "--image-size", "32", "--batch-size", "3", "--iterations", "4"),
@@ -142,6 +143,20 @@ def test_resume_takes_the_run_as_it_was_begun(dataset, tmp_path):
     refused("--resume", out, "--lr", "0.5", says=r"another recipe: lr: 0\.01 -> 0\.5.*--weights")
     refused("--resume", out, "--set", "augmentation.rotation=5", says=r"augmentation\.rotation")
     refused("--resume", out, "--epochs", "3", says="epochs: None -> 3")
+
+
+def test_a_run_goes_on_with_the_place_of_moved_data_alone(dataset, tmp_path):
+    out = tmp_path / "run"
+    run(dataset, "-o", out, *SMALL)
+    dataset.rename(tmp_path / "moved")
+    assert run(tmp_path / "moved", "--resume", out).exit_code == 0
+    assert Run.reopen(out).dataset == tmp_path / "moved"
+
+
+def test_an_id_of_the_hub_is_told_how_to_become_weights(dataset, tmp_path):
+    out = tmp_path / "run"
+    refused(dataset, "-o", out, "--weights", "lab/heart", says="hf download lab/heart --local-dir")
+    assert not out.exists()
 
 
 def test_resume_with_a_data_set_starts_what_is_not_there(dataset, tmp_path):

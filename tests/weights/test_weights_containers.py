@@ -84,6 +84,8 @@ FORMS = {
         "version": torch.torch_version.TorchVersion("2.6.0"),
     },
     "a number beside the tensors": {**STATE, "epoch": 3, "loss_weight": torch.ones(3)},
+    "thop's counts of every part": STATE
+    | {f"{name}.total_ops": torch.zeros(1) for name in ("transformer", "decoder.conv_more")},
     "an average": {"state_dict": OTHER, "state_dict_ema": STATE},
     "an average within": {"model": OTHER, "ema": {"decay": 0.9, "module": prefixed("module.")}},
     "this project's": {"format": 1, "model": prefixed("model.", OTHER), "average": STATE},

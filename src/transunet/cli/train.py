@@ -226,7 +226,7 @@ def _order_to_go_on(
     refuse_other_data(run, splits, group_by, ignore)
     if "fold" in overrides:
         overrides = {"folds": record.recipe.folds} | overrides
-    if recipe is not None or dataset is not None:  # the command that started it, once more
+    if recipe is not None or (dataset is not None and overrides):  # the first command, once more
         # What was taken over from a bundle, which need not be there any more.
         asked = load_recipe(recipe or "paper", overrides, record.recipe.taken_over)
     else:

@@ -152,7 +152,12 @@ class Run:
     @property
     def store(self) -> Path:
         """Where the prepared slices are; they move along where the run holds them."""
-        return Path(os.path.normpath(self.folder.resolve() / self.record.store))
+        recorded = Path(os.path.normpath(self.folder.resolve() / self.record.store))
+        if not recorded.exists() and recorded.name == "store":  # older versions noted it absolute
+            for whole in (self.folder.resolve(), self.folder.resolve().parent):
+                if (whole / "run.json").is_file() and is_store(whole / "store"):
+                    return whole / "store"
+        return recorded
 
     def with_data_at(self, dataset: Path) -> Self:
         """Return the run with its data set, which was moved, at `dataset`, and remember that.

@@ -33,6 +33,7 @@ from transunet.training.recipe import Recipe
 from transunet.training.run import Run, is_store, refuse_if_taken
 from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
 from transunet.weights.download import fetch
+from transunet.weights.origin import about_hub
 
 _log = logging.getLogger(__name__)
 
@@ -268,7 +269,7 @@ def check_weights(recipe: Recipe) -> None:
     elif weights not in ("auto", "none") and not Path(weights).expanduser().exists():
         raise ConfigError(
             f"There are no weights {weights!r}: no such file or bundle. Known besides: "
-            f"{', '.join(SOURCES)}, auto, none."
+            f"{', '.join(SOURCES)}, auto, none.{about_hub(weights)}"
         )
 
 

@@ -17,6 +17,8 @@ _NETWORK = re.compile(
 )
 _AVERAGE = re.compile(r"(?:^|[._])ema(?:[._]|$)")
 _LOSS = re.compile(r"(?:\w*loss\w*|criterion|\w*metrics?)(?:\.|$)", re.IGNORECASE)
+_COUNTED = re.compile(r"(?:.*\.)?total_(?:ops|params)$")
+"""What thop, which counts operations, adds to every part of a network."""
 
 
 def recognises(names: Iterable[str]) -> bool:
@@ -36,7 +38,9 @@ def remap(entries: Mapping[str, Tensor]) -> Remapped:
     origin, unused, unknown = {}, [], {}
     for name, theirs in plain.items():
         ours = name.removeprefix(prefix) if name.startswith(prefix) else ""
-        if ours.startswith(_OWN):
+        if _COUNTED.match(name):
+            unused.append(theirs)
+        elif ours.startswith(_OWN):
             origin[ours] = theirs
         elif _LOSS.match(name) or (prefix and (_AVERAGE.search(prefix) or not _network(name))):
             unused.append(theirs)

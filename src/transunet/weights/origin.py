@@ -1,6 +1,7 @@
 """Where weights come from: the file that holds them, and what a bundle says of them besides."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def origin_of(path: Path) -> Origin:
         raise ConfigError(
             f"{path}: there is no such file, and no published weights are called that. Give the "
             "path of a .npz, .pth or .safetensors file, of a bundle or of a run, or one of: "
-            f"{', '.join(SOURCES)}."
+            f"{', '.join(SOURCES)}.{about_hub(path)}"
         )
     if path.name == CHECKPOINT and (path.parent / "run.json").is_file():
         return _described(path, path.parent / "last")
@@ -65,6 +66,17 @@ def local_origin(weights: str | Path) -> Origin | None:
     ):
         return None
     return origin_of(Path(weights))
+
+
+def about_hub(weights: str | Path) -> str:
+    """Return how to begin from a bundle of the hub, where `weights` may name one; "" otherwise."""
+    name = re.fullmatch(r"(?:hf:/+)?([\w-][\w.-]*/[\w.-]+)", str(weights))
+    if name is None or Path(name[1]).suffix in {".npz", ".pth", ".pt", ".ckpt", ".safetensors"}:
+        return ""
+    return (
+        f" If this is a bundle's id on the hub, get it first: hf download {name[1]} --local-dir "
+        "FOLDER; then give FOLDER."
+    )
 
 
 def _in_folder(folder: Path) -> tuple[Path, Path | None]:
