@@ -7,6 +7,7 @@ from PIL import Image
 
 from transunet.data.check import check
 from transunet.data.fix import fix
+from transunet.data.formats import read_volume
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.errors import ConfigError, DataError
@@ -265,3 +266,26 @@ def test_a_data_set_that_cannot_be_opened_cannot_be_fixed(tmp_path):
     (tmp_path / "set").mkdir()
     with pytest.raises(DataError, match="it is empty"):
         fix(check(tmp_path / "set"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (6, 7, 3), (6, 7, 2), (4, 6, 7)])
+def test_nan_in_a_tiff_of_floats(tmp_path, rng, shape):
+    tifffile = pytest.importorskip("tifffile", reason="needs the extra [images]")
+    image = rng.normal(size=shape).astype(np.float32)
+    image[0, 0] = np.nan
+    colours = shape[-1] == 3
+    bands = {"photometric": "rgb" if colours else "minisblack", "metadata": None}
+    if len(shape) == 3 and shape[-1] < 4:
+        bands["planarconfig"] = "contig"
+    size = shape if shape[0] == 4 else shape[:2]
+    for name in ("a", "b"):
+        for folder, array in (("images", image), ("masks", np.ones(size, np.uint8))):
+            (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
+            kinds = bands if folder == "images" else {"photometric": "minisblack", "metadata": None}
+            tifffile.imwrite(tmp_path / f"set/{folder}/{name}.tif", array, **kinds)
+    fix(check(tmp_path / "set"), tmp_path / "fixed")
+    before, after = (
+        read_volume(tmp_path / folder / "images/a.tif").array for folder in ("set", "fixed")
+    )
+    assert after.shape == before.shape
+    np.testing.assert_array_equal(after, np.nan_to_num(before, nan=float(np.nanmin(before))))

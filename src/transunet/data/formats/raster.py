@@ -183,7 +183,7 @@ def read_header(path: Path) -> Header:
 
 
 def write(volume: Volume, path: Path) -> None:
-    """Write a label map (uint8, uint16) or a colour image (three channels of uint8).
+    """Write a label map (uint8, uint16), colours (three channels of uint8), or floats (TIFF).
 
     Raises:
         ConfigError: for JPEG, which is not exact, several slices in another format than TIFF, or
@@ -200,9 +200,24 @@ def write(volume: Volume, path: Path) -> None:
             f"{path}: {volume.name} has {slices} slices, an image of this format has one. Write it "
             f"as TIFF or NIfTI."
         )
+    if volume.array.dtype == np.float32 and path.suffix.lower() in _PAGES:
+        _write_floats(volume, path)
+        return
     pages = [pillow.fromarray(_page(volume, index, path)) for index in range(slices)]
     more = {"save_all": True, "append_images": pages[1:]} if slices > 1 else {}
     pages[0].save(path, **more)
+
+
+def _write_floats(volume: Volume, path: Path) -> None:
+    """As a TIFF whose pages are slices, each pixel with all of its channels."""
+    pages = np.moveaxis(volume.array, (3, 0), (0, -1))  # (Z, H, W, C)
+    require("tifffile", extra="images").imwrite(
+        path,
+        np.ascontiguousarray(pages if volume.channels > 1 else pages[..., 0]),
+        photometric="rgb" if volume.channels == 3 else "minisblack",
+        planarconfig="contig" if volume.channels > 1 else None,
+        metadata=None,
+    )
 
 
 def _page(volume: Volume, index: int, path: Path) -> NDArray[Any]:
