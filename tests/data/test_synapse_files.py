@@ -4,6 +4,8 @@ import pytest
 from transunet.data.formats import read_grid, read_labels, read_volume, write_volume
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
+from transunet.evaluation.pairs import Pair
+from transunet.inference.runs.outputs import write_labels
 
 h5py = pytest.importorskip("h5py", reason="needs the extra [images]")
 
@@ -30,6 +32,19 @@ def test_a_volume_of_hdf5_has_its_slices_last(tmp_path, rng):
     assert v.spatial_shape == read_grid(path).spatial_shape == (6, 9, 4)
     np.testing.assert_array_equal(v.array[0, :, :, 2], image[2].astype(np.float32))
     np.testing.assert_array_equal(read_labels(path).array[0, :, :, 3], label[3])
+
+
+def test_a_label_map_that_was_predicted_as_npz_lies_where_its_image_does(tmp_path, rng):
+    labels = rng.integers(0, 3, (1, 5, 6, 4)).astype(np.uint8)
+    affine = np.array([[0, -0.7, 0, 9], [0.7, 0, 0, -4], [0, 0, 2.5, 1], [0, 0, 0, 1]])
+    path = tmp_path / "a.npz"
+    write_labels(Volume(labels, affine), path)
+    read = read_labels(path)
+    np.testing.assert_array_equal(read.array, labels)
+    np.testing.assert_array_equal(read.affine, affine)
+    assert read_grid(path).spatial_shape == (5, 6, 4)
+    np.testing.assert_array_equal(read_grid(path).affine, affine)
+    assert Pair("a", path, path).tells_space
 
 
 def test_pickled_objects_are_never_loaded(tmp_path):

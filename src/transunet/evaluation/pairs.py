@@ -52,8 +52,11 @@ class Pair:
 
     @property
     def tells_space(self) -> bool:
-        """Whether the reference's format knows voxel sizes and how the patient lies."""
-        known = _rank(self.reference) == 0 or FORMATS.get(kind_of(self.reference) or "") is dicom
+        """Whether the reference's file knows voxel sizes and how the patient lies."""
+        module = FORMATS.get(kind_of(self.reference) or "")
+        if module is synapse:
+            return synapse.has_affine(self.reference)
+        known = _rank(self.reference) == 0 or module is dicom
         return known or npy.sidecar_of(self.reference).exists()
 
 

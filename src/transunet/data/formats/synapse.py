@@ -1,7 +1,8 @@
 """Arrays `image` and `label` in one file, as the authors prepared Synapse: `.npz` and HDF5.
 
-A slice (H, W) becomes a volume (1, H, W, 1), slices (S, H, W) become (1, H, W, S). The files tell
-no spacing: a pixel and a slice count as one millimetre.
+A slice (H, W) becomes a volume (1, H, W, 1), slices (S, H, W) become (1, H, W, S). Label maps that
+were predicted as `.npz` have the array `affine`, too. Other files tell no spacing: a pixel and a
+slice count as one millimetre.
 """
 
 import zipfile
@@ -9,9 +10,10 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume
@@ -54,15 +56,25 @@ def read_labels(path: Path) -> Volume:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read the size of `image`.
+    """Read where the voxels of `image` lie, or of `label` where there is no image.
 
     Raises:
         As `read`.
     """
-    shape = _undamaged(path, "image", lambda array: tuple(array.shape))
-    _check(path, "image", shape)
+    key = "label" if _undamaged(path, _holds_labels_alone) else "image"
+    shape = _undamaged(path, lambda arrays: tuple(arrays[key].shape), key)
+    _check(path, key, shape)
     slices, height, width = (1, *shape)[-3:]
-    return Grid((height, width, slices), np.eye(4), str(path))
+    return Grid((height, width, slices), _affine(path), str(path))
+
+
+def has_affine(path: Path) -> bool:
+    """Whether the file tells where its voxels lie, as label maps that were predicted do.
+
+    Raises:
+        As `read`.
+    """
+    return bool(_undamaged(path, lambda arrays: "affine" in arrays, "affine"))
 
 
 def write(volume: Volume, path: Path) -> None:
@@ -77,21 +89,32 @@ def write(volume: Volume, path: Path) -> None:
 
 
 def _volume(path: Path, key: str) -> Volume:
-    array = _undamaged(path, key, lambda stored: np.asarray(stored[()]))
+    array = _undamaged(path, lambda arrays: np.asarray(arrays[key][()]), key)
     _check(path, key, array.shape)
     if array.dtype.kind not in "buif":
         raise _problem(path, f"its array {key!r} is of type {array.dtype}; expected numbers")
     stack = array if array.ndim == 3 else array[None]
-    return Volume(stack.transpose(1, 2, 0)[None], np.eye(4), str(path))
+    return Volume(stack.transpose(1, 2, 0)[None], _affine(path), str(path))
 
 
-def _undamaged(path: Path, key: str, use: Callable[[Any], Any]) -> Any:
+def _holds_labels_alone(arrays: Any) -> bool:
+    return "label" in arrays and "image" not in arrays
+
+
+def _affine(path: Path) -> NDArray[np.float64]:
+    def stored(arrays: Any) -> NDArray[np.float64]:
+        return np.array(arrays["affine"][()] if "affine" in arrays else np.eye(4), np.float64)
+
+    return cast("NDArray[np.float64]", _undamaged(path, stored, "affine"))
+
+
+def _undamaged(path: Path, use: Callable[[Any], Any], key: str = "image") -> Any:
     try:
         if path.name.lower().endswith(".npz"):
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return use(arrays[key])
+                return use(arrays)
         with require("h5py", extra="images").File(path, "r") as file:
-            return use(file[key])
+            return use(file)
     except TransUNetError:
         raise
     except _DAMAGE as error:
