@@ -580,3 +580,12 @@ def test_images_of_a_format_that_is_not_read_are_told(tmp_path):
         picture(tmp_path / f"set/{folder}/a.{ending}", mask(1))
     with pytest.raises(DataError, match=r"format that is read: \.nii"):
         open_dataset(tmp_path / "set")
+
+
+def test_images_whose_names_end_as_those_of_masks_do_are_paired(tmp_path):
+    for name in ("a_seg", "b_label", "c"):
+        picture(tmp_path / "images" / f"{name}.png", photograph())
+        picture(tmp_path / "masks" / f"{name}_mask.png", mask(255))
+    assert {case.name: case.label.name for case in open_dataset(tmp_path).cases} == {
+        name: f"{name}_mask.png" for name in ("a_seg", "b_label", "c")
+    }

@@ -251,6 +251,7 @@ def _paired(images: Iterable[str], labels: Sequence[tuple[str, Path]]) -> dict[s
     for case_of_image, case_of_label, exact in (
         (_composed, _composed, True),
         (_composed, _case_of_mask, True),
+        (_case_of_mask, _case_of_mask, True),  # images whose own names end as masks' do
         (_case_of_image, _loose_case_of_mask, False),
         (lambda name: _case_of_image(name.split("/")[0]), _loose_case_of_mask, False),
     ):
