@@ -11,6 +11,7 @@ import torch
 
 from training_runs import same, steps, validations, weights
 from transunet.bundle_config import read_config
+from transunet.data.problems import Problem
 from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.evaluation.metrics import dice_per_class
@@ -236,16 +237,26 @@ def test_one_token_in_a_step_is_refused_before_it_begins(job, tmp_path):
     assert len(steps(job(image_size=16, batch_size=4))) == 6
 
 
-def test_what_a_data_worker_raises_is_told_without_its_traceback(job, monkeypatch):
+@pytest.mark.parametrize(
+    "raised",
+    [
+        DataError("image.npy: cut short. Prepare it again."),
+        Problem("damaged-store", "image.npy", "cut short", "Prepare it again").error(),
+        Problem("grids", "image.npy", "cut short", "Prepare it again", geometry=True).error(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_a_data_worker_raises_is_told_without_its_traceback(job, monkeypatch, raised):
     run = job(workers=1)
 
     def damaged(self, key):
-        raise DataError("image.npy: cut short. Prepare it again.")
+        raise raised
 
     monkeypatch.setattr(type(run.dataset), "__getitem__", damaged)
     with pytest.raises(TransUNetError, match=r"^image.npy: cut short. Prepare it again. ") as error:
         steps(run)
     assert "Traceback" not in str(error.value)
+    assert "died" not in str(error.value)
 
 
 def test_running_out_of_memory_names_what_to_lower(job, monkeypatch):

@@ -1,17 +1,22 @@
 """What can go wrong in a step, told in words that help."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
+from transunet.data.problems import DataProblemError, GeometryProblemError
 from transunet.errors import ConfigError, TransUNetError, first_line, is_full_disk
 from transunet.training.job import Job
 from transunet.training.sampler import Draw
 from transunet.training.step import NonFiniteLossError
 
 _COMPILER = ("torch._dynamo", "torch._inductor")
-_IN_WORKER = "in DataLoader worker process"
+_IN_WORKER = re.compile(r"Caught (\w+) in DataLoader worker process")
+"""How PyTorch begins what a data worker raised. An error whose class takes more than a text, such
+as a problem with data, arrives as a `RuntimeError`."""
+_PROBLEMS = (DataProblemError.__name__, GeometryProblemError.__name__)
 
 
 @contextmanager
@@ -44,8 +49,9 @@ def _explanation(job: Job, error: Exception) -> str | None:
     """Return what to say instead of `error`; None where it says all, or is a fault of ours."""
     if is_full_disk(error) and (type(error) is ConfigError or not _is_ours(error)):
         return _full_disk(job)
-    if _IN_WORKER in str(error) and isinstance(error, TransUNetError | OSError):
-        return f"{_raised_in_worker(error)} {_go_on(job, 'Then')}"
+    raised = _IN_WORKER.match(str(error))
+    if raised and (isinstance(error, TransUNetError | OSError) or raised[1] in _PROBLEMS):
+        return f"{_raised_in_worker(error, raised[1])} {_go_on(job, 'Then')}"
     if _is_ours(error):
         return None
     if isinstance(error, torch.OutOfMemoryError):
@@ -63,9 +69,8 @@ def _is_ours(error: Exception) -> bool:
     return isinstance(error, TransUNetError)
 
 
-def _raised_in_worker(error: Exception) -> str:
+def _raised_in_worker(error: Exception, name: str) -> str:
     """Return what a data worker said, without the traceback that PyTorch puts before it."""
-    name = type(error).__name__
     return str(error).rstrip().rpartition(f"{name}: ")[2] or name
 
 
