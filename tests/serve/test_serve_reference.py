@@ -48,6 +48,17 @@ def test_a_black_and_white_reference(tmp_path: Path, labels: np.ndarray) -> None
         scored(tmp_path, labels, TWO, upload(tmp_path, mask * 255))
 
 
+def test_voxels_that_nobody_labelled_are_left_out(tmp_path: Path, labels: np.ndarray) -> None:
+    reference = labels.copy()
+    reference[4:7] = 255
+    path = upload(tmp_path, reference)
+    with pytest.raises(ApiError, match=r"\?ignore=255"):
+        scored(tmp_path, labels, TWO, path)
+    wrong = np.where(reference == 255, 3 - labels, labels).astype(np.uint8) % 3
+    save_nifti(tmp_path / "job" / LABELS, wrong)
+    assert dice(score([path], tmp_path / "job", TWO, 10**6, 10**8, ignore=255)) == [1.0, 1.0]
+
+
 def slicers(path: Path, array: np.ndarray, *names: str) -> Path:
     """A `.seg.nrrd` as 3D Slicer writes it, and a prediction on its grid."""
     itk = pytest.importorskip("SimpleITK", reason="NRRD needs the extra images")

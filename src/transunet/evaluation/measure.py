@@ -211,7 +211,7 @@ def gather(
 
 LEAVE_OUT_255 = (
     "If 255 marks what nobody labelled, leave it out of the figures: --ignore 255 (in Python: "
-    "Question(ignore=255))."
+    "Question(ignore=255); of the server: ?ignore=255)."
 )
 _CLASS_NOT_255 = "Store the number of the class that 255 stands for in the prediction instead."
 

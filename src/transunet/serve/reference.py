@@ -22,7 +22,12 @@ from transunet.serve.space import telling_of_full_disks
 
 
 def score(
-    files: Sequence[Path], folder: Path, names: Mapping[int, str], most: int, room: int
+    files: Sequence[Path],
+    folder: Path,
+    names: Mapping[int, str],
+    most: int,
+    room: int,
+    ignore: int | None = None,
 ) -> dict[str, Any]:
     """Compare the labels of the job in `folder` with a reference.
 
@@ -36,6 +41,7 @@ def score(
         names: class index -> name.
         most: voxels that the reference may have.
         room: bytes that an archive may unpack to.
+        ignore: the value in the reference of voxels that nobody labelled.
 
     Returns:
         `structures`, `mean` and `warnings`, as the API answers them; None where a figure is not
@@ -50,7 +56,7 @@ def score(
             numbers, warnings = _by_name(path, names)
             pair = Pair("the image", folder / LABELS, path, reference_numbers=numbers)
             structures = tuple(Structure((index,), names[index]) for index in names if index)
-            record = measure(pair, Settings(structures))
+            record = measure(pair, Settings(structures, ignore=ignore))
     except TransUNetError as error:
         code = "wrong_grid" if isinstance(error, GeometryError) else "unreadable"
         fault = told(error, files[0].parent, code)

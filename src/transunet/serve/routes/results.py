@@ -86,7 +86,15 @@ async def result(
 
 
 @router.post("/jobs/{id}/reference", responses=_TAKEN, openapi_extra=_BODY)
-async def reference(request: Request, here: Here, id: Id) -> Comparison:
+async def reference(
+    request: Request,
+    here: Here,
+    id: Id,
+    ignore: Annotated[
+        int | None,
+        Query(ge=1, le=65_535, description="The reference's value of what nobody labelled."),
+    ] = None,
+) -> Comparison:
     """Compare the label map with a reference that lies on the image's grid."""
     job = await anyio.to_thread.run_sync(_done, here, id)
     served = here.bundle(job.bundle)
@@ -100,6 +108,7 @@ async def reference(request: Request, here: Here, id: Id) -> Comparison:
             dict(served.config.labels),
             here.limits.voxels,
             here.limits.quota_bytes - here.store.used_bytes(),
+            ignore,
         )
     return Comparison.model_validate(found)
 
