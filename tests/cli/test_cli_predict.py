@@ -1,6 +1,7 @@
 """`transunet predict` as it is typed: what it writes, what it refuses, how it exits."""
 
 import json
+import shlex
 from pathlib import Path
 
 import nibabel as nib
@@ -190,6 +191,16 @@ def test_a_data_sets_split_and_a_series_are_chosen(bundle: Path, tmp_path: Path)
     assert "it has test" in told
     told = refused(ConfigError, bundle, image, "-o", tmp_path / "x", "--series", "1")
     assert "none of the inputs is DICOM" in told
+
+
+def test_the_next_command_can_be_pasted(bundle: Path, tmp_path: Path) -> None:
+    image = save_nifti(tmp_path / "my [scans]" / "a b.nii.gz", noise((12, 14, 3)))
+    out = tmp_path / "label maps"
+    told = run(bundle, image, "-o", out).output
+    (command,) = [line for line in told.splitlines() if line.startswith("Next: ")]
+    program, *words = shlex.split(command.removeprefix("Next: "))
+    assert program == "transunet"
+    assert words == ["view", str(image), str(out), "-o", "SHEETS"]
 
 
 def test_a_second_run_says_what_it_kept(bundle: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,7 +60,8 @@ def check(
         _write_json(json, report, fixed)
     if not report.errors:
         option = "" if ignore is None else f" --ignore {ignore}"
-        console.print(f"Next: transunet train {fixed.folder if fixed else dataset} -o RUN{option}")
+        folder = quote(str(fixed.folder if fixed else dataset))
+        console.print(f"Next: transunet train {folder} -o RUN{option}", markup=False)
     raise typer.Exit(1 if report.errors else 0)
 
 

@@ -1,6 +1,7 @@
 """`transunet export`: a bundle for other runtimes, compared with the original before it is kept."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -124,7 +125,9 @@ def _rows(done: "Exported") -> list[tuple[str, str]]:
             ("labels equal", f"{done.equal:.3%} on {done.compared}"),
         ]
     if done.format != "monai":
-        rows.append(("next", f"transunet predict {done.path} IMAGES -o OUT{_trust(done)}"))
+        rows.append(
+            ("next", f"transunet predict {quote(str(done.path))} IMAGES -o OUT{_trust(done)}")
+        )
     return rows
 
 

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
@@ -276,7 +277,8 @@ def _measure_both(inputs: list[Path], out: Path) -> None:
         print_comparison(console, *folders, Question(references=inputs[0], subset=True), out=out)
         return
     told = "Not measured: the input is no data set of a known layout. With other references: "
-    command = f"transunet evaluate {folders[0]} {folders[1]} REFERENCES"
+    native, paper = (quote(str(folder)) for folder in folders)
+    command = f"transunet evaluate {native} {paper} REFERENCES"
     console.print(told + command, markup=False, highlight=False)
 
 
@@ -305,9 +307,10 @@ def _next_command(inputs: list[Path], cases: "list[Case]", out: Path) -> str | N
     source, *others = inputs
     if others or not source.exists():  # a pattern, say
         return None
+    images, labels = quote(str(source)), quote(str(out))
     if any(case.label for case in cases):
-        return f"transunet evaluate {out} {source} --subset -o REPORT"
-    return f"transunet view {source} {out} -o SHEETS"
+        return f"transunet evaluate {labels} {images} --subset -o REPORT"
+    return f"transunet view {images} {labels} -o SHEETS"
 
 
 def _warn(outcomes: "list[Outcome]") -> None:

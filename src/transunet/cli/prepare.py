@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -245,7 +246,10 @@ def _show(console: "Console", store: "Store", data: "DataSet") -> None:
         for warning in split_warnings(store, part):
             console.print(f"Warning: {where}{warning}", style="yellow", markup=False)
     console.print(
-        f"Next: transunet train {store.path} -o RUN", soft_wrap=True, markup=False, highlight=False
+        f"Next: transunet train {quote(str(store.path))} -o RUN",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
     )
 
 

@@ -5,6 +5,7 @@ from contextlib import closing
 from datetime import timedelta
 from math import isnan
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -115,7 +116,8 @@ def show_result(job: Job) -> None:
     console.print(f"best bundle: {job.run.best} (step {job.state.best_step})")
     console.print(f"last bundle: {job.run.last} (step {job.state.step})")
     console.print(log_line(job.run.folder))
-    console.print(f"Predict with: transunet predict {job.run.best} INPUT... -o OUT")
+    command = f"transunet predict {quote(str(job.run.best))} INPUT... -o OUT"
+    console.print(f"Predict with: {command}", markup=False, soft_wrap=True)
 
 
 def log_line(folder: Path) -> str:
