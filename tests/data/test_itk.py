@@ -114,3 +114,14 @@ def test_labels_in_single_precision_are_rounded(tmp_path, suffix):
     array = np.array([[[0, 255, 510]]], np.float32) * np.float32(1 / 255)
     itk.WriteImage(itk.GetImageFromArray(array), str(tmp_path / f"l{suffix}"))
     assert read_labels(tmp_path / f"l{suffix}").array.flatten().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("suffix", "line"), [(".mhd", "ElementDataFile"), (".nhdr", "data file")])
+def test_a_header_whose_voxels_were_not_copied_along_says_so(tmp_path, suffix, line):
+    path = tmp_path / f"a{suffix}"
+    itk.WriteImage(itk.GetImageFromArray(np.zeros((3, 4, 5), np.int16)), str(path))
+    for file in tmp_path.iterdir():
+        if file != path:
+            file.unlink()
+    with pytest.raises(DataError, match=rf"a\{suffix}: .*its line '{line}' names: copy that along"):
+        read_volume(path)

@@ -235,4 +235,10 @@ def _reason(error: RuntimeError, path: Path) -> str:
 
 def _problem(path: Path, found: str) -> TransUNetError:
     remedy = "The file is damaged, cut short or of another format: copy or export it again"
+    if path.suffix.lower() in {".mhd", ".nhdr"}:
+        line = "ElementDataFile" if path.suffix.lower() == ".mhd" else "data file"
+        remedy = (
+            f"Its voxels lie in another file, which its line {line!r} names: copy that along, "
+            "under this very name, capital letters included; or the pair is damaged"
+        )
     return Problem("unreadable", str(path), found, remedy).error()
