@@ -44,6 +44,7 @@ def test_structures_are_named_in_any_case_of_letters_and_by_number() -> None:
     labels = {0: "background", 1: "Liver", 2: "left Kidney"}
     assert classes_named(["liver"], labels) == (1,)
     assert classes_named(["LEFT KIDNEY", "Liver", "1"], labels) == (1, 2)
+    assert classes_named(["left_kidney"], labels) == (2,)
     with pytest.raises(ConfigError, match="no structure 'spleen'; it has Liver, left Kidney"):
         classes_named(["spleen"], labels)
 

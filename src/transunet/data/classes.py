@@ -57,7 +57,7 @@ def match_classes(first: Mapping[int, str], second: Mapping[int, str]) -> Matche
 
 def is_named(name: str) -> bool:
     """Whether a class has a name of its own, rather than a number or a word for any class."""
-    plain = _plain(name)
+    plain = plain_name(name)
     return not (
         _ANY_CLASS.fullmatch(plain) or _NUMBERED.fullmatch(plain) or _COLOUR.fullmatch(plain)
     )
@@ -68,14 +68,14 @@ def _by_name(classes: Mapping[int, str]) -> dict[str, int]:
 
     Equal numbers and colours in names count as well; words for any class do not.
     """
-    named = {number: _plain(name) for number, name in classes.items() if number}
+    named = {number: plain_name(name) for number, name in classes.items() if number}
     counts = Counter(named.values())
     told = {n for n in named.values() if _NUMBERED.fullmatch(n) or not _ANY_CLASS.fullmatch(n)}
     return {n: number for number, n in named.items() if counts[n] == 1 and n in told}
 
 
 def _tells(name: str, by_name: Mapping[str, int]) -> bool:
-    return is_named(name) and _plain(name) in by_name
+    return is_named(name) and plain_name(name) in by_name
 
 
 def _told_numbers(classes: Mapping[int, str], others: Mapping[int, str]) -> dict[int, int]:
@@ -90,9 +90,10 @@ def _told_numbers(classes: Mapping[int, str], others: Mapping[int, str]) -> dict
 
 
 def _told_number(name: str) -> int | None:
-    match = _NUMBERED.fullmatch(_plain(name))
+    match = _NUMBERED.fullmatch(plain_name(name))
     return int(match[1]) if match else None
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return `name` without what does not tell names apart: case, spaces, underscores, hyphens."""
     return _SEPARATORS.sub(" ", name).strip().casefold()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.data.classes import plain_name
 from transunet.errors import ConfigError
 
 
@@ -44,7 +45,8 @@ def _keep_one(labels: NDArray[Any], index: int) -> None:
 def classes_named(names: Collection[str], labels: Mapping[int, str]) -> tuple[int, ...]:
     """Return the class indices of structures by name or number; "all" means every one.
 
-    Capital and small letters are alike, but where names differ in nothing else.
+    Capital and small letters are alike, and spaces and underscores, but where names differ in
+    nothing else.
 
     Raises:
         ConfigError: for a name that is not in `labels`.
@@ -54,9 +56,9 @@ def classes_named(names: Collection[str], labels: Mapping[int, str]) -> tuple[in
         return tuple(structures)
     exact = {str(index): index for index in structures}
     exact |= {name: index for index, name in structures.items()}
-    spellings = Counter(map(str.casefold, structures.values()))
-    folded = {n.casefold(): i for i, n in structures.items() if spellings[n.casefold()] == 1}
-    chosen = {name: exact.get(name) or folded.get(name.casefold()) for name in names}
+    spellings = Counter(map(plain_name, structures.values()))
+    plain = {plain_name(n): i for i, n in structures.items() if spellings[plain_name(n)] == 1}
+    chosen = {name: exact.get(name) or plain.get(plain_name(name)) for name in names}
     unknown = [name for name, index in chosen.items() if index is None]
     if unknown:
         raise ConfigError(
