@@ -64,6 +64,9 @@ def test_an_unlabelled_validation_list_is_no_split(decathlon):
     mark(folder, validation=2)
     content = json.loads((folder / "dataset.json").read_text())
     edit(folder, validation=[entry["image"] for entry in content["validation"]])
+    assert of(folder).rule == "split of dataset.json", "labelsTr has their label maps"
+    for entry in content["validation"]:
+        (folder / entry["label"]).unlink()
     assert of(folder).rule == "drawn with seed 1234"
     assert {case.split for case in open_dataset(folder).cases} == {"train", "validation"}
 
