@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from transunet.cli.options import Ignore
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,15 +34,7 @@ def check(
     json: Annotated[
         Path | None, typer.Option(help="Write every problem here.", metavar="FILE")
     ] = None,
-    ignore: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="VALUE",
-            help="The value in label maps, such as 255, of what nobody labelled; a data set's own "
-            "label 'ignore' needs no option.",
-        ),
-    ] = None,
+    ignore: Ignore = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read cases.")] = 1,
 ) -> None:
     """List every problem of a data set with its file and its remedy.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from transunet.cli.notes import showing_notes
+from transunet.cli.options import Ignore
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,15 +55,7 @@ def prepare(
     layout: Annotated[
         str | None, typer.Option(help="The data set's layout, if not recognised.")
     ] = None,
-    ignore: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="VALUE",
-            help="The value in label maps, such as 255, of what nobody labelled; a data set's own "
-            "label 'ignore' needs no option.",
-        ),
-    ] = None,
+    ignore: Ignore = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes; each holds one case in memory.")
     ] = 1,

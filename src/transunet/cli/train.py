@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from transunet.cli.notes import showing_notes
+from transunet.cli.options import Ignore
 
 if TYPE_CHECKING:
     from transunet.training.distributed import Processes
@@ -114,15 +115,7 @@ def train(
     layout: Annotated[
         str | None, typer.Option(help="The data set's layout, if not recognised.")
     ] = None,
-    ignore: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="VALUE",
-            help="The value in label maps, such as 255, of what nobody labelled; a data set's own "
-            "label 'ignore' needs no option.",
-        ),
-    ] = None,
+    ignore: Ignore = None,
     store: Annotated[
         Path | None, typer.Option(help="Where to prepare the data; RUN/store if not given.")
     ] = None,
