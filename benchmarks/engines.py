@@ -35,12 +35,12 @@ from rich.console import Console
 from rich.table import Table
 from subjects import Run, agreements, calibrating, images_of, subject
 
-from transunet.bundle import from_pretrained
-from transunet.inference.export import export
-from transunet.inference.exports.writers import write_onnx_int8, write_openvino_int8
-from transunet.inference.networks.onnx_network import OnnxNetwork
-from transunet.inference.networks.openvino_network import OpenVinoNetwork
-from transunet.inference.networks.torch_network import TorchNetwork, fused_network
+from transunet.backends.onnxruntime import OnnxNetwork
+from transunet.backends.openvino import OpenVinoNetwork
+from transunet.backends.pytorch import TorchNetwork, fused_network
+from transunet.bundle.io import from_pretrained
+from transunet.export.export import export
+from transunet.export.writers import write_onnx_int8, write_openvino_int8
 
 CPU = (
     "eager",

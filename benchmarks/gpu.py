@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from subjects import Run
 
-from transunet.inference.networks.torch_network import fused_network
+from transunet.backends.pytorch import fused_network
 
 
 def with_graphs(model: Any, device: str, precision: str) -> Run:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transunet.models.fused import fuse
+from transunet.models.transunet2d.optimised import fuse
 
 
 def matrix_product(device: str) -> Callable[[], Any]:

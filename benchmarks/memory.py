@@ -70,10 +70,10 @@ def measure(
 ) -> dict:
     import numpy as np
 
+    from transunet.batch.inputs import predict_file
     from transunet.data.preprocessing import Channel, Preprocessing
     from transunet.data.volume import Volume
     from transunet.inference.predictor import Predictor
-    from transunet.inference.runs.files import predict_file
 
     channel = Channel(name="CT", normalisation=normalisation, low=-125, high=275)
     labels = {index: f"organ {index}" for index in range(CLASSES)}
@@ -128,8 +128,8 @@ def ct(shape: tuple[int, ...]):
 def tiny():
     import torch
 
-    from transunet.models.config import TransUNetConfig
-    from transunet.models.transunet import TransUNet
+    from transunet.models.transunet2d.config import TransUNetConfig
+    from transunet.models.transunet2d.network import TransUNet
 
     torch.manual_seed(0)
     config = TransUNetConfig(

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from transunet.bundle import from_pretrained, save_pretrained
-from transunet.bundle_config import BundleConfig
+from transunet.bundle.bundle_config import BundleConfig
+from transunet.bundle.io import from_pretrained, save_pretrained
 from transunet.create import create_model
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.resize import nearest, resize
 from transunet.data.store import MANIFEST, Store
-from transunet.inference.exports.calibration import calibration_images
+from transunet.export.calibration import calibration_images
 from transunet.inference.logits import as_array
 
 Run = Callable[[np.ndarray], Any]

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from transunet.bundle import BundleConfig, save_pretrained
+from transunet.bundle.io import BundleConfig, save_pretrained
 from transunet.data.preprocessing import Channel, Preprocessing
-from transunet.models.config import TransUNetConfig
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.models.transunet2d.network import TransUNet
 
 nib: Any = nibabel
 

@@ -43,7 +43,7 @@ class FakeHand:
         return future
 
     def cancel(self, id_: str) -> None:
-        from transunet.serve.questions import Cancelled
+        from transunet.serve.jobs.messages import Cancelled
 
         self.cancelled.append(id_)
         for question, future, _ in self.asked:
@@ -58,7 +58,7 @@ class FakeHand:
         self._fail_all()
 
     def _fail_all(self) -> None:
-        from transunet.serve.hand import WorkerDiedError
+        from transunet.serve.jobs.worker_client import WorkerDiedError
 
         for _, future, _ in self.asked:
             if not future.done():
@@ -130,9 +130,9 @@ def fake_server(
     """A server in this process with a worker that does as the test says."""
     from starlette.testclient import TestClient
 
-    from transunet.serve.app import create_app
+    from transunet.serve.api.app import create_app
+    from transunet.serve.server_settings import Limits, ServeSettings
     from transunet.serve.service import Service
-    from transunet.serve.settings import Limits, ServeSettings
 
     settings = ServeSettings(data=folder, limits=Limits(**limits))
     service = Service([str(bundle)], settings, hand or FakeHand())

@@ -7,54 +7,88 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "transunet"
-FOUNDATION = {"errors", "configuration", "extras", "atomic"}
-PARTS = FOUNDATION | {"models"}
+GROUND = {"errors", "settings", "optional", "files", "cache"}
 ALLOWED = {
     "errors": set(),
-    "configuration": {"errors"},
-    "extras": {"errors"},
-    "atomic": {"errors"},
+    "settings": {"errors"},
+    "optional": {"errors"},
+    "files": {"errors"},
+    "cache": {"errors", "files"},
     "device": {"errors"},
-    "models": FOUNDATION,
-    "weights": FOUNDATION | {"models", "data"},  # data: which classes are the same by their names
-    "data": FOUNDATION,
-    "drawing": FOUNDATION | {"data"},
-    "evaluation": FOUNDATION | {"data", "drawing"},
-    "create": PARTS | {"weights"},
-    "hub": FOUNDATION | {"weights"},
-    "bundle_config": PARTS | {"data", "hub"},  # without torch; `bundle` adds the weights
-    "bundle": PARTS | {"weights", "data", "hub", "bundle_config"},
-    # weights: where the cache lies, for converted networks.
+    "models": GROUND,
+    "weights": GROUND | {"models", "data"},  # data: which classes are the same by their names
+    "create": GROUND | {"models", "weights"},
+    "data": GROUND,
+    "drawing": GROUND | {"data"},
+    "evaluation": GROUND | {"data", "drawing"},
+    "bundle": GROUND | {"models", "weights", "data"},
+    "backends": GROUND | {"device", "models", "data", "bundle"},
     # drawing: a prediction's sheet and the figure of attention are outputs like the label map.
-    "inference": PARTS | {"data", "device", "drawing", "bundle", "bundle_config", "weights"},
-    "nnunet": FOUNDATION | {"models", "weights"},
-    "training": PARTS
-    | {"weights", "data", "device", "bundle", "bundle_config", "create", "inference", "evaluation"},
+    "inference": GROUND | {"device", "models", "data", "bundle", "backends"},
+    "batch": GROUND | {"device", "data", "drawing", "bundle", "backends", "inference"},
+    "export": GROUND
+    | {"device", "models", "data", "bundle", "backends", "inference", "batch"}
+    | {"integrations"},
+    "attention": GROUND
+    | {"device", "models", "data", "drawing", "bundle", "backends", "inference", "batch"},
+    "integrations": GROUND | {"models", "weights", "data", "bundle", "inference", "batch"},
+    "training": GROUND
+    | {"device", "models", "weights", "create", "data", "bundle"}
+    | {"evaluation", "backends", "inference", "batch"},
 }
+AGAINST = {("cache", "weights"), ("backends", "export")}  # arrows that are still to be turned
+TOP = {"__init__", "__main__", "cli", "serve"}  # these stand on everything
 FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
 
 
 def part_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imported_parts(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
+def imports(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    """Every import of the package, as (node, module)."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [node.module or ""]
+            assert node.level == 0, "relative import"
+            base = node.module or ""
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield node, inner if inner in MODULES else base
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        yield from (name.split(".")[1] for name in names if name.startswith("transunet."))
+            yield from ((node, alias.name) for alias in node.names)
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Modules of the package that the file imports when it is imported itself, or later."""
+    tree = ast.parse(path.read_text())
+    yield from (name for _, name in imports(tree) if name.split(".")[0] == "transunet")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_arrows_point_one_way(path: Path) -> None:
     part = part_of(path)
-    if part in {"__init__", "__main__", "cli", "serve"}:
-        return  # these stand on top of everything
-    assert set(imported_parts(path)) <= ALLOWED[part] | {part}
+    if part in TOP:
+        return
+    parts = {name.split(".")[1] for name in imported_modules(path) if "." in name}
+    assert parts <= ALLOWED[part] | {part} | {to for by, to in AGAINST if by == part}
+
+
+def test_the_parts_stand_on_each_other_without_a_circle() -> None:
+    done: list[str] = []
+    left = dict(ALLOWED)
+    while left:
+        free = [part for part, below in left.items() if below <= set(done)]
+        assert free, f"a circle among {sorted(left)}"
+        done += free
+        left = {part: below for part, below in left.items() if part not in free}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -72,9 +106,9 @@ def test_only_the_command_line_prints_or_exits(path: Path) -> None:
 
 def test_config_and_catalogue_need_no_torch() -> None:
     for name in (
-        "models/config.py",
+        "models/transunet2d/config.py",
         "weights/catalog.py",
         "evaluation/metrics.py",
-        "bundle_config.py",
+        "bundle/bundle_config.py",
     ):
         assert "import torch" not in (SOURCE / name).read_text()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from transunet.extras import DISTRIBUTION
+from transunet.optional import DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from transunet.training.job import Job
 from transunet.training.loop import Stepped, Validated, train
+from transunet.training.trainer import Job
 
 STEPS = 12
 SETTINGS = [

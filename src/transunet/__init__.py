@@ -7,8 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transunet.bundle import from_pretrained, push_to_hub, save_pretrained
-    from transunet.bundle_config import BundleConfig
+    from transunet.attention.explain import explain
+    from transunet.batch.inputs import predict_file
+    from transunet.bundle.bundle_config import BundleConfig
+    from transunet.bundle.io import from_pretrained, push_to_hub, save_pretrained
     from transunet.create import create_model
     from transunet.data.formats import read_volume, write_volume
     from transunet.data.preprocessing import Preprocessing
@@ -20,32 +22,30 @@ if TYPE_CHECKING:
         TransUNetError,
         WeightsError,
     )
-    from transunet.inference.attention.explain import explain
     from transunet.inference.predictor import Predictor
-    from transunet.inference.runs.files import predict_file
-    from transunet.models.config import VARIANTS, TransUNetConfig
-    from transunet.models.transunet import TransUNet
+    from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig
+    from transunet.models.transunet2d.network import TransUNet
 
 _HOME = {
-    "BundleConfig": "bundle_config",
+    "BundleConfig": "bundle.bundle_config",
     "ConfigError": "errors",
     "DataError": "errors",
     "GeometryError": "errors",
     "Predictor": "inference.predictor",
     "Preprocessing": "data.preprocessing",
-    "TransUNet": "models.transunet",
-    "TransUNetConfig": "models.config",
+    "TransUNet": "models.transunet2d.network",
+    "TransUNetConfig": "models.transunet2d.config",
     "TransUNetError": "errors",
-    "VARIANTS": "models.config",
+    "VARIANTS": "models.transunet2d.config",
     "Volume": "data.volume",
     "WeightsError": "errors",
     "create_model": "create",
-    "explain": "inference.attention.explain",
-    "from_pretrained": "bundle",
-    "predict_file": "inference.runs.files",
-    "push_to_hub": "bundle",
+    "explain": "attention.explain",
+    "from_pretrained": "bundle.io",
+    "predict_file": "batch.inputs",
+    "push_to_hub": "bundle.io",
     "read_volume": "data.formats",
-    "save_pretrained": "bundle",
+    "save_pretrained": "bundle.io",
     "write_volume": "data.formats",
 }
 

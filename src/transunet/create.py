@@ -4,8 +4,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from transunet.models.config import TransUNetConfig, variant
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.config import TransUNetConfig, variant
+from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.load import Source, load_weights
 from transunet.weights.origin import local_origin
 

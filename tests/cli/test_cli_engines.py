@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from prediction import save_nifti, tiny_bundle
-from transunet.bundle_config import read_config
+from transunet.backends.exported_metadata import pack
+from transunet.bundle.bundle_config import read_config
 from transunet.cli.main import app
 from transunet.errors import ConfigError
-from transunet.inference.networks.exported_metadata import pack
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +67,8 @@ def test_converting_is_told_once(bundle: Path, image: Path, tmp_path: Path) -> N
 def test_a_fallback_is_told(
     bundle: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transunet.inference.engines._LEAST_BYTES", 0)
-    monkeypatch.setattr("transunet.inference.engines.find_spec", lambda package: package)
+    monkeypatch.setattr("transunet.backends.engines._LEAST_BYTES", 0)
+    monkeypatch.setattr("transunet.backends.engines.find_spec", lambda package: package)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRANSUNET_CACHE", str(tmp_path / "file"))
     result = run(bundle, image, "-o", tmp_path / "out")

@@ -251,6 +251,6 @@ def test_the_command_module_imports_nothing_heavy():
 
 
 def test_evaluation_needs_no_torch():
-    code = "import sys, transunet.evaluation.run; print('torch' in sys.modules)"
+    code = "import sys, transunet.evaluation.evaluate; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

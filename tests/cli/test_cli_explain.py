@@ -10,14 +10,14 @@ from typer.testing import CliRunner, Result
 
 import transunet
 from prediction import OBLIQUE, left_in, noise, save_nifti, tiny_bundle, tiny_model
-from transunet.bundle import BundleConfig, save_pretrained
+from transunet.attention.view import AttentionView
+from transunet.bundle.io import BundleConfig, save_pretrained
 from transunet.cli.main import app
 from transunet.create import create_model
 from transunet.data.formats import write_volume
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, TransUNetError
-from transunet.inference.attention.view import AttentionView
 from transunet.inference.predictor import Predictor
 
 pytest.importorskip("matplotlib", reason="pictures are drawn with the extra [train]")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import transunet.inference.export as export_module
+import transunet.export.export as export_module
 from prediction import left_in, noise, save_nifti, tiny_bundle
 from transunet.cli.main import app
 from transunet.errors import ConfigError

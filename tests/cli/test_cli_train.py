@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from transunet.bundle import from_pretrained
+from transunet.bundle.io import from_pretrained
 from transunet.cli.main import app
 from transunet.cli.train_display import log_line
 from transunet.data.volume import Volume
@@ -17,7 +17,7 @@ from transunet.errors import TransUNetError
 from transunet.inference.predictor import Predictor
 from transunet.training.log import read_log
 from transunet.training.recipe import Recipe
-from transunet.training.run import Run
+from transunet.training.runs import Run
 
 SMALL = [
     *("--model", "testing", "--image-size", "32", "--batch-size", "3", "--iterations", "4"),

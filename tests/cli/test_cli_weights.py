@@ -7,11 +7,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from transunet.cache import place
 from transunet.cli.weights import app
 from transunet.errors import ConfigError, WeightsError
-from transunet.models.config import VARIANTS
-from transunet.models.transunet import TransUNet
-from transunet.weights.cache import place
+from transunet.models.transunet2d.config import VARIANTS
+from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.catalog import files_for
 from weights.loopback import serving
 from weights.written import write_bundle

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transunet.data.check import check
+from transunet.data.checks.check import check
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.errors import ConfigError, TransUNetError

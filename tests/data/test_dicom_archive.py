@@ -12,7 +12,7 @@ from dicom_made import ramp, save, series_of
 from transunet.data.formats import archive
 from transunet.data.formats.archive import Unpacked
 from transunet.data.formats.dicom import read, read_series
-from transunet.data.formats.dicom_series import find_series
+from transunet.data.formats.dicom.series import find_series
 from transunet.errors import DataError
 
 

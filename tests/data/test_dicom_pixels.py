@@ -5,7 +5,7 @@ import pytest
 
 from dicom_made import enhanced, ramp, save, series_of, two_echoes
 from transunet.data.formats.dicom import read
-from transunet.data.formats.dicom_series import find_series
+from transunet.data.formats.dicom.series import find_series
 from transunet.errors import DataError
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra [dicom]")
@@ -180,7 +180,7 @@ def test_deflated_files(tmp_path):
 
 
 def test_a_deflated_file_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("transunet.data.formats.dicom_files.MAX_INFLATED", 2**20)
+    monkeypatch.setattr("transunet.data.formats.dicom.headers.MAX_INFLATED", 2**20)
     datasets = series_of(np.zeros((1, 1024, 1024), np.int16))
     datasets[0].file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     with pytest.raises(DataError, match="inflates to more than"):

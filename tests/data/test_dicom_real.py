@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from transunet.atomic import atomic_path
 from transunet.data.formats import dicom
-from transunet.data.formats.dicom_seg import write_seg
-from transunet.data.formats.dicom_seg_read import read_seg
+from transunet.data.formats.dicom.segmentation_reader import read_seg
+from transunet.data.formats.dicom.segmentation_writer import write_seg
 from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.files import atomic_path
 from transunet.inference.predictor import Predictor
-from transunet.models.config import variant
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.config import variant
+from transunet.models.transunet2d.network import TransUNet
 
 pytest.importorskip("pydicom", reason="needs the extra [dicom]")
 highdicom = pytest.importorskip("highdicom", reason="needs the extra [dicom]")

@@ -7,7 +7,7 @@ import pytest
 
 from dicom_made import OBLIQUE, STUDY, enhanced, positions, ramp, save, series_of, two_echoes
 from transunet.data.formats import dicom, read_label_pair, read_labels, write_volume
-from transunet.data.formats.dicom_codes import (
+from transunet.data.formats.dicom.codes import (
     ABNORMAL,
     ABNORMALITIES,
     ANATOMY,
@@ -17,8 +17,8 @@ from transunet.data.formats.dicom_codes import (
     STRUCTURES,
     structure,
 )
-from transunet.data.formats.dicom_seg import _complete, check_source, write_seg
-from transunet.data.formats.dicom_seg_read import read_seg, segment_names
+from transunet.data.formats.dicom.segmentation_reader import read_seg, segment_names
+from transunet.data.formats.dicom.segmentation_writer import _complete, check_source, write_seg
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 

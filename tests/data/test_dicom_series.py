@@ -8,8 +8,8 @@ import pytest
 
 from dicom_made import AXIAL, OBLIQUE, STUDY, enhanced, header, positions, ramp, save, series_of
 from transunet.data.formats.dicom import modality, read, read_grid
-from transunet.data.formats.dicom_files import is_dicom, is_slice, why_no_slice
-from transunet.data.formats.dicom_series import (
+from transunet.data.formats.dicom.headers import is_dicom, is_slice, why_no_slice
+from transunet.data.formats.dicom.series import (
     NoSuchSeriesError,
     SeriesChoice,
     SeveralSeriesError,

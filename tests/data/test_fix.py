@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transunet.data.check import check
-from transunet.data.fix import fix
+from transunet.data.checks.check import check
+from transunet.data.checks.fix import fix
 from transunet.data.formats import read_volume
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare

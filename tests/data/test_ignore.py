@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from transunet.data.augment import rotate
 from transunet.data.cases import IGNORED
-from transunet.data.check import check
-from transunet.data.dataset import SliceDataset
-from transunet.data.fix import fix
+from transunet.data.checks.check import check
+from transunet.data.checks.fix import fix
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.data.resize import nearest
 from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError
 from transunet.training.augmentation import BatchAugmentation
+from transunet.training.paper_augmentation import rotate
 from transunet.training.recipe import Augmentation
+from transunet.training.samples import SliceDataset
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from transunet.data.check import check
-from transunet.data.fix import fix
+from transunet.data.checks.check import check
+from transunet.data.checks.fix import fix
 from transunet.data.formats import (
     is_dicom_path,
     kind_in_folder,
@@ -24,7 +24,7 @@ from transunet.data.formats import (
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.errors import ConfigError, DataError
-from transunet.evaluation.run import Question, evaluate
+from transunet.evaluation.evaluate import Question, evaluate
 
 ARRAY = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 AFFINE = np.diag([1.0, 2, 3, 1])

@@ -6,11 +6,11 @@ import unicodedata
 import numpy as np
 import pytest
 
-from transunet.data.check import check
-from transunet.data.fix import fix
+from transunet.batch.inputs import find_inputs
+from transunet.data.checks.check import check
+from transunet.data.checks.fix import fix
 from transunet.data.layouts import open_dataset
 from transunet.errors import DataError
-from transunet.inference.runs.files import find_inputs
 
 
 def edit(folder, **changes):

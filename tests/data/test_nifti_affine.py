@@ -6,13 +6,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from transunet.data.check import check
+from transunet.data.checks.check import check
 from transunet.data.formats import read_grid, read_labels, read_volume, write_volume
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.data.volume import Grid, same_grid
 from transunet.errors import GeometryError
-from transunet.evaluation.run import Question, evaluate
+from transunet.evaluation.evaluate import Question, evaluate
 
 SHAPE = (48, 40, 6)
 TRUE = np.diag([-1.5625, -1.5625, 10, 1])

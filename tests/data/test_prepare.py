@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from transunet.data import prepare as module
+from transunet.data.checks.suitability import TrainingData, check_suitability, modality_of_name
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.store import Store
-from transunet.data.suitability import TrainingData, check_suitability, modality_of_name
 from transunet.errors import ConfigError, DataError, GeometryError
 
 

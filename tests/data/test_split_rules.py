@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from transunet.data.check import check
-from transunet.data.coverage import split_warnings
+from transunet.data.checks.check import check
+from transunet.data.checks.coverage import split_warnings
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import labelled, prepare
 from transunet.data.split_rules import splits_in, splits_of, stored_splits

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transunet.data.formats import read_volume
-from transunet.data.preprocessing import Channel, Preprocessing, channel_for
-from transunet.data.suitability import (
+from transunet.data.checks.suitability import (
     ImageFacts,
     SeenChannel,
     TrainingData,
@@ -17,6 +15,8 @@ from transunet.data.suitability import (
     mismatch,
     modality_of_name,
 )
+from transunet.data.formats import read_volume
+from transunet.data.preprocessing import Channel, Preprocessing, channel_for
 from transunet.data.volume import Volume
 from transunet.errors import DataError
 

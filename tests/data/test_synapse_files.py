@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from transunet.batch.outputs import write_labels
 from transunet.data.formats import read_grid, read_labels, read_volume, write_volume
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 from transunet.evaluation.pairs import Pair
-from transunet.inference.runs.outputs import write_labels
 
 h5py = pytest.importorskip("h5py", reason="needs the extra [images]")
 

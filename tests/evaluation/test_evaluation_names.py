@@ -5,8 +5,8 @@ import json
 import pytest
 
 from transunet.errors import ConfigError, DataError
-from transunet.evaluation.names import structures_from
 from transunet.evaluation.records import Structure
+from transunet.evaluation.structure_names import structures_from
 
 
 @pytest.fixture

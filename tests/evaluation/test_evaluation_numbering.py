@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from transunet.errors import DataError
-from transunet.evaluation.names import names_of
-from transunet.evaluation.run import Question, compare, evaluate
+from transunet.evaluation.evaluate import Question, compare, evaluate
+from transunet.evaluation.structure_names import names_of
 
 OURS = {"0": "background", "1": "grey matter", "2": "white matter"}
 THEIRS = {"0": "background", "1": "White_Matter", "2": "grey matter"}

@@ -7,10 +7,10 @@ from math import nan
 import numpy as np
 import pytest
 
-from transunet.evaluation import page
+from transunet.evaluation import html_page
 from transunet.evaluation.charts import Rows, box_plots, difference_plot
 from transunet.evaluation.html import report_page
-from transunet.evaluation.page import Markup, tag
+from transunet.evaluation.html_page import Markup, tag
 
 VOID = {"meta", "input", "br"}
 DICE = [[0.95, 0.8], [0.91, nan], [0.93, 0.85], [0.2, 0.9]]
@@ -135,7 +135,7 @@ def test_everything_given_is_escaped(evaluation_of):
 
 
 def test_text_and_attributes_are_escaped_by_the_builder():
-    assert page.html("<b>&") == "&lt;b&gt;&amp;"
+    assert html_page.html("<b>&") == "&lt;b&gt;&amp;"
     assert tag("p", "<i>", title='"').text == '<p title="&quot;">&lt;i&gt;</p>'
     assert tag("p", Markup("<i></i>"), class_="a").text == '<p class="a"><i></i></p>'
 

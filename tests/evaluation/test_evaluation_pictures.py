@@ -13,8 +13,8 @@ from transunet.data.volume import Volume
 from transunet.drawing.contours import outline
 from transunet.drawing.png import png, png_data_uri
 from transunet.evaluation.overlay import figure
+from transunet.evaluation.overlay_views import View, image_for, most_wrong_view
 from transunet.evaluation.records import Structure
-from transunet.evaluation.views import View, image_for, most_wrong_view
 
 ONE = (Structure((1,), "one"),)
 RAS = np.eye(4)

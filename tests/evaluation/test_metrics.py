@@ -13,12 +13,7 @@ from scipy import ndimage
 
 from golden.seeded import uniform
 from transunet.errors import ConfigError, DataError, GeometryError
-from transunet.evaluation.metrics import (
-    POLICIES,
-    case_metrics,
-    dice_per_class,
-    image_diagonal_mm,
-)
+from transunet.evaluation.metrics import POLICIES, case_metrics, dice_per_class, image_diagonal_mm
 from transunet.evaluation.surfaces import surface, surface_distances
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -10,8 +10,8 @@ import pytest
 from prediction import noise, save_nifti, tiny_bundle
 from transunet.data.formats import read_volume
 from transunet.errors import ConfigError, DataError, GeometryError
-from transunet.inference.images import as_volume, read_image
 from transunet.inference.predictor import Predictor
+from transunet.inference.read_input import as_volume, read_image
 
 
 @pytest.fixture(scope="module")

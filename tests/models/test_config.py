@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from transunet.errors import ConfigError
-from transunet.models.config import VARIANTS, TransUNetConfig, variant
+from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig, variant
 
 
 @pytest.mark.parametrize(

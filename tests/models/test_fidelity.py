@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden_figures import close, facts, image, names, seed_state
-from transunet.models.config import VARIANTS, TransUNetConfig, variant
-from transunet.models.transunet import TransUNet
-from transunet.models.vit import Transformer
+from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig, variant
+from transunet.models.transunet2d.embedding import Transformer
+from transunet.models.transunet2d.network import TransUNet
 
 LARGE = ("pth_l16_224", "pth_l32_224_half", "pth_r50l16_224")
 LOGITS = [

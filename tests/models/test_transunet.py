@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from transunet.errors import ConfigError
-from transunet.models.config import variant
 from transunet.models.positions import resize_positions
-from transunet.models.resnet import GroupNorm
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.config import variant
+from transunet.models.transunet2d.network import TransUNet
+from transunet.models.transunet2d.resnet import GroupNorm
 
 
 def small(**changes: object) -> TransUNet:

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from transunet.models.config import VARIANTS, variant
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.config import VARIANTS, variant
+from transunet.models.transunet2d.network import TransUNet
 
 LARGE = ("ViT-L_16", "ViT-L_32", "ViT-H_14", "R50-ViT-L_16")
 SMALL = "R26-ViT-Ti_16"

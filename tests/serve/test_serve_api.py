@@ -129,7 +129,7 @@ def test_a_dicom_series_gets_a_dicom_segmentation(client, tmp_path, packed):
     pytest.importorskip("highdicom", reason="DICOM needs the extra dicom")
     from dicom_made import ramp, save, series_of
     from transunet.data.formats.dicom import read
-    from transunet.data.formats.dicom_seg_read import read_seg, segment_names
+    from transunet.data.formats.dicom.segmentation_reader import read_seg, segment_names
 
     folder = save(tmp_path / "series", series_of(ramp(5, 20, 24)))
     files = sorted(folder.iterdir())
@@ -370,9 +370,9 @@ def test_other_formats_are_read(client, tmp_path):
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 0), (0, "mean"), ("rollout", "mean")])
 def test_attention_is_the_views_own(client, bundles, done, tmp_path, layer, head):
-    from transunet.bundle import from_pretrained
+    from transunet.attention.view import AttentionView
+    from transunet.bundle.io import from_pretrained
     from transunet.data.formats import read_volume
-    from transunet.inference.attention.view import AttentionView
 
     content, job = done
     (tmp_path / "a.nii.gz").write_bytes(content)

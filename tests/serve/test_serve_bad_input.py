@@ -14,7 +14,7 @@ import pytest
 
 from prediction import noise
 from serving import image_bytes
-from transunet.serve.names import download, on_disk, shown
+from transunet.serve.uploads.file_names import download, on_disk, shown
 
 
 def zipped(*members: tuple[str, bytes]) -> bytes:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from serving import FakeHand, fake_server, image_bytes, until
-from transunet.serve import uploads
-from transunet.serve.images import UPLOAD
+from transunet.serve.uploads import multipart
+from transunet.serve.uploads.inspection import UPLOAD
 
 
 @pytest.fixture
@@ -45,13 +45,13 @@ def test_a_full_queue_says_when_to_come_back(tmp_path, bundle):
 def test_an_upload_is_refused_while_it_comes(tmp_path, bundle, monkeypatch):
     with fake_server(tmp_path, bundle, upload_bytes=300_000) as (client, service):
         taken = []
-        feed = uploads.Receiver.feed
+        feed = multipart.Receiver.feed
 
         def counted(self, data):
             feed(self, data)
             taken.append(len(data))
 
-        monkeypatch.setattr(uploads.Receiver, "feed", counted)
+        monkeypatch.setattr(multipart.Receiver, "feed", counted)
         head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.nii"\r\n\r\n'
         kind = {"content-type": "multipart/form-data; boundary=b"}
         body = (piece for piece in [head, *[bytes(50_000)] * 40])  # of no declared length
@@ -66,7 +66,7 @@ def test_an_upload_is_refused_while_it_comes(tmp_path, bundle, monkeypatch):
 def test_a_client_that_stalls_is_given_up(tmp_path, bundle, monkeypatch):
     import anyio
 
-    monkeypatch.setattr(uploads, "STALLED_SECONDS", 0.05)
+    monkeypatch.setattr(multipart, "STALLED_SECONDS", 0.05)
 
     async def main():
         async def stalled():
@@ -74,9 +74,9 @@ def test_a_client_that_stalls_is_given_up(tmp_path, bundle, monkeypatch):
             await anyio.sleep(10)
 
         kind = "multipart/form-data; boundary=b"
-        receiver = uploads.Receiver(kind, tmp_path, 5, lambda size: None)
-        with pytest.raises(uploads.ApiError, match="Nothing arrived"):
-            await uploads.receive(stalled(), receiver)
+        receiver = multipart.Receiver(kind, tmp_path, 5, lambda size: None)
+        with pytest.raises(multipart.ApiError, match="Nothing arrived"):
+            await multipart.receive(stalled(), receiver)
 
     with ThreadPoolExecutor(1) as pool:  # a browser of other tests may have a loop in this thread
         pool.submit(anyio.run, main).result()
@@ -160,9 +160,9 @@ def test_what_became_of_a_job_waits_for_room(tmp_path, bundle, monkeypatch):
     """The records cannot be written when a job ends: it is not lost, and the queue goes on."""
     import sqlite3
 
-    from transunet.serve import jobs
+    from transunet.serve.jobs import queue
 
-    monkeypatch.setattr(jobs, "_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(queue, "_AGAIN_SECONDS", 0.02)
     hand = FakeHand()
     with fake_server(tmp_path, bundle, hand=hand) as (client, service):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
@@ -243,7 +243,7 @@ def test_events_end_when_the_job_is_deleted(tmp_path, bundle):
 
 def test_a_job_that_fails_says_why(tmp_path, bundle):
     from transunet.errors import DataError
-    from transunet.serve.space import no_room
+    from transunet.serve.uploads.quota import no_room
 
     hand = FakeHand()
     with fake_server(tmp_path, bundle, hand=hand) as (client, _):
@@ -262,8 +262,8 @@ def test_a_job_that_fails_says_why(tmp_path, bundle):
 
 
 def test_records_keep_room_for_what_becomes_of_jobs(tmp_path):
-    from transunet.serve.records import ImageRecord, JobRecord
-    from transunet.serve.store import Store
+    from transunet.serve.image_records import ImageRecord, JobRecord
+    from transunet.serve.jobs.database import Store
 
     store = Store(tmp_path)
     store.add_image(ImageRecord("image", "a", {}, 1, 0.0, 9.0))

@@ -10,9 +10,9 @@ import pytest
 import serving  # noqa: F401 - skips where the extra is missing
 from prediction import OBLIQUE, save_nifti
 from transunet.data.formats import read_grid
-from transunet.serve.faults import ApiError
-from transunet.serve.questions import LABELS
-from transunet.serve.reference import score
+from transunet.serve.api.error_responses import ApiError
+from transunet.serve.jobs.messages import LABELS
+from transunet.serve.jobs.reference import score
 
 ONE = {0: "background", 1: "lesion"}
 TWO = {0: "background", 1: "grey matter", 2: "white matter"}

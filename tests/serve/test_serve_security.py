@@ -9,10 +9,10 @@ from starlette.testclient import TestClient
 import serving  # noqa: F401 - skips where the extra is missing
 from transunet.errors import ConfigError
 from transunet.serve import security
-from transunet.serve.metrics import Metrics
-from transunet.serve.routes.page import FOLDER, POLICY_FILE, Split
+from transunet.serve.api.page import FOLDER, POLICY_FILE, Split
+from transunet.serve.api.prometheus import Metrics
 from transunet.serve.security import Guard
-from transunet.serve.settings import API, Limits, ServeSettings, new_token
+from transunet.serve.server_settings import API, Limits, ServeSettings, new_token
 
 TOKEN = "a-token-of-some-length"
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from serving import FakeHand, fake_server, image_bytes, labels_of, nifti_of, until
-from transunet.bundle import from_pretrained
+from transunet.attention.view import AttentionView
+from transunet.bundle.io import from_pretrained
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, WeightsError
-from transunet.inference.attention.view import AttentionView
 from transunet.serve.bundles import read_bundles
-from transunet.serve.hand import Hand
+from transunet.serve.jobs.database import Store
+from transunet.serve.jobs.worker import Models
+from transunet.serve.jobs.worker_client import Hand
+from transunet.serve.server_settings import ServeSettings
 from transunet.serve.service import Service
-from transunet.serve.settings import ServeSettings
-from transunet.serve.store import Store
-from transunet.serve.work import Models
 
 PREDICTOR = {"device": "cpu", "batch_size": 1}
 
@@ -118,7 +118,7 @@ def test_attention_while_the_worker_is_replaced(tmp_path, bundle):
 def _dead():
     from concurrent.futures import Future
 
-    from transunet.serve.hand import WorkerDiedError
+    from transunet.serve.jobs.worker_client import WorkerDiedError
 
     future = Future()
     future.set_exception(WorkerDiedError())
@@ -126,7 +126,7 @@ def _dead():
 
 
 def test_a_file_that_kills_its_reader_kills_nothing_else(tmp_path, bundle, monkeypatch):
-    from transunet.serve.routes import images
+    from transunet.serve.api import images
 
     with fake_server(tmp_path, bundle) as (client, service):
         with monkeypatch.context() as patch:
@@ -189,7 +189,7 @@ def test_a_job_that_two_crashes_cut_off_is_given_up(tmp_path, bundle):
     with fake_server(tmp_path, bundle, hand=FakeHand()) as (client, service):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
     store = Store(tmp_path)
-    from transunet.serve.records import JobRecord, new_id
+    from transunet.serve.image_records import JobRecord, new_id
 
     once, twice = (
         JobRecord(new_id(), image, "brain", {}, 1.0, "running", attempts) for attempts in (1, 2)

@@ -11,9 +11,9 @@ import torch
 
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
-from transunet.training.job import Job
 from transunet.training.recipe import Recipe, load_recipe
 from transunet.training.start import start
+from transunet.training.trainer import Job
 
 # The smallest variant: one transformer block of width 1, and the decoder.
 SMALL = {"model": "testing", "image_size": 32, "batch_size": 3, "iterations": 6, "validations": 2}

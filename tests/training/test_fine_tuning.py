@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 from training_runs import same, steps, weights
-from transunet.bundle import save_pretrained
-from transunet.bundle_config import BundleConfig
+from transunet.bundle.bundle_config import BundleConfig
+from transunet.bundle.io import save_pretrained
 from transunet.create import create_model
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.store import Store
 from transunet.errors import ConfigError, WeightsError
-from transunet.models.config import variant
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.config import variant
+from transunet.models.transunet2d.network import TransUNet
 from transunet.training.fine_tuning import _channels, preprocessing_from_weights
 from transunet.training.loop import Stepped, train
 from transunet.training.recipe import load_recipe

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from training_runs import steps
-from transunet.bundle_config import read_config
+from transunet.bundle.bundle_config import read_config
 from transunet.data.cases import IGNORED
 from transunet.data.store import Store
 from transunet.errors import ConfigError
@@ -16,7 +16,7 @@ from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.predictor import Predictor
 from transunet.training.distributed import Processes
 from transunet.training.folds import open_folds
-from transunet.training.run import Run
+from transunet.training.runs import Run
 from transunet.training.start import refuse_other_data, resume, start
 from transunet.training.validation import validate
 

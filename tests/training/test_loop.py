@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from training_runs import same, steps, validations, weights
-from transunet.bundle_config import read_config
-from transunet.data.problems import Problem
+from transunet.bundle.bundle_config import read_config
+from transunet.data.checks.problems import Problem
 from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.evaluation.metrics import dice_per_class

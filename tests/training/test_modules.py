@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from transunet.models.config import variant
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.config import variant
+from transunet.models.transunet2d.network import TransUNet
 from transunet.training.distributed import SharedBatchNorm2d
 from transunet.training.ema import MovingAverage
 from transunet.training.supervision import DeeplySupervised

@@ -13,18 +13,18 @@ import pytest
 
 from training_runs import same, steps, weights
 from transunet.errors import ConfigError
-from transunet.training import run as runs
+from transunet.training import runs as runs
 from transunet.training.distributed import Processes
 from transunet.training.folds import fold_job, open_folds
-from transunet.training.job import Job
-from transunet.training.run import Run, RunInUseError
+from transunet.training.runs import Run, RunInUseError
 from transunet.training.start import resume, start
+from transunet.training.trainer import Job
 
 HOLDS = """
 import sys, time
 from pathlib import Path
 from transunet.training.distributed import Processes
-from transunet.training.run import Run
+from transunet.training.runs import Run
 with Run.reopen(Path(sys.argv[1])).locked(Processes()):
     print("held", flush=True)
     time.sleep(100)

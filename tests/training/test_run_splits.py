@@ -11,7 +11,7 @@ from transunet.data.store import Store
 from transunet.errors import ConfigError
 from transunet.training import loop
 from transunet.training.folds import fold_job, open_folds
-from transunet.training.run import Run
+from transunet.training.runs import Run
 from transunet.training.start import number_of_folds, refuse_other_data, resume, start
 from transunet.training.validation import Outcome
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from disks import make_read_only, small_disk
+from transunet import cache
 from transunet.errors import ConfigError, WeightsError
 from transunet.training import start
 from transunet.training.recipe import load_recipe
-from transunet.weights import cache, download
+from transunet.weights import download
 from transunet.weights.catalog import WeightFile, files_for
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from transunet.errors import ConfigError
-from transunet.models.config import VARIANTS
+from transunet.models.transunet2d.config import VARIANTS
 from transunet.weights.catalog import FILES, PARTS, SOURCES, files_for, variants_of
 
 HERE = Path(__file__).parent
@@ -61,7 +61,7 @@ def test_unknown_names_say_what_there_is():
 
 
 def test_the_catalogue_imports_no_torch():
-    modules = "sys, transunet.weights.catalog, transunet.weights.cache, transunet.cli.weights"
+    modules = "sys, transunet.weights.catalog, transunet.cache, transunet.cli.weights"
     code = f"import {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

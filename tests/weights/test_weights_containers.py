@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import save_file
 
 from transunet.errors import WeightsError
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.content import looks_like
 from transunet.weights.load import load_weights
-from transunet.weights.remapped import positions
+from transunet.weights.renaming import positions
 from weights.written import seeded_model, small, write_npz, write_timm
 
 ROOT = Path(__file__).parents[2]

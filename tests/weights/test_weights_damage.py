@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from transunet.errors import WeightsError
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.load import load_weights
 from weights.written import seeded_model, small, write_npz, write_pth, write_timm
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from transunet import cache as caching
 from transunet.errors import ConfigError, WeightsError
-from transunet.models.transunet import TransUNet
-from transunet.weights import cache as caching
+from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.catalog import files_for
 from transunet.weights.download import fetch
 from transunet.weights.load import load_weights
@@ -267,7 +267,7 @@ def test_too_little_room_is_said_before_the_download(hub, monkeypatch):
 )
 def test_the_platforms_cache_folder(monkeypatch, platform, variable, value, expected):
     monkeypatch.delenv("TRANSUNET_CACHE")
-    monkeypatch.setattr("transunet.weights.cache.sys.platform", platform)
+    monkeypatch.setattr("transunet.cache.sys.platform", platform)
     monkeypatch.setenv(variable, value)
     assert caching.cache_folder().as_posix() == expected
 

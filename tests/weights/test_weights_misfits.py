@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from transunet.errors import ConfigError, WeightsError
-from transunet.models.config import VARIANTS
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.config import VARIANTS
+from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.load import load_weights, read_state
 from weights.written import seeded_model, small, write_npz, write_pth, write_timm
 

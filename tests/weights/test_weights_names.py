@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from transunet.models.config import VARIANTS
-from transunet.models.transunet import TransUNet
-from transunet.weights import google, official, timm
+from transunet.models.transunet2d.config import VARIANTS
+from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.catalog import PARTS, files_for
 from transunet.weights.fit import adapted
 from transunet.weights.identify import traits_of, traits_of_config, variant_of
+from transunet.weights.schemes import google, official, timm
 
 HERE = Path(__file__).parent
 TIMM = json.loads((HERE / "timm_names.json").read_text())

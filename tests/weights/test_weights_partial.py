@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from transunet.errors import ConfigError, WeightsError
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.load import load_weights
 from transunet.weights.partial import match_rows
 from weights.written import seeded_model, small, write_bundle, write_npz, write_pth

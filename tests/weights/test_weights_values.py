@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from scipy.ndimage import zoom
 
 from transunet.errors import WeightsError
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.fit import adapt_stem
 from transunet.weights.load import load_weights
 from weights.written import (

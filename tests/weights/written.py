@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from transunet.bundle import BundleConfig, save_pretrained
+from transunet.bundle.io import BundleConfig, save_pretrained
 from transunet.data.preprocessing import Channel, Preprocessing
-from transunet.models.config import TransUNetConfig
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.models.transunet2d.network import TransUNet
 
 E = "transformer.embeddings"
 ROWS = 4  # of the position grid in the files: what 64 pixels give

@@ -13,9 +13,9 @@ from transunet.cli.options import Ignore
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from transunet.data.check import Report
-    from transunet.data.fix import Fixed
-    from transunet.data.problems import Problem
+    from transunet.data.checks.check import Report
+    from transunet.data.checks.fix import Fixed
+    from transunet.data.checks.problems import Problem
 
 EXAMPLE = "Example: transunet check Task04_Hippocampus --fix Task04_corrected"
 
@@ -63,7 +63,7 @@ def _checked(
     dataset: Path, layout: str | None, workers: int, ignore: int | None = None
 ) -> "Report":
     from transunet.cli.progress import progress_bar
-    from transunet.data.check import check as check_dataset
+    from transunet.data.checks.check import check as check_dataset
 
     with progress_bar("cases") as bar:
         task = bar.add_task("Checking", total=None)
@@ -76,7 +76,7 @@ def _checked(
 
 def _fixed(report: "Report", out: Path) -> "Fixed":
     from transunet.cli.progress import progress_bar
-    from transunet.data.fix import fix as fix_dataset
+    from transunet.data.checks.fix import fix as fix_dataset
 
     with progress_bar("cases") as bar:
         task = bar.add_task("Correcting", total=None)
@@ -152,7 +152,7 @@ def _show_copy(console: "Console", fixed: "Fixed", original: "Report", workers: 
 def _write_json(path: Path, report: "Report", fixed: "Fixed | None") -> None:
     import json
 
-    from transunet.atomic import atomic_path
+    from transunet.files import atomic_path
 
     content = report.as_json()
     if fixed:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from transunet.evaluation.evaluate import Question
     from transunet.evaluation.records import Evaluation
-    from transunet.evaluation.run import Question
 
 EXAMPLE = (
     "Example: transunet evaluate labels Task04_Hippocampus --subset -o report    "
@@ -91,7 +91,7 @@ def evaluate(
     from rich.console import Console
 
     from transunet.errors import ConfigError
-    from transunet.evaluation.run import Question
+    from transunet.evaluation.evaluate import Question
 
     if len(paths) not in (2, 3):
         raise ConfigError(
@@ -127,7 +127,7 @@ def _evaluate(
     pictures: int,
 ) -> None:
     from transunet.evaluation import report, table
-    from transunet.evaluation.run import evaluate, write_report
+    from transunet.evaluation.evaluate import evaluate, write_report
 
     _check_outputs(out, json)
     with _counting() as progress:
@@ -156,10 +156,10 @@ def print_comparison(
     """Measure and compare two folders of label maps; print it, and write it to `out` and `json`.
 
     Raises:
-        TransUNetError: as `transunet.evaluation.run.compare`.
+        TransUNetError: as `transunet.evaluation.evaluate.compare`.
     """
     from transunet.evaluation import comparison, report, table
-    from transunet.evaluation.run import compare, write_comparison
+    from transunet.evaluation.evaluate import compare, write_comparison
 
     _check_outputs(out, json)
     with _counting() as progress:
@@ -189,8 +189,8 @@ def _counting() -> "Iterator[Callable[[int, int], None]]":
 
 def _check_outputs(out: Path | None, json: Path | None) -> None:
     """Find out before the work whether its result can be written, and make nothing yet."""
-    from transunet.atomic import writable_folder
     from transunet.errors import ConfigError
+    from transunet.files import writable_folder
 
     for folder in (out, json.parent if json else None):
         if folder:

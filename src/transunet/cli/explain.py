@@ -12,8 +12,8 @@ from transunet.cli.notes import showing_notes
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from transunet.attention.explain import Explanation
     from transunet.data.cases import Case
-    from transunet.inference.attention.explain import Explanation
 
 EXAMPLE = "Example: transunet explain runs/hippocampus/best patient.nii.gz -o attention"
 
@@ -89,11 +89,11 @@ def explain(
     Without --at or --structure: how much attention each place gets from all tokens alike. Each
     slice is looked at by itself, as the network does.
     """
-    from transunet.bundle import from_pretrained
+    from transunet.attention.explain import check_writable, explain_with
+    from transunet.attention.rollout import choices_of
+    from transunet.batch.inputs import find_inputs
+    from transunet.bundle.io import from_pretrained
     from transunet.errors import ConfigError
-    from transunet.inference.attention.explain import check_writable, explain_with
-    from transunet.inference.attention.maps import choices_of
-    from transunet.inference.runs.files import find_inputs
 
     if at is not None and structure is not None:
         raise ConfigError("Give --at or --structure, not both.")
@@ -119,9 +119,9 @@ def _explain_all(
     out: Path,
 ) -> None:
     """Explain every case; what fails is told at the end."""
+    from transunet.batch.failures import FAULTS, in_words
     from transunet.cli.progress import case_bars
-    from transunet.inference.images import read_image
-    from transunet.inference.runs.faults import FAULTS, in_words
+    from transunet.inference.read_input import read_image
 
     written: list[Path] = []
     failed: dict[str, Exception | None] = {}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from transunet.inference.export import Exported
+    from transunet.export.export import Exported
 
 EXAMPLE = "Example: transunet export runs/hippocampus/best -o hippocampus.onnx"
 
@@ -65,8 +65,8 @@ def export(
     """
     from transunet.cli.progress import progress_bar
     from transunet.errors import ConfigError
-    from transunet.inference.export import check_target
-    from transunet.inference.export import export as export_bundle
+    from transunet.export.export import check_target
+    from transunet.export.export import export as export_bundle
 
     if calibrate and not int8:
         raise ConfigError("--calibrate is for --int8. Add --int8, or leave --calibrate out.")
@@ -85,9 +85,9 @@ def export(
 
 
 def _images(bundle: str, paths: list[Path], count: int) -> "NDArray[np.float32]":
-    from transunet.bundle_config import read_config
+    from transunet.bundle.bundle_config import read_config
     from transunet.cli.progress import progress_bar
-    from transunet.inference.exports.calibration import calibration_images
+    from transunet.export.calibration import calibration_images
 
     config = read_config(bundle)
     with progress_bar("cases") as bar:

@@ -58,7 +58,7 @@ app.add_typer(weights.app, name="weights")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from transunet.extras import own_version
+        from transunet.optional import own_version
 
         print(own_version())
         raise typer.Exit

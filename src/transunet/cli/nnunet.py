@@ -22,7 +22,7 @@ def nnunet(
     Without COMMAND, print the folder to put into nnUNet_extTrainer: with that variable nnU-Net's
     commands find the trainer by themselves.
     """
-    from transunet.nnunet.launch import run, trainer_folder
+    from transunet.integrations.nnunet.launch import run, trainer_folder
 
     if command is None:
         print(trainer_folder())

@@ -15,9 +15,9 @@ from transunet.cli.notes import showing_notes
 from transunet.errors import TransUNetError
 
 if TYPE_CHECKING:
+    from transunet.batch.run import Outcome, Wanted
     from transunet.data.cases import Case
     from transunet.inference.predictor import Predictor
-    from transunet.inference.runs.run import Outcome, Wanted
 
 EXAMPLE = "Example: transunet predict runs/hippocampus/best patient.nii.gz -o labels"
 
@@ -192,13 +192,13 @@ def predict(
     A second run goes on where the first one ended: finished cases are kept. Several processes with
     the same arguments, on one machine or many, share the cases.
     """
-    from transunet.atomic import writable_folder
+    from transunet.backends.engines import own_device
+    from transunet.batch.inputs import find_inputs
+    from transunet.batch.run import Wanted
     from transunet.data.formats import warn_of_contradictions
-    from transunet.inference.engines import own_device
+    from transunet.files import writable_folder
     from transunet.inference.loading import config_of
     from transunet.inference.predictor import Predictor
-    from transunet.inference.runs.files import find_inputs
-    from transunet.inference.runs.run import Wanted
 
     # Mistyped paths first: loading a network may take a minute.
     both = procedure == "both"
@@ -256,8 +256,8 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def _predict_all(
     predictor: "Predictor", cases: "list[Case]", out: Path, wanted: "Wanted"
 ) -> "list[Outcome]":
+    from transunet.batch.run import predict_cases
     from transunet.cli.progress import case_bars
-    from transunet.inference.runs.run import predict_cases
 
     with case_bars(len(cases)) as (begun, ended):
         return predict_cases(predictor, cases, out, wanted, begun, ended)
@@ -269,7 +269,7 @@ def _measure_both(inputs: list[Path], out: Path) -> None:
 
     from transunet.cli.evaluate import print_comparison
     from transunet.data.layouts import recognises
-    from transunet.evaluation.run import Question
+    from transunet.evaluation.evaluate import Question
 
     console = Console(soft_wrap=True)
     folders = out / "native", out / "paper"

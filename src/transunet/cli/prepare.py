@@ -223,7 +223,7 @@ def _channel(derived: "Channel", wishes: _Wishes) -> "Channel":
 
 
 def _show(console: "Console", store: "Store", data: "DataSet") -> None:
-    from transunet.data.coverage import split_warnings
+    from transunet.data.checks.coverage import split_warnings
 
     _show_settings(console, store)
     _show_classes(console, store, data)
@@ -248,7 +248,7 @@ def _show(console: "Console", store: "Store", data: "DataSet") -> None:
 
 def _show_settings(console: "Console", store: "Store") -> None:
     from transunet.cli.hanging import hanging
-    from transunet.data.defaults import derive_defaults
+    from transunet.data.planning import derive_defaults
 
     used = store.preprocessing
     values = derive_defaults(store.fingerprint, _memory(), used)
@@ -287,6 +287,6 @@ def _show_classes(console: "Console", store: "Store", data: "DataSet") -> None:
 def _memory() -> int:
     import torch
 
-    from transunet.data.defaults import available_memory
+    from transunet.data.planning import available_memory
 
     return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else available_memory()

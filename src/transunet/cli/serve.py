@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from transunet.serve.settings import ServeSettings
+    from transunet.serve.server_settings import ServeSettings
 
 EXAMPLE = "Example: transunet serve runs/hippocampus/best"
 
@@ -109,12 +109,12 @@ def serve(
     Nothing leaves this machine. Only this machine can reach it, unless --host says otherwise, which
     needs a token. Jobs survive a restart. Ctrl-C ends it.
     """
-    from transunet.extras import require
-    from transunet.serve.settings import Limits, ServeSettings, new_token
+    from transunet.optional import require
+    from transunet.serve.server_settings import Limits, ServeSettings, new_token
 
     for module in ("fastapi", "uvicorn", "python_multipart"):
         require(module, extra="serve")
-    from transunet.weights.cache import cache_folder
+    from transunet.cache import cache_folder
 
     limits = Limits(
         queue=queue,

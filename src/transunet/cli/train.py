@@ -14,9 +14,9 @@ from transunet.cli.options import Ignore
 
 if TYPE_CHECKING:
     from transunet.training.distributed import Processes
-    from transunet.training.job import Job
     from transunet.training.recipe import Recipe
-    from transunet.training.run import Run
+    from transunet.training.runs import Run
+    from transunet.training.trainer import Job
 
 EXAMPLE = "Example: transunet train Task04_Hippocampus -o runs/hippocampus --epochs 50"
 
@@ -208,7 +208,7 @@ def _order_to_go_on(
     ignore: int | None,
 ) -> _Order:
     from transunet.training.recipe import changed_recipe, load_recipe
-    from transunet.training.run import Run
+    from transunet.training.runs import Run
     from transunet.training.start import refuse_other_data
 
     assert folder is not None
@@ -257,7 +257,13 @@ def _order_to_start(
 
 
 def _train(order: _Order, place: "Processes", device: str | None, workers: int) -> None:
-    from transunet.cli.train_display import show_folds, show_recipe, show_result, show_split, watch
+    from transunet.cli.train_display import (
+        show_folds,
+        show_recipe,
+        show_result,
+        show_split,
+        watch,
+    )
     from transunet.training.interruption import Interrupted
 
     parent, jobs = _jobs(order, place, device, workers)

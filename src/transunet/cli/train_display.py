@@ -13,14 +13,14 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Column, Table
 from rich.text import Text
 
-from transunet.data.coverage import classes_in, split_warnings
-from transunet.training.faults import explained
+from transunet.data.checks.coverage import classes_in, split_warnings
+from transunet.training.error_messages import explained
 from transunet.training.folds import summarise
-from transunet.training.job import Job, splits_of_run
 from transunet.training.log import read_log
 from transunet.training.loop import Stepped, Validated, train
 from transunet.training.recipe import PRESETS, Recipe, load_recipe
-from transunet.training.run import Run, flat
+from transunet.training.runs import Run, flat
+from transunet.training.trainer import Job, splits_of_run
 from transunet.weights.catalog import PARTS
 
 _SMOOTHING = 0.95  # of the loss that is shown

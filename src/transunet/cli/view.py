@@ -152,9 +152,9 @@ def _watched(cases: Mapping[str, object]) -> Iterator[str]:
 
 def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
     """Case name -> image and label map; a single image and label map belong together."""
+    from transunet.batch.inputs import find_inputs
     from transunet.errors import DataError
     from transunet.evaluation.pairs import files_in
-    from transunet.inference.runs.files import find_inputs
 
     maps = files_in(labels, "label map")
     cases = find_inputs([image], 1)
@@ -176,9 +176,9 @@ def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
 
 def _names(bundle: str | None, label_map: Path, folder: Path) -> Mapping[int, str]:
     """Label value -> name: what the label map's own files tell, else the bundle's."""
-    from transunet.bundle_config import read_config
+    from transunet.bundle.bundle_config import read_config
     from transunet.data.classes import match_classes
-    from transunet.evaluation.names import names_from, names_of
+    from transunet.evaluation.structure_names import names_from, names_of
 
     own = names_of(label_map, folder)
     if bundle is None:
@@ -194,7 +194,7 @@ def _names(bundle: str | None, label_map: Path, folder: Path) -> Mapping[int, st
 
 def _window(bundle: str | None) -> "Window | None":
     """The window of the bundle's first channel, where that has one that all images share."""
-    from transunet.bundle_config import CONFIG, read_config
+    from transunet.bundle.bundle_config import CONFIG, read_config
 
     if bundle is None or (Path(bundle).exists() and not (Path(bundle) / CONFIG).is_file()):
         return None

@@ -34,7 +34,7 @@ def list_weights(
     """Show the published weights: variant, source, file, size, licence, checksum, cached or not."""
     from rich.console import Console
 
-    from transunet.weights.cache import cache_folder
+    from transunet.cache import cache_folder
     from transunet.weights.catalog import SOURCES
 
     # A pipe has no width: leave the lines whole for grep.
@@ -98,7 +98,7 @@ def _table(source: str) -> "Table":
 
 
 def _row(file: "WeightFile") -> tuple[str, str, str, str, str]:
-    from transunet.weights.cache import is_cached, place, record_of
+    from transunet.cache import is_cached, place, record_of
 
     record = record_of(file)
     cached = is_cached(file)

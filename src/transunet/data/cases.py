@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.data.checks.problems import Problem
 from transunet.data.formats import (
     FORMATS,
     is_header_of_pair,
@@ -18,7 +19,6 @@ from transunet.data.formats import (
     smallest_unsigned,
 )
 from transunet.data.placing import placed
-from transunet.data.problems import Problem
 from transunet.data.splits import groups_by
 from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError

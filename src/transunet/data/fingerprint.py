@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.configuration import Configuration
+from transunet.settings import Configuration
 
 PERCENTILES = (0.5, 50.0, 99.5)
 _SAMPLES = 200_000  # voxels of a case that percentiles are taken of

@@ -16,12 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.atomic import atomic_path, writable_folder
-from transunet.data.cases import IGNORED, Case, DataSet, file_problems, labels_missing, raise_first
+from transunet.data.cases import (
+    IGNORED,
+    Case,
+    DataSet,
+    file_problems,
+    labels_missing,
+    raise_first,
+)
+from transunet.data.checks.problems import log_warnings
+from transunet.data.checks.suitability import modality_of_header
 from transunet.data.fingerprint import CaseFingerprint, intensities_of, summarise
 from transunet.data.formats import files_of, read_grid, warn_of_contradictions
 from transunet.data.preprocessing import Preprocessing, preprocessing_for
-from transunet.data.problems import log_warnings
 from transunet.data.processes import spread
 from transunet.data.split_rules import FRACTION, splits_of
 from transunet.data.splits import How, Splits
@@ -35,10 +42,10 @@ from transunet.data.store import (
     case_folder,
     case_on_disk,
 )
-from transunet.data.suitability import modality_of_header
 from transunet.data.volume import Grid, Volume
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError, GeometryError
+from transunet.files import atomic_path, writable_folder
 
 _READING = 2
 """Counted up when files are read otherwise than before, so that stores are made anew."""

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from transunet.configuration import Configuration
 from transunet.data.cases import DataSet
 from transunet.data.formats import raster, smallest_unsigned
 from transunet.data.resize import nearest, resize
@@ -22,6 +21,7 @@ from transunet.data.volume import (
     orientation_change,
 )
 from transunet.errors import DataError, GeometryError
+from transunet.settings import Configuration
 
 CT_WINDOW = (-125.0, 275.0)
 """Hounsfield units that the paper keeps, for soft tissue of the abdomen."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case, DataSet
+from transunet.data.checks.problems import Problem
 from transunet.data.formats import channel_of, stem_of
-from transunet.data.problems import Problem
 from transunet.data.splits import (
     How,
     Split,

@@ -17,13 +17,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.configuration import Configuration
 from transunet.data.cases import IGNORED
+from transunet.data.checks.problems import Problem
 from transunet.data.fingerprint import CaseFingerprint, Fingerprint
 from transunet.data.preprocessing import Preprocessing
-from transunet.data.problems import Problem
 from transunet.data.splits import Split, Splits
 from transunet.errors import ConfigError, TransUNetError
+from transunet.settings import Configuration
 
 FORMAT = 1
 """Version of the store's layout; another one is refused."""

@@ -9,7 +9,7 @@ import numpy as np
 from nibabel import orientations as _nibabel_orientations
 from numpy.typing import NDArray
 
-from transunet.data.problems import Problem
+from transunet.data.checks.problems import Problem
 from transunet.errors import GeometryError, TransUNetError
 
 Array = NDArray[Any]

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transunet.atomic import atomic_path
 from transunet.errors import ConfigError
-from transunet.extras import require
+from transunet.files import atomic_path
+from transunet.optional import require
 
 SUFFIXES = (".png", ".svg", ".pdf")
 _DPI = 110

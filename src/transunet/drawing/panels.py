@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import FORMATS, kind_of, raster, synapse
+from transunet.data.formats import FORMATS, kind_of, npz_hdf5, raster
 from transunet.data.volume import Volume
 from transunet.drawing.colours import colour_of
 from transunet.drawing.contours import loops
@@ -25,10 +25,10 @@ from transunet.drawing.planes import (
     plane,
     thinned,
 )
-from transunet.extras import require
+from transunet.optional import require
 
 _MOST_PIXELS = 768  # per side; larger slices are thinned out
-_SPACELESS: frozenset[ModuleType] = frozenset({raster, synapse})
+_SPACELESS: frozenset[ModuleType] = frozenset({raster, npz_hdf5})
 _TEXT: Mapping[str, Any] = {"color": "white", "fontsize": 7, "ha": "center", "va": "center"}
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from transunet.atomic import atomic_path
 from transunet.errors import DataError
+from transunet.evaluation.bootstrap import Interval, Values, bootstrap_interval, nanmean
 from transunet.evaluation.records import Evaluation, Metric, Structure, value_or_none
 from transunet.evaluation.report import FORMAT_VERSION, plain, provenance
-from transunet.evaluation.statistics import Interval, Values, bootstrap_interval, nanmean
+from transunet.files import atomic_path
 
 TEST = (
     "Differences are A minus B, case by case, where both have a value. p: two-sided Wilcoxon "

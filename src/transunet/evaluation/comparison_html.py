@@ -3,13 +3,13 @@
 from functools import partial
 from math import isnan
 
-from transunet.evaluation import page
+from transunet.evaluation import html_page
+from transunet.evaluation.bootstrap import nanmean
 from transunet.evaluation.charts import Rows, difference_plot
 from transunet.evaluation.comparison import TEST, Comparison, PairedTest
 from transunet.evaluation.html import banner, interval_text, method
-from transunet.evaluation.page import Content, Markup, tag
+from transunet.evaluation.html_page import Content, Markup, tag
 from transunet.evaluation.records import Metric
-from transunet.evaluation.statistics import nanmean
 from transunet.evaluation.table import number, p_text, signed
 
 _TITLE = "Two predictions compared"
@@ -27,7 +27,7 @@ def comparison_page(comparison: Comparison) -> str:
         _cases(comparison),
         method(comparison.first, [("Paired test", TEST)]),
     ]
-    return page.page(_TITLE, body)
+    return html_page.page(_TITLE, body)
 
 
 def _subject(comparison: Comparison) -> Markup:
@@ -44,7 +44,7 @@ def _tiles(comparison: Comparison) -> Markup:
     metric = comparison.metrics[0]
     found = comparison.overall[metric.key]
     sides = [
-        page.tile(
+        html_page.tile(
             f"{side}: mean foreground {metric.title}",
             number(one.summaries[metric.key].mean_foreground, metric),
             interval_text(*one.summaries[metric.key].interval_95, metric),
@@ -52,13 +52,15 @@ def _tiles(comparison: Comparison) -> Markup:
         for side, one in (("A", comparison.first), ("B", comparison.second))
     ]
     interval = _signed_interval(found, metric)
-    difference = page.tile("A minus B", signed(found.mean_difference, metric), interval, lead=True)
+    difference = html_page.tile(
+        "A minus B", signed(found.mean_difference, metric), interval, lead=True
+    )
     note = f"of {found.compared} cases; B in {found.b_better}"
-    better = page.tile("A is better in", str(found.a_better), note)
-    test = page.tile(
+    better = html_page.tile("A is better in", str(found.a_better), note)
+    test = html_page.tile(
         "Wilcoxon signed-rank", f"p {p_text(found.p_value)}", "means of the structures"
     )
-    return page.tiles(*sides, difference, better, test)
+    return html_page.tiles(*sides, difference, better, test)
 
 
 def _charts(comparison: Comparison) -> Markup:
@@ -72,13 +74,15 @@ def _charts(comparison: Comparison) -> Markup:
         means = [(t.mean_difference, *t.interval_95) for t in comparison.tests[metric.key]]
         side = "right" if metric.higher_is_better else "left"
         drawing = difference_plot(rows, means, partial(signed, metric=metric))
-        drawn.append(page.chart(f"{metric.title}: A minus B", f"A is better {side} of 0", drawing))
+        drawn.append(
+            html_page.chart(f"{metric.title}: A minus B", f"A is better {side} of 0", drawing)
+        )
     intro = (
         "A dot is a case; point at it for its name. The diamond is the mean difference, the bar "
         "its 95 % interval: where it leaves out 0, chance alone hardly explains the difference. A "
         "triangle at the edge is a case far off the axis."
     )
-    return page.section("Differences case by case", intro, tag("div", *drawn, class_="charts"))
+    return html_page.section("Differences case by case", intro, tag("div", *drawn, class_="charts"))
 
 
 def _table(comparison: Comparison, metric: Metric) -> Markup:
@@ -94,7 +98,7 @@ def _table(comparison: Comparison, metric: Metric) -> Markup:
             "them one prediction has voxels of a structure that neither the reference nor the "
             "other one has."
         )
-    return page.section(metric.title, intro, page.table(head, rows))
+    return html_page.section(metric.title, intro, html_page.table(head, rows))
 
 
 def _row(comparison: Comparison, metric: Metric, index: int, test: PairedTest) -> list[Content]:
@@ -144,8 +148,8 @@ def _cases(comparison: Comparison) -> Markup:
         ]
         for index in order
     ]
-    return page.section(
+    return html_page.section(
         "All cases",
         f"{metric.title}, mean over each case's structures; where B gains most comes first.",
-        page.table(["Case", "A", "B", "A minus B"], rows),
+        html_page.table(["Case", "A", "B", "A minus B"], rows),
     )

@@ -5,13 +5,13 @@ from functools import partial
 from math import isnan
 
 from transunet.drawing.colours import colour_of
-from transunet.evaluation import page
+from transunet.evaluation import html_page
+from transunet.evaluation.bootstrap import Values, bootstrap_interval, nanmean
 from transunet.evaluation.charts import Rows, box_plots, difference_plot
+from transunet.evaluation.html_page import Content, Markup, tag
 from transunet.evaluation.overlay import legend
-from transunet.evaluation.page import Content, Markup, tag
 from transunet.evaluation.records import CaseRecord, Evaluation, Metric
 from transunet.evaluation.report import provenance
-from transunet.evaluation.statistics import Values, bootstrap_interval, nanmean
 from transunet.evaluation.table import number
 
 DEFINITIONS: Mapping[str, tuple[str, str]] = {
@@ -43,7 +43,7 @@ def report_page(evaluation: Evaluation, figures: Mapping[str, Markup]) -> str:
         _all_cases(evaluation),
         method(evaluation),
     ]
-    return page.page("Segmentation report", body)
+    return html_page.page("Segmentation report", body)
 
 
 def method(evaluation: Evaluation, more: Sequence[tuple[str, str]] = ()) -> Markup:
@@ -59,7 +59,7 @@ def method(evaluation: Evaluation, more: Sequence[tuple[str, str]] = ()) -> Mark
     versions = ", ".join(f"{name} {one}" for name, one in made["versions"].items())
     return tag(
         "section",
-        page.section("How these figures are made", "", page.definitions(terms)),
+        html_page.section("How these figures are made", "", html_page.definitions(terms)),
         tag("footer", f"Made {made['created']} by {versions}."),
     )
 
@@ -100,7 +100,7 @@ def _tiles(evaluation: Evaluation) -> Markup:
     shown = [m for m in evaluation.metrics if m.field in ("dice", "hd95", "nsd")]
     found = [(metric, evaluation.summaries[metric.key]) for metric in shown]
     figures = [
-        page.tile(
+        html_page.tile(
             f"Mean foreground {metric.title}",
             number(one.mean_foreground, metric),
             _ranged("95 % interval ", interval_text(*one.interval_95, metric)),
@@ -113,7 +113,7 @@ def _tiles(evaluation: Evaluation) -> Markup:
     note = f"{many} structure{'s' if many > 1 else ''}"
     if evaluation.convention == "honest":
         note += f"; empty in both, not counted: {uncounted}"
-    return page.tiles(*figures, page.tile("Cases", str(len(evaluation.cases)), note))
+    return html_page.tiles(*figures, html_page.tile("Cases", str(len(evaluation.cases)), note))
 
 
 def _ranged(label: str, interval: str) -> str:
@@ -131,17 +131,17 @@ def _structures(evaluation: Evaluation) -> Markup:
                 _named(index, structure.name),
                 counted,
                 *(
-                    page.value_with_range(
+                    html_page.value_with_range(
                         _spread(one.mean, one.sd, metric), interval_text(*one.interval_95, metric)
                     )
                     for metric, one in found
                 ),
             ]
         )
-    return page.section(
+    return html_page.section(
         "Structures",
         "Mean ± standard deviation over cases; below it the 95 % interval of the mean.",
-        page.table(head, rows, _foreground_row(evaluation)),
+        html_page.table(head, rows, _foreground_row(evaluation)),
     )
 
 
@@ -151,7 +151,7 @@ def _foreground_row(evaluation: Evaluation) -> list[Content]:
         "Mean of the structures",
         "",
         *(
-            page.value_with_range(
+            html_page.value_with_range(
                 number(one.mean_foreground, metric), interval_text(*one.interval_95, metric)
             )
             for metric, one in found
@@ -172,7 +172,7 @@ def _charts(evaluation: Evaluation) -> Markup:
         "triangle at the edge is a case far off the axis."
     )
     charts = tag("div", *drawn, _volume_chart(evaluation), class_="charts")
-    return page.section("Spread over cases", intro, charts)
+    return html_page.section("Spread over cases", intro, charts)
 
 
 def _box_plots(evaluation: Evaluation, metric: Metric) -> Markup:
@@ -182,7 +182,7 @@ def _box_plots(evaluation: Evaluation, metric: Metric) -> Markup:
         share=metric.field not in ("hd95", "assd"),
     )
     note = "higher is better" if metric.higher_is_better else "lower is better"
-    return page.chart(metric.title, note, drawing)
+    return html_page.chart(metric.title, note, drawing)
 
 
 def _volume_chart(evaluation: Evaluation) -> Markup:
@@ -190,7 +190,7 @@ def _volume_chart(evaluation: Evaluation) -> Markup:
     means = [(float(nanmean(column, 0)), *bootstrap_interval(column)) for column in errors.T]
     drawing = difference_plot(_rows(evaluation, errors), means, "{:+.3g} ml".format)
     note = "prediction minus reference; the diamond is the mean, the bar its 95 % interval"
-    return page.chart("Volume error (ml)", note, drawing)
+    return html_page.chart("Volume error (ml)", note, drawing)
 
 
 def _rows(evaluation: Evaluation, values: Values) -> Rows:
@@ -210,7 +210,7 @@ def _worst(evaluation: Evaluation, figures: Mapping[str, Markup]) -> list[Markup
     if len(shown) < len(evaluation.cases):
         intro += f" The {len(shown)} worst of {len(evaluation.cases)} cases are shown."
     cases = tag("div", *cards, class_="cases")
-    return [page.section("Worst cases first", intro, legend(), cases)]
+    return [html_page.section("Worst cases first", intro, legend(), cases)]
 
 
 def _card(evaluation: Evaluation, case: CaseRecord, mean: float, picture: Markup) -> Markup:
@@ -228,7 +228,9 @@ def _card(evaluation: Evaluation, case: CaseRecord, mean: float, picture: Markup
         tag("h3", case.name),
         tag("span", f"{shown[0].title} {number(mean, shown[0])}", class_="figure"),
     )
-    return tag("article", title, picture, page.table(head, rows, framed=False), class_="card case")
+    return tag(
+        "article", title, picture, html_page.table(head, rows, framed=False), class_="card case"
+    )
 
 
 def _millilitres(volume: float) -> str:
@@ -246,14 +248,14 @@ def _all_cases(evaluation: Evaluation) -> Markup:
         for case, mean in evaluation.ranked()
     ]
     head = ["Case", "mean", *(one.name for one in evaluation.structures)]
-    return page.section(
+    return html_page.section(
         "All cases",
         f"{metric.title} per case and structure, the worst case first. All metrics and the volumes "
         "are in metrics.csv and metrics.json beside this page.",
-        page.table(head, rows),
+        html_page.table(head, rows),
     )
 
 
 def _named(index: int, name: str) -> Markup:
     swatch = tag("span", class_="swatch", style=f"background:{colour_of(index)}")
-    return Markup(swatch.text + page.html(name))
+    return Markup(swatch.text + html_page.html(name))

@@ -18,13 +18,7 @@ from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError, DataError, GeometryError, TransUNetError
 from transunet.evaluation.metrics import ClassMetrics, Convention, case_metrics
 from transunet.evaluation.pairs import Pair
-from transunet.evaluation.records import (
-    CaseRecord,
-    Evaluation,
-    Structure,
-    White,
-    complete,
-)
+from transunet.evaluation.records import CaseRecord, Evaluation, Structure, White, complete
 
 _MOST_LABELS = 256
 """More different values than this, and it is an image rather than a label map."""

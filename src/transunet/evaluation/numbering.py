@@ -6,9 +6,9 @@ from pathlib import Path
 
 from transunet.data.classes import MatchedClasses, match_classes
 from transunet.errors import DataError
-from transunet.evaluation.names import LabelNames, names_from, names_of
 from transunet.evaluation.pairs import Pair, References
 from transunet.evaluation.records import Structure, structures_of
+from transunet.evaluation.structure_names import LabelNames, names_from, names_of
 
 
 @dataclass(frozen=True)

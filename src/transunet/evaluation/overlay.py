@@ -7,9 +7,9 @@ import numpy as np
 from transunet.drawing.colours import colour_of as colour_of
 from transunet.drawing.contours import outline
 from transunet.drawing.png import png_data_uri
-from transunet.evaluation.page import Markup, tag
+from transunet.evaluation.html_page import Markup, tag
+from transunet.evaluation.overlay_views import Labels, View
 from transunet.evaluation.records import Structure
-from transunet.evaluation.views import Labels, View
 
 
 def figure(view: View, structures: Sequence[Structure], note: str = "") -> Markup:

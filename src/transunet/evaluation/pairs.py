@@ -18,12 +18,12 @@ from transunet.data.formats import (
     kind_in_folder,
     kind_of,
     npy,
+    npz_hdf5,
     raster,
     stem_of,
     suffix_of,
-    synapse,
 )
-from transunet.data.formats.dicom_files import is_slice
+from transunet.data.formats.dicom.headers import is_slice
 from transunet.data.layouts import open_dataset, recognises
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError
@@ -33,7 +33,7 @@ _LOGGER = logging.getLogger(__name__)
 _BESIDE = frozenset({"cases", "probabilities", "uncertainty"})
 """Folders that predicting writes beside the label maps."""
 # Beside volumes, pictures are previews and arrays are probabilities: the first kind found counts.
-_RANK: Mapping[ModuleType, int] = {raster: 1, synapse: 2, npy: 2, dicom: 3}
+_RANK: Mapping[ModuleType, int] = {raster: 1, npz_hdf5: 2, npy: 2, dicom: 3}
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Pair:
     def tells_space(self) -> bool:
         """Whether the reference's file knows voxel sizes and how the patient lies."""
         module = FORMATS.get(kind_of(self.reference) or "")
-        if module is synapse:
-            return synapse.has_affine(self.reference)
+        if module is npz_hdf5:
+            return npz_hdf5.has_affine(self.reference)
         known = _rank(self.reference) == 0 or module is dicom
         return known or npy.sidecar_of(self.reference).exists()
 

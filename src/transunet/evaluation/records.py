@@ -9,8 +9,8 @@ from typing import Literal, Self
 
 import numpy as np
 
+from transunet.evaluation.bootstrap import Summary, Values, nanmean, summarise
 from transunet.evaluation.metrics import POLICIES, ClassMetrics, Convention, case_metrics
-from transunet.evaluation.statistics import Summary, Values, nanmean, summarise
 
 
 @dataclass(frozen=True)

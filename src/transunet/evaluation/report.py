@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from transunet.atomic import atomic_path
+from transunet.evaluation.bootstrap import AGGREGATION, INTERVAL, Summary
 from transunet.evaluation.metrics import ClassMetrics
 from transunet.evaluation.records import Evaluation, Metric, Structure, value_or_none
-from transunet.evaluation.statistics import AGGREGATION, INTERVAL, Summary
-from transunet.extras import DISTRIBUTION, version_of
+from transunet.files import atomic_path
+from transunet.optional import DISTRIBUTION, version_of
 
 FORMAT_VERSION = 1
 # Per convention: (in the prediction, in the reference) -> what is written beside the figures.

@@ -6,9 +6,9 @@ from math import isnan
 from rich.table import Table
 from rich.text import Text
 
+from transunet.evaluation.bootstrap import Summary
 from transunet.evaluation.comparison import Comparison, PairedTest
 from transunet.evaluation.records import CaseRecord, Evaluation, Metric, MetricSummary, Structure
-from transunet.evaluation.statistics import Summary
 
 _COLUMNS = 8
 """Structures side by side before a further table is begun."""

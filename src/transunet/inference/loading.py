@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from transunet.bundle_config import BundleConfig, read_config
+from transunet.backends.engines import ENGINES, Choice, candidates
+from transunet.backends.exported import is_exported, open_exported
+from transunet.backends.exported_texts import read_metadata
+from transunet.backends.openvino import PrecisionError
+from transunet.backends.protocol import Network
+from transunet.bundle.bundle_config import BundleConfig, read_config
 from transunet.errors import ConfigError, DataError
-from transunet.inference.combined import Ensemble
-from transunet.inference.engines import ENGINES, Choice, candidates
-from transunet.inference.network import Network
-from transunet.inference.networks.exported import is_exported, open_exported
-from transunet.inference.networks.exported_texts import read_metadata
-from transunet.inference.networks.openvino_network import PrecisionError
+from transunet.inference.tta import Ensemble
 
 Source = Path | str
 
@@ -45,7 +45,7 @@ def load_networks(
         trust: load `.pt2` files, which can run any code that is in them.
 
     Raises:
-        ConfigError, DataError, WeightsError: as `transunet.bundle.from_pretrained`.
+        ConfigError, DataError, WeightsError: as `transunet.bundle.io.from_pretrained`.
         ConfigError: without sources, when they differ in labels, preprocessing or image size, or
             for an engine, precision or device that cannot be had.
     """

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from transunet.data.resize import nearest, resize
 
 if TYPE_CHECKING:
-    from transunet.inference.network import Logits
+    from transunet.backends.protocol import Logits
 
 
 def enlarge(logits: "Logits", size: tuple[int, int]) -> "Logits":
@@ -17,7 +17,7 @@ def enlarge(logits: "Logits", size: tuple[int, int]) -> "Logits":
         return logits
     if isinstance(logits, np.ndarray):
         return resize(logits, size, order=1, edge="kept")
-    from transunet.models.decoder import upsample
+    from transunet.models.transunet2d.decoder import upsample
 
     return upsample(logits, size)
 

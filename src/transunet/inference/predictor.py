@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.backends.engines import EngineName, Precision
+from transunet.backends.protocol import Network
+from transunet.data.checks.suitability import TrainingData, check_suitability
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.resize import Edge, resize
-from transunet.data.suitability import TrainingData, check_suitability
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
-from transunet.inference.combined import Mirrored
-from transunet.inference.components import classes_named, keep_largest
-from transunet.inference.engines import EngineName, Precision
-from transunet.inference.images import Image, as_volume
 from transunet.inference.loading import load_networks
 from transunet.inference.logits import (
     argmax,
@@ -29,17 +27,19 @@ from transunet.inference.logits import (
     softmax,
     uncertainty,
 )
-from transunet.inference.maps import MapFile, map_file
-from transunet.inference.network import Network
-from transunet.inference.overlap import ahead, behind
-from transunet.inference.slabs import Slabs
-from transunet.inference.window import Windowed
+from transunet.inference.postprocessing import classes_named, keep_largest
+from transunet.inference.prefetch import ahead, behind
+from transunet.inference.probability_files import MapFile, map_file
+from transunet.inference.read_input import Image, as_volume
+from transunet.inference.sliding_window import Windowed
+from transunet.inference.tta import Mirrored
+from transunet.inference.volume_slices import Slabs
 
 if TYPE_CHECKING:
     import torch
 
-    from transunet.inference.network import Logits
-    from transunet.models.transunet import TransUNet
+    from transunet.backends.protocol import Logits
+    from transunet.models.transunet2d.network import TransUNet
 
 Procedure = Literal["native", "paper"]
 PROCEDURES: tuple[Procedure, Procedure] = ("native", "paper")
@@ -154,7 +154,7 @@ class Predictor:
             settings: the constructor's.
 
         Raises:
-            ConfigError, DataError, WeightsError: as `transunet.bundle.from_pretrained`.
+            ConfigError, DataError, WeightsError: as `transunet.bundle.io.from_pretrained`.
             ConfigError: when the bundles differ in labels or preprocessing; the message says how.
             ConfigError: for an engine, precision or device that cannot be had.
         """
@@ -341,7 +341,7 @@ class Predictor:
 def _network(model: "TransUNet | Network", device: "str | torch.device | None") -> Network:
     if not _is_model(model):
         return cast("Network", model)
-    from transunet.inference.networks.torch_network import TorchNetwork
+    from transunet.backends.pytorch import TorchNetwork
 
     return TorchNetwork(cast("TransUNet", model), device)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transunet.bundle_config import BundleConfig, read_config
-from transunet.data.suitability import ImageFacts, Mismatch, mismatch
+from transunet.bundle.bundle_config import BundleConfig, read_config
+from transunet.data.checks.suitability import ImageFacts, Mismatch, mismatch
 from transunet.errors import ConfigError
 from transunet.evaluation.overlay import colour_of
 

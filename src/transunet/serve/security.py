@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from transunet.serve.faults import ApiError
-from transunet.serve.metrics import Metrics
-from transunet.serve.settings import API
+from transunet.serve.api.error_responses import ApiError
+from transunet.serve.api.prometheus import Metrics
+from transunet.serve.server_settings import API
 
 POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """The content-security policy of whatever brings none of its own, as the page does."""

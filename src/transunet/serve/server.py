@@ -9,8 +9,8 @@ from types import FrameType
 from typing import Any
 
 from transunet.errors import ConfigError
-from transunet.extras import require
-from transunet.serve.app import create_app
+from transunet.optional import require
+from transunet.serve.api.app import create_app
 from transunet.serve.service import Service
 
 _LAST_WORDS_SECONDS = 5

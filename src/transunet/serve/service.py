@@ -11,19 +11,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from transunet.atomic import writable_folder
 from transunet.errors import ConfigError
-from transunet.extras import own_version
+from transunet.files import writable_folder
+from transunet.optional import own_version
+from transunet.serve.api.error_responses import ApiError
+from transunet.serve.api.prometheus import Metrics
 from transunet.serve.bundles import Served, read_bundles
-from transunet.serve.desk import Desk
-from transunet.serve.faults import ApiError
-from transunet.serve.hand import Hand
-from transunet.serve.jobs import JobQueue
-from transunet.serve.metrics import Metrics
-from transunet.serve.records import ImageRecord, JobRecord, new_id
-from transunet.serve.settings import ServeSettings
-from transunet.serve.space import Space, remove
-from transunet.serve.store import Store
+from transunet.serve.image_records import ImageRecord, JobRecord, new_id
+from transunet.serve.jobs.database import Store
+from transunet.serve.jobs.queue import JobQueue
+from transunet.serve.jobs.worker_client import Hand
+from transunet.serve.server_settings import ServeSettings
+from transunet.serve.uploads.quota import Space, remove
+from transunet.serve.uploads.sandbox import Desk
 
 _SWEEP_SECONDS = 30.0
 _STRAY_SECONDS = 600.0

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from transunet.atomic import atomic_path
 from transunet.errors import ConfigError, DataError, TransUNetError, first_line, is_full_disk
+from transunet.files import atomic_path
 
 FORMAT = 1
 

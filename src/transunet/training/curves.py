@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from transunet.atomic import atomic_path
+from transunet.files import atomic_path
 from transunet.training.log import read_log
 
 _POINTS = 500  # of the loss: means over so many stretches, so that the trend is seen

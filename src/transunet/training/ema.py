@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.network import TransUNet
 
 
 class MovingAverage:

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from transunet.bundle_config import BundleConfig, read_config
-from transunet.data.defaults import describe
+from transunet.bundle.bundle_config import BundleConfig, read_config
 from transunet.data.layouts import open_dataset
+from transunet.data.planning import describe
 from transunet.data.prepare import grids_of, labelled
 from transunet.data.preprocessing import Channel, Preprocessing, preprocessing_for
 from transunet.data.store import Store
 from transunet.errors import ConfigError
-from transunet.models.config import variant
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.config import variant
+from transunet.models.transunet2d.network import TransUNet
 from transunet.training.checkpoint import read_checkpoint
 from transunet.training.recipe import Recipe
-from transunet.training.run import is_store
+from transunet.training.runs import is_store
 from transunet.training.supervision import DeeplySupervised
 from transunet.weights.load import Loaded, load_weights, network_settings
 from transunet.weights.origin import CHECKPOINT, Origin, local_origin

@@ -12,22 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from transunet.atomic import atomic_path
 from transunet.data.prepare import Progress
 from transunet.data.store import Store
+from transunet.files import atomic_path
 from transunet.training.distributed import Processes
-from transunet.training.job import Job, splits_of_run
 from transunet.training.log import read_log
 from transunet.training.recipe import Recipe
-from transunet.training.run import Run
-from transunet.training.start import (
-    begin,
-    begun_by_us,
-    derived,
-    ready_store,
-    resume,
-    start,
-)
+from transunet.training.runs import Run
+from transunet.training.start import begin, begun_by_us, derived, ready_store, resume, start
+from transunet.training.trainer import Job, splits_of_run
 
 
 @dataclass(frozen=True)

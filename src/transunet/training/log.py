@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any, Protocol
 from uuid import uuid4
 
-from transunet.atomic import atomic_path
 from transunet.errors import ConfigError
+from transunet.files import atomic_path
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from transunet.bundle import save_pretrained
+from transunet.bundle.io import save_pretrained
 from transunet.training.checkpoint import save_checkpoint
 from transunet.training.curves import draw_curves
-from transunet.training.faults import explained, non_finite
+from transunet.training.error_messages import explained, non_finite
 from transunet.training.interruption import Interrupted, stop_wishes
-from transunet.training.job import Job
 from transunet.training.log import Log, Silence
 from transunet.training.schedule import rate_at
 from transunet.training.step import NonFiniteLossError, train_step
+from transunet.training.trainer import Job
 from transunet.training.validation import Outcome, validate
 
 

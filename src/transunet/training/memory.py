@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from transunet.data.defaults import available_memory, derive_defaults
+from transunet.data.planning import available_memory, derive_defaults
 from transunet.data.store import Store
 from transunet.errors import ConfigError
-from transunet.models.config import variant
-from transunet.training.job import Job, make_loss
+from transunet.models.transunet2d.config import variant
 from transunet.training.losses import alone
 from transunet.training.recipe import Recipe
 from transunet.training.step import train_step
+from transunet.training.trainer import Job, make_loss
 
 BATCH = 24
 """Slices per step that `auto` stands for: the paper's."""

@@ -17,9 +17,9 @@ from pydantic import (
     model_validator,
 )
 
-from transunet.configuration import Configuration
 from transunet.errors import ConfigError
-from transunet.models.config import VARIANTS
+from transunet.models.transunet2d.config import VARIANTS
+from transunet.settings import Configuration
 from transunet.weights.catalog import SOURCES
 from transunet.weights.load import network_settings
 from transunet.weights.origin import local_origin

@@ -23,14 +23,14 @@ from transunet.data.splits import Splits
 from transunet.data.store import MANIFEST, Store
 from transunet.device import choose_device
 from transunet.errors import ConfigError, TransUNetError, WeightsError, first_line
-from transunet.models.config import variant
+from transunet.models.transunet2d.config import variant
 from transunet.training.distributed import Processes
 from transunet.training.fine_tuning import check_agreement, preprocessing_from_weights
-from transunet.training.job import Job, splits_of_run
 from transunet.training.log import check_trackers
 from transunet.training.memory import BATCH, pieces_that_fit, size_that_fits
 from transunet.training.recipe import Recipe
-from transunet.training.run import Run, is_store, refuse_if_taken
+from transunet.training.runs import Run, is_store, refuse_if_taken
+from transunet.training.trainer import Job, splits_of_run
 from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
 from transunet.weights.download import fetch
 from transunet.weights.origin import about_hub

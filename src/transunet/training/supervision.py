@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.network import TransUNet
 
 
 class DeeplySupervised(nn.Module):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from transunet.data.coverage import classes_in
+from transunet.data.checks.coverage import classes_in
 from transunet.data.store import Store
 from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.predictor import Predictor
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.network import TransUNet
 from transunet.training.distributed import Processes
 
 _BATCH = 8  # slices that are predicted at once

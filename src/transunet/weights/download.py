@@ -19,10 +19,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from transunet import cache
+from transunet.cache import Record
 from transunet.errors import ConfigError, TransUNetError, WeightsError
-from transunet.extras import DISTRIBUTION, own_version
-from transunet.weights import cache
-from transunet.weights.cache import Record
+from transunet.optional import DISTRIBUTION, own_version
 from transunet.weights.catalog import WeightFile
 from transunet.weights.content import looks_like
 

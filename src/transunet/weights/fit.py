@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from transunet.errors import WeightsError
-from transunet.models.config import TransUNetConfig
 from transunet.models.positions import resize_positions
+from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.weights.identify import (
     classes_of,
     skips_of,
@@ -19,7 +19,7 @@ from transunet.weights.identify import (
     traits_of_config,
     variant_of,
 )
-from transunet.weights.remapped import ENCODER, PATCHES, POSITIONS, ROOT, Remapped
+from transunet.weights.renaming import ENCODER, PATCHES, POSITIONS, ROOT, Remapped
 
 _LISTED = 4  # entries named per kind of problem
 

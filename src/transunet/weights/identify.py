@@ -7,8 +7,8 @@ from math import isqrt
 
 from torch import Tensor
 
-from transunet.models.config import VARIANTS, TransUNetConfig
-from transunet.weights.remapped import BACKBONE, ENCODER, PATCHES, POSITIONS, ROOT
+from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig
+from transunet.weights.renaming import BACKBONE, ENCODER, PATCHES, POSITIONS, ROOT
 
 
 @dataclass(frozen=True)

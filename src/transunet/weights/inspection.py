@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from transunet.models.config import VARIANTS, TransUNetConfig
-from transunet.models.transunet import TransUNet
+from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig
+from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.fit import Problem, adapted, problems, wanted
 from transunet.weights.identify import (
     classes_of,
@@ -20,7 +20,7 @@ from transunet.weights.identify import (
 from transunet.weights.load import remap
 from transunet.weights.origin import Origin, origin_of
 from transunet.weights.reading import read_entries
-from transunet.weights.remapped import Remapped
+from transunet.weights.renaming import Remapped
 
 
 @dataclass(frozen=True)

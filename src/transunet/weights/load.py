@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from transunet.errors import ConfigError, WeightsError
-from transunet.models.config import VARIANTS, TransUNetConfig
-from transunet.models.transunet import TransUNet
-from transunet.weights import google, official, timm
+from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig
+from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
 from transunet.weights.download import Progress, fetch
 from transunet.weights.fit import Shapes, about_positions, doubt_about_positions, fit
@@ -19,7 +18,8 @@ from transunet.weights.identify import skips_of, variant_of
 from transunet.weights.origin import Origin, origin_of
 from transunet.weights.partial import Rows, fitted
 from transunet.weights.reading import read_entries
-from transunet.weights.remapped import BACKBONE, EMBEDDINGS, PATCHES, Remapped
+from transunet.weights.renaming import BACKBONE, EMBEDDINGS, PATCHES, Remapped
+from transunet.weights.schemes import google, official, timm
 
 Source = str | Path | Sequence[str | Path]
 """A name of the catalogue ("imagenet21k"), a file, or one file each for backbone and blocks."""

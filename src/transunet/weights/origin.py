@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transunet.errors import ConfigError, WeightsError
-from transunet.models.config import TransUNetConfig
+from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.weights.catalog import RETIRED, SOURCES
 
 CHECKPOINT = "checkpoint.pt"

@@ -11,10 +11,10 @@ from itertools import cycle
 from torch import Tensor
 
 from transunet.data.classes import match_classes
-from transunet.models.config import TransUNetConfig
+from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.weights.identify import classes_of
 from transunet.weights.origin import Origin
-from transunet.weights.remapped import PATCHES, ROOT, Remapped
+from transunet.weights.renaming import PATCHES, ROOT, Remapped
 
 _HEAD = ("segmentation_head.0.weight", "segmentation_head.0.bias")
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.data.checks.problems import Problem
 from transunet.data.formats import dicom, itk, nifti, raster
 from transunet.data.formats.archive import is_zip
-from transunet.data.formats.dicom_seg_read import is_seg, seg_grid
-from transunet.data.formats.dicom_series import are_slices, open_series
+from transunet.data.formats.dicom.segmentation_reader import is_seg, seg_grid
+from transunet.data.formats.dicom.series import are_slices, open_series
 from transunet.data.formats.kinds import (
     FORMATS,
     SLICES,
@@ -28,7 +29,6 @@ from transunet.data.formats.kinds import (
     suffix_of,
 )
 from transunet.data.formats.zipped import holds_volume, unzipped, volumes_in_zip
-from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError, TransUNetError
 

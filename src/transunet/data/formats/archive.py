@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from transunet.data.problems import Problem
+from transunet.data.checks.problems import Problem
 from transunet.errors import TransUNetError
 
 MAX_FILES = 100_000

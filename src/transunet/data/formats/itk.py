@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.problems import Problem
+from transunet.data.checks.problems import Problem
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, TransUNetError
-from transunet.extras import require
+from transunet.optional import require
 
 Result = TypeVar("Result")
 

@@ -7,8 +7,8 @@ from gzip import GzipFile
 from pathlib import Path
 from types import ModuleType
 
-from transunet.data.formats import dicom, itk, nifti, npy, raster, synapse
-from transunet.data.formats.dicom_files import is_dicom
+from transunet.data.formats import dicom, itk, nifti, npy, npz_hdf5, raster
+from transunet.data.formats.dicom.headers import is_dicom
 
 FORMATS: Mapping[str, ModuleType] = {
     ".nii": nifti,
@@ -28,9 +28,9 @@ FORMATS: Mapping[str, ModuleType] = {
     ".tiff": raster,
     ".bmp": raster,
     ".npy": npy,
-    ".npz": synapse,
-    ".h5": synapse,
-    ".npy.h5": synapse,
+    ".npz": npz_hdf5,
+    ".h5": npz_hdf5,
+    ".npy.h5": npz_hdf5,
     ".dcm": dicom,
     ".dicom": dicom,
     ".ima": dicom,

@@ -21,8 +21,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from transunet.data.checks.problems import Problem
 from transunet.data.formats.nifti_affine import grid_of, mm_per_unit
-from transunet.data.problems import Problem
 from transunet.data.volume import Grid, Volume
 from transunet.errors import TransUNetError
 

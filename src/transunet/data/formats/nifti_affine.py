@@ -19,7 +19,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from transunet.data.problems import Problem
+from transunet.data.checks.problems import Problem
 from transunet.data.volume import Doubt, Grid, corner_distance, is_regular, same_grid
 
 Affine = NDArray[np.float64]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from transunet.data.problems import Problem
+from transunet.data.checks.problems import Problem
 from transunet.data.volume import Grid, Volume
 from transunet.errors import TransUNetError
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.data.checks.problems import Problem
 from transunet.data.formats import tiff
-from transunet.data.formats.samples import read_samples
-from transunet.data.problems import Problem
+from transunet.data.formats.deep_pixels import read_samples
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, TransUNetError
-from transunet.extras import require
+from transunet.optional import require
 
 COLOUR = 1 << 24
 """Added to 0xRRGGBB for the label value of a coloured pixel; a grey one's is its brightness."""

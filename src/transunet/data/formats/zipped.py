@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from transunet.data.checks.problems import Problem
 from transunet.data.formats import itk, nifti
 from transunet.data.formats.archive import Unpacked, is_zip, starts
 from transunet.data.formats.kinds import FORMATS, SLICES, channel_of, stem_of, suffix_of
-from transunet.data.problems import Problem
 
 
 def holds_volume(path: Path) -> bool:

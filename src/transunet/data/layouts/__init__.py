@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from transunet.data.cases import DataSet
+from transunet.data.checks.problems import Problem
 from transunet.data.formats import FORMATS, suffix_of
 from transunet.data.layouts import (
     acdc,
@@ -15,11 +16,10 @@ from transunet.data.layouts import (
     description,
     nnunet,
     nnunet_folds,
-    pairs,
+    paired_folders,
     patients,
     synapse,
 )
-from transunet.data.problems import Problem
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, TransUNetError
 
@@ -30,7 +30,7 @@ LAYOUTS: Mapping[str, ModuleType] = {
     "btcv": btcv,
     "acdc": acdc,
     "acdc-h5": acdc_h5,
-    "pairs": pairs,
+    "pairs": paired_folders,
     "patients": patients,
 }
 """Name -> module with `recognises(folder)`, `open(folder)` and `SHAPE`, what it looks like."""
@@ -79,7 +79,11 @@ def _recognised(folder: Path) -> str:
 def _not_recognised(folder: Path) -> TransUNetError:
     """Say what the folder holds, which folder near it could be meant, and what is known."""
     parent = folder.parent if folder.parent.name else folder.absolute().parent
-    near = [(path, name) for path in (parent, *pairs.folders_in(folder)) if (name := _layout(path))]
+    near = [
+        (path, name)
+        for path in (parent, *paired_folders.folders_in(folder))
+        if (name := _layout(path))
+    ]
     found = f"no data set is recognised here: {_contents(folder)}"
     if (folder / description.NAME).is_file():
         keys = ", ".join(sorted(description.keys_of(folder)))
@@ -110,7 +114,7 @@ def _contents(folder: Path, below: bool = False) -> str:
         holds = [", ".join(path.name for path in files)] if files else []
     else:
         holds = [f"{', '.join(kinds)} files"]
-    folders = [] if below else [path.name for path in pairs.folders_in(folder)]
+    folders = [] if below else [path.name for path in paired_folders.folders_in(folder)]
     if folders:
         holds.append(f"the folders {', '.join(folders[:6])}{', ...' if len(folders) > 6 else ''}")
     return f"it holds {' and '.join(holds)}" if holds else "it is empty"

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
+from transunet.data.checks.problems import Problem
 from transunet.data.layouts import description
-from transunet.data.problems import Problem
 
 SHAPE = "patientNNN/patientNNN_frameNN.nii.gz and patientNNN_frameNN_gt.nii.gz"
 

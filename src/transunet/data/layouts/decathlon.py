@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import DataSet
-from transunet.data.layouts import description, lists, masks, pairs
+from transunet.data.layouts import description, lists, masks, paired_folders
 
 SHAPE = "dataset.json with a list 'training', and 'modality', 'labels'; imagesTr, labelsTr"
 
@@ -36,7 +36,7 @@ def open(folder: Path) -> DataSet:
     elif len(cases[0].images) > 1:
         channels = tuple(f"image {index}" for index in range(len(cases[0].images)))
     else:
-        channels, intensity_range, on_images = pairs.channels_of(folder, cases)
+        channels, intensity_range, on_images = paired_folders.channels_of(folder, cases)
         notes = [*notes, *on_images]
     return DataSet(
         name=str(content.get("name") or folder.name),

@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from transunet.data.checks.problems import Problem
 from transunet.data.formats import files_of, is_header_of_pair, stem_of, suffix_of
-from transunet.data.problems import Problem
 from transunet.data.text import text_of
 from transunet.errors import TransUNetError
 

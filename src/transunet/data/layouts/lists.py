@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case
+from transunet.data.checks.problems import Problem
 from transunet.data.formats import FORMATS, channel_of, stem_of, suffix_of
 from transunet.data.layouts import description
-from transunet.data.problems import Problem
 
 SPLITS = {
     "training": "train",

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from transunet.data.cases import Case, file_problems
+from transunet.data.checks.problems import Problem, problem_of
 from transunet.data.formats import FORMATS, kind_of, raster, read_labels, stem_of
 from transunet.data.formats.raster import COLOUR
 from transunet.data.layouts import description
-from transunet.data.problems import Problem, problem_of
 from transunet.errors import ConfigError, TransUNetError
 
 LABELS = "labels.json"

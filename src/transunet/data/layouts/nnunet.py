@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.cases import Case, DataSet
+from transunet.data.checks.problems import Problem
 from transunet.data.formats import channel_of, stem_of, suffix_of
 from transunet.data.layouts import description, lists
-from transunet.data.problems import Problem
 
 SHAPE = (
     "dataset.json with 'channel_names' and 'labels'; "

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from transunet.data.cases import DataSet
-from transunet.data.problems import Problem
+from transunet.data.checks.problems import Problem
 
 NAME = "splits_final.json"
 PICKLE = "splits_final.pkl"

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
+from transunet.data.checks.problems import Problem
 from transunet.data.formats import case_of_mask, kind_in_folder, suffix_of
-from transunet.data.formats.dicom_files import is_dicom
-from transunet.data.layouts import description, masks, pairs
-from transunet.data.problems import Problem
+from transunet.data.formats.dicom.headers import is_dicom
+from transunet.data.layouts import description, masks, paired_folders
 
 SHAPE = "PATIENT/image.nii.gz (or t1.nii.gz, t2.nii.gz, ...) and PATIENT/label.nii.gz (or seg)"
 
@@ -33,7 +33,7 @@ class _Patient:
 
 def recognises(folder: Path) -> bool:
     """Whether most folders in it hold images and one mask, or all of them several pairs."""
-    return _has_one_mask_each(folder) or pairs.recognises_parts(folder)
+    return _has_one_mask_each(folder) or paired_folders.recognises_parts(folder)
 
 
 def _has_one_mask_each(folder: Path) -> bool:
@@ -48,22 +48,22 @@ def open(folder: Path) -> DataSet:
     Raises:
         DataError: when no mask could be read, or they hold no classes that could be told apart.
     """
-    if not _has_one_mask_each(folder) and pairs.recognises_parts(folder):
-        return replace(pairs.open(folder), layout="patients")
+    if not _has_one_mask_each(folder) and paired_folders.recognises_parts(folder):
+        return replace(paired_folders.open(folder), layout="patients")
     patients = list(_patients(folder))
     counts = Counter(name for patient in patients for name in patient.images)
     usual = sorted(name for name, count in counts.items() if 2 * count > len(patients))
     single = all(len(patient.images) == 1 for patient in patients)
     cases = [_case(patient, None if single else usual) for patient in patients]
     if len({case.name for case in cases}) < len(cases):
-        cases = [pairs.named_by_split(case) for case in cases]
+        cases = [paired_folders.named_by_split(case) for case in cases]
     if not cases:
         return DataSet(folder.name, folder, "patients", (), {}, ())
     orphans = _orphans(patients, cases)
     labels = [case.label for case in cases if case.label]
     meaning = masks.meaning(folder, labels, [Path(orphan.where) for orphan in orphans])
     if single or len(usual) == 1:
-        channels, intensity_range, notes = pairs.channels_of(folder, cases)
+        channels, intensity_range, notes = paired_folders.channels_of(folder, cases)
     else:
         channels, intensity_range, notes = tuple(usual), None, []
     return DataSet(
@@ -80,9 +80,9 @@ def open(folder: Path) -> DataSet:
 
 
 def _patients(folder: Path) -> Iterator[_Patient]:
-    for inner in pairs.folders_in(folder):
-        split = pairs.SPLITS.get(inner.name.lower())
-        for place in pairs.folders_in(inner) if split else [inner]:
+    for inner in paired_folders.folders_in(folder):
+        split = paired_folders.SPLITS.get(inner.name.lower())
+        for place in paired_folders.folders_in(inner) if split else [inner]:
             named = {_without(place.name, name): path for name, path in _files(place)}
             labels = {name: path for name, path in named.items() if _is_mask(name)}
             images = {name: path for name, path in named.items() if name not in labels}
@@ -92,10 +92,10 @@ def _patients(folder: Path) -> Iterator[_Patient]:
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """The images and masks in a folder, and the DICOM series beside them."""
-    for name, path in pairs.files_in(folder, flat=True):
+    for name, path in paired_folders.files_in(folder, flat=True):
         if kind_in_folder(path):
             yield name, path
-    for inner in pairs.folders_in(folder):
+    for inner in paired_folders.folders_in(folder):
         if any(map(is_dicom, description.listed(inner)[:1])):  # no more: there may be thousands
             yield inner.name, inner
 
@@ -106,7 +106,7 @@ def _without(patient: str, name: str) -> str:
 
 
 def _is_mask(name: str) -> bool:
-    return name in pairs.MASKS or case_of_mask(name) is not None
+    return name in paired_folders.MASKS or case_of_mask(name) is not None
 
 
 def _case(patient: _Patient, channels: Sequence[str] | None) -> Case:
@@ -118,7 +118,7 @@ def _case(patient: _Patient, channels: Sequence[str] | None) -> Case:
         if channels
         else tuple(images.values())
     )
-    named = [path for name, path in patient.masks.items() if name in pairs.MASKS]
+    named = [path for name, path in patient.masks.items() if name in paired_folders.MASKS]
     label = next(iter((*named, *patient.masks.values())), None)
     if label is None and patient.split != "test":
         label = patient.folder / f"label{suffix}"

@@ -1,0 +1,90 @@
+"""What an exported network carries along, whatever its file format: a few named texts.
+
+With them the file is enough to predict. ONNX keeps them as `metadata_props`, OpenVINO as `rt_info`
+below "transunet" (the part of the name after the dot), torch.export as `extra_files`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple, cast, get_args
+
+from transunet.bundle.bundle_config import BundleConfig
+from transunet.errors import ConfigError, DataError
+
+PREFIX = "transunet"
+CONFIG = f"{PREFIX}.config"
+"""The bundle's configuration as JSON."""
+FINGERPRINT = f"{PREFIX}.fingerprint"
+"""SHA-256 of the architecture and of every weight of the network that was exported."""
+PRECISION = f"{PREFIX}.precision"
+VERSIONS = f"{PREFIX}.versions"
+"""Packages that wrote the file, as JSON."""
+FORMAT = f"{PREFIX}.format"
+KEYS = (CONFIG, FINGERPRINT, PRECISION, VERSIONS, FORMAT)
+
+FORMAT_VERSION = "1"
+INPUT, OUTPUT = "images", "logits"
+"""Names of the network's tensors: (B, C, H, W) and (B, classes, H, W), both float32."""
+
+Precision = Literal["fp32", "int8"]
+"""The arithmetic that a file was written for."""
+
+
+class Metadata(NamedTuple):
+    """What an exported file says of itself."""
+
+    config: BundleConfig
+    fingerprint: str
+    precision: Precision
+
+
+def pack(
+    config: BundleConfig,
+    fingerprint: str,
+    precision: Precision = "fp32",
+    versions: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Return the texts to store in a file, by their keys."""
+    return {
+        CONFIG: config.model_dump_json(),
+        FINGERPRINT: fingerprint,
+        PRECISION: precision,
+        VERSIONS: json.dumps(dict(versions or config.versions)),
+        FORMAT: FORMAT_VERSION,
+    }
+
+
+def unpack(texts: Mapping[str, str], path: Path) -> Metadata:
+    """Return what the texts of the file `path` say; others than ours are passed over.
+
+    Raises:
+        ConfigError: when the file was not exported by this project, or by a newer version of it.
+        DataError: when the texts are damaged.
+    """
+    if CONFIG not in texts:
+        raise ConfigError(
+            f"{path}: this network was not written by `transunet export`, so nothing says how "
+            "images are prepared for it or what its labels are called. Export the bundle anew."
+        )
+    found = texts.get(FORMAT, FORMAT_VERSION)
+    if found != FORMAT_VERSION:
+        raise ConfigError(
+            f"{path}: is of format {found}, and this version of transunet reads {FORMAT_VERSION}. "
+            "Install a newer transunet, or export the bundle anew."
+        )
+    precision = texts.get(PRECISION, "")
+    if precision not in get_args(Precision) or not texts.get(FINGERPRINT):
+        raise DataError(f"{path}: its metadata are damaged. Export the bundle anew.")
+    return Metadata(_config(texts[CONFIG], path), texts[FINGERPRINT], cast("Precision", precision))
+
+
+def _config(text: str, path: Path) -> BundleConfig:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise DataError(
+            f"{path}: the configuration in its metadata is damaged ({error}). Export the bundle "
+            "anew."
+        ) from None
+    return BundleConfig.from_json(values, str(path))

@@ -1,0 +1,92 @@
+"""What a bundle says of itself, and where its files lie; for those who need no torch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from transunet.bundle.hub import download_file
+from transunet.data.checks.suitability import TrainingData
+from transunet.data.preprocessing import Preprocessing
+from transunet.errors import ConfigError, DataError
+from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.settings import Configuration
+
+CONFIG = "config.json"
+MODEL = "model.safetensors"
+
+
+class BundleConfig(Configuration):
+    """Everything but the weights: architecture, preprocessing, labels, what training saw.
+
+    Raises:
+        ConfigError: when the parts contradict each other.
+    """
+
+    format_version: Literal[1] = 1
+    architecture: TransUNetConfig
+    preprocessing: Preprocessing
+    labels: Mapping[int, str]
+    """Class index -> name; 0 is the background."""
+    training_data: TrainingData | None = None
+    """What training saw, so that an image of another kind is noticed; older bundles lack it."""
+    versions: Mapping[str, str] = {}
+    """Packages that wrote the bundle."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        classes, channels = self.architecture.num_classes, self.architecture.in_channels
+        if sorted(self.labels) != list(range(classes)):
+            found = ", ".join(map(str, sorted(self.labels)))
+            raise ValueError(f"labels {found} do not number the model's {classes} classes from 0")
+        if len(self.preprocessing.channels) != channels:
+            raise ValueError(
+                f"preprocessing describes {len(self.preprocessing.channels)} channels, "
+                f"the model takes {channels}"
+            )
+        return self
+
+
+def read_config(source: Path | str) -> BundleConfig:
+    """Read the configuration of the bundle `source`, a folder or a hub id, without its weights.
+
+    Raises:
+        ConfigError: when there is no such bundle, or its configuration cannot work.
+        DataError: when its configuration is not readable.
+    """
+    path = locate(source, CONFIG)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read as JSON ({error}). Restore the bundle's configuration."
+        ) from None
+    return BundleConfig.from_json(values, str(path))
+
+
+def locate(source: Path | str, name: str) -> Path:
+    """Return the path of the file `name` of the bundle `source`, a folder or a hub id.
+
+    Raises:
+        ConfigError: when there is no such bundle, or it lacks the file.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if (folder / name).is_file():
+            return folder / name
+        raise ConfigError(
+            f"{folder} is not a bundle: it has no {name}. Expected a folder with {MODEL} and "
+            f"{CONFIG}, such as RUN/best after `transunet train`."
+        )
+    if (
+        isinstance(source, str)
+        and source.count("/") == 1
+        and not source.startswith((".", "~", "/"))
+    ):
+        return download_file(source, name)
+    raise ConfigError(
+        f"There is no bundle {source}. Expected a folder with {MODEL} and {CONFIG}, or a hub id "
+        "such as user/name."
+    )

@@ -1,0 +1,63 @@
+"""The model folder: `model.safetensors` and `config.json`, all that predicting needs."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from transunet.bundle.bundle_config import CONFIG, MODEL, BundleConfig, locate, read_config
+from transunet.bundle.hub import upload_folder
+from transunet.files import atomic_path, writable_folder
+from transunet.models.transunet2d.network import TransUNet
+from transunet.optional import DISTRIBUTION, versions_of
+from transunet.weights.load import load_weights
+
+__all__ = ["BundleConfig", "from_pretrained", "push_to_hub", "save_pretrained"]
+
+
+def save_pretrained(model: TransUNet, config: BundleConfig, folder: Path | str) -> Path:
+    """Write a bundle to `folder`, each file beside its place and then renamed; return `folder`.
+
+    Raises:
+        ConfigError: when the folder cannot be written to.
+    """
+    folder = writable_folder(Path(folder))
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_path(folder / MODEL) as path:
+        path.touch()
+        mode = path.stat().st_mode
+        save_file(state, path, metadata={"format": "pt"})
+        path.chmod(mode)  # safetensors makes files that only their owner can read
+    config = config.replace(
+        architecture=model.config, versions=versions_of((DISTRIBUTION, "torch", "numpy"))
+    )
+    with atomic_path(folder / CONFIG) as path:
+        path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def from_pretrained(
+    source: Path | str, device: torch.device | str = "cpu"
+) -> tuple[TransUNet, BundleConfig]:
+    """Load a bundle from a folder or from the hub (`user/name`): the model in evaluation mode.
+
+    Raises:
+        ConfigError: when there is no such bundle, or its configuration cannot work.
+        DataError: when its configuration is not readable.
+        WeightsError: when its weights are damaged or belong to another architecture.
+    """
+    config = read_config(source)
+    with torch.device("meta"):  # the weights are about to be read: do not draw others first
+        model = TransUNet(config.architecture)
+    model.to_empty(device=device)
+    load_weights(model, locate(source, MODEL))
+    return model.eval(), config
+
+
+def push_to_hub(model: TransUNet, config: BundleConfig, repository: str) -> str:
+    """Upload a bundle to the hub as `user/name` and return its address.
+
+    Raises:
+        ConfigError: without a network or permission; the message says what to do.
+    """
+    return upload_folder(repository, lambda folder: save_pretrained(model, config, folder))

@@ -1,0 +1,418 @@
+"""Whether an image is of the kind that a bundle was trained on: the door before every prediction.
+
+A network marks something in any image. What is known of both sides is compared: the modality (of
+DICOM's header, of channel names, of Hounsfield units), intensities, voxel sizes, field of view. A
+plain contradiction, such as a CT for MRI, is refused unless it is forced; a doubt is a warning.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transunet.data.checks.problems import Problem
+from transunet.data.fingerprint import PERCENTILES
+from transunet.data.formats import FORMATS, npy, npz_hdf5, raster, suffix_of
+from transunet.data.preprocessing import PHOTOGRAPH_CHANNELS, Channel, Preprocessing
+from transunet.data.store import StoredCase
+from transunet.data.volume import Grid, Volume
+from transunet.settings import Configuration
+
+MODALITIES: Mapping[str, str] = MappingProxyType(
+    {
+        "CT": "CT",
+        "MR": "MRI",
+        "PT": "PET",
+        "NM": "scintigraphy or SPECT",
+        "US": "ultrasound",
+        "DX": "X-ray",
+        "XC": "photographs",
+    }
+)
+"""The kinds that are told apart, by DICOM's Modality, and in words."""
+_DICOM = {
+    **{name: name for name in MODALITIES},
+    **dict.fromkeys(("CR", "DX", "MG", "RF", "PX", "IO"), "DX"),
+    **dict.fromkeys(("XC", "GM", "SM", "ES", "OP"), "XC"),
+    "IVUS": "US",
+}
+"""DICOM's Modality -> kind. XA, OT and others may be reconstructions of any kind."""
+_WORDS = {
+    "CT": "ct cta ctp cbct cect ncct ldct mdct hu hounsfield",
+    "MR": "mr mri mra fmri t1 t1w t1c t1ce t1gd t1n t1wi t2 t2w t2f t2wi flair dwi adc pd pdw swi "
+    "bold dce cine lge bssfp mprage dixon cmr qsm",
+    "PT": "pet pt suv suvbw fdg",
+    "US": "us ultrasound sonography sonogram",
+    "DX": "xray cxr radiograph mammogram mammography",
+    "XC": "photo photograph microscopy dermoscopy endoscopy fundus histology "
+    + " ".join(PHOTOGRAPH_CHANNELS),
+}
+_KIND_OF_WORD = {word: kind for kind, words in _WORDS.items() for word in words.split()}
+_SCANS = ("CT", "MR", "PT")
+
+FAT_HU = -100.0
+"""Hounsfield units of fat, which is in most that a CT shows."""
+AIR_HU, MOST_HU = -900.0, 4000.0
+"""Hounsfield units below which there is air, or what was put outside the scanner's circle (that may
+be -1024, -3024 or -32768); and what hardly anything is above."""
+SPACING_FACTOR, VIEW_FACTOR = 2.0, 1.5
+"""How many times finer or coarser, smaller or larger than in training goes without a warning."""
+DEVIATIONS, SHARE = 1.0, 0.5
+"""How far percentiles may lie outside those of training: in standard deviations, where each volume
+is brought to its own; else as a share of the known range."""
+_NARROW = 0.05  # of the known range; values that fill less of it are on another scale
+_SAMPLES = 200_000  # voxels of a channel that percentiles are taken of
+
+Triple = tuple[float, float, float]
+Span = tuple[tuple[float, ...], tuple[float, ...]]
+"""The smallest and the largest of each of several figures, over the cases of training."""
+Space = Literal["known", "pixels", "unknown"]
+"""Whether a file's format tells voxel sizes; a picture's pixels are counted as they are."""
+
+
+class ChannelValues(Configuration):
+    """Intensities of one channel of one image."""
+
+    minimum: float
+    percentiles: Triple
+    """`PERCENTILES`."""
+    standardised: Triple
+    """The same in standard deviations from the mean: comparable whatever the scale is."""
+
+
+class SeenChannel(Configuration):
+    """One channel of the images of training."""
+
+    modality: str | None = None
+    """One of `MODALITIES`; None where neither the headers nor the channel's name tell."""
+    percentiles: Span
+    standardised: Span
+    """As of `ChannelValues`."""
+
+
+class TrainingData(Configuration):
+    """What training saw, for the bundle to carry."""
+
+    cases: int
+    space: Space = "known"
+    channels: tuple[SeenChannel, ...]
+    spacing_mm: Span
+    """From slice to slice, row to row, column to column, as the network saw them."""
+    view_mm: Span
+    """Height and width of the slices."""
+
+    @classmethod
+    def of(cls, cases: Iterable[StoredCase], preprocessing: Preprocessing) -> Self:
+        """Summarise the cases of a store, at least one."""
+        stored = list(cases)
+        return cls(
+            cases=len(stored),
+            space=_space(stored[0].images[0]),
+            channels=tuple(
+                _seen(stored, index, channel.name)
+                for index, channel in enumerate(preprocessing.channels)
+            ),
+            spacing_mm=_span([case.spacing_mm for case in stored]),
+            view_mm=_span([_view(case.size, case.spacing_mm) for case in stored]),
+        )
+
+
+class ImageFacts(Configuration):
+    """What is known of an image that is to be segmented; small enough to be kept as JSON."""
+
+    modality: str | None = None
+    """One of `MODALITIES`, where the image's header tells it."""
+    space: Space = "known"
+    colour: bool = False
+    """Whether it is a picture with three channels that differ."""
+    white: float | None = None
+    """The number of full brightness in a picture, which other depths are compared by."""
+    channels: tuple[ChannelValues, ...]
+    shape: tuple[int, int, int]
+    affine: tuple[tuple[float, float, float, float], ...]
+
+    @classmethod
+    def of(cls, volume: Volume) -> Self:
+        """Measure a volume whose voxels are finite."""
+        space = _space(volume.name)
+        return cls(
+            modality=modality_of_header(volume.header),
+            space=space,
+            colour=space == "pixels" and _is_colour(volume.array),
+            white=raster.white_of(volume),
+            channels=tuple(map(_measure, volume.array)),
+            shape=volume.spatial_shape,
+            affine=tuple(map(tuple, volume.affine.tolist())),
+        )
+
+
+class Mismatch(NamedTuple):
+    """What speaks against segmenting an image with a bundle."""
+
+    contradiction: str | None
+    """What the image is and what training saw, where the two exclude each other."""
+    doubts: tuple[str, ...]
+
+    def problem(self, name: str) -> Problem:
+        """Return the contradiction as what is wrong with the image `name`."""
+        remedy = (
+            "Choose a bundle for such images; to segment it all the same, force it (--force, in "
+            'Python force=True, of the server "force": true)'
+        )
+        return Problem("wrong-modality", name, str(self.contradiction), remedy)
+
+
+def check_suitability(
+    preprocessing: Preprocessing, training: TrainingData | None, image: Volume, force: bool
+) -> list[str]:
+    """Return what is doubtful about segmenting `image`, in sentences.
+
+    Args:
+        preprocessing: the bundle's.
+        training: what its training saw, if it tells.
+        image: its voxels are finite.
+        force: return a contradiction as a doubt, too.
+
+    Raises:
+        DataError: for an image of another kind than training saw, such as a CT for MRI.
+    """
+    found = mismatch(preprocessing, training, ImageFacts.of(image))
+    if found.contradiction is None:
+        return list(found.doubts)
+    if not force:
+        raise found.problem(image.name).error()
+    return [f"Segmented although {found.contradiction}.", *found.doubts]
+
+
+def mismatch(
+    preprocessing: Preprocessing, training: TrainingData | None, image: ImageFacts
+) -> Mismatch:
+    """Compare an image with what a bundle was trained on.
+
+    Args:
+        preprocessing: the bundle's; its channels' names may tell modalities.
+        training: what its training saw, if it tells.
+        image: with as many channels as the bundle; else nothing is compared.
+    """
+    if len(image.channels) != len(preprocessing.channels):
+        return Mismatch(None, ())
+    contradiction = _contradiction(preprocessing.channels, training, image)
+    doubts = [] if contradiction else _doubtful_values(preprocessing.channels, training, image)
+    return Mismatch(contradiction, (*doubts, *_doubtful_grid(preprocessing, training, image)))
+
+
+def modality_of_name(name: str) -> str | None:
+    """Return the modality that a channel's name tells ("T1ce" is MR), or None."""
+    words = re.findall(r"[a-z]+\d?[a-z]*", name.lower().replace("x-ray", "xray"))
+    kinds = {_KIND_OF_WORD[word] for word in words if word in _KIND_OF_WORD}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def modality_of_header(header: Any) -> str | None:
+    """Return the modality that a reader kept of a file's header (DICOM's has one), or None."""
+    return _DICOM.get(str(getattr(header, "modality", "")).upper())
+
+
+def _contradiction(
+    channels: Sequence[Channel], training: TrainingData | None, image: ImageFacts
+) -> str | None:
+    for index, (channel, values) in enumerate(zip(channels, image.channels, strict=True)):
+        seen = training.channels[index] if training else None
+        trained = seen.modality if seen else modality_of_name(channel.name)
+        told = image.modality if index == 0 else None  # the first channel's header is kept
+        if trained is None or told == trained:
+            continue
+        but = f"but the bundle was trained on {MODALITIES[trained]} (channel {channel.name!r})"
+        if told and not _is_default_of_converters(told, values):
+            return f"it is {MODALITIES[told]} by its DICOM header, {but}"
+        if trained in _SCANS and image.colour and not (training and training.space == "pixels"):
+            return f"it is a colour picture, {but}"
+        if trained != "CT" and _is_hounsfield(values):
+            low, _, high = values.percentiles
+            reach = f"from {low:.0f} to {high:.0f}"
+            return f"its values look like a CT's Hounsfield units ({reach}), {but}"
+        expects_air = seen.percentiles[1][0] < 0 if seen else _keeps_negative(channel)
+        if trained == "CT" and values.minimum >= 0 and expects_air:
+            return (
+                "none of its values is below 0, so that they are no Hounsfield units (air is "
+                f"-1000, fat -100), {but}"
+            )
+    return None
+
+
+def _is_default_of_converters(told: str, values: ChannelValues) -> bool:
+    """Whether a header's CT proves nothing: programs that write DICOM of any volume say CT.
+
+    A CT of anybody holds air somewhere, in Hounsfield units.
+    """
+    return told == "CT" and values.minimum > AIR_HU
+
+
+def _doubtful_values(
+    channels: Sequence[Channel], training: TrainingData | None, image: ImageFacts
+) -> list[str]:
+    doubts = []
+    for index, (channel, values) in enumerate(zip(channels, image.channels, strict=True)):
+        of = f" of channel {channel.name!r}" if len(channels) > 1 else ""
+        seen = training.channels[index] if training else None
+        trained = seen.modality if seen else modality_of_name(channel.name)
+        told = image.modality if index == 0 else None
+        as_told = told is not None and told == trained
+        if told and trained and not as_told:
+            doubts.append(
+                f"It is {MODALITIES[told]} by its DICOM header, though without air; the bundle "
+                f"was trained on {MODALITIES[trained]}."
+            )
+        elif not as_told and not _keeps_negative(channel):
+            doubt = _doubtful_sign(values, seen, trained)
+            doubts += [f"The values{of} {doubt}."] if doubt else []
+        if seen and (doubt := _doubtful_range(channel, values, seen, image.white)):
+            doubts.append(f"The values{of} {doubt}.")
+    return doubts
+
+
+def _doubtful_sign(
+    values: ChannelValues, seen: SeenChannel | None, trained: str | None
+) -> str | None:
+    """What a CT has and the images of training had not, as far as is known: values below 0."""
+    if trained == "CT" or (seen and seen.percentiles[0][0] < 0):
+        return None
+    if trained is None:
+        unknown = "; whether the bundle was trained on CT is not known"
+        return f"look like a CT's Hounsfield units{unknown}" if _is_hounsfield(values) else None
+    low, _, high = values.percentiles
+    # Further below 0 than normalising brings them, and more of them than interpolation does.
+    if values.minimum > FAT_HU or low >= -_NARROW * abs(high):
+        return None
+    return f"reach below 0 (to {values.minimum:.4g}), as a CT's do; {MODALITIES[trained]} has none"
+
+
+def _doubtful_range(
+    channel: Channel, values: ChannelValues, seen: SeenChannel, white: float | None
+) -> str | None:
+    if channel.normalisation == "zscore":  # of any scale
+        if _outside(values.standardised, seen.standardised, _shifted(DEVIATIONS)):
+            return (
+                "are distributed otherwise than in any image of training: it may be another kind "
+                "of image, or prepared otherwise"
+            )
+        return None
+    (own,) = channel.for_white(white).normalise(np.array([values.percentiles])).tolist()
+    least, most = channel.normalise(np.array(seen.percentiles)).tolist()
+    if own[-1] - own[0] >= _NARROW and not _outside(own, (least, most), _shifted(SHARE)):
+        return None
+    reach = f"from {values.percentiles[0]:.4g} to {values.percentiles[2]:.4g}"
+    seen_reach = f"from {seen.percentiles[0][0]:.4g} to {seen.percentiles[1][2]:.4g}"
+    return f"reach {reach}; in training they reached {seen_reach}"
+
+
+def _doubtful_grid(
+    preprocessing: Preprocessing, training: TrainingData | None, image: ImageFacts
+) -> list[str]:
+    if training is None or "unknown" in (image.space, training.space):
+        return []
+    if image.space != training.space:
+        if image.space == "pixels":
+            return ["It is a picture without voxel sizes; training saw images that tell them."]
+        return ["It is an image with voxel sizes; training saw pictures, which have none."]
+    grid = Grid(image.shape, np.array(image.affine))
+    spacing = preprocessing.slice_spacing(grid)
+    view = _view(preprocessing.slice_size(grid), spacing)
+    unit, doubts = ("pixels" if image.space == "pixels" else "mm"), []
+    if _outside(spacing, training.spacing_mm, _scaled(SPACING_FACTOR)):
+        doubts.append(
+            f"Slices, rows and columns lie {_by(spacing)} {unit} apart; in training "
+            f"{_from_to(training.spacing_mm)} {unit}."
+        )
+    if _outside(view, training.view_mm, _scaled(VIEW_FACTOR)):
+        doubts.append(
+            f"A slice shows {_by(view)} {unit}; in training {_from_to(training.view_mm)} {unit}."
+        )
+    return doubts
+
+
+def _is_hounsfield(values: ChannelValues) -> bool:
+    low, _, high = values.percentiles
+    return low <= AIR_HU and high <= MOST_HU
+
+
+def _keeps_negative(channel: Channel) -> bool:
+    return channel.normalisation == "clip" and channel.low < 0
+
+
+def _seen(cases: Sequence[StoredCase], index: int, name: str) -> SeenChannel:
+    measured = [case.fingerprint.intensities[index] for case in cases]
+    headers = {case.fingerprint.modality for case in cases} if index == 0 else set()
+    told = headers.pop() if len(headers) == 1 else None
+    return SeenChannel(
+        modality=told or modality_of_name(name),
+        percentiles=_span([one.percentiles for one in measured]),
+        standardised=_span(
+            [_standardised(one.percentiles, one.mean, one.deviation) for one in measured]
+        ),
+    )
+
+
+def _measure(channel: NDArray[Any]) -> ChannelValues:
+    values = channel.ravel("K")
+    sample = values[:: max(1, values.size // _SAMPLES)].astype(np.float64)
+    low, middle, high = np.percentile(sample, PERCENTILES).tolist()
+    return ChannelValues(
+        minimum=float(values.min()),
+        percentiles=(low, middle, high),
+        standardised=_standardised((low, middle, high), sample.mean(), sample.std()),
+    )
+
+
+def _standardised(percentiles: Triple, mean: float, deviation: float) -> Triple:
+    low, middle, high = (float((value - mean) / (deviation or 1)) for value in percentiles)
+    return low, middle, high
+
+
+def _space(name: str) -> Space:
+    module = FORMATS.get(suffix_of(Path(name)) or "")
+    return "pixels" if module is raster else "unknown" if module in (npz_hdf5, npy) else "known"
+
+
+def _is_colour(array: NDArray[Any]) -> bool:
+    return array.shape[0] == 3 and not (array[0] == array[1]).all()
+
+
+def _view(size: Sequence[int], spacing: Sequence[float]) -> tuple[float, float]:
+    return size[0] * spacing[1], size[1] * spacing[2]
+
+
+def _span(rows: Sequence[Sequence[float]]) -> Span:
+    values = np.array(rows, dtype=np.float64)
+    return tuple(values.min(axis=0).tolist()), tuple(values.max(axis=0).tolist())
+
+
+Widen = Callable[[float, float], tuple[float, float]]
+
+
+def _shifted(tolerance: float) -> Widen:
+    return lambda low, high: (low - tolerance, high + tolerance)
+
+
+def _scaled(factor: float) -> Widen:
+    return lambda low, high: (low / factor, high * factor)
+
+
+def _outside(values: Sequence[float], seen: Span, widen: Widen) -> bool:
+    limits = (widen(low, high) for low, high in zip(*seen, strict=True))
+    return any(
+        not least <= value <= most for value, (least, most) in zip(values, limits, strict=True)
+    )
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.3g}" for value in values)
+
+
+def _from_to(span: Span) -> str:
+    low, high = map(_by, span)
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,100 @@
+"""DICOM series of CT, MR and PET (`.dcm`, folders, zip archives) through pydicom.
+
+An image of S slices with R rows and C columns becomes a volume (1, C, R, S): the first axis runs
+along the rows, the second down the columns, the third from slice to slice along their normal. What
+a series is, `dicom_series` says; when slices make a grid, `dicom_grid`; label maps go out as DICOM
+SEG through `dicom_seg`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from transunet.data.formats.dicom.pixels import read_pixels
+from transunet.data.formats.dicom.segmentation_reader import read_seg
+from transunet.data.formats.dicom.segmentation_writer import write_seg
+from transunet.data.formats.dicom.series import Series, open_series
+from transunet.data.formats.dicom.slice_grid import affine_of
+from transunet.data.volume import Grid, Volume
+
+
+def read(path: Path | Sequence[Path], series: str | int | None = None) -> Volume:
+    """Read one series, float32 (1, X, Y, Z); its header is the `Series`, for `write_seg`.
+
+    Args:
+        path: a folder, a zip of one, or files.
+        series: which one where there are several: its UID or its number in the list, from 1.
+
+    Raises:
+        ConfigError: without pydicom, for a path that does not exist, or a series that is not there.
+        DataError: for damaged files, an unsafe archive, no series, or several without a choice.
+        GeometryError: when its slices do not make a grid.
+    """
+    return read_series(open_series(path, series))
+
+
+def read_series(series: Series) -> Volume:
+    """Read the slices of `series`, float32 (1, X, Y, Z).
+
+    Raises:
+        DataError: for damaged files, or compression that no installed package decodes.
+        GeometryError: when slices are missing, doubled, unevenly spaced, shifted or tilted.
+    """
+    affine = affine_of(series.frames, series.source)
+    pixels = read_pixels(series.frames)
+    header = replace(series, unpacked=None)  # so that a label map does not keep the archive's files
+    return Volume(pixels.transpose(2, 1, 0)[None], affine, series.source, header)
+
+
+def modality(volume: Volume) -> str | None:
+    """Return the DICOM Modality ("CT", "MR", "PT", ...) of the series that `volume` was read from.
+
+    None where it was read from something else, or its header does not say.
+    """
+    series = volume.header
+    known = isinstance(series, Series) and series.modality != "?"
+    return series.modality if known else None
+
+
+def read_grid(path: Path | Sequence[Path], series: str | int | None = None) -> Grid:
+    """Read where the voxels of a series lie, from its headers.
+
+    Raises:
+        As `read`.
+    """
+    return grid_of(open_series(path, series))
+
+
+def grid_of(series: Series) -> Grid:
+    """Return where the voxels of `series` lie.
+
+    Raises:
+        GeometryError: when its slices do not make a grid.
+    """
+    rows, columns = series.frames[0].shape
+    affine = affine_of(series.frames, series.source)
+    return Grid((columns, rows, series.slices), affine, series.source)
+
+
+def read_labels(path: Path, like: Grid | None = None) -> Volume:
+    """Read a DICOM SEG, the number of each segment as label, on the grid of its image.
+
+    Args:
+        path: the file.
+        like: where the voxels of the image lie; None: from the first slice with labels to the last.
+
+    Raises:
+        As `read_seg`.
+    """
+    return read_seg(path, like)
+
+
+def write(volume: Volume, path: Path) -> None:
+    """Write a label map that was made from a series as DICOM SEG, its segments named "label N".
+
+    Raises:
+        ConfigError: without highdicom, or when it was not made from a series.
+        DataError, GeometryError: as `write_seg`.
+    """
+    names = {label: f"label {label}" for label in range(1, int(volume.array.max()) + 1)}
+    write_seg(volume, volume.header, names or {1: "label 1"}, path)

@@ -1,0 +1,273 @@
+"""DICOM files: which of a folder's files they are, their headers, what is no slice of a volume."""
+
+import struct
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transunet.data.checks.problems import Problem
+from transunet.data.formats.archive import Unpacked, is_zip
+from transunet.data.walking import walk
+from transunet.errors import ConfigError, TransUNetError
+from transunet.optional import require
+
+Result = TypeVar("Result")
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+"""Names of DICOM files; most have none, so that a file is known by its first bytes."""
+
+POSITION = ("PlanePositionSequence", "ImagePositionPatient")
+DIRECTIONS = ("PlaneOrientationSequence", "ImageOrientationPatient")
+SPACING = ("PixelMeasuresSequence", "PixelSpacing")
+"""Where a frame tells its place: the functional group of an Enhanced file, the attribute."""
+
+EMPTY, OTHER = "empty files", "other files"
+"""What is passed over that is no DICOM object."""
+
+MAX_INFLATED = 4 * 2**30
+"""Bytes that a file of the deflated transfer syntax may hold when inflated."""
+
+_MAGIC = b"DICM"
+_MAGIC_AT = 128
+_NO_PREAMBLE = {(0x0002, 0x0000), (0x0002, 0x0001), (0x0002, 0x0002), (0x0002, 0x0010)} | {
+    (0x0008, element) for element in (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0016, 0x0018)
+}
+"""The first tags of files that lack the 128 bytes and DICM: as old exports and archives wrote."""
+_FIRST_LENGTH = 256
+"""Bytes that the value of such a first element may have; it is a number, a UID or a short text."""
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+# By what pydicom sees where a file does not say: implicit, little endian.
+_SYNTAXES = {
+    (True, True): "1.2.840.10008.1.2",
+    (False, True): "1.2.840.10008.1.2.1",
+    (False, False): "1.2.840.10008.1.2.2",
+}
+_UNPLACED = " image without a position"
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+# CT, MR and PET: plain, Enhanced and Legacy Converted Enhanced; and 3D angiography.
+_VOLUMES = frozenset(
+    _STORAGE + end
+    for end in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130", "13.1.1")
+)
+# Of these modalities a number of objects has neither pixels nor places.
+_IMAGES = frozenset({"CT", "MR", "PT"})
+# Have rows, columns and positions, but are no images.
+_NO_IMAGES = frozenset({"RTDOSE", "SEG", "PR", "REG"})
+
+
+@dataclass
+class Scan:
+    """What was found at a path."""
+
+    images: list[tuple[Path, Any]] = field(default_factory=list)
+    """Files of slices, with their headers (datasets without pixel data)."""
+    unplaced: list[tuple[Path, Any]] = field(default_factory=list)
+    """Files of CT, MR and PET that do not say where they lie, such as a screen capture."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """What else was there: how often each kind."""
+    unpacked: Unpacked | None = None
+    """The temporary files, if it was an archive."""
+
+
+def scan(path: Path | Sequence[Path]) -> Scan:
+    """Read the headers of a folder (with the folders in it), a zip of one, or some files.
+
+    Raises:
+        ConfigError: without pydicom, or for a path that does not exist.
+        DataError: for a damaged file or an archive that is refused.
+    """
+    require("pydicom", extra="dicom")
+    found = Scan()
+    for one in [path] if isinstance(path, Path) else path:
+        if not one.exists():
+            raise ConfigError(f"There is no file or folder {one}. Check the path.")
+        if one.is_file() and is_zip(one):
+            found.unpacked = Unpacked(one)
+        folder = found.unpacked.folder if found.unpacked else one
+        if folder.is_file():
+            _add(found, folder)
+            continue
+        walked = walk(folder)
+        for file in walked.files:
+            _add(found, file)
+        if walked.not_followed:
+            found.skipped["links that lead to nothing new"] += len(walked.not_followed)
+    return found
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether `path` is a DICOM file, a folder that holds one, or a zip archive."""
+    if path.is_dir():
+        return any(map(begins_as_dicom, walk(path).files))
+    return path.is_file() and (begins_as_dicom(path) or is_zip(path))
+
+
+def is_called_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its suffix or by its first bytes."""
+    return path.suffix.lower() in SUFFIXES or begins_as_dicom(path)
+
+
+def is_slice(path: Path) -> bool:
+    """Whether `path` is a DICOM file with a part of a volume; see `why_no_slice`."""
+    return path.is_file() and why_no_slice(path) is None
+
+
+def why_no_slice(path: Path) -> str | None:
+    """Return what a file is instead of a part of a volume, such as "SR" or "DICOMDIR".
+
+    None for a slice, and for what is damaged or cannot be told (without pydicom), so that reading
+    it says what is wrong.
+    """
+    try:
+        if not begins_as_dicom(path):
+            return EMPTY if path.stat().st_size == 0 else OTHER
+        dataset = undamaged(path, _read_dataset, path, False)
+        return undamaged(path, _kind, path, dataset)
+    except (TransUNetError, OSError) as error:
+        return OTHER if isinstance(error.__cause__, OSError) else None
+
+
+def read_dataset(path: Path, *, pixels: bool) -> Any:
+    """Read a DICOM file, with or without its pixel data.
+
+    Raises:
+        DataError: when it is damaged.
+    """
+    return undamaged(path, _read_dataset, path, pixels)
+
+
+def undamaged(path: Path | str, use: Callable[..., Result], *given: Any) -> Result:
+    """Return `use(*given)`; what it raises over damaged bytes becomes one error naming `path`."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about values that bend the standard
+            return use(*given)
+    except TransUNetError:
+        raise
+    except Exception as error:  # the parser knows no end of ways to stumble over a flipped bit
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise unreadable(path, f"it cannot be read as DICOM ({reason[:200]})") from None
+
+
+def unreadable(path: Path | str, found: str, remedy: str | None = None) -> TransUNetError:
+    """Return the error for a damaged file."""
+    remedy = remedy or "The file is damaged or cut short: export the series again"
+    return Problem("unreadable", str(path), found, remedy).error()
+
+
+def sop_class(dataset: Any) -> str:
+    """Return the UID of the kind of object that `dataset` is ("" if it does not say)."""
+    meta = getattr(dataset, "file_meta", {})
+    return str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
+
+
+def value(dataset: Any, index: int, group: str, keyword: str) -> Any:
+    """Return an attribute of a frame: its own, else the file's shared one, else the plain one."""
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    shared = dataset.get("SharedFunctionalGroupsSequence")
+    for groups in (per_frame[index] if per_frame else None, shared[0] if shared else None):
+        item = groups.get(group) if group and groups is not None else None
+        if item and item[0].get(keyword) is not None:
+            return item[0].get(keyword)
+    return dataset.get(keyword)
+
+
+def begins_as_dicom(path: Path) -> bool:
+    """Whether a file's first bytes are DICOM's: 128 of any kind and DICM, or at once an element.
+
+    Raises:
+        DataError: when it cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_MAGIC_AT + len(_MAGIC))
+    except OSError as error:
+        found = f"it cannot be opened ({error.strerror or error})"
+        raise unreadable(path, found) from error
+    return start[_MAGIC_AT:] == _MAGIC or _begins_with_element(start)
+
+
+def _begins_with_element(start: bytes) -> bool:
+    if len(start) < 8:
+        return False
+    for order in "<>":
+        *tag, length = struct.unpack(f"{order}HHI", start[:8])
+        if tuple(tag) in _NO_PREAMBLE:
+            explicit = start[4:6].isalpha() and start[4:6].isupper()
+            return explicit or (order == "<" and length <= _FIRST_LENGTH)
+    return False
+
+
+def _add(found: Scan, file: Path) -> None:
+    if not begins_as_dicom(file):
+        if file.stat().st_size == 0:
+            found.skipped[EMPTY] += 1
+        elif file.suffix.lower() in SUFFIXES:
+            what = "it does not begin as a DICOM file does (128 bytes, then DICM; or an element)"
+            raise unreadable(file, what)
+        else:
+            found.skipped[OTHER] += 1
+        return
+    dataset = read_dataset(file, pixels=False)
+    kind = undamaged(file, _kind, file, dataset)
+    if kind is None:
+        found.images.append((file, dataset))
+    elif sop_class(dataset) in _VOLUMES and kind.endswith(_UNPLACED):
+        found.unplaced.append((file, dataset))
+    else:
+        found.skipped[kind] += 1
+
+
+def _kind(path: Path, dataset: Any) -> str | None:
+    """Return None for an image that is part of a volume, else what it is instead."""
+    kind = sop_class(dataset)
+    if not kind and "Rows" not in dataset:
+        raise unreadable(path, "its header ends before it says what it is")
+    if kind == _DIRECTORY:
+        return "DICOMDIR"
+    modality = str(dataset.get("Modality") or "DICOM object without modality")
+    if modality in _NO_IMAGES or (kind not in _VOLUMES and "Rows" not in dataset):
+        return f"{modality} object without pixels" if modality in _IMAGES else modality
+    image_type = dataset.get("ImageType") or ()
+    if "LOCALIZER" in image_type:
+        return "localizer"
+    if "MOSAIC" in image_type:
+        return "mosaic of many slices in one picture"
+    placed = all(value(dataset, 0, *where) is not None for where in (POSITION, DIRECTIONS, SPACING))
+    if not placed and "Rows" in dataset:  # else the header is cut short
+        return modality + _UNPLACED
+    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+        return "colour image"
+    return None
+
+
+def _read_dataset(path: Path, pixels: bool) -> Any:
+    pydicom = require("pydicom", extra="dicom")
+    with path.open("rb") as file:
+        start = file.read(1024)
+    if start[_MAGIC_AT:].startswith(_MAGIC):
+        meta = pydicom.filereader.read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == _DEFLATED:
+            _check_inflated(path, int(meta.get("FileMetaInformationGroupLength") or 0))
+    elif _DEFLATED.encode() in start:
+        raise unreadable(path, "it is deflated, and lacks the 128 bytes and DICM at its beginning")
+    dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        dataset.file_meta.TransferSyntaxUID = _SYNTAXES[dataset.original_encoding]
+    return dataset
+
+
+def _check_inflated(path: Path, meta_length: int) -> None:
+    """Refuse a file that would fill the memory before the parser inflates it."""
+    start = _MAGIC_AT + len(_MAGIC) + 12 + meta_length  # 12: the element that tells the length
+    inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    packed = path.read_bytes()[start:]
+    while packed and size <= MAX_INFLATED:
+        size += len(inflate.decompress(packed, 2**24))
+        packed = inflate.unconsumed_tail
+    if size > MAX_INFLATED:
+        raise unreadable(path, f"it inflates to more than {MAX_INFLATED / 2**30:g} GiB")

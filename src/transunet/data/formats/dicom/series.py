@@ -1,0 +1,390 @@
+"""The series in a folder, told apart, listed, and chosen from."""
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise, takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transunet.data.checks.problems import DataProblemError, Problem
+from transunet.data.formats.archive import Unpacked
+from transunet.data.formats.dicom.frames import MAY_ALTERNATE, Frame, frames_of
+from transunet.data.formats.dicom.headers import (
+    Scan,
+    is_called_dicom,
+    read_dataset,
+    scan,
+    undamaged,
+    unreadable,
+    why_no_slice,
+)
+from transunet.data.formats.dicom.pixels import read_pixels
+from transunet.data.formats.dicom.slice_grid import GRID_TOLERANCE, by_place, is_even, same_place
+from transunet.errors import ConfigError, DataError, TransUNetError
+
+DIRECTION_TOLERANCE = 1e-3
+"""Directions and relative pixel sizes that differ by less are the same."""
+
+_SAME_MM = 1e-3  # positions are rounded in headers
+_PLANES = ("sagittal", "coronal", "axial")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Slices that were made to be looked at together: one orientation, size, phase and echo."""
+
+    uid: str
+    """SeriesInstanceUID."""
+    number: int
+    """SeriesNumber, 0 where it has none."""
+    description: str
+    modality: str
+    frames: tuple[Frame, ...]
+    """Sorted along their normal."""
+    source: str
+    """Where it was found, for errors."""
+    part: str = ""
+    """What tells it from other parts of the same series, such as "axial" or "EchoTime 4.6"."""
+    unpacked: Unpacked | None = None
+    """Keeps the files of an archive for as long as they may be read."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """What else lay beside the slices of all series, and how often: reports, copies, ..."""
+
+    @property
+    def slices(self) -> int:
+        """How many there are."""
+        return len(self.frames)
+
+    @property
+    def datasets(self) -> list[Any]:
+        """The headers of its files, without pixel data, in the order of the slices."""
+        return list({id(frame.dataset): frame.dataset for frame in self.frames}.values())
+
+    def __str__(self) -> str:
+        rows, columns = self.frames[0].shape
+        text = f"{self.modality} {self.description or '(no description)'!r}, {self.slices} slices "
+        part = f", {self.part}" if self.part else ""
+        return f"{text}of {columns} x {rows}{part}, {self.uid}"
+
+
+@dataclass(frozen=True)
+class SeriesChoice:
+    """One of several series at a path, as a user chooses it."""
+
+    number: int
+    """In the list, from 1."""
+    uid: str
+    """SeriesInstanceUID."""
+    modality: str
+    description: str
+    slices: int
+    part: str
+    """What tells it from other choices of the same UID; empty where there are none."""
+
+
+class SeveralSeriesError(DataProblemError):
+    """Several series, and none was chosen: `choices` are those there are."""
+
+    def __init__(self, problem: Problem, choices: Sequence[SeriesChoice]) -> None:
+        super().__init__(problem)
+        self.choices = tuple(choices)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:  # so that it can come from a process
+        return type(self), (self.problem, self.choices)
+
+
+class NoSuchSeriesError(ConfigError):
+    """The series that was asked for is not there: `choices` are those there are."""
+
+    def __init__(self, message: str, choices: Sequence[SeriesChoice]) -> None:
+        super().__init__(message)
+        self.choices = tuple(choices)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:  # so that it can come from a process
+        return type(self), (str(self), self.choices)
+
+
+def open_series(path: Path | Sequence[Path], wanted: str | int | None = None) -> Series:
+    """Find the series at `path` and return the one that is `wanted`; note what is passed over.
+
+    What is wrong with other series does not matter where a UID is given.
+
+    Args:
+        path: a folder (with the folders in it), a zip of one, or some files.
+        wanted: as `choose_series`.
+
+    Raises:
+        As `find_series` and `choose_series`.
+    """
+    uid = None if wanted is None or str(wanted).isdecimal() else str(wanted)
+    found = find_series(path, uid)
+    if uid is not None and len(found) > 1:
+        found = find_series(path)  # parts of one series are chosen by their number among all
+    series = choose_series(found, wanted)
+    if series.passed_over:
+        _log.info("%s: passed over: %s", series.source, counted(series.passed_over))
+    return series
+
+
+def find_series(path: Path | Sequence[Path], uid: str | None = None) -> list[Series]:
+    """Return the image series at `path`, by series number: at least one.
+
+    Slices of one SeriesInstanceUID are told apart by size, pixel size and orientation, and, where
+    several lie at each place or the stacks of several lie between each other, by what their headers
+    call them (echo, phase, b-value and so on). Identical copies of a slice count once.
+
+    Args:
+        path: a folder (with the folders in it), a zip of one, or some files.
+        uid: look at the series with this SeriesInstanceUID only, where there is one.
+
+    Raises:
+        ConfigError: without pydicom, or for a path that does not exist.
+        DataError: for a damaged file, an unsafe archive, or when there is no series.
+    """
+    found = scan(path)
+    source = str(path) if isinstance(path, Path) else _common(path)
+    uids = {file: undamaged(file, _uid, dataset) for file, dataset in found.images}
+    wanted = uid if uid in uids.values() else None
+    by_uid: dict[str, list[Frame]] = defaultdict(list)
+    for file, dataset in found.images:
+        if wanted not in (None, uids[file]):
+            continue
+        if not uids[file]:
+            raise unreadable(file, "its header has no SeriesInstanceUID")
+        by_uid[uids[file]].extend(frames_of(file, dataset))
+    for file, dataset in found.unplaced:
+        if undamaged(file, _is_one_of, dataset, by_uid):
+            frames_of(file, dataset)  # raises: a slice that lost its place would be missed
+        found.skipped[f"{dataset.get('Modality')} image without a position"] += 1
+    if not by_uid:
+        raise _nothing(source, found.skipped)
+    parts = [part for uid, frames in by_uid.items() for part in _series(uid, frames, source, found)]
+    parts.sort(key=lambda series: (series.number, series.uid))
+    return [
+        replace(series, unpacked=found.unpacked, passed_over=dict(found.skipped))
+        for series in parts
+    ]
+
+
+def are_slices(paths: Sequence[Path]) -> bool:
+    """Whether files are slices of a DICOM series, given one by one; not an image or channel each.
+
+    Several DICOM files are, if two of one series lie at different places. What is no slice may be
+    among them, as in a folder.
+
+    Raises:
+        ConfigError: without pydicom.
+    """
+    if len(paths) < 2 or not all(path.is_file() and is_called_dicom(path) for path in paths):
+        return False
+    places: dict[str, Any] = {}
+    for path in paths:
+        try:
+            dataset = None if why_no_slice(path) else read_dataset(path, pixels=False)
+            frame = frames_of(path, dataset)[0] if dataset else None
+        except DataError:  # told when it is read
+            continue
+        if frame and not np.allclose(
+            frame.position, places.setdefault(_uid(dataset), frame.position), atol=_SAME_MM
+        ):
+            return True
+    return False
+
+
+def choose_series(found: Sequence[Series], wanted: str | int | None = None) -> Series:
+    """Return one of `found`.
+
+    Args:
+        found: as `find_series` returns them.
+        wanted: its SeriesInstanceUID, or its number in the list, from 1; None where there is one.
+
+    Raises:
+        NoSuchSeriesError: when none of them is wanted.
+        SeveralSeriesError: when there are several and `wanted` is None, or several have the UID.
+    """
+    if wanted is None:
+        chosen = list(found)
+    elif str(wanted).isdecimal():
+        chosen = list(found[int(wanted) - 1 : int(wanted)] if int(wanted) else ())
+    else:
+        chosen = [series for series in found if series.uid == wanted]
+    source = found[0].source
+    if not chosen:
+        message = f"{source}: has no series {wanted}; it holds:\n{listing(found)}"
+        raise NoSuchSeriesError(message, choices(found))
+    if len(chosen) > 1:
+        what = f"it holds {len(found)} series:\n{listing(found)}\nand one is read at a time"
+        remedy = (
+            "Choose one by its number or UID: series=1 in Python and in a request, --series 1 on "
+            "the command line (--series all predicts each)"
+        )
+        problem = Problem("several-series", source, what, remedy)
+        raise SeveralSeriesError(problem, choices(found))
+    return chosen[0]
+
+
+def choices(found: Sequence[Series]) -> list[SeriesChoice]:
+    """Return what a user chooses from, in the order of `found`."""
+    return [
+        SeriesChoice(n, one.uid, one.modality, one.description, one.slices, one.part)
+        for n, one in enumerate(found, 1)
+    ]
+
+
+def listing(found: Sequence[Series]) -> str:
+    """Return one line per series, numbered from 1."""
+    return "\n".join(f"  {number}. {series}" for number, series in enumerate(found, 1))
+
+
+def _series(uid: str, frames: Sequence[Frame], source: str, found: Scan) -> list[Series]:
+    dataset, path = frames[0].dataset, frames[0].path
+    number, description, modality = undamaged(path, _names, dataset)
+    return [
+        Series(uid, number, description, modality, tuple(part), source, name)
+        for name, alike in _by_geometry(frames)
+        for name, part in _by_mark(name, _without_copies(by_place(alike), found.skipped))
+    ]
+
+
+def _uid(dataset: Any) -> str:
+    return str(dataset.get("SeriesInstanceUID") or "")
+
+
+def _names(dataset: Any) -> tuple[int, str, str]:
+    return (
+        int(dataset.get("SeriesNumber") or 0),
+        str(dataset.get("SeriesDescription") or ""),
+        str(dataset.get("Modality") or "?"),
+    )
+
+
+def _by_geometry(frames: Sequence[Frame]) -> list[tuple[str, list[Frame]]]:
+    parts: list[list[Frame]] = []
+    for frame in frames:
+        home = next((part for part in parts if _alike(part[0], frame)), None)
+        if home is None:
+            parts.append([frame])
+        else:
+            home.append(frame)
+    return [(_geometry(part[0]) if len(parts) > 1 else "", part) for part in parts]
+
+
+def _alike(a: Frame, b: Frame) -> bool:
+    return (
+        a.shape == b.shape
+        and np.allclose(a.pixel_mm, b.pixel_mm, rtol=DIRECTION_TOLERANCE, atol=0)
+        and np.abs(a.directions - b.directions).max() <= DIRECTION_TOLERANCE
+    )
+
+
+def _geometry(frame: Frame) -> str:
+    plane = _PLANES[int(np.abs(frame.normal).argmax())]
+    rows, columns = frame.pixel_mm
+    return f"{plane}, pixels of {columns:.4g} x {rows:.4g} mm"
+
+
+def _without_copies(frames: list[Frame], skipped: Counter[str]) -> list[Frame]:
+    """Leave out the copies of slices, sorted by place; where two of them differ, leave out none."""
+    if not same_place(frames):
+        return frames
+    kept: list[Frame] = []
+    for frame in frames:
+        here = takewhile(lambda other: frame.place - other.place <= _SAME_MM, reversed(kept))  # noqa: B023
+        twins = [
+            other
+            for other in here
+            if np.abs(other.position - frame.position).max() <= _SAME_MM
+            and other.marks == frame.marks
+        ]
+        if any(not _same_pixels(other, frame) for other in twins):
+            return frames  # reading them tells of the duplicates
+        if not twins:
+            kept.append(frame)
+    if len(kept) < len(frames):
+        skipped["identical copies of slices"] += len(frames) - len(kept)
+    return kept
+
+
+def _same_pixels(a: Frame, b: Frame) -> bool:
+    return bool(np.array_equal(read_pixels([a]), read_pixels([b])))
+
+
+def _by_mark(name: str, frames: list[Frame]) -> list[tuple[str, list[Frame]]]:
+    """Split stacks of slices that lie at the same places, or between each other, by what they are.
+
+    By the first mark that makes whole stacks of them. Where none does, they stay together, and
+    reading them tells of the duplicates.
+    """
+    at_one_place = bool(same_place(frames))
+    for mark in dict.fromkeys(mark for frame in frames for mark in frame.marks):
+        stacks = _grouped(frames, mark)
+        parts = list(stacks.values())
+        if len(parts) > 1 and (
+            _are_stacks(frames, parts) if at_one_place else _lie_between(frames, parts, mark)
+        ):
+            names = [", ".join(filter(None, (name, f"{mark} {value}"))) for value in stacks]
+            return list(zip(names, parts, strict=True))
+    return [(name, frames)]
+
+
+def _are_stacks(frames: Sequence[Frame], stacks: Sequence[list[Frame]]) -> bool:
+    """Whether slices at the same places are whole stacks, or all lie above each other somewhere.
+
+    A stack may lack slices, or have only a few: those that were taken while waiting for contrast.
+    """
+    if any(same_place(stack) for stack in stacks):
+        return False
+    above = {id(second) for _, second in same_place(frames)}
+    heights = accumulate((id(frame) in above for frame in frames), lambda n, up: (n + 1) * up)
+    return len({len(stack) for stack in stacks}) == 1 or max(heights) + 1 == len(stacks)
+
+
+def _lie_between(frames: Sequence[Frame], stacks: Sequence[list[Frame]], mark: str) -> bool:
+    """Whether slices that differ in `mark` are even stacks, and lie between each other's.
+
+    Read as one volume they would look like slices of a part of their true distance.
+    """
+    if any(len(stack) < 2 or not is_even(stack) for stack in stacks):
+        return False
+    ranges = sorted((stack[0].place, stack[-1].place) for stack in stacks)
+    if all(last < first for (_, last), (first, _) in pairwise(ranges)):
+        return False  # one after the other, as where a table moves between acquisitions
+    if mark not in MAY_ALTERNATE:
+        return True
+    step = (frames[-1].place - frames[0].place) / (len(frames) - 1)
+    told = frames[0].thickness_mm
+    return told is None or told > step * (1 + GRID_TOLERANCE)
+
+
+def _grouped(frames: Sequence[Frame], mark: str) -> dict[str, list[Frame]]:
+    groups: dict[str, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        groups[frame.marks.get(mark, "none")].append(frame)
+    return groups
+
+
+def _common(paths: Sequence[Path]) -> str:
+    return str(paths[0].parent) if paths else "no files"
+
+
+def _is_one_of(dataset: Any, series: Mapping[str, Sequence[Frame]]) -> bool:
+    """Whether an image without a position looks like the slices of its series."""
+    others = [frame.dataset for frame in series.get(_uid(dataset), ())]
+    keywords = ("Modality", "Rows", "Columns", "ImageType")
+    return any(all(dataset.get(key) == other.get(key) for key in keywords) for other in others)
+
+
+def counted(kinds: Mapping[str, int]) -> str:
+    """Return how many of each kind there are, in words."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def _nothing(source: str, skipped: Mapping[str, int]) -> TransUNetError:
+    found = f"it holds no DICOM image series; found: {counted(skipped) or 'no files'}"
+    remedy = "Give the folder of a CT, MR or PET series whose images have positions"
+    return Problem("no-series", source, found, remedy).error()

@@ -1,1 +1,0 @@
-"""What computes slices: PyTorch, ONNX Runtime, OpenVINO; from bundles and from exported files."""

@@ -1,0 +1,97 @@
+"""Images larger than the network's own size, seen through overlapping windows.
+
+Windows of the network's size lie half a window apart, the last one at the edge; where they overlap,
+logits are averaged with Gaussian weights, since a network knows most about a window's middle. The
+numbers are those of MONAI's `sliding_window_inference(mode="gaussian")`, which a test holds it to.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transunet.backends.protocol import Network, Wrapped
+from transunet.errors import ConfigError
+from transunet.inference.logits import as_array
+
+OVERLAP = 0.5
+"""The share of a window that its neighbour sees too."""
+SIGMA = 0.125
+"""Standard deviation of the weights, as a share of the window's side."""
+_LEAST = (
+    1e-3  # weights do not fall below this: the far corners count a little, and none divides by 0
+)
+
+Place = tuple[slice, slice]
+
+
+class Windowed(Wrapped):
+    """A network for images of any size, at their own resolution.
+
+    Raises:
+        ConfigError: when the network does not say how large its windows are.
+    """
+
+    image_size = None
+
+    def __init__(self, network: Network, batch_size: int = 8) -> None:
+        if network.image_size is None:
+            raise ConfigError("This network takes any size, so it needs no windows.")
+        super().__init__(network)
+        self.window, self.batch_size = network.image_size, batch_size
+        self._weights = gaussian(self.window)
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits (B, classes, H, W); one image after the other, windows in batches."""
+        return np.concatenate([self._one(image) for image in images])
+
+    def _one(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        padded, inside = pad(image, self.window)
+        places = list(windows((padded.shape[1], padded.shape[2]), self.window))
+        total: NDArray[np.float32] | None = None
+        weight = np.zeros(padded.shape[1:], np.float32)
+        for start in range(0, len(places), self.batch_size):
+            batch = places[start : start + self.batch_size]
+            logits = as_array(self.network(np.stack([padded[:, *place] for place in batch])))
+            if total is None:
+                total = np.zeros((logits.shape[1], *padded.shape[1:]), np.float32)
+            for place, seen in zip(batch, logits, strict=True):
+                total[:, *place] += seen * self._weights
+                weight[place] += self._weights
+        assert total is not None  # there is always a window
+        return (total / weight)[None, :, *inside]
+
+
+def windows(size: tuple[int, int], window: tuple[int, int]) -> Iterator[Place]:
+    """Yield where the windows lie on an image of `size`, which is at least as large as one."""
+    starts = [_starts(length, side) for length, side in zip(size, window, strict=True)]
+    for top, left in product(*starts):
+        yield slice(top, top + window[0]), slice(left, left + window[1])
+
+
+def gaussian(window: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the weight of each pixel of a window, 1 in the middle."""
+    rows, columns = (_bell(side) for side in window)
+    weights = rows[:, None] * columns[None, :]
+    return np.asarray(np.maximum(weights, max(weights.min(), _LEAST)), dtype=np.float32)
+
+
+def pad(image: NDArray[np.float32], window: tuple[int, int]) -> tuple[NDArray[np.float32], Place]:
+    """Surround an image smaller than a window with zeros; also return where it lies then."""
+    missing = [max(0, side - n) for side, n in zip(window, image.shape[1:], strict=True)]
+    before = [n // 2 for n in missing]
+    widths = [(b, n - b) for b, n in zip(before, missing, strict=True)]
+    inside = tuple(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True))
+    return np.pad(image, ((0, 0), *widths)), (inside[0], inside[1])
+
+
+def _starts(length: int, side: int) -> list[int]:
+    step = max(int(side * (1 - OVERLAP)), 1)
+    return [min(start, length - side) for start in range(0, max(length - side, 0) + step, step)]
+
+
+def _bell(side: int) -> NDArray[np.float64]:
+    distance = np.arange(side) - (side - 1) / 2
+    bell: NDArray[np.float64] = np.exp(-0.5 * (distance / (SIGMA * side)) ** 2)
+    return bell

@@ -1,0 +1,1 @@
+"""TransUNet in nnU-Net's trainer."""

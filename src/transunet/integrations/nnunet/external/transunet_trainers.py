@@ -1,0 +1,20 @@
+"""What nnU-Net imports from the folder in `nnUNet_extTrainer`: the trainers, and nothing else.
+
+nnU-Net imports every module of that folder by its bare name, so it must not be a package's own.
+"""
+
+from transunet.integrations.nnunet.trainer import (
+    nnUNetTrainerTransUNet,
+    nnUNetTrainerTransUNet_R26S,
+    nnUNetTrainerTransUNet_R26Ti,
+    nnUNetTrainerTransUNet_R50L,
+    nnUNetTrainerTransUNet_ViTB,
+)
+
+__all__ = [
+    "nnUNetTrainerTransUNet",
+    "nnUNetTrainerTransUNet_R26S",
+    "nnUNetTrainerTransUNet_R26Ti",
+    "nnUNetTrainerTransUNet_R50L",
+    "nnUNetTrainerTransUNet_ViTB",
+]

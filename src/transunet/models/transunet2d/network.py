@@ -1,0 +1,94 @@
+"""TransUNet: encoder, decoder, head (Chen et al. 2021)."""
+
+from typing import Literal, overload
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transunet.errors import ConfigError
+from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.models.transunet2d.decoder import DecoderCup, SegmentationHead, upsample
+from transunet.models.transunet2d.embedding import Transformer
+
+
+class TransUNet(nn.Module):
+    """The network: an image (B, C, H, W) in, logits (B, num_classes, H, W) out.
+
+    Any height and width: the input is padded with zeros at the bottom and right to whole patches,
+    position embeddings follow the grid, and the logits are cropped to the input's size. State-dict
+    names are the reference's, so its checkpoints load. Intensities are the caller's business.
+    """
+
+    def __init__(self, config: TransUNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+        self.decoder = DecoderCup(config)
+        self.segmentation_head = SegmentationHead(config.decoder_channels[-1], config.num_classes)
+
+    @overload
+    def forward(self, x: Tensor, return_attention: Literal[False] = False) -> Tensor: ...
+    @overload
+    def forward(
+        self, x: Tensor, return_attention: Literal[True]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]: ...
+    def forward(
+        self, x: Tensor, return_attention: bool = False
+    ) -> Tensor | tuple[Tensor, tuple[Tensor, ...]]:
+        """Return logits (B, num_classes, H, W) for `x` (B, C, H, W), both floating point.
+
+        With `return_attention`, return the same logits and every layer's attention probabilities,
+        each (B, heads, N, N), N being the tokens of the padded input row by row.
+
+        Raises:
+            ConfigError: when `x` has another number of dimensions or channels than configured.
+        """
+        padded = self._to_patches(x)
+        if not return_attention:
+            tokens, grid, skips = self.transformer(padded)
+            return self._to_logits(self.decoder(tokens, grid, skips), padded, x)
+        tokens, grid, skips, maps = self.transformer.forward_with_attention(padded)
+        return self._to_logits(self.decoder(tokens, grid, skips), padded, x), maps
+
+    def forward_with_features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits, and what every block of the decoder gives, the coarsest first.
+
+        Raises:
+            ConfigError: as `forward`.
+        """
+        padded = self._to_patches(x)
+        features = self.decoder.features(*self.transformer(padded))
+        return self._to_logits(features[-1], padded, x), features
+
+    def set_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Recompute transformer blocks and ResNet stages in the backward pass, to save memory.
+
+        The decoder is left out: recomputing it would update BatchNorm's statistics twice.
+        """
+        self.transformer.encoder.gradient_checkpointing = enabled
+        if self.transformer.embeddings.hybrid_model is not None:
+            self.transformer.embeddings.hybrid_model.gradient_checkpointing = enabled
+
+    def _to_patches(self, x: Tensor) -> Tensor:
+        self._check(x)
+        if x.shape[1] == 1:
+            x = x.expand(-1, self.config.stem_channels, -1, -1)
+        patch = self.config.patch_size
+        return F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch))
+
+    def _to_logits(self, features: Tensor, padded: Tensor, x: Tensor) -> Tensor:
+        logits = self.segmentation_head(features)
+        if logits.shape[2:] != padded.shape[2:]:  # patches of 14 or 32 pixels, upsampled 16 times
+            logits = upsample(logits, (padded.shape[2], padded.shape[3]))
+        return logits[..., : x.shape[2], : x.shape[3]]  # type: ignore[no-any-return]
+
+    def _check(self, x: Tensor) -> None:
+        channels = self.config.in_channels
+        if x.dim() != 4:
+            raise ConfigError(f"Expected images (B, C, H, W), found shape {tuple(x.shape)}.")
+        repeats = x.shape[1] == 1 and self.config.stem_channels == 3
+        if x.shape[1] != channels and not repeats:
+            raise ConfigError(
+                f"Expected {channels} channels, found {x.shape[1]} in an input of shape "
+                f"{tuple(x.shape)}. Build the model with in_channels={x.shape[1]} for such images."
+            )

@@ -1,0 +1,222 @@
+"""What the API takes and answers, with examples: the OpenAPI description is made from this."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from transunet.serve.image_records import Status
+from transunet.serve.jobs.result_files import ResultFormat
+
+
+def _whole(value: Any) -> Any:
+    # To JSON, 3.0 is as whole as 3.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Index = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_whole)]
+_ID = "8c3f1c9a5b7e4d0f9a6b2c1d3e4f5a6b"
+
+
+class Strict(BaseModel):
+    """What is sent may hold nothing that is not known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class SeriesChoice(BaseModel):
+    """One of several DICOM series that were sent together."""
+
+    number: int = Field(examples=[1], description="In the list, from 1.")
+    uid: str = Field(description="SeriesInstanceUID.")
+    modality: str = Field(examples=["CT"])
+    description: str = Field(examples=["Abdomen 2.0"])
+    slices: int = Field(examples=[78])
+    part: str = Field(description="What tells it from others of its UID; empty without such.")
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(examples=["queue_full"])
+    message: str = Field(examples=["32 jobs are waiting, which is all that the server takes."])
+    remedy: str | None = Field(default=None, examples=["Try again in a minute."])
+    series: list[SeriesChoice] | None = Field(
+        default=None, description="With `several_series` and `no_such_series`: what to choose from."
+    )
+
+
+class Error(BaseModel):
+    """Every answer of 400 and above."""
+
+    error: ErrorDetail
+
+
+class Label(BaseModel):
+    """A structure that a bundle segments."""
+
+    index: int = Field(examples=[1])
+    name: str = Field(examples=["liver"])
+    color: str = Field(examples=["#4fc3f7"])
+
+
+class Bundle(BaseModel):
+    """A model that is served."""
+
+    id: str = Field(examples=["liver-best"])
+    name: str = Field(examples=["liver (best)"])
+    labels: list[Label]
+    channels: list[str] = Field(examples=[["CT"]])
+    architecture: str = Field(examples=["R50-ViT-B_16"])
+    image_size: tuple[int, int] = Field(description="Height and width that the network sees.")
+    layers: int = Field(examples=[12], description="Transformer layers; attention is shown by 0..")
+    heads: int = Field(examples=[12], description="Attention heads of each layer.")
+
+
+class Suitability(BaseModel):
+    """Whether an image is of the kind that a bundle was trained on."""
+
+    bundle: str = Field(examples=["liver-best"])
+    refusal: str | None = Field(
+        description="Why a job needs `force`; null where the two do not contradict each other.",
+        examples=["it is CT by its DICOM header, but the bundle was trained on MRI"],
+    )
+    warnings: list[str] = Field(description="What is doubtful.")
+
+
+class Image(BaseModel):
+    """An image that was uploaded."""
+
+    id: str = Field(examples=[_ID])
+    name: str = Field(examples=["patient.nii.gz"])
+    shape: list[int] = Field(examples=[[512, 512, 90]], description="Voxels along X, Y, Z.")
+    channels: int = Field(examples=[1])
+    spacing_mm: list[float] = Field(examples=[[0.8, 0.8, 2.5]])
+    orientation: str = Field(examples=["LPS"], description="Where each array axis points.")
+    affine: list[list[float]] = Field(
+        description="4 x 4, voxel indices to the millimetres of volume.nii.gz."
+    )
+    kind: Literal["volume", "picture"]
+    result_formats: list[ResultFormat]
+    warnings: list[str]
+    obstacle: str | None = Field(
+        description="Why it can be looked at but not segmented; null where it can be."
+    )
+    suitability: list[Suitability] = Field(description="For each bundle that takes its channels.")
+    created: str = Field(examples=["2026-11-22T20:00:00Z"])
+    expires: str = Field(examples=["2026-11-23T20:00:00Z"])
+
+
+class JobRequest(Strict):
+    """What is to be segmented, and how."""
+
+    image: str = Field(examples=[_ID])
+    bundle: str = Field(examples=["liver-best"])
+    procedure: Literal["native", "paper"] = "native"
+    mirror: bool = Field(default=False, description="Average over four mirror images.")
+    largest_component: list[str] = Field(
+        default=[],
+        max_length=1000,
+        description="Names of structures of which only the largest piece is kept, or ['all'].",
+    )
+    window: bool = Field(default=False, description="Slide a window instead of resizing slices.")
+    force: bool = Field(
+        default=False, description="Segment an image of another kind than training saw, too."
+    )
+
+
+class Statistics(BaseModel):
+    """What one structure of a result measures."""
+
+    index: int
+    name: str
+    color: str
+    volume_ml: float
+    voxels: int
+    slices: int = Field(description="Slices with at least one voxel of it.")
+    mean_intensity: list[float] | None = Field(description="Of each channel; null where empty.")
+
+
+class Job(BaseModel):
+    """A segmentation."""
+
+    id: str = Field(examples=[_ID])
+    image: str
+    bundle: str
+    settings: dict[str, Any]
+    status: Status
+    slices_done: int
+    slices_total: int | None
+    position: int | None = Field(description="Place in the queue, 1 for the next; else null.")
+    attempts: int = Field(description="How often it was begun.")
+    error: ErrorDetail | None
+    statistics: list[Statistics] | None
+    warnings: list[str] = Field(description="What makes the image doubtful for the bundle.")
+    created: str
+    started: str | None
+    finished: str | None
+    expires: str | None
+
+
+class AttentionRequest(Strict):
+    """Where the network looks from a voxel."""
+
+    bundle: str = Field(examples=["liver-best"])
+    voxel: Annotated[list[Index], Field(min_length=3, max_length=3, examples=[[256, 200, 40]])]
+    layer: Index | Literal["rollout"] = "rollout"
+    head: Index | Literal["mean"] = "mean"
+
+
+class JobAttentionRequest(Strict):
+    """As `AttentionRequest`, of a job's image and bundle."""
+
+    voxel: Annotated[list[Index], Field(min_length=3, max_length=3, examples=[[256, 200, 40]])]
+    layer: Index | Literal["rollout"] = "rollout"
+    head: Index | Literal["mean"] = "mean"
+    bundle: str | None = Field(default=None, description="The job's own if it is not given.")
+
+
+class Score(BaseModel):
+    """How one structure agrees with the reference."""
+
+    index: int
+    name: str
+    dice: float | None = Field(description="0 to 1; null where empty in both.")
+    hd95_mm: float | None
+
+
+class Means(BaseModel):
+    """Over the structures that count."""
+
+    dice: float | None
+    hd95_mm: float | None
+
+
+class Comparison(BaseModel):
+    """How a result agrees with a reference."""
+
+    structures: list[Score]
+    mean: Means
+    warnings: list[str] = Field(description="How the reference was read, if not as it is.")
+
+
+class ServerLimits(BaseModel):
+    """What the server takes."""
+
+    queue: int
+    keep_hours: float
+    upload_bytes: int
+    quota_bytes: int
+    voxels: int
+    files: int
+
+
+class Health(BaseModel):
+    """Whether the server lives, and could begin a job now."""
+
+    status: Literal["ok"] = "ok"
+    ready: bool = Field(description="The models are loaded.")
+    loading: str | None = Field(description="Which model is, as '1 of 2'; null when all are.")
+    queue: int = Field(description="Jobs that wait.")
+    running: bool
+    version: str
+    limits: ServerLimits

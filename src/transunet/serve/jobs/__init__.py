@@ -1,0 +1,1 @@
+"""Jobs: kept, queued, computed in a process of their own."""

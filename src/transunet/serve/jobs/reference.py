@@ -1,0 +1,122 @@
+"""A job's label map against a reference that somebody drew; runs in the desk's process."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from transunet.data.classes import is_named, match_classes
+from transunet.data.formats.dicom.segmentation_reader import is_seg, segment_names
+from transunet.errors import DataError, GeometryError, TransUNetError
+from transunet.evaluation.measure import Settings, measure
+from transunet.evaluation.metrics import ClassMetrics
+from transunet.evaluation.pairs import Pair
+from transunet.evaluation.records import Structure
+from transunet.evaluation.structure_names import names_of
+from transunet.serve.api.error_responses import ApiError, told
+from transunet.serve.jobs.messages import LABELS
+from transunet.serve.uploads.accept import check_format, without_companions
+from transunet.serve.uploads.inspection import unpacked
+from transunet.serve.uploads.limits import check_voxels, declared
+from transunet.serve.uploads.quota import telling_of_full_disks
+
+
+def score(
+    files: Sequence[Path],
+    folder: Path,
+    names: Mapping[int, str],
+    most: int,
+    room: int,
+    ignore: int | None = None,
+) -> dict[str, Any]:
+    """Compare the labels of the job in `folder` with a reference.
+
+    Its classes are the bundle's by name where it names them (3D Slicer's `.seg.nrrd`, a DICOM
+    SEG), else by number; 255 in a black-and-white mask is the class of a bundle that has one.
+
+    Args:
+        files: of the reference, which lies on the image's grid, in any format that images may have,
+            or a DICOM segmentation of the image's series.
+        folder: the job's.
+        names: class index -> name.
+        most: voxels that the reference may have.
+        room: bytes that an archive may unpack to.
+        ignore: the value in the reference of voxels that nobody labelled.
+
+    Returns:
+        `structures`, `mean` and `warnings`, as the API answers them; None where a figure is not
+        defined.
+
+    Raises:
+        ApiError: when the reference is unreadable, on another grid, or has other labels.
+    """
+    try:
+        with telling_of_full_disks():
+            path = _label_file(unpacked(list(files), room), most)
+            numbers, warnings = _by_name(path, names)
+            pair = Pair("the image", folder / LABELS, path, reference_numbers=numbers)
+            structures = tuple(Structure((index,), names[index]) for index in names if index)
+            record = measure(pair, Settings(structures, ignore=ignore))
+    except TransUNetError as error:
+        code = "wrong_grid" if isinstance(error, GeometryError) else "unreadable"
+        fault = told(error, files[0].parent, code)
+        fault.message = fault.message.replace(str(folder / LABELS), "the prediction")
+        raise fault from None
+    if record.white:
+        soft = ", with its soft edges cut at half of it" if record.white == "soft" else ""
+        warnings.append(f"255 in the reference was read as {names[1]}{soft}.")
+    rows = [_row(one, record.metrics[one.key]) for one in structures]
+    means = {key: _mean(rows, key) for key in ("dice", "hd95_mm")}
+    return {"structures": rows, "mean": means, "warnings": warnings}
+
+
+def _label_file(files: Sequence[Path], most: int) -> Path:
+    images = without_companions(files)
+    if len(images) != 1:
+        message = f"Expected one file, the reference; found {len(images)}."
+        raise ApiError("malformed", message, "Send it as the form field 'file'.")
+    (path,) = images
+    if not is_seg(path):
+        check_format(path)
+        check_voxels(path, declared(path), most)
+    return path
+
+
+def _by_name(path: Path, names: Mapping[int, str]) -> tuple[Mapping[int, int], list[str]]:
+    """The class index of each of a reference's labels, where it names them, and what to say of it.
+
+    Raises:
+        DataError: when it names a class that the bundle does not have.
+    """
+    told = names_of(path)
+    own = segment_names(path) if is_seg(path) else told.labels if told else {}
+    if not any(is_named(name) for value, name in own.items() if value):
+        return {}, []
+    matched = match_classes({0: "background", **own}, names)
+    if matched.first_only:
+        raise DataError(
+            f"{path}: it holds {', '.join(matched.first_only.values())}; expected structures "
+            f"of the bundle: {', '.join(names[index] for index in names if index)}. Name the "
+            "reference's segments like these, or send a label map without names, numbered alike."
+        )
+    if matched.in_order:
+        return {}, []
+    return matched.numbers, ["The reference numbers its classes otherwise: compared by name."]
+
+
+def _row(structure: Structure, found: ClassMetrics) -> dict[str, Any]:
+    return {
+        "index": structure.values[0],
+        "name": structure.name,
+        "dice": _number(found.dice),
+        "hd95_mm": _number(found.hd95),
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if isfinite(value) else None
+
+
+def _mean(rows: list[dict[str, Any]], key: str) -> float | None:
+    values = [row[key] for row in rows if row[key] is not None]
+    return sum(values) / len(values) if values else None

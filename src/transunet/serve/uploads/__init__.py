@@ -1,0 +1,1 @@
+"""Uploads: received, limited, parsed in a process of their own."""

@@ -1,0 +1,140 @@
+"""Which image the files of an upload are, and whether they may be opened at all.
+
+What the formats read is taken, but no header that names a file which was not sent with it: that
+would make the server read its own disk for whoever asks.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from transunet.data.formats import FORMATS, is_header_of_pair, itk, kind_of, stem_of
+from transunet.data.formats.archive import is_zip
+from transunet.data.formats.dicom.headers import is_called_dicom, is_dicom
+from transunet.serve.api.error_responses import ApiError
+
+As = Literal["auto", "channels", "series"]
+
+_REFERRING = (".h5", ".npy.h5")  # HDF5 may refer to any file, in many ways
+ACCEPTED = tuple(suffix for suffix in FORMATS if suffix not in _REFERRING)
+"""Suffixes that are taken; files that tell by their beginning what they are need none."""
+
+_SIDECAR = ".npy.json"
+_CHANNEL = re.compile(r".+_(\d{4})")  # nnU-Net's CASE_0000, CASE_0001
+_HEADER = 1 << 16  # bytes in which a header ends
+_NRRD = re.compile(rb"(NRRD.*?)\r?\n\r?\n", re.DOTALL)
+_NRRD_FILE = re.compile(rb"^data ?file *:\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
+_META_FILE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*(.*?)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image's files."""
+
+    paths: tuple[Path, ...]
+    """One file, one per channel, or the folder of a DICOM series."""
+    dicom: bool = False
+    series: str | None = None
+    """Which series of the folder, where one was chosen."""
+
+
+def arrange(files: Sequence[Path], as_: As, series: str | None = None) -> Source:
+    """Return the image that `files`, which lie in one folder, are.
+
+    Args:
+        files: as they were received.
+        as_: one file per channel; the slices of a DICOM series; or what they look like.
+        series: the number or UID of the DICOM series that is meant.
+
+    Raises:
+        ApiError: without files, for a format that is not taken, or files that do not go together.
+        DataError: for an archive that is refused.
+    """
+    images = without_companions(files)
+    if not images:
+        raise ApiError("malformed", "There is no file.", "Send one as the form field 'files'.")
+    # What an archive held can only be a series, and is told as one where it is not.
+    # A file that is only called DICOM, perhaps empty, is told or passed over as in a folder.
+    dicom = [is_dicom(file) or file.is_dir() or is_called_dicom(file) for file in images]
+    if as_ == "series" and not all(dicom):
+        odd = images[dicom.index(False)].name
+        message = f"{odd} is no DICOM file, so these files are not the slices of a series."
+        raise ApiError("unknown_format", message, "Send it alone, or files as channels.")
+    if any(dicom) and (as_ != "channels" or len(images) == 1):
+        return _series(images, dicom, series)
+    for image in images:
+        check_format(image)
+    return Source(tuple(sorted(images, key=_place) if len(images) > 1 else images))
+
+
+def without_companions(files: Sequence[Path]) -> list[Path]:
+    """Return the files but those that are read along with another one, such as its header."""
+    voxels = {path.parent / name for path in files for name in _files_named_by(path) or ()}
+    return [
+        path
+        for path in files
+        if not (path.name.lower().endswith(_SIDECAR) or is_header_of_pair(path) or path in voxels)
+    ]
+
+
+def check_format(path: Path) -> None:
+    """Make sure that `path` is of a format that is taken, and names no file that was not sent.
+
+    Raises:
+        ApiError: when it does not.
+    """
+    if kind_of(path) not in ACCEPTED:
+        message = f"{path.name}: the format is not taken; expected {', '.join(ACCEPTED)}."
+        raise ApiError("unknown_format", message, "Convert it to NIfTI (.nii.gz).")
+    named = _files_named_by(path)
+    if named is None or not all(_is_beside(path, name) for name in named):
+        message = (
+            f"{path.name}: its header does not say that the voxels are in the same file, or in one "
+            "that was sent with it."
+        )
+        remedy = "Save header and voxels in one file (.nii.gz, .nrrd, .mha), or send both together."
+        raise ApiError("unknown_format", message, remedy)
+
+
+def _series(images: list[Path], dicom: list[bool], series: str | None) -> Source:
+    if not all(dicom):
+        odd = images[dicom.index(False)].name
+        message = f"Some files are DICOM, but {odd} is not."
+        raise ApiError("unknown_format", message, "Send the files of one DICOM series alone.")
+    if len(images) > 1 and any(map(is_zip, images)):
+        message = f"{len(images)} files with an archive among them were sent."
+        raise ApiError("unknown_format", message, "Send one archive, or the files of a series.")
+    return Source((images[0].parent,), True, series)
+
+
+def _place(path: Path) -> int:
+    # Sorting keeps the order that files came in, but for those that are numbered.
+    match = _CHANNEL.fullmatch(stem_of(path))
+    return int(match[1]) if match else -1
+
+
+def _files_named_by(path: Path) -> list[str] | None:
+    """Other files that the header of a NRRD or MetaImage names; None for a header that is none."""
+    if not path.is_file() or FORMATS.get(kind_of(path) or "") is not itk:
+        return []
+    with path.open("rb") as file:
+        start = file.read(_HEADER)
+    if kind_of(path) in (".nrrd", ".nhdr"):
+        header = _NRRD.match(start if b"\n\n" in start else start + b"\n\n")
+        return [_text(name) for name in _NRRD_FILE.findall(header[1])] if header else None
+    named = None if start.startswith(b"NRRD") else _META_FILE.search(start)  # the first ends it
+    if named is None:
+        return None
+    return [] if named[1] == b"LOCAL" else [_text(named[1])]
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "replace")
+
+
+def _is_beside(path: Path, name: str) -> bool:
+    """Whether `name` is that of a file in the folder of `path`: no path, no pattern, no list."""
+    plain = re.fullmatch(r"[\w+=@() .-]+", name) and not name.startswith("LIST")
+    return bool(plain) and (path.parent / name).is_file()

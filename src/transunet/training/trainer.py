@@ -1,0 +1,308 @@
+"""Everything that the loop works with, made from a recipe and a prepared store."""
+
+import atexit
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from transunet.bundle.bundle_config import BundleConfig
+from transunet.data.checks.suitability import TrainingData
+from transunet.data.splits import Split, Splits, split
+from transunet.data.store import Store
+from transunet.errors import ConfigError, TransUNetError
+from transunet.models.transunet2d.config import variant
+from transunet.models.transunet2d.network import TransUNet
+from transunet.training.augmentation import BatchAugmentation
+from transunet.training.checkpoint import State, load_checkpoint
+from transunet.training.distributed import Processes, share_batches, sum_over_processes
+from transunet.training.ema import MovingAverage
+from transunet.training.fine_tuning import begin_from_weights
+from transunet.training.losses import DeepSupervisionLoss, Reduce, SegmentationLoss
+from transunet.training.paper_augmentation import paper
+from transunet.training.recipe import Recipe
+from transunet.training.runs import Run, data_stamp
+from transunet.training.sampler import Batches
+from transunet.training.samples import SliceDataset
+from transunet.training.schedule import Budget
+from transunet.training.step import Arithmetic
+from transunet.training.supervision import DeeplySupervised
+
+
+@dataclass
+class Job:
+    """One training run, ready to go."""
+
+    run: Run
+    recipe: Recipe
+    store: Store
+    split: Split
+    device: torch.device
+    workers: int
+    place: Processes
+    state: State = field(default_factory=State)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.recipe.seed)
+        self.model = make_model(self.recipe, self.store)
+        resumed = self.run.checkpoint.is_file()  # and brings the weights
+        self.beginning = (
+            None if resumed else begin_from_weights(self.model, self.recipe, self.store)
+        )
+        self.model.to(self.device).train()
+        self.average = MovingAverage(self.model, self.recipe.ema) if self.recipe.ema else None
+        depths = len(self.recipe.deep_supervision)
+        self.bare: nn.Module = DeeplySupervised(self.model, depths) if depths else self.model
+        if self.beginning and isinstance(self.bare, DeeplySupervised):
+            self.beginning.fill_heads(self.bare)
+        self.bare.to(self.device).train()
+        self.loss = make_loss(self.recipe, ignored=self.store.ignored)
+        self.trained = self._wrapped()
+        self.optimizer = make_optimizer(self.recipe, self.bare)
+        scales = self.recipe.precision == "fp16"
+        scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
+        self.arithmetic = Arithmetic(
+            self.recipe.precision, self.recipe.accumulate, self.recipe.clip_norm, scaler
+        )
+        self.augment = BatchAugmentation(self.recipe.augmentation, self.recipe.seed)
+
+    def _wrapped(self) -> nn.Module:
+        if self.recipe.gradient_checkpointing:
+            self.model.set_gradient_checkpointing(True)
+        shared = share_batches(self.bare, self.place, self.device)
+        if self.recipe.compile:
+            shared.compile()
+        return shared
+
+    @cached_property
+    def dataset(self) -> SliceDataset:
+        """The training slices."""
+        augment = paper if self.recipe.paper_augmentation else None
+        cases, recipe = self.split.train, self.recipe
+        return SliceDataset(self.store, cases, recipe.size, augment, recipe.seed)
+
+    @cached_property
+    def sampler(self) -> Batches:
+        """Which slices make which batch."""
+        recipe, classes = self.recipe, [index for index in self.store.labels if index]
+        return Batches(
+            len(self.dataset),
+            recipe.batch,
+            recipe.seed,
+            part=(self.place.rank, self.place.world),
+            accumulate=recipe.accumulate,
+            foreground=recipe.foreground,
+            holders=[self.dataset.with_class(index) for index in classes],
+        )
+
+    @cached_property
+    def budget(self) -> Budget:
+        """When training ends."""
+        recipe = self.recipe
+        steps = recipe.epochs * self.sampler.per_epoch if recipe.epochs else recipe.iterations
+        return Budget(steps, recipe.minutes and 60 * recipe.minutes)
+
+    @property
+    def bundle_config(self) -> BundleConfig:
+        """What goes into a bundle beside the weights."""
+        return BundleConfig(
+            architecture=self.model.config,
+            preprocessing=self.store.preprocessing,
+            labels=dict(self.store.labels),
+            training_data=TrainingData.of(self.store.cases.values(), self.store.preprocessing),
+        )
+
+    @property
+    def best_guess(self) -> TransUNet:
+        """The network that is validated and kept: the average where there is one."""
+        return self.average.model if self.average else self.model
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds the state of."""
+        parts = {
+            "model": self.bare,
+            "optimizer": self.optimizer,
+            "scaler": self.arithmetic.scaler,
+        }
+        return parts | ({"average": self.average.model} if self.average else {})
+
+    def batches(self) -> Generator[tuple[Tensor, Tensor]]:
+        """Yield images and labels of this process's part of each batch, from the state on."""
+        self.sampler.start = self.state.step
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=self.sampler,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # leaves the global one alone
+            worker_init_fn=_leave_signals_to_the_parent,
+        )
+        with _ending_workers(iter(loader)) as prepared:
+            for draws, batch in zip(self.sampler, prepared, strict=True):
+                images = batch["image"].to(self.device, non_blocking=True)
+                labels = batch["label"].to(self.device, non_blocking=True)
+                yield self.augment(images, labels, draws)
+
+    def restore(self) -> None:
+        """Take over the run's checkpoint, if there is one.
+
+        Raises:
+            ConfigError: when the data is not what the checkpoint was trained on, or it does not
+                fit.
+            DataError: when the checkpoint is damaged.
+        """
+        stamp = data_stamp(self.store)
+        if self.run.checkpoint.is_file():
+            self.state = load_checkpoint(self.run.checkpoint, self.parts)
+            if self.state.data != stamp:
+                raise ConfigError(
+                    f"The slices in {self.store.path} are not those that {self.run.folder} was "
+                    "trained on. Restore the data, or start a new run; --weights "
+                    f"{self.run.last} takes over what was learned."
+                )
+        self.state.data = stamp
+
+    def check_weights(self) -> None:
+        """Make sure that nothing is written that is not a good state.
+
+        Raises:
+            TransUNetError: when a weight is NaN or infinite.
+        """
+        for name, tensor in self.bare.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise TransUNetError(
+                    f"The weights {name} became NaN or infinite by step {self.state.step}; what "
+                    f"{self.run.folder} holds from before is kept. Start again with a lower "
+                    "learning rate (--lr), or with --set clip_norm=1."
+                )
+
+    def check_batches(self) -> None:
+        """Make sure that every batch of an epoch, the last one too, can be computed.
+
+        Raises:
+            ConfigError: when a batch has no slice for every process, or what is computed at once
+                is a single token, of which BatchNorm cannot tell the variance.
+        """
+        smallest = len(self.dataset) % self.recipe.batch or self.recipe.batch
+        rows, columns = self.model.config.grid
+        pieces = self.sampler.pieces(self.sampler.batch(self.sampler.per_epoch - 1))
+        if rows * columns * (smallest // pieces) == 1:
+            raise ConfigError(
+                f"{self.recipe.model} makes one token of a slice of {self.recipe.size[0]} x "
+                f"{self.recipe.size[1]} pixels, and an epoch of {len(self.dataset)} slices has a "
+                "step that computes one slice alone: BatchNorm cannot be trained on a single "
+                f"value. Take an --image-size of {2 * self.model.config.patch_size} or more, "
+                "another --batch-size (2 or more in each step, the last of an epoch included), or "
+                "less of --set accumulate."
+            )
+        if smallest < self.place.world:
+            raise ConfigError(
+                f"An epoch of {len(self.dataset)} slices in batches of {self.recipe.batch_size} "
+                f"ends with a batch of {smallest}, fewer than the {self.place.world} processes. "
+                "Choose another --batch-size, or fewer processes."
+            )
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the loop still needs its batches to end well.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def _ending_workers(prepared: Any) -> Iterator[Any]:
+    """End a loader's workers with this block, or with the process where the block is never left.
+
+    They ignore SIGTERM, by which Python ends its daemons at exit, only to wait for them; and the
+    traceback of what went wrong may keep the loader, which would end them, until then.
+    """
+    workers = getattr(prepared, "_workers", ())
+
+    def end() -> None:
+        if workers:
+            prepared._shutdown_workers()  # else PyTorch takes their end for a fault
+        for worker in workers:
+            worker.kill()
+
+    atexit.register(end)
+    try:
+        yield prepared
+    finally:
+        end()
+        atexit.unregister(end)
+
+
+def splits_of_run(run: Run, store: Store) -> Splits:
+    """Return which of the store's cases train and validate, as decided when the run was begun.
+
+    A run of a version that noted nothing goes on with what that version drew.
+    """
+    if run.record.splits:
+        return run.record.splits
+    recipe, cases = run.record.recipe, list(store.cases.values())
+    rule = f"drawn with seed {recipe.seed}"
+    if recipe.folds:
+        return Splits(split(cases, recipe.seed, how="kfold", folds=recipe.folds), rule, drawn=True)
+    if recipe.holdout is not None:
+        parts = split(cases, recipe.seed, how="holdout", fraction=recipe.holdout)
+        return Splits(parts, rule, drawn=True)
+    return store.prepared
+
+
+def make_model(recipe: Recipe, store: Store) -> TransUNet:
+    """Return the recipe's network for a store's channels and classes, with random weights.
+
+    Raises:
+        ConfigError: for settings that cannot work.
+    """
+    config = variant(
+        recipe.model,
+        num_classes=len(store.labels),
+        in_channels=len(store.preprocessing.channels),
+        image_size=recipe.size,
+        n_skip=recipe.n_skip,
+        dropout=recipe.dropout,
+    )
+    return TransUNet(config)
+
+
+def make_loss(
+    recipe: Recipe, reduce: Reduce = sum_over_processes, ignored: int | None = None
+) -> nn.Module:
+    """Return the recipe's loss, summed over the processes that share a batch.
+
+    Args:
+        recipe: weighs its terms and depths.
+        reduce: sums a tensor over the processes.
+        ignored: the label of pixels that are left out, a store's `ignored`.
+    """
+    loss = SegmentationLoss(recipe.ce_weight, recipe.dice_weight, reduce, ignored)
+    if recipe.deep_supervision:
+        return DeepSupervisionLoss(loss, recipe.deep_supervision)
+    return loss
+
+
+def make_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over the parameters of `module`.
+
+    SGD decays everything, as the paper's does; AdamW only the weights of linear layers and
+    convolutions.
+    """
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            module.parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+    matrices = [p for p in module.parameters() if p.ndim in (2, 4)]
+    others = [p for p in module.parameters() if p.ndim not in (2, 4)]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)

@@ -1,0 +1,1 @@
+"""How foreign files name the weights."""

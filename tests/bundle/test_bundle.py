@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import transunet
+from transunet.bundle.io import BundleConfig, from_pretrained, save_pretrained
+from transunet.data.preprocessing import Preprocessing
+from transunet.errors import ConfigError, DataError, WeightsError
+from transunet.models.transunet2d.config import variant
+from transunet.models.transunet2d.network import TransUNet
+
+LABELS = {0: "background", 1: "anterior", 2: "posterior"}
+
+
+@pytest.fixture(scope="module")
+def model() -> TransUNet:
+    torch.manual_seed(0)
+    return TransUNet(variant("R26-ViT-Ti_16", num_classes=3, image_size=32)).eval()
+
+
+@pytest.fixture
+def bundle(model: TransUNet, tmp_path: Path) -> Path:
+    config = BundleConfig(architecture=model.config, preprocessing=Preprocessing(), labels=LABELS)
+    return save_pretrained(model, config, tmp_path / "bundle")
+
+
+def test_a_bundle_gives_back_model_and_configuration(model: TransUNet, bundle: Path) -> None:
+    again, config = from_pretrained(bundle)
+    x = torch.rand(1, 1, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(again(x), model(x))
+    assert not again.training
+    assert config.labels == LABELS
+    assert config.architecture == model.config
+    assert {"transunet-torch", "torch", "numpy", "python"} <= set(config.versions)
+    assert {path.name for path in bundle.iterdir()} == {"model.safetensors", "config.json"}
+    modes = {path.stat().st_mode for path in bundle.iterdir()}
+    assert len(modes) == 1, "others can read the one but not the other"
+
+
+def test_a_bundle_is_overwritten_file_by_file(model: TransUNet, bundle: Path) -> None:
+    (bundle / "README.md").write_text("mine")
+    save_pretrained(model, from_pretrained(bundle)[1], bundle)
+    assert (bundle / "README.md").read_text() == "mine"
+    assert len(list(bundle.iterdir())) == 3
+
+
+def test_a_bundle_without_its_config_is_refused(bundle: Path) -> None:
+    (bundle / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"is not a bundle: it has no config\.json"):
+        from_pretrained(bundle)
+
+
+def test_a_bundle_without_weights_is_refused(bundle: Path) -> None:
+    (bundle / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"it has no model\.safetensors"):
+        from_pretrained(bundle)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no bundle"):
+        from_pretrained(tmp_path / "nothing")
+
+
+def test_the_hub_without_a_network_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSUNET_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="Give a local bundle folder"):
+        from_pretrained("somebody/some-model")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"colour": "red"}, "unknown setting 'colour'"),
+        ({"labels": {"0": "background"}}, "do not number the model's 3 classes"),
+        ({"format_version": 2}, "format_version"),
+    ],
+)
+def test_a_wrong_configuration_names_the_file(bundle: Path, change: dict, says: str) -> None:
+    path = bundle / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ConfigError, match=says) as caught:
+        from_pretrained(bundle)
+    assert str(path) in str(caught.value)
+
+
+def test_broken_json_is_refused(bundle: Path) -> None:
+    (bundle / "config.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        from_pretrained(bundle)
+
+
+def test_weights_of_another_architecture_are_refused(bundle: Path) -> None:
+    path = bundle / "config.json"
+    config = json.loads(path.read_text())
+    config["architecture"]["n_skip"] = 1
+    path.write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="conv1"):
+        from_pretrained(bundle)
+
+
+def test_truncated_weights_are_refused(bundle: Path) -> None:
+    path = bundle / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        from_pretrained(bundle)
+
+
+def test_public_names_are_there_and_sorted() -> None:
+    assert transunet.__all__ == sorted(transunet.__all__, key=lambda n: (not n.isupper(), n))
+    for name in transunet.__all__:
+        assert getattr(transunet, name) is not None

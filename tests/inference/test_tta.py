@@ -1,0 +1,109 @@
+"""Ensembles and mirror images: the mean of the probabilities, told as logits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from prediction import noise, tiny_bundle, tiny_model
+from transunet.backends.pytorch import TorchNetwork
+from transunet.errors import ConfigError
+from transunet.inference.logits import as_array, softmax
+from transunet.inference.predictor import Predictor
+from transunet.inference.tta import Ensemble, Mirrored
+
+
+class Tilted:
+    """Logits that depend on the place in the image, so that mirroring shows."""
+
+    image_size = (4, 5)
+    device = "cpu"
+    fingerprint = "tilted"
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        ramp = np.arange(20, dtype=np.float32).reshape(4, 5) * self.scale
+        first = images[:, :1] * ramp
+        return np.concatenate([first, np.cos(first), -first], axis=1)
+
+
+@pytest.fixture
+def images() -> NDArray[np.float32]:
+    return np.random.default_rng(0).random((2, 1, 4, 5), dtype=np.float32)
+
+
+def test_an_ensemble_is_the_mean_of_the_softmax(images: NDArray[np.float32]) -> None:
+    members = [Tilted(0.1), Tilted(-0.3), Tilted(0.7)]
+    expected = np.mean([softmax(member(images)) for member in members], axis=0)
+    np.testing.assert_allclose(softmax(Ensemble(members)(images)), expected, atol=1e-6)
+
+
+def test_an_ensemble_of_one_kind_is_that_kind(images: NDArray[np.float32]) -> None:
+    alone = Tilted(0.2)
+    np.testing.assert_allclose(
+        softmax(Ensemble([alone, alone])(images)), softmax(alone(images)), atol=1e-6
+    )
+
+
+def test_mirrored_is_the_mean_over_the_four_mirror_images(images: NDArray[np.float32]) -> None:
+    network, total = Tilted(0.2), 0
+    for axes in ((), (2,), (3,), (2, 3)):
+        total = total + np.flip(softmax(network(np.flip(images, axes))), axes)
+    np.testing.assert_allclose(softmax(Mirrored(network)(images)), total / 4, atol=1e-6)
+
+
+def test_mirrored_does_not_care_how_the_image_lies(images: NDArray[np.float32]) -> None:
+    network = Mirrored(Tilted(0.2))
+    straight, turned = network(images), network(np.flip(images, (3,)))
+    np.testing.assert_allclose(np.flip(turned, (3,)), straight, atol=1e-5)
+
+
+def test_certainty_is_no_infinity() -> None:
+    sure = Tilted(1e6)(np.ones((1, 1, 4, 5), np.float32))
+    ensemble = Ensemble([Tilted(1e6)])(np.ones((1, 1, 4, 5), np.float32))
+    assert np.isfinite(ensemble).all()
+    assert np.array_equal(ensemble.argmax(1)[0, 1:], sure.argmax(1)[0, 1:])
+
+
+def test_bundles_make_an_ensemble(tmp_path: Path) -> None:
+    sources = [tiny_bundle(tmp_path / str(seed), seed) for seed in (1, 2)]
+    image = noise().astype(np.float32)
+    predictor = Predictor.from_pretrained(sources, device="cpu")
+    slices = predictor.preprocessing.to_slices(_volume(image))
+    from transunet.data.resize import resize
+
+    small = resize(slices, (32, 32), edge="kept")
+    members = [TorchNetwork(tiny_model(seed), "cpu") for seed in (1, 2)]
+    expected = np.mean([as_array(softmax(member(small))) for member in members], axis=0)
+    np.testing.assert_allclose(softmax(predictor.network(small)), expected, atol=1e-5)
+    assert predictor.fingerprint != Predictor.from_pretrained(sources[0]).fingerprint
+
+
+def _volume(array: NDArray[np.float32]):
+    from transunet.inference.read_input import as_volume
+
+    return as_volume(array, (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"classes": 4}, "labels"),
+        ({"slice_axis": 0}, "preprocessing"),
+        ({"size": 48}, "image_size"),
+    ],
+)
+def test_bundles_that_differ_are_told_apart(
+    tmp_path: Path, change: dict[str, int], what: str
+) -> None:
+    one, other = tiny_bundle(tmp_path / "one"), tiny_bundle(tmp_path / "other", **change)
+    with pytest.raises(ConfigError, match=rf"their {what} differ: .*one.*other"):
+        Predictor.from_pretrained([one, other], device="cpu")
+
+
+def test_an_ensemble_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one"):
+        Predictor.from_pretrained([])

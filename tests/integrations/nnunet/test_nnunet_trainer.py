@@ -1,0 +1,200 @@
+"""nnU-Net plans, trains, resumes, validates and predicts with this network.
+
+nnU-Net is installed for these tests without the packages that it does not need here:
+`pip install --no-deps -r tests/nnunet/requirements.txt`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from transunet.data.formats import read_volume
+from transunet.data.volume import same_grid
+from transunet.integrations.nnunet.plans import config_for_plans
+from transunet.models.transunet2d.network import TransUNet
+from transunet.weights.load import load_weights
+
+if find_spec("nnunetv2") is None:
+    pytest.skip(
+        "nnU-Net is not installed: pip install --no-deps -r tests/nnunet/requirements.txt",
+        allow_module_level=True,
+    )
+pytestmark = pytest.mark.slow  # nnU-Net starts many processes, and each imports torch
+
+NAME = "Dataset777_Made"
+AFFINE = np.array([[-0.9, 0, 0, 5], [0, 1.1, 0, -3], [0, 0, 1.0, 7], [0, 0, 0, 1.0]])
+LABELS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+TRAINERS = """
+import os
+from transunet.integrations.nnunet.trainer import nnUNetTrainerTransUNet_R26Ti
+
+class nnUNetTrainerTransUNetShort(nnUNetTrainerTransUNet_R26Ti):
+    def __init__(self, plans, configuration, fold, dataset_json, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = int(os.environ["EPOCHS"])
+        self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 1
+"""
+
+
+class Project:
+    """The folders of nnU-Net, with a data set of two channels, regions and an ignore label."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.raw = folder, folder / "raw" / NAME
+        self.results = folder / "results" / NAME / "nnUNetTrainerTransUNetShort__nnUNetPlans__2d"
+        for name in ("imagesTr", "labelsTr", "imagesTs"):
+            (self.raw / name).mkdir(parents=True)
+        for index in range(2):
+            self._write_case(f"case_{index}", index)
+        self._write_dataset()
+        (folder / "trainers").mkdir()
+        (folder / "trainers" / "short_trainers.py").write_text(TRAINERS)
+
+    def run(self, *words: str, epochs: int = 1, **more: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-m", "transunet", "nnunet", *words],
+            env=self.environment(epochs) | more,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+        return result.stdout
+
+    def environment(self, epochs: int) -> dict[str, str]:
+        return os.environ | {
+            "nnUNet_raw": str(self.folder / "raw"),
+            "nnUNet_preprocessed": str(self.folder / "preprocessed"),
+            "nnUNet_results": str(self.folder / "results"),
+            "nnUNet_extTrainer": str(self.folder / "trainers"),
+            "nnUNet_def_n_proc": "1",
+            "nnUNet_n_proc_DA": "0",
+            "OMP_NUM_THREADS": "1",
+            "EPOCHS": str(epochs),
+        }
+
+    def train(self, *words: str, epochs: int = 1, **more: str) -> str:
+        fixed = ("777", "2d", "all", "-tr", "nnUNetTrainerTransUNetShort", "-device", "cpu")
+        return self.run("nnUNetv2_train", *fixed, *words, epochs=epochs, **more)
+
+    def _write_case(self, name: str, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        shape = (22 + seed, 26, 5)
+        for channel in range(2):
+            image = nib.Nifti1Image(rng.normal(size=shape).astype(np.float32), AFFINE)
+            for folder in ("imagesTr", "imagesTs"):
+                nib.save(image, self.raw / folder / f"{name}_{channel:04d}.nii.gz")
+        label = rng.integers(0, 4, size=shape).astype(np.uint8)
+        nib.save(nib.Nifti1Image(label, AFFINE), self.raw / "labelsTr" / f"{name}.nii.gz")
+
+    def _write_dataset(self) -> None:
+        values = {"channel_names": {"0": "T1", "1": "T2"}, "labels": LABELS}
+        values |= {"regions_class_order": [1, 2], "numTraining": 2, "file_ending": ".nii.gz"}
+        (self.raw / "dataset.json").write_text(json.dumps(values))
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("nnunet"))
+    words = ("nnUNetv2_plan_and_preprocess", "-d", "777", "-c", "2d", "-npfp", "1", "-np", "1")
+    project.run(*words, nnUNet_n_proc_DA="1")  # planning cannot do with none
+    return project
+
+
+@pytest.fixture(scope="module")
+def trained(planned: Project) -> Project:
+    said = planned.train()
+    assert "starts from random weights" in said
+    return planned
+
+
+def checkpoint_of(project: Project) -> dict:
+    path = project.results / "fold_all" / "checkpoint_final.pth"
+    found: dict = torch.load(path, weights_only=False)
+    return found
+
+
+def test_training_ends_with_a_validation(trained: Project) -> None:
+    summary = json.loads((trained.results / "fold_all" / "validation" / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 2
+    weights = checkpoint_of(trained)["network_weights"]
+    heads = next(value for name, value in weights.items() if name == "segmentation_head.0.weight")
+    assert heads.shape[0] == 2  # one per region, none for the background or what is ignored
+
+
+def test_what_was_trained_is_taken_back(trained: Project) -> None:
+    plans = json.loads((trained.folder / "preprocessed" / NAME / "nnUNetPlans.json").read_text())
+    patch_size = plans["configurations"]["2d"]["patch_size"]
+    model = TransUNet(config_for_plans("R26-ViT-Ti_16", patch_size, 2, 2))
+    load_weights(model, trained.results / "fold_all" / "checkpoint_final.pth")
+    theirs = checkpoint_of(trained)["network_weights"]
+    assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
+
+
+def test_training_is_taken_up_again(trained: Project) -> None:
+    said = trained.train("--c", epochs=2)
+    assert "Epoch 1" in said
+    assert "Epoch 0" not in said
+    assert checkpoint_of(trained)["current_epoch"] == 2
+
+
+def test_label_maps_lie_on_the_images_grid(trained: Project) -> None:
+    images, labels = trained.raw / "imagesTs", trained.folder / "labels"
+    trained.run(
+        *("nnUNetv2_predict", "-d", "777", "-c", "2d", "-f", "all", "-device", "cpu"),
+        *("-tr", "nnUNetTrainerTransUNetShort", "-i", str(images), "-o", str(labels)),
+        *("-npp", "1", "-nps", "1"),
+    )
+    for index in range(2):
+        found = read_volume(labels / f"case_{index}.nii.gz")
+        assert same_grid(found, read_volume(images / f"case_{index}_0000.nii.gz")) is None
+        assert set(np.unique(found.array)) <= {0, 1, 2}
+
+
+def test_training_starts_from_the_weights_that_are_named(planned: Project, tmp_path: Path) -> None:
+    plans = json.loads((planned.folder / "preprocessed" / NAME / "nnUNetPlans.json").read_text())
+    patch_size = plans["configurations"]["2d"]["patch_size"]
+    model = TransUNet(config_for_plans("R26-ViT-Ti_16", patch_size, 2, 2))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    code = (
+        "import sys, torch, nnunetv2.run.run_training as r\n"
+        "from safetensors.torch import load_file\n"
+        "from transunet.integrations.nnunet.trainer import nnUNetTrainerTransUNet_R26Ti\n"
+        "r.recursive_find_trainer_class_by_name = lambda name: nnUNetTrainerTransUNet_R26Ti\n"
+        "t = r.get_trainer_from_args('777', '2d', 'all', device=torch.device('cpu'))\n"
+        "t.initialize()\n"
+        "expected = load_file(sys.argv[1])\n"
+        "found = t.network.state_dict()\n"
+        "assert all(torch.equal(found[name], value) for name, value in expected.items())\n"
+        "group = t.optimizer.param_groups[0]\n"
+        "assert (group['lr'], group['momentum'], group['weight_decay']) == (0.01, 0.9, 1e-4)\n"
+    )
+    weights = str(tmp_path / "model.safetensors")
+    subprocess.run(
+        [sys.executable, "-c", code, weights],
+        env=planned.environment(1) | {"TRANSUNET_WEIGHTS": weights},
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_volumes_are_refused_before_anything_is_written(planned: Project) -> None:
+    words = ("nnUNetv2_train", "777", "3d_fullres", "all", "-tr", "nnUNetTrainerTransUNet")
+    result = subprocess.run(
+        [sys.executable, "-m", "transunet", "nnunet", *words, "-device", "cpu"],
+        env=planned.environment(1),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert "'3d_fullres'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(planned.folder.glob("results/*/nnUNetTrainerTransUNet__*"))
