@@ -70,7 +70,7 @@ def measure(
 ) -> dict:
     import numpy as np
 
-    from transunet.batch.inputs import predict_file
+    from transunet.batch.run import predict_file
     from transunet.data.preprocessing import Channel, Preprocessing
     from transunet.data.volume import Volume
     from transunet.inference.predictor import Predictor

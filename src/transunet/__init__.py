@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transunet.attention.explain import explain
-    from transunet.batch.inputs import predict_file
+    from transunet.batch.run import predict_file
     from transunet.bundle.bundle_config import BundleConfig
     from transunet.bundle.io import from_pretrained, push_to_hub, save_pretrained
     from transunet.create import create_model
@@ -42,7 +42,7 @@ _HOME = {
     "create_model": "create",
     "explain": "attention.explain",
     "from_pretrained": "bundle.io",
-    "predict_file": "batch.inputs",
+    "predict_file": "batch.run",
     "push_to_hub": "bundle.io",
     "read_volume": "data.formats",
     "save_pretrained": "bundle.io",

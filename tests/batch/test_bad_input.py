@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from prediction import noise, save_nifti, tiny_bundle
-from transunet.batch.inputs import find_inputs, predict_file
-from transunet.batch.run import Wanted, predict_cases
+from transunet.batch.run import Wanted, predict_cases, predict_file
+from transunet.data.inputs import find_inputs
 from transunet.errors import DataError, TransUNetError
 from transunet.inference.predictor import Predictor
 

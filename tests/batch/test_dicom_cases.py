@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dicom_made import ramp, save, series_of
-from transunet.batch.inputs import find_inputs, predict_file
-from transunet.batch.run import Wanted, predict_cases
+from transunet.batch.run import Wanted, predict_cases, predict_file
 from transunet.cli.view import view
 from transunet.data.formats import read_volume
 from transunet.data.formats.dicom.segmentation_writer import write_seg
+from transunet.data.inputs import find_inputs
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.errors import TransUNetError
 from transunet.evaluation.evaluate import Question, evaluate

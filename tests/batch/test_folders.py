@@ -8,10 +8,10 @@ import pytest
 
 from dicom_made import header, ramp, save, series_of
 from prediction import left_in, save_nifti, tiny_bundle
-from transunet.batch.inputs import find_inputs, predict_file
-from transunet.batch.run import predict_cases
+from transunet.batch.run import predict_cases, predict_file
 from transunet.data.cases import Case
 from transunet.data.formats import read_volume
+from transunet.data.inputs import find_inputs
 from transunet.errors import ConfigError, DataError
 from transunet.inference.predictor import Predictor
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from prediction import OBLIQUE, left_in, noise, save_nifti, tiny_bundle
-from transunet.batch.inputs import find_inputs, predict_file
 from transunet.batch.outputs import label_name
+from transunet.batch.run import predict_file
 from transunet.data.cases import Case
 from transunet.data.formats import read_labels
+from transunet.data.inputs import find_inputs
 from transunet.errors import ConfigError, DataError
 from transunet.inference.predictor import Predictor
 

@@ -22,7 +22,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from transunet.data.preprocessing import Preprocessing
-from transunet.batch.inputs import find_inputs
+from transunet.data.inputs import find_inputs
 from transunet.inference.predictor import Predictor
 from transunet.batch.run import predict_cases
 

@@ -9,9 +9,9 @@ import pytest
 
 from prediction import left_in, noise, save_nifti, tiny_bundle
 from transunet.batch import outputs, run
-from transunet.batch.inputs import find_inputs
 from transunet.batch.locks import Claim, session
 from transunet.batch.run import Outcome, Wanted, predict_cases
+from transunet.data.inputs import find_inputs
 from transunet.errors import ConfigError, DataError
 from transunet.inference.predictor import Predictor
 

@@ -6,9 +6,9 @@ import unicodedata
 import numpy as np
 import pytest
 
-from transunet.batch.inputs import find_inputs
 from transunet.data.checks.check import check
 from transunet.data.checks.fix import fix
+from transunet.data.inputs import find_inputs
 from transunet.data.layouts import open_dataset
 from transunet.errors import DataError
 

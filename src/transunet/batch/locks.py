@@ -14,10 +14,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from transunet.data.inputs import LOCKS_FOLDER
 from transunet.errors import ConfigError
 from transunet.files import writable_folder
 
-FOLDER = ".transunet"
 _POLL = 0.2  # seconds between looks at a case that another worker has
 
 
@@ -35,7 +35,7 @@ def session(folder: Path, key: str, about: str) -> Iterator[str]:
     Raises:
         ConfigError: when a living worker has another key.
     """
-    place = writable_folder(folder / FOLDER)
+    place = writable_folder(folder / LOCKS_FOLDER)
     me = place / f"worker-{uuid.uuid4().hex}"
     lock = FileLock(me.with_suffix(".lock"))
     try:
@@ -58,7 +58,7 @@ class Claim:
     """The right to work on one case, until it is given back or this process ends."""
 
     def __init__(self, folder: Path, case: str) -> None:
-        path = folder / FOLDER / f"case-{case}.lock"
+        path = folder / LOCKS_FOLDER / f"case-{case}.lock"
         writable_folder(path.parent)  # of a case in a folder of its own
         # Claimed in the thread that reads and given back in the one that writes.
         self._lock = FileLock(path, thread_local=False)
@@ -79,7 +79,7 @@ class Claim:
 @contextmanager
 def together(folder: Path) -> Iterator[None]:
     """Keep other workers from writing the folder's summaries at the same time."""
-    with FileLock(writable_folder(folder / FOLDER) / "summary.lock"):
+    with FileLock(writable_folder(folder / LOCKS_FOLDER) / "summary.lock"):
         yield
 
 

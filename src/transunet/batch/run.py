@@ -22,6 +22,7 @@ from transunet.batch.manifest import now, summarise
 from transunet.batch.outputs import Format, MapFormat, label_name, write_labels
 from transunet.batch.prediction_sheet import write_sheet
 from transunet.data.cases import Case
+from transunet.data.formats import FORMATS, suffix_of
 from transunet.data.formats.dicom.segmentation_writer import check_source
 from transunet.data.volume import Volume
 from transunet.drawing.figures import check_figure_path
@@ -29,6 +30,7 @@ from transunet.errors import ConfigError, TransUNetError
 from transunet.inference import structure_volumes
 from transunet.inference.predictor import Predictor, Progress, Warn
 from transunet.inference.prefetch import ahead, behind
+from transunet.inference.read_input import read_image
 
 Watch = Callable[[str], Progress | None]
 """Called with a case's name when it begins; returns what is told of its slices."""
@@ -57,6 +59,58 @@ class Outcome:
     error: TransUNetError | None = None
     warnings: tuple[str, ...] = ()
     """What makes the image doubtful for the bundle."""
+
+
+def predict_file(
+    bundle: Predictor | Path | str | Sequence[Path | str],
+    image: Path | str | Sequence[Path | str],
+    output: Path | str,
+    *,
+    series: str | int | None = None,
+    progress: Progress | None = None,
+    probabilities: Path | None = None,
+    uncertainty: Path | None = None,
+    **settings: Any,
+) -> Path:
+    """Segment an image file and write its label map to `output`; return that path.
+
+    The label map has the image's shape, affine and units. It appears when it is complete.
+
+    Args:
+        bundle: a predictor (many files: make it once), a bundle, or the bundles of an ensemble.
+        image: a file, or one file per channel; a DICOM series is a folder, a `.zip` or its files.
+        output: the label map's file; its suffix chooses the format (or `.npz`).
+        series: which of several DICOM series: its UID, or its number in the list, from 1.
+        progress: called with the slices done and the slices in all.
+        probabilities: as `Predictor.__call__`.
+        uncertainty: as `Predictor.__call__`.
+        settings: the predictor's, where it is made here; `force=True` for an image of another
+            kind than training saw.
+
+    Raises:
+        DataError, GeometryError: when the image cannot be used.
+        ConfigError: for a path that does not exist, settings that cannot work, or an output that
+            cannot be written.
+    """
+    if not isinstance(bundle, Predictor):
+        bundle = Predictor.from_pretrained(bundle, **settings)
+    elif settings:
+        raise ConfigError(
+            f"A predictor was given, which has its own settings; found {', '.join(settings)} too."
+        )
+    output = Path(output)
+    if output.suffix.lower() != ".npz" and suffix_of(output) is None:
+        raise ConfigError(f"{output}: label maps are written as .npz, {', '.join(FORMATS)}.")
+    paths = [Path(path) for path in ([image] if isinstance(image, Path | str) else image)]
+    try:
+        volume = read_image(paths, series)
+        if output.suffix.lower() == ".dcm":  # told before it is computed
+            check_source(volume, bundle.labels)
+        labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
+    except FAULTS as error:
+        raise in_words(error, paths[0]) from None
+    write_labels(labels, output, bundle.labels)
+    return output
 
 
 def predict_cases(

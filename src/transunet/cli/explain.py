@@ -91,8 +91,8 @@ def explain(
     """
     from transunet.attention.explain import check_writable, explain_with
     from transunet.attention.rollout import choices_of
-    from transunet.batch.inputs import find_inputs
     from transunet.bundle.io import from_pretrained
+    from transunet.data.inputs import find_inputs
     from transunet.errors import ConfigError
 
     if at is not None and structure is not None:

@@ -152,7 +152,7 @@ def _watched(cases: Mapping[str, object]) -> Iterator[str]:
 
 def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
     """Case name -> image and label map; a single image and label map belong together."""
-    from transunet.batch.inputs import find_inputs
+    from transunet.data.inputs import find_inputs
     from transunet.errors import DataError
     from transunet.evaluation.pairs import files_in
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.batch.inputs import find_inputs
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.cases import Case
+from transunet.data.inputs import find_inputs
 from transunet.data.resize import resize
 from transunet.data.store import MANIFEST, Store
 from transunet.errors import ConfigError, DataError

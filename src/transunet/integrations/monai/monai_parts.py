@@ -14,8 +14,8 @@ from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-from transunet.batch.inputs import find_inputs
 from transunet.data.formats import nifti, suffix_of
+from transunet.data.inputs import find_inputs
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
@@ -29,7 +29,7 @@ _NIFTI = (".nii", ".nii.gz")
 def find_cases(folder: Path | str, channels: int) -> list[dict[str, list[str]]]:
     """Return MONAI's list of data: `{"image": [file of each channel]}` for each case in `folder`.
 
-    Which files make a case is told by `transunet.batch.inputs.find_inputs`.
+    Which files make a case is told by `transunet.data.inputs.find_inputs`.
 
     Raises:
         ConfigError: when the folder does not exist, or holds no NIfTI files or other images.
