@@ -1,4 +1,8 @@
-"""Which device a model runs on."""
+"""Which device a model runs on, and how much memory it has left."""
+
+import os
+import sys
+from pathlib import Path
 
 import torch
 
@@ -28,3 +32,27 @@ def choose_device(name: str | None = None) -> torch.device:
 def _available() -> list[str]:
     accelerators = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     return [name for name, there in accelerators.items() if there] + ["cpu"]
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of memory that `device` can still give, within a container's limit."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    left = sys.maxsize
+    if limit.exists() and limit.read_text().strip() != "max":
+        left = int(limit.read_text()) - int(used.read_text())
+    return min(left, _available_main_memory())
+
+
+def _available_main_memory() -> int:
+    """Return the bytes of main memory that are free; 8 GiB where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 8 << 30

@@ -6,7 +6,6 @@ from transunet.data.planning import (
     BYTES_PER_PIXEL,
     FIXED_BYTES,
     SHARE,
-    available_memory,
     derive_defaults,
 )
 from transunet.data.preprocessing import Channel, Preprocessing
@@ -83,7 +82,3 @@ def test_the_normalisation_is_told_with_its_reason():
     assert "Hounsfield" in defaults.normalisation.reason
     assert defaults.slice_axis.value == 1
     assert "3 x 0.7 x 0.7" in defaults.slice_axis.reason
-
-
-def test_the_machine_has_some_memory():
-    assert available_memory() > 1 << 26

@@ -2,45 +2,59 @@ import pytest
 import torch
 
 from transunet.data.store import Store
+from transunet.device import free_memory
 from transunet.errors import ConfigError
 from transunet.training import memory
-from transunet.training.memory import BATCH, pieces_that_fit, size_that_fits
+from transunet.training.distributed import Processes
+from transunet.training.memory import BATCH, fit_to_memory
 from transunet.training.start import start
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def memory_of(monkeypatch):
-    return lambda size: monkeypatch.setattr(memory, "free_memory", lambda device: size)
+    """Let there be so many megabytes."""
+    return lambda size: monkeypatch.setattr(memory, "free_memory", lambda device: size * 2**20)
 
 
-def test_less_memory_means_more_pieces(job, memory_of):
-    run = job(batch_size=BATCH)
+@pytest.fixture
+def pieces(store, recipe):
+    opened = Store.open(store)
+
+    def measure(world=None, **changes):
+        return fit_to_memory(recipe(batch_size="auto", **changes), opened, CPU, world).accumulate
+
+    return measure
+
+
+def test_less_memory_means_more_pieces(pieces, memory_of, monkeypatch):
     needed = []
     for megabytes in (100_000, 200, 120, 80, 65):
-        memory_of(megabytes * 2**20)
-        needed.append(pieces_that_fit(run))
+        memory_of(megabytes)
+        needed.append(pieces())
     assert needed == sorted(needed)
     assert needed[0] == 1 < needed[-1]
-    assert all(BATCH % pieces == 0 for pieces in needed)
-    memory_of(80 * 2**20)
-    assert pieces_that_fit(run, world=4) < pieces_that_fit(run)
+    assert all(BATCH % count == 0 for count in needed)
+    memory_of(80)
+    monkeypatch.setattr(Processes, "gather", lambda self, value: [value] * 4)
+    assert pieces(Processes(0, 4)) < pieces()
 
 
-def test_too_little_for_one_slice_names_what_to_lower(job, memory_of):
-    memory_of(1000)
+def test_too_little_for_one_slice_names_what_to_lower(pieces, memory_of):
+    memory_of(0.001)
     with pytest.raises(ConfigError, match=r"Not even one slice.*--image-size.*checkpointing"):
-        pieces_that_fit(job(batch_size=BATCH))
+        pieces()
 
 
-def test_checkpointing_gradients_needs_less(job):
+def test_checkpointing_gradients_needs_less(pieces, memory_of):
+    memory_of(400)
     changes = {"model": "R26-ViT-Ti_16", "image_size": 64}
-    plain = memory._kept(job(folder="a", **changes), 2)
-    saving = memory._kept(job(folder="b", gradient_checkpointing=True, **changes), 2)
-    assert saving < 0.7 * plain
+    assert 1 <= pieces(gradient_checkpointing=True, **changes) < pieces(**changes)
 
 
 def test_auto_is_written_down_as_what_it_came_to(store, recipe, tmp_path, memory_of):
-    memory_of(80 * 2**20)
+    memory_of(80)
     asked = recipe(batch_size="auto", image_size="auto")
     run = start(tmp_path / "run", store, asked, device="cpu")
     assert run.recipe.batch_size == BATCH
@@ -49,7 +63,22 @@ def test_auto_is_written_down_as_what_it_came_to(store, recipe, tmp_path, memory
     assert run.run.record.recipe == asked
 
 
-def test_the_image_size_is_in_whole_patches(store, recipe):
-    opened, cpu = Store.open(store), torch.device("cpu")
-    assert size_that_fits(recipe(model="testing"), opened, cpu) == (64, 64)
-    assert size_that_fits(recipe(model="ViT-H_14", image_size=224), opened, cpu) == (70, 70)
+def test_the_image_size_is_in_whole_patches_and_smaller_where_little_fits(
+    store, recipe, memory_of, monkeypatch
+):
+    opened = Store.open(store)
+    for model, size in (("testing", 64), ("ViT-H_14", 70)):
+        memory_of(100_000)
+        fitted = fit_to_memory(recipe(model=model, image_size="auto"), opened, CPU)
+        assert fitted.size == (size, size)
+    size = {**opened.fingerprint.size, "median": (9, 500, 400)}
+    monkeypatch.setattr(type(opened), "fingerprint", opened.fingerprint.replace(size=size))
+    sizes = []
+    for megabytes in (100_000, 1200, 100):
+        memory_of(megabytes)
+        sizes.append(fit_to_memory(recipe(image_size="auto"), opened, CPU).size[0])
+    assert sizes[0] == 512 > sizes[1] > sizes[2] == 224
+
+
+def test_the_machine_has_some_memory():
+    assert free_memory(CPU) > 1 << 26

@@ -249,9 +249,10 @@ def _show(console: "Console", store: "Store", data: "DataSet") -> None:
 def _show_settings(console: "Console", store: "Store") -> None:
     from transunet.cli.hanging import hanging
     from transunet.data.planning import derive_defaults
+    from transunet.device import choose_device, free_memory
 
     used = store.preprocessing
-    values = derive_defaults(store.fingerprint, _memory(), used)
+    values = derive_defaults(store.fingerprint, free_memory(choose_device()), used)
     spacing = " x ".join(f"{edge:g}" for edge in used.spacing_mm) if used.spacing_mm else "as it is"
     axis = f"axis {used.slice_axis} of {used.orientation}"
     why_spacing = "slices keep their own unless told otherwise"
@@ -282,11 +283,3 @@ def _show_classes(console: "Console", store: "Store", data: "DataSet") -> None:
         console.print(f"Voxels that hold {data.ignore} count in nothing: nobody labelled them.")
     if data.label_map:
         console.print(f"Labels mapped by {data.label_map}.")
-
-
-def _memory() -> int:
-    import torch
-
-    from transunet.data.planning import available_memory
-
-    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else available_memory()

@@ -1,8 +1,6 @@
 """What training starts from when nobody says otherwise: each value with the reason for it."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from transunet.data.fingerprint import Fingerprint
@@ -77,19 +75,6 @@ def derive_defaults(
         ),
         slice_axis=Derived(used.slice_axis, _why_axis(fingerprint)),
     )
-
-
-def available_memory() -> int:
-    """Return the bytes of main memory that are free; 8 GiB where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvail"))
-    except (OSError, StopIteration, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 8 << 30
 
 
 def describe(channel: Channel) -> str:

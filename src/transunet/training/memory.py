@@ -1,24 +1,27 @@
 """What fits into the memory that there is: `--batch-size auto` and `--image-size auto`.
 
 The batch stays the recipe's, since the learning rate belongs to it; only how many slices of it are
-computed at once is found.
+computed at once is measured.
 """
 
 import sys
 from math import ceil
-from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from transunet.data.planning import available_memory, derive_defaults
+from transunet.data.planning import ENOUGH, PAPER_SIZE, STEP, derive_defaults
 from transunet.data.store import Store
+from transunet.device import free_memory
 from transunet.errors import ConfigError
 from transunet.models.transunet2d.config import variant
+from transunet.training.distributed import Processes
 from transunet.training.losses import alone
 from transunet.training.recipe import Recipe
-from transunet.training.step import train_step
-from transunet.training.trainer import Job, make_loss
+from transunet.training.step import Arithmetic, train_step
+from transunet.training.supervision import DeeplySupervised
+from transunet.training.trainer import make_loss, make_model, make_optimizer
 
 BATCH = 24
 """Slices per step that `auto` stands for: the paper's."""
@@ -27,94 +30,121 @@ _SHARE = 0.85  # of the free memory that a step may fill; the rest is for what c
 _TRANSIENT = 1.5  # what a step holds at most, over what it keeps for the backward pass
 
 
-def pieces_that_fit(job: Job, world: int = 1) -> int:
-    """Return the smallest number of equal pieces in which a process's part of a batch fits.
+def fit_to_memory(
+    recipe: Recipe, store: Store, device: torch.device, world: Processes | None = None
+) -> Recipe:
+    """Return `recipe` with sizes for the memory of `device` where it says `auto`.
 
-    On CUDA by trying; elsewhere by counting what a step keeps. `job` is spoiled by it.
-
-    Args:
-        job: alone, with the recipe's network and precision.
-        world: processes that share a batch.
+    The image size is that of the store's median slice, smaller where fewer than 8 slices fit; the
+    batch becomes 24 slices in as few pieces as fit. Processes agree on the first one's image size,
+    and on the pieces of the one that needs most.
 
     Raises:
         ConfigError: when not even one slice fits, naming what to lower.
     """
-    if job.model.config.grid == (1, 1):
+    world = world or Processes()
+    if recipe.image_size == "auto":
+        size = _image_size(recipe, store, device)
+        recipe = recipe.replace(image_size=world.gather(size)[0])
+    if recipe.batch_size == "auto":
+        pieces = max(world.gather(_pieces(recipe, store, device, world.world)))
+        recipe = recipe.replace(batch_size=BATCH, accumulate=pieces)
+    return recipe
+
+
+def _image_size(recipe: Recipe, store: Store, device: torch.device) -> tuple[int, int]:
+    """Return height and width in pixels, in whole patches of the recipe's network."""
+    planned = derive_defaults(store.fingerprint, sys.maxsize, store.preprocessing).image_size.value
+    patch = variant(recipe.model).patch_size
+    side, least = planned[0], min(planned[0], PAPER_SIZE)
+    while True:
+        whole = ceil(side / patch) * patch
+        sized = recipe.replace(image_size=whole)
+        if side <= least or _fits(sized, store, device, ENOUGH):
+            return whole, whole
+        side -= STEP
+
+
+def _pieces(recipe: Recipe, store: Store, device: torch.device, world_size: int) -> int:
+    """Return in how few equal pieces a process's part of a batch of 24 slices fits."""
+    if variant(recipe.model, image_size=recipe.size).grid == (1, 1):
         return 1  # the least there is, and BatchNorm would refuse to try a single slice
     for pieces in (n for n in range(1, BATCH + 1) if BATCH % n == 0):
-        if _fits(job, ceil(BATCH / world / pieces)):
+        if _fits(recipe, store, device, ceil(BATCH / world_size / pieces)):
             return pieces
     raise ConfigError(
-        f"Not even one slice of {job.recipe.size} pixels fits into the memory of "
-        f"{job.device} with {job.recipe.model}. Lower --image-size, choose a smaller --model, or "
+        f"Not even one slice of {recipe.size} pixels fits into the memory of {device} with "
+        f"{recipe.model}. Lower --image-size, choose a smaller --model, or "
         "--set gradient_checkpointing=true."
     )
 
 
-def size_that_fits(recipe: Recipe, store: Store, device: torch.device) -> tuple[int, int]:
-    """Return the image size for a store's slices, in whole patches of the recipe's network."""
-    derived = derive_defaults(store.fingerprint, free_memory(device), store.preprocessing)
-    patch = variant(recipe.model).patch_size
-    height, width = (ceil(side / patch) * patch for side in derived.image_size.value)
-    return height, width
-
-
-def _fits(job: Job, slices: int) -> bool:
-    if job.device.type != "cuda":
-        return _estimated(job, slices) <= _SHARE * free_memory(job.device)
-    free = free_memory(job.device)
-    torch.cuda.reset_peak_memory_stats(job.device)
+def _fits(recipe: Recipe, store: Store, device: torch.device, slices: int) -> bool:
+    """Return whether a step on `slices` slices fits: tried on CUDA, elsewhere counted."""
+    free = _SHARE * free_memory(device)
+    if device.type != "cuda":
+        return _counted(recipe, store, slices) <= free
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     try:
-        images, labels = _blank(job, slices)
-        loss = make_loss(job.recipe, alone, job.store.ignored)
-        train_step(job.trained, loss, job.optimizer, images, labels, job.arithmetic)
-        return torch.cuda.max_memory_allocated(job.device) <= _SHARE * free
+        _try_step(recipe, store, device, slices)
+        return torch.cuda.max_memory_allocated(device) - before <= free
     except torch.OutOfMemoryError:
         return False
     finally:
-        job.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
 
 
-def _estimated(job: Job, slices: int) -> float:
-    """Return the bytes of a step on `slices` slices, from what steps on one and on two keep."""
-    one, two = _kept(job, 1), _kept(job, 2)
-    weights = sum(p.numel() * p.element_size() for p in job.bare.parameters())
-    states = 2 if job.recipe.optimizer == "adamw" else 1
+def _try_step(recipe: Recipe, store: Store, device: torch.device, slices: int) -> None:
+    network = _network(recipe, store, device)
+    if recipe.compile:
+        network.compile()
+    optimizer, loss = make_optimizer(recipe, network), make_loss(recipe, alone, store.ignored)
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    images, labels = _blank(recipe, store, device, slices)
+    train_step(
+        network, loss, optimizer, images, labels, Arithmetic(recipe.precision, scaler=scaler)
+    )
+
+
+def _counted(recipe: Recipe, store: Store, slices: int) -> float:
+    """Return the bytes of a step, from what forward passes on one and two slices keep.
+
+    On the device "meta", which knows shapes and computes nothing.
+    """
+    meta = torch.device("meta")
+    network, loss = _network(recipe, store, meta), make_loss(recipe, alone, store.ignored)
+    kept = []
+    for number in (1, 2):
+        storages: dict[int, torch.UntypedStorage] = {}
+
+        def note(tensor: Tensor, storages: dict[int, Any] = storages) -> Tensor:
+            storage = tensor.untyped_storage()
+            storages[storage._cdata] = storage  # held, so that no other gets its number
+            return tensor
+
+        images, labels = _blank(recipe, store, meta, number)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss(network(images), labels)
+        kept.append(sum(storage.nbytes() for storage in storages.values()))
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    states = 2 if recipe.optimizer == "adamw" else 1
+    one, two = kept
     return _TRANSIENT * (one + (slices - 1) * (two - one)) + (1 + states) * weights
 
 
-def _kept(job: Job, slices: int) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass."""
-    storages: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    images, labels = _blank(job, slices)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = make_loss(job.recipe, alone, job.store.ignored)(job.bare(images), labels)
-    del loss  # held until here, so that no storage was counted for another
-    return sum(storages.values())
+def _network(recipe: Recipe, store: Store, device: torch.device) -> nn.Module:
+    with device:
+        model = make_model(recipe, store)
+        model.set_gradient_checkpointing(recipe.gradient_checkpointing)
+        depths = len(recipe.deep_supervision)
+        network: nn.Module = DeeplySupervised(model, depths) if depths else model
+    return network.train()
 
 
-def _blank(job: Job, slices: int) -> tuple[Tensor, Tensor]:
-    size = job.recipe.size
-    images = torch.zeros(slices, job.model.config.in_channels, *size, device=job.device)
-    return images, torch.zeros(slices, *size, dtype=torch.int64, device=job.device)
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes of memory that `device` can still give."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return min(available_memory(), _left_in_container())
-
-
-def _left_in_container() -> int:
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if not limit.exists() or limit.read_text().strip() == "max":
-        return sys.maxsize
-    return int(limit.read_text()) - int(used.read_text())
+def _blank(
+    recipe: Recipe, store: Store, device: torch.device, slices: int
+) -> tuple[Tensor, Tensor]:
+    channels = len(store.preprocessing.channels)
+    images = torch.zeros(slices, channels, *recipe.size, device=device)
+    return images, torch.zeros(slices, *recipe.size, dtype=torch.int64, device=device)

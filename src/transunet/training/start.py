@@ -7,8 +7,6 @@ import shutil
 from itertools import chain
 from pathlib import Path
 
-import torch
-
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import Progress, labelled, prepare
 from transunet.data.split_rules import (
@@ -27,7 +25,7 @@ from transunet.models.transunet2d.config import variant
 from transunet.training.distributed import Processes
 from transunet.training.fine_tuning import check_agreement, preprocessing_from_weights
 from transunet.training.log import check_trackers
-from transunet.training.memory import BATCH, pieces_that_fit, size_that_fits
+from transunet.training.memory import fit_to_memory
 from transunet.training.recipe import Recipe
 from transunet.training.runs import Run, is_store, refuse_if_taken
 from transunet.training.trainer import Job, splits_of_run
@@ -308,7 +306,7 @@ def _job(
     recipe = run.recipe()
     if recipe is None:
         chosen = place.gather(derived(run.record.recipe))[0]
-        recipe = _fitted(chosen, run, store, where, place)
+        recipe = fit_to_memory(chosen, store, where, place)
     split = splits_of_run(run, store).parts[recipe.fold or 0]
     job = Job(run, recipe, store, split, where, workers, place)
     job.check_batches()
@@ -316,22 +314,6 @@ def _job(
         run.keep_recipe(recipe)
     job.restore()
     return job
-
-
-def _fitted(
-    recipe: Recipe, run: Run, store: Store, device: torch.device, place: Processes
-) -> Recipe:
-    """Fill in what depends on data and memory; processes agree on the first's or the least."""
-    if recipe.image_size == "auto":
-        size = size_that_fits(recipe, store, device)
-        recipe = recipe.replace(image_size=place.gather(size)[0])
-    if recipe.batch_size == "auto":
-        split = splits_of_run(run, store).parts[recipe.fold or 0]
-        alone = recipe.replace(batch_size=BATCH, weights="none")
-        trial = Job(run, alone, store, split, device, 0, Processes())
-        needed = place.largest([pieces_that_fit(trial, place.world)], device)[0]
-        recipe = recipe.replace(batch_size=BATCH, accumulate=int(needed))
-    return recipe
 
 
 def ready_store(run: Run, workers: int = 0, progress: Progress | None = None) -> None:
