@@ -49,6 +49,23 @@ def writable_folder(path: Path, remedy: str = "Choose another output folder.") -
         ) from None
 
 
+@contextmanager
+def writing(path: Path, remedy: str = "Choose another place or make room.") -> Iterator[None]:
+    """Turn the `OSError` of writing to `path` into the one message about it.
+
+    Args:
+        path: what is written, for the message.
+        remedy: what to do where it cannot be.
+
+    Raises:
+        ConfigError: when the system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from None
+
+
 def _replace(new: Path, path: Path) -> None:
     # A folder cannot be renamed onto one that is not empty: move the old one aside first.
     if path.is_dir() and new.is_dir():

@@ -1,8 +1,7 @@
 """Where the files of a case go, and in which format its label map is written."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -10,38 +9,16 @@ from typing import Any, Literal
 import numpy as np
 
 from transunet.data.cases import Case
-from transunet.data.formats import kind_of, write_volume
+from transunet.data.formats import FORMATS, kind_of, suffix_of, write_volume
 from transunet.data.formats.dicom.segmentation_writer import write_seg
-from transunet.data.formats.nifti import PAIR
 from transunet.data.formats.npy import sidecar_of
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
-from transunet.files import atomic_path
+from transunet.files import atomic_path, writing
 
 Format = Literal["same", "nifti", "npz", "dicom-seg"]
 MapFormat = Literal["npy", "nii"]
 
-_SAME: Mapping[str, str] = MappingProxyType(
-    {
-        ".nhdr": ".nrrd",  # one file instead of two, so that it appears at once
-        ".mhd": ".mha",
-        ".hdr": ".nii.gz",
-        ".img": ".nii.gz",
-        ".hdr.gz": ".nii.gz",
-        ".img.gz": ".nii.gz",
-        ".jpg": ".png",  # JPEG changes values
-        ".jpeg": ".png",
-        ".bmp": ".png",
-        ".npz": ".nii.gz",
-        ".h5": ".nii.gz",
-        ".npy.h5": ".nii.gz",
-        ".dcm": ".nii.gz",
-        ".dicom": ".nii.gz",
-        ".ima": ".nii.gz",
-        ".zip": ".nii.gz",
-    }
-)
-"""Suffix of an image -> suffix of its label map, where it is another one."""
 _CHOSEN: Mapping[str, str] = MappingProxyType(
     {"nifti": ".nii.gz", "npz": ".npz", "dicom-seg": ".dcm"}
 )
@@ -50,7 +27,7 @@ _CHOSEN: Mapping[str, str] = MappingProxyType(
 def label_name(case: Case, format_: Format = "same") -> str:
     """Return the file name of a case's label map."""
     suffix = kind_of(case.images[0]) or ".nii.gz"
-    return case.name + _CHOSEN.get(format_, _SAME.get(suffix, suffix))
+    return case.name + (_CHOSEN.get(format_) or FORMATS[suffix].label_suffixes.get(suffix, suffix))
 
 
 def write_labels(labels: Volume, path: Path, names: Mapping[int, str] | None = None) -> None:
@@ -64,12 +41,13 @@ def write_labels(labels: Volume, path: Path, names: Mapping[int, str] | None = N
     Raises:
         ConfigError: for a format that is not known or cannot hold it, or where there is no room.
     """
-    if path.name.lower().endswith((*PAIR, ".mhd", ".nhdr")):
+    suffix = suffix_of(path)
+    if suffix and suffix in FORMATS[suffix].two_files:
         raise ConfigError(
             f"{path}: label maps are not written as two files, of which one could be left without "
             "the other. Choose .nii.gz, .mha or .nrrd."
         )
-    with _complete(path) as scratch:
+    with writing(path), atomic_path(path) as scratch:
         _write(labels, scratch, names)
         if sidecar_of(scratch).exists():  # first, so that a label map never lacks its place
             sidecar_of(scratch).replace(sidecar_of(path))
@@ -83,19 +61,8 @@ def write_values(path: Path, values: Any) -> None:
     Raises:
         ConfigError: where there is no room.
     """
-    with _complete(path) as scratch:
+    with writing(path), atomic_path(path) as scratch:
         scratch.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    try:
-        with atomic_path(path) as scratch:
-            yield scratch
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot write {path}: {error.strerror or error}. Choose another place or make room."
-        ) from None
 
 
 def _write(labels: Volume, path: Path, names: Mapping[int, str] | None) -> None:

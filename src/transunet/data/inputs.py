@@ -18,7 +18,7 @@ from transunet.data.formats import (
     is_dicom_path,
     kind_in_folder,
     kind_of,
-    raster,
+    known_format,
     stem_of,
     suffix_of,
 )
@@ -188,7 +188,9 @@ def _images_below(folder: Path) -> list[InputImage]:
     volumes = [
         image
         for image in images
-        if FORMATS.get(kind_of(image.path) or "") is not raster or image.path.is_dir()
+        if (known := known_format(image.path)) is None
+        or known.space != "pixels"
+        or image.path.is_dir()
     ]
     return volumes or images
 

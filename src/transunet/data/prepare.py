@@ -45,7 +45,7 @@ from transunet.data.store import (
 from transunet.data.volume import Grid, Volume
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError, GeometryError
-from transunet.files import atomic_path, writable_folder
+from transunet.files import atomic_path, writable_folder, writing
 
 _READING = 2
 """Counted up when files are read otherwise than before, so that stores are made anew."""
@@ -225,18 +225,12 @@ def _prepare_case(task: _Task, case: Case) -> StoredCase:
 
 
 def _write_case(store: Path, case: StoredCase, slices: NDArray[Any], labels: NDArray[Any]) -> None:
-    try:
-        with atomic_path(case_folder(store, case.name)) as folder:
-            folder.mkdir()
-            np.save(folder / "image.npy", slices)
-            np.save(folder / "label.npy", labels)
-            (folder / CASE).write_text(case.model_dump_json(), "utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot write to the store {store}: {error.strerror or error}. Make room or choose "
-            f"another place; the "
-            "cases that are done stay done."
-        ) from None
+    remedy = "Choose another place or make room; the cases that are done stay done."
+    with writing(store, remedy), atomic_path(case_folder(store, case.name)) as folder:
+        folder.mkdir()
+        np.save(folder / "image.npy", slices)
+        np.save(folder / "label.npy", labels)
+        (folder / CASE).write_text(case.model_dump_json(), "utf-8")
 
 
 def _files(case: Case) -> list[Path]:

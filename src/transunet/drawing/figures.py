@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transunet.errors import ConfigError
-from transunet.files import atomic_path
+from transunet.files import atomic_path, writing
 from transunet.optional import require
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -46,14 +46,8 @@ def save_figure(figure: Any, path: Path) -> Path:
     with warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        try:
-            with atomic_path(path) as scratch:
-                figure.savefig(scratch, dpi=_DPI)
-        except OSError as error:
-            raise ConfigError(
-                f"Cannot write {path}: {error.strerror or error}. Choose another place or make "
-                "room."
-            ) from None
+        with writing(path), atomic_path(path) as scratch:
+            figure.savefig(scratch, dpi=_DPI)
     return path
 
 

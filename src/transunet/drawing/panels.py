@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats import FORMATS, kind_of, npz_hdf5, raster
+from transunet.data.formats import known_format
 from transunet.data.volume import Volume
 from transunet.drawing.colours import colour_of
 from transunet.drawing.contours import loops
@@ -28,7 +27,6 @@ from transunet.drawing.planes import (
 from transunet.optional import require
 
 _MOST_PIXELS = 768  # per side; larger slices are thinned out
-_SPACELESS: frozenset[ModuleType] = frozenset({raster, npz_hdf5})
 _TEXT: Mapping[str, Any] = {"color": "white", "fontsize": 7, "ha": "center", "va": "center"}
 
 
@@ -60,8 +58,8 @@ class Panel:
 
 def tells_space(path: Path) -> bool:
     """Whether a file's format knows voxel sizes and how the patient lies."""
-    suffix = kind_of(path)
-    return suffix is None or FORMATS[suffix] not in _SPACELESS
+    known = known_format(path)
+    return known is None or known.oriented
 
 
 def orientation_for(oriented: bool) -> str:

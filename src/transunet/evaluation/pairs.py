@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from unicodedata import normalize
 
 from transunet.data.cases import Case, DataSet
@@ -14,12 +13,9 @@ from transunet.data.formats import (
     SLICES,
     case_of_mask,
     channel_of,
-    dicom,
     kind_in_folder,
     kind_of,
-    npy,
-    npz_hdf5,
-    raster,
+    known_format,
     stem_of,
     suffix_of,
 )
@@ -32,8 +28,6 @@ from transunet.evaluation.records import Structure, structures_of
 _LOGGER = logging.getLogger(__name__)
 _BESIDE = frozenset({"cases", "probabilities", "uncertainty"})
 """Folders that predicting writes beside the label maps."""
-# Beside volumes, pictures are previews and arrays are probabilities: the first kind found counts.
-_RANK: Mapping[ModuleType, int] = {raster: 1, npz_hdf5: 2, npy: 2, dicom: 3}
 
 
 @dataclass(frozen=True)
@@ -53,11 +47,8 @@ class Pair:
     @property
     def tells_space(self) -> bool:
         """Whether the reference's file knows voxel sizes and how the patient lies."""
-        module = FORMATS.get(kind_of(self.reference) or "")
-        if module is npz_hdf5:
-            return npz_hdf5.has_affine(self.reference)
-        known = _rank(self.reference) == 0 or module is dicom
-        return known or npy.sidecar_of(self.reference).exists()
+        known = known_format(self.reference)
+        return known is None or known.tells_space(self.reference)
 
 
 @dataclass(frozen=True)
@@ -224,15 +215,9 @@ def _aliases(cases: Iterable[Case]) -> dict[str, str]:
 
 
 def _volumes(files: Iterable[Path]) -> list[Path]:
-    known = [path for path in files if kind_in_folder(path)]
-    best = min(map(_rank, known), default=0)
-    return [path for path in known if _rank(path) == best]
-
-
-def _rank(path: Path) -> int:
-    """0 for formats of volumes, more for the kinds that are passed over beside those."""
-    suffix = kind_of(path)
-    return _RANK.get(FORMATS[suffix], 0) if suffix else 0
+    """Beside volumes, pictures are previews and arrays are probabilities: the first kind counts."""
+    ranks = {path: FORMATS[kind].rank for path in files if (kind := kind_in_folder(path))}
+    return [path for path, rank in ranks.items() if rank == min(ranks.values())]
 
 
 def _case_called(name: str, references: References) -> str | None:

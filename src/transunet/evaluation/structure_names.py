@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.classes import is_named
-from transunet.data.formats import FORMATS, dicom, itk, nifti, suffix_of
-from transunet.data.formats.dicom.segmentation_reader import segment_names
+from transunet.data.formats import FORMATS, dicom, suffix_of
 from transunet.data.layouts.nnunet import named_by_regions
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.evaluation.records import Structure, structures_of
@@ -104,11 +103,7 @@ def names_of(label_map: Path, folder: Path | None = None) -> LabelNames | None:
 
 
 def _in_header(label_map: Path) -> dict[int, str]:
-    module = FORMATS.get(suffix_of(label_map) or "", dicom)
-    if module is dicom:
-        return {0: "background", **segment_names(label_map)}
-    own = itk.segment_names(label_map) if module is itk else {}
-    own = nifti.label_names(label_map) if module is nifti else own
+    own = FORMATS.get(suffix_of(label_map) or "", dicom.FORMAT).label_names(label_map)
     return {**own, 0: "background"} if own else {}
 
 

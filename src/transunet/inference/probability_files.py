@@ -22,7 +22,7 @@ from transunet.data.preprocessing import Preprocessing
 from transunet.data.resize import nearest
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
-from transunet.files import atomic_path
+from transunet.files import atomic_path, writing
 
 nib: Any = nibabel  # its functions carry no types
 
@@ -67,13 +67,8 @@ def map_file(
     if path.suffix not in _KINDS:
         raise ConfigError(f"{path}: maps are written as {' or '.join(_KINDS)}.")
     with atomic_path(path) as scratch:
-        try:
+        with writing(path):
             stored = _KINDS[path.suffix](scratch, channels, volume, _across(volume, preprocessing))
-        except OSError as error:
-            raise ConfigError(
-                f"Cannot write {path}: {error.strerror or error}. Choose another place or make "
-                "room."
-            ) from None
         yield MapFile(stored, volume, preprocessing)
         stored.flush()
 

@@ -9,14 +9,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
 from transunet.data.fingerprint import PERCENTILES
-from transunet.data.formats import FORMATS, npy, npz_hdf5, raster, suffix_of
+from transunet.data.formats import FORMATS, raster, suffix_of
+from transunet.data.formats.file_format import Space
 from transunet.data.preprocessing import PHOTOGRAPH_CHANNELS, Channel, Preprocessing
 from transunet.data.store import StoredCase
 from transunet.data.volume import Grid, Volume
@@ -70,7 +71,6 @@ _SAMPLES = 200_000  # voxels of a channel that percentiles are taken of
 Triple = tuple[float, float, float]
 Span = tuple[tuple[float, ...], tuple[float, ...]]
 """The smallest and the largest of each of several figures, over the cases of training."""
-Space = Literal["known", "pixels", "unknown"]
 """Whether a file's format tells voxel sizes; a picture's pixels are counted as they are."""
 
 
@@ -374,8 +374,8 @@ def _standardised(percentiles: Triple, mean: float, deviation: float) -> Triple:
 
 
 def _space(name: str) -> Space:
-    module = FORMATS.get(suffix_of(Path(name)) or "")
-    return "pixels" if module is raster else "unknown" if module in (npz_hdf5, npy) else "known"
+    known = FORMATS.get(suffix_of(Path(name)) or "")
+    return known.space if known else "known"
 
 
 def _is_colour(array: NDArray[Any]) -> bool:

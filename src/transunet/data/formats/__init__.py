@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats import dicom, itk, nifti, raster
+from transunet.data.formats import dicom, nifti
 from transunet.data.formats.archive import is_zip
 from transunet.data.formats.dicom.segmentation_reader import is_seg, seg_grid
 from transunet.data.formats.dicom.series import are_slices, open_series
+from transunet.data.formats.file_format import FileFormat
 from transunet.data.formats.kinds import (
     FORMATS,
     SLICES,
@@ -25,12 +25,14 @@ from transunet.data.formats.kinds import (
     is_header_of_pair,
     kind_in_folder,
     kind_of,
+    known_format,
     stem_of,
     suffix_of,
 )
 from transunet.data.formats.zipped import holds_volume, unzipped, volumes_in_zip
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError, TransUNetError
+from transunet.files import writing
 
 __all__ = [
     "FORMATS",
@@ -46,6 +48,7 @@ __all__ = [
     "join_channels",
     "kind_in_folder",
     "kind_of",
+    "known_format",
     "open_volume",
     "read_grid",
     "read_label_pair",
@@ -68,7 +71,7 @@ def is_dicom_path(path: Path) -> bool:
     """Whether `path` would be read as DICOM: a folder, a zip of one, or a DICOM file."""
     if is_zip(path) and path.is_file():
         return not holds_volume(path)
-    return path.is_dir() or FORMATS.get(kind_of(path) or "") is dicom
+    return path.is_dir() or known_format(path) is dicom.FORMAT
 
 
 def read_volume(path: Path | str | Sequence[Path], series: str | int | None = None) -> Volume:
@@ -95,8 +98,7 @@ def read_volume(path: Path | str | Sequence[Path], series: str | int | None = No
     with unzipped(path) as files:
         if files:
             return replace(read_volume(files), name=str(path))
-    module = format_of(path)
-    return _as_float(module.read(path, **_chosen(path, series)))
+    return _as_float(format_of(path).read(path, **_chosen(path, series)))
 
 
 def open_volume(
@@ -137,8 +139,8 @@ def read_labels(path: Path, like: Grid | None = None) -> Volume:
     with unzipped(path) as files:
         if files:
             return replace(read_labels(files[0]), name=str(path))
-    module = format_of(path)
-    volume: Volume = dicom.read_labels(path, like) if module is dicom else module.read_labels(path)
+    known = format_of(path)
+    volume = dicom.read_labels(path, like) if known is dicom.FORMAT else known.read_labels(path)
     if volume.channels != 1:
         found = f"a label map has one channel, this file has {volume.channels}"
         remedy = "Store one integer per voxel, the number of its class"
@@ -183,8 +185,7 @@ def read_grid(path: Path, series: str | int | None = None) -> Grid:
     with unzipped(path) as files:
         if files:
             return replace(read_grid(files[0]), name=str(path))
-    grid: Grid = format_of(path).read_grid(path, **_chosen(path, series))
-    return grid
+    return format_of(path).read_grid(path, **_chosen(path, series))
 
 
 def channels_in(path: Path) -> int:
@@ -193,10 +194,7 @@ def channels_in(path: Path) -> int:
     Raises:
         As `read_volume`.
     """
-    module = format_of(path)
-    if module in (nifti, itk, raster):
-        return int(module.channels_in(path))
-    return read_volume(path).channels
+    return format_of(path).channels_in(path)
 
 
 def header_contradictions(paths: Iterable[Path]) -> Problem | None:
@@ -221,7 +219,7 @@ def warn_of_contradictions(paths: Iterable[Path]) -> None:
 
 
 def _contradiction(path: Path) -> Problem | None:
-    if FORMATS.get(suffix_of(path) or "") is not nifti or not path.is_file():
+    if FORMATS.get(suffix_of(path) or "") is not nifti.FORMAT or not path.is_file():
         return None
     try:
         doubt = nifti.read_grid(path).doubt
@@ -237,22 +235,18 @@ def write_volume(volume: Volume, path: Path | str) -> None:
         ConfigError: for a format that is not known, or a path that cannot be written.
     """
     path = Path(path)
-    module = _module(path)
+    known = _format(path)
     suffix = suffix_of(path) or ""
     small = path.with_name(path.name[: -len(suffix)] + suffix)  # what libraries know
-    try:
+    with writing(path):
         if small == path:
-            module.write(volume, path)
+            known.write(volume, path)
             return
         with TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
             scratch = Path(folder, small.name)
-            module.write(volume, scratch)
+            known.write(volume, scratch)
             for file in Path(folder).iterdir():
                 file.replace(path.with_name(file.name.replace(small.name, path.name)))
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot write {path}: {error.strerror or error}. Choose another place or make room."
-        ) from None
 
 
 def _as_float(volume: Volume) -> Volume:
@@ -293,27 +287,27 @@ def join_channels(parts: Sequence[Volume]) -> Volume:
     return replace(first, array=np.concatenate([part.array for part in parts]))
 
 
-def format_of(path: Path) -> ModuleType:
-    """Return the module that reads `path`.
+def format_of(path: Path) -> FileFormat:
+    """Return the format that reads `path`.
 
     Raises:
         ConfigError: for a path that does not exist or a format that is not known.
     """
     if not path.exists():
         raise ConfigError(f"There is no file {path}. Check the path.")
-    return _module(path)
+    return _format(path)
 
 
-def _module(path: Path) -> ModuleType:
+def _format(path: Path) -> FileFormat:
     if path.is_dir():
-        return dicom  # the only images that are folders
-    kind = kind_of(path)
-    if kind is None:
+        return dicom.FORMAT  # the only images that are folders
+    known = known_format(path)
+    if known is None:
         raise ConfigError(
             f"{path}: neither its suffix nor its first bytes are of a format that is known. Known: "
             f"{', '.join(FORMATS)}."
         )
-    return FORMATS[kind]
+    return known
 
 
 def _whole(values: NDArray[Any], path: Path) -> NDArray[Any]:

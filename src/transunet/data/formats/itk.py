@@ -4,6 +4,7 @@ ITK counts left, posterior and superior as positive; here it is right, anterior 
 first two rows of an affine change their signs on the way.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -14,11 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
+from transunet.data.formats.file_format import FileFormat
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, TransUNetError
 from transunet.optional import require
 
 Result = TypeVar("Result")
+
+_HEADER = 1 << 16  # bytes in which a header ends
+_NRRD = re.compile(rb"(NRRD.*?)\r?\n\r?\n", re.DOTALL)
+_NRRD_FILE = re.compile(rb"^data ?file *:\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
+_META_FILE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*(.*?)\s*$", re.MULTILINE)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -140,6 +147,20 @@ def channels_in(path: Path) -> int:
     return int(reader.GetNumberOfComponents()) * prod(map(int, reader.GetSize()[3:]))
 
 
+def voxel_files(path: Path) -> list[str] | None:
+    """Return the names of other files that a header says hold the voxels; None for no header."""
+    with path.open("rb") as file:
+        start = file.read(_HEADER)
+    if start.startswith(b"NRRD"):
+        header = _NRRD.match(start if b"\n\n" in start else start + b"\n\n")
+        names = _NRRD_FILE.findall(header[1]) if header else None
+    else:
+        named = _META_FILE.search(start)  # the first ends it
+        names = [named[1]] if named else None
+        names = [] if names == [b"LOCAL"] else names
+    return names and [name.decode("utf-8", "replace") for name in names]
+
+
 def write(volume: Volume, path: Path) -> None:
     """Write `volume`, compressed; several channels become the components of a vector.
 
@@ -242,3 +263,17 @@ def _problem(path: Path, found: str) -> TransUNetError:
             "under this very name, capital letters included; or the pair is damaged"
         )
     return Problem("unreadable", str(path), found, remedy).error()
+
+
+FORMAT = FileFormat(
+    read=read,
+    read_labels=read_labels,
+    read_grid=read_grid,
+    channels_in=channels_in,
+    write=write,
+    label_suffixes={".nhdr": ".nrrd", ".mhd": ".mha"},  # one file, so that it appears at once
+    two_files=frozenset({".nhdr", ".mhd"}),
+    voxel_files=voxel_files,
+    label_names=segment_names,
+    magic={".nrrd": rb"NRRD\d{4}\r?\n", ".mha": rb"(ObjectType|NDims|Comment) *="},
+)

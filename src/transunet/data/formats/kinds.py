@@ -5,53 +5,40 @@ import zlib
 from collections.abc import Mapping
 from gzip import GzipFile
 from pathlib import Path
-from types import ModuleType
 
 from transunet.data.formats import dicom, itk, nifti, npy, npz_hdf5, raster
-from transunet.data.formats.dicom.headers import is_dicom
+from transunet.data.formats.dicom.headers import SUFFIXES, is_dicom
+from transunet.data.formats.file_format import FileFormat
 
-FORMATS: Mapping[str, ModuleType] = {
-    ".nii": nifti,
-    ".nii.gz": nifti,
-    ".hdr": nifti,
-    ".img": nifti,
-    ".hdr.gz": nifti,
-    ".img.gz": nifti,
-    ".nrrd": itk,
-    ".nhdr": itk,
-    ".mha": itk,
-    ".mhd": itk,
-    ".png": raster,
-    ".jpg": raster,
-    ".jpeg": raster,
-    ".tif": raster,
-    ".tiff": raster,
-    ".bmp": raster,
-    ".npy": npy,
-    ".npz": npz_hdf5,
-    ".h5": npz_hdf5,
-    ".npy.h5": npz_hdf5,
-    ".dcm": dicom,
-    ".dicom": dicom,
-    ".ima": dicom,
-    ".zip": dicom,
+FORMATS: Mapping[str, FileFormat] = {
+    ".nii": nifti.FORMAT,
+    ".nii.gz": nifti.FORMAT,
+    ".hdr": nifti.FORMAT,
+    ".img": nifti.FORMAT,
+    ".hdr.gz": nifti.FORMAT,
+    ".img.gz": nifti.FORMAT,
+    ".nrrd": itk.FORMAT,
+    ".nhdr": itk.FORMAT,
+    ".mha": itk.FORMAT,
+    ".mhd": itk.FORMAT,
+    ".png": raster.FORMAT,
+    ".jpg": raster.FORMAT,
+    ".jpeg": raster.FORMAT,
+    ".tif": raster.FORMAT,
+    ".tiff": raster.FORMAT,
+    ".bmp": raster.FORMAT,
+    ".npy": npy.FORMAT,
+    ".npz": npz_hdf5.FORMAT,
+    ".h5": npz_hdf5.FORMAT,
+    ".npy.h5": npz_hdf5.FORMAT,
+    ".dcm": dicom.FORMAT,
+    ".dicom": dicom.FORMAT,
+    ".ima": dicom.FORMAT,
+    ".zip": dicom.FORMAT,
 }
-"""Suffix -> module with `read`, `read_labels`, `read_grid` (path) and `write` (volume, path)."""
-SLICES = frozenset({".dcm", ".dicom", ".ima"})
+"""Suffix -> format. The one place that lists them."""
+SLICES = frozenset(SUFFIXES)
 """Suffixes of files of which a folder holds one image."""
-# How files begin that may have no suffix.
-_MAGIC = {
-    suffix: re.compile(start, re.DOTALL)
-    for suffix, start in {
-        ".nii": rb".{344}n\+1\0|.{4}n\+2\0\r\n\x1a\n",
-        ".nrrd": rb"NRRD\d{4}\r?\n",
-        ".mha": rb"(ObjectType|NDims|Comment) *=",
-        ".npy": rb"\x93NUMPY",
-        ".png": rb"\x89PNG\r\n\x1a\n",
-        ".jpg": rb"\xff\xd8\xff",
-        ".tif": rb"II[*+]\0|MM\0[*+]",
-    }.items()
-}
 _START = 352  # bytes in which they do
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _MASK = re.compile(
@@ -74,23 +61,32 @@ def kind_of(path: Path) -> str | None:
     suffix = suffix_of(path)
     if suffix or not path.is_file():
         return suffix
+    magic = {suffix: start for known in FORMATS.values() for suffix, start in known.magic.items()}
     try:
         with path.open("rb") as file:
             start = file.read(_START)
-            if start.startswith(nifti.GZIP):
+            packed = start.startswith(nifti.GZIP)
+            if packed:
                 file.seek(0)
                 start = GzipFile(fileobj=file).read(_START)
-                return ".nii.gz" if _MAGIC[".nii"].match(start) else None
     except (OSError, EOFError, zlib.error):
         return None
-    told = (suffix for suffix, magic in _MAGIC.items() if magic.match(start))
-    return next(told, ".dcm" if is_dicom(path) else None)
+    kind = next((suffix for suffix in magic if re.match(magic[suffix], start, re.DOTALL)), None)
+    if packed:
+        return ".nii.gz" if kind == ".nii" else None
+    return kind or (".dcm" if is_dicom(path) else None)
+
+
+def known_format(path: Path) -> FileFormat | None:
+    """Return the format that `path` is of, as `kind_of` finds it."""
+    return FORMATS.get(kind_of(path) or "")
 
 
 def files_of(path: Path) -> list[Path]:
     """Return `path` and the file beside it without which it cannot be read in full, if any."""
-    others = [nifti.other_of_pair(path), npy.sidecar_of(path)]
-    return [path, *(other for other in others if other and other.is_file())]
+    known = known_format(path)
+    other = known.companion(path) if known else None
+    return [path, other] if other and other.is_file() else [path]
 
 
 def kind_in_folder(path: Path) -> str | None:

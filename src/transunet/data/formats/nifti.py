@@ -22,6 +22,7 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
+from transunet.data.formats.file_format import FileFormat
 from transunet.data.formats.nifti_affine import grid_of, mm_per_unit
 from transunet.data.volume import Grid, Volume
 from transunet.errors import TransUNetError
@@ -260,3 +261,17 @@ def _undamaged(path: Path, read: Callable[[Path], Result]) -> Result:
 def _problem(path: Path, found: str) -> TransUNetError:
     remedy = "The file is damaged, cut short or of another format: copy or export it again"
     return Problem("unreadable", str(path), found, remedy).error()
+
+
+FORMAT = FileFormat(
+    read=read,
+    read_labels=read_labels,
+    read_grid=read_grid,
+    channels_in=channels_in,
+    write=write,
+    label_suffixes=dict.fromkeys(PAIR, ".nii.gz"),
+    two_files=frozenset(PAIR),
+    companion=other_of_pair,
+    label_names=label_names,
+    magic={".nii": rb".{344}n\+1\0|.{4}n\+2\0\r\n\x1a\n"},
+)

@@ -19,6 +19,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
+from transunet.data.formats.file_format import FileFormat
 from transunet.data.volume import Grid, Volume
 from transunet.errors import TransUNetError
 
@@ -175,3 +176,17 @@ _SIDECAR = 'Write {"spacing_mm": [x, y, z]} or {"affine": [4 rows of 4]}, or rem
 
 def _problem(path: Path, found: str, remedy: str, geometry: bool = False) -> TransUNetError:
     return Problem("unreadable", str(path), found, remedy, geometry=geometry).error()
+
+
+FORMAT = FileFormat(
+    read=read,
+    read_labels=read_labels,
+    read_grid=read_grid,
+    channels_in=lambda path: read(path).channels,
+    write=write,
+    space="unknown",
+    tells_space=lambda path: sidecar_of(path).exists(),
+    rank=2,  # beside label maps they are probabilities
+    companion=sidecar_of,
+    magic={".npy": rb"\x93NUMPY"},
+)

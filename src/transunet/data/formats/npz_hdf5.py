@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
+from transunet.data.formats.file_format import FileFormat
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, TransUNetError
 from transunet.optional import require
@@ -132,3 +133,20 @@ def _check(path: Path, key: str, shape: tuple[int, ...]) -> None:
 def _problem(path: Path, found: str) -> TransUNetError:
     remedy = "Expected a file with the arrays 'image' and 'label': copy or export it again"
     return Problem("unreadable", str(path), found, remedy).error()
+
+
+FORMAT = FileFormat(
+    read=read,
+    read_labels=read_labels,
+    read_grid=read_grid,
+    channels_in=lambda _: 1,
+    write=write,
+    space="unknown",
+    oriented=False,
+    tells_space=has_affine,
+    stands_alone=False,
+    rank=2,
+    label_suffixes=dict.fromkeys((".npz", ".h5", ".npy.h5"), ".nii.gz"),
+    zipped=frozenset({".npz"}),
+    refers_anywhere=frozenset({".h5", ".npy.h5"}),
+)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from transunet.data.checks.problems import Problem
 from transunet.data.formats import tiff
 from transunet.data.formats.deep_pixels import read_samples
+from transunet.data.formats.file_format import FileFormat
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, TransUNetError
 from transunet.optional import require
@@ -474,3 +475,22 @@ def _telling_damage(path: Path) -> Iterator[None]:
 def _problem(path: Path, found: str) -> TransUNetError:
     remedy = "The file is damaged, cut short or of another format: copy or export it again"
     return Problem("unreadable", str(path), found, remedy).error()
+
+
+FORMAT = FileFormat(
+    read=read,
+    read_labels=read_labels,
+    read_grid=read_grid,
+    channels_in=channels_in,
+    write=write,
+    space="pixels",
+    oriented=False,
+    tells_space=lambda _: False,
+    rank=1,  # beside volumes they are previews
+    label_suffixes=dict.fromkeys((*JPEG, ".bmp"), ".png"),
+    magic={
+        ".png": rb"\x89PNG\r\n\x1a\n",
+        ".jpg": rb"\xff\xd8\xff",
+        ".tif": rb"II[*+]\0|MM\0[*+]",
+    },
+)

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats import itk, nifti
 from transunet.data.formats.archive import Unpacked, is_zip, starts
+from transunet.data.formats.file_format import FileFormat
 from transunet.data.formats.kinds import FORMATS, SLICES, channel_of, stem_of, suffix_of
 
 
@@ -49,5 +49,9 @@ def _volumes(path: Path) -> list[str]:
     holds = starts(path, 132)
     if any(start[128:] == b"DICM" or suffix_of(Path(n)) in SLICES for n, start in holds.items()):
         return []
-    names = [name for name in holds if FORMATS.get(suffix_of(Path(name)) or "") in (nifti, itk)]
+    names = [name for name in holds if _is_volume(FORMATS.get(suffix_of(Path(name)) or ""))]
     return sorted(name for name in names if not name.lower().endswith((".hdr", ".hdr.gz")))
+
+
+def _is_volume(known: FileFormat | None) -> bool:
+    return known is not None and known.space == "known" and known.stands_alone

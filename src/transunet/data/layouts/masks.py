@@ -18,7 +18,7 @@ import numpy as np
 
 from transunet.data.cases import Case, file_problems
 from transunet.data.checks.problems import Problem, problem_of
-from transunet.data.formats import FORMATS, kind_of, raster, read_labels, stem_of
+from transunet.data.formats import known_format, raster, read_labels, stem_of
 from transunet.data.formats.raster import COLOUR
 from transunet.data.layouts import description
 from transunet.errors import ConfigError, TransUNetError
@@ -223,7 +223,7 @@ def _no_foreground(folder: Path, surveyed: Survey, unused: Sequence[Path]) -> Tr
     empty = f"none of {read} masks holds anything but background" if read or not unread else ""
     if not unread:
         remedy = "Check that these are the masks"
-        pictures = [p for p in surveyed.pixels if FORMATS.get(kind_of(p) or "") is raster]
+        pictures = [p for p in surveyed.pixels if known_format(p) is raster.FORMAT]
         if pictures and raster.has_shape_in_alpha(pictures[0]):
             empty += ", but their transparency has a shape, which is not read"
             remedy = "Store it as brightness: in Python, Image.open(mask).getchannel('A').save(new)"

@@ -22,11 +22,9 @@ from transunet.data.formats import (
     SLICES,
     case_of_mask,
     channel_of,
-    dicom,
     is_header_of_pair,
     kind_in_folder,
-    kind_of,
-    npz_hdf5,
+    known_format,
     raster,
     read_volume,
     stem_of,
@@ -67,7 +65,6 @@ SPLITS = {
 
 Entry = TypeVar("Entry")
 
-_KNOWN = tuple(suffix for suffix, module in FORMATS.items() if module not in (npz_hdf5, dicom))
 _SAMPLED = 2000  # images whose headers tell colours, depth and orientation
 _HOUNSFIELD_AIR = -500  # a volume of whole numbers that reaches this low is CT
 
@@ -167,7 +164,7 @@ def _sides_at(root: Path, split: str | None) -> Iterator[_Side]:
         if images and (labels or (named_split or split) == "test"):
             paired = True
             yield _Side(images, labels or root / MASKS[0], named_split or split)
-    masks_or_not = {bool(case_of_mask(stem_of(p))) for p in description.listed(root, _KNOWN)}
+    masks_or_not = {bool(case_of_mask(stem_of(p))) for p in description.listed(root, _suffixes())}
     if not paired and len(masks_or_not) == 2:  # masks alone are a folder of label maps
         yield _Side(root, root, split)
 
@@ -228,12 +225,17 @@ def files_in(folder: Path, flat: bool) -> list[tuple[str, Path]]:
         if path.parent != folder and suffix_of(path) in {None, *SLICES} and is_dicom(path)
     ]
     series = sorted({path.parent for path in slices})
-    images = [path for path in files if kind_in_folder(path) in _KNOWN]
+    images = [path for path in files if kind_in_folder(path) in _suffixes()]
     others = [path for path in files if kind_in_folder(path) is None and path.parent not in series]
     return [
         ((path.parent.relative_to(folder) / stem_of(path)).as_posix(), path)
         for path in (*images, *series, *others)
     ]
+
+
+def _suffixes() -> tuple[str, ...]:
+    """Of the formats in which a file is an image or a mask."""
+    return tuple(suffix for suffix, known in FORMATS.items() if known.stands_alone)
 
 
 def _is_image(path: Path) -> bool:
@@ -306,8 +308,7 @@ def channels_of(
     photographs = {
         case: header
         for case in chosen
-        if FORMATS.get(kind_of(case.images[0]) or "") is raster
-        and (header := _header(case.images[0]))
+        if known_format(case.images[0]) is raster.FORMAT and (header := _header(case.images[0]))
     }
     if not photographs:
         return _volume_channels(cases[0].images[0]), None, []
@@ -350,7 +351,7 @@ def _orientations(folder: Path, headers: Mapping[Case, raster.Header]) -> Iterat
         for case in turned
         if case.label
         and case.label.is_file()
-        and FORMATS.get(kind_of(case.label) or "") is raster
+        and known_format(case.label) is raster.FORMAT
         and ((mask := _header(case.label)) is None or mask.orientation == 1)
     ]
     if untold:

@@ -10,23 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from transunet.data.formats import FORMATS, is_header_of_pair, itk, kind_of, stem_of
+from transunet.data.formats import (
+    FORMATS,
+    channel_of,
+    is_header_of_pair,
+    kind_of,
+    known_format,
+    stem_of,
+)
 from transunet.data.formats.archive import is_zip
 from transunet.data.formats.dicom.headers import is_called_dicom, is_dicom
 from transunet.serve.api.error_responses import ApiError
 
 As = Literal["auto", "channels", "series"]
 
-_REFERRING = (".h5", ".npy.h5")  # HDF5 may refer to any file, in many ways
-ACCEPTED = tuple(suffix for suffix in FORMATS if suffix not in _REFERRING)
+ACCEPTED = tuple(suffix for suffix, known in FORMATS.items() if suffix not in known.refers_anywhere)
 """Suffixes that are taken; files that tell by their beginning what they are need none."""
 
 _SIDECAR = ".npy.json"
-_CHANNEL = re.compile(r".+_(\d{4})")  # nnU-Net's CASE_0000, CASE_0001
-_HEADER = 1 << 16  # bytes in which a header ends
-_NRRD = re.compile(rb"(NRRD.*?)\r?\n\r?\n", re.DOTALL)
-_NRRD_FILE = re.compile(rb"^data ?file *:\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
-_META_FILE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*(.*?)\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def check_format(path: Path) -> None:
     Raises:
         ApiError: when it does not.
     """
-    if kind_of(path) not in ACCEPTED:
+    kind = kind_of(path)
+    if kind is None or kind in FORMATS[kind].refers_anywhere:
         message = f"{path.name}: the format is not taken; expected {', '.join(ACCEPTED)}."
         raise ApiError("unknown_format", message, "Convert it to NIfTI (.nii.gz).")
     named = _files_named_by(path)
@@ -111,27 +113,14 @@ def _series(images: list[Path], dicom: list[bool], series: str | None) -> Source
 
 def _place(path: Path) -> int:
     # Sorting keeps the order that files came in, but for those that are numbered.
-    match = _CHANNEL.fullmatch(stem_of(path))
-    return int(match[1]) if match else -1
+    channel = channel_of(stem_of(path))
+    return channel[1] if channel else -1
 
 
 def _files_named_by(path: Path) -> list[str] | None:
     """Other files that the header of a NRRD or MetaImage names; None for a header that is none."""
-    if not path.is_file() or FORMATS.get(kind_of(path) or "") is not itk:
-        return []
-    with path.open("rb") as file:
-        start = file.read(_HEADER)
-    if kind_of(path) in (".nrrd", ".nhdr"):
-        header = _NRRD.match(start if b"\n\n" in start else start + b"\n\n")
-        return [_text(name) for name in _NRRD_FILE.findall(header[1])] if header else None
-    named = None if start.startswith(b"NRRD") else _META_FILE.search(start)  # the first ends it
-    if named is None:
-        return None
-    return [] if named[1] == b"LOCAL" else [_text(named[1])]
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "replace")
+    known = known_format(path) if path.is_file() else None
+    return known.voxel_files(path) if known else []
 
 
 def _is_beside(path: Path, name: str) -> bool:

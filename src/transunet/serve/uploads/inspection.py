@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from transunet.data.checks.suitability import ImageFacts
 from transunet.data.formats import (
-    FORMATS,
     dicom,
-    kind_of,
+    known_format,
     npy,
-    npz_hdf5,
     raster,
     read_volume,
     stem_of,
@@ -179,8 +177,8 @@ def _kept(source: Source, folder: Path) -> dict[str, Any]:
 def _without_place(source: Source, volume: Volume) -> bool:
     if source.dicom:
         return False
-    module = FORMATS.get(kind_of(source.paths[0]) or "")
-    return module in (raster, npz_hdf5) or (module is npy and volume.header is not None)
+    known = known_format(source.paths[0])
+    return (known is not None and not known.oriented) or isinstance(volume.header, npy.Plane)
 
 
 def _obstacle(volume: Volume) -> str | None:

@@ -4,7 +4,7 @@ import zipfile
 from math import prod
 from pathlib import Path
 
-from transunet.data.formats import FORMATS, channels_in, itk, kind_of, nifti, raster, read_grid
+from transunet.data.formats import FORMATS, channels_in, kind_of, read_grid
 from transunet.serve.api.error_responses import ApiError
 from transunet.serve.uploads.quota import no_room
 
@@ -27,14 +27,9 @@ def declared(path: Path) -> int:
         DataError, GeometryError: for a damaged header.
     """
     suffix = kind_of(path)
-    if suffix == ".npz":
+    if suffix and suffix in FORMATS[suffix].zipped:
         return _unpacked_bytes(path)
-    shape = read_grid(path).spatial_shape
-    if FORMATS.get(suffix or "") in (nifti, itk, raster):
-        return prod(shape) * channels_in(path)
-    if suffix == ".npy":
-        return path.stat().st_size  # it is mapped: its file cannot hold fewer bytes than voxels
-    return prod(shape)
+    return prod(read_grid(path).spatial_shape) * channels_in(path)
 
 
 def check_archive(path: Path, room: int) -> None:

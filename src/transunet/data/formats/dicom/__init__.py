@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from transunet.data.formats.dicom.headers import SUFFIXES
 from transunet.data.formats.dicom.pixels import read_pixels
-from transunet.data.formats.dicom.segmentation_reader import read_seg
+from transunet.data.formats.dicom.segmentation_reader import read_seg, segment_names
 from transunet.data.formats.dicom.segmentation_writer import write_seg
 from transunet.data.formats.dicom.series import Series, open_series
 from transunet.data.formats.dicom.slice_grid import affine_of
+from transunet.data.formats.file_format import FileFormat
 from transunet.data.volume import Grid, Volume
 
 
@@ -98,3 +100,16 @@ def write(volume: Volume, path: Path) -> None:
     """
     names = {label: f"label {label}" for label in range(1, int(volume.array.max()) + 1)}
     write_seg(volume, volume.header, names or {1: "label 1"}, path)
+
+
+FORMAT = FileFormat(
+    read=read,
+    read_labels=read_labels,
+    read_grid=read_grid,
+    channels_in=lambda _: 1,
+    write=write,
+    stands_alone=False,  # a folder of slices is one image
+    rank=3,
+    label_suffixes=dict.fromkeys((*SUFFIXES, ".zip"), ".nii.gz"),
+    label_names=segment_names,
+)
