@@ -1,5 +1,6 @@
 """Outputs are written beside their place and renamed: a reader never sees half of one."""
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -71,3 +72,13 @@ def _replace(new: Path, path: Path) -> None:
     if path.is_dir() and new.is_dir():
         path.replace(new.parent / "previous")
     new.replace(path)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of the file `path`, which is read in pieces.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

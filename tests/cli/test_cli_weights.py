@@ -7,12 +7,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from transunet.cache import place
 from transunet.cli.weights import app
 from transunet.errors import ConfigError, WeightsError
 from transunet.models.transunet2d.config import VARIANTS
 from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.catalog import files_for
+from transunet.weights.download import cached_path
 from weights.loopback import serving
 from weights.written import write_bundle
 
@@ -77,10 +77,10 @@ def test_list_of_one_source_and_of_none():
 
 def test_download_then_list(hub):
     result = run("download", "ViT-B_16")
-    assert lines(result)[-1].endswith(str(place(HUB)))
-    assert place(HUB).read_bytes() == CONTENT
+    assert lines(result)[-1].endswith(str(cached_path(HUB)))
+    assert cached_path(HUB).read_bytes() == CONTENT
     (row,) = [one for one in lines(run("list")) if "vit_base_patch16_224" in one]
-    sha256 = json.loads((place(HUB).parent / "model.safetensors.json").read_text())["sha256"]
+    sha256 = json.loads((cached_path(HUB).parent / "model.safetensors.json").read_text())["sha256"]
     assert f"sha256 {sha256[:12]}, from the hub" in row
     assert row.split()[-1] == "yes"
 

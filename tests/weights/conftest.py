@@ -10,7 +10,6 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRANSUNET_CACHE", str(tmp_path / "cache"))
     for name in ("TRANSUNET_OFFLINE", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("transunet.weights.download._PAUSE_SECONDS", 0.0)
     return tmp_path / "cache"
 
 

@@ -21,9 +21,9 @@ import numpy as np
 
 from transunet.backends.protocol import Network
 from transunet.bundle.bundle_config import MODEL, BundleConfig, locate
-from transunet.cache import cache_folder, cache_lock, digests, writable_cache_folder
+from transunet.cache import cache_folder, cache_lock, writable_cache_folder
 from transunet.errors import ConfigError, TransUNetError, first_line
-from transunet.files import atomic_path
+from transunet.files import atomic_path, sha256_of
 from transunet.optional import version_of
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def converted(source: Path | str, config: BundleConfig, engine: str) -> Converte
 
 
 def _key(source: Path | str, config: BundleConfig, engine: str) -> str:
-    weights = digests(locate(source, MODEL), ["sha256"])["sha256"]
+    weights = sha256_of(locate(source, MODEL))
     versions = {package: version_of(package) or "" for package in KINDS[engine].packages}
     parts = [_FORM, engine, weights, config.model_dump_json(), versions, _code()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -114,7 +114,7 @@ def _look(folder: Path, engine: str) -> Converted | None:
     try:
         note = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
         files: dict[str, str] = note["files"]
-        whole = all(digests(folder / name, ["sha256"])["sha256"] == files[name] for name in files)
+        whole = all(sha256_of(folder / name) == files[name] for name in files)
         found = Converted(folder / KINDS[engine].file, str(note["fingerprint"]))
         if not whole or found.path.name not in files:
             return None
@@ -137,7 +137,7 @@ def _make(source: Path | str, config: BundleConfig, engine: str, folder: Path) -
             path = scratch / KINDS[engine].file
             _writer(engine)(model, config, path)
             _check_equal(model, _opened(engine, path, config), engine)
-            files = {file.name: digests(file, ["sha256"])["sha256"] for file in scratch.iterdir()}
+            files = {file.name: sha256_of(file) for file in scratch.iterdir()}
             note = {"files": files, "fingerprint": fingerprint_of(model), "source": str(source)}
             (scratch / _NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     except Exception as error:  # whatever the exporters raise

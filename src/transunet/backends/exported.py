@@ -13,8 +13,8 @@ from transunet.backends.onnxruntime import OnnxNetwork
 from transunet.backends.openvino import OpenVinoNetwork
 from transunet.backends.protocol import Network
 from transunet.bundle.bundle_config import BundleConfig
-from transunet.cache import digests
 from transunet.errors import ConfigError
+from transunet.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -138,5 +138,5 @@ def _identity(path: Path, metadata: Metadata) -> str:
         return metadata.fingerprint
     beside = path.with_suffix(".bin")
     files = [path, beside] if path.suffix == ".xml" and beside.is_file() else [path]
-    found = [digests(file, ["sha256"])["sha256"] for file in files]
+    found = [sha256_of(file) for file in files]
     return hashlib.sha256("\n".join([metadata.fingerprint, *found]).encode()).hexdigest()

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transunet.cache import cache_folder, can_be_written
+from transunet.cache import ANSWER_SECONDS, cache_folder, can_be_written, is_offline
 from transunet.errors import ConfigError, first_line
-from transunet.weights.download import ANSWER_SECONDS, is_offline
 
 
 def download_file(repository: str, name: str) -> Path:

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from transunet.bundle.bundle_config import CONFIG, MODEL, BundleConfig, locate, read_config
 from transunet.bundle.hub import upload_folder
+from transunet.errors import WeightsError, first_line
 from transunet.files import atomic_path, writable_folder
 from transunet.models.transunet2d.network import TransUNet
 from transunet.optional import DISTRIBUTION, versions_of
-from transunet.weights.load import load_weights
 
 __all__ = ["BundleConfig", "from_pretrained", "push_to_hub", "save_pretrained"]
 
@@ -47,10 +48,36 @@ def from_pretrained(
         WeightsError: when its weights are damaged or belong to another architecture.
     """
     config = read_config(source)
+    path = locate(source, MODEL)
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: the file is damaged or cut short ({first_line(error)}). Copy or download the "
+            "bundle again."
+        ) from None
     with torch.device("meta"):  # the weights are about to be read: do not draw others first
         model = TransUNet(config.architecture)
+    own = model.state_dict()
+    differing = [
+        f"{name} {tuple(state[name].shape) if name in state else 'missing'}, expected "
+        f"{tuple(own[name].shape) if name in own else 'no such entry'}"
+        for name in sorted(own.keys() | state.keys())
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    ]
+    if differing:
+        raise WeightsError(
+            f"{path}: does not fit the {CONFIG} beside it in {len(differing)} entries: "
+            f"{'; '.join(differing[:4])}. Restore both files of the bundle; weights from elsewhere "
+            "load by create_model(weights=...)."
+        )
+    if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
+        raise WeightsError(
+            f"{path}: holds values that are not finite (NaN or infinity) in {len(broken)} entries, "
+            f"{broken[0]} among them. It would predict nothing: take another checkpoint."
+        )
     model.to_empty(device=device)
-    load_weights(model, locate(source, MODEL))
+    model.load_state_dict(state)
     return model.eval(), config
 
 

@@ -56,15 +56,16 @@ def download(
         bool, typer.Option("--offline", help="Use no network: only check what is in the cache.")
     ] = False,
 ) -> None:
-    """Download the weights of each VARIANT into the cache; an interrupted download resumes."""
+    """Download the weights of each VARIANT into the cache."""
     from rich.console import Console
 
     from transunet.weights.catalog import files_for
+    from transunet.weights.download import fetch
 
     wanted = {file.key: file for name in variants for file in files_for(name, source)}
     console = Console()
     for file in wanted.values():
-        path = _fetch(file, offline)
+        path = fetch(file, offline=offline or None)
         console.print(f"{file.key}: {path}", soft_wrap=True, highlight=False)
 
 
@@ -98,12 +99,12 @@ def _table(source: str) -> "Table":
 
 
 def _row(file: "WeightFile") -> tuple[str, str, str, str, str]:
-    from transunet.cache import is_cached, place, record_of
+    from transunet.weights.download import cached_path, is_cached, record_of
 
     record = record_of(file)
     cached = is_cached(file)
     if cached:
-        size = f"{place(file).stat().st_size / 1e6:.0f} MB"
+        size = f"{cached_path(file).stat().st_size / 1e6:.0f} MB"
     else:
         size = f"~{file.about_bytes / 1e6:.0f} MB"
     if cached and record is not None:
@@ -117,22 +118,6 @@ def _row(file: "WeightFile") -> tuple[str, str, str, str, str]:
         checksum,
         "yes" if cached else "no",
     )
-
-
-def _fetch(file: "WeightFile", offline: bool) -> Path:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    from transunet.weights.download import fetch
-
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(file.key, total=None)
-        return fetch(
-            file,
-            offline=offline or None,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
 
 
 def _channels(found: "Inspection") -> str:

@@ -12,7 +12,7 @@ from transunet.errors import ConfigError, WeightsError
 from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
-from transunet.weights.download import Progress, fetch
+from transunet.weights.download import fetch
 from transunet.weights.fit import Shapes, about_positions, doubt_about_positions, fit
 from transunet.weights.identify import skips_of, variant_of
 from transunet.weights.origin import Origin, origin_of
@@ -63,7 +63,6 @@ def load_weights(
     labels: Mapping[int, str] | Sequence[str] | None = None,
     channels: Sequence[str] | None = None,
     offline: bool | None = None,
-    progress: Progress | None = None,
 ) -> Loaded:
     """Load `source` into `model`, or leave the model as it is and say why.
 
@@ -80,7 +79,6 @@ def load_weights(
         labels: What the model's classes are called, background first; for `partial`.
         channels: What the image's channels are called; for `partial`.
         offline: Use no network; None follows TRANSUNET_OFFLINE and HF_HUB_OFFLINE.
-        progress: Told about every piece of a download that arrives.
 
     Returns:
         What was taken and what was not; `str` of it says so in a few lines.
@@ -90,7 +88,7 @@ def load_weights(
         WeightsError: when a file cannot be had, is damaged, or does not fit; it names the entries.
     """
     config = model.config
-    origins = _origins(config, source, offline, progress)
+    origins = _origins(config, source, offline)
     remapped, own = _remapped(config, origins), model.state_dict()
     rows: Rows | None = None
     notes: list[str] = []
@@ -188,12 +186,10 @@ def remap(entries: Mapping[str, Tensor], container: str, path: Path) -> Remapped
     )
 
 
-def _origins(
-    config: TransUNetConfig, source: Source, offline: bool | None, progress: Progress | None
-) -> list[Origin]:
+def _origins(config: TransUNetConfig, source: Source, offline: bool | None) -> list[Origin]:
     if isinstance(source, str) and source in (*SOURCES, *RETIRED):
         files = files_for(config.name, source)
-        return [Origin(fetch(file, offline=offline, progress=progress)) for file in files]
+        return [Origin(fetch(file, offline=offline)) for file in files]
     chosen = [source] if isinstance(source, str | Path) else list(source)
     if not 1 <= len(chosen) <= 2:
         raise ConfigError(f"Expected one weight file or two, found {len(chosen)}.")
