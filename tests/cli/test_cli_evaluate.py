@@ -1,7 +1,9 @@
 """`transunet evaluate` as it is typed: what it prints, writes and refuses."""
 
+import base64
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -75,6 +77,12 @@ def run(monkeypatch):
     return invoke
 
 
+def pictures_in(page):
+    """How many of the page's pictures show an image, behind whatever outlines."""
+    drawn = re.findall(r'<img class="image" src="data:image/svg\+xml;base64,([^"]+)"', page)
+    return sum(b"data:image/png;base64," in base64.b64decode(one) for one in drawn)
+
+
 def test_dice_per_class_and_case_and_the_last_line(dataset, run):
     out = run(dataset.parent / "p", dataset)
     row = next(line for line in out.splitlines() if "case_5" in line)
@@ -103,14 +111,14 @@ def test_reports_are_written(dataset, run, tmp_path):
     with (tmp_path / "out" / "metrics.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 12
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 6  # the data set's own images
+    assert pictures_in(page) == 6  # the data set's own images
     assert page.index("case_5") < page.index("<h3>case_1")
 
 
 def test_pictures_can_be_fewer(dataset, run, tmp_path):
     run(dataset.parent / "p", dataset, "-o", tmp_path / "out", "--pictures", 2)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert pictures_in(page) == 2
     assert "The 2 worst of 6 cases" in page
 
 
@@ -127,9 +135,21 @@ def test_images_given_by_hand(dataset, run, tmp_path):
     labels, images = dataset / "labelsTr", dataset / "imagesTr"
     run(tmp_path / "p", labels, "-o", tmp_path / "without")
     run(tmp_path / "p", labels, "--images", images, "-o", tmp_path / "with")
-    assert "data:image" not in (tmp_path / "without" / "report.html").read_text()
-    assert '<path class="reference"' in (tmp_path / "without" / "report.html").read_text()
-    assert "data:image" in (tmp_path / "with" / "report.html").read_text()
+    without, shown = ((tmp_path / name / "report.html").read_text() for name in ("without", "with"))
+    assert (pictures_in(without), pictures_in(shown)) == (0, 6)
+    assert without.count('<img class="reference"') == 6
+
+
+def test_without_matplotlib_the_page_says_how_to_get_pictures(dataset, run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run(tmp_path / "p", dataset, "-o", tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<img" not in page
+    assert "There are no pictures." in page
+    assert "pip install &#39;transunet-torch[train]&#39;" in page
+    assert "show-reference" not in page.partition("</style>")[2]
+    assert page.index("case_5") < page.index("<h3>case_1")
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 def test_names_from_a_bundle(dataset, run, tmp_path):

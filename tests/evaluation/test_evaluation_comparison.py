@@ -12,7 +12,7 @@ from rich.console import Console
 from transunet.errors import DataError
 from transunet.evaluation import comparison as module
 from transunet.evaluation.comparison import Comparison, PairedTest, holm, paired_test
-from transunet.evaluation.comparison_html import comparison_page
+from transunet.evaluation.pages import comparison_page
 from transunet.evaluation.table import comparison_table
 
 A = [[0.90, 0.80], [0.85, nan], [0.70, 0.60], [0.95, 0.55], [0.60, nan], [0.80, 0.50]]
@@ -133,7 +133,7 @@ def test_the_page_shows_both_and_escapes(evaluation_of):
     assert "Wilcoxon signed-rank" in content
     assert content.count('<svg class="chart"') == 5
     assert "is empty; in 1 of them one prediction has voxels" in content
-    assert "the image&#x27;s diagonal" in content
+    assert "the image&#39;s diagonal" in content
 
 
 def test_the_official_convention_is_labelled(evaluation_of):

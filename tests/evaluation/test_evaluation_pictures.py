@@ -1,52 +1,20 @@
-"""Pictures of a report: encoding, outlines, the choice of the slice, how it is turned."""
+"""Pictures of a report: outlines, the choice of the slice, how it is turned."""
 
 import base64
-import io
 import re
-import zlib
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from transunet.data.volume import Volume
-from transunet.drawing.contours import outline
-from transunet.drawing.png import png, png_data_uri
-from transunet.evaluation.overlay import figure
-from transunet.evaluation.overlay_views import View, image_for, most_wrong_view
+from transunet.drawing.contours import loops
+from transunet.drawing.panels import Panel
+from transunet.evaluation.pictures import WorstSlice, draw_layers, image_on, worst_slice
 from transunet.evaluation.records import Structure
 
 ONE = (Structure((1,), "one"),)
 RAS = np.eye(4)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (5, 9, 3)])
-def test_png_is_read_back_by_pillow(shape):
-    image = pytest.importorskip("PIL.Image")
-    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    assert np.array_equal(np.asarray(image.open(io.BytesIO(png(picture)))), picture)
-
-
-def test_png_as_the_standard_says():
-    # 2 x 1 pixels, values 5 and 7: filter "up" of the first row 5, of the second 7 - 5 = 2.
-    content = png(np.array([[5], [7]], np.uint8))
-    assert content.startswith(
-        b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x02"
-    )
-    start = content.index(b"IDAT") + 4
-    assert zlib.decompress(content[start:-16]) == bytes([2, 5, 2, 2])
-
-
-def test_data_uri():
-    uri = png_data_uri(np.zeros((2, 2), np.uint8))
-    head, _, body = uri.partition(",")
-    assert head == "data:image/png;base64"
-    assert base64.b64decode(body).startswith(b"\x89PNG")
-
-
-def loops(path):
-    found = [re.findall(r"-?\d+ -?\d+", loop) for loop in path.split("Z") if loop]
-    return [[tuple(map(int, point.split())) for point in loop] for loop in found]
 
 
 def area(loop):
@@ -58,36 +26,36 @@ def area(loop):
 def test_outline_of_a_rectangle_has_its_four_corners():
     mask = np.zeros((6, 8), bool)
     mask[1:4, 2:7] = True
-    (loop,) = loops(outline(mask))
+    (loop,) = loops(mask)
     assert set(loop) == {(2, 1), (7, 1), (7, 4), (2, 4)}
 
 
 def test_outline_at_the_border_of_the_image():
-    assert outline(np.ones((2, 3), bool)).count("Z") == 1
-    assert set(loops(outline(np.ones((2, 3), bool)))[0]) == {(0, 0), (3, 0), (3, 2), (0, 2)}
+    assert len(loops(np.ones((2, 3), bool))) == 1
+    assert set(loops(np.ones((2, 3), bool))[0]) == {(0, 0), (3, 0), (3, 2), (0, 2)}
 
 
 def test_outline_of_a_ring_is_two_loops_of_opposite_turn():
     mask = np.ones((5, 5), bool)
     mask[2, 2] = False
-    assert sorted(area(loop) for loop in loops(outline(mask))) == [-1, 25]
+    assert sorted(area(loop) for loop in loops(mask)) == [-1, 25]
 
 
 def test_outline_of_nothing_is_empty():
-    assert outline(np.zeros((4, 4), bool)) == ""
+    assert loops(np.zeros((4, 4), bool)) == []
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_outlines_enclose_exactly_the_mask(seed):
     mask = np.random.default_rng(seed).random((12, 15)) < 0.5  # touching corners and holes
-    assert sum(area(loop) for loop in loops(outline(mask))) == mask.sum()
+    assert sum(area(loop) for loop in loops(mask)) == mask.sum()
 
 
 def test_an_endless_outline_is_drawn_coarser():
     noise = np.random.default_rng(0).random((300, 300)) < 0.5
-    path = outline(noise)
-    assert len(path) < 300_000
-    assert max(max(point) for loop in loops(path) for point in loop) >= 290
+    points = [point for loop in loops(noise) for point in loop]
+    assert len(points) < 20_000
+    assert max(max(point) for point in points) >= 290
 
 
 def volume(array, affine=RAS, name="v"):
@@ -106,72 +74,73 @@ def test_the_slice_with_most_wrong_voxels_is_shown():
     predicted = real.copy()
     predicted[10, 10, 1] = 0
     predicted[10:12, 10, 3] = 0
-    view = most_wrong_view(volume(predicted), volume(real), None, ONE)
-    assert view.caption == "axial slice 4 of 5 · 2 voxels differ"
-    assert view.reference.sum() == 100
-    assert view.prediction.sum() == 98
-    assert view.image is None
+    worst = worst_slice(volume(predicted), volume(real), None, ONE)
+    assert worst.caption == "axial slice 4 of 5 · 2 voxels differ"
+    assert worst.panel.labels.sum() == 100
+    assert worst.prediction.sum() == 98
+    assert worst.panel.picture is None
 
 
 def test_without_errors_the_fullest_slice_is_shown():
     real = labels((20, 20, 3), np.s_[5:7, 5, 0], np.s_[5:10, 5, 2])
-    view = most_wrong_view(volume(real), volume(real), None, ONE)
-    assert view.caption == "axial slice 3 of 3 · no voxel differs"
+    worst = worst_slice(volume(real), volume(real), None, ONE)
+    assert worst.caption == "axial slice 3 of 3 · no voxel differs"
 
 
 def test_other_labels_are_ignored():
     real = labels((20, 20, 3), np.s_[5, 5, 0])
     predicted = real.copy()
     predicted[8:12, 8, 2] = 7
-    view = most_wrong_view(volume(predicted), volume(real), None, ONE)
-    assert "no voxel differs" in view.caption
+    worst = worst_slice(volume(predicted), volume(real), None, ONE)
+    assert "no voxel differs" in worst.caption
 
 
 def test_the_patients_right_is_on_the_left_and_anterior_on_top():
     # RAS: the first axis runs to the right, so its last voxel is the patient's rightmost.
     real = labels((60, 60, 1), np.s_[20:40, 20:40, 0])
     predicted = labels((60, 60, 1), np.s_[38, 38, 0])  # to the right and in front
-    view = most_wrong_view(volume(predicted), volume(real), None, ONE)
-    height, width = view.prediction.shape
-    row, column = np.argwhere(view.prediction)[0]
+    worst = worst_slice(volume(predicted), volume(real), None, ONE)
+    height, width = worst.prediction.shape
+    row, column = np.argwhere(worst.prediction)[0]
     assert row < height / 2
     assert column < width / 2
-    assert view.letters == ("R", "L", "A", "P")
+    assert worst.panel.letters == ("R", "L", "A", "P")
 
 
 def test_the_stored_axes_do_not_matter():
     affine = np.array([[0, 0, -1.0, 0], [1, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
     real = labels((30, 12, 40), np.s_[5:20, 3:8, 10:30])
     predicted = labels((30, 12, 40), np.s_[5:20, 3:8, 12:33])
-    view = most_wrong_view(volume(predicted, affine), volume(real, affine), None, ONE)
+    worst = worst_slice(volume(predicted, affine), volume(real, affine), None, ONE)
     turned = [volume(one, affine).reoriented("RAS") for one in (predicted, real)]
-    same = most_wrong_view(*turned, None, ONE)
-    assert np.array_equal(view.prediction, same.prediction)
-    assert view.caption == same.caption == "axial slice 4 of 12 · 75 voxels differ"
+    same = worst_slice(*turned, None, ONE)
+    assert np.array_equal(worst.prediction, same.prediction)
+    assert worst.caption == same.caption == "axial slice 4 of 12 · 75 voxels differ"
 
 
 def test_thick_slices_are_leafed_through_and_drawn_in_proportion():
     affine = np.diag([1.0, 4.0, 1.0, 1.0])
     real = labels((30, 6, 30), np.s_[10:20, 2, 10:20])
-    view = most_wrong_view(volume(real, affine), volume(real, affine), None, ONE)
-    assert "coronal slice 3 of 6" in view.caption
-    assert view.letters == ("R", "L", "S", "I")
+    worst = worst_slice(volume(real, affine), volume(real, affine), None, ONE)
+    assert "coronal slice 3 of 6" in worst.caption
+    assert worst.panel.letters == ("R", "L", "S", "I")
     flat = np.diag([1.0, 1.0, 1.4, 1.0])
     real = labels((30, 1, 30), np.s_[10:20, 0, 10:20])
-    assert most_wrong_view(volume(real, flat), volume(real, flat), None, ONE).pixel_mm == (1.4, 1.0)
+    worst = worst_slice(volume(real, flat), volume(real, flat), None, ONE)
+    assert worst.panel.pixel_mm == (1.4, 1.0)
 
 
 def test_the_picture_is_cut_to_the_structures():
     real = labels((200, 200, 1), np.s_[100:120, 50:90, 0])
-    view = most_wrong_view(volume(real), volume(real), None, ONE)
-    assert view.reference.shape == (40 + 2 * 12, 20 + 2 * 12)  # rows run along the second axis
+    worst = worst_slice(volume(real), volume(real), None, ONE)
+    assert worst.panel.labels.shape == (40 + 2 * 12, 20 + 2 * 12)  # rows run along the second axis
 
 
 def test_large_pictures_are_thinned_out():
     real = labels((2000, 1500, 1), np.s_[10:1990, 10:1490, 0])
-    view = most_wrong_view(volume(real), volume(real), None, ONE)
-    assert max(view.reference.shape) <= 768
-    assert view.pixel_mm == (3.0, 3.0)
+    worst = worst_slice(volume(real), volume(real), None, ONE)
+    assert max(worst.panel.labels.shape) <= 768
+    assert worst.panel.pixel_mm == (3.0, 3.0)
 
 
 def test_a_photograph_is_shown_as_it_is_stored():
@@ -181,38 +150,59 @@ def test_a_photograph_is_shown_as_it_is_stored():
     colours = np.zeros((3, 100, 120, 1), np.float32)
     colours[0, 10, 30] = 255
     image = Volume(colours, RAS, "photo")
-    view = most_wrong_view(volume(predicted), volume(real), image, ONE, oriented=False)
-    assert np.argwhere(view.prediction).tolist() == [[10, 30]]
-    assert view.image.shape == (100, 120, 3)
-    assert np.argwhere(view.image[..., 0] > 0).tolist() == [[10, 30]]
-    assert view.letters is None
-    assert view.caption == "11,999 voxels differ"
+    worst = worst_slice(volume(predicted), volume(real), image, ONE, oriented=False)
+    assert np.argwhere(worst.prediction).tolist() == [[10, 30]]
+    assert worst.panel.picture.shape == (100, 120, 3)
+    assert np.argwhere(worst.panel.picture[..., 0] > 0).tolist() == [[10, 30]]
+    assert worst.panel.letters is None
+    assert worst.caption == "11,999 voxels differ"
 
 
 def test_the_image_is_windowed_and_survives_nan():
     real = labels((20, 20, 1), np.s_[0:20, 0:20, 0])
     array = np.linspace(-1000, 3000, 400, dtype=np.float32).reshape(20, 20, 1)
     array[3, 3] = np.nan
-    view = most_wrong_view(volume(real), volume(real), volume(array), ONE)
-    assert (view.image.min(), view.image.max()) == (0, 255)
+    worst = worst_slice(volume(real), volume(real), volume(array), ONE)
+    assert (worst.panel.picture.min(), worst.panel.picture.max()) == (0, 255)
     constant = volume(np.full((20, 20, 1), 7, np.float32))
-    assert most_wrong_view(volume(real), volume(real), constant, ONE).image.max() == 0
+    assert worst_slice(volume(real), volume(real), constant, ONE).panel.picture.max() == 0
 
 
 def test_an_image_on_another_grid_is_not_shown_and_it_is_said(tmp_path, save, blocks):
     path = save(tmp_path / "image.nii.gz", np.zeros((3, 3, 3), np.int16))
-    image, note = image_for([path], volume(blocks()))
+    image, note = image_on(volume(blocks()), [path])
     assert image is None
     assert "image not shown: the shapes differ" in note
-    assert image_for([], volume(blocks())) == (None, "")
+    assert image_on(volume(blocks()), []) == (None, "")
 
 
-def test_the_figure_draws_reference_and_prediction(tmp_path):
+def test_the_layers_draw_image_prediction_and_reference():
+    pytest.importorskip("matplotlib", reason="pictures are drawn with the extra [train]")
     mask = np.array([[0, 1], [0, 1]])
-    view = View(mask, 1 - mask, np.zeros((2, 2), np.uint8), (2.0, 1.0), ("R", "L", "A", "P"), "<x>")
-    drawn = figure(view, ONE, "note").text
-    assert 'viewBox="0 0 2 4"' in drawn  # two columns of 1 mm, two rows of 2 mm
-    assert len(re.findall('<path class="reference"', drawn)) == 1
-    assert len(re.findall('<path class="prediction"', drawn)) == 1
-    assert "data:image/png;base64," in drawn
-    assert "&lt;x&gt; · note" in drawn
+    picture = np.zeros((2, 2), np.uint8)
+    panel = Panel(picture, 1 - mask, (2.0, 1.0), ("R", "L", "A", "P"))
+    layers = draw_layers(WorstSlice(panel, mask, "caption"), ONE)
+    assert list(layers) == ["image", "prediction", "reference"]
+    drawn = {name: svg(address) for name, address in layers.items()}
+    for text in drawn.values():  # two columns of 1 mm, two rows of 2 mm
+        assert 'viewBox="0 0 79.2 158.4"' in text
+    assert "data:image/png;base64," in drawn["image"]
+    assert "#4fc3f7" not in drawn["image"]
+    # Exactly along the pixels' edges: the right column, then the left one.
+    assert corners(drawn["prediction"]) == {(39.6, 0), (79.2, 0), (39.6, 158.4), (79.2, 158.4)}
+    assert "fill-opacity: 0.3; stroke-dasharray" in drawn["prediction"]
+    assert corners(drawn["reference"]) == {(0, 0), (39.6, 0), (0, 158.4), (39.6, 158.4)}
+    assert "dasharray" not in drawn["reference"]
+    assert draw_layers(WorstSlice(panel, mask, "caption"), ONE) == layers
+
+
+def svg(address):
+    head, _, body = address.partition(",")
+    assert head == "data:image/svg+xml;base64"
+    return base64.b64decode(body).decode()
+
+
+def corners(drawn):
+    """Of the only path with a stroke."""
+    (path,) = re.findall(r'<path d="([^"]+)"[^>]*stroke: #4fc3f7', drawn)
+    return {(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", path)}

@@ -11,14 +11,6 @@ _MOST_EDGES = 20_000
 Point = tuple[int, int]
 
 
-def outline(mask: NDArray[np.bool_]) -> str:
-    """Return the closed outlines of `mask` (H, W) as an SVG path in pixels, x to the right.
-
-    Holes are loops of their own, so fill the path with the even-odd rule.
-    """
-    return "".join("M" + "L".join(f"{x} {y}" for x, y in loop) + "Z" for loop in loops(mask))
-
-
 def loops(mask: NDArray[np.bool_]) -> list[list[Point]]:
     """Return the closed outlines of `mask` (H, W) as the corners (x, y) of polygons, in pixels.
 

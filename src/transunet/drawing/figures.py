@@ -1,5 +1,8 @@
 """The one way to matplotlib: figures without a window, texts as they are, files written whole."""
 
+import base64
+import io
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +52,17 @@ def save_figure(figure: Any, path: Path) -> Path:
         with writing(path), atomic_path(path) as scratch:
             figure.savefig(scratch, dpi=_DPI)
     return path
+
+
+def svg_address(figure: Any) -> str:
+    """Return a figure on transparent ground as the `data:` address of an SVG, for a page."""
+    content = io.BytesIO()
+    # No date and no chance in it: the same page for the same figures.
+    with require("matplotlib", "train").rc_context({"svg.hashsalt": "transunet"}):
+        figure.savefig(content, format="svg", facecolor="none", metadata={"Date": None})
+    # Hundredths of a point are enough: outlines are most of what a page with pictures weighs.
+    short = re.sub(rb"(\.\d\d)\d+", rb"\1", b" ".join(content.getvalue().split()))
+    return "data:image/svg+xml;base64," + base64.b64encode(short).decode("ascii")
 
 
 def write(place: Any, x: float, y: float, text: str, **style: Any) -> None:

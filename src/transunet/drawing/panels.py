@@ -93,40 +93,58 @@ def panel_of(
 
 
 def draw_panel(
-    axes: Any, panel: Panel, *, opacity: float = 0.3, line: float = 1.0, lettered: bool = True
+    axes: Any,
+    panel: Panel,
+    *,
+    opacity: float = 0.3,
+    line: float = 1.0,
+    interpolation: str = "bilinear",
 ) -> None:
     """Draw a panel into matplotlib axes, in millimetres."""
-    high, wide = panel.size_mm
-    axes.set(xlim=(0, wide), ylim=(high, 0), xticks=[], yticks=[], aspect="equal")
+    high, wide = set_extent(axes, panel)
     axes.set_facecolor("black")
     for spine in axes.spines.values():
         spine.set_visible(False)
     if panel.picture is not None:
         grey = {} if panel.picture.ndim == 3 else {"cmap": "gray", "vmin": 0, "vmax": 255}
-        axes.imshow(panel.picture, extent=(0, wide, high, 0), interpolation="bilinear", **grey)
+        axes.imshow(panel.picture, extent=(0, wide, high, 0), interpolation=interpolation, **grey)
     for value in panel.values:
         add_outline(axes, panel, panel.labels == value, colour_of(value - 1), opacity, line)
-    if lettered and panel.letters is not None:
+    if panel.letters is not None:
         _add_letters(axes, panel.letters)
     axes.set_title(panel.title, fontsize=8, pad=3, parse_math=False)
 
 
+def set_extent(axes: Any, panel: Panel) -> tuple[float, float]:
+    """Let axes measure a panel in millimetres, rows from top to bottom; return height and width."""
+    high, wide = panel.size_mm
+    axes.set(xlim=(0, wide), ylim=(high, 0), xticks=[], yticks=[], aspect="equal")
+    return high, wide
+
+
 def add_outline(
-    axes: Any, panel: Panel, mask: NDArray[np.bool_], colour: str, opacity: float, line: float
+    axes: Any,
+    panel: Panel,
+    mask: NDArray[np.bool_],
+    colour: str,
+    opacity: float,
+    line: float,
+    dashes: tuple[float, float] | None = None,
 ) -> None:
     """Draw a mask (H, W) along its pixels' edges, filled as densely as `opacity` says."""
     paths = require("matplotlib.path", "train").Path
-    found = loops(mask)
-    if not found:
+    outlines = [paths([*loop, loop[0]], closed=True) for loop in loops(mask)]
+    if not outlines:
         return
+    whole = paths.make_compound_path(*outlines)
     height, width = panel.pixel_mm
-    closed = [paths([*loop, loop[0]], closed=True) for loop in found]
-    whole = paths.make_compound_path(*closed)
-    whole = paths(whole.vertices * (width, height), whole.codes)
-    colours = require("matplotlib.colors", "train").to_rgba
-    axes.add_patch(
+    axes.add_artist(  # `add_patch` would measure the limits, which are set, and take as long again
         require("matplotlib.patches", "train").PathPatch(
-            whole, facecolor=colours(colour, opacity), edgecolor=colour, linewidth=line
+            paths(whole.vertices * (width, height), whole.codes),
+            facecolor=require("matplotlib.colors", "train").to_rgba(colour, opacity),
+            edgecolor=colour,
+            linewidth=line,
+            linestyle=(0, dashes) if dashes else "solid",
         )
     )
 

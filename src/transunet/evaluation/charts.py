@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from math import ceil, floor, log10
 
 import numpy as np
-from numpy.typing import NDArray
+from markupsafe import Markup, escape
 
-Values = NDArray[np.float64]
+from transunet.evaluation.bootstrap import Values
 
 _WIDTH = 560
 _LEFT, _RIGHT, _TOP, _BOTTOM = 132, 22, 8, 30
@@ -18,56 +17,80 @@ _JITTER = 9  # how far dots stray from their row's middle, so that equal ones st
 _MANY = 60  # cases above which dots are paler
 _LETTERS = 20  # of a structure's name; the whole name is in its tooltip
 _WHISKER = 1.5  # interquartile ranges, as Tukey drew them
-_LEAST_EXTENT = (
-    0.5  # of the largest value: how far a case may lie off the boxes, however small they are
-)
+_LEAST_EXTENT = 0.5  # of the largest value: how far off the boxes a case always stays in sight
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What a chart shows: one row of dots per structure."""
-
-    names: Sequence[str]
-    cases: Sequence[str]
-    values: Values
-    """(cases, structures), NaN where nothing counts."""
-
-
-def box_plots(rows: Rows, text: Callable[[float], str], share: bool) -> str:
+def box_plots(
+    names: Sequence[str],
+    cases: Sequence[str],
+    values: Values,
+    text: Callable[[float], str],
+    share: bool,
+) -> Markup:
     """Draw a box plot per structure: median, quartiles, whiskers, and a dot per case.
 
     Args:
-        rows: what to draw.
+        names: of the structures.
+        cases: their names.
+        values: (cases, structures), NaN where nothing counts.
         text: writes a value for a tooltip.
         share: whether values are shares of 1 rather than distances.
     """
-    low, high = _extent(rows.values)
-    scale = _Scale(_share_floor(low), 1.0) if share else _Scale(0.0, _ceiling(high))
-    drawn = [
-        _dots(column, rows.cases, scale, y, text) + _box(column, scale, y)
-        for column, y in zip(rows.values.T, _middles(rows), strict=True)
-    ]
-    return _chart(rows, scale, drawn)
+    low, high = _extent(values)
+    # Shares from a tenth below the smallest one: boxes near 1 stay readable.
+    floored = max(min(floor(low * 10 - 1e-9) / 10, 0.9), 0.0)
+    scale = _Scale(floored, 1.0) if share else _Scale(0.0, _ceiling(high))
+    drawn = []
+    for column, y in zip(values.T, _middles(names), strict=True):
+        drawn.append(_dots(column, cases, scale, y, text))
+        counted = column[np.isfinite(column)]
+        if not counted.size:
+            drawn.append(f'<text class="none" x="{_LEFT + 6}" y="{y + 4}">no case counts</text>')
+            continue
+        first, median, third = (scale(float(v)) for v in np.percentile(counted, (25, 50, 75)))
+        least, most = (scale(end) for end in _whiskers(counted))
+        top = y - _BOX / 2
+        drawn.append(
+            f'<path class="whisker" d="M{least} {y}H{first}M{third} {y}H{most}"/>'
+            f'<rect class="box" x="{first}" y="{top}" width="{max(third - first, 1):.2f}" '
+            f'height="{_BOX}" rx="2"/>'
+            f'<line class="median" x1="{median}" x2="{median}" y1="{top}" y2="{y + _BOX / 2}"/>'
+        )
+    return _chart(names, scale, drawn)
 
 
 def difference_plot(
-    rows: Rows, means: Sequence[tuple[float, float, float]], text: Callable[[float], str]
-) -> str:
+    names: Sequence[str],
+    cases: Sequence[str],
+    values: Values,
+    means: Sequence[tuple[float, float, float]],
+    text: Callable[[float], str],
+) -> Markup:
     """Draw paired differences around zero: a dot per case, the mean and its interval per structure.
 
     Args:
-        rows: what to draw.
+        names: of the structures.
+        cases: their names.
+        values: (cases, structures), NaN where nothing counts.
         means: per structure the mean difference and the ends of its interval, NaN where unknown.
         text: writes a value for a tooltip.
     """
     # Means and intervals stay on the axis, also where a far case has drawn them out.
-    ends = [*_extent(rows.values), *(end for mean in means for end in mean if np.isfinite(end))]
+    ends = [*_extent(values), *(end for mean in means for end in mean if np.isfinite(end))]
     reach = _ceiling(max(abs(end) for end in ends))
     scale = _Scale(-reach, reach)
-    drawn = [f'<line class="zero" x1="{scale(0)}" x2="{scale(0)}" y1="{_TOP}" y2="{_end(rows)}"/>']
-    for column, mean, y in zip(rows.values.T, means, _middles(rows), strict=True):
-        drawn.append(_dots(column, rows.cases, scale, y, text) + _mean(mean, scale, y))
-    return _chart(rows, scale, drawn)
+    zero = scale(0)
+    drawn = [f'<line class="zero" x1="{zero}" x2="{zero}" y1="{_TOP}" y2="{_bottom(names)}"/>']
+    for column, (mean, low, high), y in zip(values.T, means, _middles(names), strict=True):
+        drawn.append(_dots(column, cases, scale, y, text))
+        if not np.isfinite(mean):
+            continue
+        if low <= high:
+            drawn.append(f'<path class="interval" d="M{scale(low)} {y}H{scale(high)}"/>')
+        x = scale(mean)
+        diamond = f"M{x} {y - 6}L{x + 6} {y}L{x} {y + 6}L{x - 6} {y}Z"
+        drawn.append(f'<path class="mean" d="{diamond}"/>')
+    return _chart(names, scale, drawn)
 
 
 @dataclass(frozen=True)
@@ -92,87 +115,57 @@ class _Scale:
         return [round(index * step, 10) for index in range(first, last + 1)]
 
 
-def _chart(rows: Rows, scale: _Scale, drawn: Sequence[str]) -> str:
-    height = _end(rows) + _BOTTOM
-    names = "".join(_name(one, y) for one, y in zip(rows.names, _middles(rows), strict=True))
-    return (
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img">'
-        f"{_axis(scale, _end(rows))}{names}{''.join(drawn)}</svg>"
-    )
-
-
-def _axis(scale: _Scale, end: float) -> str:
+def _chart(names: Sequence[str], scale: _Scale, drawn: Sequence[str]) -> Markup:
+    """Put what was drawn onto the axis and beside the structures' names."""
+    bottom = _bottom(names)
     parts = [
-        f'<line class="grid" x1="{scale(tick)}" x2="{scale(tick)}" y1="{_TOP}" y2="{end}"/>'
-        f'<text class="tick" x="{scale(tick)}" y="{end + 18}">{tick:g}</text>'
+        f'<line class="grid" x1="{scale(tick)}" x2="{scale(tick)}" y1="{_TOP}" y2="{bottom}"/>'
+        f'<text class="tick" x="{scale(tick)}" y="{bottom + 18}">{tick:g}</text>'
         for tick in scale.ticks()
     ]
-    return "".join(parts)
-
-
-def _name(name: str, y: float) -> str:
-    short = name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"
-    return (
-        f'<text class="name" x="{_LEFT - 12}" y="{y + 4}"><title>{escape(name)}</title>'
-        f"{escape(short)}</text>"
-    )
-
-
-def _box(column: Values, scale: _Scale, y: float) -> str:
-    kept = column[np.isfinite(column)]
-    if not kept.size:
-        return f'<text class="none" x="{_LEFT + 6}" y="{y + 4}">no case counts</text>'
-    first, median, third = (float(value) for value in np.percentile(kept, (25, 50, 75)))
-    low, high = (scale(end) for end in _whiskers(kept))
-    left, right = scale(first), scale(third)
-    return (
-        f'<path class="whisker" d="M{low} {y}H{left}M{right} {y}H{high}"/>'
-        f'<rect class="box" x="{left}" y="{y - _BOX / 2}" width="{max(right - left, 1):.2f}" '
-        f'height="{_BOX}" rx="2"/>'
-        f'<line class="median" x1="{scale(median)}" x2="{scale(median)}" y1="{y - _BOX / 2}" '
-        f'y2="{y + _BOX / 2}"/>'
+    for name, y in zip(names, _middles(names), strict=True):
+        short = name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"
+        parts.append(
+            f'<text class="name" x="{_LEFT - 12}" y="{y + 4}"><title>{escape(name)}</title>'
+            f"{escape(short)}</text>"
+        )
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {bottom + _BOTTOM}" role="img">'
+        f"{''.join(parts)}{''.join(drawn)}</svg>"
     )
 
 
 def _dots(
     column: Values, cases: Sequence[str], scale: _Scale, y: float, text: Callable[[float], str]
 ) -> str:
-    # The golden ratio spreads neighbours apart without chance: the same page for the same figures.
-    strays = [((index * 0.618034) % 1 - 0.5) * 2 * _JITTER for index in range(len(cases))]
+    """A dot per case; at the edge a triangle that points to where its value would be."""
     kind = "dot many" if len(cases) > _MANY else "dot"
-    return "".join(
-        _dot(float(value), scale, y + stray, kind, f"{escape(case)}: {text(float(value))}")
-        for value, case, stray in zip(column, cases, strays, strict=True)
-        if np.isfinite(value)
-    )
+    dots = []
+    for index, (value, case) in enumerate(zip(column.tolist(), cases, strict=True)):
+        if not np.isfinite(value):
+            continue
+        # The golden ratio spreads neighbours apart without chance: equal figures, equal pages.
+        stray = ((index * 0.618034) % 1 - 0.5) * 2 * _JITTER
+        x, middle, side = scale(value), y + stray, scale.beyond(value)
+        hint = f"<title>{escape(case)}: {text(value)}</title>"
+        if side:
+            path = f"M{x} {middle - 4:.1f}L{x + 7 * side} {middle:.1f}L{x} {middle + 4:.1f}Z"
+            dots.append(f'<path class="beyond" d="{path}">{hint}</path>')
+        else:
+            dots.append(
+                f'<circle class="{kind}" cx="{x}" cy="{middle:.1f}" r="2.6">{hint}</circle>'
+            )
+    return "".join(dots)
 
 
-def _dot(value: float, scale: _Scale, y: float, kind: str, title: str) -> str:
-    """A dot, or at the edge a triangle that points to where the value would be."""
-    x, side = scale(value), scale.beyond(value)
-    hint = f"<title>{title}</title>"
-    if not side:
-        return f'<circle class="{kind}" cx="{x}" cy="{y:.1f}" r="2.6">{hint}</circle>'
-    tip = x + 7 * side
-    return f'<path class="beyond" d="M{x} {y - 4:.1f}L{tip} {y:.1f}L{x} {y + 4:.1f}Z">{hint}</path>'
+def _middles(names: Sequence[str]) -> list[float]:
+    """Of each structure's row."""
+    return [_TOP + _ROW * (index + 0.5) for index in range(len(names))]
 
 
-def _mean(mean: tuple[float, float, float], scale: _Scale, y: float) -> str:
-    middle, low, high = mean
-    if not np.isfinite(middle):
-        return ""
-    bar = f'<path class="interval" d="M{scale(low)} {y}H{scale(high)}"/>' if low <= high else ""
-    x = scale(middle)
-    diamond = f"M{x} {y - 6}L{x + 6} {y}L{x} {y + 6}L{x - 6} {y}Z"
-    return f'{bar}<path class="mean" d="{diamond}"/>'
-
-
-def _middles(rows: Rows) -> list[float]:
-    return [_TOP + _ROW * (index + 0.5) for index in range(len(rows.names))]
-
-
-def _end(rows: Rows) -> float:
-    return _TOP + _ROW * len(rows.names)
+def _bottom(names: Sequence[str]) -> float:
+    """Of the last structure's row."""
+    return _TOP + _ROW * len(names)
 
 
 def _extent(values: Values) -> tuple[float, float]:
@@ -195,11 +188,6 @@ def _whiskers(kept: Values) -> tuple[float, float]:
     return float(inside.min()), float(inside.max())
 
 
-def _share_floor(low: float) -> float:
-    """From a tenth below the smallest share shown: boxes near 1 stay readable."""
-    return max(min(floor(low * 10 - 1e-9) / 10, 0.9), 0.0)
-
-
 def _ceiling(most: float) -> float:
     if most <= 0:
         return 1.0
@@ -211,4 +199,4 @@ def _step(extent: float) -> float:
     """A round distance between ticks that gives about five of them."""
     rough = extent / 5
     power = 10.0 ** floor(log10(rough))
-    return power * next(one for one in (1, 2, 5, 10) if one * power >= rough * 0.999)
+    return power * next(step for step in (1, 2, 5, 10) if step * power >= rough * 0.999)

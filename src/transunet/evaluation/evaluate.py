@@ -1,24 +1,26 @@
 """From paths to an evaluation, and from an evaluation to a folder of reports."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from transunet.data.formats import warn_of_contradictions
+from transunet.errors import ConfigError
 from transunet.evaluation import comparison, report
 from transunet.evaluation.comparison import Comparison
-from transunet.evaluation.comparison_html import comparison_page
-from transunet.evaluation.html import report_page
-from transunet.evaluation.html_page import Markup
-from transunet.evaluation.measure import Settings, gather, measure_all, read_pair
+from transunet.evaluation.measure import Settings, gather, measure_all
 from transunet.evaluation.metrics import Convention
 from transunet.evaluation.numbering import count_alike
-from transunet.evaluation.overlay import figure
-from transunet.evaluation.overlay_views import image_for, most_wrong_view
+from transunet.evaluation.pages import comparison_page, report_page
 from transunet.evaluation.pairs import Pair, References, match, references_in
+from transunet.evaluation.pictures import CasePicture, case_picture
 from transunet.evaluation.records import CaseRecord, Evaluation
 from transunet.files import atomic_path
+from transunet.optional import require
+
+_LOGGER = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Told after each case: how many are done, and of how many."""
@@ -104,8 +106,20 @@ def write_report(answer: Answer, folder: Path, pictures: int = 12) -> list[Path]
     """
     evaluation = answer.evaluation
     paths = [folder / name for name in ("report.html", "metrics.csv", "metrics.json")]
-    worst = [case for case, _ in evaluation.ranked()[:pictures]]
-    _write_text(report_page(evaluation, _figures(answer, worst)), paths[0])
+    worst: dict[str, CasePicture | None] = dict.fromkeys(
+        case.name for case, _ in evaluation.ranked()[:pictures]
+    )
+    no_pictures = ""
+    try:
+        require("matplotlib", "train")
+    except ConfigError as error:
+        no_pictures = f"There are no pictures. {error}"
+        if worst:
+            _LOGGER.warning("%s: %s", paths[0], no_pictures)
+    for pair in answer.pairs if not no_pictures else ():
+        if pair.name in worst:
+            worst[pair.name] = case_picture(pair, answer.settings, evaluation.structures)
+    _write_text(report_page(evaluation, worst, no_pictures), paths[0])
     report.write_csv(evaluation, paths[1])
     report.write_json(report.to_json(evaluation), paths[2])
     return paths
@@ -198,19 +212,6 @@ def _same_structures(answers: Iterable[Answer]) -> list[Evaluation]:
     union = tuple(sorted({*first.structures, *second.structures}))
     notes = tuple(dict.fromkeys((*first.notes, *second.notes)))
     return [replace(one.with_structures(union), notes=notes) for one in (first, second)]
-
-
-def _figures(answer: Answer, cases: Iterable[CaseRecord]) -> dict[str, Markup]:
-    pairs = {pair.name: pair for pair in answer.pairs}
-    return {case.name: _figure(pairs[case.name], answer) for case in cases}
-
-
-def _figure(pair: Pair, answer: Answer) -> Markup:
-    structures = answer.evaluation.structures
-    prediction, reference, _ = read_pair(pair, answer.settings)
-    image, note = image_for(pair.images, reference)
-    view = most_wrong_view(prediction, reference, image, structures, pair.tells_space)
-    return figure(view, structures, note)
 
 
 def _write_text(text: str, path: Path) -> None:

@@ -1,12 +1,12 @@
 """An evaluation as tables for a terminal; whoever calls prints them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import isnan
 
 from rich.table import Table
 from rich.text import Text
 
-from transunet.evaluation.bootstrap import Summary
+from transunet.evaluation.bootstrap import Interval
 from transunet.evaluation.comparison import Comparison, PairedTest
 from transunet.evaluation.records import CaseRecord, Evaluation, Metric, MetricSummary, Structure
 
@@ -35,9 +35,11 @@ def summary_table(evaluation: Evaluation) -> Table:
     for index, structure in enumerate(evaluation.structures):
         name = Text(structure.name)  # brackets in a name are no markup
         for metric in evaluation.metrics:
-            found = evaluation.summaries[metric.key].structures[index]
-            counted = f"{found.counted} of {len(evaluation.cases)}"
-            table.add_row(name, metric.title, counted, *_summary(found, metric))
+            summary = evaluation.summaries[metric.key].structures[index]
+            counted = f"{summary.counted} of {len(evaluation.cases)}"
+            figures = number(summary.mean, metric), number(summary.sd, metric)
+            ends = interval(summary.interval_95, metric) or "-"
+            table.add_row(name, metric.title, counted, *figures, ends)
             name = Text()
         table.add_section()
     return table
@@ -55,6 +57,12 @@ def number(value: float, metric: Metric) -> str:
     if isnan(value):
         return "-"
     return f"{value:.2f}" if metric.field in ("hd95", "assd") else f"{value:.3f}"
+
+
+def interval(ends: Interval, metric: Metric, text: Callable[[float, Metric], str] = number) -> str:
+    """An interval as text, empty where there is none."""
+    low, high = (text(end, metric) for end in ends)
+    return "" if isnan(ends[0]) else f"{low} to {high}"
 
 
 def comparison_table(comparison: Comparison, metric: Metric) -> Table:
@@ -129,9 +137,3 @@ def _cases_table(
 
 def _figures(case: CaseRecord, structures: Sequence[Structure], metric: Metric) -> list[str]:
     return [number(getattr(case.metrics[one.key], metric.field), metric) for one in structures]
-
-
-def _summary(found: Summary, metric: Metric) -> list[str]:
-    low, high = (number(value, metric) for value in found.interval_95)
-    spread = "-" if isnan(found.interval_95[0]) else f"{low} to {high}"
-    return [number(found.mean, metric), number(found.sd, metric), spread]

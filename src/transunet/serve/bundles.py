@@ -9,8 +9,8 @@ from typing import Any
 
 from transunet.bundle.bundle_config import BundleConfig, read_config
 from transunet.data.checks.suitability import ImageFacts, Mismatch, mismatch
+from transunet.drawing.colours import colour_of
 from transunet.errors import ConfigError
-from transunet.evaluation.overlay import colour_of
 
 _DISTINCT = 10  # colours that `colour_of` has before it repeats them
 _GOLDEN = 0.618034  # of a turn between one hue and the next: no two of them come close early

@@ -1,0 +1,120 @@
+"""Evaluations and comparisons as HTML pages to read; what they look like stands in templates/."""
+
+from collections.abc import Mapping
+from functools import partial
+from math import isnan
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from transunet.drawing.colours import colour_of
+from transunet.evaluation import table
+from transunet.evaluation.bootstrap import bootstrap_interval, nanmean
+from transunet.evaluation.charts import box_plots, difference_plot
+from transunet.evaluation.comparison import TEST, Comparison
+from transunet.evaluation.pictures import CasePicture
+from transunet.evaluation.records import Evaluation
+from transunet.evaluation.report import provenance
+
+DEFINITIONS: Mapping[str, tuple[str, str]] = {
+    "dice": ("Dice", "2 |P ∩ R| / (|P| + |R|): shared voxels of prediction and reference, 0 to 1."),
+    "iou": ("IoU", "Shared voxels over the voxels of either, 0 to 1; Dice = 2 IoU / (1 + IoU)."),
+    "hd95": (
+        "HD95",
+        "Distances from each surface voxel of the one to the nearest of the other, both ways in "
+        "one pool; its 95th percentile. Surface: voxels with a face neighbour outside.",
+    ),
+    "assd": ("ASSD", "The mean of the same pool of distances."),
+    "nsd": ("NSD", "The share of the same pool within the tolerance, 0 to 1."),
+}
+"""Per field of `ClassMetrics`, its name and how it is defined."""
+
+
+def report_page(
+    evaluation: Evaluation, pictures: Mapping[str, CasePicture | None], no_pictures: str = ""
+) -> str:
+    """Return the report of an evaluation as one HTML file that needs no other.
+
+    Args:
+        evaluation: what to report.
+        pictures: the cases that are shown one by one, the worst of all, each with its picture.
+        no_pictures: why there are no pictures, where there are none.
+    """
+    names = [structure.name for structure in evaluation.structures]
+    cases = [case.name for case in evaluation.cases]
+    charts = []
+    for metric in evaluation.metrics:
+        text = partial(table.number, metric=metric)
+        share = metric.field not in ("hd95", "assd")
+        note = "higher is better" if metric.higher_is_better else "lower is better"
+        drawing = box_plots(names, cases, evaluation.values(metric), text, share)
+        charts.append((metric.title, note, drawing))
+    errors = evaluation.volume_errors()
+    means = [(float(nanmean(column, 0)), *bootstrap_interval(column)) for column in errors.T]
+    note = "prediction minus reference; the diamond is the mean, the bar its 95 % interval"
+    drawing = difference_plot(names, cases, errors, means, "{:+.3g} ml".format)
+    charts.append(("Volume error (ml)", note, drawing))
+    ranked = evaluation.ranked()
+    return _rendered(
+        "report.html.j2",
+        evaluation,
+        title="Segmentation report",
+        charts=charts,
+        ranked=ranked,
+        shown=[(case, mean, pictures[case.name]) for case, mean in ranked if case.name in pictures],
+        no_pictures=no_pictures,
+    )
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """Return the report of a comparison as one HTML file that needs no other."""
+    names = [structure.name for structure in comparison.structures]
+    cases = [case.name for case in comparison.first.cases]
+    charts = []
+    for metric in comparison.metrics:
+        means = [(t.mean_difference, *t.interval_95) for t in comparison.tests[metric.key]]
+        text = partial(table.signed, metric=metric)
+        drawing = difference_plot(names, cases, comparison.differences(metric), means, text)
+        side = "right" if metric.higher_is_better else "left"
+        charts.append((f"{metric.title}: A minus B", f"A is better {side} of 0", drawing))
+    dice = comparison.metrics[0]
+    first, second, differences = (
+        nanmean(values, 1).tolist()
+        for values in (
+            comparison.first.values(dice),
+            comparison.second.values(dice),
+            comparison.differences(dice),
+        )
+    )
+    rows = zip(cases, first, second, differences, strict=True)
+    return _rendered(
+        "comparison.html.j2",
+        comparison.first,
+        title="Two predictions compared",
+        charts=charts,
+        comparison=comparison,
+        cases=sorted(rows, key=lambda row: (isnan(row[-1]), row[-1])),
+        test_policy=TEST,
+    )
+
+
+def _rendered(template: str, evaluation: Evaluation, **content: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("transunet.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["colour_of"] = colour_of
+    environment.filters |= {
+        "number": table.number,
+        "interval": table.interval,
+        "signed": table.signed,
+        "signed_interval": partial(table.interval, text=table.signed),
+        "p_text": table.p_text,
+        "millilitres": lambda ml: f"{ml:.{0 if ml >= 100 else 1 if ml >= 10 else 2}f}",
+    }
+    return environment.get_template(template).render(
+        evaluation=evaluation, definitions=DEFINITIONS, made=provenance(evaluation), **content
+    )
