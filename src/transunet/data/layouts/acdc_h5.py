@@ -6,7 +6,6 @@ whole.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
@@ -28,50 +27,45 @@ _FOLDERS = (
     "data/slices",
     "ACDC_training_slices",
 )
-_SPLITS = {
-    "train": ("train", "train_slices"),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test",),
+_LISTS = {
+    "train": "train",
+    "train_slices": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
 }
+"""Name of a list -> the split that it makes."""
 
 
 def recognises(folder: Path) -> bool:
     """Whether there is a patient's file in `folder` or where such data sets keep them."""
-    return any(True for _ in _files(folder))
+    return bool(_files(folder))
 
 
 def open(folder: Path) -> DataSet:
     """Find the volumes (or slices) and the split that lists give them."""
-    files = list(_files(folder))
+    files = _files(folder)
     volumes = [path for path in files if "_slice" not in path.name]
-    split_of = _listed_splits(folder)
+    split_of: dict[str, str] = {}  # a list that names one frame of a patient means all of them
+    for name, split in _LISTS.items():
+        for path in (folder / f"{name}.list", folder / f"{name}.txt"):
+            lines = text_of(path).split() if path.is_file() else []
+            split_of |= {line.split("_frame")[0]: split for line in lines}
+    cases = []
+    for path in sorted(volumes or files):
+        patient = path.name.split("_frame")[0]
+        cases.append(Case(path.stem, (path,), path, group=patient, split=split_of.get(patient)))
     return DataSet(
         name=folder.name,
         folder=folder,
         layout="acdc-h5",
-        cases=tuple(_case(path, split_of) for path in sorted(volumes or files)),
+        cases=tuple(cases),
         labels=LABELS,
         channels=("MRI",),
     )
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for sub in _FOLDERS:
-        files = description.listed(folder / sub, ".h5")
-        yield from (path for path in files if _FILE.fullmatch(path.name))
-
-
-def _case(path: Path, split_of: dict[str, str]) -> Case:
-    patient = path.name.split("_frame")[0]
-    return Case(path.stem, (path,), path, group=patient, split=split_of.get(patient))
-
-
-def _listed_splits(folder: Path) -> dict[str, str]:
-    """Patient -> split: a list that names one frame or slice of a patient means all of them."""
-    found: dict[str, str] = {}
-    for split, names in _SPLITS.items():
-        for name in names:
-            for path in [folder / f"{name}.list", folder / f"{name}.txt"]:
-                lines = text_of(path).split() if path.is_file() else []
-                found.update({line.split("_frame")[0]: split for line in lines})
-    return found
+def _files(folder: Path) -> list[Path]:
+    files = (path for part in _FOLDERS for path in description.files_in(folder / part, ".h5"))
+    return [path for path in files if _FILE.fullmatch(path.name)]

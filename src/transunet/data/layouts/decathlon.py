@@ -1,7 +1,6 @@
 """Medical Segmentation Decathlon: `dataset.json` lists the files, 4-D ones hold the modalities."""
 
 from pathlib import Path
-from typing import Any
 
 from transunet.data.cases import DataSet
 from transunet.data.layouts import description, lists, masks, paired_folders
@@ -25,19 +24,29 @@ def open(folder: Path) -> DataSet:
     content = description.description_of(folder)
     cases, notes = lists.listed_cases(folder, content)
     if "labels" in content or not cases:
-        labels, values = description.classes(folder, _labels(folder, content))
+        names = description.section(folder, content, "labels", dict)
+        if all(type(value) is int for value in names.values()) and 0 in names.values():
+            # The other way round, as nnU-Net has it.
+            names = {str(v): name for v, name in description.names_by_value(folder, names).items()}
+        if not all(key.isascii() and key.isdigit() for key in names):
+            raise description.wrong(
+                folder, f"'labels' must map numbers to names, found the keys {', '.join(names)}"
+            )
+        labels, values = description.classes(
+            folder, {int(key): str(name) for key, name in names.items()}
+        )
     else:
         meaning = masks.meaning(folder, [case.label for case in cases if case.label])
         labels, values = meaning.labels, meaning.values
-        notes = [*notes, *meaning.notes]
+        notes += meaning.notes
     intensity_range = None
     if "modality" in content or not cases:
-        channels = _channels(folder, content)
+        channels = description.channel_names(folder, content, "modality")
     elif len(cases[0].images) > 1:
         channels = tuple(f"image {index}" for index in range(len(cases[0].images)))
     else:
-        channels, intensity_range, on_images = paired_folders.channels_of(folder, cases)
-        notes = [*notes, *on_images]
+        channels, intensity_range, notes_on_images = paired_folders.channels_of(folder, cases)
+        notes += notes_on_images
     return DataSet(
         name=str(content.get("name") or folder.name),
         folder=folder,
@@ -48,24 +57,8 @@ def open(folder: Path) -> DataSet:
         label_values=values,
         intensity_range=intensity_range,
         split_rule=lists.RULE,
-        notes=(*notes, *lists.orphans(folder, cases)),
+        notes=(*notes, *lists.unlisted_files(folder, cases)),
     )
 
 
 without = lists.without
-
-
-def _labels(folder: Path, content: dict[str, Any]) -> dict[int, str]:
-    labels = description.section(folder, content, "labels", dict)
-    if all(type(value) is int for value in labels.values()) and 0 in labels.values():
-        labels = description.turned(folder, labels)  # the other way round, as nnU-Net has it
-    if not all(key.isascii() and key.isdigit() for key in labels):
-        raise description.wrong(
-            folder, f"'labels' must map numbers to names, found the keys {', '.join(labels)}"
-        )
-    return {int(key): str(name) for key, name in labels.items()}
-
-
-def _channels(folder: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    modality = description.section(folder, content, "modality", dict)
-    return description.numbered(folder, modality, "modality")

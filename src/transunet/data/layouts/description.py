@@ -1,12 +1,13 @@
-"""The `dataset.json` of Decathlon and nnU-Net: parsed, checked, kept inside its folder."""
+"""The `dataset.json` of Decathlon and nnU-Net, and the files of a data set by their names."""
 
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from transunet.data.cases import Case
 from transunet.data.checks.problems import Problem
 from transunet.data.formats import files_of, is_header_of_pair, stem_of, suffix_of
 from transunet.data.text import text_of
@@ -44,6 +45,12 @@ def keys_of(folder: Path) -> set[str]:
         return set()
 
 
+def wrong(path: Path, found: str) -> TransUNetError:
+    """Return the error for a description that is wrong (a file, or a `dataset.json`'s folder)."""
+    file = path / NAME if path.is_dir() else path
+    return Problem("description", str(file), found, "Correct the file").error()
+
+
 def section(folder: Path, content: Mapping[str, Any], key: str, kind: type) -> Any:
     """Return `content[key]`, checked to be of `kind` (dict or list).
 
@@ -57,24 +64,25 @@ def section(folder: Path, content: Mapping[str, Any], key: str, kind: type) -> A
     return value
 
 
-def numbered(folder: Path, names: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """Return the values of `{"0": "CT", "1": "PET"}` in order.
+def channel_names(folder: Path, content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return the values of `{"0": "CT", "1": "PET"}` under `key`, in order.
 
     Raises:
         DataError: when the keys are not 0, 1, 2, ...
     """
+    names = section(folder, content, key, dict)
     if not names or sorted(names) != sorted(str(index) for index in range(len(names))):
         raise wrong(folder, f"{key!r} must count 0, 1, 2, ..., found {', '.join(names) or 'none'}")
     return tuple(str(names[str(index)]) for index in range(len(names)))
 
 
-def turned(folder: Path, labels: Mapping[str, int]) -> dict[str, str]:
+def names_by_value(folder: Path, labels: Mapping[str, int]) -> dict[int, str]:
     """Turn name -> value into value -> name.
 
     Raises:
         DataError: when two names have one value.
     """
-    names = {str(value): name for name, value in labels.items()}
+    names = {value: name for name, value in labels.items()}
     if len(names) < len(labels):
         raise wrong(folder, f"two labels have the same value: {labels!r}"[:300])
     return names
@@ -101,7 +109,22 @@ def classes(
     return labels, {} if values == list(labels) else indices
 
 
-def inside(folder: Path, entry: Any, source: Path | None = None) -> Path:
+def wrong_count(folder: Path, content: Mapping[str, Any], counts: set[int]) -> list[Problem]:
+    """Return a warning where `numTraining` is none of `counts`: what was copied may be a part."""
+    number = content.get("numTraining")
+    if number is None or number in counts:
+        return []
+    found = f"'numTraining' is {number!r}, but there are {min(counts)} training cases"
+    remedy = "Copy the missing cases along, or correct the number"
+    return [Problem("count", str(folder / NAME), found, remedy, "warning")]
+
+
+def rewrite(folder: Path, content: dict[str, Any]) -> None:
+    """Write `dataset.json` anew, into a copy."""
+    (folder / NAME).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def path_inside(folder: Path, entry: Any, source: Path | None = None) -> Path:
     """Return the path of a file that the description (or the list `source`) names.
 
     Raises:
@@ -119,10 +142,10 @@ def inside(folder: Path, entry: Any, source: Path | None = None) -> Path:
             f"the path {entry!r} leads out of the data set's folder; expected one that begins "
             "there, such as imagesTr/case_01.nii.gz",
         )
-    return on_disk(folder, path.as_posix())
+    return path_on_disk(folder, path.as_posix())
 
 
-def on_disk(folder: Path, entry: str) -> Path:
+def path_on_disk(folder: Path, entry: str) -> Path:
     """Return the path of `entry` below `folder` as its file is really called.
 
     Descriptions travel between systems: letters may be upper or lower case, accents composed or
@@ -131,59 +154,36 @@ def on_disk(folder: Path, entry: str) -> Path:
     """
     path = folder
     for part in PurePosixPath(entry).parts:
-        path = path / part if (path / part).exists() else _alike(path, part)
+        names = [part]
+        if not (path / part).exists() and path.is_dir():
+            known = _names_in(path, path.stat().st_mtime_ns)
+            fitting = (known.get(key, []) for key in (_folded(part), _folded_stem(Path(part))))
+            names = next((names for names in fitting if len(names) == 1), [part])
+        path = path / names[0]
     return path
-
-
-def _alike(folder: Path, name: str) -> Path:
-    try:
-        names = _names_in(folder, folder.stat().st_mtime_ns)
-    except OSError:
-        return folder / name
-    for found in (names.get(_folded(name)), names.get(_folded(stem_of(Path(name))) + ".*")):
-        if found and len(found) == 1:
-            return folder / found[0]
-    return folder / name
 
 
 @lru_cache(maxsize=16)
 def _names_in(folder: Path, changed: int) -> Mapping[str, list[str]]:
-    """Folded name -> names in `folder`, and folded stem with ".*" -> names of known formats."""
+    """Folded name -> names in `folder`, and folded stem -> names of known formats."""
     names: dict[str, list[str]] = {}
     for path in folder.iterdir():
         if not path.name.startswith("."):
             names.setdefault(_folded(path.name), []).append(path.name)
             if suffix_of(path):
-                names.setdefault(_folded(stem_of(path)) + ".*", []).append(path.name)
+                names.setdefault(_folded_stem(path), []).append(path.name)
     return names
+
+
+def _folded_stem(path: Path) -> str:
+    return _folded(stem_of(path)) + ".*"
 
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def wrong_count(folder: Path, content: Mapping[str, Any], counts: set[int]) -> list[Problem]:
-    """Return a warning where `numTraining` is none of `counts`: what was copied may be a part."""
-    number = content.get("numTraining")
-    if number is None or number in counts:
-        return []
-    found = f"'numTraining' is {number!r}, but there are {min(counts)} training cases"
-    remedy = "Copy the missing cases along, or correct the number"
-    return [Problem("count", str(folder / NAME), found, remedy, "warning")]
-
-
-def wrong(path: Path, found: str) -> TransUNetError:
-    """Return the error for a description that is wrong (a file, or a `dataset.json`'s folder)."""
-    file = path / NAME if path.is_dir() else path
-    return Problem("description", str(file), found, "Correct the file").error()
-
-
-def rewrite(folder: Path, content: dict[str, Any]) -> None:
-    """Write `dataset.json` anew, into a copy."""
-    (folder / NAME).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-
-
-def listed(folder: Path, ending: str | tuple[str, ...] = "") -> list[Path]:
+def files_in(folder: Path, ending: str | tuple[str, ...] = "") -> list[Path]:
     """Return the files of a folder with one of these endings, sorted, without hidden ones.
 
     Archives made on a Mac carry a hidden `._name` beside every file. The header of a pair counts as
@@ -192,15 +192,27 @@ def listed(folder: Path, ending: str | tuple[str, ...] = "") -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    files = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
-    found = {path for path in files if path.name.lower().endswith(ending)}
-    headers = {path for path in found if is_header_of_pair(path)}
-    doubled = {path for path in headers if found.intersection(files_of(path)[1:])}
-    return sorted(found - doubled)
+    files = {
+        path
+        for path in folder.iterdir()
+        if path.name.lower().endswith(ending) and path.name[0] != "." and path.is_file()
+    }
+    headers = {path for path in files if is_header_of_pair(path)}
+    return sorted(files - {path for path in headers if files.intersection(files_of(path)[1:])})
 
 
-def orphans(files: list[Path], used: set[Path], kind: str, what: str) -> list[Problem]:
+def folders_in(root: Path) -> list[Path]:
+    """Return the folders in `root` by name, without hidden ones."""
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def unused_files(files: Sequence[Path], cases: Sequence[Case], found: str) -> list[Problem]:
     """Return a warning for each of `files` that no case uses."""
-    used = {file for path in used for file in files_of(path)}
+    paths = [path for case in cases for path in (*case.images, case.label) if path]
+    used = {file for path in paths for file in files_of(path)}
     remedy = "Nothing uses it: list it in the description, give it its counterpart, or remove it"
-    return [Problem(kind, str(path), what, remedy, "warning") for path in files if path not in used]
+    return [
+        Problem("orphan", str(path), found, remedy, "warning") for path in files if path not in used
+    ]

@@ -7,12 +7,10 @@ A file `labels.json` in the data set's folder settles it: `{"background": 0, "nu
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,12 +27,11 @@ MOST_CLASSES = 100
 """More values than this are no classes: a photograph, or a mask with soft edges."""
 
 _MANY_CLASSES = 20  # from here on, numbers with gaps are more likely soft edges
-_LOOKED_THROUGH = 2000  # masks, evenly chosen; a value that only others hold is reported as unknown
+_SAMPLED = 2000  # masks, evenly chosen; a value that only others hold is reported as unknown
 _FOREGROUND = frozenset({1, 255, 65535})  # how masks of one class write it
 _NOISE = 32  # how far JPEG takes black and white from 0 and 255
 _BLUR_VALUES = 4  # different values in each half of the greys that a blurred edge has at least
 _IF_CLASSES = f"If these are several classes, list their values in {LABELS}"
-_HEX = re.compile(r"#[0-9a-f]{6}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -46,106 +43,52 @@ class Meaning:
     notes: tuple[Problem, ...] = ()
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What (at most 2000, evenly chosen) masks hold."""
-
-    pixels: dict[Path, Counter[int]]
-    """Mask -> value -> how many pixels have it."""
-    unread: dict[Path, Problem]
-    """Mask -> why it could not be read."""
-
-    @cached_property
-    def total(self) -> Counter[int]:
-        """Value -> how many pixels of all masks have it."""
-        total = Counter[int]()
-        for pixels in self.pixels.values():
-            total.update(pixels)
-        return total
-
-
-def survey(masks: Sequence[Path]) -> Survey:
-    """Read masks and count their values; one that cannot be read is told, not taken for empty.
-
-    Raises:
-        ConfigError: when reading them needs a package that is not installed.
-    """
-    step = -(-len(masks) // _LOOKED_THROUGH) or 1
-    chosen = masks[::step]
-    with ThreadPoolExecutor(
-        4
-    ) as pool:  # decoding waits for the disk, and lets go of the interpreter
-        counted = dict(zip(chosen, pool.map(_counted, chosen), strict=True))
-    return Survey(
-        {path: result for path, result in counted.items() if isinstance(result, Counter)},
-        {path: result for path, result in counted.items() if isinstance(result, Problem)},
-    )
-
-
-def one_class(surveyed: Survey, where: Path) -> Meaning | None:
-    """Return what masks mean that tell one class from the background, however they write it.
-
-    The foreground may be 1, 255 or (in 16 bits) 65535, another in other files. Between 0 and 255
-    there may be the soft edges that JPEG or smoothing leave; half of 255 decides. None where the
-    values are several classes, or one with another number.
-
-    Args:
-        surveyed: from `survey`.
-        where: the data set or folder, for the notes.
-    """
-    labels = {0: "background", 1: "foreground"}
-    foreground = sorted(set(surveyed.total) - {0})
-    written = [set(pixels) - {0} for pixels in surveyed.pixels.values()]
-    if foreground and _FOREGROUND.issuperset(foreground) and max(map(len, written)) == 1:
-        values = {} if foreground == [1] else {0: 0, **dict.fromkeys(foreground, 1)}
-        return Meaning(labels, values, tuple(_notes_on_one_class(surveyed, where)))
-    if has_soft_edges(surveyed.total):
-        found = f"the masks hold {len(surveyed.total)} values, close to 0 or to 255 or between"
-        return Meaning(labels, {v: int(v > 127) for v in range(256)}, (_soft(where, found),))
-    return None
-
-
 def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) -> Meaning:
     """Return what the values mean: as `labels.json` says, else as found in `masks`.
 
     Args:
         folder: the data set.
-        masks: those of its cases; some may not be there.
+        masks: those of its cases; some may not be there. Of more than 2000 some are looked through.
         unused: masks that belong to no image, for errors.
 
     Raises:
+        ConfigError: when reading the masks needs a package that is not installed.
         DataError: when `labels.json` is wrong, no mask could be read, or they hold no foreground or
             too many values.
     """
     path = folder / LABELS
-    listed = description.classes(path, _listed(path), as_listed=True) if path.is_file() else None
+    listed = (
+        description.classes(path, _listed_values(path), as_listed=True) if path.is_file() else None
+    )
     if listed and (len(listed[0]) > 2 or set(listed[1]) - {0, 255}):
         return Meaning(*listed)
-    surveyed = survey(masks)
-    single = one_class(surveyed, folder)
+    chosen = masks[:: -(-len(masks) // _SAMPLED) or 1]
+    with ThreadPoolExecutor(4) as pool:  # decoding waits for the disk, without the interpreter
+        counted = dict(zip(chosen, pool.map(_pixels_by_value, chosen), strict=True))
+    pixels = {path: result for path, result in counted.items() if isinstance(result, Counter)}
+    total = Counter[int]()
+    for pixels_of_mask in pixels.values():
+        total.update(pixels_of_mask)
+    single = _one_class(folder, pixels, total)
     if listed:
         return replace(single, labels=listed[0]) if single else Meaning(*listed)
     if single:
         return single
-    foreground = sorted(set(surveyed.total) - {0})
+    foreground = sorted(set(total) - {0})
     if not foreground:
-        raise _no_foreground(folder, surveyed, unused)
+        unread = [problem for problem in counted.values() if isinstance(problem, Problem)]
+        raise _no_foreground(folder, [*pixels], unread, unused)
     if len(foreground) > MOST_CLASSES:
-        raise _too_many(folder, len(foreground))
-    labels, indices = description.classes(path, {0: "background", **_names(foreground)})
-    return Meaning(labels, indices, tuple(_notes_on_classes(folder, surveyed.total)))
-
-
-def _counted(path: Path) -> Counter[int] | Problem:
-    for problem in file_problems(Case(stem_of(path), (), path)):
-        return problem
-    try:
-        values, counts = np.unique(read_labels(path).array, return_counts=True)
-    except ConfigError:
-        raise  # a package is missing: no problem of the data
-    except TransUNetError as error:
-        return problem_of(error, str(path))
-    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        found = (
+            f"its masks hold {len(foreground)} different values; expected one per class, at most "
+            f"{MOST_CLASSES}"
+        )
+        remedy = (
+            "Soft edges (from scaling or JPEG) make such values: export the masks without "
+            f"smoothing, as PNG. If they really are classes, list them in {LABELS}"
+        )
+        raise Problem("too-many-labels", str(folder), found, remedy).error()
+    return _several_classes(folder, total)
 
 
 def has_soft_edges(pixels: Counter[int]) -> bool:
@@ -172,39 +115,72 @@ def has_soft_edges(pixels: Counter[int]) -> bool:
     return one_background and middle < near_white and (many or few_but_close)
 
 
-def _notes_on_one_class(surveyed: Survey, where: Path) -> Iterator[Problem]:
-    written = Counter(max(pixels) for pixels in surveyed.pixels.values() if max(pixels))
-    if len(written) > 1:
-        counts = ", ".join(f"{n} masks {value}" for value, n in sorted(written.items()))
-        found = f"the foreground is not the same number in all masks ({counts}); all are class 1"
-        yield Problem("mixed-foreground", str(where), found, _IF_CLASSES, "warning")
-    jpeg = sum(path.suffix.lower() in raster.JPEG for path in surveyed.pixels)
-    if jpeg:
-        yield _soft(where, f"{jpeg} masks are JPEG, which changes values along edges")
+def _pixels_by_value(path: Path) -> Counter[int] | Problem:
+    """Value -> how many pixels of a mask have it, or why it cannot be read."""
+    for problem in file_problems(Case(stem_of(path), (), path)):
+        return problem
+    try:
+        values, counts = np.unique(read_labels(path).array, return_counts=True)
+    except ConfigError:
+        raise  # a package is missing: no problem of the data
+    except TransUNetError as error:
+        return problem_of(error, str(path))
+    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
 
-def _soft(where: Path, found: str) -> Problem:
-    found = f"edges are soft: {found}; more than half of 255 is class 1, the rest background"
-    return Problem("soft-edges", str(where), found, _IF_CLASSES, "warning")
+def _one_class(
+    folder: Path, pixels: Mapping[Path, Counter[int]], total: Counter[int]
+) -> Meaning | None:
+    """What masks mean that tell one class from the background, however they write it.
+
+    The foreground may be 1, 255 or (in 16 bits) 65535, another in other files. Between 0 and 255
+    there may be the soft edges that JPEG or smoothing leave; half of 255 decides. None where the
+    values are several classes, or one with another number.
+    """
+    labels = {0: "background", 1: "foreground"}
+    foreground = sorted(set(total) - {0})
+    soft, notes = "", []
+    if (
+        foreground
+        and _FOREGROUND.issuperset(foreground)
+        and max(len(set(values) - {0}) for values in pixels.values()) == 1
+    ):
+        values = {} if foreground == [1] else {0: 0, **dict.fromkeys(foreground, 1)}
+        written = Counter(max(values) for values in pixels.values() if max(values))
+        if len(written) > 1:
+            counts = ", ".join(f"{n} masks {value}" for value, n in sorted(written.items()))
+            found = (
+                f"the foreground is not the same number in all masks ({counts}); all are class 1"
+            )
+            notes.append(Problem("mixed-foreground", str(folder), found, _IF_CLASSES, "warning"))
+        if jpeg := sum(path.suffix.lower() in raster.JPEG for path in pixels):
+            soft = f"{jpeg} masks are JPEG, which changes values along edges"
+    elif has_soft_edges(total):
+        values = {v: int(v > 127) for v in range(256)}
+        soft = f"the masks hold {len(total)} values, close to 0 or to 255 or between"
+    else:
+        return None
+    if soft:
+        found = f"edges are soft: {soft}; more than half of 255 is class 1, the rest background"
+        notes.append(Problem("soft-edges", str(folder), found, _IF_CLASSES, "warning"))
+    return Meaning(labels, values, tuple(notes))
 
 
-def _names(foreground: list[int]) -> dict[int, str]:
-    return {v: f"#{v - COLOUR:06x}" if v >= COLOUR else f"class {v}" for v in foreground}
-
-
-def _notes_on_classes(folder: Path, pixels: Counter[int]) -> Iterator[Problem]:
+def _several_classes(folder: Path, pixels: Counter[int]) -> Meaning:
     foreground = sorted(set(pixels) - {0})
+    names = {v: f"#{v - COLOUR:06x}" if v >= COLOUR else f"class {v}" for v in foreground}
+    notes = []
     if foreground[-1] >= COLOUR:
-        shares = [(pixels[v] / pixels.total(), name) for v, name in _names(foreground).items()]
-        listed = ", ".join(f"{name} ({share:.2%} of the pixels)" for share, name in shares[:12])
+        shares = [(pixels[v] / pixels.total(), name) for v, name in names.items()]
+        colours = ", ".join(f"{name} ({share:.2%} of the pixels)" for share, name in shares[:12])
         more = f" and {len(shares) - 12} more" if len(shares) > 12 else ""
-        found = f"the masks are coloured, each colour is a class: {listed}{more}"
+        found = f"the masks are coloured, each colour is a class: {colours}{more}"
         remedy = f"Name them in {LABELS}; a colour of a few pixels is often a soft edge"
-        yield Problem("coloured-masks", str(folder), found, remedy, "warning")
+        notes.append(Problem("coloured-masks", str(folder), found, remedy, "warning"))
     elif 255 in foreground and len(foreground) > 1:
         found = "beside other values the masks hold 255, often for 'void'; here it is a class"
         remedy = f"If it marks what nobody labelled: --ignore 255, or 'ignore': 255 in {LABELS}"
-        yield Problem("255-label", str(folder), found, remedy, "warning")
+        notes.append(Problem("255-label", str(folder), found, remedy, "warning"))
     if len(foreground) > _MANY_CLASSES and len(foreground) < foreground[-1] < COLOUR:
         found = (
             f"the masks hold {len(foreground)} values beside 0, and each is a class; smoothing and "
@@ -214,52 +190,42 @@ def _notes_on_classes(folder: Path, pixels: Counter[int]) -> Iterator[Problem]:
             "If there are fewer classes, export the masks without smoothing, as PNG; else list "
             f"them in {LABELS}"
         )
-        yield Problem("many-labels", str(folder), found, remedy, "warning")
+        notes.append(Problem("many-labels", str(folder), found, remedy, "warning"))
+    return Meaning(*description.classes(folder, {0: "background", **names}), tuple(notes))
 
 
-def _no_foreground(folder: Path, surveyed: Survey, unused: Sequence[Path]) -> TransUNetError:
+def _no_foreground(
+    folder: Path, read: Sequence[Path], unread: Sequence[Problem], unused: Sequence[Path]
+) -> TransUNetError:
     """Say that the masks are empty, or why nothing of them could be read."""
-    read, unread = len(surveyed.pixels), surveyed.unread
-    empty = f"none of {read} masks holds anything but background" if read or not unread else ""
+    empty = f"none of {len(read)} masks holds anything but background"
     if not unread:
         remedy = "Check that these are the masks"
-        pictures = [p for p in surveyed.pixels if known_format(p) is raster.FORMAT]
+        pictures = [path for path in read if known_format(path) is raster.FORMAT]
         if pictures and raster.has_shape_in_alpha(pictures[0]):
             empty += ", but their transparency has a shape, which is not read"
             remedy = "Store it as brightness: in Python, Image.open(mask).getchannel('A').save(new)"
         return Problem("no-foreground", str(folder), empty, remedy).error()
-    kinds = Counter(problem.kind for problem in unread.values())
-    first = {problem.kind: problem for problem in reversed(unread.values())}
-    reasons = [
-        f"{problem.where}: {problem.found}"
-        + (f" (and {kinds[kind] - 1} more like it)" if kinds[kind] > 1 else "")
-        for kind, problem in first.items()
-    ]
+    kinds = Counter(problem.kind for problem in unread)
+    first = {problem.kind: problem for problem in reversed(unread)}
+    reasons = []
+    for kind, problem in first.items():
+        more = f" (and {kinds[kind] - 1} more like it)" if kinds[kind] > 1 else ""
+        reasons.append(f"{problem.where}: {problem.found}{more}")
     if unused:
         names = ", ".join(path.relative_to(folder).as_posix() for path in unused[:3])
         more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
         reasons.append(f"masks that belong to no image: {names}{more}")
-    remedy = first[next(iter(first))].remedy
+    remedy = next(iter(first.values())).remedy
     if "missing-label" in kinds:
         remedy = "Give each mask the name of its image, or that name with _mask, _label or _seg"
-    could = f"{len(unread)} masks are missing or unreadable: {'; '.join(reasons)}"
-    found = f"{empty}, and {could}" if empty else could
+    found = f"{len(unread)} masks are missing or unreadable: {'; '.join(reasons)}"
+    found = f"{empty}, and {found}" if read else found
     return Problem("unread-masks", str(folder), found, remedy).error()
 
 
-def _too_many(folder: Path, count: int) -> TransUNetError:
-    found = (
-        f"its masks hold {count} different values; expected one per class, at most {MOST_CLASSES}"
-    )
-    remedy = (
-        "Soft edges (from scaling or JPEG) make such values: export the masks without smoothing, "
-        "as PNG. "
-        f"If they really are classes, list them in {LABELS}"
-    )
-    return Problem("too-many-labels", str(folder), found, remedy).error()
-
-
-def _listed(path: Path) -> dict[int, str]:
+def _listed_values(path: Path) -> dict[int, str]:
+    """Value -> name, as `labels.json` says."""
     try:
         content = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -268,17 +234,18 @@ def _listed(path: Path) -> dict[int, str]:
         raise description.wrong(
             path, "expected an object such as {'background': 0, 'nucleus': 255}"
         )
-    names = {_value(path, value): str(name) for name, value in content.items()}
+    names = {}
+    for name, value in content.items():
+        number = value
+        if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+            colour = int(value[1:], 16)
+            red, green, blue = colour >> 16, colour >> 8 & 255, colour & 255
+            number = red if red == green == blue else COLOUR + colour
+        elif type(value) is not int or value < 0:
+            raise description.wrong(
+                path, f"expected a number or a colour '#rrggbb', found {value!r}"
+            )
+        names[number] = str(name)
     if len(names) < len(content):
         raise description.wrong(path, "two classes have the same value")
     return names
-
-
-def _value(path: Path, value: Any) -> int:
-    if type(value) is int and value >= 0:
-        return value
-    if not isinstance(value, str) or not _HEX.fullmatch(value):
-        raise description.wrong(path, f"expected a number or a colour '#rrggbb', found {value!r}")
-    colour = int(value[1:], 16)
-    red, green, blue = colour >> 16, colour >> 8 & 255, colour & 255
-    return red if red == green == blue else COLOUR + colour

@@ -1,5 +1,9 @@
-"""nnU-Net v2: `dataset.json` names channels and labels, `CASE_0000.nii.gz` is channel 0."""
+"""nnU-Net v2: `dataset.json` names channels and labels, `CASE_0000.nii.gz` is channel 0.
 
+And nnU-Net's folds of any data set: `splits_final.json`, which it puts among its prepared data.
+"""
+
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,13 +40,16 @@ def open(folder: Path) -> DataSet:
         DataError: when the description is missing or contradicts itself.
     """
     content = description.description_of(folder)
-    names = description.section(folder, content, "channel_names", dict)
-    channels = description.numbered(folder, names, "channel_names")
-    values, regions = _labels(folder, content)
-    labels, label_values = description.classes(folder, values)
+    channels = description.channel_names(folder, content, "channel_names")
+    names, regions = _labels(folder, content)
+    labels, label_values = description.classes(folder, names)
     ending = _ending(folder, content)
     cases, notes = _cases(folder, content, len(channels), ending)
     index = label_values or {value: value for value in labels}
+    images, label_maps = (
+        description.files_in(description.path_on_disk(folder, part), ending)
+        for part in ("imagesTr", "labelsTr")
+    )
     return DataSet(
         name=str(content.get("name") or folder.name),
         folder=folder,
@@ -53,7 +60,11 @@ def open(folder: Path) -> DataSet:
         label_values=label_values,
         regions={name: tuple(index[v] for v in members) for name, members in regions.items()},
         split_rule=lists.RULE,
-        notes=(*notes, *_orphans(folder, cases, ending)),
+        notes=(
+            *notes,
+            *description.unused_files(images, cases, "no case has a channel of this name"),
+            *description.unused_files(label_maps, cases, "this label map has no image"),
+        ),
     )
 
 
@@ -70,32 +81,55 @@ def without(folder: Path, names: frozenset[str]) -> None:
     description.rewrite(folder, {**content, "numTraining": len(cases)})
 
 
+def with_folds(dataset: DataSet) -> DataSet:
+    """Return a data set of any layout with nnU-Net's file of folds that lies with it, if one does.
+
+    That is in its own folder, in `nnUNet_preprocessed/NAME` beside `nnUNet_raw/NAME`, or where
+    nnU-Net's variable says.
+    """
+    folder = dataset.folder.resolve()
+    folders = [dataset.folder, folder.parent.parent / "nnUNet_preprocessed" / folder.name]
+    if prepared := os.environ.get("nnUNet_preprocessed"):  # noqa: SIM112 - so it is called
+        folders.insert(1, Path(prepared) / folder.name)
+    for path in (folder / "splits_final.json" for folder in folders):
+        if path.is_file():
+            return replace(dataset, folds_file=path)
+    for path in (folder / "splits_final.pkl" for folder in folders):  # the first nnU-Net's
+        if path.is_file():
+            found = "folds in a pickle, which is not read since it can run code; others are drawn"
+            remedy = (
+                'Where you trust it, write it as JSON: python -c "import json, pickle; '
+                "json.dump([{k: list(map(str, v)) for k, v in s.items()} for s in "
+                f"pickle.load(open('{path}', 'rb'))], open('splits.json', 'w'))\"; and give "
+                "--splits splits.json"
+            )
+            note = Problem("splits-pickle", str(path), found, remedy, "warning")
+            return replace(dataset, notes=(*dataset.notes, note))
+    return dataset
+
+
 def _labels(
     folder: Path, content: dict[str, Any]
 ) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
     """Value -> name, and the regions (name -> values) where labels are given as lists."""
-    given = description.section(folder, content, "labels", dict)
-    if all(key.isdecimal() and isinstance(name, str) for key, name in given.items()):
-        given = {name: int(value) for value, name in given.items()}  # Decathlon's way round
-    members = {name: _members(folder, name, value) for name, value in given.items()}
+    values = description.section(folder, content, "labels", dict)
+    if all(key.isdecimal() and isinstance(name, str) for key, name in values.items()):
+        values = {name: int(value) for value, name in values.items()}  # Decathlon's way round
+    members = {}
+    for name, value in values.items():
+        numbers = value if isinstance(value, list) else [value]
+        if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
+            raise description.wrong(
+                folder, f"the label {name!r} must be a number or a list of numbers, found {value!r}"
+            )
+        members[name] = tuple(sorted(set(numbers)))
     if len(members.get("ignore", (0,))) > 1:
         raise description.wrong(folder, "the label 'ignore' must be one number, not several")
-    if all(len(values) == 1 for values in members.values()):
-        names = {values[0]: name for name, values in members.items()}
-        if len(names) < len(members):
-            raise description.wrong(folder, f"two labels have the same value: {given!r}"[:300])
-        return names, {}
-    regions = {name: values for name, values in members.items() if values != (0,)}
+    if all(len(numbers) == 1 for numbers in members.values()):
+        single = {name: numbers[0] for name, numbers in members.items()}
+        return description.names_by_value(folder, single), {}
+    regions = {name: numbers for name, numbers in members.items() if numbers != (0,)}
     return named_by_regions(regions), regions
-
-
-def _members(folder: Path, name: str, value: Any) -> tuple[int, ...]:
-    values = value if isinstance(value, list) else [value]
-    if not values or not all(type(v) is int and v >= 0 for v in values):
-        raise description.wrong(
-            folder, f"the label {name!r} must be a number or a list of numbers, found {value!r}"
-        )
-    return tuple(sorted(set(values)))
 
 
 def named_by_regions(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
@@ -113,12 +147,12 @@ def named_by_regions(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
 
 def _ending(folder: Path, content: dict[str, Any]) -> str:
     """How images end; where the description does not say so, as those that are there do."""
-    images = description.on_disk(folder, "imagesTr")
-    known = {suffix_of(path) for path in description.listed(images)} - {None}
+    images = description.path_on_disk(folder, "imagesTr")
+    known = {suffix_of(path) for path in description.files_in(images)} - {None}
     if not content.get("file_ending"):
         return known.pop() or "" if len(known) == 1 else ".nii.gz"
     ending = str(content["file_ending"]).lower()
-    if known and not description.listed(images, ending):
+    if known and not description.files_in(images, ending):
         others = ", ".join(sorted(filter(None, known)))
         raise description.wrong(
             folder, f"'file_ending' is {ending!r}, but the files in imagesTr end in {others}"
@@ -130,80 +164,63 @@ def _cases(
     folder: Path, content: dict[str, Any], channels: int, ending: str
 ) -> tuple[list[Case], list[Problem]]:
     """The cases that are listed, or else those whose files are there; and what is to be noted."""
-    files = description.listed(description.on_disk(folder, "imagesTr"), ending)
-    labels = {stem_of(path) for path in description.listed(description.on_disk(folder, "labelsTr"))}
+    files = description.files_in(description.path_on_disk(folder, "imagesTr"), ending)
+    label_maps = description.files_in(description.path_on_disk(folder, "labelsTr"))
+    labels = {stem_of(path) for path in label_maps}
     numbered = any(channel_of(stem_of(p)) and stem_of(p) not in labels for p in files)
-    if content.get("training") and (_says_more(content) or not numbered):
-        cases, notes = lists.listed_cases(folder, content)
-        return [_called_as_by_nnunet(case) for case in cases], notes
-    training, *others = (
-        list(_found_cases(folder, part, channels, ending, numbered)) for part in _PARTS
+    if training := content.get("training"):
+        # The lists count where they say what folders cannot: which cases validate.
+        items = training if isinstance(training, list) else []
+        folds = any(isinstance(item, dict) and "fold" in item for item in items)
+        if folds or content.get("validation") or content.get("val") or not numbered:
+            cases, notes = lists.listed_cases(folder, content)
+            # Called by the first channel's file CASE, not CASE_0000.
+            of_channel = [channel_of(case.name) for case in cases]
+            return [
+                replace(case, name=channel[0]) if channel and channel[1] == 0 else case
+                for case, channel in zip(cases, of_channel, strict=True)
+            ], notes
+    training_cases, *others = (
+        list(_cases_in(folder, part, channels, ending, numbered)) for part in _PARTS
     )
-    notes = description.wrong_count(folder, content, {len(training)})
+    notes = description.wrong_count(folder, content, {len(training_cases)})
     if isinstance(content.get("dataset"), dict):
-        training = [_listed_case(folder, *item) for item in content["dataset"].items()]
-        notes = []
+        training_cases, notes = [], []
+        for name, entry in content["dataset"].items():
+            if not isinstance(entry, dict) or not isinstance(entry.get("images"), list):
+                raise description.wrong(
+                    folder,
+                    f"'dataset' must give 'images' and 'label' of case {name!r}, found {entry!r}",
+                )
+            images = tuple(description.path_inside(folder, image) for image in entry["images"])
+            label = description.path_inside(folder, entry.get("label"))
+            training_cases.append(Case(name, images, label))
     if any(others):
-        training = [replace(case, split="train") for case in training]
-    return [*training, *chain(*others)], notes
+        training_cases = [replace(case, split="train") for case in training_cases]
+    return [*training_cases, *chain(*others)], notes
 
 
-def _says_more(content: dict[str, Any]) -> bool:
-    """Whether the lists say what folders cannot: which cases validate."""
-    training = content["training"] if isinstance(content["training"], list) else []
-    folds = any(isinstance(item, dict) and "fold" in item for item in training)
-    return folds or bool(content.get("validation") or content.get("val"))
-
-
-def _called_as_by_nnunet(case: Case) -> Case:
-    """Call a case that is listed by its first channel's file CASE, not CASE_0000."""
-    channel = channel_of(case.name)
-    return replace(case, name=channel[0]) if channel and channel[1] == 0 else case
-
-
-def _listed_case(folder: Path, name: str, entry: Any) -> Case:
-    if not isinstance(entry, dict) or not isinstance(entry.get("images"), list):
-        raise description.wrong(
-            folder, f"'dataset' must give 'images' and 'label' of case {name!r}, found {entry!r}"
-        )
-    images = tuple(description.inside(folder, image) for image in entry["images"])
-    return Case(name, images, description.inside(folder, entry.get("label")))
-
-
-def _found_cases(
+def _cases_in(
     folder: Path, part: str, channels: int, ending: str, numbered: bool
 ) -> Iterator[Case]:
-    """A case for each name in a folder of images; those for training must have a label."""
-    images = description.on_disk(folder, f"images{part}")
-    for name, files in _images(images, channels, ending) if numbered else _whole(images, ending):
-        label = description.on_disk(folder, f"labels{part}/{name}{ending}")
-        there = part == "Tr" or label.is_file()
-        yield Case(name, files, label if there else None, split=_PARTS[part])
+    """A case for each name in a folder of images; those for training must have a label.
 
-
-def _whole(folder: Path, ending: str) -> Iterator[tuple[str, tuple[Path, ...]]]:
-    """Case name -> the one file with all of its channels, as Decathlon has them."""
-    for path in description.listed(folder, ending):
-        yield stem_of(path), (path,)
-
-
-def _images(folder: Path, channels: int, ending: str) -> Iterator[tuple[str, tuple[Path, ...]]]:
-    """Case name -> one file per channel, missing ones too, so that they are reported."""
-    numbered = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}", re.IGNORECASE)
-    matches = (numbered.fullmatch(path.name) for path in description.listed(folder, ending))
-    for name in sorted({match[1] for match in matches if match}):
-        files = tuple(
-            description.on_disk(folder, f"{name}_{index:04d}{ending}") for index in range(channels)
-        )
-        colour = ending in _COLOUR and not any(path.exists() for path in files[1:])
-        yield name, files[:1] if colour else files
-
-
-def _orphans(folder: Path, cases: list[Case], ending: str) -> list[Problem]:
-    used = {path for case in cases for path in (*case.images, case.label) if path}
-    images = description.listed(description.on_disk(folder, "imagesTr"), ending)
-    labels = description.listed(description.on_disk(folder, "labelsTr"), ending)
-    return [
-        *description.orphans(images, used, "orphan", "no case has a channel of this name"),
-        *description.orphans(labels, used, "orphan", "this label map has no image"),
-    ]
+    Of images that are `numbered` by channel a case names all, missing ones too, so that they are
+    reported; others hold all channels in one file, as Decathlon's do.
+    """
+    images = description.path_on_disk(folder, f"images{part}")
+    files = description.files_in(images, ending)
+    cases: list[tuple[str, tuple[Path, ...]]] = [(stem_of(path), (path,)) for path in files]
+    if numbered:
+        pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}", re.IGNORECASE)
+        matches = (pattern.fullmatch(path.name) for path in files)
+        cases = []
+        for name in sorted({match[1] for match in matches if match}):
+            of_channels = [f"{name}_{index:04d}{ending}" for index in range(channels)]
+            paths = tuple(description.path_on_disk(images, file) for file in of_channels)
+            colour = ending in _COLOUR and not any(path.exists() for path in paths[1:])
+            cases.append((name, paths[:1] if colour else paths))
+    for name, paths in cases:
+        label = description.path_on_disk(folder, f"labels{part}/{name}{ending}")
+        labelled = part == "Tr" or label.is_file()
+        yield Case(name, paths, label if labelled else None, split=_PARTS[part])

@@ -32,6 +32,7 @@ from transunet.data.formats import (
 )
 from transunet.data.formats.dicom.headers import is_dicom
 from transunet.data.layouts import description, masks
+from transunet.data.layouts.description import files_in, folders_in
 from transunet.data.walking import walk
 from transunet.errors import DataError, TransUNetError
 
@@ -39,18 +40,8 @@ SHAPE = "images/NAME.png and masks/NAME.png (or labels/), or NAME.png beside NAM
 
 IMAGES = ("images", "image", "imgs", "img", "inputs", "input", "original", "originals")
 MASKS = (
-    "masks",
-    "mask",
-    "labels",
-    "label",
-    "annotations",
-    "annotation",
-    "gt",
-    "ground_truth",
-    "groundtruth",
-    "segmentations",
-    "segmentation",
-    "seg",
+    *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "ground_truth"),
+    *("groundtruth", "segmentations", "segmentation", "seg"),
 )
 """What the two folders may be called, in any case and with the name of a split around it."""
 SPLITS = {
@@ -70,7 +61,7 @@ _HOUNSFIELD_AIR = -500  # a volume of whole numbers that reaches this low is CT
 
 
 @dataclass(frozen=True)
-class _Side:
+class _Pair:
     """A folder of images, that of their masks (perhaps the same), and the split they are."""
 
     images: Path
@@ -82,14 +73,14 @@ class _Side:
 
 def recognises(folder: Path) -> bool:
     """Whether there are folders of images and masks, or masks beside images."""
-    return any(side.masks.is_dir() for side in _sides(folder))
+    return any(pair.masks.is_dir() for pair in _pairs(folder))
 
 
 def recognises_parts(folder: Path) -> bool:
     """Whether there are several folders, such as patients', and each holds images and masks."""
-    folders = folders_in(folder)
-    return len(folders) > 1 and all(
-        any(side.masks.is_dir() for side in _sides_at(inner, None)) for inner in folders
+    parts = folders_in(folder)
+    return len(parts) > 1 and all(
+        any(pair.masks.is_dir() for pair in _pairs_in(part)) for part in parts
     )
 
 
@@ -100,124 +91,211 @@ def open(folder: Path) -> DataSet:
         ConfigError: for photographs without pillow.
         DataError: when no mask could be read, or they hold no classes that could be told apart.
     """
-    sides = list(_sides(folder)) or list(_sides_in_parts(folder))
-    cases = [case for side in sides for case in _cases(side)]
-    if len({case.name for case in cases}) < len(cases):  # train/1.png and test/1.png
-        cases = [named_by_split(case) for case in cases]
-    if not cases:
-        return DataSet(folder.name, folder, "pairs", (), {}, ())
-    orphans = _orphans(sides, cases)
-    meaning = masks.meaning(
-        folder,
-        [case.label for case in cases if case.label],
-        unused=[Path(orphan.where) for orphan in orphans],
-    )
-    channels, intensity_range, notes = channels_of(folder, cases)
-    return DataSet(
-        name=folder.name,
-        folder=folder,
-        layout="pairs",
-        cases=tuple(cases),
-        labels=meaning.labels,
-        channels=channels,
-        label_values=meaning.values,
-        intensity_range=intensity_range,
-        notes=(*meaning.notes, *notes, *orphans, *_note_on_parts(folder, sides)),
-    )
-
-
-def _sides_in_parts(folder: Path) -> Iterator[_Side]:
-    for inner in folders_in(folder):
-        for side in _sides_at(inner, None):
-            yield replace(side, part=inner.name)
-
-
-def _note_on_parts(folder: Path, sides: Sequence[_Side]) -> Iterator[Problem]:
-    """Folders that lie together may be patients, but also data sets of their own."""
-    if parts := sorted({side.part for side in sides if side.part}):
+    pairs = list(_pairs(folder)) or [
+        replace(pair, part=part.name) for part in folders_in(folder) for pair in _pairs_in(part)
+    ]
+    cases = [case for pair in pairs for case in _cases(pair)]
+    files = [
+        path
+        for pair in pairs
+        for _, path in named_files(pair.masks, flat=pair.images == pair.masks)
+        if path.is_file() and kind_in_folder(path)
+    ]
+    notes = description.unused_files(files, cases, "this mask has no image")
+    dataset = dataset_of(folder, "pairs", cases, notes)
+    if cases and (parts := sorted({pair.part for pair in pairs if pair.part})):
+        # They may be patients, but also data sets of their own.
         more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
         found = f"its {len(parts)} folders are taken as one data set: {', '.join(parts[:5])}{more}"
         remedy = (
             "If each is a patient, keep its cases together with --group-by; if each is a data set, "
             "give one of them"
         )
-        yield Problem("parts", str(folder), found, remedy, "warning")
+        note = Problem("parts", str(folder), found, remedy, "warning")
+        dataset = replace(dataset, notes=(*dataset.notes, note))
+    return dataset
 
 
-def _sides(folder: Path) -> Iterator[_Side]:
-    yield from _sides_at(folder, None)
+def dataset_of(
+    folder: Path,
+    layout: str,
+    cases: Sequence[Case],
+    unused: Sequence[Problem],
+    channels: Sequence[str] = (),
+) -> DataSet:
+    """Return the data set of `cases`, with what its masks and images tell.
+
+    Args:
+        folder: the data set.
+        layout: what it is called.
+        cases: perhaps none; of one name, they are called by their splits too.
+        unused: notes on the masks that belong to no case.
+        channels: what they are called; if not given, what the images tell.
+
+    Raises:
+        ConfigError: for photographs without pillow.
+        DataError: when no mask could be read, or they hold no classes that could be told apart.
+    """
+    if not cases:
+        return DataSet(folder.name, folder, layout, (), {}, ())
+    if len({case.name for case in cases}) < len(cases):  # train/1.png and test/1.png
+        cases = [
+            replace(case, name=f"{case.split}_{case.name}") if case.split else case
+            for case in cases
+        ]
+    labels = [case.label for case in cases if case.label]
+    meaning = masks.meaning(folder, labels, [Path(note.where) for note in unused])
+    intensity_range, notes = None, list[Problem]()
+    if not channels:
+        channels, intensity_range, notes = channels_of(folder, cases)
+    return DataSet(
+        name=folder.name,
+        folder=folder,
+        layout=layout,
+        cases=tuple(cases),
+        labels=meaning.labels,
+        channels=tuple(channels),
+        label_values=meaning.values,
+        intensity_range=intensity_range,
+        notes=(*meaning.notes, *notes, *unused),
+    )
+
+
+def channels_of(
+    folder: Path, cases: Sequence[Case]
+) -> tuple[tuple[str, ...], tuple[float, float] | None, list[Problem]]:
+    """Names of the channels and, for photographs, the range of values: as most images have."""
+    photographs = {
+        case: header
+        for case in cases[:: -(-len(cases) // _SAMPLED)]
+        if (header := _picture_header(case.images[0]))
+    }
+    if not photographs:
+        return _volume_channels(cases[0].images[0]), None, []
+    kinds = Counter((head.channels, head.dtype.name, head.white) for head in photographs.values())
+    channels, _, white = max(kinds, key=lambda kind: kinds[kind])
+    if white is None or channels not in (1, 3):
+        names = tuple(f"band {index + 1}" for index in range(channels))
+    else:
+        names = ("red", "green", "blue") if channels == 3 else ("grey",)
+    return names, (0.0, white) if white else None, list(_notes_on_photographs(folder, photographs))
+
+
+def _picture_header(path: Path) -> raster.Header | None:
+    """A picture's header; None for other formats and for a damaged one, which reading will tell."""
+    if known_format(path) is not raster.FORMAT:
+        return None
+    try:
+        return raster.read_header(path)
+    except DataError:
+        return None
+
+
+def _notes_on_photographs(folder: Path, headers: Mapping[Case, raster.Header]) -> Iterator[Problem]:
+    depths = Counter(f"{header.dtype.name}" for header in headers.values())
+    if len(depths) > 1:
+        counts = ", ".join(f"{count} of {name}" for name, count in depths.most_common())
+        found = (
+            f"its images hold several types of numbers ({counts}); white is taken as 255 in uint8 "
+            "and as 65535 in uint16"
+        )
+        remedy = "Check that white is the same in all, or convert them to one type"
+        yield Problem("several-depths", str(folder), found, remedy, "warning")
+    # Masks may have been drawn on a turned picture as it is shown, or as it is stored.
+    untold = [
+        case
+        for case, header in headers.items()
+        if header.orientation != 1
+        and case.label
+        and case.label.is_file()
+        and known_format(case.label) is raster.FORMAT
+        and ((mask := _picture_header(case.label)) is None or mask.orientation == 1)
+    ]
+    if untold:
+        found = (
+            f"{len(untold)} images have an orientation tag and their masks none, such as "
+            f"{untold[0].images[0].name}; the images are read turned, as viewers show them"
+        )
+        remedy = "Where a mask was drawn on the picture as it is stored, turn it or remove the tag"
+        yield Problem("orientation-tag", str(folder), found, remedy, "warning")
+
+
+def _volume_channels(image: Path) -> tuple[str, ...]:
+    try:
+        array = read_volume(image).array
+    except TransUNetError:
+        return ("image",)  # reading the case will tell what is wrong with it
+    if array.min() <= _HOUNSFIELD_AIR and (array == np.rint(array)).all():
+        return ("CT",) * len(array)
+    return ("image",) if len(array) == 1 else tuple(f"image {i}" for i in range(len(array)))
+
+
+def _pairs(folder: Path) -> Iterator[_Pair]:
+    yield from _pairs_in(folder)
     for inner in folders_in(folder):
         if split := SPLITS.get(inner.name.lower()):
-            yield from _sides_at(inner, split)
+            yield from _pairs_in(inner, split)
 
 
-def _sides_at(root: Path, split: str | None) -> Iterator[_Side]:
+def _pairs_in(root: Path, split: str | None = None) -> Iterator[_Pair]:
     """The folders in `root` that hold images and masks, or `root` where it holds both."""
+    # Train_Images -> roles["train"]["images"], "ground truth" -> roles[None]["ground_truth"]
     roles: dict[str | None, dict[str, Path]] = defaultdict(dict)
     for folder in folders_in(root):
-        named_split, role = _role(folder.name)
+        words = re.split(r"[-_. ]+", folder.name.lower())
+        named_split = next((SPLITS[word] for word in words if word in SPLITS), None)
+        role = "_".join(word for word in words if word not in SPLITS)
         roles[named_split].setdefault(role, folder)
     paired = False
-    for named_split, of in roles.items():
-        images = next((of[name] for name in IMAGES if name in of), None)
-        labels = next((of[name] for name in MASKS if name in of), None)
+    for named_split, folders in roles.items():
+        images = next((folders[name] for name in IMAGES if name in folders), None)
+        labels = next((folders[name] for name in MASKS if name in folders), None)
         if images and (labels or (named_split or split) == "test"):
             paired = True
-            yield _Side(images, labels or root / MASKS[0], named_split or split)
-    masks_or_not = {bool(case_of_mask(stem_of(p))) for p in description.listed(root, _suffixes())}
+            yield _Pair(images, labels or root / MASKS[0], named_split or split)
+    masks_or_not = {bool(case_of_mask(stem_of(p))) for p in files_in(root, _suffixes())}
     if not paired and len(masks_or_not) == 2:  # masks alone are a folder of label maps
-        yield _Side(root, root, split)
+        yield _Pair(root, root, split)
 
 
-def _role(name: str) -> tuple[str | None, str]:
-    """`Train_Images` -> ("train", "images"), `ground truth` -> (None, "ground_truth")."""
-    words = re.split(r"[-_. ]+", name.lower())
-    split = next((SPLITS[word] for word in words if word in SPLITS), None)
-    return split, "_".join(word for word in words if word not in SPLITS)
-
-
-def folders_in(root: Path) -> list[Path]:
-    """Return the folders in `root` by name, without hidden ones."""
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-
-
-def _cases(side: _Side) -> Iterator[Case]:
+def _cases(pair: _Pair) -> Iterator[Case]:
     """A case for every image; where its mask is missing, the path it should have."""
-    together = side.images == side.masks
-    images = [(name, path) for name, path in files_in(side.images, together) if _is_image(path)]
-    labels = [(name, path) for name, path in files_in(side.masks, together) if path.is_file()]
+    together = pair.images == pair.masks
+    images = [
+        (name, path)
+        for name, path in named_files(pair.images, together)
+        if path.is_dir() or kind_in_folder(path) is not None
+    ]
+    labels = [(name, path) for name, path in named_files(pair.masks, together) if path.is_file()]
     if together:
         images = [(name, path) for name, path in images if not case_of_mask(name)]
         labels = [(name, path) for name, path in labels if case_of_mask(name)]
-    mask_of = _paired([name for name, _ in images], labels)
-    labelled_splits = {_split(name) or side.split for name, _ in labels}
+    mask_of = _masks_of_images([name for name, _ in images], labels)
+    labelled_splits = {_split_in(name) or pair.split for name, _ in labels}
     for name, image in images:
-        split = _split(name) or side.split
+        split = _split_in(name) or pair.split
         label = mask_of.get(name)
         if label is None and (split != "test" or split in labelled_splits):
             suffix = "" if image.is_dir() else suffix_of(image)
-            label = side.masks / f"{name}{'_mask' if together else ''}{suffix or '.nii.gz'}"
-        parts = name.split("/")[1 if _split(name) else 0 :]
-        yield Case(
-            "_".join([side.part, *parts] if side.part else parts), (image,), label, split=split
-        )
+            label = pair.masks / f"{name}{'_mask' if together else ''}{suffix or '.nii.gz'}"
+        parts = name.split("/")[1 if _split_in(name) else 0 :]
+        case = "_".join([pair.part, *parts] if pair.part else parts)
+        yield Case(case, (image,), label, split=split)
 
 
-def _split(name: str) -> str | None:
+def _split_in(name: str) -> str | None:
     """The split of an image that lies in a folder `train`, `val` or `test` of `images`."""
     first, *inner = name.split("/")
     return SPLITS.get(first.lower()) if inner else None
 
 
-def files_in(folder: Path, flat: bool) -> list[tuple[str, Path]]:
+def named_files(folder: Path, flat: bool) -> list[tuple[str, Path]]:
     """Images or masks with their names: the folders that lead to them, and the stem.
 
     A folder of DICOM slices is one image. Files of formats that are not read come last, so that a
     mask is told as such and not as missing.
     """
-    files = description.listed(folder) if flat else sorted(walk(folder).files)
+    files = files_in(folder) if flat else sorted(walk(folder).files)
     files = [path for path in files if not is_header_of_pair(path)]
     slices = [
         path
@@ -238,11 +316,7 @@ def _suffixes() -> tuple[str, ...]:
     return tuple(suffix for suffix, known in FORMATS.items() if known.stands_alone)
 
 
-def _is_image(path: Path) -> bool:
-    return path.is_dir() or kind_in_folder(path) is not None
-
-
-def _paired(images: Iterable[str], labels: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+def _masks_of_images(images: Iterable[str], labels: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     """Image -> its mask: of the same name, else of a name that begins with the image's.
 
     Accents count as the same in both ways of writing them. What differs in the case of letters, in
@@ -293,92 +367,3 @@ def _case_of_image(name: str) -> str:
     name = _composed(name).casefold().replace("/", "_")
     channel = channel_of(name)
     return channel[0] if channel else re.sub("[-_.](image|img|im)$", "", name)
-
-
-def named_by_split(case: Case) -> Case:
-    """Return the case with the name of its split before its own."""
-    return replace(case, name=f"{case.split}_{case.name}") if case.split else case
-
-
-def channels_of(
-    folder: Path, cases: Sequence[Case]
-) -> tuple[tuple[str, ...], tuple[float, float] | None, list[Problem]]:
-    """Names of the channels and, for photographs, the range of values: as most images have."""
-    chosen = cases[:: -(-len(cases) // _SAMPLED)]
-    photographs = {
-        case: header
-        for case in chosen
-        if known_format(case.images[0]) is raster.FORMAT and (header := _header(case.images[0]))
-    }
-    if not photographs:
-        return _volume_channels(cases[0].images[0]), None, []
-    kinds = Counter(
-        (header.channels, header.dtype.name, header.white) for header in photographs.values()
-    )
-    channels, _, white = max(kinds, key=lambda kind: kinds[kind])
-    if white is None or channels not in (1, 3):
-        names = tuple(f"band {index + 1}" for index in range(channels))
-    else:
-        names = ("red", "green", "blue") if channels == 3 else ("grey",)
-    notes = [*_depths(folder, photographs.values()), *_orientations(folder, photographs)]
-    return names, (0.0, white) if white else None, notes
-
-
-def _header(path: Path) -> raster.Header | None:
-    try:
-        return raster.read_header(path)
-    except DataError:
-        return None  # reading the case will tell what is wrong with it
-
-
-def _depths(folder: Path, headers: Iterable[raster.Header]) -> Iterator[Problem]:
-    depths = Counter(f"{header.dtype.name}" for header in headers)
-    if len(depths) > 1:
-        counts = ", ".join(f"{count} of {name}" for name, count in depths.most_common())
-        found = (
-            f"its images hold several types of numbers ({counts}); white is taken as 255 in uint8 "
-            "and as 65535 in uint16"
-        )
-        remedy = "Check that white is the same in all, or convert them to one type"
-        yield Problem("several-depths", str(folder), found, remedy, "warning")
-
-
-def _orientations(folder: Path, headers: Mapping[Case, raster.Header]) -> Iterator[Problem]:
-    """Masks may have been drawn on the picture as it is shown, or as it is stored."""
-    turned = [case for case, header in headers.items() if header.orientation != 1]
-    untold = [
-        case
-        for case in turned
-        if case.label
-        and case.label.is_file()
-        and known_format(case.label) is raster.FORMAT
-        and ((mask := _header(case.label)) is None or mask.orientation == 1)
-    ]
-    if untold:
-        found = (
-            f"{len(untold)} images have an orientation tag and their masks none, such as "
-            f"{untold[0].images[0].name}; the images are read turned, as viewers show them"
-        )
-        remedy = "Where a mask was drawn on the picture as it is stored, turn it or remove the tag"
-        yield Problem("orientation-tag", str(folder), found, remedy, "warning")
-
-
-def _volume_channels(image: Path) -> tuple[str, ...]:
-    try:
-        array = read_volume(image).array
-    except TransUNetError:
-        return ("image",)  # reading the case will tell what is wrong with it
-    if array.min() <= _HOUNSFIELD_AIR and (array == np.rint(array)).all():
-        return ("CT",) * len(array)
-    return ("image",) if len(array) == 1 else tuple(f"image {i}" for i in range(len(array)))
-
-
-def _orphans(sides: Iterable[_Side], cases: Iterable[Case]) -> list[Problem]:
-    used = {path for case in cases for path in (*case.images, case.label) if path}
-    masks = [
-        path
-        for side in sides
-        for _, path in files_in(side.masks, flat=side.images == side.masks)
-        if path.is_file() and kind_in_folder(path)
-    ]
-    return description.orphans(masks, used, "orphan", "this mask has no image")

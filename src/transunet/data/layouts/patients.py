@@ -8,15 +8,15 @@ and masks each are read as `pairs` reads them.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
-from transunet.data.checks.problems import Problem
 from transunet.data.formats import case_of_mask, kind_in_folder, suffix_of
 from transunet.data.formats.dicom.headers import is_dicom
-from transunet.data.layouts import description, masks, paired_folders
+from transunet.data.layouts import description, paired_folders
+from transunet.data.layouts.description import files_in, folders_in
 
 SHAPE = "PATIENT/image.nii.gz (or t1.nii.gz, t2.nii.gz, ...) and PATIENT/label.nii.gz (or seg)"
 
@@ -33,13 +33,7 @@ class _Patient:
 
 def recognises(folder: Path) -> bool:
     """Whether most folders in it hold images and one mask, or all of them several pairs."""
-    return _has_one_mask_each(folder) or paired_folders.recognises_parts(folder)
-
-
-def _has_one_mask_each(folder: Path) -> bool:
-    patients = list(_patients(folder))
-    whole = [patient for patient in patients if len(patient.masks) == 1]
-    return bool(whole) and 2 * len(whole) > len(patients)
+    return _mostly_one_mask(_patients(folder)) or paired_folders.recognises_parts(folder)
 
 
 def open(folder: Path) -> DataSet:
@@ -48,88 +42,64 @@ def open(folder: Path) -> DataSet:
     Raises:
         DataError: when no mask could be read, or they hold no classes that could be told apart.
     """
-    if not _has_one_mask_each(folder) and paired_folders.recognises_parts(folder):
+    patients = _patients(folder)
+    if not _mostly_one_mask(patients) and paired_folders.recognises_parts(folder):
         return replace(paired_folders.open(folder), layout="patients")
-    patients = list(_patients(folder))
     counts = Counter(name for patient in patients for name in patient.images)
-    usual = sorted(name for name, count in counts.items() if 2 * count > len(patients))
+    channels = sorted(name for name, count in counts.items() if 2 * count > len(patients))
     single = all(len(patient.images) == 1 for patient in patients)
-    cases = [_case(patient, None if single else usual) for patient in patients]
-    if len({case.name for case in cases}) < len(cases):
-        cases = [paired_folders.named_by_split(case) for case in cases]
-    if not cases:
-        return DataSet(folder.name, folder, "patients", (), {}, ())
-    orphans = _orphans(patients, cases)
-    labels = [case.label for case in cases if case.label]
-    meaning = masks.meaning(folder, labels, [Path(orphan.where) for orphan in orphans])
-    if single or len(usual) == 1:
-        channels, intensity_range, notes = paired_folders.channels_of(folder, cases)
-    else:
-        channels, intensity_range, notes = tuple(usual), None, []
-    return DataSet(
-        name=folder.name,
-        folder=folder,
-        layout="patients",
-        cases=tuple(cases),
-        labels=meaning.labels,
-        channels=channels,
-        label_values=meaning.values,
-        intensity_range=intensity_range,
-        notes=(*meaning.notes, *notes, *orphans),
-    )
+    cases = []
+    for patient in patients:
+        # Where a channel or the mask is missing, the path that it could have.
+        suffix = suffix_of(next(iter(patient.images.values()))) or ".nii.gz"
+        images = tuple(patient.images.values())
+        if not single and channels:
+            images = tuple(
+                patient.images.get(name, patient.folder / f"{name}{suffix}") for name in channels
+            )
+        named = [path for name, path in patient.masks.items() if name in paired_folders.MASKS]
+        label = next(iter((*named, *patient.masks.values())), None)
+        if label is None and patient.split != "test":
+            label = patient.folder / f"label{suffix}"
+        cases.append(Case(patient.folder.name, images, label, split=patient.split))
+    files = [path for patient in patients for path in patient.images.values()]
+    masks = [path for patient in patients for path in patient.masks.values()]
+    notes = [
+        *description.unused_files(files, cases, "most patients have no such image"),
+        *description.unused_files(masks, cases, "another file is taken as this case's mask"),
+    ]
+    named_channels = () if single or len(channels) == 1 else channels
+    return paired_folders.dataset_of(folder, "patients", cases, notes, named_channels)
 
 
-def _patients(folder: Path) -> Iterator[_Patient]:
-    for inner in paired_folders.folders_in(folder):
+def _patients(folder: Path) -> list[_Patient]:
+    patients = []
+    for inner in folders_in(folder):
         split = paired_folders.SPLITS.get(inner.name.lower())
-        for place in paired_folders.folders_in(inner) if split else [inner]:
-            named = {_without(place.name, name): path for name, path in _files(place)}
-            labels = {name: path for name, path in named.items() if _is_mask(name)}
-            images = {name: path for name, path in named.items() if name not in labels}
+        for patient in folders_in(inner) if split else [inner]:
+            files = [
+                (name, path)
+                for name, path in paired_folders.named_files(patient, flat=True)
+                if kind_in_folder(path)
+            ]
+            files += [
+                (series.name, series)
+                for series in folders_in(patient)
+                if any(map(is_dicom, files_in(series)[:1]))  # no more: there may be thousands
+            ]
+            lead = re.compile(rf"^{re.escape(patient.name)}[-_. ]+", re.IGNORECASE)  # p1_t1 -> t1
+            named = {lead.sub("", name).lower(): path for name, path in files}
+            masks = {name: path for name, path in named.items() if _is_mask(name)}
+            images = {name: path for name, path in named.items() if name not in masks}
             if images:
-                yield _Patient(place, split, images, labels)
-
-
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The images and masks in a folder, and the DICOM series beside them."""
-    for name, path in paired_folders.files_in(folder, flat=True):
-        if kind_in_folder(path):
-            yield name, path
-    for inner in paired_folders.folders_in(folder):
-        if any(map(is_dicom, description.listed(inner)[:1])):  # no more: there may be thousands
-            yield inner.name, inner
-
-
-def _without(patient: str, name: str) -> str:
-    """`p1_t1` -> `t1`."""
-    return re.sub(rf"^{re.escape(patient)}[-_. ]+", "", name, flags=re.IGNORECASE).lower()
+                patients.append(_Patient(patient, split, images, masks))
+    return patients
 
 
 def _is_mask(name: str) -> bool:
     return name in paired_folders.MASKS or case_of_mask(name) is not None
 
 
-def _case(patient: _Patient, channels: Sequence[str] | None) -> Case:
-    """A case; where a channel or the mask is missing, the path it could have."""
-    images = patient.images
-    suffix = suffix_of(next(iter(images.values()))) or ".nii.gz"
-    files = (
-        tuple(images.get(name, patient.folder / f"{name}{suffix}") for name in channels)
-        if channels
-        else tuple(images.values())
-    )
-    named = [path for name, path in patient.masks.items() if name in paired_folders.MASKS]
-    label = next(iter((*named, *patient.masks.values())), None)
-    if label is None and patient.split != "test":
-        label = patient.folder / f"label{suffix}"
-    return Case(patient.folder.name, files, label, split=patient.split)
-
-
-def _orphans(patients: Sequence[_Patient], cases: Sequence[Case]) -> list[Problem]:
-    used = {path for case in cases for path in (*case.images, case.label) if path}
-    images = [path for patient in patients for path in patient.images.values()]
-    labels = [path for patient in patients for path in patient.masks.values()]
-    return [
-        *description.orphans(images, used, "orphan", "most patients have no such image"),
-        *description.orphans(labels, used, "orphan", "another file is taken as this case's mask"),
-    ]
+def _mostly_one_mask(patients: list[_Patient]) -> bool:
+    whole = [patient for patient in patients if len(patient.masks) == 1]
+    return bool(whole) and 2 * len(whole) > len(patients)

@@ -5,7 +5,7 @@ cases; without them every file is one.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
@@ -27,14 +27,12 @@ ORGANS = {
 }
 """The paper's eight organs, in its order."""
 
-TRAIN, TEST = "train_npz", "test_vol_h5"
-_SLICE = re.compile(r"(.+)_slice\d+", re.IGNORECASE)
-_SUFFIXES = {TRAIN: ".npz", TEST: ".npy.h5"}
+_LISTS = {"train": ("train.txt",), "test": ("test_vol.txt", "test.txt")}
 
 
 def recognises(folder: Path) -> bool:
     """Whether `folder` has one of the two folders."""
-    return (folder / TRAIN).is_dir() or (folder / TEST).is_dir()
+    return (folder / "train_npz").is_dir() or (folder / "test_vol_h5").is_dir()
 
 
 def open(folder: Path) -> DataSet:
@@ -43,19 +41,19 @@ def open(folder: Path) -> DataSet:
     Raises:
         DataError: when a list names a file outside of the folder.
     """
-    train = [
-        Case(path.name[: -len(".npz")], (path,), path, group=_patient(path), split="train")
-        for path in _files(folder, TRAIN, ("train.txt",))
-    ]
-    test = [
-        Case(path.name[: -len(".npy.h5")], (path,), path, split="test")
-        for path in _files(folder, TEST, ("test_vol.txt", "test.txt"))
-    ]
+    cases = []
+    for path in _files(folder, "train", "train_npz", ".npz"):
+        name = path.name.removesuffix(".npz")
+        of_patient = re.fullmatch(r"(.+)_slice\d+", name, re.IGNORECASE)
+        patient = of_patient[1] if of_patient else path.name
+        cases.append(Case(name, (path,), path, group=patient, split="train"))
+    for path in _files(folder, "test", "test_vol_h5", ".npy.h5"):
+        cases.append(Case(path.name.removesuffix(".npy.h5"), (path,), path, split="test"))
     return DataSet(
         name=folder.name,
         folder=folder,
         layout="synapse",
-        cases=(*train, *test),
+        cases=tuple(cases),
         labels=ORGANS,
         channels=("CT",),
         intensity_range=(0.0, 1.0),
@@ -64,32 +62,26 @@ def open(folder: Path) -> DataSet:
 
 def without(folder: Path, names: frozenset[str]) -> None:
     """Take cases out of the list files of `folder`, a copy."""
-    for path in [
-        p for name in ("train.txt", "test_vol.txt", "test.txt") for p in _lists(folder, name)
-    ]:
-        lines = text_of(path).splitlines()
-        path.write_text(
-            "".join(f"{line}\n" for line in lines if line.strip() not in names), "utf-8"
-        )
+    for path in (path for split in _LISTS for path in _lists(folder, split)):
+        lines = [line for line in text_of(path).splitlines() if line.strip() not in names]
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
-def _patient(path: Path) -> str:
-    match = _SLICE.fullmatch(path.name[: -len(".npz")])
-    return match[1] if match else path.name
-
-
-def _files(folder: Path, sub: str, lists: Sequence[str]) -> Iterator[Path]:
-    suffix = _SUFFIXES[sub]
-    found = [path for name in lists for path in _lists(folder, name)]
-    if not found:
-        yield from description.listed(folder / sub, suffix)
+def _files(folder: Path, split: str, part: str, suffix: str) -> Iterator[Path]:
+    lists = _lists(folder, split)
+    if not lists:
+        yield from description.files_in(folder / part, suffix)
         return
-    names = {line.strip() for line in text_of(found[0]).splitlines() if line.strip()}
+    names = {line.strip() for line in text_of(lists[0]).splitlines() if line.strip()}
     for name in sorted(names):
-        yield description.inside(folder, f"{sub}/{name}{suffix}", found[0])
+        yield description.path_inside(folder, f"{part}/{name}{suffix}", lists[0])
 
 
-def _lists(folder: Path, name: str) -> list[Path]:
-    return sorted(
-        [*folder.glob(name), *folder.glob(f"lists/{name}"), *folder.glob(f"lists/*/{name}")]
-    )
+def _lists(folder: Path, split: str) -> list[Path]:
+    return [
+        path
+        for name in _LISTS[split]
+        for path in sorted(
+            [*folder.glob(name), *folder.glob(f"lists/{name}"), *folder.glob(f"lists/*/{name}")]
+        )
+    ]
