@@ -15,6 +15,8 @@ from transunet.errors import GeometryError, TransUNetError
 Array = NDArray[Any]
 orientations: Any = _nibabel_orientations  # its functions carry no types
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""ITK and DICOM count left, posterior and superior as positive; here it is right and anterior."""
 CORNER_TOLERANCE = 0.1
 """How far apart the corners of two grids that count as one may lie, in voxels (smallest edge)."""
 _SAME_EDGES = 0.01  # a difference of edges that is worth naming

@@ -1,11 +1,17 @@
 """What the package asks of a file format: one record, which stands at the end of its module."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from transunet.data.checks.problems import Problem
 from transunet.data.volume import Grid, Volume
+from transunet.errors import TransUNetError, first_line
+
+DAMAGED = "The file is damaged, cut short or of another format: copy or export it again"
+"""What to do about most files that cannot be read."""
 
 Space = Literal["known", "pixels", "unknown"]
 
@@ -54,3 +60,38 @@ class FileFormat:
     """(path) -> label value -> name, where a label map's header lists them."""
     magic: Mapping[str, bytes] = field(default_factory=dict)
     """Suffix -> pattern of the first bytes of files that may have no suffix."""
+
+
+def unreadable(path: Path | str, found: str, remedy: str = DAMAGED) -> TransUNetError:
+    """Return the error for a file that cannot be read."""
+    return Problem("unreadable", str(path), found, remedy).error()
+
+
+@contextmanager
+def reading(
+    path: Path,
+    kind: str,
+    remedy: str = DAMAGED,
+    *,
+    reason_of: Callable[[Exception], str] = first_line,
+    but: tuple[type[Exception], ...] = (),
+) -> Iterator[None]:
+    """Turn whatever a library raises over a damaged file into one error that names the file.
+
+    Args:
+        path: the file.
+        kind: what it is read as, such as "NIfTI".
+        remedy: what to do.
+        reason_of: what to tell of the library's message.
+        but: what is no sign of damage, and passes.
+
+    Raises:
+        DataError: for any other exception that is not this package's own.
+    """
+    try:
+        yield
+    except Exception as error:  # no parser says in how many ways it stumbles over a flipped bit
+        if isinstance(error, (TransUNetError, *but)):
+            raise
+        reason = reason_of(error).replace(str(path), "the file")[:200]
+        raise unreadable(path, f"it cannot be read as {kind} ({reason})", remedy) from None

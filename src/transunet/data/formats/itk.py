@@ -5,29 +5,24 @@ first two rows of an affine change their signs on the way.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats.file_format import FileFormat
-from transunet.data.volume import Grid, Volume
-from transunet.errors import ConfigError, TransUNetError
+from transunet.data.formats.file_format import DAMAGED, FileFormat, reading, unreadable
+from transunet.data.volume import LPS_TO_RAS, Grid, Volume
+from transunet.errors import ConfigError, last_sentence
 from transunet.optional import require
-
-Result = TypeVar("Result")
 
 _HEADER = 1 << 16  # bytes in which a header ends
 _NRRD = re.compile(rb"(NRRD.*?)\r?\n\r?\n", re.DOTALL)
 _NRRD_FILE = re.compile(rb"^data ?file *:\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 _META_FILE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*(.*?)\s*$", re.MULTILINE)
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,15 @@ class ItkHeader:
     """The affine (RAS) that was made of them."""
 
 
+@dataclass(frozen=True)
+class SlicerSegment:
+    """A segment that 3D Slicer lists in a header."""
+
+    name: str
+    value: int
+    layer: int
+
+
 def read(path: Path) -> Volume:
     """Read one file in its own dtype; a fourth axis or a vector's components become channels.
 
@@ -52,13 +56,21 @@ def read(path: Path) -> Volume:
         GeometryError: when its affine is singular.
     """
     itk = require("SimpleITK", extra="images")
-    image = _undamaged(path, _reader(path).Execute)
+    reader = _reader(path)
+    with reading(path, "an image", _remedy(path), reason_of=_reason):
+        image = reader.Execute()
     header = _header(image, path)
     array = itk.GetArrayFromImage(image)  # axes in reverse: (z, y, x), components last
     if image.GetNumberOfComponentsPerPixel() == 1:
         array = array[..., None]
     array = array.transpose(*range(image.GetDimension() - 1, -1, -1), -1)
-    return Volume(_channels_first(array, path), header.affine, str(path), header)
+    *axes, components = array.shape
+    channels = [size for size in (*axes[3:], components) if size > 1] or [1]
+    if len(channels) > 1 or array.dtype.kind not in "buif":
+        found = f"it has the shape {array.shape} and the type {array.dtype}"
+        raise unreadable(path, found, _remedy(path))
+    array = np.moveaxis(array.reshape(*(*axes, 1)[:3], *channels), -1, 0)
+    return Volume(array, header.affine, str(path), header)
 
 
 def read_labels(path: Path) -> Volume:
@@ -68,13 +80,14 @@ def read_labels(path: Path) -> Volume:
     values; in the label map, segments are numbered as they are listed, from 1.
 
     Raises:
-        As `read`; DataError also when segments do overlap.
+        DataError: also when segments do overlap.
     """
     volume, segments = read(path), _segments(path)
     if not any(segment.layer for segment in segments):
         return volume
     if volume.channels <= max(segment.layer for segment in segments):
-        raise _problem(path, f"its header lists more layers than the {volume.channels} it has")
+        found = f"its header lists more layers than the {volume.channels} it has"
+        raise unreadable(path, found, _remedy(path))
     labels = np.zeros_like(volume.array[:1], np.uint16)
     for number, segment in enumerate(segments, 1):
         inside = volume.array[[segment.layer]] == segment.value
@@ -90,61 +103,24 @@ def read_labels(path: Path) -> Volume:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read where the voxels lie, without reading them.
-
-    Raises:
-        As `read`.
-    """
-    reader = _reader(path)
-    _undamaged(path, reader.ReadImageInformation)
-    header = _header(reader, path)
+    """Read where the voxels lie, without reading them."""
+    header = _header(_information(path), path)
     x, y, z = (*header.size[:3], 1)[:3]
     return Grid((x, y, z), header.affine, str(path))
 
 
-def segment_names(path: Path) -> dict[int, str]:
-    """Return label value -> name of the segments that 3D Slicer lists in a header; {} without.
+def channels_in(path: Path) -> int:
+    """Return how many channels a file's header promises: components times further axes."""
+    header = _information(path)
+    return int(header.GetNumberOfComponents()) * prod(map(int, header.GetSize()[3:]))
 
-    Raises:
-        As `read`.
-    """
+
+def segment_names(path: Path) -> dict[int, str]:
+    """Return label value -> name of the segments that 3D Slicer lists in a header; {} without."""
     segments = _segments(path)
     if any(segment.layer for segment in segments):
         return {number: segment.name for number, segment in enumerate(segments, 1)}
     return {segment.value: segment.name for segment in segments}
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """A segment in a header of 3D Slicer's."""
-
-    name: str
-    value: int
-    layer: int
-
-
-def _segments(path: Path) -> list[_Segment]:
-    reader = _reader(path)
-    _undamaged(path, reader.ReadImageInformation)
-    header = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-    segments: list[_Segment] = []
-    while (start := f"Segment{len(segments)}_") + "Name" in header:
-        value, layer = header.get(start + "LabelValue", ""), header.get(start + "Layer", "0")
-        if not (value.isdecimal() and layer.isdecimal()):
-            return []  # written before Slicer told label values
-        segments.append(_Segment(header[start + "Name"], int(value), int(layer)))
-    return segments
-
-
-def channels_in(path: Path) -> int:
-    """Return how many channels a file's header promises: components times further axes.
-
-    Raises:
-        As `read`.
-    """
-    reader = _reader(path)
-    _undamaged(path, reader.ReadImageInformation)
-    return int(reader.GetNumberOfComponents()) * prod(map(int, reader.GetSize()[3:]))
 
 
 def voxel_files(path: Path) -> list[str] | None:
@@ -170,23 +146,26 @@ def write(volume: Volume, path: Path) -> None:
     itk = require("SimpleITK", extra="images")
     header = volume.header if isinstance(volume.header, ItkHeader) else None
     if header is None or not np.array_equal(header.affine, volume.affine):
-        header = _header_of(volume)
+        affine = LPS_TO_RAS @ volume.affine
+        origin, spacing = tuple(affine[:3, 3].tolist()), volume.spacing_mm
+        directions = affine[:3, :3] / spacing
+        size = volume.spatial_shape
+        header = ItkHeader(origin, spacing, tuple(directions.flat), size, volume.affine)
     flat = len(header.size) == 2
-    array = volume.array[..., 0] if flat else volume.array
-    array = np.moveaxis(array, 0, -1)
+    array = np.moveaxis(volume.array[..., 0] if flat else volume.array, 0, -1)
     array = array.transpose(*range(array.ndim - 2, -1, -1), array.ndim - 1)
     vector = volume.channels > 1
     image = itk.GetImageFromArray(np.ascontiguousarray(array if vector else array[..., 0]), vector)
-    dimension = 2 if flat else 3
+    axes, dimension = len(header.spacing), 2 if flat else 3
+    directions = np.reshape(header.direction, (axes, axes))[:dimension, :dimension]
     image.SetOrigin(header.origin[:dimension])
     image.SetSpacing(header.spacing[:dimension])
-    image.SetDirection(_direction(header, dimension).ravel().tolist())
+    image.SetDirection(directions.ravel().tolist())
     try:
         itk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
-        raise ConfigError(
-            f"Cannot write {path}: {_reason(error, path)}. Choose another place."
-        ) from None
+        reason = _reason(error).replace(str(path), "the file")
+        raise ConfigError(f"Cannot write {path}: {reason}. Choose another place.") from None
 
 
 def _reader(path: Path) -> Any:
@@ -198,11 +177,31 @@ def _reader(path: Path) -> Any:
     return reader
 
 
+def _information(path: Path) -> Any:
+    """A reader that has read the header."""
+    reader = _reader(path)
+    with reading(path, "an image", _remedy(path), reason_of=_reason):
+        reader.ReadImageInformation()
+    return reader
+
+
+def _segments(path: Path) -> list[SlicerSegment]:
+    information = _information(path)
+    header = {key: information.GetMetaData(key) for key in information.GetMetaDataKeys()}
+    segments: list[SlicerSegment] = []
+    while (start := f"Segment{len(segments)}_") + "Name" in header:
+        value, layer = header.get(start + "LabelValue", ""), header.get(start + "Layer", "0")
+        if not (value.isdecimal() and layer.isdecimal()):
+            return []  # written before Slicer told label values
+        segments.append(SlicerSegment(header[start + "Name"], int(value), int(layer)))
+    return segments
+
+
 def _header(image: Any, path: Path) -> ItkHeader:
     """From an image, or from a reader that has read the information."""
     dimension = image.GetDimension()
     if dimension < 2:
-        raise _problem(path, "it has one axis; expected 2 to 4")
+        raise unreadable(path, "it has one axis; expected 2 to 4", _remedy(path))
     origin, spacing = tuple(image.GetOrigin()), tuple(image.GetSpacing())
     direction, size = tuple(image.GetDirection()), tuple(int(n) for n in image.GetSize())
     matrix = np.reshape(direction, (dimension, dimension)) * spacing
@@ -213,56 +212,19 @@ def _header(image: Any, path: Path) -> ItkHeader:
     return ItkHeader(origin, spacing, direction, size, LPS_TO_RAS @ affine)
 
 
-def _header_of(volume: Volume) -> ItkHeader:
-    affine = LPS_TO_RAS @ volume.affine
-    spacing = np.array(volume.spacing_mm)
-    direction = affine[:3, :3] / spacing
-    return ItkHeader(
-        tuple(affine[:3, 3].tolist()),
-        tuple(spacing.tolist()),
-        tuple(direction.ravel().tolist()),
-        volume.spatial_shape,
-        volume.affine,
+def _reason(error: Exception) -> str:
+    """The last line of ITK's long messages, without its source files."""
+    return last_sentence(error).split("): ")[-1].removesuffix(".")
+
+
+def _remedy(path: Path) -> str:
+    line = {".mhd": "ElementDataFile", ".nhdr": "data file"}.get(path.suffix.lower())
+    if line is None:
+        return DAMAGED
+    return (
+        f"Its voxels lie in another file, which its line {line!r} names: copy that along, "
+        "under this very name, capital letters included; or the pair is damaged"
     )
-
-
-def _direction(header: ItkHeader, dimension: int) -> NDArray[np.float64]:
-    whole = len(header.spacing)
-    return np.reshape(header.direction, (whole, whole))[:dimension, :dimension]
-
-
-def _channels_first(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    """(X, Y, ..., components) -> (C, X, Y, Z): a fourth axis or components become channels."""
-    *axes, components = array.shape
-    channels = [size for size in (*axes[3:], components) if size > 1]
-    if len(channels) > 1 or array.dtype.kind not in "buif":
-        raise _problem(path, f"it has the shape {array.shape} and the type {array.dtype}")
-    return np.moveaxis(array.reshape(*(*axes, 1)[:3], *(channels or [1])), -1, 0)
-
-
-def _undamaged(path: Path, use: Callable[[], Result]) -> Result:
-    try:
-        return use()
-    except RuntimeError as error:
-        raise _problem(path, f"it cannot be read ({_reason(error, path)})") from None
-
-
-def _reason(error: RuntimeError, path: Path) -> str:
-    """The last line of ITK's long messages, without its source files and the path."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = lines[-1] if lines else type(error).__name__
-    return last.split("): ")[-1].replace(str(path), "the file")[:200]
-
-
-def _problem(path: Path, found: str) -> TransUNetError:
-    remedy = "The file is damaged, cut short or of another format: copy or export it again"
-    if path.suffix.lower() in {".mhd", ".nhdr"}:
-        line = "ElementDataFile" if path.suffix.lower() == ".mhd" else "data file"
-        remedy = (
-            f"Its voxels lie in another file, which its line {line!r} names: copy that along, "
-            "under this very name, capital letters included; or the pair is damaged"
-        )
-    return Problem("unreadable", str(path), found, remedy).error()
 
 
 FORMAT = FileFormat(

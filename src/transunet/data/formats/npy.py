@@ -7,11 +7,9 @@ counts as one millimetre, unless `NAME.npy.json` beside it holds `{"spacing_mm":
 """
 
 import json
-import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -19,25 +17,12 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats.file_format import FileFormat
+from transunet.data.formats.file_format import FileFormat, reading, unreadable
 from transunet.data.volume import Grid, Volume
-from transunet.errors import TransUNetError
 
-# What numpy raises on damaged headers; it parses them as a Python literal.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    SyntaxError,
-    TokenError,
-    struct.error,
-    OverflowError,
-    RecursionError,
-    MemoryError,
-)
 _SIDECAR_BYTES = 1 << 16
+_KEYS = {"spacing_mm": (3,), "affine": (4, 4)}
+_SIDECAR = 'Write {"spacing_mm": [x, y, z]} or {"affine": [4 rows of 4]}, or remove the file'
 
 
 @dataclass(frozen=True)
@@ -53,36 +38,34 @@ def read(path: Path) -> Volume:
             number of axes; also for a sidecar that is no such JSON.
         GeometryError: when the sidecar's spacing or affine cannot be.
     """
-    array = _array(path)
+    array = _mapped(path)
     if _is_photograph(array):
-        return Volume(np.moveaxis(array, -1, 0)[..., None], _affine(path), str(path), Plane())
-    return _volume(path, array)
+        channels = np.array(np.moveaxis(array, -1, 0)[..., None])
+        return Volume(channels, _affine(path), str(path), Plane())
+    return read_labels(path)
 
 
 def read_labels(path: Path) -> Volume:
-    """Read a label map: (X, Y, Z) or (H, W), also of bytes.
-
-    Raises:
-        As `read`.
-    """
-    return _volume(path, _array(path))
+    """Read a label map: (X, Y, Z) or (H, W), also of bytes; as an array, (C, X, Y, Z), too."""
+    array = np.array(_mapped(path))  # from the map: a header that claims too much costs no memory
+    plane = array.ndim == 2
+    volume = array[..., None] if plane else array
+    channels = volume if volume.ndim == 4 else volume[None]
+    return Volume(channels, _affine(path), str(path), Plane() if plane else None)
 
 
 def read_grid(path: Path) -> Grid:
-    """Read where the voxels lie, without reading them.
-
-    Raises:
-        As `read`.
-    """
+    """Read where the voxels lie, without reading them."""
     array = _mapped(path)
-    spatial = (
-        (*array.shape[:2], 1)
-        if _is_photograph(array)
-        else (*array.shape, 1)[:3]
-        if array.ndim < 4
-        else array.shape[1:]
-    )
-    return Grid((int(spatial[0]), int(spatial[1]), int(spatial[2])), _affine(path), str(path))
+    shape = array.shape[:2] if _is_photograph(array) else array.shape[-3:]
+    x, y, z = (*map(int, shape), 1)[:3]
+    return Grid((x, y, z), _affine(path), str(path))
+
+
+def channels_in(path: Path) -> int:
+    """Return how many channels the array has."""
+    array = _mapped(path)
+    return 3 if _is_photograph(array) else int(array.shape[0]) if array.ndim == 4 else 1
 
 
 def write(volume: Volume, path: Path) -> None:
@@ -103,22 +86,19 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _array(path: Path) -> NDArray[Any]:
-    """The whole array, read from the map: a header that claims too much never costs memory."""
-    return np.array(_mapped(path))
-
-
 def _mapped(path: Path) -> NDArray[Any]:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about headers that Python 2 wrote
-            array = open_memmap(path, mode="r")
-    except _DAMAGE as error:
-        reason = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
-        raise _problem(path, f"it cannot be read as an array ({reason[:200]})", _COPY) from None
+    remedy = "The file is damaged, cut short or of another format: save it again with numpy.save"
+    # numpy warns about headers that Python 2 wrote.
+    with reading(path, "an array", remedy), warnings.catch_warnings(action="ignore"):
+        array = open_memmap(path, mode="r")
     if array.dtype.kind not in "buif":
-        raise _problem(path, f"its values are of type {array.dtype}; expected real numbers", _REAL)
+        remedy = "Save numbers of one real type, such as float32 (of complex ones the magnitude)"
+        found = f"its values are of type {array.dtype}; expected real numbers"
+        raise unreadable(path, found, remedy)
     if not 2 <= array.ndim <= 4:
-        raise _problem(path, f"it has the shape {array.shape}; expected {_SHAPES}", _ONE)
+        shapes = "(X, Y, Z), (C, X, Y, Z), (H, W), or (H, W, 3) of bytes"
+        found = f"it has the shape {array.shape}; expected {shapes}"
+        raise unreadable(path, found, "Save one image per file")
     return array
 
 
@@ -127,62 +107,35 @@ def _is_photograph(array: NDArray[Any]) -> bool:
     return array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
 
 
-def _volume(path: Path, array: NDArray[Any]) -> Volume:
-    plane = array.ndim == 2
-    volume = array[..., None] if plane else array
-    channels = volume if volume.ndim == 4 else volume[None]
-    return Volume(channels, _affine(path), str(path), Plane() if plane else None)
-
-
 def _affine(path: Path) -> NDArray[np.float64]:
     sidecar = sidecar_of(path)
     if not sidecar.exists():
         return np.eye(4)
-    told = _told(sidecar)
-    key = next(iter(told)) if isinstance(told, dict) and len(told) == 1 else None
+    with reading(sidecar, "JSON", _SIDECAR), sidecar.open(encoding="utf-8") as file:
+        content = json.loads(file.read(_SIDECAR_BYTES))
+    key = next(iter(content)) if isinstance(content, dict) and len(content) == 1 else None
     if key not in _KEYS:
-        raise _problem(sidecar, f"expected one of {', '.join(_KEYS)}", _SIDECAR)
+        raise unreadable(sidecar, f"expected one of {', '.join(_KEYS)}", _SIDECAR)
     try:
-        numbers = np.array(told[key], dtype=np.float64)
+        numbers = np.array(content[key], dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
         numbers = np.empty(0)
     if numbers.shape != _KEYS[key] or not np.isfinite(numbers).all():
         sizes = " x ".join(map(str, _KEYS[key]))
-        raise _problem(sidecar, f"its {key} is not {sizes} finite numbers", _SIDECAR)
+        raise unreadable(sidecar, f"its {key} is not {sizes} finite numbers", _SIDECAR)
     if key == "affine":
         return numbers
     if numbers.min() <= 0:
         found = f"its spacing_mm is {numbers.tolist()}; expected more than 0"
-        raise _problem(sidecar, found, _SIDECAR, geometry=True)
+        raise Problem("unreadable", str(sidecar), found, _SIDECAR, geometry=True).error()
     return np.diag([*numbers, 1.0])
-
-
-def _told(sidecar: Path) -> Any:
-    try:
-        with sidecar.open(encoding="utf-8") as file:
-            return json.loads(file.read(_SIDECAR_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).replace(str(sidecar), "").split())
-        raise _problem(sidecar, f"it cannot be read as JSON ({reason[:200]})", _SIDECAR) from None
-
-
-_KEYS = {"spacing_mm": (3,), "affine": (4, 4)}
-_SHAPES = "(X, Y, Z), (C, X, Y, Z), (H, W), or (H, W, 3) of bytes"
-_COPY = "The file is damaged, cut short or of another format: save it again with numpy.save"
-_REAL = "Save numbers of one real type, such as float32 (of complex ones the magnitude)"
-_ONE = "Save one image per file"
-_SIDECAR = 'Write {"spacing_mm": [x, y, z]} or {"affine": [4 rows of 4]}, or remove the file'
-
-
-def _problem(path: Path, found: str, remedy: str, geometry: bool = False) -> TransUNetError:
-    return Problem("unreadable", str(path), found, remedy, geometry=geometry).error()
 
 
 FORMAT = FileFormat(
     read=read,
     read_labels=read_labels,
     read_grid=read_grid,
-    channels_in=lambda path: read(path).channels,
+    channels_in=channels_in,
     write=write,
     space="unknown",
     tells_space=lambda path: sidecar_of(path).exists(),

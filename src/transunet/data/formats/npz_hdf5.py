@@ -5,36 +5,20 @@ were predicted as `.npz` have the array `affine`, too. Other files tell no spaci
 slice count as one millimetre.
 """
 
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.checks.problems import Problem
-from transunet.data.formats.file_format import FileFormat
+from transunet.data.formats.file_format import FileFormat, reading, unreadable
 from transunet.data.volume import Grid, Volume
-from transunet.errors import ConfigError, TransUNetError
+from transunet.errors import ConfigError
 from transunet.optional import require
 
-# TypeError, AttributeError: an HDF5 group where an array should be. TokenError: numpy reads
-# headers as Python.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    MemoryError,
-    TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_EXPECTED = "Expected a file with the arrays 'image' and 'label': copy or export it again"
 
 
 def read(path: Path) -> Volume:
@@ -48,34 +32,23 @@ def read(path: Path) -> Volume:
 
 
 def read_labels(path: Path) -> Volume:
-    """Read the array `label`.
-
-    Raises:
-        As `read`.
-    """
+    """Read the array `label`."""
     return _volume(path, "label")
 
 
 def read_grid(path: Path) -> Grid:
-    """Read where the voxels of `image` lie, or of `label` where there is no image.
-
-    Raises:
-        As `read`.
-    """
-    key = "label" if _undamaged(path, _holds_labels_alone) else "image"
-    shape = _undamaged(path, lambda arrays: tuple(arrays[key].shape), key)
-    _check(path, key, shape)
+    """Read where the voxels of `image` lie, or of `label` where there is no image."""
+    with _arrays(path) as arrays:
+        key = "label" if "label" in arrays and "image" not in arrays else "image"
+        shape, affine = _checked(path, key, tuple(arrays[key].shape)), _affine(arrays)
     slices, height, width = (1, *shape)[-3:]
-    return Grid((height, width, slices), _affine(path), str(path))
+    return Grid((height, width, slices), affine, str(path))
 
 
 def has_affine(path: Path) -> bool:
-    """Whether the file tells where its voxels lie, as label maps that were predicted do.
-
-    Raises:
-        As `read`.
-    """
-    return bool(_undamaged(path, lambda arrays: "affine" in arrays, "affine"))
+    """Whether the file tells where its voxels lie, as label maps that were predicted do."""
+    with _arrays(path) as arrays:
+        return "affine" in arrays
 
 
 def write(volume: Volume, path: Path) -> None:
@@ -90,49 +63,36 @@ def write(volume: Volume, path: Path) -> None:
 
 
 def _volume(path: Path, key: str) -> Volume:
-    array = _undamaged(path, lambda arrays: np.asarray(arrays[key][()]), key)
-    _check(path, key, array.shape)
+    with _arrays(path) as arrays:
+        array, affine = np.asarray(arrays[key][()]), _affine(arrays)
+    _checked(path, key, array.shape)
     if array.dtype.kind not in "buif":
-        raise _problem(path, f"its array {key!r} is of type {array.dtype}; expected numbers")
+        found = f"its array {key!r} is of type {array.dtype}; expected numbers"
+        raise unreadable(path, found, _EXPECTED)
     stack = array if array.ndim == 3 else array[None]
-    return Volume(stack.transpose(1, 2, 0)[None], _affine(path), str(path))
+    return Volume(stack.transpose(1, 2, 0)[None], affine, str(path))
 
 
-def _holds_labels_alone(arrays: Any) -> bool:
-    return "label" in arrays and "image" not in arrays
-
-
-def _affine(path: Path) -> NDArray[np.float64]:
-    def stored(arrays: Any) -> NDArray[np.float64]:
-        return np.array(arrays["affine"][()] if "affine" in arrays else np.eye(4), np.float64)
-
-    return cast("NDArray[np.float64]", _undamaged(path, stored, "affine"))
-
-
-def _undamaged(path: Path, use: Callable[[Any], Any], key: str = "image") -> Any:
-    try:
+@contextmanager
+def _arrays(path: Path) -> Iterator[Any]:
+    with reading(path, "arrays 'image' and 'label'", _EXPECTED):
         if path.name.lower().endswith(".npz"):
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return use(arrays)
-        with require("h5py", extra="images").File(path, "r") as file:
-            return use(file)
-    except TransUNetError:
-        raise
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise _problem(path, f"its array {key!r} cannot be read ({reason[:200]})") from None
+                yield arrays
+        else:
+            with require("h5py", extra="images").File(path, "r") as file:
+                yield file
 
 
-def _check(path: Path, key: str, shape: tuple[int, ...]) -> None:
+def _affine(arrays: Any) -> NDArray[np.float64]:
+    return np.array(arrays["affine"][()] if "affine" in arrays else np.eye(4), np.float64)
+
+
+def _checked(path: Path, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) not in (2, 3):
-        raise _problem(
-            path, f"its array {key!r} has the shape {shape}; expected (H, W) or (slices, H, W)"
-        )
-
-
-def _problem(path: Path, found: str) -> TransUNetError:
-    remedy = "Expected a file with the arrays 'image' and 'label': copy or export it again"
-    return Problem("unreadable", str(path), found, remedy).error()
+        found = f"its array {key!r} has the shape {shape}; expected (H, W) or (slices, H, W)"
+        raise unreadable(path, found, _EXPECTED)
+    return shape
 
 
 FORMAT = FileFormat(
