@@ -68,23 +68,23 @@ def google_entries(name):
 @pytest.mark.parametrize("name", SINGLE)
 def test_timm(name):
     (file,) = files_for(name)
-    remapped = timm.remap(meta(timm_entries(file.key)))
-    assert shapes(remapped.state) == encoder_shapes(name)
-    assert remapped.unknown == {}
-    assert remapped.unused == ("cls_token",)
-    assert variant_of(remapped.state) == name
+    renamed = timm.renamed(meta(timm_entries(file.key)))
+    assert shapes(renamed.state) == encoder_shapes(name)
+    assert renamed.unknown == {}
+    assert renamed.unused == ("cls_token",)
+    assert variant_of(renamed.state) == name
 
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_google(name):
-    remapped = google.remap(meta(google_entries(name)))
-    assert shapes(remapped.state) == encoder_shapes(name)
-    assert remapped.unknown == {}
-    assert set(remapped.unused) == {
+    renamed = google.renamed(meta(google_entries(name)))
+    assert shapes(renamed.state) == encoder_shapes(name)
+    assert renamed.unknown == {}
+    assert set(renamed.unused) == {
         *("cls", "head/kernel", "head/bias", "pre_logits/kernel", "pre_logits/bias")
     }
-    assert remapped.heads == VARIANTS[name].num_heads
-    assert variant_of(remapped.state) == name
+    assert renamed.heads == VARIANTS[name].num_heads
+    assert variant_of(renamed.state) == name
 
 
 @pytest.mark.parametrize("name", ["R50-ViT-B_16", "ViT-B_16"])
@@ -93,10 +93,10 @@ def test_official(name):
     assert reference == model_shapes(name, num_classes=9)
     wrapped = {f"module.{key}": shape for key, shape in reference.items()}
     for entries in (reference, wrapped):
-        remapped = official.remap(meta(entries))
-        assert shapes(remapped.state) == reference
-        assert remapped.unknown == {}
-        assert variant_of(remapped.state) == name
+        renamed = official.renamed(meta(entries))
+        assert shapes(renamed.state) == reference
+        assert renamed.unknown == {}
+        assert variant_of(renamed.state) == name
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -119,6 +119,6 @@ def test_each_scheme_recognises_its_own_names_only():
 
 
 def test_positions_of_the_published_grid_are_left_as_they_are():
-    remapped = timm.remap(meta(timm_entries("vit_huge_patch14_224.orig_in21k")))
-    state = adapted(remapped, VARIANTS["ViT-H_14"])
+    renamed = timm.renamed(meta(timm_entries("vit_huge_patch14_224.orig_in21k")))
+    state = adapted(renamed, VARIANTS["ViT-H_14"])
     assert shapes(state) == encoder_shapes("ViT-H_14")

@@ -11,7 +11,6 @@ from transunet.cli.help import Command, Group
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from transunet.weights.catalog import WeightFile
     from transunet.weights.inspection import Inspection
 
 app = typer.Typer(
@@ -88,70 +87,55 @@ def _table(source: str) -> "Table":
     from rich.table import Table
 
     from transunet.weights.catalog import PARTS, files_for
+    from transunet.weights.download import cached_path, is_cached, record_of
 
     table = Table(title=f'weights="{source}"', title_justify="left", box=box.SIMPLE)
     for column in ("variant", "source", "size", "licence", "checksum", "cached"):
         table.add_column(column, overflow="fold", no_wrap=column == "variant")
     for variant in PARTS:
         for file in files_for(variant, source):
-            table.add_row(variant, *_row(file))
+            size = f"~{file.about_bytes / 1e6:.0f} MB"
+            checksum = f"sha256 {file.sha256[:12]}" if file.sha256 else "declared at download"
+            cached = is_cached(file)
+            if cached:
+                size = f"{cached_path(file).stat().st_size / 1e6:.0f} MB"
+                if record := record_of(file):
+                    checksum = f"sha256 {record.sha256[:12]}, from {record.checksum_from}"
+            hub = f"hub: {file.repo}"
+            table.add_row(variant, hub, size, file.licence, checksum, "yes" if cached else "no")
     return table
 
 
-def _row(file: "WeightFile") -> tuple[str, str, str, str, str]:
-    from transunet.weights.download import cached_path, is_cached, record_of
-
-    record = record_of(file)
-    cached = is_cached(file)
-    if cached:
-        size = f"{cached_path(file).stat().st_size / 1e6:.0f} MB"
-    else:
-        size = f"~{file.about_bytes / 1e6:.0f} MB"
-    if cached and record is not None:
-        checksum = f"sha256 {record.sha256[:12]}, from {record.checksum_from}"
-    else:
-        checksum = f"sha256 {file.sha256[:12]}" if file.sha256 else "declared at download"
-    return (
-        f"hub: {file.repo}",
-        size,
-        file.licence,
-        checksum,
-        "yes" if cached else "no",
-    )
-
-
-def _channels(found: "Inspection") -> str:
-    if found.channels:
-        many = "" if len(found.channels) == 1 else "s"
-        return f"{len(found.channels)} channel{many}: {', '.join(found.channels)}"
-    if found.stem_channels == 3:
-        return "1 channel, repeated to three, or 3 channels; others are adapted"
-    return f"{found.stem_channels} channels"
-
-
-def _report(found: "Inspection") -> list[str]:
-    grid = f"{found.grid[0]} x {found.grid[1]}" if found.grid else "fill no square"
-    if found.grid and found.whole and not found.grid_told:
+def _report(inspection: "Inspection") -> list[str]:
+    grid = " x ".join(map(str, inspection.grid)) if inspection.grid else "fill no square"
+    if inspection.grid and inspection.whole and not inspection.grid_told:
         grid += ", if they fill a square: the file alone does not tell"
+    holds = "a whole TransUNet" if inspection.whole else "an encoder"
     lines = [
-        f"file        {found.path}",
-        f"format      {found.container}, {found.scheme}",
-        f"holds       {'a whole TransUNet' if found.whole else 'an encoder'}: {found.traits}",
-        f"variant     {found.variant or 'none of the known ones'}",
-        f"entries     {found.entries}, {found.parameters:,} numbers",
+        f"file        {inspection.path}",
+        f"format      {inspection.container}, {inspection.scheme}",
+        f"holds       {holds}: {inspection.traits}",
+        f"variant     {inspection.variant or 'none of the known ones'}",
+        f"entries     {inspection.entries}, {inspection.parameters:,} numbers",
         f"positions   {grid}",
     ]
-    if found.whole:
-        lines.append(f"decoder     {found.classes} classes, n_skip={found.n_skip}")
-    if found.labels:
-        lines.append(f"classes     {', '.join(f'{i} {n}' for i, n in found.labels.items())}")
-    if found.stem_channels:
-        lines.append(f"image       {_channels(found)}")
-    if found.unused:
-        lines.append(f"without use {', '.join(found.unused)}")
-    lines += [f"{problem.kind:<11} {problem}" for problem in found.problems[:_LISTED]]
-    if len(found.problems) > _LISTED:
-        lines.append(f"            ... and {len(found.problems) - _LISTED} more")
-    if found.variant:
-        lines.append("incomplete" if found.problems else "complete: nothing missing, nothing extra")
+    if inspection.whole:
+        lines.append(f"decoder     {inspection.classes} classes, n_skip={inspection.n_skip}")
+    if inspection.labels:
+        lines.append(f"classes     {', '.join(f'{i} {n}' for i, n in inspection.labels.items())}")
+    if names := inspection.channels:
+        plural = "" if len(names) == 1 else "s"
+        lines.append(f"image       {len(names)} channel{plural}: {', '.join(names)}")
+    elif inspection.stem_channels == 3:
+        lines.append("image       1 channel, repeated to three, or 3 channels; others are adapted")
+    elif inspection.stem_channels:
+        lines.append(f"image       {inspection.stem_channels} channels")
+    if inspection.unused:
+        lines.append(f"without use {', '.join(inspection.unused)}")
+    lines += [f"{entry.kind:<11} {entry}" for entry in inspection.mismatches[:_LISTED]]
+    if len(inspection.mismatches) > _LISTED:
+        lines.append(f"            ... and {len(inspection.mismatches) - _LISTED} more")
+    if inspection.variant:
+        whole = "complete: nothing missing, nothing extra"
+        lines.append("incomplete" if inspection.mismatches else whole)
     return lines

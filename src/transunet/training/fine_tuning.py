@@ -23,7 +23,7 @@ from transunet.training.checkpoint import read_checkpoint
 from transunet.training.recipe import Recipe
 from transunet.training.runs import is_store
 from transunet.training.supervision import DeeplySupervised
-from transunet.weights.load import Loaded, load_weights, network_settings
+from transunet.weights.load import LoadedWeights, load_weights, network_settings
 from transunet.weights.origin import CHECKPOINT, Origin, local_origin
 
 
@@ -31,7 +31,7 @@ from transunet.weights.origin import CHECKPOINT, Origin, local_origin
 class Beginning:
     """What a run began from."""
 
-    loaded: Loaded
+    loaded: LoadedWeights
     origin: Origin | None
     notes: tuple[str, ...]
     """What was taken and what was not, in a few lines."""

@@ -97,12 +97,3 @@ def files_for(variant: str, source: str = "imagenet21k") -> tuple[WeightFile, ..
             f"{', '.join(PARTS)}. Use one of these, or no pretrained weights."
         )
     return tuple(SOURCES[source][part] for part in PARTS[variant])
-
-
-def variants_of(file: WeightFile) -> tuple[str, ...]:
-    """Return the variants that `file` is for."""
-    return tuple(
-        variant
-        for variant in PARTS
-        if any(file in files_for(variant, source) for source in SOURCES)
-    )

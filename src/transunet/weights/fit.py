@@ -19,7 +19,7 @@ from transunet.weights.identify import (
     traits_of_config,
     variant_of,
 )
-from transunet.weights.renaming import ENCODER, PATCHES, POSITIONS, ROOT, Remapped
+from transunet.weights.renaming import ENCODER, PATCHES, POSITIONS, ROOT, RenamedState
 
 _LISTED = 4  # entries named per kind of problem
 
@@ -27,8 +27,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One entry that does not fit, and both shapes: None where one side has no such entry."""
+class Mismatch:
+    """One entry that does not fit, with both shapes: None where one side has no such entry."""
 
     name: str
     in_file: tuple[int, ...] | None
@@ -49,15 +49,15 @@ class Problem:
 
 
 def fit(
-    remapped: Remapped, config: TransUNetConfig, expected: Shapes, source: str, hint: str = ""
+    renamed: RenamedState, config: TransUNetConfig, expected: Shapes, source: str, hint: str = ""
 ) -> dict[str, Tensor]:
-    """Return the state of `remapped` as a model of `config` takes it.
+    """Return the state of `renamed` as a model of `config` takes it.
 
     Position embeddings of another grid are resized, a stem of three channels is adapted to another
     number. The decoder and the head are expected only of a file of a whole TransUNet.
 
     Args:
-        remapped: The entries of a file, under our names.
+        renamed: The entries of a file, under our names.
         config: The model's.
         expected: The shape of each entry of the model's state dict.
         source: The file, for the error.
@@ -66,15 +66,15 @@ def fit(
     Raises:
         WeightsError: naming the entries that are missing, extra or misshapen, with both shapes.
     """
-    state = adapted(remapped, config)
-    found = problems(state, remapped, config, wanted(expected, remapped.whole))
-    if found:
-        raise WeightsError(_report(remapped, config, found, source, hint))
-    infinite = [name for name, value in state.items() if not _is_finite(value)]
-    if infinite:
+    state = adapted(renamed, config)
+    if differing := mismatches(state, renamed, config, wanted(expected, renamed.whole)):
+        raise WeightsError(_report(renamed, config, differing, source, hint))
+    # A state on the meta device has names and shapes alone.
+    broken = [n for n, v in state.items() if not v.is_meta and not torch.isfinite(v).all()]
+    if broken:
         raise WeightsError(
-            f"{source}: holds values that are not finite (NaN or infinity) in {len(infinite)} "
-            f"entries, {infinite[0]} among them. It would predict nothing: take another checkpoint."
+            f"{source}: holds values that are not finite (NaN or infinity) in {len(broken)} "
+            f"entries, {broken[0]} among them. It would predict nothing: take another checkpoint."
         )
     return state
 
@@ -86,10 +86,10 @@ def wanted(expected: Shapes, whole: bool) -> dict[str, tuple[int, ...]]:
     }
 
 
-def adapted(remapped: Remapped, config: TransUNetConfig) -> dict[str, Tensor]:
+def adapted(renamed: RenamedState, config: TransUNetConfig) -> dict[str, Tensor]:
     """Return the state with position embeddings and stem adapted to `config` where they can be."""
-    state = dict(remapped.state)
-    grid = position_grid(remapped, config)
+    state = dict(renamed.state)
+    grid = position_grid(renamed, config)
     if grid is not None and grid != config.grid:
         # fidelity: linear with aligned corners, as scipy.ndimage.zoom(order=1); also for a `.pth`
         state[POSITIONS] = resize_positions(state[POSITIONS].float(), grid, config.grid)
@@ -111,39 +111,39 @@ def adapt_stem(weight: Tensor, channels: int) -> Tensor:
     return weight[:, turns] * (3 / channels)
 
 
-def position_grid(remapped: Remapped, config: TransUNetConfig) -> tuple[int, int] | None:
-    """Return the grid that the position embeddings of `remapped` fill, None where none is known.
+def position_grid(renamed: RenamedState, config: TransUNetConfig) -> tuple[int, int] | None:
+    """Return the grid that the position embeddings of `renamed` fill, None where none is known.
 
     Its bundle tells. Without one a file of this project with as many tokens as the model is taken
     to have the model's grid, and every other grid to be square, as the reference's are.
     """
-    tokens = tokens_of(remapped.state)
-    if remapped.grid and prod(remapped.grid) == tokens:
-        return remapped.grid
-    if remapped.ours and tokens == prod(config.grid):
+    tokens = tokens_of(renamed.state)
+    if renamed.grid and prod(renamed.grid) == tokens:
+        return renamed.grid
+    if renamed.ours and tokens == prod(config.grid):
         return config.grid
-    return square_grid_of(remapped.state)
+    return square_grid_of(renamed.state)
 
 
-def about_positions(remapped: Remapped, config: TransUNetConfig) -> str:
+def about_positions(renamed: RenamedState, config: TransUNetConfig) -> str:
     """Return in a few words what becomes of the position embeddings."""
-    theirs, ours = position_grid(remapped, config) or config.grid, config.grid
-    told = "" if remapped.grid or not remapped.whole else " (assumed: the file does not tell)"
+    theirs, ours = position_grid(renamed, config) or config.grid, config.grid
+    told = "" if renamed.grid or not renamed.whole else " (assumed: the file does not tell)"
     became = "kept" if theirs == ours else f"resized to {ours[0]} x {ours[1]}"
     return f"position embeddings: {theirs[0]} x {theirs[1]}{told} {became}"
 
 
-def doubt_about_positions(remapped: Remapped, config: TransUNetConfig) -> str | None:
+def doubt_about_positions(renamed: RenamedState, config: TransUNetConfig) -> str | None:
     """Return what was assumed of the position embeddings and need not be so; None if nothing was.
 
     As many tokens as the model's, in a grid that is not square, may lie as the model's do or in a
     square: 16 are 2 x 8 or 4 x 4.
     """
-    tokens, (rows, columns) = tokens_of(remapped.state), config.grid
-    told = remapped.grid and prod(remapped.grid) == tokens
-    if told or not remapped.whole or rows == columns or tokens != rows * columns:
+    tokens, (rows, columns) = tokens_of(renamed.state), config.grid
+    told = renamed.grid and prod(renamed.grid) == tokens
+    if told or not renamed.whole or rows == columns or tokens != rows * columns:
         return None
-    grid = position_grid(remapped, config) or config.grid
+    grid = position_grid(renamed, config) or config.grid
     return (
         f"The file does not tell how its {tokens} position embeddings lie: taken as {grid[0]} x "
         f"{grid[1]} (the model's are {rows} x {columns}). Give its bundle's folder, whose "
@@ -151,76 +151,82 @@ def doubt_about_positions(remapped: Remapped, config: TransUNetConfig) -> str | 
     )
 
 
-def problems(
+def mismatches(
     state: Mapping[str, Tensor],
-    remapped: Remapped,
+    renamed: RenamedState,
     config: TransUNetConfig,
     expected: Shapes,
-) -> list[Problem]:
+) -> list[Mismatch]:
     """Return everything in which `state` differs from `expected`: misshapen, missing, extra."""
 
-    def called(name: str) -> str:
-        theirs = remapped.origin.get(name)
+    def with_name_in_file(name: str) -> str:
+        theirs = renamed.origin.get(name)
         return f"{name} ({theirs} in the file)" if theirs else name
 
     shapes = {name: tuple(value.shape) for name, value in state.items()}
-    misshapen = [
-        Problem(called(name), shapes[name], shape)
+    result = [
+        Mismatch(with_name_in_file(name), shapes[name], shape)
         for name, shape in expected.items()
         if name in shapes and shapes[name] != shape
     ]
-    missing = [
-        Problem(name, None, shape)
+    heads, size = renamed.heads, config.hidden_size
+    query = f"{ENCODER}.layer.0.attn.query.weight"
+    if heads not in (None, config.num_heads) and shapes.get(query) == (size, size):
+        # The weights' shapes would fit, and the function would be another.
+        in_file, in_model = ((size, n, size // n) for n in (heads, config.num_heads))
+        result.append(Mismatch(query, in_file, in_model, " (size, heads, size per head)"))
+    result += [
+        Mismatch(name, None, shape)
         for name, shape in expected.items()
         if name not in shapes and not name.endswith("num_batches_tracked")  # a count nobody uses
     ]
-    extra = [Problem(called(n), shape, None) for n, shape in shapes.items() if n not in expected]
-    unknown = [Problem(n, shape, None) for n, shape in remapped.unknown.items()]
-    return [*misshapen, *_other_heads(remapped, config), *missing, *extra, *unknown]
-
-
-def _other_heads(remapped: Remapped, config: TransUNetConfig) -> list[Problem]:
-    """Report heads cut otherwise: the weights' shapes would fit, the function would be another."""
-    heads, size = remapped.heads, config.hidden_size
-    name = f"{ENCODER}.layer.0.attn.query.weight"
-    same_size = name in remapped.state and tuple(remapped.state[name].shape) == (size, size)
-    if heads is None or heads == config.num_heads or not same_size:
-        return []
-    in_file, in_model = (
-        (size, heads, size // heads),
-        (size, config.num_heads, size // config.num_heads),
-    )
-    return [Problem(name, in_file, in_model, " (size, heads, size per head)")]
+    result += [
+        Mismatch(with_name_in_file(name), shape, None)
+        for name, shape in shapes.items()
+        if name not in expected
+    ]
+    return result + [Mismatch(name, shape, None) for name, shape in renamed.unknown.items()]
 
 
 def _report(
-    remapped: Remapped, config: TransUNetConfig, found: list[Problem], source: str, hint: str
+    renamed: RenamedState,
+    config: TransUNetConfig,
+    differing: list[Mismatch],
+    source: str,
+    hint: str,
 ) -> str:
+    """Name the entries, after a sentence each on where the difference comes from."""
     kinds = {
-        kind: [p for p in found if p.kind == kind] for kind in ("misshapen", "missing", "extra")
+        kind: [entry for entry in differing if entry.kind == kind]
+        for kind in ("misshapen", "missing", "extra")
     }
-    counts = ", ".join(f"{len(ones)} {kind}" for kind, ones in kinds.items() if ones)
-    lines = [f"{source} does not fit the model: {counts}."]
-    lines += _plainly(remapped, config)
-    for kind, ones in kinds.items():
-        lines += [f"  {kind}: {one}" for one in ones[:_LISTED]]
-        if len(ones) > _LISTED:
-            lines.append(f"  ... and {len(ones) - _LISTED} more {kind}")
-    lines += [hint] if hint else []
-    return "\n".join(lines)
+    counts = ", ".join(f"{len(entries)} {kind}" for kind, entries in kinds.items() if entries)
+    lines = [f"{source} does not fit the model: {counts}.", *_explanations(renamed, config)]
+    for kind, entries in kinds.items():
+        lines += [f"  {kind}: {entry}" for entry in entries[:_LISTED]]
+        if len(entries) > _LISTED:
+            lines.append(f"  ... and {len(entries) - _LISTED} more {kind}")
+    return "\n".join([*lines, hint] if hint else lines)
 
 
-def _plainly(remapped: Remapped, config: TransUNetConfig) -> list[str]:
-    """Say in a sentence each what the differing shapes come from, where that can be told."""
-    state = remapped.state
-    if not traits_of(state).fits(traits_of_config(config)):
-        return [_other_variant(remapped, config)]
+def _explanations(renamed: RenamedState, config: TransUNetConfig) -> list[str]:
+    state = renamed.state
+    theirs, ours = traits_of(state), traits_of_config(config)
+    if not theirs.fits(ours):
+        name = variant_of(state)
+        # By name, unless it is a variant whose parts were changed.
+        model = str(ours) if config.name in ("custom", name) else config.name
+        other = f', or load it into create_model("{name}") (--model {name})' if name else ""
+        return [
+            f"This file is {name or theirs} ({renamed.scheme}); the model is {model}. "
+            f"Give one for {config.name}{other}."
+        ]
     lines = []
-    tokens, known = tokens_of(state), position_grid(remapped, config)
-    if known is None and tokens not in (0, prod(config.grid)):
+    tokens = tokens_of(state)
+    if position_grid(renamed, config) is None and tokens not in (0, prod(config.grid)):
         known_by = (
             "its bundle's config.json tells: give the bundle's folder"
-            if remapped.whole
+            if renamed.whole
             else "it does not tell: create the model with the image size of the file"
         )
         lines.append(
@@ -238,20 +244,3 @@ def _plainly(remapped: Remapped, config: TransUNetConfig) -> list[str]:
             f"create it with n_skip={skips} (--set n_skip={skips})."
         )
     return lines
-
-
-def _other_variant(remapped: Remapped, config: TransUNetConfig) -> str:
-    name = variant_of(remapped.state)
-    theirs = name or str(traits_of(remapped.state))
-    ours = config.name if config.name != "custom" else str(traits_of_config(config))
-    if name == config.name:  # a variant whose parts were changed
-        ours = str(traits_of_config(config))
-    other = f', or load it into create_model("{name}") (--model {name})' if name else ""
-    return (
-        f"This file is {theirs} ({remapped.scheme}); the model is {ours}. "
-        f"Give one for {config.name}{other}."
-    )
-
-
-def _is_finite(value: Tensor) -> bool:
-    return value.is_meta or bool(torch.isfinite(value).all())

@@ -24,8 +24,8 @@ class Traits:
 
     def fits(self, other: "Traits") -> bool:
         """Whether these are the traits `other`, as far as they are known."""
-        mine, theirs = astuple(self), astuple(other)
-        return all(one in (0, two) for one, two in zip(mine, theirs, strict=True))
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return all(mine in (0, theirs) for mine, theirs in pairs)
 
     def __str__(self) -> str:
         backbone = f"a ResNet {self.resnet_units} and " if self.resnet_units else ""
@@ -38,8 +38,12 @@ class Traits:
 def traits_of(state: Mapping[str, Tensor]) -> Traits:
     """Return the traits of `state`, with 0 for what it does not hold."""
     patches = _shape(state, PATCHES)
+    units = tuple(
+        len(_numbers(state, rf"{BACKBONE}\.body\.block{stage}\.unit(\d+)\..*"))
+        for stage in (1, 2, 3)
+    )
     return Traits(
-        resnet_units=_units(state),
+        resnet_units=units if any(units) else (),
         root_channels=(_shape(state, ROOT) or (0,))[0],
         patch_kernel=patches[-1] if len(patches) == 4 else 0,
         hidden_size=(_shape(state, f"{ENCODER}.encoder_norm.weight") or patches or (0,))[0],
@@ -62,8 +66,8 @@ def traits_of_config(config: TransUNetConfig) -> Traits:
 
 def variant_of(state: Mapping[str, Tensor]) -> str | None:
     """Return the variant that `state` is of, or None when it is no known one, or might be two."""
-    found = traits_of(state)
-    fitting = [name for name, config in VARIANTS.items() if found.fits(traits_of_config(config))]
+    traits = traits_of(state)
+    fitting = [name for name, config in VARIANTS.items() if traits.fits(traits_of_config(config))]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -105,15 +109,6 @@ def tokens_of(state: Mapping[str, Tensor]) -> int:
     """Return how many position embeddings `state` holds, 0 for none."""
     shape = _shape(state, POSITIONS)
     return shape[1] if len(shape) == 3 else 0
-
-
-def _units(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    stages = (
-        len(_numbers(state, rf"{BACKBONE}\.body\.block{stage}\.unit(\d+)\..*"))
-        for stage in (1, 2, 3)
-    )
-    units = tuple(stages)
-    return units if any(units) else ()
 
 
 def _numbers(state: Mapping[str, Tensor], pattern: str) -> set[str]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig
+from transunet.models.transunet2d.config import VARIANTS
 from transunet.models.transunet2d.network import TransUNet
-from transunet.weights.fit import Problem, adapted, problems, wanted
+from transunet.weights.fit import Mismatch, adapted, mismatches, wanted
 from transunet.weights.identify import (
     classes_of,
     skips_of,
@@ -17,10 +17,10 @@ from transunet.weights.identify import (
     traits_of,
     variant_of,
 )
-from transunet.weights.load import remap
+from transunet.weights.load import renamed_by_scheme
 from transunet.weights.origin import Origin, origin_of
 from transunet.weights.reading import read_entries
-from transunet.weights.renaming import Remapped
+from transunet.weights.renaming import RenamedState
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Inspection:
     n_skip: int | None
     unused: tuple[str, ...]
     """Entries that TransUNet has no use for."""
-    problems: tuple[Problem, ...]
+    mismatches: tuple[Mismatch, ...]
     """What is missing, extra or misshapen for that variant; () when there is no variant."""
 
 
@@ -68,44 +68,41 @@ def inspect(path: Path) -> Inspection:
     """
     origin = origin_of(path)
     container, entries = read_entries(origin.file)
-    remapped = remap(entries, container, origin.file)
-    variant = variant_of(remapped.state)
+    renamed = renamed_by_scheme(entries, container, origin.file)
+    variant = variant_of(renamed.state)
     return Inspection(
         path=origin.file,
         container=container,
-        scheme=remapped.scheme,
+        scheme=renamed.scheme,
         variant=variant,
-        traits=str(traits_of(remapped.state)),
-        whole=remapped.whole,
+        traits=str(traits_of(renamed.state)),
+        whole=renamed.whole,
         entries=len(entries),
         parameters=sum(value.numel() for value in entries.values()),
-        grid=origin.config.grid if origin.config else square_grid_of(remapped.state),
+        grid=origin.config.grid if origin.config else square_grid_of(renamed.state),
         grid_told=origin.config is not None,
-        stem_channels=stem_channels_of(remapped.state),
+        stem_channels=stem_channels_of(renamed.state),
         labels=origin.labels,
         channels=origin.channels,
-        classes=classes_of(remapped.state),
-        n_skip=skips_of(remapped.state),
-        unused=remapped.unused,
-        problems=tuple(_problems(variant, remapped, origin)) if variant else (),
+        classes=classes_of(renamed.state),
+        n_skip=skips_of(renamed.state),
+        unused=renamed.unused,
+        mismatches=tuple(_mismatches(variant, renamed, origin)) if variant else (),
     )
 
 
-def _problems(variant: str, remapped: Remapped, origin: Origin) -> list[Problem]:
-    config = origin.config or _config_like(VARIANTS[variant], remapped)
+def _mismatches(variant: str, renamed: RenamedState, origin: Origin) -> list[Mismatch]:
+    config = origin.config
+    if config is None:  # the variant's, with what a file may differ in and still be of it
+        usual, state = VARIANTS[variant], renamed.state
+        grid, skips = square_grid_of(state), skips_of(state)
+        config = usual.replace(
+            image_size=tuple(n * usual.patch_size for n in grid) if grid else usual.image_size,
+            num_classes=classes_of(state) or usual.num_classes,
+            n_skip=usual.n_skip if skips is None else min(skips, 3 if usual.hybrid else 0),
+            in_channels=stem_channels_of(state) or usual.in_channels,
+        )
     with torch.device("meta"):  # names and shapes alone
         expected = {n: tuple(v.shape) for n, v in TransUNet(config).state_dict().items()}
-    expected = wanted(expected, remapped.whole)
-    return problems(adapted(remapped, config), remapped, config, expected)
-
-
-def _config_like(config: TransUNetConfig, remapped: Remapped) -> TransUNetConfig:
-    """Give `config` what a file may differ in and still be of that variant."""
-    grid, skips = square_grid_of(remapped.state), skips_of(remapped.state)
-    size = tuple(side * config.patch_size for side in grid) if grid else config.image_size
-    return config.replace(
-        image_size=size,
-        num_classes=classes_of(remapped.state) or config.num_classes,
-        n_skip=config.n_skip if skips is None else min(skips, 3 if config.hybrid else 0),
-        in_channels=stem_channels_of(remapped.state) or config.in_channels,
-    )
+    expected = wanted(expected, renamed.whole)
+    return mismatches(adapted(renamed, config), renamed, config, expected)

@@ -13,12 +13,12 @@ from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
 from transunet.weights.download import fetch
-from transunet.weights.fit import Shapes, about_positions, doubt_about_positions, fit
+from transunet.weights.fit import about_positions, doubt_about_positions, fit
 from transunet.weights.identify import skips_of, variant_of
 from transunet.weights.origin import Origin, origin_of
 from transunet.weights.partial import Rows, fitted
 from transunet.weights.reading import read_entries
-from transunet.weights.renaming import BACKBONE, EMBEDDINGS, PATCHES, Remapped
+from transunet.weights.renaming import BACKBONE, EMBEDDINGS, PATCHES, RenamedState
 from transunet.weights.schemes import google, official, timm
 
 Source = str | Path | Sequence[str | Path]
@@ -30,7 +30,7 @@ _FRESH = (PATCHES, f"{EMBEDDINGS}.patch_embeddings.bias")  # between the parts o
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedWeights:
     """What a model took from a file, and what it did not."""
 
     source: str
@@ -63,7 +63,7 @@ def load_weights(
     labels: Mapping[int, str] | Sequence[str] | None = None,
     channels: Sequence[str] | None = None,
     offline: bool | None = None,
-) -> Loaded:
+) -> LoadedWeights:
     """Load `source` into `model`, or leave the model as it is and say why.
 
     Published ImageNet-21k weights fill the encoder; decoder and head keep their initialisation. A
@@ -88,64 +88,51 @@ def load_weights(
         WeightsError: when a file cannot be had, is damaged, or does not fit; it names the entries.
     """
     config = model.config
-    origins = _origins(config, source, offline)
-    remapped, own = _remapped(config, origins), model.state_dict()
+    if isinstance(source, str) and source in (*SOURCES, *RETIRED):
+        origins = [Origin(fetch(file, offline=offline)) for file in files_for(config.name, source)]
+    else:
+        paths = [source] if isinstance(source, str | Path) else list(source)
+        if not 1 <= len(paths) <= 2:
+            raise ConfigError(f"Expected one weight file or two, found {len(paths)}.")
+        origins = [origin_of(Path(path)) for path in paths]
+    single = len(origins) == 1
+    renamed = read_renamed(origins[0]) if single else _backbone_and_blocks(config, origins)
+
+    own = model.state_dict()
     rows: Rows | None = None
     notes: list[str] = []
-    if remapped.whole and partial:
+    if renamed.whole and partial:
         named = labels if labels is None or isinstance(labels, Mapping) else dict(enumerate(labels))
-        remapped, rows, notes = fitted(remapped, origins[0], config, own, named, channels)
-    expected = {name: tuple(value.shape) for name, value in own.items()}
-    state = _fit(remapped, config, expected, [origin.file for origin in origins])
-    if doubt := doubt_about_positions(remapped, config):
+        renamed, rows, notes = fitted(renamed, origins[0], config, own, named, channels)
+    expected = {
+        name: tuple(value.shape) for name, value in own.items() if single or name not in _FRESH
+    }
+    hint = ""
+    if single and len(parts := PARTS.get(config.name, ())) == 2:
+        hint = (
+            f"{config.name} was published in two files: give both, {' and '.join(parts)}, one for "
+            "the backbone and one for the blocks."
+        )
+    files = " with ".join(str(origin.file) for origin in origins)
+    state = fit(renamed, config, expected, files, hint)
+    if doubt := doubt_about_positions(renamed, config):
         _LOGGER.warning("%s: %s", origins[0].file, doubt)
     model.load_state_dict(state, strict=False)
-    notes += [] if remapped.whole else ["an encoder: decoder and head start fresh"]
-    notes.append(about_positions(remapped, config))
+    notes += [] if renamed.whole else ["an encoder: decoder and head start fresh"]
+    notes.append(about_positions(renamed, config))
     where = " with ".join(str(origin.bundle or origin.file) for origin in origins)
-    return Loaded(where, len(state), len(expected), tuple(notes), rows)
+    return LoadedWeights(where, len(state), len(own), tuple(notes), rows)
 
 
-def read_state(
-    config: TransUNetConfig, expected: Shapes, paths: Sequence[Path]
-) -> dict[str, Tensor]:
-    """Return what the one or two files at `paths` give to a model of `config`.
-
-    Args:
-        config: The model's.
-        expected: The shape of each entry of its state dict.
-        paths: One file, or one for the backbone and one for the blocks, in any order.
-
-    Raises:
-        ConfigError, WeightsError: as `load_weights`.
-    """
-    return _fit(_remapped(config, [origin_of(path) for path in paths]), config, expected, paths)
-
-
-def _remapped(config: TransUNetConfig, origins: Sequence[Origin]) -> Remapped:
-    if len(origins) == 1:
-        return read_remapped(origins[0])
-    return _joined(config, origins)
-
-
-def _fit(
-    remapped: Remapped, config: TransUNetConfig, expected: Shapes, paths: Sequence[Path]
-) -> dict[str, Tensor]:
-    if len(paths) == 1:
-        return fit(remapped, config, expected, str(paths[0]), _hint(config))
-    expected = {name: shape for name, shape in expected.items() if name not in _FRESH}
-    return fit(remapped, config, expected, " with ".join(map(str, paths)))
-
-
-def read_remapped(origin: Origin) -> Remapped:
+def read_renamed(origin: Origin) -> RenamedState:
     """Return what the weight file of `origin` holds, under our names.
 
     Raises:
         WeightsError: when it is damaged, or its entries have nobody's names.
     """
     container, entries = read_entries(origin.file)
-    remapped = remap(entries, container, origin.file)
-    return replace(remapped, grid=origin.config.grid) if origin.config else remapped
+    renamed = renamed_by_scheme(entries, container, origin.file)
+    return replace(renamed, grid=origin.config.grid) if origin.config else renamed
 
 
 def network_settings(origin: Origin) -> dict[str, Any]:
@@ -160,14 +147,14 @@ def network_settings(origin: Origin) -> dict[str, Any]:
     if config := origin.config:
         whole = {"model": config.name, "n_skip": config.n_skip, "image_size": config.image_size}
         return whole if config.name in VARIANTS else {}
-    state = read_remapped(origin).state
+    state = read_renamed(origin).state
     name, skips = variant_of(state), skips_of(state)
     if name is None:
         return {}
     return {"model": name} | ({} if skips is None else {"n_skip": skips})
 
 
-def remap(entries: Mapping[str, Tensor], container: str, path: Path) -> Remapped:
+def renamed_by_scheme(entries: Mapping[str, Tensor], container: str, path: Path) -> RenamedState:
     """Return `entries` of the file `path` under our names.
 
     Raises:
@@ -175,9 +162,9 @@ def remap(entries: Mapping[str, Tensor], container: str, path: Path) -> Remapped
     """
     for scheme in _SCHEMES.values():
         if scheme.recognises(entries):
-            remapped: Remapped = scheme.remap(entries)
+            renamed: RenamedState = scheme.renamed(entries)
             # The reference writes no safetensors.
-            return replace(remapped, ours=remapped.whole and container == "safetensors")
+            return replace(renamed, ours=renamed.whole and container == "safetensors")
     some = ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(entries.items())[:5])
     raise WeightsError(
         f"{path}: holds {len(entries)} entries whose names are neither TransUNet's, nor Google's, "
@@ -186,20 +173,10 @@ def remap(entries: Mapping[str, Tensor], container: str, path: Path) -> Remapped
     )
 
 
-def _origins(config: TransUNetConfig, source: Source, offline: bool | None) -> list[Origin]:
-    if isinstance(source, str) and source in (*SOURCES, *RETIRED):
-        files = files_for(config.name, source)
-        return [Origin(fetch(file, offline=offline)) for file in files]
-    chosen = [source] if isinstance(source, str | Path) else list(source)
-    if not 1 <= len(chosen) <= 2:
-        raise ConfigError(f"Expected one weight file or two, found {len(chosen)}.")
-    return [origin_of(Path(path)) for path in chosen]
-
-
-def _joined(config: TransUNetConfig, origins: Sequence[Origin]) -> Remapped:
+def _backbone_and_blocks(config: TransUNetConfig, origins: Sequence[Origin]) -> RenamedState:
     if not config.hybrid:
         raise ConfigError(f"{config.name} has no backbone, so it takes one weight file, not two.")
-    paths, parts = [o.file for o in origins], [read_remapped(origin) for origin in origins]
+    paths, parts = [o.file for o in origins], [read_renamed(origin) for origin in origins]
     hybrid = [any(name.startswith(BACKBONE) for name in part.state) for part in parts]
     if sorted(hybrid) != [False, True]:
         held = "both" if all(hybrid) else "neither"
@@ -212,21 +189,11 @@ def _joined(config: TransUNetConfig, origins: Sequence[Origin]) -> Remapped:
         blocks,
         whole=False,
         state={n: v for n, v in backbone.state.items() if n.startswith(BACKBONE)}
-        | {n: v for n, v in blocks.state.items() if _is_block(n)},
+        | {
+            name: value
+            for name, value in blocks.state.items()
+            if name.startswith("transformer.") and name not in _FRESH
+        },
         origin=backbone.origin | blocks.origin,
         unknown=backbone.unknown | blocks.unknown,
-    )
-
-
-def _is_block(name: str) -> bool:
-    return name.startswith("transformer.") and name not in _FRESH
-
-
-def _hint(config: TransUNetConfig) -> str:
-    parts = PARTS.get(config.name, ())
-    if len(parts) < 2:
-        return ""
-    return (
-        f"{config.name} was published in two files: give both, {' and '.join(parts)}, one for the "
-        "backbone and one for the blocks."
     )

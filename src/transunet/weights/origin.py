@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transunet.errors import ConfigError, WeightsError
 from transunet.models.transunet2d.config import TransUNetConfig
@@ -105,24 +105,11 @@ def _described(file: Path, bundle: Path | None) -> Origin:
         ) from None
     if not isinstance(values, dict) or not isinstance(values.get("architecture"), dict):
         return Origin(file)  # of another library: the hub's folders of timm hold one, too
-    return Origin(
-        file,
-        bundle,
-        TransUNetConfig.from_json(values["architecture"], str(path)),
-        _labels(values.get("labels")),
-        _channels(values.get("preprocessing")),
-    )
-
-
-def _labels(values: Any) -> dict[int, str] | None:
-    try:
-        return {int(index): str(name) for index, name in values.items()}
-    except (AttributeError, ValueError):
-        return None
-
-
-def _channels(preprocessing: Any) -> tuple[str, ...] | None:
-    try:
-        return tuple(str(channel["name"]) for channel in preprocessing["channels"])
-    except (TypeError, KeyError):
-        return None
+    labels: dict[int, str] | None = None
+    channels: tuple[str, ...] | None = None
+    with suppress(AttributeError, KeyError, ValueError):
+        labels = {int(index): str(name) for index, name in values["labels"].items()}
+    with suppress(TypeError, KeyError):
+        channels = tuple(str(channel["name"]) for channel in values["preprocessing"]["channels"])
+    config = TransUNetConfig.from_json(values["architecture"], str(path))
+    return Origin(file, bundle, config, labels, channels)

@@ -14,7 +14,7 @@ from transunet.data.classes import match_classes
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.weights.identify import classes_of
 from transunet.weights.origin import Origin
-from transunet.weights.renaming import PATCHES, ROOT, Remapped
+from transunet.weights.renaming import PATCHES, ROOT, RenamedState
 
 _HEAD = ("segmentation_head.0.weight", "segmentation_head.0.bias")
 
@@ -51,47 +51,40 @@ def match_rows(theirs: Labels | None, ours: Labels | None, in_file: int, in_mode
         in_model: how many the model has.
     """
     if theirs and ours and (len(theirs), len(ours)) == (in_file, in_model):
-        return _matched_by_name(theirs, ours)
+        matched = match_classes(ours, theirs)
+        kept = [index for index in sorted(matched.numbers) if index]
+        names = ", ".join(ours[index] for index in kept)
+        parts = [f"kept for {names}" if kept else "only the background kept"]
+        if matched.first_only:
+            parts.append(f"fresh for {', '.join(ours[index] for index in matched.first_only)}")
+        if matched.second_only:
+            parts.append(f"left out {', '.join(theirs[index] for index in matched.second_only)}")
+        if not matched.in_order:
+            moved = (
+                f"{ours[index]} is {index} and was {row}"
+                for index, row in sorted(matched.numbers.items())
+                if index != row
+            )
+            parts.append(f"matched by name, since the order differs ({', '.join(moved)})")
+        return Rows(matched.numbers, in_model, f"head: {'; '.join(parts)}")
     if in_file == in_model:
         rows = {index: index for index in range(in_model)}
         return Rows(rows, in_model, "head: kept, class by class number (names are not known)")
     return Rows({}, in_model, f"head: fresh ({in_file} classes in the weights, {in_model} here)")
 
 
-def _matched_by_name(theirs: Labels, ours: Labels) -> Rows:
-    matched = match_classes(ours, theirs)
-    kept = [index for index in sorted(matched.numbers) if index]
-    parts = [f"kept for {_listed(ours, kept)}" if kept else "only the background kept"]
-    if matched.first_only:
-        parts.append(f"fresh for {_listed(ours, matched.first_only)}")
-    if matched.second_only:
-        parts.append(f"left out {_listed(theirs, matched.second_only)}")
-    if not matched.in_order:
-        moved = (
-            f"{ours[index]} is {index} and was {row}"
-            for index, row in sorted(matched.numbers.items())
-            if index != row
-        )
-        parts.append(f"matched by name, since the order differs ({', '.join(moved)})")
-    return Rows(matched.numbers, len(ours), f"head: {'; '.join(parts)}")
-
-
-def _listed(labels: Labels, indices: Sequence[int] | Labels) -> str:
-    return ", ".join(labels[index] for index in indices)
-
-
 def fitted(
-    remapped: Remapped,
+    renamed: RenamedState,
     origin: Origin,
     config: TransUNetConfig,
     own: Mapping[str, Tensor],
     labels: Labels | None = None,
     channels: Sequence[str] | None = None,
-) -> tuple[Remapped, Rows | None, list[str]]:
-    """Return `remapped` with the head and the first convolution of a model of `config`.
+) -> tuple[RenamedState, Rows | None, list[str]]:
+    """Return `renamed` with the head and the first convolution of a model of `config`.
 
     Args:
-        remapped: the entries of a file of a whole TransUNet.
+        renamed: the entries of a file of a whole TransUNet.
         origin: where they come from, and what its classes and channels are called.
         config: the model's.
         own: the model's state: what starts fresh is taken from there.
@@ -102,47 +95,38 @@ def fitted(
         The entries; which class took which, None where the head was left alone; what was done, in
         a sentence each.
     """
-    state, notes, rows = dict(remapped.state), [], None
+    state, notes, rows = dict(renamed.state), [], None
     classes = classes_of(state)
-    if classes and all(_same_but_rows(state.get(name), own[name]) for name in _HEAD):
+    if classes and all(
+        name in state and state[name].shape[1:] == own[name].shape[1:] for name in _HEAD
+    ):
         rows = match_rows(origin.labels, labels, classes, config.num_classes)
         state |= {name: rows.of(state[name], own[name]) for name in _HEAD}
         notes.append(rows.note)
     stem = ROOT if config.hybrid else PATCHES
     if stem in state and state[stem].dim() == 4:
         known, wanted = state[stem].shape[1], config.stem_channels
-        planes = _planes(origin.channels, channels, known, wanted)
+        theirs, ours = origin.channels, channels
+        if not (theirs and ours and (len(theirs), len(ours)) == (known, wanted)):
+            theirs, ours = (), ()  # names that do not number the planes tell nothing
+        planes = _planes(theirs, ours, known, wanted)
         if planes != list(range(known)):
             state[stem] = state[stem][:, planes] * (known / wanted)
-            notes.append(_about_planes(planes, known, origin.channels, channels))
-    return replace(remapped, state=state), rows, notes
+            taken = (
+                ", ".join(
+                    f"{n} from {theirs[plane]}" for n, plane in zip(ours, planes, strict=True)
+                )
+                if ours
+                else f"those of the weights in turn: {', '.join(str(p + 1) for p in planes)}"
+            )
+            scale = "" if known == wanted else f", times {known} / {wanted}"
+            notes.append(f"first convolution: {wanted} channels, {taken}{scale}")
+    return replace(renamed, state=state), rows, notes
 
 
-def _same_but_rows(theirs: Tensor | None, ours: Tensor) -> bool:
-    return theirs is not None and theirs.shape[1:] == ours.shape[1:]
-
-
-def _planes(
-    theirs: Sequence[str] | None, ours: Sequence[str] | None, known: int, wanted: int
-) -> list[int]:
+def _planes(theirs: Sequence[str], ours: Sequence[str], known: int, wanted: int) -> list[int]:
     """Return which of `known` channels each of `wanted` takes: that of its name, else in turn."""
-    named: dict[str, int] = {}
-    if theirs and ours and (len(theirs), len(ours)) == (known, wanted):
-        named = {name.casefold(): index for index, name in enumerate(theirs)}
-    names = [name.casefold() for name in ours] if named and ours else [""] * wanted
-    taken = {named[name] for name in names if name in named}
-    others = cycle([index for index in range(known) if index not in taken] or range(known))
-    return [named[name] if name in named else next(others) for name in names]
-
-
-def _about_planes(
-    planes: Sequence[int], known: int, theirs: Sequence[str] | None, ours: Sequence[str] | None
-) -> str:
-    if theirs and ours and (len(theirs), len(ours)) == (known, len(planes)):
-        pairs = ", ".join(
-            f"{name} from {theirs[plane]}" for name, plane in zip(ours, planes, strict=True)
-        )
-    else:
-        pairs = f"those of the weights in turn: {', '.join(str(plane + 1) for plane in planes)}"
-    scale = "" if known == len(planes) else f", times {known} / {len(planes)}"
-    return f"first convolution: {len(planes)} channels, {pairs}{scale}"
+    numbers = {name.casefold(): index for index, name in enumerate(theirs)}
+    own = [numbers.get(name.casefold()) for name in ours] or [None] * wanted
+    others = cycle([index for index in range(known) if index not in own] or range(known))
+    return [next(others) if number is None else number for number in own]

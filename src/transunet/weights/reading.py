@@ -102,8 +102,15 @@ def read_entries(path: Path) -> tuple[str, dict[str, Tensor]]:
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file. Give {_KINDS}.")
     container = _container(path)
-    readers = {"npz": _read_npz, "pth": _read_pth, "safetensors": _read_safetensors}
-    entries = readers[container](path)
+    if container == "npz":
+        entries = _read_npz(path)
+    elif container == "pth":
+        entries = _read_pth(path)
+    else:
+        try:
+            entries = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise _damaged(path, error) from error
     if not entries:
         raise WeightsError(f"{path}: the file holds no weights at all. Expected {_KINDS}.")
     return container, entries
@@ -113,7 +120,25 @@ def _container(path: Path) -> str:
     with path.open("rb") as stream:
         start = stream.read(512)
     if start.startswith(b"PK"):
-        return _zip_container(path)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [name.replace("\\", "/") for name in archive.namelist()]
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise _damaged(path, error) from error
+        if any(name.endswith(".npy") for name in names):
+            return "npz"
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise WeightsError(
+                f"{path}: a TorchScript program, which is not run here. Where it was made, and "
+                f"only if you trust it, keep its weights: torch.save(torch.jit.load({path.name!r}, "
+                '"cpu").state_dict(), "weights.pth").'
+            )
+        if not any(name.endswith("data.pkl") for name in names):
+            raise WeightsError(
+                f"{path}: a zip archive of {', '.join(names[:3]) or 'nothing'}. Unpack it and give "
+                f"the file that is in it; expected {_KINDS}."
+            )
+        return "pth"
     if start[4:9] == b"\0\0\0\0{":  # a length of eight bytes, then JSON
         return "safetensors"
     if start.startswith(b"\x80"):  # a pickle; checkpoints of before 2020 are bare ones
@@ -126,35 +151,20 @@ def _container(path: Path) -> str:
     raise WeightsError(f"{path}: not a weight file, or damaged at its start. Expected {_KINDS}.")
 
 
-def _zip_container(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.replace("\\", "/") for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise _damaged(path, error) from error
-    if any(name.endswith(".npy") for name in names):
-        return "npz"
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise WeightsError(
-            f"{path}: a TorchScript program, which is not run here. Where it was made, and only if "
-            f"you trust it, keep its weights: torch.save(torch.jit.load({path.name!r}, "
-            '"cpu").state_dict(), "weights.pth").'
-        )
-    if not any(name.endswith("data.pkl") for name in names):
-        raise WeightsError(
-            f"{path}: a zip archive of {', '.join(names[:3]) or 'nothing'}. Unpack it and give the "
-            f"file that is in it; expected {_KINDS}."
-        )
-    return "pth"
-
-
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
+        entries = {}
         with np.load(path, allow_pickle=False) as archive:
-            return {
-                name.replace("\\", "/"): _from_array(path, name, archive[name])
-                for name in archive.files
-            }
+            for name in archive.files:
+                array = archive[name]
+                if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+                    what = array.dtype if isinstance(array, np.ndarray) else "raw bytes"
+                    raise WeightsError(
+                        f"{path}: the entry {name!r} holds {what}, expected numbers."
+                    )
+                numbers = np.require(array, np.float32, ["C", "W"])
+                entries[name.replace("\\", "/")] = torch.from_numpy(numbers)
+        return entries
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise _damaged(path, error) from error
@@ -166,20 +176,6 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     except WeightsError:
         raise
     except Exception as error:  # an untrusted archive can fail in zipfile, zlib, struct and more
-        raise _damaged(path, error) from error
-
-
-def _from_array(path: Path, name: str, array: Any) -> Tensor:
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        found = array.dtype if isinstance(array, np.ndarray) else "raw bytes"
-        raise WeightsError(f"{path}: the entry {name!r} holds {found}, expected numbers.")
-    return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
 
 

@@ -19,7 +19,7 @@ Rule = tuple[str, str, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
-class Remapped:
+class RenamedState:
     """The entries of one file under our names."""
 
     scheme: str
@@ -43,27 +43,21 @@ class Remapped:
 
 def rename(
     entries: Mapping[str, Tensor], rules: Sequence[Rule], unused: str, scheme: str
-) -> Remapped:
+) -> RenamedState:
     """Bring an encoder's `entries` under our names by `rules`, knowing `unused` ones as such."""
-    result = Remapped(scheme, whole=False, state={})
-    left_out = []
+    state, origin, left_out, unknown = {}, {}, [], {}
     for name, value in entries.items():
         if re.fullmatch(unused, name):
             left_out.append(name)
-        elif (found := _first_match(name, rules)) is None:
-            result.unknown[name] = tuple(value.shape)
+            continue
+        for pattern, template, change in rules:
+            if match := re.fullmatch(pattern, name):
+                state[match.expand(template)] = change(value)
+                origin[match.expand(template)] = f"{name} {tuple(value.shape)}"
+                break
         else:
-            ours, change = found
-            result.state[ours] = change(value)
-            result.origin[ours] = f"{name} {tuple(value.shape)}"
-    return Remapped(scheme, False, result.state, result.origin, tuple(left_out), result.unknown)
-
-
-def _first_match(name: str, rules: Sequence[Rule]) -> tuple[str, Callable[[Tensor], Tensor]] | None:
-    for pattern, template, change in rules:
-        if match := re.fullmatch(pattern, name):
-            return match.expand(template), change
-    return None
+            unknown[name] = tuple(value.shape)
+    return RenamedState(scheme, False, state, origin, tuple(left_out), unknown)
 
 
 # What follows changes an array of the expected number of dimensions, and leaves any other as it is:

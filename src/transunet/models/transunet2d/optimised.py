@@ -1,7 +1,7 @@
 """A network for predicting only: what does not change between images is computed once.
 
-The logits are those of the plain network within rounding; `tests/models/test_fused.py` holds them
-to 1e-4 of their scale.
+The logits are those of the plain network within rounding: 1e-4 of their scale, which
+`tests/models/test_optimised.py` holds.
 """
 
 from copy import deepcopy

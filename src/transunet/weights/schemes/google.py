@@ -13,7 +13,7 @@ from transunet.weights.renaming import (
     BACKBONE,
     EMBEDDINGS,
     ENCODER,
-    Remapped,
+    RenamedState,
     Rule,
     positions,
     rename,
@@ -28,7 +28,7 @@ def recognises(names: Iterable[str]) -> bool:
     return any(name.startswith(("Transformer/", "embedding/")) for name in names)
 
 
-def remap(entries: Mapping[str, Tensor]) -> Remapped:
+def renamed(entries: Mapping[str, Tensor]) -> RenamedState:
     """Return the encoder that `entries` hold, under our names; the classifier is unused."""
     rules = (positions(entries, "Transformer/posembed_input/pos_embedding", "cls"), *_RULES)
     return replace(rename(entries, rules, _UNUSED, SCHEME), heads=_heads(entries))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from transunet.weights.renaming import Remapped
+from transunet.weights.renaming import RenamedState
 
 SCHEME = "TransUNet's own names"
 
@@ -26,7 +26,7 @@ def recognises(names: Iterable[str]) -> bool:
     return any(_NETWORK.match(_plain(name)) for name in names)
 
 
-def remap(entries: Mapping[str, Tensor]) -> Remapped:
+def renamed(entries: Mapping[str, Tensor]) -> RenamedState:
     """Return `entries` without what wrappers put before their names.
 
     `DataParallel` and `torch.compile` put something there, and so does every class that holds the
@@ -46,7 +46,7 @@ def remap(entries: Mapping[str, Tensor]) -> Remapped:
             unused.append(theirs)
         else:
             unknown[theirs] = tuple(entries[theirs].shape)
-    return Remapped(
+    return RenamedState(
         SCHEME,
         whole=True,
         state={ours: entries[theirs] for ours, theirs in origin.items()},

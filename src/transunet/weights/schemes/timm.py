@@ -13,7 +13,7 @@ from transunet.weights.renaming import (
     BACKBONE,
     EMBEDDINGS,
     ENCODER,
-    Remapped,
+    RenamedState,
     Rule,
     positions,
     rename,
@@ -29,7 +29,7 @@ def recognises(names: Iterable[str]) -> bool:
     return any(re.match(rf"(?:.*\.)?(?:{_NETWORK})", name) for name in names)
 
 
-def remap(entries: Mapping[str, Tensor]) -> Remapped:
+def renamed(entries: Mapping[str, Tensor]) -> RenamedState:
     """Return the encoder that `entries` hold, under our names; the classifier is unused."""
     entries = without_prefix(entries, _NETWORK)
     rules = (positions(entries, "pos_embed", "cls_token"), *_RULES)
