@@ -14,7 +14,7 @@ from transunet.data.formats.dicom.segmentation_writer import write_seg
 from transunet.data.inputs import find_inputs
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.errors import TransUNetError
-from transunet.evaluation.evaluate import Question, evaluate
+from transunet.evaluation.evaluate import EvaluationRequest, evaluate
 from transunet.inference.predictor import Predictor
 from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
@@ -121,8 +121,8 @@ def test_segmentations_are_measured_and_drawn(predictor: Predictor, tmp_path: Pa
         )
     for prediction, reference in ((segs, segs), (segs, maps), (maps, segs), (segs, theirs)):
         for shown in (None, images):
-            question = Question(reference, images=shown, subset=True)
-            evaluation = evaluate(prediction, question).evaluation
+            request = EvaluationRequest(reference, images=shown, subset=True)
+            evaluation = evaluate(prediction, request).evaluation
             (liver,) = (one for one in evaluation.structures if one.name == "liver")
             dice = [case.metrics[liver.key].dice for case in evaluation.cases]
             assert dice == [1.0, 1.0]

@@ -24,7 +24,7 @@ from transunet.data.formats import (
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.errors import ConfigError, DataError
-from transunet.evaluation.evaluate import Question, evaluate
+from transunet.evaluation.evaluate import EvaluationRequest, evaluate
 
 ARRAY = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 AFFINE = np.diag([1.0, 2, 3, 1])
@@ -183,8 +183,8 @@ def test_folders_of_pairs_and_of_files_without_suffix_are_evaluated(pairs, tmp_p
     for number in range(3):
         content = nifti((20 + number < ARRAY).astype(np.uint8))
         (tmp_path / "predicted" / f"c{number}").write_bytes(gzip.compress(content))
-    answer = evaluate(tmp_path / "predicted", Question(pairs / "masks"))
-    assert [case.metrics["1"].dice for case in answer.evaluation.cases] == [1, 1, 1]
+    result = evaluate(tmp_path / "predicted", EvaluationRequest(pairs / "masks"))
+    assert [case.metrics["1"].dice for case in result.evaluation.cases] == [1, 1, 1]
 
 
 def archive(path, **files):

@@ -12,7 +12,7 @@ from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.data.volume import Grid, same_grid
 from transunet.errors import GeometryError
-from transunet.evaluation.evaluate import Question, evaluate
+from transunet.evaluation.evaluate import EvaluationRequest, evaluate
 
 SHAPE = (48, 40, 6)
 TRUE = np.diag([-1.5625, -1.5625, 10, 1])
@@ -169,8 +169,8 @@ def acdc(folder):
 def test_distances_are_in_true_millimetres_and_the_warning_comes_once(tmp_path, caplog):
     references = acdc(tmp_path)
     with caplog.at_level(logging.WARNING, "transunet"):
-        answer = evaluate(tmp_path / "high", Question(references))
-    for case in answer.evaluation.cases:
+        result = evaluate(tmp_path / "high", EvaluationRequest(references))
+    for case in result.evaluation.cases:
         assert case.metrics["3"].hd95 == pytest.approx(10)
         assert case.metrics["3"].reference_ml == pytest.approx(144 * 1.5625**2 * 10 / 1000)
     said = [record.getMessage() for record in caplog.records]
@@ -191,9 +191,9 @@ def test_what_other_programs_write_on_such_a_grid_is_on_it(tmp_path, writer):
         else:
             image = nib.load(path)
             nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine), copy)
-    answer = evaluate(tmp_path / "copies", Question(references))
-    assert [case.metrics["3"].dice for case in answer.evaluation.cases] == [1, 1]
-    assert answer.evaluation.cases[0].metrics["3"].reference_ml == pytest.approx(3.515625)
+    result = evaluate(tmp_path / "copies", EvaluationRequest(references))
+    assert [case.metrics["3"].dice for case in result.evaluation.cases] == [1, 1]
+    assert result.evaluation.cases[0].metrics["3"].reference_ml == pytest.approx(3.515625)
 
 
 def test_checking_and_preparing_say_it_once_with_both_spacings(tmp_path, caplog):

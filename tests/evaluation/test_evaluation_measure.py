@@ -53,7 +53,7 @@ def test_without_names_every_label_that_occurs_is_measured(pair, tmp_path, save,
     save(tmp_path / "r" / "b.nii.gz", np.where(blocks() == 1, 7, 0).astype(np.uint8))
     other = Pair("b", tmp_path / "p" / "b.nii.gz", tmp_path / "r" / "b.nii.gz")
     pairs = [pair, other]
-    evaluation = gather(list(measure_all(pairs, Settings())), pairs, Settings(), "P", "R")
+    evaluation = gather(measure_all(pairs, Settings()), pairs, Settings(), "P", "R")
     assert [one.name for one in evaluation.structures] == ["label 1", "label 2", "label 7"]
     first, second = evaluation.cases
     assert isnan(first.metrics["7"].dice)
@@ -67,7 +67,7 @@ def test_under_the_official_convention_absent_labels_score_zero(pair, tmp_path, 
     save(tmp_path / "r" / "b.nii.gz", blocks(second=False))
     other = Pair("b", tmp_path / "p" / "b.nii.gz", tmp_path / "r" / "b.nii.gz")
     settings, pairs = Settings(convention="official"), [pair, other]
-    evaluation = gather(list(measure_all(pairs, settings)), pairs, settings, "P", "R")
+    evaluation = gather(measure_all(pairs, settings), pairs, settings, "P", "R")
     assert evaluation.cases[1].metrics["2"].dice == 0
     assert evaluation.summaries["dice_official"].structures[1].counted == 2
 
@@ -157,7 +157,7 @@ def test_black_and_white_masks_against_labels_are_refused(tmp_path, save, blocks
     save(tmp_path / "p.nii.gz", blocks(second=False) * np.uint8(255))
     save(tmp_path / "r.nii.gz", blocks(second=False))
     pairs = [Pair("a", tmp_path / "p.nii.gz", tmp_path / "r.nii.gz")]
-    records = list(measure_all(pairs, Settings()))
+    records = measure_all(pairs, Settings())
     with pytest.raises(DataError, match="label 1 and the other 255"):
         gather(records, pairs, Settings(), "P", "R")
 
@@ -167,7 +167,7 @@ def test_nothing_but_background_is_refused(tmp_path, save):
     save(tmp_path / "p.nii.gz", nothing)
     save(tmp_path / "r.nii.gz", nothing)
     pairs = [Pair("a", tmp_path / "p.nii.gz", tmp_path / "r.nii.gz")]
-    records = list(measure_all(pairs, Settings()))
+    records = measure_all(pairs, Settings())
     with pytest.raises(DataError, match="no structure to measure"):
         gather(records, pairs, Settings(), "P", "R")
 
@@ -207,8 +207,8 @@ def test_several_processes_give_the_same_records(dataset, tmp_path):
     references = references_in(dataset)
     pairs, _ = match(tmp_path / "p", references)
     settings = Settings(references.structures, dataset=references.dataset)
-    alone = list(measure_all(pairs, settings))
-    assert list(measure_all(pairs, settings, workers=2)) == alone
+    alone = measure_all(pairs, settings)
+    assert measure_all(pairs, settings, workers=2) == alone
     assert [record.name for record in alone] == ["a", "b"]
 
 
@@ -217,9 +217,9 @@ def test_an_error_in_another_process_comes_back_as_it_is(folders, save, blocks):
     save(predictions / "b.nii.gz", blocks()[:, :, :5])
     pairs, _ = match(predictions, references_in(references))
     with pytest.raises(GeometryError, match="Case b") as alone:
-        list(measure_all(pairs, Settings()))
+        measure_all(pairs, Settings())
     with pytest.raises(GeometryError) as several:
-        list(measure_all(pairs, Settings(), workers=2))
+        measure_all(pairs, Settings(), workers=2)
     assert str(several.value) == str(alone.value)
 
 
@@ -230,7 +230,7 @@ def test_records_can_be_sent_between_processes(pair):
 
 def test_no_process_is_wrong_use(pair):
     with pytest.raises(ConfigError, match="At least one process"):
-        list(measure_all([pair], Settings(), workers=0))
+        measure_all([pair], Settings(), workers=0)
 
 
 def test_files_that_tell_no_voxel_size_are_said_to(tmp_path):
@@ -240,7 +240,7 @@ def test_files_that_tell_no_voxel_size_are_said_to(tmp_path):
     for name in ("p.png", "r.png"):
         image.fromarray(mask).save(tmp_path / name)
     pairs = [Pair("a", tmp_path / "p.png", tmp_path / "r.png")]
-    evaluation = gather(list(measure_all(pairs, Settings())), pairs, Settings(), "P", "R")
+    evaluation = gather(measure_all(pairs, Settings()), pairs, Settings(), "P", "R")
     assert "a pixel of them counts as 1 mm" in evaluation.policy
     volume = [Pair("a", Path("p.nii.gz"), Path("r.nii.gz"))]
     record = [CaseRecord("a", evaluation.cases[0].metrics)]

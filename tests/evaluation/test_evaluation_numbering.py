@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from transunet.errors import DataError
-from transunet.evaluation.evaluate import Question, compare, evaluate
+from transunet.evaluation.evaluate import EvaluationRequest, compare, evaluate
 from transunet.evaluation.structure_names import names_of
 
 OURS = {"0": "background", "1": "grey matter", "2": "white matter"}
@@ -58,7 +58,7 @@ RIGHT = {"White_Matter": [1.0, pytest.approx(2 / 3)], "grey matter": [1.0, 0.75]
 
 @pytest.mark.parametrize("where", ["D", "D/labelsTr"])
 def test_classes_are_compared_by_name_whatever_their_numbers(predictions, dataset, where):
-    found = evaluate(predictions, Question(dataset.parent / where)).evaluation
+    found = evaluate(predictions, EvaluationRequest(dataset.parent / where)).evaluation
     assert dice(found) == RIGHT
     assert "matched by name" in found.notes[0]
     assert "grey matter is 1 in the predictions and 2 in the references" in found.notes[0]
@@ -69,8 +69,10 @@ def test_names_given_are_the_predictions_where_a_data_set_has_its_own(
 ):
     (predictions / "manifest.json").unlink()
     bundle = tell(tmp_path / "config.json", OURS)
-    assert dice(evaluate(predictions, Question(dataset, labels=bundle)).evaluation) == RIGHT
-    by_number = evaluate(predictions, Question(dataset, labels=dataset)).evaluation
+    assert (
+        dice(evaluate(predictions, EvaluationRequest(dataset, labels=bundle)).evaluation) == RIGHT
+    )
+    by_number = evaluate(predictions, EvaluationRequest(dataset, labels=dataset)).evaluation
     assert dice(by_number) == {"White_Matter": [0.0, 0.0], "grey matter": [0.0, 0.0]}
 
 
@@ -79,12 +81,14 @@ def test_names_given_are_the_references_where_the_predictions_alone_have_some(
 ):
     references = (dataset / "labelsTr").rename(tmp_path / "references")
     names = tell(tmp_path / "names.json", THEIRS)
-    assert dice(evaluate(predictions, Question(references, labels=names)).evaluation) == RIGHT
+    assert (
+        dice(evaluate(predictions, EvaluationRequest(references, labels=names)).evaluation) == RIGHT
+    )
 
 
 def test_without_names_numbers_count(predictions, dataset, tmp_path):
     references = (dataset / "labelsTr").rename(tmp_path / "references")
-    found = evaluate(predictions, Question(references)).evaluation
+    found = evaluate(predictions, EvaluationRequest(references)).evaluation
     assert dice(found)["label 1"] == [0.0, 0.0]
     (note,) = found.notes
     assert "compared by number" in note
@@ -98,8 +102,8 @@ def test_names_given_are_the_predictions_beside_references_that_are_described(
     (predictions / "manifest.json").unlink()
     bundle = tell(tmp_path / "config.json", OURS)
     name = "a.nii.gz" if where.endswith(".gz") else ""
-    question = Question(tmp_path / where, labels=bundle)
-    measured = dice(evaluate(predictions / name, question).evaluation)
+    request = EvaluationRequest(tmp_path / where, labels=bundle)
+    measured = dice(evaluate(predictions / name, request).evaluation)
     assert measured == {key: values[:1] if name else values for key, values in RIGHT.items()}
 
 
@@ -111,9 +115,9 @@ def test_names_on_one_side_alone_are_told_of(predictions, dataset, save, blocks,
         (predictions, tmp_path / "r", "predictions"),
         (tmp_path / "p", dataset, "references"),
     ):
-        found = evaluate(where, Question(references, subset=True)).evaluation
+        found = evaluate(where, EvaluationRequest(references, subset=True)).evaluation
         assert f"Only the {named} name their classes" in found.notes[0]
-    assert not evaluate(tmp_path / "p", Question(tmp_path / "r")).evaluation.notes
+    assert not evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "r")).evaluation.notes
 
 
 def test_each_of_two_predictions_is_compared_by_its_own_names(
@@ -123,7 +127,7 @@ def test_each_of_two_predictions_is_compared_by_its_own_names(
         save(tmp_path / "other" / f"{name}.nii.gz", SWAPPED[blocks(shift)])
     nnunet = {"background": 0, "white matter": 1, "grey matter": 2}
     tell(tmp_path / "other" / "dataset.json", nnunet)
-    compared = compare(predictions, tmp_path / "other", Question(dataset))
+    compared = compare(predictions, tmp_path / "other", EvaluationRequest(dataset))
     assert dice(compared.first) == dice(compared.second) == RIGHT
 
 
@@ -146,7 +150,7 @@ def test_values_of_a_data_set_that_names_no_class_are_matched_by_value(
     for name in "ab":
         save(folder / "images" / f"{name}.nii.gz", blocks().astype(np.int16))
         save(folder / "masks" / f"{name}.nii.gz", np.where(blocks() == 2, 2, 0).astype(np.uint8))
-    found = evaluate(predictions, Question(folder)).evaluation
+    found = evaluate(predictions, EvaluationRequest(folder)).evaluation
     assert dice(found)["white matter"] == [1.0, pytest.approx(2 / 3)]
     assert dice(found)["grey matter"] == [0.0, 0.0]
 
@@ -156,13 +160,13 @@ def test_classes_without_a_counterpart_are_refused_unless_a_subset_is_asked_for(
 ):
     describe(dataset, {"0": "background", "1": "white matter", "2": "skull"})
     with pytest.raises(DataError) as refused:
-        evaluate(predictions, Question(dataset))
+        evaluate(predictions, EvaluationRequest(dataset))
     text = str(refused.value)
     assert "manifest.json) have grey matter" in text
     assert "D) have skull" in text
     assert "--labels" in text
     assert "--subset" in text
-    found = evaluate(predictions, Question(dataset, subset=True)).evaluation
+    found = evaluate(predictions, EvaluationRequest(dataset, subset=True)).evaluation
     assert dice(found) == {"white matter": [1.0, pytest.approx(2 / 3)]}
     assert "left out: grey matter, skull" in found.notes[1]
 
@@ -170,13 +174,16 @@ def test_classes_without_a_counterpart_are_refused_unless_a_subset_is_asked_for(
 def test_names_of_which_none_is_on_both_sides_are_always_refused(predictions, dataset):
     describe(dataset, {"0": "background", "1": "liver", "2": "spleen"})
     with pytest.raises(DataError, match="do not match by name"):
-        evaluate(predictions, Question(dataset, subset=True))
+        evaluate(predictions, EvaluationRequest(dataset, subset=True))
 
 
 def test_classes_of_any_name_are_compared_by_number(predictions, dataset):
     tell(predictions / "manifest.json", {"0": "background", "1": "class 1", "2": "class 2"},
          bundle={}, cases={})  # fmt: skip
-    assert dice(evaluate(predictions, Question(dataset)).evaluation)["grey matter"] == [0.0, 0.0]
+    assert dice(evaluate(predictions, EvaluationRequest(dataset)).evaluation)["grey matter"] == [
+        0.0,
+        0.0,
+    ]
 
 
 def test_regions_are_measured_of_classes_matched_by_name(tmp_path, save, blocks):
@@ -187,7 +194,7 @@ def test_regions_are_measured_of_classes_matched_by_name(tmp_path, save, blocks)
     tell(folder / "dataset.json", labels, channel_names={"0": "MRI"}, file_ending=".nii.gz")
     save(tmp_path / "out" / "a.nii.gz", blocks())
     tell(tmp_path / "out" / "dataset.json", {"background": 0, "core": 1, "whole": [1, 2]})
-    found = evaluate(tmp_path / "out", Question(folder)).evaluation
+    found = evaluate(tmp_path / "out", EvaluationRequest(folder)).evaluation
     assert dice(found) == {"whole": [1.0], "core": [1.0]}
 
 
@@ -207,7 +214,7 @@ def test_segmentations_of_slicer_are_compared_by_the_names_of_their_segments(tmp
     segmented(tmp_path / "r" / "a-label.nrrd", SWAPPED[blocks()], {1: white, 2: grey})
     segmented(tmp_path / "p" / "b.seg.nrrd", blocks(), {2: white, 1: grey})
     segmented(tmp_path / "r" / "b-label.nrrd", blocks() * np.uint8(3), {3: grey, 6: white})
-    found = evaluate(tmp_path / "p", Question(tmp_path / "r")).evaluation
+    found = evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "r")).evaluation
     assert dice(found) == {white: [1.0, 1.0], grey: [1.0, 1.0]}
 
 
@@ -219,7 +226,7 @@ def test_a_header_need_not_list_what_its_file_does_not_hold(tmp_path, blocks, sh
             (blocks(second=False), {1: names[1]}) if side == short else (blocks(), names)
         )
         segmented(tmp_path / side / "a.seg.nrrd", array, listed)
-    found = evaluate(tmp_path / "p", Question(tmp_path / "r")).evaluation
+    found = evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "r")).evaluation
     assert dice(found) == {"grey matter": [1.0], "white matter": [0.0]}
 
 
@@ -234,7 +241,7 @@ def test_a_table_of_labels_in_a_nifti_header_names_them(dataset, tmp_path, block
     (tmp_path / "p").mkdir()
     for name in "ab":
         nib.save(image, tmp_path / "p" / f"{name}.nii.gz")
-    found = evaluate(tmp_path / "p", Question(dataset)).evaluation
+    found = evaluate(tmp_path / "p", EvaluationRequest(dataset)).evaluation
     assert dice(found) == {"White_Matter": [1.0, 1.0], "grey matter": [1.0, 1.0]}
 
 
@@ -254,11 +261,11 @@ def test_layers_of_slicer_are_one_label_map(tmp_path, blocks):
     names = ["white matter", "grey matter"]
     layered(tmp_path / "r" / "a.seg.nrrd", [blocks() == 2, blocks() == 1], names)
     segmented(tmp_path / "p" / "a.nrrd", blocks(), {1: "grey matter", 2: "white matter"})
-    found = evaluate(tmp_path / "p", Question(tmp_path / "r")).evaluation
+    found = evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "r")).evaluation
     assert dice(found) == {"white matter": [1.0], "grey matter": [1.0]}
     layered(tmp_path / "r" / "a.seg.nrrd", [blocks() == 2, blocks() >= 1], names)
     with pytest.raises(DataError, match="'white matter' and 'grey matter' overlap"):
-        evaluate(tmp_path / "p", Question(tmp_path / "r"))
+        evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "r"))
 
 
 def test_voxels_that_nobody_labelled_count_in_neither_map(tmp_path, save, blocks):
@@ -267,7 +274,7 @@ def test_voxels_that_nobody_labelled_count_in_neither_map(tmp_path, save, blocks
     nobody[9:] = 255
     save(tmp_path / "r" / "a.nii.gz", nobody)
     save(tmp_path / "p" / "a.nii.gz", prediction)
-    found = evaluate(tmp_path / "p", Question(tmp_path / "r", ignore=255)).evaluation
+    found = evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "r", ignore=255)).evaluation
     assert dice(found) == {"label 1": [0.75], "label 2": [pytest.approx(4 / 5)]}
     assert found.notes == ("Voxels that hold 255 in the reference count in neither map.",)
     assert found.cases[0].metrics["2"].prediction_ml == pytest.approx(2 * 36 / 3 * 2 / 1000)
@@ -283,7 +290,7 @@ def test_a_value_of_255_that_nobody_declared_is_refused_with_the_option(
     save(tmp_path / "p" / "a.nii.gz", blocks())
     names = labels and tell(tmp_path / "names.json", labels)
     with pytest.raises(DataError, match="--ignore 255"):
-        evaluate(tmp_path / "p", Question(tmp_path / "r", labels=names))
+        evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "r", labels=names))
 
 
 def test_a_prediction_of_255_is_not_told_to_be_ignored(tmp_path, save, blocks):
@@ -293,7 +300,7 @@ def test_a_prediction_of_255_is_not_told_to_be_ignored(tmp_path, save, blocks):
     save(tmp_path / "r" / "a.nii.gz", blocks())
     names = tell(tmp_path / "names.json", OURS)
     with pytest.raises(DataError, match="255 stands for in the prediction") as caught:
-        evaluate(tmp_path / "p", Question(tmp_path / "r", labels=names))
+        evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "r", labels=names))
     assert "--ignore" not in str(caught.value)
 
 
@@ -303,9 +310,9 @@ def test_a_class_of_255_that_was_found_in_masks_is_told_of(tmp_path, save, block
     save(tmp_path / "D" / "images" / "a.nii.gz", blocks().astype(np.int16))
     save(tmp_path / "D" / "masks" / "a.nii.gz", masks)
     save(tmp_path / "p" / "a.nii.gz", blocks(second=False))
-    found = evaluate(tmp_path / "p", Question(tmp_path / "D")).evaluation
+    found = evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "D")).evaluation
     assert "--ignore 255" in found.notes[0]
-    left_out = evaluate(tmp_path / "p", Question(tmp_path / "D", ignore=255)).evaluation
+    left_out = evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "D", ignore=255)).evaluation
     assert dice(left_out) == {"class 1": [1.0]}
 
 
@@ -328,11 +335,11 @@ def test_the_ignore_label_of_nnunet_is_left_out(tmp_path, save, blocks, labels):
     reference[9:] = 3
     ignoring(tmp_path / "D", labels, save, reference)
     save(tmp_path / "p" / "a.nii.gz", blocks(1))
-    found = evaluate(tmp_path / "p", Question(tmp_path / "D")).evaluation
+    found = evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "D")).evaluation
     region = (36 + 24) * 2 / (48 + 36 + 48 + 24)
     expected = region if isinstance(labels["white"], list) else 4 / 5
     assert dice(found) == {"grey": [0.75], "white": [pytest.approx(expected)]}
-    alone = evaluate(tmp_path / "p", Question(tmp_path / "D" / "labelsTr")).evaluation
+    alone = evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "D" / "labelsTr")).evaluation
     assert dice(alone) == {"label 1": [0.75], "label 2": [pytest.approx(4 / 5)]}
 
 
@@ -340,7 +347,7 @@ def test_a_case_that_nobody_labelled_counts_nothing(tmp_path, save, blocks):
     labels = {"background": 0, "grey": 1, "white": 2, "ignore": 3}
     folder = ignoring(tmp_path / "D", labels, save, np.full((12, 10, 6), 3, np.uint8))
     save(tmp_path / "p" / "a.nii.gz", blocks())
-    found = evaluate(tmp_path / "p", Question(folder)).evaluation
+    found = evaluate(tmp_path / "p", EvaluationRequest(folder)).evaluation
     assert np.isnan(dice(found)["grey"]).all()
 
 
@@ -348,7 +355,7 @@ def test_a_class_that_no_case_holds_is_told(tmp_path, save, blocks):
     for side in "pr":
         save(tmp_path / side / "a.nii.gz", blocks())
     labels = tell(tmp_path / "names.json", {**OURS, "3": "skull", "4": "scalp"})
-    found = evaluate(tmp_path / "p", Question(tmp_path / "r", labels=labels)).evaluation
+    found = evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "r", labels=labels)).evaluation
     assert found.notes == ("No prediction and no reference holds skull, scalp.",)
 
 
@@ -362,15 +369,15 @@ def test_black_and_white_references_are_measured_as_the_one_class(tmp_path, save
         reference = blocks(second=False) * np.uint8(255)
         save(tmp_path / "D" / "imagesTr" / f"{name}.nii.gz", reference.astype(np.int16))
         save(tmp_path / "D" / "labelsTr" / f"{name}.nii.gz", reference)
-    question = Question(tmp_path / "D" / "labelsTr")
+    request = EvaluationRequest(tmp_path / "D" / "labelsTr")
     if named:
         describe(tmp_path / "D", {"0": "background", "1": "nucleus"})
-        question = Question(tmp_path / "D")
+        request = EvaluationRequest(tmp_path / "D")
     if named == "names.json":
         (tmp_path / "D" / "dataset.json").unlink()
         names = tell(tmp_path / named, {"0": "background", "1": "nucleus"})
-        question = Question(tmp_path / "D" / "labelsTr", labels=names)
-    found = evaluate(tmp_path / "out", question).evaluation
+        request = EvaluationRequest(tmp_path / "D" / "labelsTr", labels=names)
+    found = evaluate(tmp_path / "out", request).evaluation
     assert list(dice(found).values()) == [[1.0, 0.75]]
     assert found.notes == (WHITE,)
 
@@ -386,7 +393,7 @@ def test_black_and_white_references_with_soft_edges(tmp_path, kept_as):
     image_module.fromarray(exact * 255).save(tmp_path / "m.jpg", quality=75)
     noisy = image_module.open(tmp_path / "m.jpg")
     noisy.save(tmp_path / f"r/a.{kept_as}")
-    found = evaluate(tmp_path / "p", Question(tmp_path / "r")).evaluation
+    found = evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "r")).evaluation
     assert list(dice(found).values()) == [[1.0]]
     assert ("edges" in found.notes[-1]) is (kept_as == "png")
 
@@ -397,4 +404,4 @@ def test_white_beside_other_labels_is_no_class_1(tmp_path, save, blocks):
     both[9:] = 255
     save(tmp_path / "r" / "a.nii.gz", both)
     with pytest.raises(DataError, match="--ignore 255"):
-        evaluate(tmp_path / "p", Question(tmp_path / "r"))
+        evaluate(tmp_path / "p", EvaluationRequest(tmp_path / "r"))

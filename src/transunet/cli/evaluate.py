@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from transunet.evaluation.evaluate import Question
+    from transunet.evaluation.evaluate import EvaluationRequest
     from transunet.evaluation.records import Evaluation
 
 EXAMPLE = (
@@ -91,14 +91,16 @@ def evaluate(
     from rich.console import Console
 
     from transunet.errors import ConfigError
-    from transunet.evaluation.evaluate import Question
+    from transunet.evaluation import report, table
+    from transunet.evaluation.evaluate import EvaluationRequest, write_report
+    from transunet.evaluation.evaluate import evaluate as measure
 
     if len(paths) not in (2, 3):
         raise ConfigError(
             "Give a prediction and a reference, or two predictions and a reference (paths given: "
             f"{len(paths)})."
         )
-    question = Question(
+    request = EvaluationRequest(
         references=paths[-1],
         images=images,
         labels=labels,
@@ -112,43 +114,29 @@ def evaluate(
     )
     console = Console(soft_wrap=True)
     with showing_notes():
-        if len(paths) == 2:
-            _evaluate(console, paths[0], question, out, json, pictures)
-        else:
-            print_comparison(console, paths[0], paths[1], question, out=out, json=json)
-
-
-def _evaluate(
-    console: "Console",
-    prediction: Path,
-    question: "Question",
-    out: Path | None,
-    json: Path | None,
-    pictures: int,
-) -> None:
-    from transunet.evaluation import report, table
-    from transunet.evaluation.evaluate import evaluate, write_report
-
-    _check_outputs(out, json)
-    with _counting() as progress:
-        answer = evaluate(prediction, question, progress)
-    evaluation = answer.evaluation
-    for cases in table.cases_tables(evaluation):
-        console.print(cases)
-    console.print(table.summary_table(evaluation))
-    _print_notes(console, evaluation.policy, evaluation)
-    if out:
-        _print_written(console, write_report(answer, out, pictures))
-    if json:
-        report.write_json(report.to_json(evaluation), json)
-    console.print(table.closing_line(evaluation))
+        if len(paths) == 3:
+            print_comparison(console, paths[0], paths[1], request, out=out, json=json)
+            return
+        _check_outputs(out, json)
+        with _case_bar() as progress:
+            result = measure(paths[0], request, progress)
+        evaluation = result.evaluation
+        for cases in table.cases_tables(evaluation):
+            console.print(cases)
+        console.print(table.summary_table(evaluation))
+        _print_notes(console, evaluation.policy, evaluation)
+        if out:
+            _print_written(console, write_report(result, out, pictures))
+        if json:
+            report.write_json(report.to_json(evaluation), json)
+        console.print(table.closing_line(evaluation))
 
 
 def print_comparison(
     console: "Console",
     first: Path,
     second: Path,
-    question: "Question",
+    request: "EvaluationRequest",
     *,
     out: Path | None = None,
     json: Path | None = None,
@@ -156,30 +144,33 @@ def print_comparison(
     """Measure and compare two folders of label maps; print it, and write it to `out` and `json`.
 
     Raises:
-        TransUNetError: as `transunet.evaluation.evaluate.compare`.
+        ConfigError: for a path that does not exist or cannot be written to.
+        DataError: for a case without its counterpart, a file that is damaged or no label map, or
+            when the two hold different cases.
+        GeometryError: for a prediction on another grid than its reference.
     """
     from transunet.evaluation import comparison, report, table
     from transunet.evaluation.evaluate import compare, write_comparison
 
     _check_outputs(out, json)
-    with _counting() as progress:
-        found = compare(first, second, question, progress)
-    for metric in found.metrics:
+    with _case_bar() as progress:
+        compared = compare(first, second, request, progress)
+    for metric in compared.metrics:
         if metric.field in ("dice", "hd95"):  # the files hold the others
-            console.print(table.comparison_table(found, metric))
-    _print_notes(console, f"{comparison.TEST} {found.first.policy}", found.first)
+            console.print(table.comparison_table(compared, metric))
+    _print_notes(console, f"{comparison.TEST} {compared.first.policy}", compared.first)
     if out:
-        _print_written(console, write_comparison(found, out))
+        _print_written(console, write_comparison(compared, out))
     if json:
-        report.write_json(comparison.to_json(found), json)
-    for side, one in (("A", found.first), ("B", found.second)):
-        told = f"{side} ({one.predictions}): {table.closing_line(one)}"
-        console.print(told, markup=False, highlight=False)
+        report.write_json(comparison.to_json(compared), json)
+    for side, evaluation in (("A", compared.first), ("B", compared.second)):
+        line = f"{side} ({evaluation.predictions}): {table.closing_line(evaluation)}"
+        console.print(line, markup=False, highlight=False)
 
 
 @contextmanager
-def _counting() -> "Iterator[Callable[[int, int], None]]":
-    """Show a bar that is told after each case."""
+def _case_bar() -> "Iterator[Callable[[int, int], None]]":
+    """Show a bar of the cases that are measured; yield what moves it."""
     from transunet.cli.progress import progress_bar
 
     with progress_bar("cases") as bar:
@@ -194,21 +185,19 @@ def _check_outputs(out: Path | None, json: Path | None) -> None:
 
     for folder in (out, json.parent if json else None):
         if folder:
-            writable_folder(next(one for one in (folder, *folder.parents) if one.exists()))
+            writable_folder(next(path for path in (folder, *folder.parents) if path.exists()))
     if json and json.is_dir():
         raise ConfigError(f"--json {json} is a folder; give the name of a file.")
 
 
 def _print_notes(console: "Console", policy: str, evaluation: "Evaluation") -> None:
-    plain: dict[str, Any] = {"markup": False, "highlight": False}
-    console.print(policy, style="dim", **plain)
-    for note in evaluation.notes:
-        console.print(note, style="yellow", **plain)
+    lines = [(policy, "dim"), *((note, "yellow") for note in evaluation.notes)]
     if evaluation.left_out:
-        told = f"References without a prediction, left out as asked: {len(evaluation.left_out)}."
-        console.print(told, style="dim", **plain)
+        count = len(evaluation.left_out)
+        lines.append((f"References without a prediction, left out as asked: {count}.", "dim"))
+    for line, style in lines:
+        console.print(line, style=style, markup=False, highlight=False)
 
 
-def _print_written(console: "Console", written: list[Path]) -> None:
-    listed = ", ".join(map(str, written))
-    console.print(f"Written: {listed}", markup=False, highlight=False)
+def _print_written(console: "Console", paths: list[Path]) -> None:
+    console.print(f"Written: {', '.join(map(str, paths))}", markup=False, highlight=False)

@@ -269,12 +269,13 @@ def _measure_both(inputs: list[Path], out: Path) -> None:
 
     from transunet.cli.evaluate import print_comparison
     from transunet.data.layouts import recognises
-    from transunet.evaluation.evaluate import Question
+    from transunet.evaluation.evaluate import EvaluationRequest
 
     console = Console(soft_wrap=True)
     folders = out / "native", out / "paper"
     if len(inputs) == 1 and inputs[0].is_dir() and recognises(inputs[0]):
-        print_comparison(console, *folders, Question(references=inputs[0], subset=True), out=out)
+        request = EvaluationRequest(references=inputs[0], subset=True)
+        print_comparison(console, *folders, request, out=out)
         return
     told = "Not measured: the input is no data set of a known layout. With other references: "
     native, paper = (quote(str(folder)) for folder in folders)

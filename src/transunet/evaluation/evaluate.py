@@ -1,9 +1,8 @@
 """From paths to an evaluation, and from an evaluation to a folder of reports."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from transunet.data.formats import warn_of_contradictions
@@ -21,14 +20,13 @@ from transunet.files import atomic_path
 from transunet.optional import require
 
 _LOGGER = logging.getLogger(__name__)
-
 Progress = Callable[[int, int], None]
-"""Told after each case: how many are done, and of how many."""
+"""Called after each case: how many are done, and of how many."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What an evaluation is asked: everything but the predictions."""
+class EvaluationRequest:
+    """What is evaluated and how: everything but the predictions."""
 
     references: Path
     """A label map, a folder of them, or a data set."""
@@ -50,7 +48,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class EvaluationResult:
     """An evaluation and the files that it was made from."""
 
     evaluation: Evaluation
@@ -58,12 +56,14 @@ class Answer:
     settings: Settings
 
 
-def evaluate(predictions: Path, question: Question, progress: Progress | None = None) -> Answer:
+def evaluate(
+    predictions: Path, request: EvaluationRequest, progress: Progress | None = None
+) -> EvaluationResult:
     """Measure predictions against references.
 
     Args:
         predictions: a label map or a folder of them.
-        question: the references and how to measure.
+        request: the references and how to measure.
         progress: called after each case.
 
     Raises:
@@ -71,40 +71,51 @@ def evaluate(predictions: Path, question: Question, progress: Progress | None = 
         DataError: for a case without its counterpart, or a file that is damaged or no label map.
         GeometryError: for a prediction on another grid than its reference.
     """
-    references = _references(question)
-    warn_of_contradictions(references.labels.values())
-    return _evaluate(predictions, references, question, progress or _silent)
+    return _evaluate(predictions, _references(request), request, progress)
 
 
 def compare(
-    first: Path, second: Path, question: Question, progress: Progress | None = None
+    first: Path, second: Path, request: EvaluationRequest, progress: Progress | None = None
 ) -> Comparison:
     """Measure two predictions of the same cases, for a paired comparison.
 
+    Args:
+        first: a label map or a folder of them, A of the comparison.
+        second: B of the comparison.
+        request: the references and how to measure.
+        progress: called after each case of A and of B.
+
     Raises:
-        As `evaluate`; DataError also when the two hold different cases.
+        ConfigError: for a path that does not exist, or a setting that cannot work.
+        DataError: for a case without its counterpart, a file that is damaged or no label map, or
+            when the two hold different cases.
+        GeometryError: for a prediction on another grid than its reference.
     """
-    references = _references(question)
-    warn_of_contradictions(references.labels.values())
-    tell = progress or _silent
-    answers = []
-    for index, predictions in enumerate((first, second)):
-        answers.append(_evaluate(predictions, references, question, partial(_half, tell, index)))
-    return Comparison(*_same_structures(answers))
+    references = _references(request)
+
+    def half(before: int) -> Progress | None:
+        return progress and (lambda done, total: progress(before * total + done, 2 * total))
+
+    a = _evaluate(first, references, request, half(0)).evaluation
+    b = _evaluate(second, references, request, half(1)).evaluation
+    # Without names, A may hold labels that B has not: both get the union, and all notes.
+    union = tuple(sorted({*a.structures, *b.structures}))
+    notes = tuple(dict.fromkeys((*a.notes, *b.notes)))
+    return Comparison(*(replace(side.with_structures(union), notes=notes) for side in (a, b)))
 
 
-def write_report(answer: Answer, folder: Path, pictures: int = 12) -> list[Path]:
+def write_report(result: EvaluationResult, folder: Path, pictures: int = 12) -> list[Path]:
     """Write metrics.csv, metrics.json and report.html.
 
     Args:
-        answer: from `evaluate`.
+        result: from `evaluate`.
         folder: made where it is missing.
         pictures: how many of the worst cases are shown with a picture.
 
     Raises:
         ConfigError: when the folder cannot be written to.
     """
-    evaluation = answer.evaluation
+    evaluation = result.evaluation
     paths = [folder / name for name in ("report.html", "metrics.csv", "metrics.json")]
     worst: dict[str, CasePicture | None] = dict.fromkeys(
         case.name for case, _ in evaluation.ranked()[:pictures]
@@ -116,63 +127,64 @@ def write_report(answer: Answer, folder: Path, pictures: int = 12) -> list[Path]
         no_pictures = f"There are no pictures. {error}"
         if worst:
             _LOGGER.warning("%s: %s", paths[0], no_pictures)
-    for pair in answer.pairs if not no_pictures else ():
+    for pair in result.pairs if not no_pictures else ():
         if pair.name in worst:
-            worst[pair.name] = case_picture(pair, answer.settings, evaluation.structures)
+            worst[pair.name] = case_picture(pair, result.settings, evaluation.structures)
     _write_text(report_page(evaluation, worst, no_pictures), paths[0])
     report.write_csv(evaluation, paths[1])
     report.write_json(report.to_json(evaluation), paths[2])
     return paths
 
 
-def write_comparison(found: Comparison, folder: Path) -> list[Path]:
+def write_comparison(compared: Comparison, folder: Path) -> list[Path]:
     """Write comparison.html, comparison.csv and comparison.json.
 
     Raises:
         ConfigError: when the folder cannot be written to.
     """
     paths = [folder / f"comparison.{suffix}" for suffix in ("html", "csv", "json")]
-    _write_text(comparison_page(found), paths[0])
-    comparison.write_csv(found, paths[1])
-    report.write_json(comparison.to_json(found), paths[2])
+    _write_text(comparison_page(compared), paths[0])
+    comparison.write_csv(compared, paths[1])
+    report.write_json(comparison.to_json(compared), paths[2])
     return paths
 
 
-def _references(question: Question) -> References:
-    return references_in(question.references, question.layout, question.split, question.ignore)
+def _references(request: EvaluationRequest) -> References:
+    references = references_in(request.references, request.layout, request.split, request.ignore)
+    warn_of_contradictions(references.labels.values())
+    return references
 
 
 def _evaluate(
-    predictions: Path, references: References, question: Question, progress: Progress
-) -> Answer:
-    pairs, without = match(predictions, references, question.images, question.subset)
+    predictions: Path,
+    references: References,
+    request: EvaluationRequest,
+    progress: Progress | None,
+) -> EvaluationResult:
+    pairs, left_out = match(predictions, references, request.images, request.subset)
     warn_of_contradictions(pair.prediction for pair in pairs)
-    alike = count_alike(pairs, predictions, references, question.labels, question.subset)
+    alike = count_alike(pairs, predictions, references, request.labels, request.subset)
     settings = Settings(
         alike.structures,
-        question.convention,
-        question.tolerance_mm,
+        request.convention,
+        request.tolerance_mm,
         references.dataset,
-        alike.ignore if question.ignore is None else question.ignore,
+        alike.ignore if request.ignore is None else request.ignore,
     )
-    records = _measured(alike.pairs, settings, question, progress)
+    records = measure_all(alike.pairs, settings, request.workers, progress)
     if settings.structures is None and _black_and_white(records):
         settings = replace(settings, white=True)
-        records = _measured(alike.pairs, settings, question, progress)
-    source = str(references.source)
-    notes = (*alike.notes, *_notes(settings, records))
-    evaluation = gather(records, alike.pairs, settings, str(predictions), source, without, notes)
-    return Answer(evaluation, tuple(alike.pairs), settings)
-
-
-def _measured(
-    pairs: Sequence[Pair], settings: Settings, question: Question, progress: Progress
-) -> list[CaseRecord]:
-    records = []
-    for record in measure_all(pairs, settings, question.workers):
-        records.append(record)
-        progress(len(records), len(pairs))
-    return records
+        records = measure_all(alike.pairs, settings, request.workers, progress)
+    evaluation = gather(
+        records,
+        alike.pairs,
+        settings,
+        str(predictions),
+        str(references.source),
+        left_out,
+        (*alike.notes, *_notes(settings, records)),
+    )
+    return EvaluationResult(evaluation, tuple(alike.pairs), settings)
 
 
 def _black_and_white(records: Sequence[CaseRecord]) -> bool:
@@ -194,8 +206,8 @@ def _notes(settings: Settings, records: Sequence[CaseRecord]) -> Iterator[str]:
         yield f"In {len(white)} references 255 is read as class 1: they are black-and-white masks."
     if soft := white.count("soft"):
         yield f"The edges of {soft} of them are soft: more than half of 255 is read as class 1."
-    held = frozenset[int]().union(*(record.predicted | record.labelled for record in records))
-    absent = [one.name for one in settings.structures or () if not held & {*one.values}]
+    present = frozenset[int]().union(*(record.predicted | record.labelled for record in records))
+    absent = [s.name for s in settings.structures or () if not present & {*s.values}]
     if absent:
         yield f"No prediction and no reference holds {', '.join(absent)}."
     for note in settings.dataset.notes if settings.dataset else ():
@@ -206,22 +218,6 @@ def _notes(settings: Settings, records: Sequence[CaseRecord]) -> Iterator[str]:
         yield f"Voxels that hold {ignore} in the reference count in neither map."
 
 
-def _same_structures(answers: Iterable[Answer]) -> list[Evaluation]:
-    """Without names, A may hold labels that B has not: both get the union, and all notes."""
-    first, second = (answer.evaluation for answer in answers)
-    union = tuple(sorted({*first.structures, *second.structures}))
-    notes = tuple(dict.fromkeys((*first.notes, *second.notes)))
-    return [replace(one.with_structures(union), notes=notes) for one in (first, second)]
-
-
 def _write_text(text: str, path: Path) -> None:
     with atomic_path(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
-
-
-def _half(progress: Progress, index: int, done: int, total: int) -> None:
-    progress(index * total + done, 2 * total)
-
-
-def _silent(done: int, total: int) -> None:
-    pass

@@ -1,28 +1,32 @@
 """Files to records: read each pair, check that it can be compared, measure it."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from transunet import errors
 from transunet.data.cases import IGNORED, DataSet, label_problems, raise_first
 from transunet.data.formats import read_label_pair, smallest_unsigned
 from transunet.data.layouts.masks import has_soft_edges
+from transunet.data.processes import spread
 from transunet.data.volume import Volume, same_grid
-from transunet.errors import ConfigError, DataError, GeometryError, TransUNetError
-from transunet.evaluation.metrics import ClassMetrics, Convention, case_metrics
+from transunet.errors import ConfigError, DataError, GeometryError
+from transunet.evaluation.metrics import Convention, case_metrics
 from transunet.evaluation.pairs import Pair
 from transunet.evaluation.records import CaseRecord, Evaluation, Structure, White, complete
 
 _MOST_LABELS = 256
 """More different values than this, and it is an image rather than a label map."""
 _HIGHEST_LABEL = 65_535
+
+LEAVE_OUT_255 = (
+    "If 255 marks what nobody labelled, leave it out of the figures: --ignore 255 (in Python: "
+    "EvaluationRequest(ignore=255); of the server: ?ignore=255)."
+)
+_CLASS_NOT_255 = "Store the number of the class that 255 stands for in the prediction instead."
 
 
 @dataclass(frozen=True)
@@ -47,32 +51,34 @@ class Settings:
 
 
 def measure_all(
-    pairs: Sequence[Pair], settings: Settings, workers: int = 1
-) -> Iterator[CaseRecord]:
-    """Measure the pairs, in order, in this process or in several.
+    pairs: Sequence[Pair],
+    settings: Settings,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[CaseRecord]:
+    """Measure the pairs in this process or in several; the records come in the pairs' order.
+
+    Args:
+        pairs: what to measure.
+        settings: how.
+        workers: processes.
+        progress: called after each case with how many are done, and of how many.
 
     Raises:
-        ConfigError: for fewer than one worker.
-        TransUNetError: as `measure`; the first case that fails ends it.
+        ConfigError: for fewer than one worker, or a format that is not known.
+        DataError: when a file is damaged or no label map, or has labels that are not listed.
+        GeometryError: when prediction and reference lie on different grids.
     """
     if workers < 1:
         raise ConfigError(f"At least one process is needed, not {workers}.")
-    if workers == 1 or len(pairs) == 1:
-        yield from (measure(pair, settings) for pair in pairs)
-        return
-    sent = _sendable(settings)
-    context = get_context("spawn")  # forking a process that has threads can deadlock
-    with ProcessPoolExecutor(min(workers, len(pairs)), mp_context=context) as pool:
-        try:
-            for result in pool.map(_measure_in_worker, pairs, [sent] * len(pairs)):
-                yield _raised(result)
-        except BrokenProcessPool:
-            raise DataError(
-                f"One of {workers} measuring processes was killed, as a rule because the memory "
-                "ran out. Use fewer processes."
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    if settings.dataset is not None:  # what the processes need not be sent
+        settings = replace(settings, dataset=replace(settings.dataset, cases=(), notes=()))
+    records: dict[str, CaseRecord] = {}
+    for record in spread(partial(measure, settings=settings), pairs, workers):
+        records[record.name] = record
+        if progress:
+            progress(len(records), len(pairs))
+    return [records[pair.name] for pair in pairs]
 
 
 def measure(pair: Pair, settings: Settings) -> CaseRecord:
@@ -84,20 +90,25 @@ def measure(pair: Pair, settings: Settings) -> CaseRecord:
         GeometryError: when prediction and reference lie on different grids.
     """
     prediction, reference, white = read_pair(pair, settings)
-    labels = (
-        _labels_in(prediction, settings, _CLASS_NOT_255),
-        _labels_in(reference, settings, LEAVE_OUT_255),
+    predicted = _listed_labels(prediction, settings, _CLASS_NOT_255)
+    labelled = _listed_labels(reference, settings, LEAVE_OUT_255)
+    present = sorted((predicted | labelled) - {0})
+    structures = settings.structures or [Structure((value,), "") for value in present]
+    metrics_of = partial(
+        case_metrics,
+        spacing_mm=reference.spacing_mm,
+        convention=settings.convention,
+        tolerance_mm=settings.tolerance_mm,
     )
-    found = sorted(labels[0] | labels[1])
-    structures = settings.structures or [Structure((value,), "") for value in found if value]
-    arrays = prediction.array[0], reference.array[0]
-    metrics: dict[str, ClassMetrics] = {}
-    for key, maps, values in _maps(arrays, structures):
-        measured = case_metrics(
-            *maps, reference.spacing_mm, values, settings.convention, settings.tolerance_mm
-        )
-        metrics |= {key or str(value): one for value, one in measured.items()}
-    return CaseRecord(pair.name, {one.key: metrics[one.key] for one in structures}, *labels, white)
+    maps = prediction.array[0], reference.array[0]
+    single = [structure.values[0] for structure in structures if len(structure.values) == 1]
+    metrics = {str(value): figures for value, figures in metrics_of(*maps, classes=single).items()}
+    for region in structures:
+        if len(region.values) > 1:
+            masks = (np.isin(labels, region.values).view(np.uint8) for labels in maps)
+            metrics[region.key] = metrics_of(*masks, classes=[1])[1]
+    metrics = {structure.key: metrics[structure.key] for structure in structures}
+    return CaseRecord(pair.name, metrics, predicted, labelled, white)
 
 
 class PairRead(NamedTuple):
@@ -122,9 +133,14 @@ def read_pair(pair: Pair, settings: Settings) -> PairRead:
     prediction = prediction.on_grid(reference) or prediction
     difference = same_grid(prediction, reference)
     if difference:
+        affines = (
+            f"Affine of the prediction: {np.round(prediction.affine, 4).tolist()}, "
+            f"of the reference: {np.round(reference.affine, 4).tolist()}. "
+        )
+        same_shape = prediction.spatial_shape == reference.spatial_shape
         raise GeometryError(
             f"Case {pair.name}: {pair.prediction} and {pair.reference} lie on different grids: "
-            f"{difference}. {_affines(prediction, reference)}Write the prediction on the "
+            f"{difference}. {affines if same_shape else ''}Write the prediction on the "
             "reference's own grid (with nearest neighbour)."
         )
     prediction = _renumbered(prediction, pair.prediction_numbers)
@@ -189,7 +205,7 @@ def gather(
     Raises:
         DataError: when no file has any structure: there is nothing to measure.
     """
-    structures = settings.structures or _found(records, predictions, references)
+    structures = settings.structures or _structures_without_names(records, predictions, references)
     return Evaluation(
         cases=complete(records, structures, settings.convention),
         structures=structures,
@@ -203,14 +219,7 @@ def gather(
     )
 
 
-LEAVE_OUT_255 = (
-    "If 255 marks what nobody labelled, leave it out of the figures: --ignore 255 (in Python: "
-    "Question(ignore=255); of the server: ?ignore=255)."
-)
-_CLASS_NOT_255 = "Store the number of the class that 255 stands for in the prediction instead."
-
-
-def _found(
+def _structures_without_names(
     records: Sequence[CaseRecord], predictions: str, references: str
 ) -> tuple[Structure, ...]:
     values = sorted({int(key) for record in records for key in record.metrics})
@@ -236,23 +245,6 @@ def _found(
     return tuple(Structure((value,), f"label {value}") for value in values)
 
 
-def _maps(
-    arrays: tuple[np.ndarray, np.ndarray], structures: Sequence[Structure]
-) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray], list[int]]]:
-    """Label maps to hand to `case_metrics`: all single labels at once, then region by region."""
-    yield "", arrays, [one.values[0] for one in structures if len(one.values) == 1]
-    for one in structures:
-        if len(one.values) > 1:
-            first, second = (np.isin(array, one.values) for array in arrays)
-            yield one.key, (first, second), [1]
-
-
-def _labels_in(volume: Volume, settings: Settings, remedy_of_255: str) -> frozenset[int]:
-    values = _values_in(volume)
-    _check_listed(volume, values, settings, remedy_of_255)
-    return values
-
-
 def _values_in(volume: Volume) -> frozenset[int]:
     highest = int(volume.array.max())
     seen = np.zeros(min(highest, _HIGHEST_LABEL) + 1, np.bool_)
@@ -268,66 +260,20 @@ def _values_in(volume: Volume) -> frozenset[int]:
     return values
 
 
-def _check_listed(
-    volume: Volume, values: frozenset[int], settings: Settings, remedy_of_255: str
-) -> None:
-    if settings.structures is None:
-        return
-    listed = {value: one.name for one in settings.structures for value in one.values}
+def _listed_labels(volume: Volume, settings: Settings, remedy_of_255: str) -> frozenset[int]:
+    """The values of a label map; where names were given, each must have one."""
+    values = _values_in(volume)
+    listed = {value: s.name for s in settings.structures or () for value in s.values}
     unknown = sorted(value for value in values if value and value not in listed)
-    if unknown:
-        names = ", ".join(f"{value} {name}" for value, name in sorted(listed.items()))
-        hint = ""
-        if unknown == [255]:
-            hint = (
-                " 255 usually stands for class 1: store 1 instead."
-                if values <= {0, 255} and len(listed) == 1
-                else f" {remedy_of_255}"
-            )
-        raise DataError(
-            f"{volume.name}: label values that have no name: {', '.join(map(str, unknown[:8]))}; "
-            f"expected 0 background, {names}. Give the labels that belong to these files.{hint}"
-        )
-
-
-def _affines(prediction: Volume, reference: Volume) -> str:
-    if prediction.spatial_shape != reference.spatial_shape:
-        return ""
-    return (
-        f"Affine of the prediction: {np.round(prediction.affine, 4).tolist()}, "
-        f"of the reference: {np.round(reference.affine, 4).tolist()}. "
+    if settings.structures is None or not unknown:
+        return values
+    names = ", ".join(f"{value} {name}" for value, name in sorted(listed.items()))
+    hint = ""
+    if unknown == [255]:
+        class_1 = values <= {0, 255} and len(listed) == 1
+        hint = " 255 usually stands for class 1: store 1 instead." if class_1 else ""
+        hint = hint or f" {remedy_of_255}"
+    raise DataError(
+        f"{volume.name}: label values that have no name: {', '.join(map(str, unknown[:8]))}; "
+        f"expected 0 background, {names}. Give the labels that belong to these files.{hint}"
     )
-
-
-def _sendable(settings: Settings) -> Settings:
-    """The settings without what other processes do not need, in types that can be sent."""
-    if settings.dataset is None:
-        return settings
-    dataset = replace(
-        settings.dataset,
-        cases=(),
-        notes=(),
-        regions={},
-        labels=dict(settings.dataset.labels),
-        label_values=dict(settings.dataset.label_values),
-    )
-    return replace(settings, dataset=dataset)
-
-
-def _raised(result: CaseRecord | tuple[str, str]) -> CaseRecord:
-    if isinstance(result, CaseRecord):
-        return result
-    kind, text = result
-    raise getattr(errors, kind)(text)
-
-
-def _measure_in_worker(pair: Pair, settings: Settings) -> CaseRecord | tuple[str, str]:
-    """Measure, or return the error's kind and text: errors with fields do not survive the way."""
-    try:
-        record = measure(pair, settings)
-        return replace(record, metrics=dict(record.metrics))
-    except TransUNetError as error:
-        known = (
-            kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__
-        )
-        return next(known), str(error)
