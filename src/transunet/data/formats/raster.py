@@ -1,16 +1,19 @@
-"""Photographs and masks (PNG, JPEG, TIFF, BMP) through pillow; `samples.py` reads what it cannot.
+"""Photographs and masks (PNG, JPEG, TIFF, BMP) through Pillow, SimpleITK and tifffile.
 
 An image of H x W pixels becomes a volume (C, H, W, 1) on an identity affine: its first axis runs
 down the rows, and a pixel counts as one millimetre. It is read as viewers show it, turned as its
 orientation tag (EXIF, TIFF) says; so are masks, and label maps are written upright, without a tag.
 The pages of a TIFF become the third axis, or channels where OME-TIFF or ImageJ call them so.
+
+Pillow does not hold colours of 16 bits, floats and more bands than colours have. SimpleITK reads
+most of them, tifffile the rest. Both are believed only where what they return is what the file's
+own header promises: SimpleITK drops bands of some TIFFs and turns others into colours of 8 bits.
 """
 
 import re
-import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -21,10 +24,9 @@ from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
 from transunet.data.formats import tiff
-from transunet.data.formats.deep_pixels import read_samples
-from transunet.data.formats.file_format import FileFormat
+from transunet.data.formats.file_format import FileFormat, reading, unreadable
 from transunet.data.volume import Grid, Volume
-from transunet.errors import ConfigError, TransUNetError
+from transunet.errors import ConfigError, first_line
 from transunet.optional import require
 
 COLOUR = 1 << 24
@@ -35,13 +37,23 @@ JPEG = frozenset({".jpg", ".jpeg"})
 WHITES = frozenset({255.0, 65535.0})
 """The numbers of full brightness: of 8 bits and of 16."""
 
-_DAMAGE = (OSError, EOFError, ValueError, TypeError, SyntaxError, ArithmeticError, struct.error)
 _PAGES = {".tif", ".tiff"}
 # Pillow's modes of one number per pixel; any other is turned into RGB.
 _GREY = {"L", "I", "F", "I;16", "I;16L", "I;16B"}
 _ORIENTATION = 0x0112  # the EXIF tag
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_BANDS = {2: (3, 3), 4: (2, 1), 6: (4, 3)}  # kind -> numbers per pixel, those of colours
+_UPRIGHT: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored.swapaxes(0, 1), 2),
+    8: np.rot90,
+}
+"""Orientation tag -> stored (H, W, C) turned as it is shown."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ def read(path: Path) -> Volume:
     """Read an image: one channel for grey, three for colours, else one per band, without alpha.
 
     Raises:
-        ConfigError: without pillow.
+        ConfigError: without Pillow, SimpleITK or tifffile, where one of them is needed.
         DataError: when the file is damaged.
     """
     return _read(path, _intensities, lambda bands: bands)
@@ -98,22 +110,25 @@ def read_labels(path: Path) -> Volume:
     JPEG is not exact: a black-and-white one is rounded to 0 and 255, another is refused.
 
     Raises:
-        ConfigError: without pillow.
-        DataError: when the file is damaged, or a JPEG that is not black and white.
+        DataError: also for a JPEG that is not black and white.
     """
     volume = _read(path, _indices, _indices_of_bands)
-    if path.suffix.lower() in JPEG:
-        return volume.with_array(_black_and_white(volume.array, path))
-    return volume
+    if path.suffix.lower() not in JPEG:
+        return volume
+    # Compression moves black and white by a few steps, more along edges; a third grey is another
+    # class.
+    page = volume.array
+    between = int(((page > 64) & (page < 191)).sum() + (page > 255).sum())
+    if between > 0.02 * page.size:
+        remedy = "Export the mask from its source as PNG"
+        found = "JPEG changes values, so a JPEG mask can only be black and white; this one is not"
+        raise Problem("jpeg-mask", str(path), found, remedy).error()
+    return volume.with_array(np.where(page > 127, 255, 0).astype(np.uint8))
 
 
 def has_shape_in_alpha(path: Path) -> bool:
-    """Whether the transparency of a picture, which is not read, differs from pixel to pixel.
-
-    Raises:
-        As `read`.
-    """
-    with _telling_damage(path), _opened(path) as image:
+    """Whether the transparency of a picture, which is not read, differs from pixel to pixel."""
+    with _opened(path) as image:
         if not image.mode.endswith("A"):
             return False
         low, high = image.getchannel("A").getextrema()
@@ -121,51 +136,32 @@ def has_shape_in_alpha(path: Path) -> bool:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read the size, without the pixels.
-
-    Raises:
-        ConfigError: without pillow.
-        DataError: when the header is damaged.
-    """
+    """Read the size, without the pixels."""
     header = read_header(path)
     slices = int(np.prod([size for axis, size in header.axes if axis != "C"]))
     return Grid((header.height, header.width, slices), np.eye(4), str(path))
 
 
 def channels_in(path: Path) -> int:
-    """Return how many channels a file has, from its header.
-
-    Raises:
-        As `read_grid`.
-    """
+    """Return how many channels a file has, from its header."""
     return read_header(path).channels
-
-
-def bits(path: Path) -> tuple[int, int]:
-    """Return channels and bits per channel, from the header.
-
-    Raises:
-        As `read_grid`.
-    """
-    header = read_header(path)
-    return header.channels, 8 * header.dtype.itemsize
 
 
 def read_header(path: Path) -> Header:
     """Read what the file tells before its pixels.
 
     Raises:
-        As `read_grid`.
+        ConfigError: without Pillow.
+        DataError: when it is damaged.
     """
-    with _telling_damage(path):
-        with path.open("rb") as file:
-            start = file.read(26)
-        if start.startswith(tiff.MAGIC):
-            return _tiff_header(path)
-        with _opened(path) as image:
-            mode, (width, height) = image.mode, image.size
-            grey = mode in _GREY | {"1", "LA"} or (mode == "P" and _is_grey(_palette(image)))
-            orientation = _orientation(image, path)
+    with _reading(path), path.open("rb") as file:
+        start = file.read(26)
+    if start.startswith(tiff.MAGIC):
+        return _tiff_header(path)
+    with _opened(path) as image:
+        mode, (width, height) = image.mode, image.size
+        grey = mode in _GREY | {"1", "LA"} or (mode == "P" and _is_grey(_palette(image)))
+        orientation = _orientation(image, path)
     depth, kind = (start[24], start[25]) if start.startswith(_PNG) else (8, 0)
     deep_colours = depth == 16 and kind in _PNG_BANDS
     samples, colours = _PNG_BANDS[kind] if deep_colours else (0, 1 if grey else 3)
@@ -191,53 +187,42 @@ def write(volume: Volume, path: Path) -> None:
             other numbers.
     """
     pillow = require("PIL.Image", extra="images")
-    if path.suffix.lower() in JPEG:
+    suffix, array, slices = path.suffix.lower(), volume.array, volume.spatial_shape[2]
+    if suffix in JPEG:
         raise ConfigError(
             f"{path}: JPEG changes values a little, so no labels are written to it. Use PNG."
         )
-    slices = volume.spatial_shape[2]
-    if slices > 1 and path.suffix.lower() not in _PAGES:
+    if slices > 1 and suffix not in _PAGES:
         raise ConfigError(
             f"{path}: {volume.name} has {slices} slices, an image of this format has one. Write it "
-            f"as TIFF or NIfTI."
+            "as TIFF or NIfTI."
         )
-    if volume.array.dtype == np.float32 and path.suffix.lower() in _PAGES:
-        _write_floats(volume, path)
+    pages = np.ascontiguousarray(np.moveaxis(array, (3, 0), (0, -1)))  # (Z, H, W, C)
+    pages = pages[..., 0] if volume.channels == 1 else pages
+    if array.dtype == np.float32 and suffix in _PAGES:  # each pixel with all of its channels
+        require("tifffile", extra="images").imwrite(
+            path,
+            pages,
+            photometric="rgb" if volume.channels == 3 else "minisblack",
+            planarconfig="contig" if volume.channels > 1 else None,
+            metadata=None,
+        )
         return
-    pages = [pillow.fromarray(_page(volume, index, path)) for index in range(slices)]
-    more = {"save_all": True, "append_images": pages[1:]} if slices > 1 else {}
-    pages[0].save(path, **more)
-
-
-def _write_floats(volume: Volume, path: Path) -> None:
-    """As a TIFF whose pages are slices, each pixel with all of its channels."""
-    pages = np.moveaxis(volume.array, (3, 0), (0, -1))  # (Z, H, W, C)
-    require("tifffile", extra="images").imwrite(
-        path,
-        np.ascontiguousarray(pages if volume.channels > 1 else pages[..., 0]),
-        photometric="rgb" if volume.channels == 3 else "minisblack",
-        planarconfig="contig" if volume.channels > 1 else None,
-        metadata=None,
-    )
-
-
-def _page(volume: Volume, index: int, path: Path) -> NDArray[Any]:
-    pixels = volume.array[..., index]
-    if volume.channels == 1 and pixels.dtype in (np.uint8, np.uint16):
-        return np.ascontiguousarray(pixels[0])
-    if volume.channels == 3 and pixels.dtype == np.uint8:
-        return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
-    raise ConfigError(
-        f"{path}: an image holds one channel of uint8 or uint16 or three of uint8, found "
-        f"{volume.channels} of "
-        f"{pixels.dtype}. Write it as NIfTI."
-    )
+    if (volume.channels, array.dtype.name) not in ((1, "uint8"), (1, "uint16"), (3, "uint8")):
+        raise ConfigError(
+            f"{path}: an image holds one channel of uint8 or uint16 or three of uint8, found "
+            f"{volume.channels} of {array.dtype}. Write it as NIfTI."
+        )
+    first, *others = [pillow.fromarray(np.ascontiguousarray(page)) for page in pages]
+    more = {"save_all": True, "append_images": others} if others else {}
+    first.save(path, **more)
 
 
 def _tiff_header(path: Path) -> Header:
-    first, *_ = pages = tuple(tiff.pages_of(path))
+    with _reading(path):
+        first, *_ = pages = tuple(tiff.pages_of(path))
     if len({(page.height, page.width, page.samples, page.dtype) for page in pages}) > 1:
-        raise _problem(path, "its pages differ in size or colours")
+        raise unreadable(path, "its pages differ in size or colours")
     grey = len(first.bands) == 1
     if first.meaning == tiff.PALETTE and first.fits_pillow:
         with _opened(path) as image:
@@ -260,28 +245,25 @@ def _tiff_header(path: Path) -> Header:
 
 def _orientation(image: Any, path: Path) -> int:
     """1 to 8, as EXIF counts."""
-    exif = require("PIL.Image", extra="images").Exif()
-    try:
-        if image.format == "PNG":
-            exif.load(_png_exif(path))
-        else:
-            exif = image.getexif()
+    with suppress(Exception):  # of the tag alone
+        exif = image.getexif() if image.format != "PNG" else _png_exif(path)
         value = int(exif.get(_ORIENTATION, 1))
-    except (*_DAMAGE, KeyError, IndexError):  # of the tag alone
-        return 1
-    return value if value in _UPRIGHT else 1
+        return value if value in _UPRIGHT else 1
+    return 1
 
 
-def _png_exif(path: Path) -> bytes:
-    """The chunk eXIf, which may stand behind the pixels."""
+def _png_exif(path: Path) -> Any:
+    """Of the chunk eXIf, which may stand behind the pixels; Pillow would read them all."""
+    exif = require("PIL.Image", extra="images").Exif()
     with path.open("rb") as file:
         file.seek(len(_PNG))
         while len(start := file.read(8)) == 8:
             length = int.from_bytes(start[:4], "big")
             if start[4:] == b"eXIf":
-                return file.read(length)
+                exif.load(file.read(length))
+                break
             file.seek(length + 4, 1)
-    return b""
+    return exif
 
 
 def _palette(image: Any) -> NDArray[np.uint8]:
@@ -306,7 +288,7 @@ def _read(
         if header.samples:
             pages = of_bands(_bands(path, header))
         else:
-            with _telling_damage(path), _opened(path) as image:
+            with _opened(path) as image:
                 pages = np.stack(list(_pages(image, header, of_image)))
         return Volume(tiff.along_axes(pages, header.axes), np.eye(4), str(path), header)
     except MemoryError:
@@ -320,55 +302,45 @@ def _pages(
 ) -> Iterator[NDArray[Any]]:
     """(H, W, C) of each page, upright."""
     if not header.pages:
-        yield _upright(_three_axes(of_image(image)), header.orientation)
+        pixels = of_image(image)
+        yield _UPRIGHT[header.orientation](pixels.reshape(*pixels.shape[:2], -1))
     for page in header.pages:
         image.seek(page.index)
         if page.orientation != 1:
             image.load()  # late versions of Pillow turn a TIFF here, and take the tag away
             require("PIL.ImageOps", extra="images").exif_transpose(image, in_place=True)
-        yield _three_axes(of_image(image))
-
-
-def _three_axes(pixels: NDArray[Any]) -> NDArray[Any]:
-    return pixels.reshape(*pixels.shape[:2], -1)
+        pixels = of_image(image)
+        yield pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _bands(path: Path, header: Header) -> NDArray[Any]:
     """(pages, H, W, C), upright, of what Pillow does not hold."""
-    sizes = (
-        (header.width, header.height) if header.orientation >= 5 else (header.height, header.width)
-    )
-    shape = (max(1, len(header.pages)), *sizes, header.samples)
-    samples = read_samples(path, shape, header.dtype, header.pages)
-    if samples is None:
+    height, width = header.height, header.width
+    if header.orientation >= 5:
+        height, width = width, height
+    shape = (max(1, len(header.pages)), height, width, header.samples)
+    samples = None
+    # ITK turns some orientations, tells nobody, and makes 8 bits of tiles and planes.
+    if all(page.in_strips and page.orientation == 1 for page in header.pages):
+        itk = require("SimpleITK", extra="images")
+        with suppress(RuntimeError):
+            samples = itk.GetArrayFromImage(itk.ReadImage(str(path)))
+    if samples is not None and (samples.size, samples.dtype) == (np.prod(shape), header.dtype):
+        samples = samples.reshape(shape)
+    else:
+        samples = tiff.samples_of(path, header.pages) if header.pages else None
+    if samples is None or (samples.shape, samples.dtype) != (shape, header.dtype):
         kind = "complex numbers" if header.dtype.kind == "V" else f"{header.dtype} per pixel"
         found = (
             f"it holds {header.samples} {kind}, in a form of this format that is not read here, or "
             "it is cut short"
         )
         remedy = "Save it as TIFF without compression and tiles, as NRRD, or as a file per channel"
-        raise Problem("unreadable", str(path), found, remedy).error()
+        raise unreadable(path, found, remedy)
     if header.pages and header.pages[0].meaning == tiff.WHITE_IS_ZERO and header.white:
         samples = np.asarray(header.white - samples, dtype=header.dtype)
     bands = samples[..., list(header.bands)]
-    return np.stack([_upright(page, header.orientation) for page in bands])
-
-
-_UPRIGHT: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    1: lambda stored: stored,
-    2: np.fliplr,
-    3: lambda stored: np.rot90(stored, 2),
-    4: np.flipud,
-    5: lambda stored: stored.swapaxes(0, 1),
-    6: lambda stored: np.rot90(stored, -1),
-    7: lambda stored: np.rot90(stored.swapaxes(0, 1), 2),
-    8: np.rot90,
-}
-"""Orientation tag -> stored (H, W, C) turned as it is shown."""
-
-
-def _upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
-    return _UPRIGHT[orientation](stored)
+    return np.stack([_UPRIGHT[header.orientation](page) for page in bands])
 
 
 def _intensities(image: Any) -> NDArray[Any]:
@@ -381,21 +353,17 @@ def _intensities(image: Any) -> NDArray[Any]:
 
 def _indices(image: Any) -> NDArray[Any]:
     if image.mode == "P":
-        return _indices_or_greys(np.asarray(image), _palette(image))
+        indices, palette = np.asarray(image), _palette(image)
+        used, greys = np.unique(indices), palette[:, 0]
+        # A palette of greys, each for one index, is a way to store a grey mask.
+        if _is_grey(palette) and used[-1] < len(greys) and len({*greys[used]}) == len(used):
+            return np.asarray(greys[indices])
+        return indices
     if image.mode in _GREY | {"1"}:
         return np.asarray(image)
     if image.mode in {"LA", "La"}:
         return _intensities(image)
     return _packed(np.asarray(image.convert("RGB")))
-
-
-def _indices_or_greys(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[Any]:
-    """A palette of greys, each for one index, is a way to store a grey mask."""
-    used = np.unique(indices)
-    if not _is_grey(palette) or used[-1] >= len(palette):
-        return indices
-    greys = palette[:, 0]
-    return greys[indices] if len(np.unique(greys[used])) == len(used) else indices
 
 
 def _packed(colours: NDArray[Any]) -> NDArray[Any]:
@@ -415,23 +383,18 @@ def _indices_of_bands(bands: NDArray[Any]) -> NDArray[Any]:
     return _packed(bands // 257)[..., None] if not (bands % 257).any() else bands
 
 
-def _black_and_white(page: NDArray[Any], path: Path) -> NDArray[Any]:
-    # Compression moves black and white by a few steps, more along edges; a third grey is another
-    # class.
-    between = int(((page > 64) & (page < 191)).sum() + (page > 255).sum())
-    if between > 0.02 * page.size:
-        remedy = "Export the mask from its source as PNG"
-        found = "JPEG changes values, so a JPEG mask can only be black and white; this one is not"
-        raise Problem("jpeg-mask", str(path), found, remedy).error()
-    return np.asarray(np.where(page > 127, 255, 0), dtype=np.uint8)
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    pillow = require("PIL.Image", extra="images")
-    # A file's name lets Pillow map it into memory, and then it mixes up the rows of a turned TIFF.
-    with _without_pixel_limit(pillow), path.open("rb") as file, pillow.open(file) as image:
-        yield image
+def _reading(path: Path) -> Iterator[None]:
+    """Damage as one error; a `MemoryError` is no sign of it, a picture may be large."""
+    with (
+        reading(path, "an image", reason_of=_reason, but=(MemoryError,)),
+        warnings.catch_warnings(action="ignore"),  # Pillow warns of damage before it raises it
+    ):
+        yield
+
+
+def _reason(error: Exception) -> str:
+    return re.sub(r"\s*<_io[^>]*>", "", first_line(error))
 
 
 _readers = 0
@@ -440,41 +403,26 @@ _lock = Lock()
 
 
 @contextmanager
-def _without_pixel_limit(pillow: Any) -> Iterator[None]:
-    """Let Pillow open pictures of any size: a slide is large, and the server has its own limit.
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a picture of any size: a slide is large, and the server has its own limit.
 
     The limit is Pillow's global one, so the last of several readers puts it back.
     """
     global _readers, _limit
+    pillow: Any = require("PIL.Image", extra="images")
     with _lock:
         if not _readers:
             _limit, pillow.MAX_IMAGE_PIXELS = pillow.MAX_IMAGE_PIXELS, None
         _readers += 1
     try:
-        yield
+        # A file's name lets Pillow map it into memory; then it mixes up the rows of a turned TIFF.
+        with _reading(path), path.open("rb") as file, pillow.open(file) as image:
+            yield image
     finally:
         with _lock:
             _readers -= 1
             if not _readers:
                 pillow.MAX_IMAGE_PIXELS = _limit
-
-
-@contextmanager
-def _telling_damage(path: Path) -> Iterator[None]:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # Pillow warns of damage before it raises it
-            yield
-    except TransUNetError:
-        raise
-    except _DAMAGE as error:
-        reason = re.sub(r"<_io[^>]*>", "", str(error).replace(str(path), ""))
-        reason = " ".join(reason.split()) or type(error).__name__
-        raise _problem(path, f"it cannot be read as an image ({reason[:200]})") from None
-
-
-def _problem(path: Path, found: str) -> TransUNetError:
-    remedy = "The file is damaged, cut short or of another format: copy or export it again"
-    return Problem("unreadable", str(path), found, remedy).error()
 
 
 FORMAT = FileFormat(

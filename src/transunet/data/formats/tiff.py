@@ -107,6 +107,28 @@ def page_axes(first: Page, count: int) -> tuple[tuple[str, int], ...]:
     return tuple((axis, axes[axis]) for axis in reversed(fastest))
 
 
+def samples_of(path: Path, pages: Sequence[Page]) -> NDArray[Any] | None:
+    """Return (pages, H, W, samples) as tifffile reads them; None where it does not.
+
+    Raises:
+        ConfigError: without tifffile.
+    """
+    tifffile = require("tifffile", extra="images")
+    try:
+        with tifffile.TiffFile(path) as file:
+            return np.stack([_samples_last(file.pages[page.index]) for page in pages])
+    except MemoryError:
+        raise
+    except Exception:  # damaged in any way, or compressed as only further packages read it
+        return None
+
+
+def _samples_last(page: Any) -> NDArray[Any]:
+    array: NDArray[Any] = page.asarray()
+    array = np.moveaxis(array, 0, -1) if page.axes.startswith("S") else array
+    return array.reshape(page.imagelength, page.imagewidth, -1)
+
+
 def along_axes(pages: NDArray[Any], axes: Sequence[tuple[str, int]]) -> NDArray[Any]:
     """(pages, H, W, bands) -> (channels, H, W, slices); times follow each other as slices."""
     names = "".join(name for name, _ in axes)
