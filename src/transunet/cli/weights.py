@@ -11,7 +11,7 @@ from transunet.cli.help import Command, Group
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from transunet.weights.inspection import Inspection
+    from transunet.weights.weight_inspection import Inspection
 
 app = typer.Typer(
     cls=Group,
@@ -75,7 +75,7 @@ def inspect(
     """Tell what a weight FILE is: format, variant, entries, position grid, what does not fit."""
     from rich.console import Console
 
-    from transunet.weights.inspection import inspect as look_into
+    from transunet.weights.weight_inspection import inspect as look_into
 
     console = Console()
     for line in _report(look_into(file)):

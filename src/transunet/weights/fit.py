@@ -27,7 +27,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Mismatch:
+class EntryMismatch:
     """One entry that does not fit, with both shapes: None where one side has no such entry."""
 
     name: str
@@ -156,7 +156,7 @@ def mismatches(
     renamed: RenamedState,
     config: TransUNetConfig,
     expected: Shapes,
-) -> list[Mismatch]:
+) -> list[EntryMismatch]:
     """Return everything in which `state` differs from `expected`: misshapen, missing, extra."""
 
     def with_name_in_file(name: str) -> str:
@@ -165,7 +165,7 @@ def mismatches(
 
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     result = [
-        Mismatch(with_name_in_file(name), shapes[name], shape)
+        EntryMismatch(with_name_in_file(name), shapes[name], shape)
         for name, shape in expected.items()
         if name in shapes and shapes[name] != shape
     ]
@@ -174,24 +174,24 @@ def mismatches(
     if heads not in (None, config.num_heads) and shapes.get(query) == (size, size):
         # The weights' shapes would fit, and the function would be another.
         in_file, in_model = ((size, n, size // n) for n in (heads, config.num_heads))
-        result.append(Mismatch(query, in_file, in_model, " (size, heads, size per head)"))
+        result.append(EntryMismatch(query, in_file, in_model, " (size, heads, size per head)"))
     result += [
-        Mismatch(name, None, shape)
+        EntryMismatch(name, None, shape)
         for name, shape in expected.items()
         if name not in shapes and not name.endswith("num_batches_tracked")  # a count nobody uses
     ]
     result += [
-        Mismatch(with_name_in_file(name), shape, None)
+        EntryMismatch(with_name_in_file(name), shape, None)
         for name, shape in shapes.items()
         if name not in expected
     ]
-    return result + [Mismatch(name, shape, None) for name, shape in renamed.unknown.items()]
+    return result + [EntryMismatch(name, shape, None) for name, shape in renamed.unknown.items()]
 
 
 def _report(
     renamed: RenamedState,
     config: TransUNetConfig,
-    differing: list[Mismatch],
+    differing: list[EntryMismatch],
     source: str,
     hint: str,
 ) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from transunet.models.transunet2d.config import VARIANTS
 from transunet.models.transunet2d.network import TransUNet
-from transunet.weights.fit import Mismatch, adapted, mismatches, wanted
+from transunet.weights.fit import EntryMismatch, adapted, mismatches, wanted
 from transunet.weights.identify import (
     classes_of,
     skips_of,
@@ -55,7 +55,7 @@ class Inspection:
     n_skip: int | None
     unused: tuple[str, ...]
     """Entries that TransUNet has no use for."""
-    mismatches: tuple[Mismatch, ...]
+    mismatches: tuple[EntryMismatch, ...]
     """What is missing, extra or misshapen for that variant; () when there is no variant."""
 
 
@@ -91,7 +91,7 @@ def inspect(path: Path) -> Inspection:
     )
 
 
-def _mismatches(variant: str, renamed: RenamedState, origin: Origin) -> list[Mismatch]:
+def _mismatches(variant: str, renamed: RenamedState, origin: Origin) -> list[EntryMismatch]:
     config = origin.config
     if config is None:  # the variant's, with what a file may differ in and still be of it
         usual, state = VARIANTS[variant], renamed.state
