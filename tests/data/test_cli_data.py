@@ -12,6 +12,7 @@ from transunet.cli import check as check_command
 from transunet.cli import prepare as prepare_command
 from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError
+from transunet.training.recipe import load_recipe
 
 
 @pytest.fixture
@@ -89,12 +90,14 @@ def test_wrong_use_of_check_is_refused(decathlon, run, tmp_path):
 def test_prepare_makes_a_store_and_shows_what_it_derived(decathlon, run, tmp_path):
     result = run("prepare", decathlon(), "-o", tmp_path / "store", "--workers", 2)
     assert result.exit_code == 0, result.output
+    recipe = load_recipe()  # what `train` takes where nobody says otherwise
     for expected in (
         "mean 0 and deviation 1",
         "--normalisation",
         "axis 2 of RAS",
-        "image size     64",
-        "batch size     20",
+        f"image size     {recipe.size[0]}",
+        "auto and --recipe modern take 64: the median slice has 8 x 9 pixels",
+        f"batch size     {recipe.batch}",
         "left",
         "3 train, 1 validate",
     ):

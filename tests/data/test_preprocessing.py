@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from transunet.data.cases import DataSet
-from transunet.data.preprocessing import Channel, Preprocessing, preprocessing_for
+from transunet.data.planning import preprocessing_for
+from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 

@@ -16,7 +16,8 @@ from transunet.data.checks.suitability import (
     modality_of_name,
 )
 from transunet.data.formats import read_volume
-from transunet.data.preprocessing import Channel, Preprocessing, channel_for
+from transunet.data.planning import channel_for
+from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import DataError
 

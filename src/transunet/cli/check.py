@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transunet.cli.options import Ignore
+from transunet.cli.options import Ignore, Layout
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from transunet.data.checks.check import Report
-    from transunet.data.checks.fix import Fixed
+    from transunet.data.checks.corrections import CorrectedCopy
     from transunet.data.checks.problems import Problem
 
 EXAMPLE = "Example: transunet check Task04_Hippocampus --fix Task04_corrected"
@@ -24,9 +24,7 @@ _SHOWN = 10  # problems of a kind; --json has them all
 
 def check(
     dataset: Annotated[Path, typer.Argument(help="The data set's folder.")],
-    layout: Annotated[
-        str | None, typer.Option(help="The data set's layout, if not recognised.")
-    ] = None,
+    layout: Layout = None,
     fix: Annotated[
         Path | None,
         typer.Option(help="Write a corrected copy here; the original stays.", metavar="OUT"),
@@ -44,83 +42,77 @@ def check(
     """
     from rich.console import Console
 
+    from transunet.cli.progress import count_cases
+    from transunet.data.checks.check import check as check_dataset
+    from transunet.data.checks.corrections import fix as fix_dataset
+
     console = Console(soft_wrap=True, highlight=False)
-    report = _checked(dataset, layout, workers, ignore)
+    with count_cases("Checking") as progress:
+        report = check_dataset(dataset, layout, workers, progress, ignore)
     _show_problems(console, report)
-    fixed = _fixed(report, fix) if fix else None
-    if fixed:
-        report = _show_copy(console, fixed, report, workers)
+    copy = None
+    if fix:
+        with count_cases("Correcting") as progress:
+            copy = fix_dataset(report, fix, progress)
+        data = report.dataset
+        assert data is not None  # else there was nothing to copy
+        with count_cases("Checking") as progress:
+            report = check_dataset(fix, data.layout, workers, progress, data.ignore)
+        _show_copy(console, copy, report)
     if json:
-        _write_json(json, report, fixed)
+        _write_json(json, report, copy)
     if not report.errors:
         option = "" if ignore is None else f" --ignore {ignore}"
-        folder = quote(str(fixed.folder if fixed else dataset))
+        folder = quote(str(fix or dataset))
         console.print(f"Next: transunet train {folder} -o RUN{option}", markup=False)
     raise typer.Exit(1 if report.errors else 0)
 
 
-def _checked(
-    dataset: Path, layout: str | None, workers: int, ignore: int | None = None
-) -> "Report":
-    from transunet.cli.progress import progress_bar
-    from transunet.data.checks.check import check as check_dataset
-
-    with progress_bar("cases") as bar:
-        task = bar.add_task("Checking", total=None)
-
-        def progress(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total)
-
-        return check_dataset(dataset, layout, workers, progress, ignore)
-
-
-def _fixed(report: "Report", out: Path) -> "Fixed":
-    from transunet.cli.progress import progress_bar
-    from transunet.data.checks.fix import fix as fix_dataset
-
-    with progress_bar("cases") as bar:
-        task = bar.add_task("Correcting", total=None)
-
-        def progress(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total)
-
-        return fix_dataset(report, out, progress)
-
-
 def _show_problems(console: "Console", report: "Report") -> None:
-    _show(console, report.problems)
-    if report.dataset is None:
-        return
-    data = report.dataset
-    console.print(
-        f"{data.name}: {len(data.cases)} cases in the layout {data.layout}, "
-        f"{_counted(len(report.errors), 'error')}, {_counted(len(report.warnings), 'warning')}.",
-        markup=False,
-    )
-    if report.splits:
-        console.print(f"To be prepared: {report.splits.text()}.", markup=False)
-
-
-def _show(console: "Console", problems: "Sequence[Problem]") -> None:
     from transunet.cli.hanging import hanging
 
-    for problem in _few(console, problems):
+    for problem in _first_of_each_kind(console, report.problems):
         style = "bold red" if problem.severity == "error" else "yellow"
         console.print(f"{problem.severity:<8}", style=style, end="")
         console.print(hanging(console, f"{problem.where}: {problem.found}.", 8), markup=False)
         remedy = hanging(console, f"{problem.remedy}.", 8)
         console.print(f"        {remedy}", style="dim", markup=False)
+    if data := report.dataset:
+        errors = _counted(len(report.errors), "error")
+        warnings = _counted(len(report.warnings), "warning")
+        console.print(
+            f"{data.name}: {len(data.cases)} cases in the layout {data.layout}, {errors}, "
+            f"{warnings}.",
+            markup=False,
+        )
+    if report.splits:
+        console.print(f"To be prepared: {report.splits.text()}.", markup=False)
 
 
-def _few(console: "Console", problems: "Sequence[Problem]") -> "Iterator[Problem]":
-    """Yield the first of every kind, then say how many more there are."""
-    seen: Counter[tuple[str, str]] = Counter()
+def _show_copy(console: "Console", copy: "CorrectedCopy", report: "Report") -> None:
+    """Say what became of the copy, and how much `report` still finds wrong with it."""
+    for problem in _first_of_each_kind(console, copy.corrected):
+        console.print(
+            f"corrected {problem.where}: {problem.found}; {problem.remedy}.", markup=False
+        )
+    for problem in _first_of_each_kind(console, copy.left_out):
+        console.print(f"left out  {problem.where}: {problem.found}.", markup=False)
+    console.print(
+        f"{copy.folder}: {_counted(len(copy.corrected), 'correction')}, {len(copy.left_out)} left "
+        f"out, {_counted(len(report.errors), 'error')} and "
+        f"{_counted(len(report.warnings), 'warning')} remain.",
+        markup=False,
+    )
+
+
+def _first_of_each_kind(console: "Console", problems: "Sequence[Problem]") -> "Iterator[Problem]":
+    """Yield the first ones of every kind, then say how many more there are."""
+    counts: Counter[tuple[str, str]] = Counter()
     for problem in problems:
-        key = (problem.severity, problem.kind)
-        seen[key] += 1
-        if seen[key] <= _SHOWN:
+        counts[problem.severity, problem.kind] += 1
+        if counts[problem.severity, problem.kind] <= _SHOWN:
             yield problem
-    for (_, kind), count in seen.items():
+    for (_, kind), count in counts.items():
         if count > _SHOWN:
             console.print(
                 f"        {count - _SHOWN} more like these ({kind}); --json FILE has them all.",
@@ -128,36 +120,15 @@ def _few(console: "Console", problems: "Sequence[Problem]") -> "Iterator[Problem
             )
 
 
-def _show_copy(console: "Console", fixed: "Fixed", original: "Report", workers: int) -> "Report":
-    """Say what became of the copy, and return what is still wrong with it."""
-    for problem in _few(console, fixed.corrected):
-        console.print(
-            f"corrected {problem.where}: {problem.found}; {problem.remedy}.", markup=False
-        )
-    for problem in _few(console, fixed.left_out):
-        console.print(f"left out  {problem.where}: {problem.found}.", markup=False)
-    layout = original.dataset.layout if original.dataset else None
-    ignore = original.dataset.ignore if original.dataset else None
-    report = _checked(fixed.folder, layout, workers, ignore)
-    console.print(
-        f"{fixed.folder}: {_counted(len(fixed.corrected), 'correction')}, {len(fixed.left_out)} "
-        f"left "
-        f"out, {_counted(len(report.errors), 'error')} and "
-        f"{_counted(len(report.warnings), 'warning')} remain.",
-        markup=False,
-    )
-    return report
-
-
-def _write_json(path: Path, report: "Report", fixed: "Fixed | None") -> None:
+def _write_json(path: Path, report: "Report", copy: "CorrectedCopy | None") -> None:
     import json
 
     from transunet.files import atomic_path
 
     content = report.as_json()
-    if fixed:
-        content["corrected"] = [problem.text for problem in fixed.corrected]
-        content["left_out"] = [problem.text for problem in fixed.left_out]
+    if copy:
+        content["corrected"] = [problem.text for problem in copy.corrected]
+        content["left_out"] = [problem.text for problem in copy.left_out]
     with atomic_path(path) as scratch:
         scratch.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 

@@ -1,6 +1,5 @@
 """`transunet prepare`: from a data set to slices that training maps into memory."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,40 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from transunet.cli.notes import showing_notes
-from transunet.cli.options import Ignore
+from transunet.cli.options import WHO_TRAINS, GroupBy, Ignore, Layout, SplitsFile
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from transunet.data.cases import DataSet
-    from transunet.data.preprocessing import Channel, Preprocessing
+    from transunet.data.preprocessing import Preprocessing
     from transunet.data.splits import How, Splits
     from transunet.data.store import Store
 
 EXAMPLE = "Example: transunet prepare Task04_Hippocampus -o stores/hippocampus --folds 5"
 
-_OPTIONS = {
-    "normalisation": "--modality, --normalisation, --window",
-    "slices along": "--slice-axis, --orientation",
-    "in-plane mm": "--spacing",
-    "image size": "train --image-size",
-    "batch size": "train --batch-size",
-}
-"""What is derived, and the option that overrides it."""
-
+Normalisation = Literal["clip", "zscore", "range"]
 _HOW = "How slices are made"
-_SPLIT = "Who trains and who validates"
-
-
-@dataclass(frozen=True)
-class _Wishes:
-    """What was asked for of the preprocessing; None where it is to be derived."""
-
-    normalisation: Literal["clip", "zscore", "range"] | None
-    window: tuple[float, float] | None
-    spacing: tuple[float, float] | None
-    slice_axis: int | None
-    orientation: str
 
 
 def prepare(
@@ -52,9 +31,7 @@ def prepare(
             "--out", "-o", help="Folder for the store, or one to update.", metavar="STORE"
         ),
     ],
-    layout: Annotated[
-        str | None, typer.Option(help="The data set's layout, if not recognised.")
-    ] = None,
+    layout: Layout = None,
     ignore: Ignore = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes; each holds one case in memory.")
@@ -67,7 +44,7 @@ def prepare(
         ),
     ] = None,
     normalisation: Annotated[
-        Literal["clip", "zscore", "range"] | None,
+        Normalisation | None,
         typer.Option(help="Of every channel; by modality if not given.", rich_help_panel=_HOW),
     ] = None,
     window: Annotated[
@@ -92,13 +69,15 @@ def prepare(
     ] = "RAS",
     split: Annotated[
         Literal["auto", "own", "holdout", "kfold"],
-        typer.Option(help="auto: the data set's own split, else hold-out.", rich_help_panel=_SPLIT),
+        typer.Option(
+            help="auto: the data set's own split, else hold-out.", rich_help_panel=WHO_TRAINS
+        ),
     ] = "auto",
     fraction: Annotated[
         float | None,
         typer.Option(
             help="Of the groups, held out: 0.2 if not given, 0 trains on everything.",
-            rich_help_panel=_SPLIT,
+            rich_help_panel=WHO_TRAINS,
         ),
     ] = None,
     folds: Annotated[
@@ -106,28 +85,12 @@ def prepare(
         typer.Option(
             help="Cross-validation folds: the data set's own (splits_final.json) if it has as "
             "many, else drawn.",
-            rich_help_panel=_SPLIT,
+            rich_help_panel=WHO_TRAINS,
         ),
     ] = None,
-    splits: Annotated[
-        Path | None,
-        typer.Option(
-            help='Your own: JSON as nnU-Net has it, [{"train": [names], "val": [names]}, ...], '
-            "one for a plain split.",
-            metavar="FILE",
-            rich_help_panel=_SPLIT,
-        ),
-    ] = None,
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            help="Regular expression; cases in whose names it finds the same stay together, such "
-            "as 'patient[0-9]+'.",
-            metavar="REGEX",
-            rich_help_panel=_SPLIT,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split.", rich_help_panel=_SPLIT)] = 1234,
+    splits: SplitsFile = None,
+    group_by: GroupBy = None,
+    seed: Annotated[int, typer.Option(help="Of the split.", rich_help_panel=WHO_TRAINS)] = 1234,
 ) -> None:
     """Prepare a data set for training; a second run does nothing, a changed file redoes its case.
 
@@ -135,7 +98,7 @@ def prepare(
     """
     from rich.console import Console
 
-    from transunet.cli.progress import progress_bar
+    from transunet.cli.progress import count_cases
     from transunet.data.layouts import open_dataset
     from transunet.data.prepare import prepare as prepare_dataset
 
@@ -145,23 +108,26 @@ def prepare(
     if group_by:
         data = data.grouped(group_by)
     chosen = _splits(data, split, fraction, folds, splits, seed)
-    wishes = _Wishes(normalisation, window, spacing, slice_axis, orientation)
-    with showing_notes(), progress_bar("cases") as bar:
-        task = bar.add_task("Preparing", total=None)
-
-        def progress(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total)
-
+    preprocessing = _preprocessing(data, normalisation, window).replace(
+        orientation=orientation, spacing_mm=spacing
+    )
+    if slice_axis is not None:
+        preprocessing = preprocessing.replace(slice_axis=slice_axis)
+    with showing_notes(), count_cases("Preparing") as progress:
         store = prepare_dataset(
             data,
             out,
-            preprocessing=_preprocessing(data, wishes),
+            preprocessing=preprocessing,
             workers=workers,
             seed=seed,
             splits=chosen,
             progress=progress,
         )
-    _show(Console(), store, data)
+    console = Console(soft_wrap=True, highlight=False)
+    _show_settings(console, store)
+    _show_classes(console, store, data)
+    _show_splits(console, store)
+    console.print(f"Next: transunet train {quote(str(store.path))} -o RUN", markup=False)
 
 
 def _splits(
@@ -194,80 +160,72 @@ def _splits(
     return splits_of(data, labelled(data), seed, how=how, fraction=share, folds=folds)
 
 
-def _preprocessing(data: "DataSet", wishes: _Wishes) -> "Preprocessing":
+def _preprocessing(
+    data: "DataSet", normalisation: Normalisation | None, window: tuple[float, float] | None
+) -> "Preprocessing":
+    """Return what suits the data, with the normalisation that was asked for."""
+    from transunet.data.planning import preprocessing_for
     from transunet.data.prepare import grids_of, labelled
-    from transunet.data.preprocessing import preprocessing_for
-
-    derived = preprocessing_for(data, grids_of(labelled(data)))
-    channels = tuple(_channel(channel, wishes) for channel in derived.channels)
-    axis = derived.slice_axis if wishes.slice_axis is None else wishes.slice_axis
-    return derived.replace(
-        channels=channels,
-        slice_axis=axis,
-        orientation=wishes.orientation,
-        spacing_mm=wishes.spacing,
-    )
-
-
-def _channel(derived: "Channel", wishes: _Wishes) -> "Channel":
-    from transunet.data.preprocessing import Channel
     from transunet.errors import ConfigError
 
-    kind = wishes.normalisation or ("clip" if wishes.window else derived.normalisation)
-    if kind == derived.normalisation and not wishes.window:
-        return derived
-    if kind != "zscore" and not wishes.window:
-        raise ConfigError(f"--normalisation {kind} needs --window LOW HIGH, such as -125 275.")
-    low, high = wishes.window or (0.0, 1.0)
-    return Channel(name=derived.name, normalisation=kind, low=low, high=high)
-
-
-def _show(console: "Console", store: "Store", data: "DataSet") -> None:
-    from transunet.data.checks.coverage import split_warnings
-
-    _show_settings(console, store)
-    _show_classes(console, store, data)
-    console.print(
-        f"{len(store.cases)} cases, {store.fingerprint.slices} slices ({store.prepared.text()}) in "
-        f"{store.path}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-    )
-    for fold, part in enumerate(store.splits):
-        where = f"fold {fold}: " if store.splits[1:] else ""
-        for warning in split_warnings(store, part):
-            console.print(f"Warning: {where}{warning}", style="yellow", markup=False)
-    console.print(
-        f"Next: transunet train {quote(str(store.path))} -o RUN",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-    )
+    derived = preprocessing_for(data, grids_of(labelled(data)))
+    channels = []
+    for channel in derived.channels:
+        kind = normalisation or ("clip" if window else channel.normalisation)
+        if kind != channel.normalisation or window:
+            if kind != "zscore" and not window:
+                raise ConfigError(
+                    f"--normalisation {kind} needs --window LOW HIGH, such as -125 275."
+                )
+            low, high = window or (0.0, 1.0)
+            channel = channel.replace(normalisation=kind, low=low, high=high)
+        channels.append(channel)
+    return derived.replace(channels=tuple(channels))
 
 
 def _show_settings(console: "Console", store: "Store") -> None:
     from transunet.cli.hanging import hanging
-    from transunet.data.planning import derive_defaults
-    from transunet.device import choose_device, free_memory
+    from transunet.data.planning import image_sides, normalisation_of, slice_axis_of
+    from transunet.training.recipe import load_recipe
 
-    used = store.preprocessing
-    values = derive_defaults(store.fingerprint, free_memory(choose_device()), used)
+    used, recipe = store.preprocessing, load_recipe()
+    normalisation = normalisation_of(used)
     spacing = " x ".join(f"{edge:g}" for edge in used.spacing_mm) if used.spacing_mm else "as it is"
-    axis = f"axis {used.slice_axis} of {used.orientation}"
-    why_spacing = "slices keep their own unless told otherwise"
+    sides = image_sides(store.fingerprint)
+    of_recipe = f"the default recipe's ({recipe.name})"
+    less = ", less where memory is short" if sides.value[1:] else ""
+    # Name, value, reason, and the option that overrides it.
     rows = [
-        ("normalisation", ", ".join(values.normalisation.value), values.normalisation.reason),
-        ("slices along", axis, values.slice_axis.reason),
-        ("in-plane mm", spacing, why_spacing),
-        ("image size", str(values.image_size.value[0]), values.image_size.reason),
-        ("batch size", str(values.batch_size.value), values.batch_size.reason),
+        (
+            "normalisation",
+            ", ".join(normalisation.value),
+            normalisation.reason,
+            "--modality, --normalisation, --window",
+        ),
+        (
+            "slices along",
+            f"axis {used.slice_axis} of {used.orientation}",
+            slice_axis_of(used, store.fingerprint).reason,
+            "--slice-axis, --orientation",
+        ),
+        ("in-plane mm", spacing, "slices keep their own unless told otherwise", "--spacing"),
+        (
+            "image size",
+            str(recipe.size[0]),
+            f"{of_recipe}; auto and --recipe modern take {sides.value[0]}{less}: {sides.reason}",
+            "train --image-size",
+        ),
+        (
+            "batch size",
+            str(recipe.batch),
+            f"{of_recipe}; auto and --recipe modern compute it in as many pieces as memory asks",
+            "train --batch-size",
+        ),
     ]
-    for name, value, reason in rows:
-        value = hanging(console, value, 15)
-        console.print(f"{name:<15}[bold]{value}[/bold]", highlight=False, soft_wrap=True)
-        why = hanging(console, f"{reason}; change with {_OPTIONS[name]}", 15)
-        console.print(f"{'':<15}{why}", style="dim", markup=False, highlight=False, soft_wrap=True)
+    for name, value, reason, option in rows:
+        console.print(f"{name:<15}[bold]{hanging(console, value, 15)}[/bold]")
+        why = hanging(console, f"{reason}; change with {option}", 15)
+        console.print(f"{'':<15}{why}", style="dim", markup=False)
 
 
 def _show_classes(console: "Console", store: "Store", data: "DataSet") -> None:
@@ -283,3 +241,17 @@ def _show_classes(console: "Console", store: "Store", data: "DataSet") -> None:
         console.print(f"Voxels that hold {data.ignore} count in nothing: nobody labelled them.")
     if data.label_map:
         console.print(f"Labels mapped by {data.label_map}.")
+
+
+def _show_splits(console: "Console", store: "Store") -> None:
+    from transunet.data.checks.coverage import split_warnings
+
+    console.print(
+        f"{len(store.cases)} cases, {store.fingerprint.slices} slices ({store.prepared.text()}) in "
+        f"{store.path}",
+        markup=False,
+    )
+    for fold, part in enumerate(store.splits):
+        where = f"fold {fold}: " if store.splits[1:] else ""
+        for warning in split_warnings(store, part):
+            console.print(f"Warning: {where}{warning}", style="yellow", markup=False)

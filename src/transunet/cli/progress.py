@@ -21,6 +21,14 @@ def progress_bar(unit: str) -> Progress:
 
 
 @contextmanager
+def count_cases(description: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar; yield what is to be called with the cases done, all cases and the last's name."""
+    with progress_bar("cases") as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
 def case_bars(
     count: int,
 ) -> Iterator[tuple[Callable[[str], Callable[[int, int], None]], Callable[[object], None]]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from transunet.cli.notes import showing_notes
-from transunet.cli.options import Ignore
+from transunet.cli.options import GroupBy, Ignore, Layout, SplitsFile
 
 if TYPE_CHECKING:
     from transunet.training.distributed import Processes
@@ -96,25 +96,9 @@ def train(
             rich_help_panel="Recipe",
         ),
     ] = None,
-    splits: Annotated[
-        Path | None,
-        typer.Option(
-            help='Who trains and who validates: JSON as nnU-Net has it, [{"train": [names], "val": '
-            "[names]}, ...].",
-            metavar="FILE",
-        ),
-    ] = None,
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            help="Regular expression; cases in whose names it finds the same stay together, such "
-            "as 'patient[0-9]+'.",
-            metavar="REGEX",
-        ),
-    ] = None,
-    layout: Annotated[
-        str | None, typer.Option(help="The data set's layout, if not recognised.")
-    ] = None,
+    splits: SplitsFile = None,
+    group_by: GroupBy = None,
+    layout: Layout = None,
     ignore: Ignore = None,
     store: Annotated[
         Path | None, typer.Option(help="Where to prepare the data; RUN/store if not given.")

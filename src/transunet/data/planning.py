@@ -1,25 +1,31 @@
-"""What training starts from when nobody says otherwise: each value with the reason for it."""
+"""What is taken where nobody says otherwise, each value with the reason for it.
 
+Channels and slice axis are decided here before a store is made, the image size after it. What
+fits into memory is measured in training, where there is a network.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
+
+from transunet.data.cases import DataSet
 from transunet.data.fingerprint import Fingerprint
-from transunet.data.preprocessing import ANISOTROPY, Channel, Preprocessing
+from transunet.data.preprocessing import PHOTOGRAPH_CHANNELS, Channel, Preprocessing
+from transunet.data.volume import Grid
 
 Value = TypeVar("Value")
 
+CT_WINDOW = (-125.0, 275.0)
+"""Hounsfield units that the paper keeps, for soft tissue of the abdomen."""
+ANISOTROPY = 2.0
+"""The scanner sliced along an axis whose spacing is more than this many times the others'."""
 LEAST, MOST, STEP = 64, 512, 32
 """Image sizes in pixels: the least that leaves the transformer a grid, the most, the steps."""
-PAPER_SIZE, PAPER_BATCH = 224, 24
+PAPER_SIZE = 224
 ENOUGH = 8
 """Slices per batch below which a smaller image is preferred: the Dice loss needs several."""
-
-# Of R50-ViT-B_16, fp32: measured as what its graph keeps for the backward pass, per pixel of a
-# slice (8.1 kB at 224), and 105 million parameters with gradient and two moments of 4 bytes.
-BYTES_PER_PIXEL = 8_100
-FIXED_BYTES = 105_000_000 * 16
-SHARE = 0.8
-"""Of the memory at hand; the rest is for the framework, the data and others."""
 
 
 @dataclass(frozen=True)
@@ -30,51 +36,45 @@ class Derived(Generic[Value]):
     reason: str
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """Defaults for training on a data set."""
-
-    image_size: Derived[tuple[int, int]]
-    """Height and width in pixels."""
-    batch_size: Derived[int]
-    """Slices per step."""
-    normalisation: Derived[tuple[str, ...]]
-    """Per channel."""
-    slice_axis: Derived[int]
-    """In the preprocessing's orientation."""
-
-
-def derive_defaults(
-    fingerprint: Fingerprint,
-    memory_bytes: int,
-    preprocessing: Preprocessing | None = None,
-    *,
-    fixed_bytes: int = FIXED_BYTES,
-    bytes_per_pixel: int = BYTES_PER_PIXEL,
-) -> Defaults:
-    """Derive defaults from what the data set is like and the memory at hand.
+def preprocessing_for(dataset: DataSet, grids: Sequence[Grid] = ()) -> Preprocessing:
+    """Choose the normalisation by modality and the slice axis by spacing.
 
     Args:
-        fingerprint: the data set's.
-        memory_bytes: of the device that trains.
-        preprocessing: what the store was prepared with.
-        fixed_bytes: what the model's parameters take in training; the paper's model if not given.
-        bytes_per_pixel: what a pixel of a slice takes in training; the paper's model if not given.
+        dataset: its channels name the modality.
+        grids: grids of its images (`formats.read_grid`), for the slice axis; without them slices
+            are axial.
     """
-    used = preprocessing or Preprocessing()
-    free = SHARE * memory_bytes - fixed_bytes
-    size, why_size = _image_size(fingerprint, free / bytes_per_pixel)
-    fits = int(free / bytes_per_pixel / size**2)
-    batch = max(1, min(PAPER_BATCH, fits, fingerprint.slices))
-    return Defaults(
-        image_size=Derived((size, size), why_size),
-        batch_size=Derived(batch, _why_batch(batch, fits, memory_bytes, fingerprint)),
-        normalisation=Derived(
-            tuple(describe(channel) for channel in used.channels),
-            "; ".join(dict.fromkeys(_why_normalised(channel) for channel in used.channels)),
-        ),
-        slice_axis=Derived(used.slice_axis, _why_axis(fingerprint)),
-    )
+    channels = tuple(channel_for(name, dataset.intensity_range) for name in dataset.channels)
+    slice_axis = 2
+    if grids:
+        in_ras = [[grid.spacing_mm[axis] for axis in grid.axes_in("RAS")] for grid in grids]
+        spacing = np.median(in_ras, axis=0)
+        coarse = [a for a in (2, 1, 0) if spacing[a] > ANISOTROPY * np.delete(spacing, a).max()]
+        slice_axis = coarse[0] if coarse else 2
+    return Preprocessing(channels=channels, slice_axis=slice_axis)
+
+
+def channel_for(name: str, intensity_range: tuple[float, float] | None = None) -> Channel:
+    """Choose the normalisation of a channel: a known range, CT, a photograph's colour, or other."""
+    if intensity_range is not None:
+        return Channel(name=name, normalisation="range", high=intensity_range[1])
+    if name.lower() in {"ct", "cbct"}:
+        return Channel(name=name, normalisation="clip", low=CT_WINDOW[0], high=CT_WINDOW[1])
+    if name.lower() in PHOTOGRAPH_CHANNELS:
+        return Channel(name=name, normalisation="range", high=255.0)
+    return Channel(name=name, normalisation="zscore")
+
+
+def normalisation_of(preprocessing: Preprocessing) -> Derived[tuple[str, ...]]:
+    """Return what happens to each channel's intensities, in words, and why."""
+    reasons = {
+        "clip": "CT counts in Hounsfield units; the paper's window for soft tissue",
+        "range": "the range of the values is known",
+        "zscore": "no absolute scale is known, so each volume is brought to its own",
+    }
+    channels = preprocessing.channels
+    why = dict.fromkeys(reasons[channel.normalisation] for channel in channels)
+    return Derived(tuple(describe(channel) for channel in channels), "; ".join(why))
 
 
 def describe(channel: Channel) -> str:
@@ -86,41 +86,23 @@ def describe(channel: Channel) -> str:
     return f"{channel.name}: mean 0 and deviation 1 per volume"
 
 
-def _image_size(fingerprint: Fingerprint, pixels: float) -> tuple[int, str]:
-    """Side in pixels: the median slice's longer side, as far as enough slices fit a batch."""
-    _, rows, columns = fingerprint.size["median"]
-    wanted = min(MOST, max(LEAST, -(-max(rows, columns) // STEP) * STEP))
-    size = wanted
-    while size > min(wanted, PAPER_SIZE) and pixels / size**2 < ENOUGH:
-        size -= STEP
-    why = f"the median slice has {rows} x {columns} pixels"
-    if size < wanted:
-        why += f"; {wanted} would leave room for fewer than {ENOUGH} slices"
-    return size, why
-
-
-def _why_batch(batch: int, fits: int, memory_bytes: int, fingerprint: Fingerprint) -> str:
-    if batch == PAPER_BATCH:
-        return "the paper's; it fits"
-    memory = f"{memory_bytes / (1 << 30):.1f} GiB"
-    if fits < 1:
-        return f"{memory} may be too little even for one slice: choose a smaller model or image"
-    if batch == fits:
-        return f"what fits {memory} with the paper's model in single precision"
-    return f"there are {fingerprint.slices} slices"
-
-
-def _why_normalised(channel: Channel) -> str:
-    if channel.normalisation == "clip":
-        return "CT counts in Hounsfield units; the paper's window for soft tissue"
-    if channel.normalisation == "range":
-        return "the range of the values is known"
-    return "no absolute scale is known, so each volume is brought to its own"
-
-
-def _why_axis(fingerprint: Fingerprint) -> str:
+def slice_axis_of(preprocessing: Preprocessing, fingerprint: Fingerprint) -> Derived[int]:
+    """Return the axis across the slices, in the preprocessing's orientation, and why it is it."""
     spacing = " x ".join(f"{edge:.3g}" for edge in fingerprint.spacing_mm["median"])
-    return (
+    return Derived(
+        preprocessing.slice_axis,
         f"slices, rows and columns lie {spacing} mm apart (median); axial, unless another axis is "
-        f"more than {ANISOTROPY:g} times coarser"
+        f"more than {ANISOTROPY:g} times coarser",
     )
+
+
+def image_sides(fingerprint: Fingerprint) -> Derived[tuple[int, ...]]:
+    """Return sides in pixels of the (square) images that suit a data set, and why.
+
+    The first is the median slice's longer side; those after it, down to the paper's, are for a
+    memory that has no room for `ENOUGH` slices of it.
+    """
+    _, rows, columns = fingerprint.size["median"]
+    side = min(MOST, max(LEAST, -(-max(rows, columns) // STEP) * STEP))
+    sides = tuple(range(side, min(side, PAPER_SIZE) - 1, -STEP))
+    return Derived(sides, f"the median slice has {rows} x {columns} pixels")

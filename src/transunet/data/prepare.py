@@ -28,7 +28,8 @@ from transunet.data.checks.problems import log_warnings
 from transunet.data.checks.suitability import modality_of_header
 from transunet.data.fingerprint import CaseFingerprint, intensities_of, summarise
 from transunet.data.formats import files_of, read_grid, warn_of_contradictions
-from transunet.data.preprocessing import Preprocessing, preprocessing_for
+from transunet.data.planning import preprocessing_for
+from transunet.data.preprocessing import Preprocessing
 from transunet.data.processes import spread
 from transunet.data.split_rules import FRACTION, splits_of
 from transunet.data.splits import How, Splits

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from transunet.data.cases import DataSet
 from transunet.data.formats import raster, smallest_unsigned
 from transunet.data.resize import nearest, resize
 from transunet.data.volume import (
@@ -23,13 +22,9 @@ from transunet.data.volume import (
 from transunet.errors import DataError, GeometryError
 from transunet.settings import Configuration
 
-CT_WINDOW = (-125.0, 275.0)
-"""Hounsfield units that the paper keeps, for soft tissue of the abdomen."""
 PHOTOGRAPH_CHANNELS = frozenset(
     {"r", "g", "b", "red", "green", "blue", "grey", "gray", "rgb", "rgb_to_0_1"}
 )
-ANISOTROPY = 2.0
-"""The scanner sliced along an axis whose spacing is more than this many times the others'."""
 
 
 class Scale(NamedTuple):
@@ -231,40 +226,6 @@ class Preprocessing(Configuration):
         axes = list(_grid(volume).axes_in(self.orientation))
         across = axes.pop(self.slice_axis)
         return across, axes[0], axes[1]
-
-
-def preprocessing_for(dataset: DataSet, grids: Sequence[Grid] = ()) -> Preprocessing:
-    """Choose the normalisation by modality and the slice axis by spacing.
-
-    Args:
-        dataset: its channels name the modality.
-        grids: grids of its images (`formats.read_grid`), for the slice axis; without them slices
-            are axial.
-    """
-    channels = tuple(channel_for(name, dataset.intensity_range) for name in dataset.channels)
-    return Preprocessing(channels=channels, slice_axis=_slice_axis(grids))
-
-
-def channel_for(name: str, intensity_range: tuple[float, float] | None = None) -> Channel:
-    """Choose the normalisation of a channel: a known range, CT, a photograph's colour, or other."""
-    if intensity_range is not None:
-        return Channel(name=name, normalisation="range", high=intensity_range[1])
-    if name.lower() in {"ct", "cbct"}:
-        return Channel(name=name, normalisation="clip", low=CT_WINDOW[0], high=CT_WINDOW[1])
-    if name.lower() in PHOTOGRAPH_CHANNELS:
-        return Channel(name=name, normalisation="range", high=255.0)
-    return Channel(name=name, normalisation="zscore")
-
-
-def _slice_axis(grids: Sequence[Grid]) -> int:
-    if not grids:
-        return 2
-    in_ras = [[grid.spacing_mm[axis] for axis in grid.axes_in("RAS")] for grid in grids]
-    spacing = np.median(in_ras, axis=0)
-    for axis in (2, 1, 0):
-        if spacing[axis] > ANISOTROPY * np.delete(spacing, axis).max():
-            return axis
-    return 2
 
 
 def _grid(volume: Volume | Grid) -> Grid:

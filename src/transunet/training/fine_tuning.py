@@ -12,9 +12,9 @@ from torch import Tensor
 
 from transunet.bundle.bundle_config import BundleConfig, read_config
 from transunet.data.layouts import open_dataset
-from transunet.data.planning import describe
+from transunet.data.planning import describe, preprocessing_for
 from transunet.data.prepare import grids_of, labelled
-from transunet.data.preprocessing import Channel, Preprocessing, preprocessing_for
+from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.store import Store
 from transunet.errors import ConfigError
 from transunet.models.transunet2d.config import variant

@@ -4,14 +4,13 @@ The batch stays the recipe's, since the learning rate belongs to it; only how ma
 computed at once is measured.
 """
 
-import sys
 from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from transunet.data.planning import ENOUGH, PAPER_SIZE, STEP, derive_defaults
+from transunet.data.planning import ENOUGH, image_sides
 from transunet.data.store import Store
 from transunet.device import free_memory
 from transunet.errors import ConfigError
@@ -54,15 +53,12 @@ def fit_to_memory(
 
 def _image_size(recipe: Recipe, store: Store, device: torch.device) -> tuple[int, int]:
     """Return height and width in pixels, in whole patches of the recipe's network."""
-    planned = derive_defaults(store.fingerprint, sys.maxsize, store.preprocessing).image_size.value
     patch = variant(recipe.model).patch_size
-    side, least = planned[0], min(planned[0], PAPER_SIZE)
-    while True:
-        whole = ceil(side / patch) * patch
-        sized = recipe.replace(image_size=whole)
-        if side <= least or _fits(sized, store, device, ENOUGH):
-            return whole, whole
-        side -= STEP
+    sides = [ceil(side / patch) * patch for side in image_sides(store.fingerprint).value]
+    for side in sides[:-1]:
+        if _fits(recipe.replace(image_size=side), store, device, ENOUGH):
+            return side, side
+    return sides[-1], sides[-1]
 
 
 def _pieces(recipe: Recipe, store: Store, device: torch.device, world_size: int) -> int:
