@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from transunet.data.checks.check import check
-from transunet.data.checks.fix import fix
+from transunet.data.checks.corrections import fix
 from transunet.data.formats import read_volume
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare

@@ -8,7 +8,7 @@ import torch
 
 from transunet.data.cases import IGNORED
 from transunet.data.checks.check import check
-from transunet.data.checks.fix import fix
+from transunet.data.checks.corrections import fix
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.data.resize import nearest

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from transunet.data.checks.check import check
-from transunet.data.checks.fix import fix
+from transunet.data.checks.corrections import fix
 from transunet.data.formats import (
     is_dicom_path,
     kind_in_folder,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from transunet.data.checks.check import check
-from transunet.data.checks.fix import fix
+from transunet.data.checks.corrections import fix
 from transunet.data.inputs import find_inputs
 from transunet.data.layouts import open_dataset
 from transunet.errors import DataError

@@ -18,13 +18,15 @@ from transunet.data.formats import (
     read_volume,
     smallest_unsigned,
 )
-from transunet.data.placing import placed
-from transunet.data.splits import groups_by
-from transunet.data.volume import Volume, same_grid
+from transunet.data.splits import groups_by, some
+from transunet.data.volume import Volume, corner_distance, same_grid
 from transunet.errors import ConfigError
 
 IGNORED = 255
 """Class index of voxels that nobody labelled, where a data set has such: they count in nothing."""
+
+HEADER_DRIFT = 1.0
+"""In voxels: a label map whose corners lie less far off the image's takes the image's affine."""
 
 
 @dataclass(frozen=True)
@@ -224,10 +226,8 @@ def label_problems(dataset: DataSet, image: Volume, label: Volume) -> Iterator[P
     elif difference:
         found = f"image and label must lie on one grid, but against {image.name} {difference}"
         remedy = "Resample the label map to the image's grid with nearest neighbour"
-        if found_place := placed(image, label):
-            remedy = (
-                f"Let transunet check --fix write a copy with this corrected ({found_place[1]})"
-            )
+        if placement := placed(image, label):
+            remedy = f"Let transunet check --fix write a copy with this corrected ({placement[1]})"
         if raster.is_turned(image) and label.spatial_shape[:2] == image.spatial_shape[1::-1]:
             found += f"; the orientation tag of {image.name} turns it"
             remedy = (
@@ -236,15 +236,17 @@ def label_problems(dataset: DataSet, image: Volume, label: Volume) -> Iterator[P
             )
         yield Problem("grid", label.name, found, remedy, geometry=True)
     values = set(np.unique(label.array.ravel("K")).tolist())
-    if not values <= set(dataset.values):
-        yield _unknown_labels(dataset, label.name, values)
-
-
-def _unknown_labels(dataset: DataSet, where: str, values: set[int]) -> Problem:
+    unknown = sorted(values - set(dataset.values))
+    if not unknown:
+        return
     names = {**dataset.labels, IGNORED: "ignored"} if dataset.ignore is not None else dataset.labels
     listed = ", ".join(f"{v} ({names[i]})" for v, i in sorted(dataset.values.items())[:100])
-    unknown = sorted(values - set(dataset.values))
-    found = f"label values that the data set does not list: {_some(unknown)}; listed: {listed}"
+    found = (
+        "label values that the data set does not list: "
+        f"{some([str(value) for value in unknown], 10)}; listed: {listed}"
+    )
+    kind = "unknown-label"
+    remedy = "Correct the label map, or add these labels to the data set's description"
     if unknown == [255]:
         kind = "255-mask" if values <= {0, 255} else "255-label"
         remedy = (
@@ -256,14 +258,26 @@ def _unknown_labels(dataset: DataSet, where: str, values: set[int]) -> Problem:
             remedy = (
                 "In a black-and-white mask 255 stands for class 1: transunet check --fix stores 1"
             )
-        return Problem(kind, where, found, remedy)
-    remedy = "Correct the label map, or add these labels to the data set's description"
-    return Problem("unknown-label", where, found, remedy)
+    yield Problem(kind, label.name, found, remedy)
 
 
-def _some(values: list[int], most: int = 10) -> str:
-    shown = ", ".join(map(str, values[:most]))
-    return shown if len(values) <= most else f"{shown} and {len(values) - most} more"
+def placed(image: Volume, label: Volume) -> tuple[Volume, str] | None:
+    """Return `label` on the grid of `image` and what was done to it, or None where that is a guess.
+
+    One whose axes are flipped or swapped against the image's is turned, voxel by voxel. One whose
+    header is less than a voxel off, or holds no geometry, takes the image's affine.
+    """
+    turned = label.on_grid(image)
+    if turned is not None:
+        return turned, f"turned to {image.orientation}"
+    if label.spatial_shape != image.spatial_shape:
+        return None
+    drift = HEADER_DRIFT * min(image.spacing_mm)
+    near = image.orientation == label.orientation and corner_distance(image, label) < drift
+    placeless = label.doubt is not None and label.doubt.placeless
+    if near or placeless:
+        return replace(label, affine=image.affine), "the image's affine taken"
+    return None
 
 
 def raise_first(problems: Iterator[Problem]) -> None:

@@ -1,13 +1,17 @@
-"""What can be corrected in a case without guessing.
+"""A corrected copy of a data set, of what can be corrected without guessing; the original is read.
 
 - A label map of 0 and 255 where there is one class: 255 becomes 1.
-- A label map that can be placed on its image's grid (`placing.py`).
+- A label map that can be placed on its image's grid (`cases.placed`).
 - Voxels that are NaN or infinite: they become the file's smallest finite value.
 - A grey photograph among coloured ones: its channel is repeated; a coloured one without colours
   among grey ones: one channel is kept.
+
+Left out are cases with another error, second copies of a case (the same voxels and labels), and
+files that belong to nothing.
 """
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,115 +23,198 @@ from transunet.data.cases import (
     file_problems,
     image_problems,
     label_problems,
+    placed,
     raise_first,
 )
-from transunet.data.checks.problems import Problem
-from transunet.data.formats import format_of, join_channels, read_labels
+from transunet.data.checks.check import Report
+from transunet.data.checks.problems import Problem, problem_of
+from transunet.data.formats import files_of, format_of, join_channels, read_labels, write_volume
+from transunet.data.layouts import LAYOUTS
 from transunet.data.layouts.masks import LABELS
-from transunet.data.placing import placed
 from transunet.data.volume import Volume, same_grid
+from transunet.data.walking import walk
+from transunet.errors import ConfigError, TransUNetError
+from transunet.files import atomic_path
 
 
 @dataclass(frozen=True)
-class Corrected:
-    """A case without errors."""
+class CorrectedCopy:
+    """What became of a data set."""
 
-    files: Mapping[Path, Volume | None]
-    """What to write in the place of each file; None: the file as it is."""
-    done: tuple[Problem, ...]
-    """What was wrong, `remedy` saying what was done."""
+    folder: Path
+    corrected: tuple[Problem, ...]
+    """What was corrected, `remedy` saying how."""
+    left_out: tuple[Problem, ...]
+    """Why cases and files are not in the copy."""
 
 
-def corrected(dataset: DataSet, case: Case) -> Corrected:
+def fix(
+    report: Report, out: Path, progress: Callable[[int, int, str], None] | None = None
+) -> CorrectedCopy:
+    """Write a corrected copy of the data set that `report` is about.
+
+    Args:
+        report: from `check.check`.
+        out: a new or empty folder outside of the original.
+        progress: called after every case with the cases done, all cases, and the name.
+
+    Raises:
+        ConfigError: when `out` is not such a folder or cannot be written.
+        DataError: when the data set could not be opened at all.
+    """
+    dataset = report.dataset
+    if dataset is None:
+        raise report.problems[0].error()
+    if out.resolve().is_relative_to(dataset.folder.resolve()):
+        raise ConfigError(
+            f"{out} lies inside the data set {dataset.folder}, which is only read. Choose another."
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not an empty folder. Choose another.")
+    done: list[Problem] = []
+    left_out = _second_copies(report)
+    with atomic_path(out) as scratch:
+        scratch.mkdir()
+        for number, case in enumerate(dataset.cases, 1):
+            if case.name not in left_out:
+                try:
+                    volumes, corrections = _corrected(dataset, case)
+                except ConfigError:
+                    raise  # a package is missing: no problem of the data
+                except TransUNetError as error:
+                    left_out[case.name] = problem_of(error, case.name)
+                else:
+                    _write(volumes, dataset.folder, scratch)
+                    done += corrections
+            if progress:
+                progress(number, len(dataset.cases), case.name)
+        orphans = [problem for problem in dataset.notes if problem.kind == "orphan"]
+        # What belongs to no case is copied too: descriptions, lists, licences.
+        of_cases = [path for case in dataset.cases for path in (*case.images, case.label) if path]
+        skipped = {file for path in of_cases for file in files_of(path)}
+        skipped |= {Path(problem.where) for problem in orphans}
+        for path in walk(dataset.folder).files:
+            if path not in skipped and path.parent not in skipped:  # the parent: a DICOM series
+                _copy(path, scratch / path.relative_to(dataset.folder))
+        without = getattr(LAYOUTS[dataset.layout], "without", None)
+        if left_out and without:
+            without(scratch, frozenset(left_out))
+    return CorrectedCopy(out, tuple(done), (*left_out.values(), *orphans))
+
+
+def _second_copies(report: Report) -> dict[str, Problem]:
+    copies, first = {}, dict[tuple[str, str | None], str]()
+    for examined in report.examined:
+        if examined.image is None:
+            continue
+        name = first.setdefault((examined.image, examined.label), examined.case.name)
+        if name != examined.case.name:
+            found, where = f"a second copy of case {name}", str(examined.case.images[0])
+            problem = Problem("duplicate", where, found, "One of them is enough")
+            copies[examined.case.name] = problem
+    return copies
+
+
+def _write(volumes: Mapping[Path, Volume | None], folder: Path, out: Path) -> None:
+    for original, volume in volumes.items():
+        target = out / original.relative_to(folder)
+        if volume is None:
+            for file in files_of(original):
+                _copy(file, out / file.relative_to(folder))
+            continue
+        if target.suffix.lower() in {".jpg", ".jpeg"}:  # which change whenever they are written
+            target = target.with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_volume(volume, target)
+
+
+def _copy(original: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if original.is_dir():  # a DICOM series
+            shutil.copytree(original, target)
+        else:
+            shutil.copyfile(original, target)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot copy {original} to {target.parent}: {error.strerror or error}. Make room or "
+            "choose another folder."
+        ) from None
+
+
+def _corrected(
+    dataset: DataSet, case: Case
+) -> tuple[dict[Path, Volume | None], tuple[Problem, ...]]:
     """Correct one case.
+
+    Returns:
+        What to write in the place of each file, None for the file as it is; and what was wrong,
+        `remedy` saying what was done.
 
     Raises:
         DataError, GeometryError: for the first error that cannot be corrected safely.
     """
     raise_first(file_problems(case))
     done: list[Problem] = []
-    images = {path: _image(dataset, case, path, done) for path in case.images}
+    separate = case.label not in case.images  # one file that holds both is never written
+    images: dict[Path, Volume] = {path: format_of(path).read(path) for path in case.images}
+    if separate:
+        images = {
+            path: _corrected_image(dataset, case, volume, done) for path, volume in images.items()
+        }
     image = join_channels(list(images.values()))
     raise_first(image_problems(dataset, image))
     changed = {problem.where for problem in done}
-    files: dict[Path, Volume | None] = {
-        path: volume if str(path) in changed else None for path, volume in images.items()
-    }
-    if case.label is not None and case.label not in images:
-        before = len(done)
-        label = _label(dataset, image, case.label, done)
-        files[case.label] = label if len(done) > before else None
-    elif case.label is not None:  # one file holds both, and is never written
-        raise_first(label_problems(dataset, image, read_labels(case.label)))
-    return Corrected(files, tuple(done))
+    files = {path: volume if str(path) in changed else None for path, volume in images.items()}
+    if case.label is not None:
+        label = read_labels(case.label)
+        if separate:
+            corrected = _corrected_label(dataset, image, label, done)
+            files[case.label] = None if corrected is label else corrected
+        else:
+            raise_first(label_problems(dataset, image, label))
+    return files, tuple(done)
 
 
-def _image(dataset: DataSet, case: Case, path: Path, done: list[Problem]) -> Volume:
-    volume: Volume = format_of(path).read(path)
-    if case.label in case.images:
-        return volume
-    volume = _finite(volume, done)
-    return _coloured(dataset, volume, done) if len(case.images) == 1 else volume
-
-
-def _finite(volume: Volume, done: list[Problem]) -> Volume:
+def _corrected_image(dataset: DataSet, case: Case, volume: Volume, done: list[Problem]) -> Volume:
     finite = np.isfinite(volume.array)
-    if finite.all() or not finite.any():
-        return volume
-    least = volume.array[finite].min()
-    found = f"{int((~finite).sum())} of {finite.size} voxels were NaN or infinite"
-    done.append(_done("not-finite", volume, found, f"replaced by the smallest value, {least:g}"))
-    return volume.with_array(np.where(finite, volume.array, least))
-
-
-def _coloured(dataset: DataSet, volume: Volume, done: list[Problem]) -> Volume:
+    if finite.any() and not finite.all():
+        least = volume.array[finite].min()
+        found = f"{int((~finite).sum())} of {finite.size} voxels were NaN or infinite"
+        remedy = f"replaced by the smallest value, {least:g}"
+        done.append(Problem("not-finite", volume.name, found, remedy, "warning"))
+        volume = volume.with_array(np.where(finite, volume.array, least))
     wanted, has = len(dataset.channels), volume.channels
     photograph = dataset.intensity_range is not None and volume.array.dtype == np.uint8
-    if photograph and (has, wanted) == (1, 3):
-        done.append(_done("channels", volume, "it was grey", "channel repeated three times"))
+    if not photograph or len(case.images) > 1:
+        return volume
+    if (has, wanted) == (1, 3):
+        remedy = "channel repeated three times"
+        done.append(Problem("channels", volume.name, "it was grey", remedy, "warning"))
         return volume.with_array(np.repeat(volume.array, 3, axis=0))
-    if photograph and (has, wanted) == (3, 1) and (volume.array == volume.array[:1]).all():
-        done.append(_done("channels", volume, "it held grey as colours", "one channel kept"))
+    if (has, wanted) == (3, 1) and (volume.array == volume.array[:1]).all():
+        found = "it held grey as colours"
+        done.append(Problem("channels", volume.name, found, "one channel kept", "warning"))
         return volume.with_array(volume.array[:1])
     return volume
 
 
-def _label(dataset: DataSet, image: Volume, path: Path, done: list[Problem]) -> Volume:
-    label = _on_grid(image, read_labels(path), done)
-    label = _listed_255(dataset, label, done)
-    raise_first(label_problems(dataset, image, label))
-    return _numbered(dataset, label, done)
-
-
-def _on_grid(image: Volume, label: Volume, done: list[Problem]) -> Volume:
-    difference, found = same_grid(image, label), placed(image, label)
-    if difference is None or found is None:
-        return label
-    label, how = found
-    done.append(_done("grid", label, difference, how))
-    return label
-
-
-def _listed_255(dataset: DataSet, label: Volume, done: list[Problem]) -> Volume:
-    """255 that no description lists, where only class 1 can be meant."""
+def _corrected_label(dataset: DataSet, image: Volume, label: Volume, done: list[Problem]) -> Volume:
+    difference, placement = same_grid(image, label), placed(image, label)
+    if difference and placement:
+        label, how = placement
+        done.append(Problem("grid", label.name, difference, how, "warning"))
     values = set(np.unique(label.array.ravel("K")).tolist())
-    if not 255 in values <= {0, 255} or set(dataset.values) != {0, 1}:
-        return label
-    return _as_one(label, done)
-
-
-def _numbered(dataset: DataSet, label: Volume, done: list[Problem]) -> Volume:
-    """255 that was found to be the only class, unless `labels.json` says so."""
-    settled = (dataset.folder / LABELS).exists()
-    if settled or sorted(dataset.label_values) != [0, 255] or not label.array.any():
-        return label
-    return _as_one(label, done)
-
-
-def _as_one(label: Volume, done: list[Problem]) -> Volume:
-    done.append(_done("255-mask", label, "its foreground was stored as 255", "stored as 1"))
-    return label.with_array((label.array > 0).astype(np.uint8))
-
-
-def _done(kind: str, volume: Volume, found: str, remedy: str) -> Problem:
-    return Problem(kind, volume.name, found, remedy, "warning")
+    placed_label = label
+    if 255 in values <= {0, 255} and set(dataset.values) == {0, 1}:
+        # 255 that no description lists, where only class 1 can be meant.
+        label = label.with_array((label.array > 0).astype(np.uint8))
+    raise_first(label_problems(dataset, image, label))
+    found_alone = sorted(dataset.label_values) == [0, 255] and values != {0}
+    if found_alone and not (dataset.folder / LABELS).exists():
+        # 255 that was found to be the only class, and no `labels.json` says so.
+        label = label.with_array((label.array > 0).astype(np.uint8))
+    if label is not placed_label:
+        found = "its foreground was stored as 255"
+        done.append(Problem("255-mask", label.name, found, "stored as 1", "warning"))
+    return label
