@@ -6,7 +6,7 @@ import pytest
 
 from transunet.errors import ConfigError, DataError
 from transunet.evaluation.records import Structure
-from transunet.evaluation.structure_names import structures_from
+from transunet.evaluation.structure_names import names_from
 
 
 @pytest.fixture
@@ -31,19 +31,19 @@ LIVER, SPLEEN = Structure((1,), "liver"), Structure((2,), "spleen")
     ],
 )
 def test_every_spelling_is_read(write, labels):
-    assert structures_from(write({"labels": labels})) == (LIVER, SPLEEN)
+    assert names_from(write({"labels": labels})).structures == (LIVER, SPLEEN)
 
 
 def test_regions_are_read(write):
     labels = {"background": 0, "whole": [2, 1], "core": 2}
-    found = structures_from(write({"labels": labels}))
+    found = names_from(write({"labels": labels})).structures
     assert found == (Structure((1, 2), "whole"), Structure((2,), "core"))
 
 
 @pytest.mark.parametrize("name", ["config.json", "dataset.json"])
 def test_a_folder_is_searched(write, tmp_path, name):
     write({"labels": {"0": "background", "1": "liver"}}, name)
-    assert structures_from(tmp_path) == (LIVER,)
+    assert names_from(tmp_path).structures == (LIVER,)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ def test_a_folder_is_searched(write, tmp_path, name):
 )  # fmt: skip
 def test_other_content_is_refused_by_name(write, content):
     with pytest.raises(DataError, match=r"config\.json"):
-        structures_from(write(content))
+        names_from(write(content))
 
 
 def test_missing_files_are_wrong_use(tmp_path):
     with pytest.raises(ConfigError, match="no labels at"):
-        structures_from(tmp_path / "nowhere.json")
+        names_from(tmp_path / "nowhere.json")
     with pytest.raises(ConfigError, match=r"neither config\.json nor dataset\.json"):
-        structures_from(tmp_path)
+        names_from(tmp_path)

@@ -185,7 +185,7 @@ def _names(bundle: str | None, label_map: Path, folder: Path) -> Mapping[int, st
         return own.labels if own else {}
     there = Path(bundle).exists()
     given = names_from(Path(bundle)).labels if there else read_config(bundle).labels
-    if own is None or not own.real or match_classes(given, own.labels).in_order:
+    if own is None or not own.named or match_classes(given, own.labels).in_order:
         return given
     told = f"Labels are called as {own.source} says: {bundle} numbers the classes otherwise."
     typer.secho(told, fg="yellow", err=True)

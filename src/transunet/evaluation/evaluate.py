@@ -11,7 +11,7 @@ from transunet.evaluation import comparison, report
 from transunet.evaluation.comparison import Comparison
 from transunet.evaluation.measure import Settings, gather, measure_all
 from transunet.evaluation.metrics import Convention
-from transunet.evaluation.numbering import count_alike
+from transunet.evaluation.numbering import number_alike
 from transunet.evaluation.pages import comparison_page, report_page
 from transunet.evaluation.pairs import Pair, References, match, references_in
 from transunet.evaluation.pictures import CasePicture, case_picture
@@ -163,28 +163,28 @@ def _evaluate(
 ) -> EvaluationResult:
     pairs, left_out = match(predictions, references, request.images, request.subset)
     warn_of_contradictions(pair.prediction for pair in pairs)
-    alike = count_alike(pairs, predictions, references, request.labels, request.subset)
+    numbered = number_alike(pairs, predictions, references, request.labels, request.subset)
     settings = Settings(
-        alike.structures,
+        numbered.structures,
         request.convention,
         request.tolerance_mm,
         references.dataset,
-        alike.ignore if request.ignore is None else request.ignore,
+        numbered.ignore if request.ignore is None else request.ignore,
     )
-    records = measure_all(alike.pairs, settings, request.workers, progress)
+    records = measure_all(numbered.pairs, settings, request.workers, progress)
     if settings.structures is None and _black_and_white(records):
         settings = replace(settings, white=True)
-        records = measure_all(alike.pairs, settings, request.workers, progress)
+        records = measure_all(numbered.pairs, settings, request.workers, progress)
     evaluation = gather(
         records,
-        alike.pairs,
+        numbered.pairs,
         settings,
         str(predictions),
         str(references.source),
         left_out,
-        (*alike.notes, *_notes(settings, records)),
+        (*numbered.notes, *_notes(settings, records)),
     )
-    return EvaluationResult(evaluation, tuple(alike.pairs), settings)
+    return EvaluationResult(evaluation, tuple(numbered.pairs), settings)
 
 
 def _black_and_white(records: Sequence[CaseRecord]) -> bool:

@@ -12,8 +12,8 @@ from transunet.evaluation.structure_names import LabelNames, names_from, names_o
 
 
 @dataclass(frozen=True)
-class Alike:
-    """Pairs that count alike, and what that took."""
+class CommonNumbers:
+    """Pairs whose label values mean the same, and what that took."""
 
     pairs: Sequence[Pair]
     structures: tuple[Structure, ...] | None = None
@@ -24,19 +24,19 @@ class Alike:
     """What every report is to say of it."""
 
 
-def count_alike(
+def number_alike(
     pairs: Sequence[Pair],
     predictions: Path,
     references: References,
     labels: Path | None = None,
     subset: bool = False,
-) -> Alike:
+) -> CommonNumbers:
     """Find out what the labels of both are called, and let equal names have equal numbers.
 
     Args:
         pairs: from `pairs.match`.
-        predictions: where they were found.
-        references: where theirs were.
+        predictions: the folder or file that they were found in.
+        references: from `pairs.references_in`.
         labels: a file of names, or a bundle's or data set's folder: of the references, or, where
             these have names already, of the predictions.
         subset: leave out classes that only one side has.
@@ -46,63 +46,77 @@ def count_alike(
         DataError: when it is damaged, or a class of one side has no counterpart on the other.
     """
     given = names_from(labels) if labels else None
-    ours = [names_of(pair.prediction, predictions) for pair in pairs]
-    theirs = _names_of_references(pairs, references)
-    ignore = next((names.ignore for names in (given, *theirs) if names), None)
+    of_predictions = [names_of(pair.prediction, predictions) for pair in pairs]
+    of_references: list[LabelNames | None]
+    if references.dataset is None or references.structures is None:
+        of_references = [names_of(pair.reference, references.source) for pair in pairs]
+    else:  # a data set's labels are class indices
+        dataset = references.dataset
+        names = LabelNames(dataset.folder, dataset.labels, references.structures)
+        of_references = [names] * len(pairs)
+    ignore = next((names.ignore for names in (given, *of_references) if names), None)
+
     # A description beside a folder of label maps counts where the predictions have names, too.
-    loose = all(names is None or names.beside for names in theirs)
-    if loose and not any(ours) and not all(_fits(given, names) for names in theirs):
-        theirs = [given for _ in pairs]
-    ours = [_fitting(our, given, their) for our, their in zip(ours, theirs, strict=True)]
-    theirs = [their or given for their in theirs]
-    by_number = tuple(_note_on_numbers(ours, theirs))
-    reference = _together(theirs)
+    loose = all(names is None or names.beside for names in of_references)
+    unnamed = not any(of_predictions)
+    if loose and unnamed and not all(_same_classes(given, names) for names in of_references):
+        of_references = [given for _ in pairs]
+    of_predictions = [
+        _fitting(own, given, others)
+        for own, others in zip(of_predictions, of_references, strict=True)
+    ]
+    of_references = [names or given for names in of_references]
+
+    notes = list(_notes_on_numbers(of_predictions, of_references))
+    reference = _union(of_references)
     if reference is None:
-        return Alike(pairs, ignore=ignore, notes=by_number)
-    prediction = _together(ours) or reference
+        return CommonNumbers(pairs, ignore=ignore, notes=tuple(notes))
+    prediction = _union(of_predictions) or reference
     matched = match_classes(prediction.labels, reference.labels)
     if not (reference.whole or matched.second_only):  # what no reference holds is no less a class
-        reference = _together([reference, prediction]) or reference
+        reference = _union([reference, prediction]) or reference
         matched = match_classes(prediction.labels, reference.labels)
     # Where masks without a description are the references, the predictions' names say more.
-    common = prediction if prediction.real and not reference.real else reference
+    common = prediction if prediction.named and not reference.named else reference
     lost = frozenset[str]()
     absent = not (prediction.whole or matched.first_only)  # no prediction holds them
-    if prediction.real and reference.real and not absent:
+    if prediction.named and reference.named and not absent:
         lost = _without_counterpart(prediction, reference, matched, subset)
-    alike = [
+    if not matched.in_order:
+        moved = ", ".join(
+            f"{prediction.labels[first]} is {first} in the predictions and {second} in the "
+            "references"
+            for first, second in matched.numbers.items()
+            if first != second
+        )
+        notes.append(f"Classes are matched by name, not by number: {moved}.")
+    if lost:
+        listed = ", ".join(sorted(lost))
+        notes.append(f"Classes that only one side has are left out: {listed}.")
+    numbered = [
         replace(
             pair,
-            prediction_numbers=_numbers(our, common, lost),
-            reference_numbers=_numbers(their, common, lost),
+            prediction_numbers=_numbers(own, common, lost),
+            reference_numbers=_numbers(others, common, lost),
         )
-        for pair, our, their in zip(pairs, ours, theirs, strict=True)
+        for pair, own, others in zip(pairs, of_predictions, of_references, strict=True)
     ]
     dropped = {number for number, name in common.labels.items() if name in lost}
-    structures = tuple(one for one in common.structures if not dropped & set(one.values))
-    notes = (*by_number, *_notes(matched, prediction, lost))
-    return Alike(alike, structures, ignore, notes)
-
-
-def _names_of_references(pairs: Sequence[Pair], references: References) -> list[LabelNames | None]:
-    """For each pair what its reference's labels are called; a data set's are class indices."""
-    dataset, structures = references.dataset, references.structures
-    if dataset is None or structures is None:
-        return [names_of(pair.reference, references.source) for pair in pairs]
-    return [LabelNames(dataset.folder, dataset.labels, structures)] * len(pairs)
+    structures = tuple(s for s in common.structures if not dropped & set(s.values))
+    return CommonNumbers(numbered, structures, ignore, tuple(notes))
 
 
 def _fitting(
-    told: LabelNames | None, given: LabelNames | None, theirs: LabelNames | None
+    own: LabelNames | None, given: LabelNames | None, reference: LabelNames | None
 ) -> LabelNames | None:
     """What a prediction's labels are called: as its files say, unless only `given` fits."""
-    for names in (told, given):
-        if _fits(names, theirs):
+    for names in (own, given):
+        if _same_classes(names, reference):
             return names
-    return told if theirs is None else given or told
+    return own if reference is None else given or own
 
 
-def _fits(names: LabelNames | None, others: LabelNames | None) -> bool:
+def _same_classes(names: LabelNames | None, others: LabelNames | None) -> bool:
     """Whether both name the same classes, in whatever order."""
     if names is None or others is None:
         return False
@@ -110,22 +124,22 @@ def _fits(names: LabelNames | None, others: LabelNames | None) -> bool:
     return not matched.first_only and not matched.second_only
 
 
-def _together(names: Iterable[LabelNames | None]) -> LabelNames | None:
+def _union(lists: Iterable[LabelNames | None]) -> LabelNames | None:
     """One list of all names; files that count each in its own way get common numbers."""
-    whole: LabelNames | None = None
-    for one in names:
-        if one is None or one == whole:
+    union: LabelNames | None = None
+    for names in lists:
+        if names is None or names == union:
             continue
-        if whole is None:
-            whole = one
+        if union is None:
+            union = names
             continue
-        more = match_classes(one.labels, whole.labels).first_only
-        labels = dict(whole.labels)
+        more = match_classes(names.labels, union.labels).first_only
+        labels = dict(union.labels)
         for number, name in more.items():
             labels[number if number not in labels else max(labels) + 1] = name
         if more:
-            whole = replace(whole, labels=labels, structures=structures_of(labels))
-    return whole
+            union = replace(union, labels=labels, structures=structures_of(labels))
+    return union
 
 
 def _numbers(own: LabelNames | None, common: LabelNames, lost: frozenset[str]) -> Mapping[int, int]:
@@ -168,31 +182,19 @@ def _without_counterpart(
     return frozenset([*matched.first_only.values(), *matched.second_only.values()])
 
 
-def _note_on_numbers(
-    ours: Sequence[LabelNames | None], theirs: Sequence[LabelNames | None]
+def _notes_on_numbers(
+    of_predictions: Sequence[LabelNames | None], of_references: Sequence[LabelNames | None]
 ) -> Iterable[str]:
     """Say that only one side tells what several classes are called, so that numbers count."""
-    sides = {"predictions": ours, "references": theirs}
+    sides = {"predictions": of_predictions, "references": of_references}
     named = [
         role
-        for role, names in sides.items()
-        if any(one and one.real and len(one.structures) > 1 for one in names)
+        for role, lists in sides.items()
+        if any(names and names.named and len(names.structures) > 1 for names in lists)
     ]
-    unnamed = [role for role, names in sides.items() if not any(names)]
+    unnamed = [role for role, lists in sides.items() if not any(lists)]
     if named and unnamed:
         yield (
             f"Only the {named[0]} name their classes: they are compared by number. If the "
             f"{unnamed[0]} number theirs otherwise, give their names: --labels FILE."
         )
-
-
-def _notes(matched: MatchedClasses, prediction: LabelNames, lost: frozenset[str]) -> Iterable[str]:
-    if not matched.in_order:
-        moved = ", ".join(
-            f"{prediction.labels[ours]} is {ours} in the predictions and {theirs} in the references"
-            for ours, theirs in matched.numbers.items()
-            if ours != theirs
-        )
-        yield f"Classes are matched by name, not by number: {moved}."
-    if lost:
-        yield f"Classes that only one side has are left out: {', '.join(sorted(lost))}."

@@ -2,12 +2,12 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unicodedata import normalize
 
-from transunet.data.cases import Case, DataSet
+from transunet.data.cases import DataSet
 from transunet.data.formats import (
     FORMATS,
     SLICES,
@@ -91,12 +91,34 @@ def references_in(
             such split.
         DataError: when it holds no label map.
     """
-    check_exists(path, "reference")
-    if path.is_dir() and (layout or recognises(path)):
-        return _of_dataset(path, open_dataset(path, layout, ignore), split)
-    if split:
-        raise ConfigError(f"{path} is not a data set of a known layout, so it has no splits.")
-    return References(path, files_in(path, "reference"), {})
+    _check_exists(path, "reference")
+    if not path.is_dir() or not (layout or recognises(path)):
+        if split:
+            raise ConfigError(f"{path} is not a data set of a known layout, so it has no splits.")
+        return References(path, files_in(path, "reference"), {})
+    dataset = open_dataset(path, layout, ignore)
+    labelled = {case: case.label for case in dataset.cases if case.label is not None}
+    if not labelled:
+        raise DataError(f"{path}: no case of this data set has a label map to compare with.")
+    cases = [case for case in labelled if split in (None, case.split)]
+    if not cases:
+        known = sorted({case.split for case in labelled if case.split})
+        listed = f"it has {', '.join(known)}" if known else "it has no splits of its own"
+        raise ConfigError(f"{path}: no labelled case is of the split {split!r}; {listed}.")
+    # A prediction may be called like its case's image, behind up to two of that one's folders.
+    aliases = defaultdict[str, set[str]](set)
+    for case in cases:
+        for image in case.images[:1]:
+            parts = image.with_name(stem_of(image)).parts
+            for count in range(1, 4):
+                aliases["/".join(parts[-count:])].add(case.name)
+    return References(
+        path,
+        {case.name: labelled[case] for case in cases},
+        {case.name: case.images for case in cases},
+        dataset,
+        {alias: names.pop() for alias, names in aliases.items() if len(names) == 1},
+    )
 
 
 def files_in(path: Path, role: str) -> dict[str, Path]:
@@ -105,11 +127,15 @@ def files_in(path: Path, role: str) -> dict[str, Path]:
     The folders in it count where no volume lies in it directly; they lead the cases' names, as they
     do where images in folders are predicted.
 
+    Args:
+        path: where to look.
+        role: what the files are, in messages.
+
     Raises:
         ConfigError: when `path` does not exist or a file's format is not known.
         DataError: when the folder holds no volume, or two of one name.
     """
-    check_exists(path, role)
+    _check_exists(path, role)
     known = ", ".join(FORMATS)
     if path.is_file():
         if kind_of(path) is None:
@@ -117,25 +143,27 @@ def files_in(path: Path, role: str) -> dict[str, Path]:
                 f"{path}: the {role} has no known suffix, nor content. Known: {known}."
             )
         return {stem_of(path): path}
-    walked = walk(path, lambda place, _: place.name in _BESIDE and place != path)
+    walked = walk(path, lambda folder, _: folder.name in _BESIDE and folder != path)
     if walked.not_followed:
         _LOGGER.warning("Not followed: %s", walked)
     folders = dict(walked.folders)
-    here = _volumes(folders.pop(path, []))
-    found: dict[str, Path] = {}
-    for file in here or [file for files in folders.values() for file in _volumes(files)]:
+    volumes = _volumes(folders.pop(path, [])) or [
+        volume for files in folders.values() for volume in _volumes(files)
+    ]
+    by_name: dict[str, Path] = {}
+    for file in volumes:
         name = (file.parent.relative_to(path) / stem_of(file)).as_posix()
-        other = found.setdefault(name, file)
+        other = by_name.setdefault(name, file)
         if other != file:
             raise DataError(
                 f"{path}: {other.name} and {file.name} are both case {name!r}. Keep one."
             )
-    if not found:
+    if not by_name:
         raise DataError(
             f"{path}: no {role} here. Expected files of the known formats ({known}) in "
             "the folder; give the folder that holds them."
         )
-    return found
+    return by_name
 
 
 def match(
@@ -156,62 +184,53 @@ def match(
 
     Raises:
         ConfigError: when a path does not exist.
-        DataError: naming every case that lacks its counterpart.
+        DataError: naming every case that lacks its counterpart, or has two.
     """
     files = files_in(predictions, "prediction")
-    if predictions.is_file() and references.source.is_file():
+    two_files = predictions.is_file() and references.source.is_file()
+    if two_files:
         cases: dict[str, str | None] = dict(zip(files, references.labels, strict=True))
-        names = {name: next(iter(files)) for name in references.labels}
     else:
         cases = {name: _case_called(name, references) for name in files}
-        names = {name: name for name in references.labels}
-    _check_references(
-        [n for n, case in cases.items() if case is None], cases, predictions, references
-    )
-    chosen = _one_each({files[name]: case for name, case in cases.items() if case is not None})
-    without = tuple(sorted(set(references.labels) - set(chosen)))
-    if without and not subset and predictions.is_dir():
-        raise _no_prediction(without, len(references.labels), predictions, references)
+    if missing := [name for name, case in cases.items() if case is None]:
+        raise DataError(
+            f"{len(missing)} of {len(cases)} predictions in {predictions} have no reference in "
+            f"{references.source}: {_some(missing)}. The references there are called "
+            f"{_some(references.labels)}; prediction and reference need the same name."
+        )
+    chosen: dict[str, Path] = {}
+    for name, case in cases.items():
+        assert case is not None
+        file, other = files[name], chosen.setdefault(case, files[name])
+        if other != file:
+            raise DataError(
+                f"{other} and {file.name} are both predictions of case {case!r}. Keep one of them "
+                "in the folder, or put them into two folders and compare these: transunet evaluate "
+                "A B REFERENCE."
+            )
+    left_out = tuple(sorted(set(references.labels) - set(chosen)))
+    if left_out and not subset and predictions.is_dir():
+        raise DataError(
+            f"{len(left_out)} of {len(references.labels)} references in {references.source} have "
+            f"no prediction in {predictions}: {_some(left_out)}. Predict them too, or pass "
+            "--subset to evaluate only the cases that are predicted (the report says how many "
+            "were left out)."
+        )
     pairs = [
-        Pair(names[case], file, references.labels[case], references.images.get(case, ()))
-        for case, file in chosen.items()
+        Pair(
+            next(iter(files)) if two_files else case,
+            file,
+            references.labels[case],
+            references.images.get(case, ()),
+        )
+        for case, file in sorted(chosen.items())
     ]
-    return _with_images(sorted(pairs, key=lambda one: one.name), images), without
+    return (pairs if images is None else _with_images(pairs, images)), left_out
 
 
-def check_exists(path: Path, role: str) -> None:
-    """Refuse a path that is not there.
-
-    Raises:
-        ConfigError: naming the path and what it was to be.
-    """
+def _check_exists(path: Path, role: str) -> None:
     if not path.exists():
         raise ConfigError(f"There is no {role} at {path}. Check the path.")
-
-
-def _of_dataset(path: Path, dataset: DataSet, split: str | None) -> References:
-    labelled = [case for case in dataset.cases if case.label is not None]
-    if not labelled:
-        raise DataError(f"{path}: no case of this data set has a label map to compare with.")
-    cases = [case for case in labelled if split in (None, case.split)]
-    if not cases:
-        known = sorted({case.split for case in labelled if case.split})
-        listed = f"it has {', '.join(known)}" if known else "it has no splits of its own"
-        raise ConfigError(f"{path}: no labelled case is of the split {split!r}; {listed}.")
-    labels = {case.name: case.label for case in cases if case.label is not None}
-    images = {case.name: case.images for case in cases}
-    return References(path, labels, images, dataset, _aliases(cases))
-
-
-def _aliases(cases: Iterable[Case]) -> dict[str, str]:
-    """What predictions of one case alone may be called: its image, behind up to two folders."""
-    names = defaultdict[str, set[str]](set)
-    for case in cases:
-        for image in case.images[:1]:
-            parts = image.with_name(stem_of(image)).parts
-            for count in range(1, 4):
-                names["/".join(parts[-count:])].add(case.name)
-    return {alias: of.pop() for alias, of in names.items() if len(of) == 1}
 
 
 def _volumes(files: Iterable[Path]) -> list[Path]:
@@ -255,78 +274,34 @@ def _folded(name: str | None) -> str | None:
     return normalize("NFC", name).casefold() if name else None
 
 
-def _one_each(cases: Mapping[Path, str]) -> dict[str, Path]:
-    """Case -> its prediction.
-
-    Raises:
-        DataError: when a case has two.
-    """
-    chosen: dict[str, Path] = {}
-    for file, case in cases.items():
-        other = chosen.setdefault(case, file)
-        if other != file:
-            raise DataError(
-                f"{other} and {file.name} are both predictions of case {case!r}. Keep one of them "
-                "in the folder, or put them into two folders and compare these: transunet evaluate "
-                "A B REFERENCE."
-            )
-    return chosen
-
-
-def _with_images(pairs: list[Pair], images: Path | None) -> list[Pair]:
+def _with_images(pairs: list[Pair], images: Path) -> list[Pair]:
     """Attach the images of `--images`; a case without one is shown without."""
-    if images is None:
-        return pairs
-    found = _series_in(images)
+    # Folders with DICOM slices are images, too.
+    files = {
+        stem_of(folder) if folder == images else folder.relative_to(images).as_posix(): folder
+        for folder, slices in (walk(images).folders if images.is_dir() else ())
+        if any(is_slice(file) for file in slices if suffix_of(file) in (None, *SLICES))
+    }
     try:
-        found = files_in(images, "image") | found
+        files = files_in(images, "image") | files
     except DataError:
-        if not found:
+        if not files:
             raise
-    if len(pairs) == 1 and (images.is_file() or images in found.values()):
+    if len(pairs) == 1 and (images.is_file() or images in files.values()):
         return [replace(pairs[0], images=(images,))]
     cases = References(images, {pair.name: pair.reference for pair in pairs}, {})
-    named: dict[str | None, Path] = {}
-    for name, file in found.items():
-        named.setdefault(_case_called(name, cases), file)  # the first channel is shown
-    if set(named) == {None}:
+    by_case: dict[str | None, Path] = {}
+    for name, file in files.items():
+        by_case.setdefault(_case_called(name, cases), file)  # the first channel is shown
+    if set(by_case) == {None}:
         raise DataError(
             f"{images}: no image is called like a case ({_some(pair.name for pair in pairs)}); "
-            f"found {_some(found)}."
+            f"found {_some(files)}."
         )
     return [
-        replace(pair, images=(named[pair.name],) if pair.name in named else ()) for pair in pairs
+        replace(pair, images=(by_case[pair.name],) if pair.name in by_case else ())
+        for pair in pairs
     ]
-
-
-def _series_in(path: Path) -> dict[str, Path]:
-    """Case name -> folder, of the folders with DICOM slices in or below `path`."""
-    return {
-        stem_of(folder) if folder == path else folder.relative_to(path).as_posix(): folder
-        for folder, files in (walk(path).folders if path.is_dir() else ())
-        if any(is_slice(file) for file in files if suffix_of(file) in (None, *SLICES))
-    }
-
-
-def _check_references(
-    missing: list[str], cases: Collection[str], predictions: Path, references: References
-) -> None:
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(cases)} predictions in {predictions} have no reference in "
-            f"{references.source}: {_some(missing)}. The references there are called "
-            f"{_some(references.labels)}; prediction and reference need the same name."
-        )
-
-
-def _no_prediction(
-    without: tuple[str, ...], cases: int, predictions: Path, references: References
-) -> DataError:
-    return DataError(
-        f"{len(without)} of {cases} references in {references.source} have no prediction in "
-        f"{predictions}: {_some(without)}. Predict them too, or pass --subset to evaluate only "
-        "the cases that are predicted (the report says how many were left out)."
-    )
 
 
 def _some(names: Iterable[str], most: int = 8) -> str:

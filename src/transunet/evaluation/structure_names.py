@@ -35,14 +35,9 @@ class LabelNames:
     """Whether a file beside the label map tells them, rather than itself or its data set."""
 
     @property
-    def real(self) -> bool:
+    def named(self) -> bool:
         """Whether there is a name that tells more than a number."""
         return any(is_named(name) for value, name in self.labels.items() if value)
-
-
-def structures_from(path: Path) -> tuple[Structure, ...]:
-    """Read what the labels mean: `names_from(path).structures`."""
-    return names_from(path).structures
 
 
 def names_from(path: Path) -> LabelNames:
@@ -58,26 +53,33 @@ def names_from(path: Path) -> LabelNames:
         ConfigError: when there is no such file.
         DataError: when it holds no usable labels.
     """
-    file = _file_of(path)
-    content = _content(file, file.stat().st_mtime_ns)
+    if path.is_dir():
+        files = [path / name for name in _FILES if (path / name).is_file()]
+        if not files:
+            listed = " nor ".join(_FILES)
+            raise ConfigError(f"{path} holds neither {listed}; give the file of labels.")
+        path = files[0]
+    elif not path.is_file():
+        raise ConfigError(f"There are no labels at {path}. Check the path.")
+    content = _json_in(path, path.stat().st_mtime_ns)
     labels = content.get("labels") if isinstance(content, dict) else None
-    values = _values(labels) if isinstance(labels, dict) else []
+    values = _label_values(labels) if isinstance(labels, dict) else []
     ignored = [numbers for name, numbers in values if name == "ignore"]
     regions = [(name, numbers) for name, numbers in values if numbers != (0,) and name != "ignore"]
     if not regions or any(len(numbers) > 1 for numbers in ignored):
         raise DataError(
-            f"{file}: expected 'labels' as numbers and names, such as "
+            f"{path}: expected 'labels' as numbers and names, such as "
             f'{{"0": "background", "1": "liver"}}, found {labels!r:.200}.'
         )
-    structures = tuple(sorted(Structure(numbers, name) for name, numbers in regions))
-    single = all(len(numbers) == 1 for _, numbers in regions)
-    labels = (
-        {numbers[0]: name for name, numbers in regions}
-        if single
-        else named_by_regions(dict(regions))
-    )
+    if all(len(numbers) == 1 for _, numbers in regions):
+        names = {numbers[0]: name for name, numbers in regions}
+    else:
+        names = named_by_regions(dict(regions))
     return LabelNames(
-        file, {0: "background", **labels}, structures, ignored[0][0] if ignored else None
+        path,
+        {0: "background", **names},
+        tuple(sorted(Structure(numbers, name) for name, numbers in regions)),
+        ignored[0][0] if ignored else None,
     )
 
 
@@ -93,42 +95,36 @@ def names_of(label_map: Path, folder: Path | None = None) -> LabelNames | None:
         folder: where it was found, if deeper; `predict` keeps folders in its output.
     """
     try:
-        own = _in_header(label_map)
-        if own:
+        known = FORMATS.get(suffix_of(label_map) or "", dicom.FORMAT)
+        if own := known.label_names(label_map):
+            own = {**own, 0: "background"}
             return LabelNames(label_map, own, structures_of(own), whole=False)
-        found = _beside(label_map, folder)
-        return replace(found, beside=True) if found else None
+        file = _description_of(label_map, (folder or label_map.parent).parent)
+        return replace(names_from(file), beside=True) if file else None
     except TransUNetError:
         return None  # damaged, which reading tells, or somebody else's
 
 
-def _in_header(label_map: Path) -> dict[int, str]:
-    own = FORMATS.get(suffix_of(label_map) or "", dicom.FORMAT).label_names(label_map)
-    return {**own, 0: "background"} if own else {}
-
-
-def _beside(label_map: Path, folder: Path | None) -> LabelNames | None:
+def _description_of(label_map: Path, top: Path) -> Path | None:
+    """The file that names a label map's labels, not above `top`."""
     here = label_map.parent
-    top = (folder or here).parent
-    for place in (here, *(above for above in here.parents if above.is_relative_to(top))):
-        manifest = place / "manifest.json"
-        if manifest.is_file() and _lists(manifest, label_map):
-            return names_from(manifest)
-    described = [here, here.parent] if here.name in _LABEL_FOLDERS else [here]
-    files = (place / "dataset.json" for place in described)
-    return next((names_from(file) for file in files if file.is_file()), None)
-
-
-def _lists(manifest: Path, label_map: Path) -> bool:
-    """Whether it lies in the label map's folder, or is `predict`'s and names the label map."""
-    content = _content(manifest, manifest.stat().st_mtime_ns)
-    name = label_map.relative_to(manifest.parent).as_posix()
-    cases = content.get("cases", {}).values() if isinstance(content, dict) else ()
-    return "/" not in name or any(name in case.get("outputs", ()) for case in cases)
+    for folder in (here, *(above for above in here.parents if above.is_relative_to(top))):
+        manifest = folder / "manifest.json"
+        if not manifest.is_file():
+            continue
+        content = _json_in(manifest, manifest.stat().st_mtime_ns)
+        cases = content.get("cases", {}).values() if isinstance(content, dict) else ()
+        name = label_map.relative_to(folder).as_posix()
+        # Above the label map's folder it is `predict`'s own only where it lists the label map.
+        if folder == here or any(name in case.get("outputs", ()) for case in cases):
+            return manifest
+    folders = [here, here.parent] if here.name in _LABEL_FOLDERS else [here]
+    files = (folder / "dataset.json" for folder in folders)
+    return next((file for file in files if file.is_file()), None)
 
 
 @lru_cache(maxsize=16)
-def _content(file: Path, changed: int) -> Any:
+def _json_in(file: Path, changed: int) -> Any:
     """The JSON in a file that was `changed` at that time; each label map beside it asks again."""
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
@@ -138,18 +134,7 @@ def _content(file: Path, changed: int) -> Any:
         raise DataError(f"{file}: not valid JSON ({error}). Give the file of labels.") from None
 
 
-def _file_of(path: Path) -> Path:
-    if not path.is_dir():
-        if not path.is_file():
-            raise ConfigError(f"There are no labels at {path}. Check the path.")
-        return path
-    for name in _FILES:
-        if (path / name).is_file():
-            return path / name
-    raise ConfigError(f"{path} holds neither {' nor '.join(_FILES)}; give the file of labels.")
-
-
-def _values(labels: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+def _label_values(labels: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
     """Names and their label values; empty where they are no such thing."""
     if all(key.isascii() and key.isdigit() for key in labels):
         return [(str(name), (int(key),)) for key, name in labels.items()]
