@@ -35,12 +35,11 @@ from rich.console import Console
 from rich.table import Table
 from subjects import Run, agreements, calibrating, images_of, subject
 
-from transunet.backends.onnxruntime import OnnxNetwork
-from transunet.backends.openvino import OpenVinoNetwork
+from transunet.backends.engines import ENGINES
 from transunet.backends.pytorch import TorchNetwork, fused_network
 from transunet.bundle.io import from_pretrained
 from transunet.export.export import export
-from transunet.export.writers import write_onnx_int8, write_openvino_int8
+from transunet.export.quantise import quantise
 
 CPU = (
     "eager",
@@ -169,17 +168,11 @@ def open_engine(
         return fused_network(model, chosen.device, precision, kind == "compiled")
     if kind == "graphs":
         return with_graphs(model, chosen.device, precision)
-    suffix = {"onnxruntime": ".onnx", "openvino": ".xml"}[kind]
-    int8 = precision == "int8"
-    path = folder / f"{kind}{'-int8' if int8 else ''}{suffix}"
+    engine, int8 = ENGINES[kind], precision == "int8"
+    path = folder / f"{kind}{'-int8' if int8 else ''}{engine.format.suffix}"
     if not path.exists():
         write(kind, int8, model, source, path, calibration)
-    size = model.config.image_size
-    return (
-        OnnxNetwork(path, size)
-        if kind == "onnxruntime"
-        else OpenVinoNetwork(path, size, "", precision)
-    )
+    return engine.open(path, model.config.image_size, "", "cpu", precision)
 
 
 def precision_of(name: str) -> str:
@@ -194,8 +187,10 @@ def write(
         export(source, path)
         return
     config = from_pretrained(source)[1]
-    writers = {"onnxruntime": write_onnx_int8, "openvino": write_openvino_int8}
-    writers[kind](model, config, path, calibration)
+    plain, quantised = path.with_name("plain.onnx"), path.with_name("quantised.onnx")
+    ENGINES["onnxruntime"].write(model, config, plain)
+    quantise(plain, quantised, calibration)
+    ENGINES[kind].write(model, config, path, "int8", quantised)
 
 
 def task(run: Run, batch: int, model: Any, cuda: bool) -> Callable[[], Any]:

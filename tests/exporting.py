@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prediction import tiny_bundle
-from transunet.export import writers
+from transunet.backends import onnxruntime
 from transunet.export.export import FORMATS, Exported, export
 
 SUFFIXES = {"onnx": "net.onnx", "openvino": "net.xml", "torch-export": "net.pt2"}
@@ -40,4 +40,4 @@ def written(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Wri
 def onnx_at_hand(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let int8 start from the ONNX file that there is, instead of tracing the network again."""
     path = written("onnx").path
-    monkeypatch.setattr(writers, "write_onnx", lambda model, config, to: shutil.copy(path, to))
+    monkeypatch.setattr(onnxruntime, "write", lambda model, config, to: shutil.copy(path, to))

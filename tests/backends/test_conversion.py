@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ import pytest
 
 from disks import make_read_only, small_disk
 from prediction import tiny_bundle
+from transunet.backends import compare, openvino
 from transunet.backends import conversion as cache
-from transunet.backends import openvino
-from transunet.backends.conversion import ConversionError, converted
+from transunet.backends.conversion import converted
+from transunet.backends.engines import ENGINES as ALL_ENGINES
 from transunet.bundle.bundle_config import BundleConfig, read_config
 from transunet.errors import ConfigError
 from transunet.inference.loading import load_networks
@@ -48,19 +50,28 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Writes a text instead of a network, quickly; returns where it wrote."""
     written: list[Path] = []
 
-    def write(model: object, config: object, path: Path) -> None:
+    def write(model: object, config: object, path: Path, *_: object) -> None:
         written.append(path)
         time.sleep(0.2)
         path.write_text("a network")
 
-    monkeypatch.setattr(cache, "_writer", lambda engine: write)
-    monkeypatch.setattr(cache, "_opened", lambda *_: None)
-    monkeypatch.setattr(cache, "_check_equal", lambda *_: None)
+    replace_engines(monkeypatch, write, lambda *_: None)
+    monkeypatch.setattr(compare, "compare", lambda *_: (0.0, 1.0))
     return written
 
 
+def replace_engines(
+    monkeypatch: pytest.MonkeyPatch, write: Callable[..., object], opens: Callable[..., object]
+) -> None:
+    """Have every engine write and open with these."""
+    engines = {
+        name: replace(engine, write=write, open=opens) for name, engine in ALL_ENGINES.items()
+    }
+    monkeypatch.setattr(cache, "ENGINES", engines)
+
+
 def need(engine: str) -> None:
-    for package in cache.KINDS[engine].packages:
+    for package in ALL_ENGINES[engine].packages:
         pytest.importorskip(package)
 
 
@@ -159,7 +170,7 @@ def test_a_precision_that_the_processor_lacks_is_refused(
 
     converted(bundle, read_config(bundle), "openvino")
     monkeypatch.setattr(openvino, "core", Core)
-    monkeypatch.setattr("transunet.backends.engines._LEAST_BYTES", 0)
+    monkeypatch.setattr("transunet.backends.opening._LEAST_BYTES", 0)
     for engine in ("openvino", "auto"):  # which does not fall back to what would be slower still
         with pytest.raises(ConfigError, match="does not compute in bf16"):
             load_networks([bundle], "cpu", engine, "bf16")
@@ -188,9 +199,9 @@ def test_what_is_damaged_is_made_anew(
     first = converted(bundle, config, "openvino")
     assert converted(bundle, config, "openvino") == first
     assert len(writers) == 1
-    damage(first.path)
+    damage(first[0])
     assert converted(bundle, config, "openvino") == first
-    assert first.path.read_text() == "a network"
+    assert first[0].read_text() == "a network"
     assert len(writers) == 2
 
 
@@ -214,18 +225,21 @@ def test_other_weights_and_other_versions_are_another_network(
     copied = shutil.copytree(bundle, tmp_path / "copy")
     assert converted(copied, config, "openvino") == first, "contents decide, not the folder"
     other = tiny_bundle(tmp_path / "other", seed=1)
-    assert converted(other, read_config(other), "openvino").path != first.path
+    assert converted(other, read_config(other), "openvino")[0] != first[0]
     monkeypatch.setattr(cache, "version_of", lambda package: "99")
-    assert converted(bundle, config, "openvino").path != first.path
+    assert converted(bundle, config, "openvino")[0] != first[0]
     assert len(writers) == 3
 
 
 def test_a_network_that_computes_something_else_is_not_kept(
     bundle: Path, config: BundleConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "_writer", lambda engine: lambda *_: None)
-    monkeypatch.setattr(cache, "_opened", lambda *_: lambda images: np.ones((1, 3, 32, 32), "f4"))
-    with pytest.raises(ConversionError, match=r"logits differ .* Take the engine eager"):
+    replace_engines(
+        monkeypatch,
+        lambda *_: None,
+        lambda *_: lambda images: np.ones((1, 3, 32, 32), np.float32),
+    )
+    with pytest.raises(ConfigError, match=r"logits differ .* Take the engine eager"):
         converted(bundle, config, "openvino")
     left = {path.suffix for path in (tmp_path / "cache" / "converted").iterdir()}
     assert left == {".lock"}
@@ -237,7 +251,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle_to_auto(
     need("openvino")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRANSUNET_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr("transunet.backends.engines._LEAST_BYTES", 0)
+    monkeypatch.setattr("transunet.backends.opening._LEAST_BYTES", 0)
     assert load_networks([bundle], "cpu").engine == "eager"
     assert "openvino is passed over" in caplog.text
     with pytest.raises(ConfigError, match="TRANSUNET_CACHE"):
@@ -256,7 +270,7 @@ def test_what_lies_in_a_read_only_cache_is_used(
         first = converted(bundle, config, "openvino")
         make_read_only(disk)
         assert converted(bundle, config, "openvino") == first
-        with pytest.raises(ConversionError, match=r"Read-only.*TRANSUNET_CACHE to a folder"):
+        with pytest.raises(ConfigError, match=r"Read-only.*TRANSUNET_CACHE to a folder"):
             converted(bundle, config, "onnxruntime")
     assert len(writers) == 1
 
@@ -264,7 +278,7 @@ def test_what_lies_in_a_read_only_cache_is_used(
 def test_the_cache_forgets_what_was_not_used_for_longest(
     bundle: Path, config: BundleConfig, writers: list[Path]
 ) -> None:
-    mine = converted(bundle, config, "openvino").path.parent
+    mine = converted(bundle, config, "openvino")[0].parent
     for age in range(cache._KEPT + 2):
         folder = mine.parent / f"old{age}"
         folder.mkdir()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from prediction import tiny_bundle
-from transunet.backends import engines, threads
-from transunet.backends.conversion import ConversionError
-from transunet.backends.engines import Choice, best_device, candidates, own_device
+from transunet.backends import engines, opening, threads
+from transunet.backends.engines import best_device, own_device
+from transunet.backends.opening import candidates, open_network
 from transunet.errors import ConfigError, WeightsError
 from transunet.inference.predictor import Predictor
 
@@ -24,47 +24,44 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if every engine were installed and every network worth converting."""
     monkeypatch.setattr(engines, "find_spec", lambda package: package)
-    monkeypatch.setattr(engines, "_LEAST_BYTES", 0)
-
-
-def names(choices: list[Choice]) -> list[str]:
-    return [choice.engine for choice in choices]
+    monkeypatch.setattr(opening, "_LEAST_BYTES", 0)
 
 
 @pytest.mark.usefixtures("everything")
 def test_auto_tries_the_fastest_first(bundle: Path) -> None:
-    found = candidates(bundle, "auto", "auto", "cpu")
-    assert names(found) == ["openvino", "onnxruntime", "eager"]
-    assert {choice.precision for choice in found} == {"fp32"}
-    assert names(candidates(bundle, "auto", "bf16", "cpu")) == ["openvino", "eager"]
+    assert candidates(bundle, "auto", "fp32", "cpu") == (
+        ["openvino", "onnxruntime", "eager"],
+        "cpu",
+    )
+    assert candidates(bundle, "auto", "bf16", "cpu") == (["openvino", "eager"], "cpu")
 
 
 def test_auto_leaves_out_what_is_not_installed(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(opening, "_LEAST_BYTES", 0)
     monkeypatch.setattr(engines, "find_spec", lambda package: package != "openvino" or None)
-    assert names(candidates(bundle, "auto", "auto", "cpu")) == ["onnxruntime", "eager"]
+    assert candidates(bundle, "auto", "fp32", "cpu")[0] == ["onnxruntime", "eager"]
     # ONNX Runtime is there, but nothing that converts for it.
     there = {"torch", "onnxruntime"}
     monkeypatch.setattr(engines, "find_spec", lambda package: package in there or None)
-    assert names(candidates(bundle, "auto", "auto", "cpu")) == ["eager"]
+    assert candidates(bundle, "auto", "fp32", "cpu")[0] == ["eager"]
 
 
 def test_auto_converts_no_tiny_network(bundle: Path) -> None:
-    assert names(candidates(bundle, "auto", "auto", "cpu")) == ["eager"]
+    assert candidates(bundle, "auto", "fp32", "cpu")[0] == ["eager"]
 
 
 @pytest.mark.parametrize(
     ("engine", "precision", "device", "says"),
     [
-        ("fast", "auto", "cpu", "no engine 'fast'; known: auto, eager"),
-        ("auto", "fp8", "cpu", "no precision 'fp8'; known: auto, fp32"),
+        ("fast", "auto", "cpu", "no engine 'fast'; known: auto, openvino"),
+        ("auto", "fp8", "cpu", "no precision 'fp8'; known: auto, fp32, bf16, fp16, int8"),
         ("auto", "int8", "cpu", r"`transunet export --int8`"),
         ("eager", "int8", "cpu", r"`transunet export --int8`"),
         ("auto", "fp16", "cpu", None),
         ("eager", "fp16", "cpu", "eager does not compute in fp16 on cpu; possible: fp32, bf16"),
-        ("onnxruntime", "bf16", "cpu", "Engines that do: eager, compiled, openvino"),
+        ("onnxruntime", "bf16", "cpu", "Engines that do: openvino, eager, compiled"),
     ],
 )
 @pytest.mark.usefixtures("everything")
@@ -72,28 +69,29 @@ def test_what_cannot_be_had_is_refused(
     bundle: Path, engine: str, precision: str, device: str, says: str | None
 ) -> None:
     if says is None:
-        assert names(candidates(bundle, engine, precision, device)) == ["openvino"]
+        assert candidates(bundle, engine, precision, device)[0] == ["openvino"]
         return
     with pytest.raises(ConfigError, match=says):
-        candidates(bundle, engine, precision, device)
+        open_network(bundle, device, engine, precision)
 
 
 def test_an_engine_for_the_cpu_is_refused_elsewhere(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setattr(engines, "best_device", lambda name: name or "cuda:0")
+    for module in (engines, opening):
+        monkeypatch.setattr(module, "best_device", lambda name: name or "cuda:0")
     with pytest.raises(ConfigError, match="openvino computes on cpu, not on cuda:0"):
-        candidates(bundle, "openvino", "auto", "cuda:0")
-    assert candidates(bundle, "openvino", "auto", None) == [Choice("openvino", "fp32", "cpu")]
-    assert candidates(bundle, "auto", "fp16", None) == [Choice("eager", "fp16", "cuda:0")]
-    assert candidates(bundle, "compiled", "bf16", None) == [Choice("compiled", "bf16", "cuda:0")]
+        candidates(bundle, "openvino", "fp32", "cuda:0")
+    assert candidates(bundle, "openvino", "fp32", None) == (["openvino"], "cpu")
+    assert candidates(bundle, "auto", "fp16", None) == (["eager"], "cuda:0")
+    assert candidates(bundle, "compiled", "bf16", None) == (["compiled"], "cuda:0")
 
 
 def test_a_missing_package_names_its_extra(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"transunet-torch\[openvino\]"):
-        candidates(bundle, "openvino", "auto", "cpu")
+        candidates(bundle, "openvino", "fp32", "cpu")
 
 
 def test_a_device_that_is_not_here_is_refused() -> None:
@@ -116,9 +114,9 @@ def test_auto_falls_back_and_says_so(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(*_: object) -> None:
-        raise ConversionError("the exporter choked")
+        raise ConfigError("the exporter choked")
 
-    monkeypatch.setattr("transunet.backends.conversion.converted", fails)
+    monkeypatch.setattr("transunet.backends.opening.converted", fails)
     with caplog.at_level(logging.WARNING):
         predictor = Predictor.from_pretrained(bundle, device="cpu")
     assert (predictor.engine, predictor.precision, predictor.device) == ("eager", "fp32", "cpu")

@@ -13,19 +13,19 @@ import torch
 from numpy.typing import NDArray
 
 from prediction import tiny_bundle
-from transunet.backends.exported import open_exported
-from transunet.backends.exported_metadata import FORMAT, pack
+from transunet.backends import onnxruntime, openvino, pytorch
+from transunet.backends.exported import FORMAT, pack
+from transunet.backends.opening import open_network
 from transunet.backends.pytorch import fingerprint_of
 from transunet.bundle.io import from_pretrained
 from transunet.errors import ConfigError, DataError
-from transunet.export.writers import write_onnx, write_openvino, write_torch_export
 from transunet.inference.loading import load_networks
 from transunet.inference.predictor import Predictor
 
 IMAGES = np.random.default_rng(0).random((3, 1, 32, 32), dtype=np.float32)
 
 
-WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pt2": write_torch_export}
+WRITERS = {".onnx": onnxruntime.write, ".xml": openvino.write, ".pt2": pytorch.write}
 NEEDS = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".xml": ("openvino",), ".pt2": ()}
 
 
@@ -88,16 +88,16 @@ def test_a_file_computes_what_its_bundle_does(
     if engine != "auto":
         pytest.importorskip(engine)
     path = exported(suffix, bundle, written)
-    network, config, choice = open_exported(path, engine, device="cpu", trust=True)
+    network, config, used, precision = open_network(path, "cpu", engine, trust=True)
     for batch in (3, 1):
         found = np.asarray(network(IMAGES[:batch]))
         assert np.abs(found - expected[:batch]).max() < 1e-4 * expected.std()
     model, own = from_pretrained(bundle)
     assert config == own
     assert network.fingerprint == fingerprint_of(model)
-    assert (network.image_size, network.device, choice.precision) == ((32, 32), "cpu", "fp32")
+    assert (network.image_size, network.device, precision) == ((32, 32), "cpu", "fp32")
     usual = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "eager"}
-    assert choice.engine == (engine if engine != "auto" else usual[suffix])
+    assert used == (engine if engine != "auto" else usual[suffix])
 
 
 def test_a_predictor_and_an_ensemble_take_files(bundle: Path, onnx_file: Path) -> None:
@@ -124,27 +124,27 @@ def test_what_a_file_cannot_do_is_refused(
     onnx_file: Path, settings: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
-        open_exported(onnx_file, **settings)
+        open_network(onnx_file, **settings)
     assert "engine 'swift'" in says or str(onnx_file) in str(caught.value)
 
 
 def test_an_int8_file_is_another_network_in_its_own_precision(onnx_file: Path) -> None:
     onnx = pytest.importorskip("onnx")
-    before, config, _ = open_exported(onnx_file)
+    before, config, _, _ = open_network(onnx_file)
     model = onnx.load(onnx_file)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, pack(config, before.fingerprint, "int8"))
     onnx.save(model, onnx_file)
-    network, _, choice = open_exported(onnx_file)
-    assert choice.precision == "int8"
+    network, _, _, precision = open_network(onnx_file)
+    assert precision == "int8"
     assert network.fingerprint != before.fingerprint
     with pytest.raises(ConfigError, match="holds a network for int8"):
-        open_exported(onnx_file, precision="fp32")
+        open_network(onnx_file, precision="fp32")
 
 
 def test_there_has_to_be_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"There is no exported network .*gone\.onnx"):
-        open_exported(tmp_path / "gone.onnx")
+        open_network(tmp_path / "gone.onnx")
 
 
 def test_somebody_elses_network_is_refused(onnx_file: Path, ir_file: Path) -> None:
@@ -157,7 +157,7 @@ def test_somebody_elses_network_is_refused(onnx_file: Path, ir_file: Path) -> No
     ir_file.write_text(text[:start] + text[end:])
     for path in (onnx_file, ir_file):
         with pytest.raises(ConfigError, match="not written by `transunet export`") as caught:
-            open_exported(path)
+            open_network(path)
         assert str(path) in str(caught.value)
 
 
@@ -167,7 +167,7 @@ def test_a_newer_file_is_refused(onnx_file: Path) -> None:
     next(entry for entry in model.metadata_props if entry.key == FORMAT).value = "9"
     onnx.save(model, onnx_file)
     with pytest.raises(ConfigError, match="is of format 9"):
-        open_exported(onnx_file)
+        open_network(onnx_file)
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
@@ -182,7 +182,7 @@ def test_a_file_cut_short_is_refused(
     path = tmp_path / whole.name
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises((DataError, ConfigError)) as caught:
-        open_exported(path, trust=True)
+        open_network(path, trust=True)
     assert str(path) in str(caught.value)
 
 
@@ -194,17 +194,17 @@ def test_a_file_of_noise_is_refused(suffix: str, seed: int, tmp_path: Path) -> N
     path = tmp_path / f"noise{suffix}"
     path.write_bytes(np.random.default_rng(seed).bytes(3000))
     with pytest.raises((DataError, ConfigError), match="noise"):
-        open_exported(path, trust=True)
+        open_network(path, trust=True)
 
 
 def test_weights_that_are_not_beside_it_are_noticed(ir_file: Path) -> None:
     beside = ir_file.with_suffix(".bin")
     beside.write_bytes(beside.read_bytes()[:100])
     with pytest.raises(DataError, match=r"model\.xml: OpenVINO cannot read it"):
-        open_exported(ir_file)
+        open_network(ir_file)
     beside.unlink()
     with pytest.raises(DataError, match=r"model\.xml: OpenVINO cannot read it"):
-        open_exported(ir_file)
+        open_network(ir_file)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
@@ -219,7 +219,7 @@ def test_weights_outside_the_folder_are_not_read(
     path, outside = inside / "model.onnx", tmp_path / "weights.bin"
     beside = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 512}
     onnx.save(onnx.load(onnx_file), path, **beside)
-    open_exported(path, engine)  # as it should be
+    open_network(path, engine=engine)  # as it should be
     shutil.move(inside / "weights.bin", outside)
     if way == "link":
         (inside / "weights.bin").symlink_to("../weights.bin")
@@ -231,7 +231,7 @@ def test_weights_outside_the_folder_are_not_read(
                     entry.value = str(outside) if way == "absolute" else way
         path.write_bytes(model.SerializeToString())
     with pytest.raises(DataError, match=r"in/model\.onnx"):
-        open_exported(path, engine)
+        open_network(path, engine=engine)
 
 
 class _Touch:
@@ -254,9 +254,9 @@ def test_code_in_a_program_runs_only_with_trust(program_file: Path, tmp_path: Pa
             inputs = "sample_inputs" in entry.filename
             new.writestr(entry.filename, payload.getvalue() if inputs else whole.read(entry))
     with pytest.raises(ConfigError, match=r"runs whatever code is in it.*--trust"):
-        open_exported(poisoned)
+        open_network(poisoned)
     assert not touched.exists()
     # Should this ever fail, PyTorch has become safe here and --trust can go.
     with pytest.raises(DataError):
-        open_exported(poisoned, device="cpu", trust=True)
+        open_network(poisoned, device="cpu", trust=True)
     assert touched.exists()

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from prediction import tiny_config
-from transunet.backends.exported_metadata import CONFIG, FINGERPRINT, FORMAT, KEYS, pack, unpack
+from transunet.backends.exported import CONFIG, FINGERPRINT, FORMAT, KEYS, pack, unpack
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.checks.suitability import SeenChannel, TrainingData
 from transunet.data.preprocessing import Channel, Preprocessing
@@ -30,7 +30,7 @@ def config() -> BundleConfig:
 
 
 def test_what_is_packed_is_unpacked(config: BundleConfig) -> None:
-    texts = pack(config, "abc", "int8", {"torch": "2"})
+    texts = pack(config, "abc", "int8")
     assert set(texts) == set(KEYS)
     assert unpack({**texts, "somebody.else": "1"}, FILE) == (config, "abc", "int8")
 

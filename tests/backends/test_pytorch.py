@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_a_compiled_network_gives_the_plain_ones_logits(model: TransUNet) -> Non
         capture_output=True,
         text=True,
         check=True,
-        cwd=__file__.rpartition("/inference/")[0],
+        cwd=Path(__file__).parents[1],
         timeout=300,
     )
     assert float(done.stdout) < 1e-4

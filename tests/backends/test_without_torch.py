@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from prediction import save_nifti, tiny_bundle
+from transunet.backends import onnxruntime, openvino
 from transunet.bundle.io import from_pretrained
-from transunet.export.writers import write_onnx, write_openvino
 
 # None in sys.modules is what Python itself takes for "there is no such module".
 COMMAND = """
@@ -54,7 +54,7 @@ def test_an_exported_file_needs_no_torch(
 ) -> None:
     for needed in (package, "onnxscript") if file == "model.onnx" else (package,):
         pytest.importorskip(needed)
-    write = write_onnx if file == "model.onnx" else write_openvino
+    write = onnxruntime.write if file == "model.onnx" else openvino.write
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write(*from_pretrained(folder / "bundle"), folder / file)
@@ -97,7 +97,7 @@ def test_a_bundle_says_what_it_needs(folder: Path) -> None:
 
 
 def test_a_program_says_what_it_needs(folder: Path) -> None:
-    from transunet.backends.exported_metadata import pack
+    from transunet.backends.exported import pack
 
     _, config = from_pretrained(folder / "bundle")
     with zipfile.ZipFile(folder / "model.pt2", "w") as archive:

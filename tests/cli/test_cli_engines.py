@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from prediction import save_nifti, tiny_bundle
-from transunet.backends.exported_metadata import pack
+from transunet.backends.exported import pack
 from transunet.bundle.bundle_config import read_config
 from transunet.cli.main import app
 from transunet.errors import ConfigError
@@ -67,7 +67,7 @@ def test_converting_is_told_once(bundle: Path, image: Path, tmp_path: Path) -> N
 def test_a_fallback_is_told(
     bundle: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transunet.backends.engines._LEAST_BYTES", 0)
+    monkeypatch.setattr("transunet.backends.opening._LEAST_BYTES", 0)
     monkeypatch.setattr("transunet.backends.engines.find_spec", lambda package: package)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRANSUNET_CACHE", str(tmp_path / "file"))

@@ -2,6 +2,7 @@ import errno
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import torch
 
 import transunet.export.export as export_module
 from prediction import left_in
-from transunet.backends.exported_metadata import CONFIG, FINGERPRINT, PRECISION, pack
-from transunet.backends.exported_texts import read_metadata
+from transunet.backends import onnxruntime, pytorch
+from transunet.backends.compare import compare
+from transunet.backends.exported import CONFIG, FINGERPRINT, PRECISION
+from transunet.backends.opening import read_metadata
 from transunet.backends.pytorch import TorchNetwork, fingerprint_of
 from transunet.bundle.io import BundleConfig, from_pretrained
 from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError, DataError
-from transunet.export import writers
-from transunet.export.export import FORMATS, check_target, compare, export
+from transunet.export.export import FORMATS, check_target, export
 from transunet.inference.loading import load_networks
 from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
@@ -76,7 +78,7 @@ def test_onnx_of_a_plain_vit_takes_any_size_too(tmp_path: Path) -> None:
     config = BundleConfig(
         architecture=model.config, preprocessing=Preprocessing(), labels={0: "no", 1: "yes"}
     )
-    writers.write_onnx(model, config, tmp_path / "plain.onnx")
+    onnxruntime.write(model, config, tmp_path / "plain.onnx")
     session = ort.InferenceSession(tmp_path / "plain.onnx", providers=["CPUExecutionProvider"])
     for size in ((64, 64), (70, 70), (70, 64), (5, 100)):
         images = torch.rand(2, 1, *size)
@@ -89,7 +91,7 @@ def test_onnx_of_a_plain_vit_takes_any_size_too(tmp_path: Path) -> None:
 def test_onnx_states_opset_and_metadata(written: Any) -> None:
     told = written("onnx")
     proto = onnx.load(told.path)
-    assert told.opset == writers.OPSET == proto.opset_import[0].version
+    assert told.opset == onnxruntime.OPSET == proto.opset_import[0].version
     texts = {prop.key: prop.value for prop in proto.metadata_props}
     assert {CONFIG, FINGERPRINT, PRECISION} <= set(texts)
     assert json.loads(texts[CONFIG])["labels"]["1"] == "left"
@@ -99,10 +101,8 @@ def test_weights_too_large_for_one_file_lie_beside_it(
     small_bundle: Path, written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, config = from_pretrained(small_bundle)
-    monkeypatch.setattr(writers, "_LARGEST_FILE", 1000)
-    proto = onnx.load(written("onnx").path)
-    texts = pack(config, fingerprint_of(model))
-    writers.save_onnx(onnx, proto, tmp_path / "large.onnx", texts)
+    monkeypatch.setattr(onnxruntime, "_LARGEST_FILE", 1000)
+    onnxruntime.write(model, config, tmp_path / "large.onnx", "fp32", written("onnx").path)
     assert left_in(tmp_path) == {"large.onnx", "large.onnx.data"}
     network = load_networks([tmp_path / "large.onnx"], device="cpu").network
     assert compare(model, network, np.ones((1, 2, 32, 32), np.float32))[0] < 1e-3
@@ -123,7 +123,7 @@ def test_predicting_from_onnx_needs_no_torch(written: Any, tmp_path: Path) -> No
 def wrong(model: torch.nn.Module, config: object, path: Path) -> None:
     """A writer that changes a weight on the way."""
     model.segmentation_head[0].bias.data[0] += 1
-    writers.write_torch_export(model, config, path)  # type: ignore[arg-type]
+    pytorch.write(model, config, path)  # type: ignore[arg-type]
     model.segmentation_head[0].bias.data[0] -= 1
 
 
@@ -144,7 +144,7 @@ def broken(model: object, config: object, path: Path) -> None:
 def test_what_goes_wrong_leaves_nothing_behind(
     write: Any, says: str, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = export_module.Format(".pt2", write, FORMATS["torch-export"].read)
+    kind = replace(FORMATS["torch-export"], write=write)
     monkeypatch.setattr(export_module, "FORMATS", {**FORMATS, "torch-export": kind})
     with pytest.raises(DataError, match=says):
         export(small_bundle, tmp_path / "net.pt2")
@@ -156,7 +156,7 @@ def test_a_failed_export_keeps_what_was_there(
 ) -> None:
     path = tmp_path / "net.pt2"
     path.write_bytes(b"the old one")
-    kind = export_module.Format(".pt2", full, FORMATS["torch-export"].read)
+    kind = replace(FORMATS["torch-export"], write=full)
     monkeypatch.setattr(export_module, "FORMATS", {**FORMATS, "torch-export": kind})
     with pytest.raises(DataError):
         export(small_bundle, path, overwrite=True)
@@ -180,10 +180,10 @@ def test_compare_sees_nan(small_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "settings", "says"),
     [
-        ("net.onnx", {"format": "caffe"}, "no format 'caffe'; known: onnx"),
+        ("net.onnx", {"format": "caffe"}, "no format 'caffe'; known: openvino, onnx"),
         ("net.bin", {}, "suffix is of no format"),
         ("net.onnx", {"format": "openvino"}, "end in .xml"),
-        ("net.pt2", {"int8": True}, "no int8; possible: onnx, openvino"),
+        ("net.pt2", {"int8": True}, "no int8; possible: openvino, onnx"),
         ("taken.onnx", {}, "exists already"),
         ("folder.onnx", {"overwrite": True}, "is a folder"),
     ],

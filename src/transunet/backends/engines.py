@@ -1,150 +1,178 @@
-"""What computes a network: which engines there are, what each can do, and which one is taken.
+"""The engines: what computes a network, each a file of this folder and an entry of `ENGINES`.
 
-All give the same call (`Network`). The fastest that is at hand and exact comes first; another
-precision than fp32 only where it is asked for, since labels may change with it.
+All give the same call (`Network`). Their names, precisions and files are written here only: the
+command line's choices, the formats of `transunet export` and what `auto` takes follow from them.
 """
 
 import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Protocol
 
+from transunet.backends import onnxruntime, openvino
+from transunet.backends.exported import FILE_PRECISIONS
 from transunet.backends.protocol import Network
-from transunet.bundle.bundle_config import MODEL, BundleConfig, locate
+from transunet.bundle.bundle_config import BundleConfig
 from transunet.errors import ConfigError
-from transunet.optional import require
 
-EngineName = Literal["auto", "eager", "compiled", "onnxruntime", "openvino"]
-Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+if TYPE_CHECKING:
+    from transunet.models.transunet2d.network import TransUNet
 
-Open = Callable[[Path | str, BundleConfig, str, str], Network]
-"""From a bundle, its configuration, a device and a precision to a network."""
+
+class Open(Protocol):
+    """Opens a bundle, or a file of a suffix that the engine reads."""
+
+    def __call__(
+        self,
+        source: Path | str,
+        image_size: tuple[int, int],
+        fingerprint: str,
+        device: str,
+        precision: str,
+        /,
+    ) -> Network:
+        """Return the network; a bundle of which nothing was converted says its size itself."""
+
+
+class Write(Protocol):
+    """Writes a network as a file, with the bundle's configuration in it."""
+
+    def __call__(
+        self,
+        model: "TransUNet",
+        config: BundleConfig,
+        path: Path,
+        precision: str = "fp32",
+        quantised: Path | None = None,
+        /,
+    ) -> None:
+        """Write to `path`; `quantised` is the network as an ONNX file in int8, for `precision`."""
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A file that `transunet export` writes, and that predicting takes in a bundle's place."""
+
+    name: str
+    """Of `transunet export --format`."""
+    suffix: str
+    free_axes: tuple[str, ...] = ("batch",)
+    """Axes of the input that may have any length."""
+    opset: int | None = None
+    int8: bool = False
+    """Whether int8 can be written."""
+    weights_suffix: str = ""
+    """Of the file with the weights beside it."""
+    runs_code: bool = False
+    """Whether loading it runs code that is in it."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One way to compute a bundle's network."""
+    """One way to compute a network."""
 
-    precisions: Mapping[str, tuple[str, ...]]
-    """Kind of device -> the precisions it computes there."""
+    open: Open
     packages: tuple[str, ...]
     """What has to be installed: the engine itself first, then what converts a bundle for it."""
-    extra: str
-    """The extra that brings them; empty for what every installation has."""
-    open: Open
+    precisions: Mapping[str, tuple[str, ...]]
+    """Kind of device -> the precisions in which it computes a bundle there."""
+    reads: tuple[str, ...]
+    """Suffixes of exported files that it opens."""
+    texts: Callable[[Path], Mapping[str, str]]
+    """Reads the metadata of such a file."""
+    write: Write | None = None
+    format: FileFormat | None = None
+    """Of what `write` writes."""
+    converts: bool = False
+    """Whether a bundle is written as such a file first, which is then opened."""
+    extra: str = ""
+    """The extra that brings the packages; empty for what every installation has."""
+    auto: bool = True
+    """Whether `auto` may take it."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """An engine with all that was left open decided."""
+# torch takes seconds to import, and is missing where exported files alone are computed.
+def _open_pytorch(
+    source: Path | str,
+    image_size: tuple[int, int],
+    fingerprint: str,
+    device: str,
+    precision: str,
+    compiled: bool = False,
+) -> Network:
+    from transunet.backends.pytorch import open_pytorch
 
-    engine: str
-    precision: str
-    device: str
-
-
-def _eager(source: Path | str, config: BundleConfig, device: str, precision: str) -> Network:
-    return _in_torch(source, device, precision)
-
-
-def _compiled(source: Path | str, config: BundleConfig, device: str, precision: str) -> Network:
-    return _in_torch(source, device, precision, compiled=True)
+    return open_pytorch(source, image_size, fingerprint, device, precision, compiled)
 
 
-def _in_torch(source: Path | str, device: str, precision: str, compiled: bool = False) -> Network:
-    from transunet.backends.pytorch import fused_network
-    from transunet.bundle.io import from_pretrained
+def _write_pytorch(model: "TransUNet", config: BundleConfig, path: Path, *settings: Any) -> None:
+    from transunet.backends import pytorch
 
-    return fused_network(from_pretrained(source)[0], device, precision, compiled)
-
-
-def _onnxruntime(source: Path | str, config: BundleConfig, device: str, precision: str) -> Network:
-    from transunet.backends.conversion import converted
-    from transunet.backends.onnxruntime import OnnxNetwork
-
-    path, fingerprint = converted(source, config, "onnxruntime")
-    return OnnxNetwork(path, config.architecture.image_size, fingerprint)
+    pytorch.write(model, config, path, *settings)
 
 
-def _openvino(source: Path | str, config: BundleConfig, device: str, precision: str) -> Network:
-    from transunet.backends.conversion import converted
-    from transunet.backends.openvino import OpenVinoNetwork, check_precision
+def _texts_of_program(path: Path) -> Mapping[str, str]:
+    from transunet.backends.pytorch import texts_of
 
-    check_precision(precision)
-    kind = "openvino" if precision == "fp32" else f"openvino-{precision}"
-    path, fingerprint = converted(source, config, kind)
-    return OpenVinoNetwork(path, config.architecture.image_size, fingerprint, precision)
+    return texts_of(path)
 
 
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
+        "openvino": Engine(
+            open=openvino.OpenVinoNetwork,
+            packages=("openvino",),
+            precisions={"cpu": ("fp32", "bf16", "fp16")},
+            reads=(".xml", ".onnx"),
+            texts=openvino.texts_of,
+            write=openvino.write,
+            format=FileFormat("openvino", ".xml", int8=True, weights_suffix=".bin"),
+            converts=True,
+            extra="openvino",
+        ),
+        "onnxruntime": Engine(
+            open=onnxruntime.OnnxNetwork,
+            packages=("onnxruntime", "onnx", "onnxscript"),
+            precisions={"cpu": ("fp32",)},
+            reads=(".onnx",),
+            texts=onnxruntime.texts_of,
+            write=onnxruntime.write,
+            format=FileFormat("onnx", ".onnx", onnxruntime.FREE_AXES, onnxruntime.OPSET, int8=True),
+            converts=True,
+            extra="onnx",
+        ),
         "eager": Engine(
-            {
+            open=_open_pytorch,
+            packages=("torch",),
+            precisions={
                 "cpu": ("fp32", "bf16"),
                 "cuda": ("fp32", "bf16", "fp16"),
                 "mps": ("fp32", "fp16"),
             },
-            ("torch",),
-            "",
-            _eager,
+            reads=(".pt2",),
+            texts=_texts_of_program,
+            write=_write_pytorch,
+            format=FileFormat("torch-export", ".pt2", runs_code=True),
         ),
         "compiled": Engine(
-            {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}, ("torch",), "", _compiled
+            open=partial(_open_pytorch, compiled=True),
+            packages=("torch",),
+            precisions={"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
+            reads=(".pt2",),
+            texts=_texts_of_program,
+            auto=False,
         ),
-        "onnxruntime": Engine(
-            {"cpu": ("fp32",)}, ("onnxruntime", "onnx", "onnxscript"), "onnx", _onnxruntime
-        ),
-        "openvino": Engine({"cpu": ("fp32", "bf16", "fp16")}, ("openvino",), "openvino", _openvino),
     }
 )
-
-FASTEST: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"cpu": ("openvino", "onnxruntime", "eager"), "cuda": ("eager",), "mps": ("eager",)}
+"""Name -> engine, the fastest first (docs/how-to/engines.md)."""
+BUNDLE_PRECISIONS = tuple(
+    dict.fromkeys(p for e in ENGINES.values() for able in e.precisions.values() for p in able)
 )
-"""Kind of device -> engines that `auto` tries, the fastest first (docs/how-to/engines.md)."""
-_LEAST_BYTES = 8 << 20
-"""Of weights: `auto` converts no smaller network, since converting takes longer than it saves."""
-
-
-def candidates(source: Path | str, engine: str, precision: str, device: str | None) -> list[Choice]:
-    """Return what may compute the bundle `source`, best first.
-
-    Args:
-        source: a bundle, which is there.
-        engine: one of `ENGINES`, or "auto".
-        precision: "fp32", "bf16", "fp16", or "auto" for fp32.
-        device: "cpu", "cuda", "cuda:1", "mps"; the best one there is if None.
-
-    Raises:
-        ConfigError: for what no engine can do, or an engine that is not installed; the message says
-            what can be had.
-    """
-    check_names(engine, precision)
-    if precision == "int8":
-        raise ConfigError(
-            f"{source}: a bundle has no int8 weights, since they depend on images to calibrate "
-            "with. Make a file with `transunet export --int8` and predict with that."
-        )
-    precision = "fp32" if precision == "auto" else precision
-    if engine != "auto":
-        return [_asked_for(engine, precision, device)]
-    place = best_device(device)
-    found = [
-        Choice(name, precision, place)
-        for name in FASTEST[_kind(place)]
-        if precision in ENGINES[name].precisions[_kind(place)] and _worth_it(name, source)
-    ]
-    if not found:
-        able = [p for name in FASTEST[_kind(place)] for p in ENGINES[name].precisions[_kind(place)]]
-        raise ConfigError(
-            f"Nothing computes in {precision} on {place}; possible there: "
-            f"{', '.join(dict.fromkeys(able))}."
-        )
-    return found
 
 
 def check_names(engine: str, precision: str) -> None:
@@ -153,10 +181,39 @@ def check_names(engine: str, precision: str) -> None:
     Raises:
         ConfigError: naming those that there are.
     """
-    known = {"engine": ("auto", *ENGINES), "precision": ("auto", "fp32", "bf16", "fp16", "int8")}
-    for what, name in (("engine", engine), ("precision", precision)):
-        if name not in known[what]:
-            raise ConfigError(f"There is no {what} {name!r}; known: {', '.join(known[what])}.")
+    known = {
+        "engine": ("auto", *ENGINES),
+        "precision": tuple(dict.fromkeys(("auto", *BUNDLE_PRECISIONS, *FILE_PRECISIONS))),
+    }
+    for kind, name in (("engine", engine), ("precision", precision)):
+        if name not in known[kind]:
+            raise ConfigError(f"There is no {kind} {name!r}; known: {', '.join(known[kind])}.")
+
+
+def is_installed(name: str, to_convert: bool = True) -> bool:
+    """Whether the engine `name` can be found, and all that it needs to convert a bundle."""
+    packages = ENGINES[name].packages
+    needed = packages if to_convert else packages[:1]
+    return all(find_spec(package) is not None for package in needed)
+
+
+def device_for(name: str, device: str | None, source: Path | str) -> str:
+    """Return where the engine `name` computes `source`: on `device`, or the best one if None.
+
+    Raises:
+        ConfigError: for a device that is not here, or on which this engine does not compute.
+    """
+    kinds = ENGINES[name].precisions
+    if device is None or device == "auto":
+        device = "cpu" if set(kinds) == {"cpu"} else best_device(None)
+    elif device.partition(":")[0] in kinds:
+        device = best_device(device)
+    if device.partition(":")[0] not in kinds:
+        raise ConfigError(
+            f"{source}: the engine {name} computes on {', '.join(kinds)}, not on {device}. Choose "
+            "another engine or device."
+        )
+    return device
 
 
 def best_device(name: str | None) -> str:
@@ -182,43 +239,6 @@ def own_device(name: str | None) -> str | None:
     return f"cuda:{int(os.environ['LOCAL_RANK']) % count}" if count else name
 
 
-def installed(name: str, to_convert: bool = True) -> bool:
-    """Whether the engine `name` can be found, and all that it needs to convert a bundle."""
-    packages = ENGINES[name].packages
-    needed = packages if to_convert else packages[:1]
-    return all(find_spec(package) is not None for package in needed)
-
-
-def _asked_for(engine: str, precision: str, device: str | None) -> Choice:
-    able = ENGINES[engine]
-    for package in able.packages if able.extra else ():
-        require(package, able.extra)
-    only_cpu = device in (None, "auto") and set(able.precisions) == {"cpu"}
-    place = "cpu" if only_cpu else best_device(device)
-    if _kind(place) not in able.precisions:
-        raise ConfigError(
-            f"The engine {engine} computes on {', '.join(able.precisions)}, not on {place}. "
-            "Choose another engine or device."
-        )
-    if precision not in able.precisions[_kind(place)]:
-        raise ConfigError(
-            f"The engine {engine} does not compute in {precision} on {place}; possible: "
-            f"{', '.join(able.precisions[_kind(place)])}. {_who_can(precision, _kind(place))}"
-        )
-    return Choice(engine, precision, place)
-
-
-def _who_can(precision: str, kind: str) -> str:
-    able = [name for name, one in ENGINES.items() if precision in one.precisions.get(kind, ())]
-    return f"Engines that do: {', '.join(able)}." if able else "No engine does."
-
-
-def _worth_it(name: str, source: Path | str) -> bool:
-    if not ENGINES[name].extra:
-        return True
-    return installed(name) and locate(source, MODEL).stat().st_size >= _LEAST_BYTES
-
-
 def _may_have_accelerator() -> bool:
     """Whether asking torch, which takes seconds to import, could find more than a CPU."""
     if find_spec("torch") is None:
@@ -228,7 +248,3 @@ def _may_have_accelerator() -> bool:
     # NVIDIA's driver, that of its small boards, AMD's, and Windows' below WSL.
     patterns = ("nvidia*", "nvmap", "kfd", "dxg")
     return any(True for pattern in patterns for _ in Path("/dev").glob(pattern))
-
-
-def _kind(device: str) -> str:
-    return device.partition(":")[0]

@@ -1,15 +1,26 @@
-"""An exported network in ONNX Runtime, on the CPU. Needs no torch."""
+"""ONNX Runtime, on the CPU: computing an `.onnx` file, which needs no torch, and writing one."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.exported_metadata import INPUT, OUTPUT
+from transunet.backends.exported import INPUT, OUTPUT, pack
 from transunet.backends.threads import spinning, threads
+from transunet.bundle.bundle_config import BundleConfig
 from transunet.errors import DataError, first_sentence
 from transunet.optional import require
+
+if TYPE_CHECKING:
+    from transunet.models.transunet2d.network import TransUNet
+
+OPSET = 20
+"""Of ONNX files: the first with Gelu as one operator."""
+AXES = ("batch", "channels", "height", "width")
+FREE_AXES = ("batch", "height", "width")
+_LARGEST_FILE = 1_900_000_000
+"""Bytes of weights that one ONNX file holds; protobuf ends at 2 GiB. More lie beside it."""
 
 
 class OnnxNetwork:
@@ -19,18 +30,31 @@ class OnnxNetwork:
         path: the file. Weights beside it are read from its own folder only.
         image_size: height and width of the slices it will get.
         fingerprint: SHA-256 of what its results depend on.
+        device: the CPU.
+        precision: the file's own, "fp32" or "int8".
 
     Raises:
         ConfigError: without the package onnxruntime.
         DataError: when the file is damaged or holds another kind of network.
     """
 
-    device = "cpu"
-
-    def __init__(self, path: Path, image_size: tuple[int, int], fingerprint: str = "") -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        image_size: tuple[int, int],
+        fingerprint: str = "",
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
         self.path, self.image_size, self.fingerprint = path, image_size, fingerprint
-        self._session = _session(path, image_size)
-        _check_tensors(self._session, path)
+        self.device, self.precision = device, precision
+        self._session = _unused.pop(_identity(path), None) or _session(path)
+        names = [t.name for t in (*self._session.get_inputs(), *self._session.get_outputs())]
+        if names != [INPUT, OUTPUT]:
+            raise DataError(
+                f"{path}: its inputs and outputs are called {', '.join(names)}; expected {INPUT} "
+                f"and {OUTPUT}. Export the bundle anew."
+            )
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of `images`.
@@ -42,11 +66,37 @@ class OnnxNetwork:
         try:
             (logits,) = self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(images)})
         except Exception as error:  # its errors share no base class but this
-            raise _failed(error, self.path) from error
+            if "allocate memory" in str(error) or "bad_alloc" in str(error):
+                raise MemoryError(str(error)) from error
+            raise DataError(
+                f"{self.path}: ONNX Runtime could not compute it: {first_sentence(error)}"
+            ) from error
         return np.asarray(logits, dtype=np.float32)
 
 
-def _session(path: Path, image_size: tuple[int, int]) -> Any:
+def texts_of(path: Path) -> dict[str, str]:
+    """Return the metadata that the `.onnx` file at `path` carries.
+
+    Raises:
+        ConfigError: without the package onnxruntime.
+        DataError: when the file is damaged.
+    """
+    session = _unused.get(_identity(path)) or _session(path)
+    _unused.clear()
+    _unused[_identity(path)] = session
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
+_unused: dict[tuple[object, ...], Any] = {}
+"""The session that metadata were read from, until a network takes it: opening one takes seconds."""
+
+
+def _identity(path: Path | str) -> tuple[object, ...]:
+    status = Path(path).stat()
+    return Path(path), status.st_mtime_ns, status.st_size
+
+
+def _session(path: Path | str) -> Any:
     runtime = require("onnxruntime", "onnx")
     runtime.disable_telemetry_events()  # on Windows it would report its use to Microsoft
     options = runtime.SessionOptions()
@@ -54,9 +104,6 @@ def _session(path: Path, image_size: tuple[int, int]) -> Any:
     options.log_severity_level = 3  # errors, which are raised anyway
     if not spinning():
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Of a network for any size, one for this size: shapes are computed once, not at every image.
-    for name, side in zip(("height", "width"), image_size, strict=True):
-        options.add_free_dimension_override_by_name(name, side)
     try:
         return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no base class but this
@@ -66,17 +113,98 @@ def _session(path: Path, image_size: tuple[int, int]) -> Any:
         ) from error
 
 
-def _check_tensors(session: Any, path: Path) -> None:
-    found = [tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())]
-    if found != [INPUT, OUTPUT]:
-        raise DataError(
-            f"{path}: its inputs and outputs are called {', '.join(found)}; expected {INPUT} and "
-            f"{OUTPUT}. Export the bundle anew."
+def write(
+    model: "TransUNet",
+    config: BundleConfig,
+    path: Path,
+    precision: str = "fp32",
+    quantised: Path | None = None,
+) -> None:
+    """Write an ONNX file for any batch, height and width.
+
+    Weights of more than 1.9 GB lie beside it in `<name>.data`.
+
+    Args:
+        model: the network.
+        config: the bundle's, which the file carries.
+        path: the file.
+        precision: "fp32", or "int8" with `quantised`.
+        quantised: the network as an ONNX file in int8, to be written instead of the model.
+
+    Raises:
+        ConfigError: without the packages onnx and onnxscript.
+    """
+    from transunet.backends.pytorch import fingerprint_of  # torch is needed for writing only
+
+    onnx = require("onnx", "onnx")
+    proto = _traced(onnx, model) if quantised is None else onnx.load(quantised)
+    onnx.helper.set_model_props(proto, pack(config, fingerprint_of(model), precision))
+    outside = sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > _LARGEST_FILE
+    location = {"location": f"{path.name}.data", "size_threshold": 1024} if outside else {}
+    onnx.save_model(proto, path, save_as_external_data=outside, **location)
+
+
+def _traced(onnx: Any, model: "TransUNet") -> Any:
+    """Return the ONNX model of `model`, whose free axes have plain names."""
+    import torch
+    from torch.export import Dim
+
+    from transunet.backends.pytorch import quiet
+    from transunet.models.transunet2d.exportable import exportable
+
+    require("onnxscript", "onnx")
+    patch = model.config.patch_size
+    with quiet():
+        program = torch.onnx.export(
+            exportable(model, any_size=True),
+            # Not square, and not the model's own size, so that no length stands for another.
+            (torch.zeros(2, model.config.in_channels, 4 * patch, 6 * patch),),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            # One token would be a number in the graph; what is traced with two fits one as well.
+            dynamic_shapes=(
+                {0: Dim("batch"), 2: patch * Dim("rows", min=2), 3: patch * Dim("columns", min=2)},
+            ),
         )
+    assert program is not None
+    proto = program.model_proto
+    _pad_to_patches(onnx, proto, patch)
+    for tensor in (*proto.graph.input, *proto.graph.output):
+        for axis, dim in zip(AXES, tensor.type.tensor_type.shape.dim, strict=True):
+            if not dim.HasField("dim_value"):
+                dim.dim_param = axis
+    del proto.graph.value_info[:]  # each runtime works out the lengths in between
+    return proto
 
 
-def _failed(error: Exception, path: Path) -> Exception:
-    text = str(error)
-    if "allocate memory" in text or "bad_alloc" in text:
-        return MemoryError(text)
-    return DataError(f"{path}: ONNX Runtime could not compute it: {first_sentence(error)}")
+def _pad_to_patches(onnx: Any, proto: Any, patch: int) -> None:
+    """Have an ONNX network for whole patches take any size, as the model does.
+
+    Images are padded with zeros at the bottom and right, and the logits cropped to their size. This
+    is added to the graph, since torch.export cannot follow a size that is rounded up.
+    """
+    graph, whole, padded = proto.graph, "logits_of_whole_patches", "images_in_whole_patches"
+    for node in graph.node:
+        node.input[:] = [padded if name == INPUT else name for name in node.input]
+        node.output[:] = [whole if name == OUTPUT else name for name in node.output]
+    for name, values in (
+        ("patch", [patch]),
+        ("no_pads", [0] * 6),  # before every axis, and after batch and channels
+        ("top_left", [0, 0]),
+        ("height_and_width", [2, 3]),
+    ):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.int64), name))
+    make = onnx.helper.make_node
+    first = [
+        make("Shape", [INPUT], ["size"], start=2),
+        make("Neg", ["size"], ["minus_size"]),
+        make("Mod", ["minus_size", "patch"], ["missing"]),
+        make("Concat", ["no_pads", "missing"], ["pads"], axis=0),
+        make("Pad", [INPUT, "pads"], [padded]),
+    ]
+    for node in reversed(first):
+        graph.node.insert(0, node)
+    graph.node.append(make("Slice", [whole, "top_left", "size", "height_and_width"], [OUTPUT]))

@@ -1,26 +1,27 @@
-"""An exported network in OpenVINO, on the CPU. Needs no torch."""
+"""OpenVINO, on the CPU: computing `.xml` and `.onnx` files, without torch, and writing `.xml`."""
 
 import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.exported_metadata import INPUT, KEYS, OUTPUT, PREFIX
+from transunet.backends.exported import INPUT, KEYS, OUTPUT, PREFIX, pack
+from transunet.backends.protocol import PrecisionError
 from transunet.backends.threads import threads
-from transunet.errors import ConfigError, DataError, last_sentence
+from transunet.bundle.bundle_config import BundleConfig
+from transunet.errors import DataError, last_sentence
 from transunet.optional import require
 
-TYPES: Mapping[str, str] = MappingProxyType({"fp32": "f32", "bf16": "bf16", "fp16": "f16"})
+if TYPE_CHECKING:
+    from transunet.models.transunet2d.network import TransUNet
+
+_TYPES: Mapping[str, str] = MappingProxyType({"fp32": "f32", "bf16": "bf16", "fp16": "f16"})
 """Our names of precisions -> OpenVINO's. An int8 network computes the rest of itself in fp32."""
-
-
-class PrecisionError(ConfigError):
-    """A precision that was asked for and that this processor does not have."""
 
 
 class OpenVinoNetwork:
@@ -30,6 +31,7 @@ class OpenVinoNetwork:
         path: the file.
         image_size: height and width of the slices it will get.
         fingerprint: SHA-256 of what its results depend on.
+        device: the CPU.
         precision: "fp32", "bf16", "fp16"; "int8" for a file that holds such a network.
 
     Raises:
@@ -38,28 +40,35 @@ class OpenVinoNetwork:
         DataError: when the file is damaged or holds another kind of network.
     """
 
-    device = "cpu"
-
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         image_size: tuple[int, int],
         fingerprint: str = "",
+        device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
         self.path, self.image_size, self.fingerprint = path, image_size, fingerprint
+        self.device, self.precision = device, precision
         check_precision(precision)
-        model = read(path)
+        # Precision: said, since it takes bf16 by itself where the processor has it.
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _TYPES.get(precision, "f32"),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if (count := threads()) is not None:
+            settings["INFERENCE_NUM_THREADS"] = count
+        model = _read(Path(path))
         try:
             channels = model.input(INPUT).get_partial_shape()[1]
             model.reshape({INPUT: [-1, channels, *image_size]})
-            self._compiled = core().compile_model(model, "CPU", _settings(precision))
+            self._compiled = core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise DataError(
                 f"{path}: OpenVINO cannot compute it: {last_sentence(error)} Export the "
                 "bundle anew."
             ) from error
-        self._one_at_a_time = threading.Lock()  # a compiled network holds one image's memory
+        self._lock = threading.Lock()  # a compiled network holds one image's memory
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of `images`.
@@ -69,15 +78,15 @@ class OpenVinoNetwork:
             DataError: when the network cannot be computed.
         """
         try:
-            with self._one_at_a_time:
-                found = self._compiled({INPUT: np.ascontiguousarray(images)})
+            with self._lock:
+                tensors = self._compiled({INPUT: np.ascontiguousarray(images)})
         except RuntimeError as error:
             if any(sign in str(error) for sign in ("bad_alloc", "out of memory", "annot allocate")):
                 raise MemoryError(str(error)) from error
             raise DataError(
                 f"{self.path}: OpenVINO could not compute it: {last_sentence(error)}"
             ) from error
-        return np.asarray(found[OUTPUT], dtype=np.float32)
+        return np.asarray(tensors[OUTPUT], dtype=np.float32)
 
 
 @cache
@@ -109,37 +118,16 @@ def check_precision(precision: str) -> None:
         )
 
 
-def read(path: Path) -> Any:
-    """Return the network that the file `path` holds.
-
-    Raises:
-        DataError: when it is damaged or holds another kind of network.
-    """
-    try:
-        _check_start(path)
-        model = core().read_model(path)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{path}: OpenVINO cannot read it: {last_sentence(error)} Export the bundle anew."
-        ) from error
-    found = [*map(_name, model.inputs), *map(_name, model.outputs)]
-    if found != [INPUT, OUTPUT]:
-        raise DataError(
-            f"{path}: its inputs and outputs are called {', '.join(found)}; expected {INPUT} and "
-            f"{OUTPUT}. Export the bundle anew."
-        )
-    return model
-
-
 def texts_of(path: Path) -> dict[str, str]:
-    """Return the texts that the `.xml` file at `path` carries, by their keys.
+    """Return our metadata in the `.xml` or `.onnx` file at `path`, by their keys.
 
     Raises:
         ConfigError: without the package openvino.
         DataError: when the file is damaged.
     """
-    model = read(path)
-    places = {key: [PREFIX, key.partition(".")[2]] for key in KEYS}
+    model = _read(path)
+    # What ONNX files carry, OpenVINO keeps below "framework" when it reads them.
+    places = {key: ["framework", key] if path.suffix == ".onnx" else _place(key) for key in KEYS}
     return {
         key: model.get_rt_info(place).astype(str)
         for key, place in places.items()
@@ -147,24 +135,75 @@ def texts_of(path: Path) -> dict[str, str]:
     }
 
 
-def _check_start(path: Path) -> None:
-    # It would try the file as a network of every other kind it knows, and say much about each.
-    with path.open("rb") as file:
-        if path.suffix == ".xml" and not file.read(5).startswith(b"<?xml"):
-            raise RuntimeError("It is not XML.")
+def _place(key: str) -> list[str]:
+    return [PREFIX, key.partition(".")[2]]
 
 
-def _settings(precision: str) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        # Said, since it takes bf16 by itself where the processor has it.
-        "INFERENCE_PRECISION_HINT": TYPES.get(precision, "f32"),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    if (count := threads()) is not None:
-        settings["INFERENCE_NUM_THREADS"] = count
-    return settings
+def _read(path: Path) -> Any:
+    """Return OpenVINO's model of the file at `path`."""
+    try:
+        # It would try the file as a network of every other kind it knows, and say much about each.
+        with path.open("rb") as file:
+            if path.suffix == ".xml" and not file.read(5).startswith(b"<?xml"):
+                raise RuntimeError("It is not XML.")
+        model = core().read_model(path)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{path}: OpenVINO cannot read it: {last_sentence(error)} Export the bundle anew."
+        ) from error
+    names = [
+        next((name for name in (INPUT, OUTPUT) if name in known), min(known, default="nothing"))
+        for known in (tensor.get_names() for tensor in (*model.inputs, *model.outputs))
+    ]
+    if names != [INPUT, OUTPUT]:
+        raise DataError(
+            f"{path}: its inputs and outputs are called {', '.join(names)}; expected {INPUT} and "
+            f"{OUTPUT}. Export the bundle anew."
+        )
+    return model
 
 
-def _name(tensor: Any) -> str:
-    names = tensor.get_names()
-    return next((name for name in (INPUT, OUTPUT) if name in names), min(names, default="nothing"))
+def write(
+    model: "TransUNet",
+    config: BundleConfig,
+    path: Path,
+    precision: str = "fp32",
+    quantised: Path | None = None,
+) -> None:
+    """Write an OpenVINO IR, `path` (`.xml`) and its weights (`.bin`), for any batch.
+
+    Height and width are the bundle's: shapes known beforehand are faster there.
+
+    Args:
+        model: the network.
+        config: the bundle's, which the file carries.
+        path: the `.xml` file.
+        precision: what it will be computed in: "fp32", "bf16", "fp16", or "int8" with `quantised`.
+        quantised: the network as an ONNX file in int8, to be written instead of the model.
+
+    Raises:
+        ConfigError: without the package openvino.
+        PrecisionError: for a precision that this processor lacks.
+    """
+    from transunet.backends.pytorch import fingerprint_of, program_of, quiet
+    from transunet.models.transunet2d.exportable import exportable
+    from transunet.models.transunet2d.optimised import fuse
+
+    ov = require("openvino", "openvino")
+    check_precision(precision)
+    if quantised is not None:
+        shape = [-1, model.config.in_channels, *model.config.image_size]
+        network = ov.convert_model(quantised, input=[(INPUT, shape)])
+    else:
+        # The GroupNorm of `exportable`, made of several operators, rounds after each: in bf16 its
+        # logits lie four times as far from fp32's as those of PyTorch's own, which OpenVINO
+        # computes in one operator and which keeps to 1e-2 of the logits' scale.
+        module = exportable(model) if precision == "fp32" else fuse(model)
+        with quiet():
+            network = ov.convert_model(program_of(module, model.config))
+        network.inputs[0].set_names({INPUT})
+        network.outputs[0].set_names({OUTPUT})
+    stored = precision if precision == "int8" else "fp32"  # of the weights
+    for key, text in pack(config, fingerprint_of(model), stored).items():
+        network.set_rt_info(text, _place(key))
+    ov.save_model(network, path, compress_to_fp16=False)

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     Logits: TypeAlias = NDArray[np.float32] | Tensor
     """(B, classes, H, W): an array, or a tensor left on the device that computed it."""
+
+
+class PrecisionError(ConfigError):
+    """A precision that was asked for and that this processor does not have."""
 
 
 class Network(Protocol):
@@ -36,7 +42,7 @@ class Network(Protocol):
 
 
 class Wrapped:
-    """A network behind another one that looks at it differently: what it says of itself passes."""
+    """Base of a network that calls another one and passes on what that says of itself."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -53,5 +59,5 @@ class Wrapped:
 
     @property
     def fingerprint(self) -> str:
-        """The network's: how it is looked at is a setting of the run."""
+        """The network's: how it is called is a setting of the run."""
         return self.network.fingerprint

@@ -1,24 +1,38 @@
-"""Networks in PyTorch: a model as it is, and what predicts only, made faster.
+"""Networks in PyTorch: a model as it is, a faster form that only predicts, and `.pt2` files.
 
-The only parts of prediction that need torch are here and in `converted`.
+Prediction without torch imports nothing of this file.
 """
 
 import hashlib
-from collections.abc import Iterator
+import logging
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
+from transunet.backends.exported import KEYS, pack
+from transunet.bundle.bundle_config import MODEL, BundleConfig, locate
+from transunet.bundle.io import from_pretrained
 from transunet.device import choose_device
 from transunet.errors import ConfigError, DataError, first_sentence
+from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.transunet2d.optimised import fuse
 
+PROGRAM = ".pt2"
+"""Suffix of a program of torch.export."""
+_LONGEST = 1 << 24  # bytes of a text; a configuration takes a few thousand
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -30,8 +44,8 @@ class TorchNetwork:
     """
 
     def __init__(self, model: TransUNet, device: str | torch.device | None = None) -> None:
-        self.place = device if isinstance(device, torch.device) else choose_device(device)
-        self.model = model.to(self.place)
+        self._device = device if isinstance(device, torch.device) else choose_device(device)
+        self.model = model.to(self._device)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -41,7 +55,7 @@ class TorchNetwork:
     @property
     def device(self) -> str:
         """The device's name."""
-        return str(self.place)
+        return str(self._device)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -52,7 +66,7 @@ class TorchNetwork:
     def __call__(self, images: NDArray[np.float32]) -> Tensor:
         """Return the logits on the model's device."""
         with evaluating(self.model):
-            logits: Tensor = self.model(torch.from_numpy(images).to(self.place))
+            logits: Tensor = self.model(torch.from_numpy(images).to(self._device))
         return logits.float()
 
 
@@ -75,7 +89,7 @@ class FixedNetwork:
     Args:
         module: images (B, C, H, W) in, logits (B, classes, H, W) out.
         image_size: height and width of the slices it will get.
-        fingerprint: SHA-256 of what its results depend on.
+        fingerprint: SHA-256 of what its results depend on, or what returns it when it is asked for.
         device: where it computes.
         precision: "fp32", "bf16" or "fp16": of the weights and all that is computed.
         compiled: have `torch.compile` translate it, which takes a minute at the first call.
@@ -88,20 +102,20 @@ class FixedNetwork:
         self,
         module: nn.Module,
         image_size: tuple[int, int],
-        fingerprint: str,
+        fingerprint: str | Callable[[], str],
         *,
         device: str | torch.device | None = None,
         precision: str = "fp32",
         compiled: bool = False,
     ) -> None:
-        self.image_size, self.fingerprint = image_size, fingerprint
+        self.image_size, self._fingerprint = image_size, fingerprint
         self.compiled, self.precision = compiled, precision
-        self.place = device if isinstance(device, torch.device) else choose_device(device)
+        self._device = device if isinstance(device, torch.device) else choose_device(device)
         self._type = _TYPES[precision]
         # Convolutions of either processor are faster with the channels last.
-        last = self.place.type in ("cpu", "cuda")
+        last = self._device.type in ("cpu", "cuda")
         self._layout = torch.channels_last if last else torch.contiguous_format
-        self.module = module.to(self.place, self._type)
+        self.module = module.to(self._device, self._type)
         self.module.to(memory_format=self._layout)  # type: ignore[call-overload]
         # Each size of a batch is compiled for itself: that is faster than one for all.
         self._run = torch.compile(self.module, dynamic=False) if compiled else self.module
@@ -110,7 +124,12 @@ class FixedNetwork:
     @property
     def device(self) -> str:
         """The device's name."""
-        return str(self.place)
+        return str(self._device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what its results depend on; reading every weight takes a second."""
+        return self._fingerprint if isinstance(self._fingerprint, str) else self._fingerprint()
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.float32]) -> Tensor:
@@ -123,7 +142,7 @@ class FixedNetwork:
         if self.compiled:
             self._batch = max(self._batch, batch)
             images = np.pad(images, ((0, self._batch - batch), (0, 0), (0, 0), (0, 0)))
-        x = torch.from_numpy(images).to(self.place, self._type, memory_format=self._layout)
+        x = torch.from_numpy(images).to(self._device, self._type, memory_format=self._layout)
         return self._logits(x)[:batch].float()
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -134,7 +153,7 @@ class FixedNetwork:
 
         try:
             # Weights become constants: on a CPU they are then packed once for its products.
-            with config.patch(freezing=self.place.type == "cpu"):
+            with config.patch(freezing=self._device.type == "cpu"):
                 return self._run(x)  # type: ignore[no-any-return]
         except TorchDynamoException as error:
             raise ConfigError(
@@ -144,8 +163,54 @@ class FixedNetwork:
             ) from error
 
 
+def open_pytorch(
+    source: Path | str,
+    image_size: tuple[int, int],
+    fingerprint: str,
+    device: str | None,
+    precision: str = "fp32",
+    compiled: bool = False,
+) -> FixedNetwork:
+    """Return the network of a bundle or of a `.pt2` file.
+
+    Loading a `.pt2` file can run any code that is in it.
+
+    Raises:
+        DataError: when the file is damaged, or holds another kind of network.
+        ConfigError: for a device that is not here.
+        ConfigError, DataError, WeightsError: for a bundle that cannot be loaded.
+    """
+    if Path(source).suffix != PROGRAM or Path(source).is_dir():
+        weights = locate(source, MODEL)
+        loaded, (model, config) = weights.stat(), from_pretrained(source)
+
+        def fingerprint_of_file() -> str:
+            now = weights.stat()
+            if (now.st_ino, now.st_mtime_ns) != (loaded.st_ino, loaded.st_mtime_ns):
+                raise DataError(f"{weights} was replaced after it was loaded. Load it again.")
+            with safe_open(weights, "numpy") as file:
+                tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
+                return _digest(config.architecture, tensors)
+
+        return fused_network(model, device, precision, compiled, fingerprint_of_file)
+    try:
+        module = torch.export.load(source).module()
+    except Exception as error:  # whatever a damaged archive causes
+        raise DataError(
+            f"{source}: PyTorch {torch.__version__} cannot load it: {first_sentence(error)} "
+            "Export the bundle anew."
+        ) from error
+    return FixedNetwork(
+        module, image_size, fingerprint, device=device, precision=precision, compiled=compiled
+    )
+
+
 def fused_network(
-    model: TransUNet, device: str | None = None, precision: str = "fp32", compiled: bool = False
+    model: TransUNet,
+    device: str | None = None,
+    precision: str = "fp32",
+    compiled: bool = False,
+    fingerprint: Callable[[], str] | None = None,
 ) -> FixedNetwork:
     """Return a network that computes what `model` computes, made for predicting.
 
@@ -155,7 +220,7 @@ def fused_network(
     return FixedNetwork(
         fuse(model),
         model.config.image_size,
-        fingerprint_of(model),
+        fingerprint or fingerprint_of(model),
         device=device,
         precision=precision,
         compiled=compiled,
@@ -171,34 +236,73 @@ def model_of(network: object) -> TransUNet | None:
     return None
 
 
-def program_network(
-    path: Path,
-    image_size: tuple[int, int],
-    fingerprint: str,
-    device: str | None = None,
-    compiled: bool = False,
-) -> FixedNetwork:
-    """Return the network of a `.pt2` file; loading it can run any code that is in the file.
-
-    Raises:
-        DataError: when it is damaged, or holds another kind of network.
-        ConfigError: for a device that is not here.
-    """
-    try:
-        program = torch.export.load(path)
-        module = program.module()
-    except Exception as error:  # whatever a damaged archive causes
-        raise DataError(
-            f"{path}: PyTorch {torch.__version__} cannot load it: {first_sentence(error)} "
-            "Export the bundle anew."
-        ) from error
-    return FixedNetwork(module, image_size, fingerprint, device=device, compiled=compiled)
-
-
 def fingerprint_of(model: TransUNet) -> str:
     """Return the SHA-256 of a model's architecture and of every weight."""
-    digest = hashlib.sha256(model.config.model_dump_json().encode())
-    for name, value in sorted(model.state_dict().items()):
+    state = sorted(model.state_dict().items())
+    return _digest(model.config, ((name, value.detach().cpu().numpy()) for name, value in state))
+
+
+def _digest(config: TransUNetConfig, weights: Iterable[tuple[str, NDArray[Any]]]) -> str:
+    digest = hashlib.sha256(config.model_dump_json().encode())
+    for name, value in weights:
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().data)
+        digest.update(np.ascontiguousarray(value).data)
     return digest.hexdigest()
+
+
+def texts_of(path: Path) -> Mapping[str, str]:
+    """Return the texts that the `.pt2` file at `path` carries, without loading its program.
+
+    Raises:
+        DataError: when the file is damaged.
+    """
+    texts = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                _, _, name = entry.filename.partition("/extra/")
+                if name in KEYS:
+                    if entry.file_size > _LONGEST:
+                        raise ValueError("a text is too long")
+                    texts[name] = archive.read(entry).decode()
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise DataError(f"{path}: is damaged ({error}). Export the bundle anew.") from None
+    return texts
+
+
+def write(
+    model: TransUNet,
+    config: BundleConfig,
+    path: Path,
+    precision: str = "fp32",
+    quantised: Path | None = None,
+) -> None:
+    """Write a `.pt2` program of torch.export for any batch, at the bundle's height and width."""
+    assert precision == "fp32"
+    assert quantised is None
+    with quiet():
+        program = program_of(fuse(model), model.config)
+        # Not to the file itself: on a full disk PyTorch's writer ends the whole process.
+        buffer = BytesIO()
+        torch.export.save(program, buffer, extra_files=pack(config, fingerprint_of(model)))
+    path.write_bytes(buffer.getbuffer())
+
+
+def program_of(module: nn.Module, config: TransUNetConfig) -> ExportedProgram:
+    """Return `module` traced for any batch, at the size of `config`."""
+    example = (torch.zeros(2, config.in_channels, *config.image_size),)
+    return torch.export.export(module, example, dynamic_shapes=({0: Dim("batch")},))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep from the user what exporters print about their own insides."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

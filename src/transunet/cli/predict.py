@@ -193,11 +193,11 @@ def predict(
     the same arguments, on one machine or many, share the cases.
     """
     from transunet.backends.engines import own_device
+    from transunet.backends.opening import config_of
     from transunet.batch.run import Wanted
     from transunet.data.formats import warn_of_contradictions
     from transunet.data.inputs import find_inputs
     from transunet.files import writable_folder
-    from transunet.inference.loading import config_of
     from transunet.inference.predictor import Predictor
 
     # Mistyped paths first: loading a network may take a minute.

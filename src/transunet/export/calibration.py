@@ -1,6 +1,7 @@
 """Images to calibrate int8 with: a few slices of own training images, read as predicting reads."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,72 +53,49 @@ def calibration_images(
             "int8 is calibrated on images; none were given. Add --calibrate with some of the "
             "training images: files, a folder, or a prepared store."
         )
-    store = len(paths) == 1 and (paths[0] / MANIFEST).is_file()
-    cases = _stored(paths[0], config) if store else _read(paths, config)
-    chosen = [cases[i] for i in _spread(len(cases), min(count, len(cases)))]
-    each = -(-count // len(chosen))
-    found: list[NDArray[np.float32]] = []
-    for index, case in enumerate(chosen):
-        found.extend(case(each))
-        progress(index + 1, len(chosen))
-    if not found:
+    if len(paths) == 1 and (paths[0] / MANIFEST).is_file():
+        store = Store.open(paths[0])
+        if store.preprocessing != config.preprocessing:
+            raise ConfigError(
+                f"{paths[0]}: the store's slices were prepared otherwise than the bundle's. Give "
+                "the store that the bundle was trained on, or images."
+            )
+        names = store.splits[0].train
+        readers = [partial(_slices_of_store, store, name) for name in names]
+    else:
+        cases = find_inputs(paths, config.architecture.in_channels)
+        readers = [partial(_slices_of_image, case, config) for case in cases]
+    readers = [readers[i] for i in _spread(len(readers), min(count, len(readers)))]
+    each = -(-count // len(readers))
+    slices: list[NDArray[np.float32]] = []
+    for done, read in enumerate(readers, start=1):
+        images = read(_CANDIDATES * each)
+        contrast = [float(image.std()) for image in images]
+        # Those whose contrast is far below the others' are empty.
+        least = max(float(np.median(contrast)) / 2, float(np.finfo(np.float32).tiny))
+        kept = [image for image, one in zip(images, contrast, strict=True) if one >= least]
+        slices += [
+            resize(kept[i], config.architecture.image_size, order=3, edge="kept")
+            for i in _spread(len(kept), min(each, len(kept)))
+        ]
+        progress(done, len(readers))
+    if not slices:
         raise DataError(f"{paths[0]}: every slice is empty; expected images to calibrate with.")
-    return np.stack([found[i] for i in _spread(len(found), min(count, len(found)))])
+    return np.stack([slices[i] for i in _spread(len(slices), min(count, len(slices)))])
 
 
-_Case = Callable[[int], Iterator[NDArray[np.float32]]]
-"""Yields some slices (C, H, W) of a case at the network's size."""
+def _slices_of_image(case: Case, config: BundleConfig, most: int) -> list[NDArray[np.float32]]:
+    """Return up to `most` slices (C, H, W) of an image, as predicting cuts them."""
+    _, read = open_image(case)
+    slabs = Slabs(read(), config.preprocessing)
+    return [slabs[i : i + 1][0] for i in _spread(len(slabs), min(len(slabs), most))]
 
 
-def _read(paths: Sequence[Path], config: BundleConfig) -> list[_Case]:
-    cases = find_inputs(paths, config.architecture.in_channels)
-
-    def reader(case: Case) -> _Case:
-        def slices(each: int) -> Iterator[NDArray[np.float32]]:
-            _, read = open_image(case)
-            slabs = Slabs(read(), config.preprocessing)
-            candidates = _spread(len(slabs), min(len(slabs), _CANDIDATES * each))
-            yield from _not_empty([slabs[i : i + 1][0] for i in candidates], each, config)
-
-        return slices
-
-    return [reader(case) for case in cases]
-
-
-def _stored(path: Path, config: BundleConfig) -> list[_Case]:
-    store = Store.open(path)
-    if store.preprocessing != config.preprocessing:
-        raise ConfigError(
-            f"{path}: the store's slices were prepared otherwise than the bundle's. Give the store "
-            "that the bundle was trained on, or images."
-        )
-
-    def reader(name: str) -> _Case:
-        def slices(each: int) -> Iterator[NDArray[np.float32]]:
-            with_structures = sorted(set().union(*store.case(name).slices_with.values()))
-            image = store.image(name)
-            chosen = with_structures or range(len(image))
-            candidates = _spread(len(chosen), min(len(chosen), _CANDIDATES * each))
-            images = [np.array(image[chosen[i]]) for i in candidates]
-            yield from _not_empty(images, each, config)
-
-        return slices
-
-    return [reader(name) for name in store.splits[0].train]
-
-
-def _not_empty(
-    images: Sequence[NDArray[np.float32]], count: int, config: BundleConfig
-) -> Iterator[NDArray[np.float32]]:
-    """Yield up to `count` of the images whose contrast is not far below the others'."""
-    contrast = [float(image.std()) for image in images]
-    kept = [
-        image
-        for image, one in zip(images, contrast, strict=True)
-        if one > 0 and one >= np.median(contrast) / 2
-    ]
-    for i in _spread(len(kept), min(count, len(kept))):
-        yield resize(kept[i], config.architecture.image_size, order=3, edge="kept")
+def _slices_of_store(store: Store, name: str, most: int) -> list[NDArray[np.float32]]:
+    """Return up to `most` slices (C, H, W) of a case, those with structures where it has any."""
+    image = store.image(name)
+    chosen = sorted(set().union(*store.case(name).slices_with.values())) or range(len(image))
+    return [np.array(image[chosen[i]]) for i in _spread(len(chosen), min(len(chosen), most))]
 
 
 def _spread(length: int, count: int) -> list[int]:

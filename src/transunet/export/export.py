@@ -4,94 +4,38 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.onnxruntime import OnnxNetwork
-from transunet.backends.openvino import OpenVinoNetwork
-from transunet.backends.protocol import Network
-from transunet.backends.pytorch import TorchNetwork, program_network
-from transunet.bundle.bundle_config import BundleConfig
+from transunet.backends import onnxruntime
+from transunet.backends.compare import FURTHEST, compare, noise
+from transunet.backends.engines import ENGINES, Engine, FileFormat
 from transunet.bundle.io import from_pretrained
 from transunet.errors import ConfigError, DataError, TransUNetError, first_line
-from transunet.export.writers import (
-    OPSET,
-    write_onnx,
-    write_onnx_int8,
-    write_openvino,
-    write_openvino_int8,
-    write_torch_export,
-)
+from transunet.export.quantise import quantise
 from transunet.files import atomic_path
-from transunet.inference.logits import as_array
 from transunet.integrations.monai.monai_bundle import write_monai_bundle
 from transunet.optional import require
 
 if TYPE_CHECKING:
     from transunet.models.transunet2d.network import TransUNet
 
-FURTHEST = 1e-3
-"""Largest difference of fp32 logits from the model's, as a share of their standard deviation.
-Rounding alone comes to 1e-5 with trained weights, to some 1e-4 with random ones."""
 LEAST_EQUAL = 0.95
 """Share of pixels whose label int8 must leave as it is on the calibration images."""
-_BATCH = 8
+MONAI = "monai"
+"""The format that is a folder, and holds the weights as they are."""
+FORMATS: Mapping[str, Engine] = MappingProxyType(
+    {engine.format.name: engine for engine in ENGINES.values() if engine.format}
+)
+"""Name of each format that is a file -> the engine that writes and computes it."""
 
 Images = NDArray[np.float32]
-Write = Callable[["TransUNet", BundleConfig, Path], object]
-WriteInt8 = Callable[["TransUNet", BundleConfig, Path, Images], None]
-Read = Callable[[Path, tuple[int, int]], Network]
 Progress = Callable[[str], None]
 """Called with what is done next."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """One format of files, and what it takes."""
-
-    suffix: str
-    """Of the file; empty for a folder."""
-    write: Write
-    read: Read | None = None
-    """What computes the file, to compare it; None for formats that hold the weights as they are."""
-    write_int8: WriteInt8 | None = None
-    packages: tuple[str, ...] = ()
-    """Beyond torch, for fp32."""
-    extra: str = ""
-    opset: int | None = None
-    free: tuple[str, ...] = ("batch",)
-    """Axes of the input that may have any length."""
-
-
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        "onnx": Format(
-            ".onnx",
-            write_onnx,
-            lambda path, size: OnnxNetwork(path, size),
-            write_onnx_int8,
-            ("onnx", "onnxscript", "onnxruntime"),
-            "onnx",
-            OPSET,
-            ("batch", "height", "width"),
-        ),
-        "openvino": Format(
-            ".xml",
-            write_openvino,
-            lambda path, size: OpenVinoNetwork(path, size),
-            write_openvino_int8,
-            ("openvino",),
-            "openvino",
-        ),
-        "torch-export": Format(
-            ".pt2", write_torch_export, lambda path, size: program_network(path, size, "", "cpu")
-        ),
-        "monai": Format("", write_monai_bundle),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -132,7 +76,7 @@ def export(
         source: a bundle's folder or its hub id.
         path: the file; for OpenVINO the `.xml`, with its `.bin` beside it. Appears when it is
             complete and compared.
-        format: one of `FORMATS`; by the suffix of `path` if not given.
+        format: one of `FORMATS`, or "monai"; by the suffix of `path` if not given.
         int8_images: slices (N, C, H, W) of training images (`calibration.calibration_images`), to
             write int8 weights and compute in int8; fp32 if not given.
         overwrite: replace what stands at `path`.
@@ -140,35 +84,62 @@ def export(
 
     Raises:
         ConfigError: for an unknown format, a suffix that does not fit, a path that is taken or
-            cannot be written to, a format without int8, or a package that is missing.
+            cannot be written to, a format without int8, or a package that is missing; or when there
+            is no such bundle.
         DataError: when it cannot be written, or computes something else than the model; nothing is
             left behind.
-        ConfigError, DataError, WeightsError: as `transunet.bundle.io.from_pretrained`.
+        DataError, WeightsError: when the bundle is damaged.
     """
     path = Path(path)
     name = check_target(path, format, int8=int8_images is not None, overwrite=overwrite)
     progress("Loading")
     model, config = from_pretrained(source)
-    kind = FORMATS[name]
-    if kind.read is None:
+    channels, (height, width) = model.config.in_channels, model.config.image_size
+    if name == MONAI:
         progress("Writing")
-        kind.write(model, config, path)
-        return _told(path, name, "fp32", model, _size_of(path), (None, None), "not computed")
-    if int8_images is not None:
-        _check_images(int8_images, model)
-    with _in_words(path), atomic_path(path) as scratch:
-        progress("Writing" if int8_images is None else "Calibrating and writing")
-        if int8_images is not None and kind.write_int8 is not None:
-            kind.write_int8(model, config, scratch, int8_images)
+        write_monai_bundle(model, config, path)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        shape = f"(batch, {channels}, {height}, {width})"
+        return Exported(path, name, "fp32", None, shape, size, None, None, "not computed")
+    engine = FORMATS[name]
+    file_format, write = engine.format, engine.write
+    assert file_format is not None
+    assert write is not None
+    if int8_images is not None and int8_images.shape[1:] != (channels, height, width):
+        raise ConfigError(
+            f"Calibration images of shape {int8_images.shape} do not fit; expected (N, {channels}, "
+            f"{height}, {width}) with at least one."
+        )
+    with _errors_that_name(path), atomic_path(path) as scratch:
+        if int8_images is None:
+            progress("Writing")
+            write(model, config, scratch)
         else:
-            kind.write(model, config, scratch)
+            progress("Calibrating and writing")
+            with TemporaryDirectory(dir=scratch.parent) as folder:
+                plain = Path(folder) / "fp32.onnx"
+                onnxruntime.write(model, config, plain)
+                quantised = quantise(plain, plain.with_name("int8.onnx"), int8_images)
+                write(model, config, scratch, "int8", quantised)
         progress("Comparing")
-        compared = _compared(kind, model, scratch, int8_images)
+        difference, equal = _compared(engine, file_format, model, scratch, int8_images)
         size = sum(file.stat().st_size for file in scratch.parent.iterdir())
-        _place_others(scratch, path)
-    on = "noise" if int8_images is None else f"{len(int8_images)} calibration images"
-    precision = "fp32" if int8_images is None else "int8"
-    return _told(path, name, precision, model, size, compared, on)
+        for file in scratch.parent.iterdir():  # weights beside the file
+            if file != scratch:
+                file.replace(path.parent / file.name)
+    lengths = {"channels": channels, "height": height, "width": width}
+    axes = [a if a in file_format.free_axes else str(lengths[a]) for a in ("batch", *lengths)]
+    return Exported(
+        path=path,
+        format=name,
+        precision="fp32" if int8_images is None else "int8",
+        opset=file_format.opset,
+        shape=f"({', '.join(axes)})",
+        size_bytes=size,
+        difference=difference,
+        equal=equal,
+        compared="noise" if int8_images is None else f"{len(int8_images)} calibration images",
+    )
 
 
 def check_target(
@@ -181,50 +152,39 @@ def check_target(
     """Return the name of the format that `path` will have, having refused what cannot work.
 
     Raises:
-        ConfigError: as `export`.
+        ConfigError: for an unknown format, a suffix that does not fit, a path that is taken, a
+            format without int8, or a package that is missing.
     """
-    name = format or _by_suffix(path)
-    if name not in FORMATS:
-        raise ConfigError(f"There is no format {name!r}; known: {', '.join(FORMATS)}.")
-    kind = FORMATS[name]
-    if kind.suffix and path.suffix != kind.suffix:
-        raise ConfigError(f"{path}: files in the format {name} end in {kind.suffix}.")
-    if int8 and kind.write_int8 is None:
-        able = [other for other, one in FORMATS.items() if one.write_int8 is not None]
-        raise ConfigError(f"The format {name} has no int8; possible: {', '.join(able)}.")
-    if kind.suffix and not overwrite and (path.exists() or path.is_symlink()):
+    formats = {name: engine.format for name, engine in FORMATS.items() if engine.format}
+    names = ", ".join((*formats, MONAI))
+    name = format or next((n for n, kind in formats.items() if kind.suffix == path.suffix), None)
+    if name is None:
+        known = ", ".join(f"{kind.suffix} ({n})" for n, kind in formats.items())
+        raise ConfigError(
+            f"{path}: its suffix is of no format. Expected {known}; or say --format, one of: "
+            f"{names}."
+        )
+    if name != MONAI and name not in formats:
+        raise ConfigError(f"There is no format {name!r}; known: {names}.")
+    if int8 and (name == MONAI or not formats[name].int8):
+        able = ", ".join(n for n, kind in formats.items() if kind.int8)
+        raise ConfigError(f"The format {name} has no int8; possible: {able}.")
+    if name == MONAI:
+        return name
+    if path.suffix != formats[name].suffix:
+        raise ConfigError(f"{path}: files in the format {name} end in {formats[name].suffix}.")
+    if not overwrite and (path.exists() or path.is_symlink()):
         raise ConfigError(f"{path} exists already. Choose another name, or add --overwrite.")
-    if kind.suffix and path.is_dir():
+    if path.is_dir():
         raise ConfigError(f"{path} is a folder; expected the name of a file. Choose another name.")
-    for package in kind.packages:
-        require(package, kind.extra)
-    for package in FORMATS["onnx"].packages if int8 else ():
-        require(package, "onnx")
+    for engine in (FORMATS[name], *([ENGINES["onnxruntime"]] if int8 else [])):
+        for package in engine.packages:
+            require(package, engine.extra)
     return name
 
 
-def _by_suffix(path: Path) -> str:
-    for name, kind in FORMATS.items():
-        if kind.suffix and kind.suffix == path.suffix:
-            return name
-    known = ", ".join(f"{one.suffix} ({name})" for name, one in FORMATS.items() if one.suffix)
-    raise ConfigError(
-        f"{path}: its suffix is of no format. Expected {known}; or say --format, one of: "
-        f"{', '.join(FORMATS)}."
-    )
-
-
-def _check_images(images: Images, model: "TransUNet") -> None:
-    expected = (model.config.in_channels, *model.config.image_size)
-    if not len(images) or images.shape[1:] != expected:
-        raise ConfigError(
-            f"Calibration images of shape {images.shape} do not fit; expected (N, "
-            f"{', '.join(map(str, expected))}) with at least one."
-        )
-
-
 @contextmanager
-def _in_words(path: Path) -> Iterator[None]:
+def _errors_that_name(path: Path) -> Iterator[None]:
     """Turn whatever writers and runtimes raise into an error that names the file."""
     try:
         yield
@@ -243,13 +203,16 @@ def _in_words(path: Path) -> Iterator[None]:
 
 
 def _compared(
-    kind: Format, model: "TransUNet", path: Path, int8_images: Images | None
+    engine: Engine,
+    file_format: FileFormat,
+    model: "TransUNet",
+    path: Path,
+    int8_images: Images | None,
 ) -> tuple[float, float]:
     """Return the largest difference and the share of equal labels; refuse what is too far off."""
-    assert kind.read is not None
-    size = model.config.image_size
+    height, width = model.config.image_size
     if int8_images is not None:
-        network = kind.read(path, size)
+        network = engine.open(path, (height, width), "", "cpu", "int8")
         difference, equal = compare(model, network, int8_images)
         if not equal >= LEAST_EQUAL:
             raise DataError(
@@ -258,10 +221,15 @@ def _compared(
                 "leave out --int8. Nothing was left behind."
             )
         return difference, equal
-    found = [
-        compare(model, kind.read(path, one), _noise(model, one)) for one in _sizes(kind, model)
-    ]
-    difference, equal = max(one[0] for one in found), min(one[1] for one in found)
+    sizes = [(height, width)]
+    if "width" in file_format.free_axes:
+        sizes.append((height - 1, width + model.config.patch_size))
+    difference, equal = 0.0, 1.0
+    for size in sizes:
+        network = engine.open(path, size, "", "cpu", "fp32")
+        # Three images, so that another batch than that of the export is computed.
+        furthest, same = compare(model, network, noise(model, 3, size))
+        difference, equal = float(np.maximum(difference, furthest)), min(equal, same)
     if not difference <= FURTHEST:  # NaN included
         raise DataError(
             f"{path.name}: its logits differ by {difference:.1e} of their standard deviation from "
@@ -269,67 +237,3 @@ def _compared(
             "Nothing was left behind."
         )
     return difference, equal
-
-
-def compare(model: "TransUNet", network: Network, images: Images) -> tuple[float, float]:
-    """Return how far `network` is from `model` on `images` (N, C, H, W), which may be real ones.
-
-    Returns:
-        The largest difference of the logits as a share of their standard deviation, and the share
-        of pixels with the same label.
-    """
-    plain = TorchNetwork(model, next(model.parameters()).device)
-    furthest, deviations, equal = 0.0, [], []
-    for start in range(0, len(images), _BATCH):
-        batch = np.ascontiguousarray(images[start : start + _BATCH], dtype=np.float32)
-        expected, found = as_array(plain(batch)), as_array(network(batch))
-        # max() would pass over NaN.
-        furthest = float(np.maximum(furthest, np.abs(found - expected).max()))
-        deviations.append(float(expected.std()))
-        equal.append((found.argmax(1) == expected.argmax(1)).mean(axis=(1, 2)))
-    scale = max(float(np.mean(deviations)), float(np.finfo(np.float32).tiny))
-    return furthest / scale, float(np.concatenate(equal).mean())
-
-
-def _noise(model: "TransUNet", size: tuple[int, int]) -> Images:
-    """Three images, so that another batch than that of the export is computed."""
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((3, model.config.in_channels, *size), dtype=np.float32)
-
-
-def _sizes(kind: Format, model: "TransUNet") -> list[tuple[int, int]]:
-    """The bundle's size, and another one where any will do."""
-    height, width = model.config.image_size
-    patch = model.config.patch_size
-    sizes = [(height, width)]
-    return [*sizes, (height - 1, width + patch)] if "width" in kind.free else sizes
-
-
-def _place_others(scratch: Path, path: Path) -> None:
-    """Put what lies beside the written file (OpenVINO's weights, say) beside its place."""
-    for file in scratch.parent.iterdir():
-        if file != scratch:
-            file.replace(path.parent / file.name)
-
-
-def _told(
-    path: Path,
-    name: str,
-    precision: str,
-    model: "TransUNet",
-    size: int,
-    compared: tuple[float | None, float | None],
-    on: str,
-) -> Exported:
-    kind, config = FORMATS[name], model.config
-    lengths = (
-        ("channels", config.in_channels),
-        *zip(("height", "width"), config.image_size, strict=True),
-    )
-    axes = ["batch", *(axis if axis in kind.free else str(length) for axis, length in lengths)]
-    shape = f"({', '.join(axes)})"
-    return Exported(path, name, precision, kind.opset, shape, size, *compared, on)
-
-
-def _size_of(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

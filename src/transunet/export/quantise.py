@@ -9,14 +9,13 @@ products of attention, resizing. docs/how-to/export.md has the figures behind th
 """
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.exported_metadata import INPUT
+from transunet.backends.exported import INPUT
 from transunet.errors import ConfigError
 from transunet.optional import require
 
@@ -28,7 +27,7 @@ def quantise(source: Path, target: Path, images: NDArray[np.float32]) -> Path:
     """Write the ONNX network at `source` in int8 to `target`, and return that path.
 
     Args:
-        source: a network in fp32, as `writers.write_onnx` writes it.
+        source: a network in fp32, as `transunet.backends.onnxruntime.write` writes it.
         target: a file to be written.
         images: (N, C, H, W) as the network gets them; 64 slices of the training set will do.
 
@@ -40,14 +39,27 @@ def quantise(source: Path, target: Path, images: NDArray[np.float32]) -> Path:
     onnx = require("onnx", "onnx")
     tools = require("onnxruntime.quantization", "onnx")
     steps = require("onnxruntime.quantization.shape_inference", "onnx")
+
+    class Reader(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        """One image after the other, in the form that ONNX Runtime asks for."""
+
+        def __init__(self) -> None:
+            self._left = iter(images)
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            image = next(self._left, None)
+            return None if image is None else {INPUT: image[None]}
+
     prepared = target.with_name(f"prepared-{target.name}")
-    with _less_talk():
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # both give hints about how to call them
+    try:
         steps.quant_pre_process(source, prepared, skip_symbolic_shape=True)
         graph = onnx.load(prepared, load_external_data=False).graph
         tools.quantize_static(
             prepared,
             target,
-            _reader(tools, images),
+            Reader(),
             quant_format=tools.QuantFormat.QDQ,
             calibrate_method=tools.CalibrationMethod.MinMax,
             op_types_to_quantize=list(QUANTISED),
@@ -57,6 +69,8 @@ def quantise(source: Path, target: Path, images: NDArray[np.float32]) -> Path:
             weight_type=tools.QuantType.QInt8,
             activation_type=tools.QuantType.QUInt8,
         )
+    finally:
+        logging.root.setLevel(level)
     prepared.unlink()
     return target
 
@@ -68,39 +82,16 @@ def kept_exact(graph: Any) -> list[str]:
     products of two activations, which are attention's.
     """
     weights = {tensor.name for tensor in graph.initializer}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    first = next(node for node in convolutions if _groups(node) == 1)
-    grouped = [node for node in convolutions if _groups(node) > 1]
+    groups = {
+        node.name: next((int(a.i) for a in node.attribute if a.name == "group"), 1)
+        for node in graph.node
+        if node.op_type == "Conv"
+    }
+    first = next(name for name, number in groups.items() if number == 1)
+    grouped = [name for name, number in groups.items() if number > 1]
     products = [
-        node for node in graph.node if node.op_type == "MatMul" and node.input[1] not in weights
+        node.name
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] not in weights
     ]
-    return [node.name for node in (first, *grouped, *products)]
-
-
-def _groups(node: Any) -> int:
-    return next((int(one.i) for one in node.attribute if one.name == "group"), 1)
-
-
-def _reader(tools: Any, images: NDArray[np.float32]) -> Any:
-    """One image after the other, in the form that ONNX Runtime asks for."""
-
-    class Reader(tools.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left: Iterator[NDArray[np.float32]] = iter(images)
-
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            image = next(self._left, None)
-            return None if image is None else {INPUT: image[None]}
-
-    return Reader()
-
-
-class _less_talk:  # noqa: N801 - a context manager, read as a word
-    """Keep hints about how to call the tools from the user."""
-
-    def __enter__(self) -> None:
-        self._level = logging.root.level
-        logging.root.setLevel(logging.ERROR)
-
-    def __exit__(self, *exception: object) -> None:
-        logging.root.setLevel(self._level)
+    return [first, *grouped, *products]

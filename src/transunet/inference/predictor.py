@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.engines import EngineName, Precision
 from transunet.backends.protocol import Network
 from transunet.data.checks.suitability import TrainingData, check_suitability
 from transunet.data.preprocessing import Preprocessing
@@ -137,8 +136,8 @@ class Predictor:
         source: Path | str | Sequence[Path | str],
         *,
         device: "str | torch.device | None" = None,
-        engine: EngineName = "auto",
-        precision: Precision = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
         trust: bool = False,
         **settings: Any,
     ) -> Self:
