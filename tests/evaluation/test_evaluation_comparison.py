@@ -11,7 +11,7 @@ from rich.console import Console
 
 from transunet.errors import DataError
 from transunet.evaluation import comparison as module
-from transunet.evaluation.comparison import Comparison, PairedTest, holm, paired_test
+from transunet.evaluation.comparison import PairedComparison, PairedTest, holm, paired_test
 from transunet.evaluation.pages import comparison_page
 from transunet.evaluation.table import comparison_table
 
@@ -21,7 +21,7 @@ B = [[0.80, 0.80], [0.80, nan], [0.62, 0.70], [0.90, 0.50], [0.59, 0.00], [0.73,
 
 @pytest.fixture
 def compared(evaluation_of):
-    return Comparison(evaluation_of(A, predictions="A/"), evaluation_of(B, predictions="B/"))
+    return PairedComparison(evaluation_of(A, predictions="A/"), evaluation_of(B, predictions="B/"))
 
 
 def test_a_paired_test_by_hand():
@@ -84,7 +84,7 @@ def test_each_structure_and_the_whole_are_tested(compared):
 
 def test_other_cases_are_refused(evaluation_of):
     with pytest.raises(DataError, match=r"not predictions of the same cases: case01"):
-        Comparison(evaluation_of(A[:2]), evaluation_of(A[:1]))
+        PairedComparison(evaluation_of(A[:2]), evaluation_of(A[:1]))
 
 
 def test_json_is_complete_and_valid(compared):
@@ -123,7 +123,7 @@ def test_the_table_shows_difference_interval_and_test(compared):
 
 def test_the_page_shows_both_and_escapes(evaluation_of):
     hostile = "<script>"
-    found = Comparison(
+    found = PairedComparison(
         evaluation_of(A, names=(hostile, "spleen"), predictions=hostile),
         evaluation_of(B, names=(hostile, "spleen"), predictions="B/"),
     )
@@ -138,7 +138,7 @@ def test_the_page_shows_both_and_escapes(evaluation_of):
 
 def test_the_official_convention_is_labelled(evaluation_of):
     both = [evaluation_of([[0.5, 0.6], [0.6, 0.7]], convention="official") for _ in range(2)]
-    content = comparison_page(Comparison(*both))
+    content = comparison_page(PairedComparison(*both))
     assert "Official convention" in content
     assert "Dice (official)" in content
-    assert "dice_official" in module.to_json(Comparison(*both))["mean_of_structures"]
+    assert "dice_official" in module.to_json(PairedComparison(*both))["mean_of_structures"]

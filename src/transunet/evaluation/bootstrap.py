@@ -30,7 +30,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Summary:
+class StructureSummary:
     """One metric of one class over all cases. NaN where too few cases count."""
 
     counted: int
@@ -43,15 +43,28 @@ class Summary:
     """Bootstrap interval of the mean, over cases."""
 
 
-def summarise(values: Values) -> tuple[list[Summary], float, Interval]:
+def summarise(values: Values) -> tuple[list[StructureSummary], float, Interval]:
     """Summarise (cases, classes) values.
 
     Returns:
         One summary per class, the mean foreground value, and its 95 % interval.
     """
     resampled = bootstrap_means(values)
-    summaries = [_summary(column, resampled[:, index]) for index, column in enumerate(values.T)]
-    return summaries, mean_foreground(values), _interval(nanmean(resampled, 1), _least(values))
+    summaries = []
+    for column, means in zip(values.T, resampled.T, strict=True):
+        counted = column[np.isfinite(column)]
+        summaries.append(
+            StructureSummary(
+                counted=int(counted.size),
+                not_counted=int(column.size - counted.size),
+                mean=float(counted.mean()) if counted.size else nan,
+                sd=float(counted.std(ddof=1)) if counted.size > 1 else nan,
+                median=float(np.median(counted)) if counted.size else nan,
+                interval_95=_interval(means, int(counted.size)),
+            )
+        )
+    counting_cases = int(np.isfinite(values).any(axis=1).sum())
+    return summaries, mean_foreground(values), _interval(nanmean(resampled, 1), counting_cases)
 
 
 def mean_foreground(values: Values) -> float:
@@ -100,18 +113,6 @@ def bootstrap_interval(values: Values) -> Interval:
     return _interval(bootstrap_means(kept[:, None])[:, 0], int(kept.size))
 
 
-def _summary(column: Values, resampled: Values) -> Summary:
-    kept = column[np.isfinite(column)]
-    return Summary(
-        counted=int(kept.size),
-        not_counted=int(column.size - kept.size),
-        mean=float(kept.mean()) if kept.size else nan,
-        sd=float(kept.std(ddof=1)) if kept.size > 1 else nan,
-        median=float(np.median(kept)) if kept.size else nan,
-        interval_95=_interval(resampled, int(kept.size)),
-    )
-
-
 def _interval(resampled: Values, counted: int) -> Interval:
     """Percentiles of resampled means; of a single case nothing can be said."""
     kept = resampled[np.isfinite(resampled)]
@@ -119,8 +120,3 @@ def _interval(resampled: Values, counted: int) -> Interval:
         return nan, nan
     low, high = np.percentile(kept, _INTERVAL)
     return float(low), float(high)
-
-
-def _least(values: Values) -> int:
-    """Cases that count for at least one class."""
-    return int(np.isfinite(values).any(axis=1).sum())

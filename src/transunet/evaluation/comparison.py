@@ -1,8 +1,8 @@
 """Two predictions of the same cases, compared case by case against one reference."""
 
 import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import nan
 from pathlib import Path
@@ -12,8 +12,8 @@ import numpy as np
 
 from transunet.errors import DataError
 from transunet.evaluation.bootstrap import Interval, Values, bootstrap_interval, nanmean
-from transunet.evaluation.records import Evaluation, Metric, Structure, value_or_none
-from transunet.evaluation.report import FORMAT_VERSION, plain, provenance
+from transunet.evaluation.records import Evaluation, Metric, Structure
+from transunet.evaluation.report import FORMAT_VERSION, identity, plain, plain_fields, provenance
 from transunet.files import atomic_path
 
 TEST = (
@@ -42,7 +42,7 @@ class PairedTest:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """Two evaluations of the same cases, structures and settings.
 
     Raises:
@@ -53,7 +53,7 @@ class Comparison:
     second: Evaluation
 
     def __post_init__(self) -> None:
-        first, second = ({case.name for case in one.cases} for one in (self.first, self.second))
+        first, second = ({case.name for case in side.cases} for side in (self.first, self.second))
         if first != second:
             raise DataError(
                 f"{self.first.predictions} and {self.second.predictions} are not predictions of "
@@ -77,33 +77,35 @@ class Comparison:
     @cached_property
     def tests(self) -> Mapping[str, Sequence[PairedTest]]:
         """Per metric key, one test per structure."""
-        return {m.key: holm([self._test(m, i) for i in self._indices]) for m in self.metrics}
+        tests = {}
+        for metric in self.metrics:
+            columns = zip(self.first.values(metric).T, self.second.values(metric).T, strict=True)
+            tests[metric.key] = holm(
+                [paired_test(a, b, metric.higher_is_better) for a, b in columns]
+            )
+        return tests
 
     @cached_property
     def overall(self) -> Mapping[str, PairedTest]:
         """Per metric key, a test of each case's mean over the structures that both have."""
-        return {metric.key: self._overall(metric) for metric in self.metrics}
-
-    @property
-    def _indices(self) -> range:
-        return range(len(self.structures))
-
-    def _test(self, metric: Metric, index: int) -> PairedTest:
-        first, second = (one.values(metric)[:, index] for one in (self.first, self.second))
-        return paired_test(first, second, metric.higher_is_better)
-
-    def _overall(self, metric: Metric) -> PairedTest:
-        first, second = self.first.values(metric), self.second.values(metric)
-        both = np.isfinite(first) & np.isfinite(second)
-        a, b = (nanmean(np.where(both, values, nan), 1) for values in (first, second))
-        return paired_test(a, b, metric.higher_is_better)
+        tests = {}
+        for metric in self.metrics:
+            sides = self.first.values(metric), self.second.values(metric)
+            both = np.isfinite(sides[0]) & np.isfinite(sides[1])
+            a, b = (nanmean(np.where(both, values, nan), 1) for values in sides)
+            tests[metric.key] = paired_test(a, b, metric.higher_is_better)
+        return tests
 
 
 def paired_test(first: Values, second: Values, higher_is_better: bool) -> PairedTest:
     """Compare two 1-D arrays of the same cases, NaN where a case has no value."""
+    from scipy import stats  # takes half a second to import, which a plain evaluation is spared
+
     differences = first - second
     kept = differences[np.isfinite(differences)]
     gains = kept if higher_is_better else -kept
+    changed = kept[kept != 0]
+    p_value = float(stats.wilcoxon(changed).pvalue) if changed.size else 1.0
     return PairedTest(
         compared=int(kept.size),
         not_compared=int(differences.size - kept.size),
@@ -112,7 +114,7 @@ def paired_test(first: Values, second: Values, higher_is_better: bool) -> Paired
         b_better=int(np.count_nonzero(gains < 0)),
         mean_difference=float(kept.mean()) if kept.size else nan,
         interval_95=bootstrap_interval(kept),
-        p_value=_wilcoxon(kept),
+        p_value=p_value if kept.size else nan,
     )
 
 
@@ -124,13 +126,10 @@ def holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
     for rank, index in enumerate(order):
         highest = max(highest, min((len(order) - rank) * tests[index].p_value, 1.0))
         corrected[index] = highest
-    return [
-        PairedTest(**{**asdict(test), "p_holm": corrected.get(index, nan)})
-        for index, test in enumerate(tests)
-    ]
+    return [replace(test, p_holm=corrected.get(i, nan)) for i, test in enumerate(tests)]
 
 
-def to_json(comparison: Comparison) -> dict[str, Any]:
+def to_json(comparison: PairedComparison) -> dict[str, Any]:
     """Everything a comparison found, ready for `json.dumps`; NaN is None."""
     about = provenance(comparison.first)
     del about["predictions"]
@@ -141,10 +140,10 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "b": comparison.second.predictions,
         **about,
         "test": TEST,
-        "mean_of_structures": {key: _plain_test(one) for key, one in comparison.overall.items()},
+        "mean_of_structures": {k: plain_fields(test) for k, test in comparison.overall.items()},
         "structures": [
-            {"labels": list(structure.values), "name": structure.name}
-            | {m.key: _plain_test(comparison.tests[m.key][i]) for m in comparison.metrics}
+            identity(structure)
+            | {m.key: plain_fields(comparison.tests[m.key][i]) for m in comparison.metrics}
             for i, structure in enumerate(comparison.structures)
         ],
         "cases": [
@@ -154,7 +153,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def write_csv(comparison: Comparison, path: Path) -> None:
+def write_csv(comparison: PairedComparison, path: Path) -> None:
     """Write A's and B's figures of each case and structure side by side.
 
     Raises:
@@ -165,33 +164,21 @@ def write_csv(comparison: Comparison, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["case", "structure", "convention", *keys])
         for name, structure, figures in _rows(comparison):
-            row = [name, structure, comparison.first.convention]
-            writer.writerow([*row, *(figures[key] for key in keys)])
+            writer.writerow([name, structure, comparison.first.convention, *figures.values()])
 
 
-def _rows(comparison: Comparison) -> list[tuple[str, str, dict[str, float | None]]]:
-    found = []
+def _rows(comparison: PairedComparison) -> Iterator[tuple[str, str, dict[str, float | None]]]:
+    """Case, structure, and both sides' figures by their names in files."""
     for first, second in zip(comparison.first.cases, comparison.second.cases, strict=True):
         for structure in comparison.structures:
-            figures = {
-                f"{metric.key}_{side}": value_or_none(
-                    getattr(case.metrics[structure.key], metric.field)
-                )
-                for metric in comparison.metrics
-                for side, case in (("a", first), ("b", second))
-            }
-            found.append((first.name, structure.name, figures))
-    return found
-
-
-def _plain_test(test: PairedTest) -> dict[str, Any]:
-    return {key: plain(value) for key, value in asdict(test).items()}
-
-
-def _wilcoxon(differences: Values) -> float:
-    from scipy import stats  # takes half a second to import, which a plain evaluation is spared
-
-    changed = differences[differences != 0]
-    if not differences.size:
-        return nan
-    return float(stats.wilcoxon(changed).pvalue) if changed.size else 1.0
+            yield (
+                first.name,
+                structure.name,
+                {
+                    f"{metric.key}_{side}": plain(
+                        getattr(case.metrics[structure.key], metric.field)
+                    )
+                    for metric in comparison.metrics
+                    for side, case in (("a", first), ("b", second))
+                },
+            )

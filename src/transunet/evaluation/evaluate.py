@@ -8,7 +8,7 @@ from pathlib import Path
 from transunet.data.formats import warn_of_contradictions
 from transunet.errors import ConfigError
 from transunet.evaluation import comparison, report
-from transunet.evaluation.comparison import Comparison
+from transunet.evaluation.comparison import PairedComparison
 from transunet.evaluation.measure import Settings, gather, measure_all
 from transunet.evaluation.metrics import Convention
 from transunet.evaluation.numbering import number_alike
@@ -76,7 +76,7 @@ def evaluate(
 
 def compare(
     first: Path, second: Path, request: EvaluationRequest, progress: Progress | None = None
-) -> Comparison:
+) -> PairedComparison:
     """Measure two predictions of the same cases, for a paired comparison.
 
     Args:
@@ -101,7 +101,7 @@ def compare(
     # Without names, A may hold labels that B has not: both get the union, and all notes.
     union = tuple(sorted({*a.structures, *b.structures}))
     notes = tuple(dict.fromkeys((*a.notes, *b.notes)))
-    return Comparison(*(replace(side.with_structures(union), notes=notes) for side in (a, b)))
+    return PairedComparison(*(replace(side.with_structures(union), notes=notes) for side in (a, b)))
 
 
 def write_report(result: EvaluationResult, folder: Path, pictures: int = 12) -> list[Path]:
@@ -136,7 +136,7 @@ def write_report(result: EvaluationResult, folder: Path, pictures: int = 12) -> 
     return paths
 
 
-def write_comparison(compared: Comparison, folder: Path) -> list[Path]:
+def write_comparison(compared: PairedComparison, folder: Path) -> list[Path]:
     """Write comparison.html, comparison.csv and comparison.json.
 
     Raises:

@@ -11,7 +11,7 @@ from transunet.drawing.colours import colour_of
 from transunet.evaluation import table
 from transunet.evaluation.bootstrap import bootstrap_interval, nanmean
 from transunet.evaluation.charts import box_plots, difference_plot
-from transunet.evaluation.comparison import TEST, Comparison
+from transunet.evaluation.comparison import TEST, PairedComparison
 from transunet.evaluation.pictures import CasePicture
 from transunet.evaluation.records import Evaluation
 from transunet.evaluation.report import provenance
@@ -66,7 +66,7 @@ def report_page(
     )
 
 
-def comparison_page(comparison: Comparison) -> str:
+def comparison_page(comparison: PairedComparison) -> str:
     """Return the report of a comparison as one HTML file that needs no other."""
     names = [structure.name for structure in comparison.structures]
     cases = [case.name for case in comparison.first.cases]

@@ -1,6 +1,6 @@
 """What an evaluation holds: structures, metrics, one record per case, and all of them together."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, isnan, nan
@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from transunet.evaluation.bootstrap import Summary, Values, nanmean, summarise
+from transunet.evaluation.bootstrap import StructureSummary, Values, nanmean, summarise
 from transunet.evaluation.metrics import POLICIES, ClassMetrics, Convention, case_metrics
 
 
@@ -113,17 +113,20 @@ class Evaluation:
 
     def values(self, metric: Metric) -> Values:
         """One metric as (cases, structures), NaN where it does not count."""
-        rows = [
-            [getattr(case.metrics[one.key], metric.field) for one in self.structures]
-            for case in self.cases
-        ]
-        return np.asarray(rows, dtype=np.float64).reshape(len(self.cases), len(self.structures))
+        return self._table(lambda measured: getattr(measured, metric.field))
 
     def volume_errors(self) -> Values:
         """Prediction minus reference in ml, (cases, structures); NaN where both are empty."""
-        rows = [
-            [_volume_error(case.metrics[one.key]) for one in self.structures] for case in self.cases
-        ]
+        return self._table(
+            lambda measured: (
+                (measured.prediction_ml - measured.reference_ml)
+                if measured.prediction_ml or measured.reference_ml
+                else nan
+            )
+        )
+
+    def _table(self, value: Callable[[ClassMetrics], float]) -> Values:
+        rows = [[value(case.metrics[s.key]) for s in self.structures] for case in self.cases]
         return np.asarray(rows, dtype=np.float64).reshape(len(self.cases), len(self.structures))
 
     @cached_property
@@ -133,9 +136,9 @@ class Evaluation:
 
     def ranked(self) -> list[tuple[CaseRecord, float]]:
         """Cases with their mean Dice over structures, the worst first; those without any last."""
-        means = nanmean(self.values(self.metrics[0]), 1)
-        paired = zip(self.cases, (float(mean) for mean in means), strict=True)
-        return sorted(paired, key=lambda one: (inf if isnan(one[1]) else one[1], one[0].name))
+        means = nanmean(self.values(self.metrics[0]), 1).tolist()
+        ranked = zip(self.cases, means, strict=True)
+        return sorted(ranked, key=lambda r: (inf if isnan(r[1]) else r[1], r[0].name))
 
     def with_structures(self, structures: tuple[Structure, ...]) -> Self:
         """Return the same evaluation with other structures, empty where a case has none."""
@@ -147,7 +150,7 @@ class Evaluation:
 class MetricSummary:
     """One metric over all cases."""
 
-    structures: Sequence[Summary]
+    structures: Sequence[StructureSummary]
     """In the order of `Evaluation.structures`."""
     mean_foreground: float
     interval_95: tuple[float, float]
@@ -165,16 +168,6 @@ def complete(
     nothing = np.zeros((1, 1), np.uint8)
     absent = case_metrics(nothing, nothing, (1, 1), [1], convention)[1]
     return tuple(
-        replace(case, metrics={one.key: case.metrics.get(one.key, absent) for one in structures})
+        replace(case, metrics={s.key: case.metrics.get(s.key, absent) for s in structures})
         for case in cases
     )
-
-
-def _volume_error(found: ClassMetrics) -> float:
-    either = found.prediction_ml or found.reference_ml
-    return found.prediction_ml - found.reference_ml if either else nan
-
-
-def value_or_none(value: float) -> float | None:
-    """NaN and infinity as None: JSON knows neither."""
-    return value if -inf < value < inf else None

@@ -6,16 +6,18 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from transunet.evaluation.bootstrap import AGGREGATION, INTERVAL, Summary
+from transunet.evaluation.bootstrap import AGGREGATION, INTERVAL
 from transunet.evaluation.metrics import ClassMetrics
-from transunet.evaluation.records import Evaluation, Metric, Structure, value_or_none
+from transunet.evaluation.records import Evaluation, Metric, Structure
 from transunet.files import atomic_path
 from transunet.optional import DISTRIBUTION, version_of
 
 FORMAT_VERSION = 1
+_PACKAGES = (DISTRIBUTION, "numpy", "scipy")  # what computes the figures
 # Per convention: (in the prediction, in the reference) -> what is written beside the figures.
 _ONE_EMPTY = "scored 0, distances are the image's diagonal"
 _EMPTY = {
@@ -43,18 +45,21 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "kind": "evaluation",
         "format_version": FORMAT_VERSION,
         **provenance(evaluation),
-        "mean_foreground": {metric.key: _foreground(evaluation, metric) for metric in metrics},
+        "mean_foreground": {
+            key: {"mean": plain(s.mean_foreground), "interval_95": plain(s.interval_95)}
+            for key, s in evaluation.summaries.items()
+        },
         "structures": [
-            _identity(one)
-            | {m.key: summary(evaluation.summaries[m.key].structures[i]) for m in metrics}
-            for i, one in enumerate(evaluation.structures)
+            identity(structure)
+            | {m.key: plain_fields(evaluation.summaries[m.key].structures[i]) for m in metrics}
+            for i, structure in enumerate(evaluation.structures)
         ],
         "cases": [
             {
                 "name": case.name,
                 "structures": [
-                    _identity(one) | _figures(metrics, case.metrics[one.key])
-                    for one in evaluation.structures
+                    identity(structure) | _figures(metrics, case.metrics[structure.key])
+                    for structure in evaluation.structures
                 ],
             }
             for case in evaluation.cases
@@ -65,6 +70,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
 def provenance(evaluation: Evaluation) -> dict[str, Any]:
     """How the figures were made: what every report must say beside them."""
     honest = evaluation.convention == "honest"
+    versions = {package: version_of(package) or "unknown" for package in _PACKAGES}
     return {
         "convention": evaluation.convention,
         "policy": evaluation.policy,
@@ -76,20 +82,8 @@ def provenance(evaluation: Evaluation) -> dict[str, Any]:
         "references": evaluation.references,
         "references_without_prediction": list(evaluation.left_out),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": {**versions, "python": platform.python_version()},
     }
-
-
-def summary(one: Summary) -> dict[str, Any]:
-    """A summary with None for NaN."""
-    return {key: plain(value) for key, value in asdict(one).items()}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computed the figures."""
-    packages = (DISTRIBUTION, "numpy", "scipy")
-    found = {package: version_of(package) or "unknown" for package in packages}
-    return {**found, "python": platform.python_version()}
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
@@ -114,39 +108,33 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["case", "labels", "structure", "convention", "empty", *keys])
         for case in evaluation.cases:
-            for one in evaluation.structures:
-                measured = case.metrics[one.key]
+            for structure in evaluation.structures:
+                measured = case.metrics[structure.key]
+                present = measured.prediction_ml > 0, measured.reference_ml > 0
+                empty = "" if all(present) else _EMPTY[evaluation.convention][present]
+                row = [case.name, structure.key, structure.name, evaluation.convention, empty]
                 figures = _figures(evaluation.metrics, measured)
-                empty = _empty(measured, evaluation.convention)
-                row = [case.name, one.key, one.name, evaluation.convention, empty]
                 writer.writerow([*row, *(figures[key] for key in keys)])
 
 
-def _empty(measured: ClassMetrics, convention: str) -> str:
-    """What is empty and what that scores: a table of figures has no other place to say it."""
-    in_prediction, in_reference = measured.prediction_ml > 0, measured.reference_ml > 0
-    if in_prediction and in_reference:
-        return ""
-    return _EMPTY[convention][in_prediction, in_reference]
-
-
 def plain(value: Any) -> Any:
-    """A figure or an interval for JSON: None where it is not a number."""
+    """A figure or an interval for JSON, which knows neither NaN nor infinity: None for them."""
     if isinstance(value, tuple):
-        found = [value_or_none(one) for one in value]
-        return None if None in found else found
-    return value_or_none(value) if isinstance(value, float) else value
+        figures = [plain(figure) for figure in value]
+        return None if None in figures else figures
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def _foreground(evaluation: Evaluation, metric: Metric) -> dict[str, Any]:
-    found = evaluation.summaries[metric.key]
-    return {"mean": plain(found.mean_foreground), "interval_95": plain(found.interval_95)}
+def plain_fields(record: Any) -> dict[str, Any]:
+    """A dataclass of figures for JSON."""
+    return {key: plain(value) for key, value in asdict(record).items()}
 
 
-def _identity(structure: Structure) -> dict[str, Any]:
+def identity(structure: Structure) -> dict[str, Any]:
+    """What a structure is called in JSON."""
     return {"labels": list(structure.values), "name": structure.name}
 
 
 def _figures(metrics: tuple[Metric, ...], measured: ClassMetrics) -> dict[str, float | None]:
     named = [(metric.key, metric.field) for metric in metrics] + list(_VOLUMES)
-    return {key: value_or_none(getattr(measured, field)) for key, field in named}
+    return {key: plain(getattr(measured, field)) for key, field in named}

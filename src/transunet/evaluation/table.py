@@ -1,14 +1,14 @@
-"""An evaluation as tables for a terminal; whoever calls prints them."""
+"""Figures as text, and an evaluation as tables for a terminal (the caller prints them)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from math import isnan
 
 from rich.table import Table
 from rich.text import Text
 
 from transunet.evaluation.bootstrap import Interval
-from transunet.evaluation.comparison import Comparison, PairedTest
-from transunet.evaluation.records import CaseRecord, Evaluation, Metric, MetricSummary, Structure
+from transunet.evaluation.comparison import PairedComparison, PairedTest
+from transunet.evaluation.records import Evaluation, Metric
 
 _COLUMNS = 8
 """Structures side by side before a further table is begun."""
@@ -19,11 +19,24 @@ _ROWS = 60
 def cases_tables(evaluation: Evaluation) -> Iterator[Table]:
     """Yield tables of the first metric (Dice) per case and structure, the worst case first."""
     metric = evaluation.metrics[0]
-    ranked = [case for case, _ in evaluation.ranked()]
-    indices = range(len(evaluation.structures))
-    for start in indices[::_COLUMNS]:
-        group = indices[start : start + _COLUMNS]
-        yield _cases_table(evaluation, metric, ranked[:_ROWS], group)
+    summaries = evaluation.summaries[metric.key].structures
+    cases = [case for case, _ in evaluation.ranked()]
+    columns = list(zip(evaluation.structures, summaries, strict=True))
+    for start in range(0, len(columns), _COLUMNS):
+        group = columns[start : start + _COLUMNS]
+        table = Table(title=f"{metric.title} per case and structure, the worst case first")
+        table.add_column("case", overflow="fold")
+        for structure, _ in group:
+            table.add_column(Text(structure.name), justify="right", overflow="fold")
+        for case in cases[:_ROWS]:
+            figures = [getattr(case.metrics[s.key], metric.field) for s, _ in group]
+            table.add_row(Text(case.name), *(number(figure, metric) for figure in figures))
+        table.add_section()
+        if cases[_ROWS:]:
+            table.add_row(f"… {len(cases) - _ROWS} better cases", *("…" for _ in group))
+            table.add_section()
+        table.add_row("mean", *(number(s.mean, metric) for _, s in group), style="bold")
+        yield table
 
 
 def summary_table(evaluation: Evaluation) -> Table:
@@ -65,21 +78,35 @@ def interval(ends: Interval, metric: Metric, text: Callable[[float, Metric], str
     return "" if isnan(ends[0]) else f"{low} to {high}"
 
 
-def comparison_table(comparison: Comparison, metric: Metric) -> Table:
+def comparison_table(comparison: PairedComparison, metric: Metric) -> Table:
     """Mean difference, interval and paired test of one metric per structure."""
     table = Table(title=f"{metric.title}: A minus B, case by case")
     table.add_column("structure", overflow="fold")
     for title in ("A", "B", "A - B [95 % interval]", "A/B better", "p (Holm)"):
         table.add_column(title, justify="right", no_wrap=True)
+    first, second = (side.summaries[metric.key] for side in (comparison.first, comparison.second))
+
+    def add_row(name: Text, a: float, b: float, test: PairedTest, p: float, style: str) -> None:
+        low, high = (signed(end, metric) for end in test.interval_95)
+        ends = "" if isnan(test.interval_95[0]) else f" [{low}, {high}]"
+        table.add_row(
+            name,
+            number(a, metric),
+            number(b, metric),
+            signed(test.mean_difference, metric) + ends,
+            f"{test.a_better}/{test.b_better}",
+            p_text(p),
+            style=style,
+        )
+
     for index, test in enumerate(comparison.tests[metric.key]):
-        means = [one.structures[index].mean for one in _sides(comparison, metric)]
         name = Text(comparison.structures[index].name)
-        table.add_row(name, *_test_cells(means, test, test.p_holm, metric))
+        means = first.structures[index].mean, second.structures[index].mean
+        add_row(name, *means, test, test.p_holm, "")
     table.add_section()
-    means = [one.mean_foreground for one in _sides(comparison, metric)]
     overall = comparison.overall[metric.key]
-    cells = _test_cells(means, overall, overall.p_value, metric)
-    table.add_row("mean of structures", *cells, style="bold")
+    means = first.mean_foreground, second.mean_foreground
+    add_row(Text("mean of structures"), *means, overall, overall.p_value, "bold")
     return table
 
 
@@ -96,44 +123,3 @@ def p_text(value: float) -> str:
     if isnan(value):
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _sides(comparison: Comparison, metric: Metric) -> list[MetricSummary]:
-    return [one.summaries[metric.key] for one in (comparison.first, comparison.second)]
-
-
-def _test_cells(
-    means: Sequence[float], test: PairedTest, p_value: float, metric: Metric
-) -> list[str]:
-    low, high = (signed(end, metric) for end in test.interval_95)
-    interval = "" if isnan(test.interval_95[0]) else f" [{low}, {high}]"
-    return [
-        *(number(mean, metric) for mean in means),
-        signed(test.mean_difference, metric) + interval,
-        f"{test.a_better}/{test.b_better}",
-        p_text(p_value),
-    ]
-
-
-def _cases_table(
-    evaluation: Evaluation, metric: Metric, cases: Sequence[CaseRecord], group: Sequence[int]
-) -> Table:
-    structures = [evaluation.structures[index] for index in group]
-    table = Table(title=f"{metric.title} per case and structure, the worst case first")
-    table.add_column("case", overflow="fold")
-    for structure in structures:
-        table.add_column(Text(structure.name), justify="right", overflow="fold")
-    for case in cases:
-        table.add_row(Text(case.name), *_figures(case, structures, metric))
-    left = len(evaluation.cases) - len(cases)
-    table.add_section()
-    if left:
-        table.add_row(f"… {left} better cases", *("…" for _ in structures))
-        table.add_section()
-    found = evaluation.summaries[metric.key].structures
-    table.add_row("mean", *(number(found[index].mean, metric) for index in group), style="bold")
-    return table
-
-
-def _figures(case: CaseRecord, structures: Sequence[Structure], metric: Metric) -> list[str]:
-    return [number(getattr(case.metrics[one.key], metric.field), metric) for one in structures]
