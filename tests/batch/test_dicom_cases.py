@@ -10,7 +10,7 @@ from dicom_made import ramp, save, series_of
 from transunet.batch.run import Wanted, predict_cases, predict_file
 from transunet.cli.view import view
 from transunet.data.formats import read_volume
-from transunet.data.formats.dicom.segmentation_writer import write_seg
+from transunet.data.formats.dicom.segmentation import write_seg
 from transunet.data.inputs import find_inputs
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.errors import TransUNetError
@@ -64,7 +64,7 @@ def test_labels_of_a_series_are_nifti_on_its_grid(predictor: Predictor, tmp_path
 
 
 def test_a_segmentation_reads_back_as_the_labels(predictor: Predictor, tmp_path: Path) -> None:
-    from transunet.data.formats.dicom.segmentation_reader import read_seg, segment_names
+    from transunet.data.formats.dicom.segmentation import read_seg, segment_names
 
     cases = find_inputs([patients(tmp_path / "in")], channels=1)
     predict_cases(predictor, cases, tmp_path / "out", Wanted(format="dicom-seg"))

@@ -8,8 +8,7 @@ import pytest
 
 from dicom_made import enhanced, ramp, save, series_of
 from transunet.data.formats import dicom
-from transunet.data.formats.dicom.segmentation_reader import read_seg
-from transunet.data.formats.dicom.segmentation_writer import write_seg
+from transunet.data.formats.dicom.segmentation import read_seg, write_seg
 from transunet.errors import TransUNetError
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra [dicom]")

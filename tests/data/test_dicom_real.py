@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from transunet.data.formats import dicom
-from transunet.data.formats.dicom.segmentation_reader import read_seg
-from transunet.data.formats.dicom.segmentation_writer import write_seg
+from transunet.data.formats.dicom.segmentation import read_seg, write_seg
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.files import atomic_path
 from transunet.inference.predictor import Predictor

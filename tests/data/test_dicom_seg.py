@@ -17,8 +17,13 @@ from transunet.data.formats.dicom.codes import (
     STRUCTURES,
     structure,
 )
-from transunet.data.formats.dicom.segmentation_reader import read_seg, segment_names
-from transunet.data.formats.dicom.segmentation_writer import _complete, check_source, write_seg
+from transunet.data.formats.dicom.segmentation import (
+    _complete,
+    check_source,
+    read_seg,
+    segment_names,
+    write_seg,
+)
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 
@@ -187,7 +192,7 @@ def test_a_name_in_another_character_set_is_kept(tmp_path):
 def test_the_format_writes_a_seg_with_numbered_segments(tmp_path, image, labels):
     dicom.write(labels, tmp_path / "l.dcm")
     assert segment_names(tmp_path / "l.dcm") == {1: "label 1", 2: "label 2", 3: "label 3"}
-    back = dicom.read_labels(tmp_path / "l.dcm", image.grid)
+    back = read_labels(tmp_path / "l.dcm", image.grid)
     np.testing.assert_array_equal(back.array, labels.array)
 
 
@@ -280,7 +285,7 @@ def test_segmentations_of_other_kinds_are_read(tmp_path, image, labels, kind):
     )
     mask = (labels.array[0].transpose(2, 1, 0) == 1).astype(np.uint8)
     stored = mask * 0.6 + 0.2 if kind == "FRACTIONAL" else mask
-    sources = [_complete(dataset) for dataset in image.header.datasets]
+    sources = [_complete(dataset, 2.5) for dataset in image.header.datasets]
     told = ("1.2.3", 1, "1.2.4", 1, "maker", "model", "version", "serial")
     seg = highdicom.seg.Segmentation(sources, stored, kind, [liver], *told)
     seg.save_as(tmp_path / "o.dcm")

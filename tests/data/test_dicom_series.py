@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dicom_made import AXIAL, OBLIQUE, STUDY, enhanced, header, positions, ramp, save, series_of
-from transunet.data.formats.dicom import modality, read, read_grid
+from transunet.data.formats.dicom import read, read_grid
 from transunet.data.formats.dicom.headers import is_dicom, is_slice, why_no_slice
 from transunet.data.formats.dicom.series import (
     NoSuchSeriesError,
@@ -17,7 +17,6 @@ from transunet.data.formats.dicom.series import (
     find_series,
     listing,
 )
-from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra [dicom]")
@@ -475,8 +474,3 @@ def test_the_error_of_a_missing_choice_lists_the_choices(tmp_path):
         assert list(error.choices) == expected
         sent = pickle.loads(pickle.dumps(error))
         assert (str(sent), sent.choices) == (str(error), error.choices)
-
-
-def test_a_volume_knows_its_modality(tmp_path):
-    assert modality(read(save(tmp_path / "s", series_of(ramp())))) == "CT"
-    assert modality(Volume(np.zeros((1, 2, 2, 2)), np.eye(4))) is None

@@ -129,7 +129,7 @@ def test_a_dicom_series_gets_a_dicom_segmentation(client, tmp_path, packed):
     pytest.importorskip("highdicom", reason="DICOM needs the extra dicom")
     from dicom_made import ramp, save, series_of
     from transunet.data.formats.dicom import read
-    from transunet.data.formats.dicom.segmentation_reader import read_seg, segment_names
+    from transunet.data.formats.dicom.segmentation import read_seg, segment_names
 
     folder = save(tmp_path / "series", series_of(ramp(5, 20, 24)))
     files = sorted(folder.iterdir())

@@ -10,7 +10,7 @@ import numpy as np
 
 from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, kind_of, suffix_of, write_volume
-from transunet.data.formats.dicom.segmentation_writer import write_seg
+from transunet.data.formats.dicom.segmentation import write_seg
 from transunet.data.formats.npy import sidecar_of
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError

@@ -23,7 +23,7 @@ from transunet.batch.outputs import Format, MapFormat, label_name, write_labels
 from transunet.batch.prediction_sheet import write_sheet
 from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, suffix_of
-from transunet.data.formats.dicom.segmentation_writer import check_source
+from transunet.data.formats.dicom.segmentation import check_source
 from transunet.data.volume import Volume
 from transunet.drawing.figures import check_figure_path
 from transunet.errors import ConfigError, TransUNetError

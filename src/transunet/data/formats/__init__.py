@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transunet.data.checks.problems import Problem
 from transunet.data.formats import dicom, nifti
 from transunet.data.formats.archive import is_zip
-from transunet.data.formats.dicom.segmentation_reader import is_seg, seg_grid
+from transunet.data.formats.dicom.segmentation import is_seg, read_seg, seg_grid
 from transunet.data.formats.dicom.series import are_slices, open_series
 from transunet.data.formats.file_format import FileFormat
 from transunet.data.formats.kinds import (
@@ -118,7 +118,7 @@ def open_volume(
     slices = are_slices(paths)
     if slices or (len(paths) == 1 and is_dicom_path(paths[0])):
         found = open_series(paths if slices else paths[0], series)
-        return dicom.grid_of(found), 1, lambda: _as_float(dicom.read_series(found))
+        return found.grid, 1, lambda: _as_float(dicom.read_series(found))
     return read_grid(paths[0]), len(paths), lambda: read_volume(paths, series)
 
 
@@ -140,7 +140,7 @@ def read_labels(path: Path, like: Grid | None = None) -> Volume:
         if files:
             return replace(read_labels(files[0]), name=str(path))
     known = format_of(path)
-    volume = dicom.read_labels(path, like) if known is dicom.FORMAT else known.read_labels(path)
+    volume = read_seg(path, like) if known is dicom.FORMAT else known.read_labels(path)
     if volume.channels != 1:
         found = f"a label map has one channel, this file has {volume.channels}"
         remedy = "Store one integer per voxel, the number of its class"

@@ -69,7 +69,7 @@ def unreadable(path: Path | str, found: str, remedy: str = DAMAGED) -> TransUNet
 
 @contextmanager
 def reading(
-    path: Path,
+    path: Path | str,
     kind: str,
     remedy: str = DAMAGED,
     *,

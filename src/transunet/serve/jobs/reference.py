@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transunet.data.classes import is_named, match_classes
-from transunet.data.formats.dicom.segmentation_reader import is_seg, segment_names
+from transunet.data.formats.dicom.segmentation import is_seg, segment_names
 from transunet.errors import DataError, GeometryError, TransUNetError
 from transunet.evaluation.measure import Settings, measure
 from transunet.evaluation.metrics import ClassMetrics

@@ -78,7 +78,7 @@ def read(source: Source, most: int | None = None) -> Volume:
     if source.dicom:
         series = open_series(source.paths[0], source.series)
         if most is not None:
-            limits.check_voxels(source.paths[0], prod(dicom.grid_of(series).spatial_shape), most)
+            limits.check_voxels(source.paths[0], prod(series.grid.spatial_shape), most)
         return dicom.read_series(series)
     if most is not None:
         voxels = sum(map(limits.declared, source.paths))

@@ -1,21 +1,19 @@
 """DICOM series of CT, MR and PET (`.dcm`, folders, zip archives) through pydicom.
 
 An image of S slices with R rows and C columns becomes a volume (1, C, R, S): the first axis runs
-along the rows, the second down the columns, the third from slice to slice along their normal. What
-a series is, `dicom_series` says; when slices make a grid, `dicom_grid`; label maps go out as DICOM
-SEG through `dicom_seg`.
+along the rows, the second down the columns, the third from slice to slice along their normal.
+`series` says what a series is, `slice_grid` when slices make a grid; label maps are read and
+written as DICOM SEG by `segmentation`.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from transunet.data.formats.dicom.frames import read_pixels
 from transunet.data.formats.dicom.headers import SUFFIXES
-from transunet.data.formats.dicom.pixels import read_pixels
-from transunet.data.formats.dicom.segmentation_reader import read_seg, segment_names
-from transunet.data.formats.dicom.segmentation_writer import write_seg
+from transunet.data.formats.dicom.segmentation import read_seg, segment_names, write_seg
 from transunet.data.formats.dicom.series import Series, open_series
-from transunet.data.formats.dicom.slice_grid import affine_of
 from transunet.data.formats.file_format import FileFormat
 from transunet.data.volume import Grid, Volume
 
@@ -42,53 +40,15 @@ def read_series(series: Series) -> Volume:
         DataError: for damaged files, or compression that no installed package decodes.
         GeometryError: when slices are missing, doubled, unevenly spaced, shifted or tilted.
     """
-    affine = affine_of(series.frames, series.source)
+    grid = series.grid
     pixels = read_pixels(series.frames)
     header = replace(series, unpacked=None)  # so that a label map does not keep the archive's files
-    return Volume(pixels.transpose(2, 1, 0)[None], affine, series.source, header)
-
-
-def modality(volume: Volume) -> str | None:
-    """Return the DICOM Modality ("CT", "MR", "PT", ...) of the series that `volume` was read from.
-
-    None where it was read from something else, or its header does not say.
-    """
-    series = volume.header
-    known = isinstance(series, Series) and series.modality != "?"
-    return series.modality if known else None
+    return Volume(pixels.transpose(2, 1, 0)[None], grid.affine, series.source, header)
 
 
 def read_grid(path: Path | Sequence[Path], series: str | int | None = None) -> Grid:
-    """Read where the voxels of a series lie, from its headers.
-
-    Raises:
-        As `read`.
-    """
-    return grid_of(open_series(path, series))
-
-
-def grid_of(series: Series) -> Grid:
-    """Return where the voxels of `series` lie.
-
-    Raises:
-        GeometryError: when its slices do not make a grid.
-    """
-    rows, columns = series.frames[0].shape
-    affine = affine_of(series.frames, series.source)
-    return Grid((columns, rows, series.slices), affine, series.source)
-
-
-def read_labels(path: Path, like: Grid | None = None) -> Volume:
-    """Read a DICOM SEG, the number of each segment as label, on the grid of its image.
-
-    Args:
-        path: the file.
-        like: where the voxels of the image lie; None: from the first slice with labels to the last.
-
-    Raises:
-        As `read_seg`.
-    """
-    return read_seg(path, like)
+    """Read where the voxels of a series lie, from its headers; arguments and errors as `read`."""
+    return open_series(path, series).grid
 
 
 def write(volume: Volume, path: Path) -> None:
@@ -96,7 +56,8 @@ def write(volume: Volume, path: Path) -> None:
 
     Raises:
         ConfigError: without highdicom, or when it was not made from a series.
-        DataError, GeometryError: as `write_seg`.
+        DataError: when the series' headers do not allow it.
+        GeometryError: when it is not on the series' grid.
     """
     names = {label: f"label {label}" for label in range(1, int(volume.array.max()) + 1)}
     write_seg(volume, volume.header, names or {1: "label 1"}, path)
@@ -104,7 +65,7 @@ def write(volume: Volume, path: Path) -> None:
 
 FORMAT = FileFormat(
     read=read,
-    read_labels=read_labels,
+    read_labels=read_seg,
     read_grid=read_grid,
     channels_in=lambda _: 1,
     write=write,

@@ -4,18 +4,18 @@ import struct
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from transunet.data.checks.problems import Problem
+from transunet.data.formats import file_format
 from transunet.data.formats.archive import Unpacked, is_zip
+from transunet.data.formats.file_format import reading
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, TransUNetError
 from transunet.optional import require
-
-Result = TypeVar("Result")
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 """Names of DICOM files; most have none, so that a file is known by its first bytes."""
@@ -27,6 +27,9 @@ SPACING = ("PixelMeasuresSequence", "PixelSpacing")
 
 EMPTY, OTHER = "empty files", "other files"
 """What is passed over that is no DICOM object."""
+
+DAMAGED = "The file is damaged or cut short: export the series again"
+"""What to do about most DICOM files that cannot be read."""
 
 MAX_INFLATED = 4 * 2**30
 """Bytes that a file of the deflated transfer syntax may hold when inflated."""
@@ -62,7 +65,7 @@ _NO_IMAGES = frozenset({"RTDOSE", "SEG", "PR", "REG"})
 
 @dataclass
 class Scan:
-    """What was found at a path."""
+    """What lies at a path."""
 
     images: list[tuple[Path, Any]] = field(default_factory=list)
     """Files of slices, with their headers (datasets without pixel data)."""
@@ -73,6 +76,30 @@ class Scan:
     unpacked: Unpacked | None = None
     """The temporary files, if it was an archive."""
 
+    def add(self, file: Path) -> None:
+        """Read the header of `file` and sort it in.
+
+        Raises:
+            DataError: when it is damaged.
+        """
+        if not begins_as_dicom(file):
+            if file.stat().st_size and file.suffix.lower() in SUFFIXES:
+                what = (
+                    "it does not begin as a DICOM file does (128 bytes, then DICM; or an element)"
+                )
+                raise unreadable(file, what)
+            self.skipped[OTHER if file.stat().st_size else EMPTY] += 1
+            return
+        dataset = read_dataset(file, pixels=False)
+        with undamaged(file):
+            kind = _kind(file, dataset)
+        if kind is None:
+            self.images.append((file, dataset))
+        elif _sop_class(dataset) in _VOLUMES and kind.endswith(_UNPLACED):
+            self.unplaced.append((file, dataset))
+        else:
+            self.skipped[kind] += 1
+
 
 def scan(path: Path | Sequence[Path]) -> Scan:
     """Read the headers of a folder (with the folders in it), a zip of one, or some files.
@@ -82,22 +109,22 @@ def scan(path: Path | Sequence[Path]) -> Scan:
         DataError: for a damaged file or an archive that is refused.
     """
     require("pydicom", extra="dicom")
-    found = Scan()
-    for one in [path] if isinstance(path, Path) else path:
-        if not one.exists():
-            raise ConfigError(f"There is no file or folder {one}. Check the path.")
-        if one.is_file() and is_zip(one):
-            found.unpacked = Unpacked(one)
-        folder = found.unpacked.folder if found.unpacked else one
+    result = Scan()
+    for source in [path] if isinstance(path, Path) else path:
+        if not source.exists():
+            raise ConfigError(f"There is no file or folder {source}. Check the path.")
+        if source.is_file() and is_zip(source):
+            result.unpacked = Unpacked(source)
+        folder = result.unpacked.folder if result.unpacked else source
         if folder.is_file():
-            _add(found, folder)
+            result.add(folder)
             continue
         walked = walk(folder)
         for file in walked.files:
-            _add(found, file)
+            result.add(file)
         if walked.not_followed:
-            found.skipped["links that lead to nothing new"] += len(walked.not_followed)
-    return found
+            result.skipped["links that lead to nothing new"] += len(walked.not_followed)
+    return result
 
 
 def is_dicom(path: Path) -> bool:
@@ -126,8 +153,9 @@ def why_no_slice(path: Path) -> str | None:
     try:
         if not begins_as_dicom(path):
             return EMPTY if path.stat().st_size == 0 else OTHER
-        dataset = undamaged(path, _read_dataset, path, False)
-        return undamaged(path, _kind, path, dataset)
+        dataset = read_dataset(path, pixels=False)
+        with undamaged(path):
+            return _kind(path, dataset)
     except (TransUNetError, OSError) as error:
         return OTHER if isinstance(error.__cause__, OSError) else None
 
@@ -138,31 +166,36 @@ def read_dataset(path: Path, *, pixels: bool) -> Any:
     Raises:
         DataError: when it is damaged.
     """
-    return undamaged(path, _read_dataset, path, pixels)
+    pydicom = require("pydicom", extra="dicom")
+    with undamaged(path):
+        with path.open("rb") as file:
+            start = file.read(1024)
+        if start[_MAGIC_AT:].startswith(_MAGIC):
+            meta = pydicom.filereader.read_file_meta_info(path)
+            if meta.get("TransferSyntaxUID") == _DEFLATED:
+                _check_inflated(path, int(meta.get("FileMetaInformationGroupLength") or 0))
+        elif _DEFLATED.encode() in start:
+            found = "it is deflated, and lacks the 128 bytes and DICM at its beginning"
+            raise unreadable(path, found)
+        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+        if not dataset.file_meta.get("TransferSyntaxUID"):
+            dataset.file_meta.TransferSyntaxUID = _SYNTAXES[dataset.original_encoding]
+        return dataset
 
 
-def undamaged(path: Path | str, use: Callable[..., Result], *given: Any) -> Result:
-    """Return `use(*given)`; what it raises over damaged bytes becomes one error naming `path`."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about values that bend the standard
-            return use(*given)
-    except TransUNetError:
-        raise
-    except Exception as error:  # the parser knows no end of ways to stumble over a flipped bit
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise unreadable(path, f"it cannot be read as DICOM ({reason[:200]})") from None
+@contextmanager
+def undamaged(path: Path | str) -> Iterator[None]:
+    """Turn what reading damaged bytes raises into one error that names `path`."""
+    with (
+        reading(path, "DICOM", DAMAGED),
+        warnings.catch_warnings(action="ignore"),  # about values that bend the standard
+    ):
+        yield
 
 
-def unreadable(path: Path | str, found: str, remedy: str | None = None) -> TransUNetError:
+def unreadable(path: Path | str, found: str, remedy: str = DAMAGED) -> TransUNetError:
     """Return the error for a damaged file."""
-    remedy = remedy or "The file is damaged or cut short: export the series again"
-    return Problem("unreadable", str(path), found, remedy).error()
-
-
-def sop_class(dataset: Any) -> str:
-    """Return the UID of the kind of object that `dataset` is ("" if it does not say)."""
-    meta = getattr(dataset, "file_meta", {})
-    return str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
+    return file_format.unreadable(path, found, remedy)
 
 
 def value(dataset: Any, index: int, group: str, keyword: str) -> Any:
@@ -188,13 +221,9 @@ def begins_as_dicom(path: Path) -> bool:
     except OSError as error:
         found = f"it cannot be opened ({error.strerror or error})"
         raise unreadable(path, found) from error
-    return start[_MAGIC_AT:] == _MAGIC or _begins_with_element(start)
-
-
-def _begins_with_element(start: bytes) -> bool:
-    if len(start) < 8:
-        return False
-    for order in "<>":
+    if start[_MAGIC_AT:] == _MAGIC:
+        return True
+    for order in "<>" if len(start) >= 8 else "":
         *tag, length = struct.unpack(f"{order}HHI", start[:8])
         if tuple(tag) in _NO_PREAMBLE:
             explicit = start[4:6].isalpha() and start[4:6].isupper()
@@ -202,29 +231,15 @@ def _begins_with_element(start: bytes) -> bool:
     return False
 
 
-def _add(found: Scan, file: Path) -> None:
-    if not begins_as_dicom(file):
-        if file.stat().st_size == 0:
-            found.skipped[EMPTY] += 1
-        elif file.suffix.lower() in SUFFIXES:
-            what = "it does not begin as a DICOM file does (128 bytes, then DICM; or an element)"
-            raise unreadable(file, what)
-        else:
-            found.skipped[OTHER] += 1
-        return
-    dataset = read_dataset(file, pixels=False)
-    kind = undamaged(file, _kind, file, dataset)
-    if kind is None:
-        found.images.append((file, dataset))
-    elif sop_class(dataset) in _VOLUMES and kind.endswith(_UNPLACED):
-        found.unplaced.append((file, dataset))
-    else:
-        found.skipped[kind] += 1
+def _sop_class(dataset: Any) -> str:
+    """The UID of the kind of object that `dataset` is; "" if it does not say."""
+    meta = getattr(dataset, "file_meta", {})
+    return str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
 
 
 def _kind(path: Path, dataset: Any) -> str | None:
     """Return None for an image that is part of a volume, else what it is instead."""
-    kind = sop_class(dataset)
+    kind = _sop_class(dataset)
     if not kind and "Rows" not in dataset:
         raise unreadable(path, "its header ends before it says what it is")
     if kind == _DIRECTORY:
@@ -243,22 +258,6 @@ def _kind(path: Path, dataset: Any) -> str | None:
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
         return "colour image"
     return None
-
-
-def _read_dataset(path: Path, pixels: bool) -> Any:
-    pydicom = require("pydicom", extra="dicom")
-    with path.open("rb") as file:
-        start = file.read(1024)
-    if start[_MAGIC_AT:].startswith(_MAGIC):
-        meta = pydicom.filereader.read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") == _DEFLATED:
-            _check_inflated(path, int(meta.get("FileMetaInformationGroupLength") or 0))
-    elif _DEFLATED.encode() in start:
-        raise unreadable(path, "it is deflated, and lacks the 128 bytes and DICM at its beginning")
-    dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        dataset.file_meta.TransferSyntaxUID = _SYNTAXES[dataset.original_encoding]
-    return dataset
 
 
 def _check_inflated(path: Path, meta_length: int) -> None:

@@ -12,9 +12,8 @@ import numpy as np
 
 from transunet.data.checks.problems import DataProblemError, Problem
 from transunet.data.formats.archive import Unpacked
-from transunet.data.formats.dicom.frames import MAY_ALTERNATE, Frame, frames_of
+from transunet.data.formats.dicom.frames import MAY_ALTERNATE, Frame, frames_of, read_pixels
 from transunet.data.formats.dicom.headers import (
-    Scan,
     is_called_dicom,
     read_dataset,
     scan,
@@ -22,14 +21,21 @@ from transunet.data.formats.dicom.headers import (
     unreadable,
     why_no_slice,
 )
-from transunet.data.formats.dicom.pixels import read_pixels
-from transunet.data.formats.dicom.slice_grid import GRID_TOLERANCE, by_place, is_even, same_place
-from transunet.errors import ConfigError, DataError, TransUNetError
+from transunet.data.formats.dicom.slice_grid import (
+    GRID_TOLERANCE,
+    SAME_MM,
+    affine_of,
+    by_place,
+    is_even,
+    same_place,
+)
+from transunet.data.volume import Grid
+from transunet.errors import ConfigError, DataError
 
 DIRECTION_TOLERANCE = 1e-3
 """Directions and relative pixel sizes that differ by less are the same."""
 
-_SAME_MM = 1e-3  # positions are rounded in headers
+_KIND = ("Modality", "Rows", "Columns", "ImageType")  # in which slices of a series agree
 _PLANES = ("sagittal", "coronal", "axial")
 _log = logging.getLogger(__name__)
 
@@ -59,6 +65,17 @@ class Series:
     def slices(self) -> int:
         """How many there are."""
         return len(self.frames)
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels lie.
+
+        Raises:
+            GeometryError: when slices are missing, doubled, unevenly spaced, shifted or tilted.
+        """
+        rows, columns = self.frames[0].shape
+        affine = affine_of(self.frames, self.source)
+        return Grid((columns, rows, self.slices), affine, self.source)
 
     @property
     def datasets(self) -> list[Any]:
@@ -119,7 +136,8 @@ def open_series(path: Path | Sequence[Path], wanted: str | int | None = None) ->
         wanted: as `choose_series`.
 
     Raises:
-        As `find_series` and `choose_series`.
+        ConfigError: without pydicom, for a path that does not exist, or a series that is not there.
+        DataError: for a damaged file, an unsafe archive, no series, or several without a choice.
     """
     uid = None if wanted is None or str(wanted).isdecimal() else str(wanted)
     found = find_series(path, uid)
@@ -146,28 +164,46 @@ def find_series(path: Path | Sequence[Path], uid: str | None = None) -> list[Ser
         ConfigError: without pydicom, or for a path that does not exist.
         DataError: for a damaged file, an unsafe archive, or when there is no series.
     """
-    found = scan(path)
-    source = str(path) if isinstance(path, Path) else _common(path)
-    uids = {file: undamaged(file, _uid, dataset) for file, dataset in found.images}
+    files = scan(path)
+    source = str(path) if isinstance(path, Path) else str(path[0].parent) if path else "no files"
+    uids = {file: _uid(file, dataset) for file, dataset in files.images}
     wanted = uid if uid in uids.values() else None
     by_uid: dict[str, list[Frame]] = defaultdict(list)
-    for file, dataset in found.images:
+    for file, dataset in files.images:
         if wanted not in (None, uids[file]):
             continue
         if not uids[file]:
             raise unreadable(file, "its header has no SeriesInstanceUID")
         by_uid[uids[file]].extend(frames_of(file, dataset))
-    for file, dataset in found.unplaced:
-        if undamaged(file, _is_one_of, dataset, by_uid):
+    for file, dataset in files.unplaced:
+        others = [frame.dataset for frame in by_uid.get(_uid(file, dataset), ())]
+        with undamaged(file):
+            alike = any(all(dataset.get(k) == other.get(k) for k in _KIND) for other in others)
+        if alike:
             frames_of(file, dataset)  # raises: a slice that lost its place would be missed
-        found.skipped[f"{dataset.get('Modality')} image without a position"] += 1
+        files.skipped[f"{dataset.get('Modality')} image without a position"] += 1
     if not by_uid:
-        raise _nothing(source, found.skipped)
-    parts = [part for uid, frames in by_uid.items() for part in _series(uid, frames, source, found)]
-    parts.sort(key=lambda series: (series.number, series.uid))
+        found = f"it holds no DICOM image series; found: {counted(files.skipped) or 'no files'}"
+        remedy = "Give the folder of a CT, MR or PET series whose images have positions"
+        raise Problem("no-series", source, found, remedy).error()
+    result = []
+    for uid_of_series, frames in by_uid.items():
+        first = frames[0].dataset
+        with undamaged(frames[0].path):
+            number = int(first.get("SeriesNumber") or 0)
+            description = str(first.get("SeriesDescription") or "")
+            modality = str(first.get("Modality") or "?")
+        result += [
+            Series(uid_of_series, number, description, modality, tuple(part), source, name)
+            for geometry, alike_frames in _by_geometry(frames)
+            for name, part in _by_mark(
+                geometry, _without_copies(by_place(alike_frames), files.skipped)
+            )
+        ]
+    result.sort(key=lambda series: (series.number, series.uid))
     return [
-        replace(series, unpacked=found.unpacked, passed_over=dict(found.skipped))
-        for series in parts
+        replace(series, unpacked=files.unpacked, passed_over=dict(files.skipped))
+        for series in result
     ]
 
 
@@ -182,7 +218,7 @@ def are_slices(paths: Sequence[Path]) -> bool:
     """
     if len(paths) < 2 or not all(path.is_file() and is_called_dicom(path) for path in paths):
         return False
-    places: dict[str, Any] = {}
+    positions: dict[str, Any] = {}
     for path in paths:
         try:
             dataset = None if why_no_slice(path) else read_dataset(path, pixels=False)
@@ -190,7 +226,9 @@ def are_slices(paths: Sequence[Path]) -> bool:
         except DataError:  # told when it is read
             continue
         if frame and not np.allclose(
-            frame.position, places.setdefault(_uid(dataset), frame.position), atol=_SAME_MM
+            frame.position,
+            positions.setdefault(_uid(path, dataset), frame.position),
+            atol=SAME_MM,
         ):
             return True
     return False
@@ -210,25 +248,24 @@ def choose_series(found: Sequence[Series], wanted: str | int | None = None) -> S
     if wanted is None:
         chosen = list(found)
     elif str(wanted).isdecimal():
-        chosen = list(found[int(wanted) - 1 : int(wanted)] if int(wanted) else ())
+        chosen = [series for number, series in enumerate(found, 1) if number == int(wanted)]
     else:
         chosen = [series for series in found if series.uid == wanted]
-    source = found[0].source
+    if len(chosen) == 1:
+        return chosen[0]
+    source, choices = found[0].source, choices_of(found)
     if not chosen:
         message = f"{source}: has no series {wanted}; it holds:\n{listing(found)}"
-        raise NoSuchSeriesError(message, choices(found))
-    if len(chosen) > 1:
-        what = f"it holds {len(found)} series:\n{listing(found)}\nand one is read at a time"
-        remedy = (
-            "Choose one by its number or UID: series=1 in Python and in a request, --series 1 on "
-            "the command line (--series all predicts each)"
-        )
-        problem = Problem("several-series", source, what, remedy)
-        raise SeveralSeriesError(problem, choices(found))
-    return chosen[0]
+        raise NoSuchSeriesError(message, choices)
+    what = f"it holds {len(found)} series:\n{listing(found)}\nand one is read at a time"
+    remedy = (
+        "Choose one by its number or UID: series=1 in Python and in a request, --series 1 on "
+        "the command line (--series all predicts each)"
+    )
+    raise SeveralSeriesError(Problem("several-series", source, what, remedy), choices)
 
 
-def choices(found: Sequence[Series]) -> list[SeriesChoice]:
+def choices_of(found: Sequence[Series]) -> list[SeriesChoice]:
     """Return what a user chooses from, in the order of `found`."""
     return [
         SeriesChoice(n, one.uid, one.modality, one.description, one.slices, one.part)
@@ -241,51 +278,39 @@ def listing(found: Sequence[Series]) -> str:
     return "\n".join(f"  {number}. {series}" for number, series in enumerate(found, 1))
 
 
-def _series(uid: str, frames: Sequence[Frame], source: str, found: Scan) -> list[Series]:
-    dataset, path = frames[0].dataset, frames[0].path
-    number, description, modality = undamaged(path, _names, dataset)
-    return [
-        Series(uid, number, description, modality, tuple(part), source, name)
-        for name, alike in _by_geometry(frames)
-        for name, part in _by_mark(name, _without_copies(by_place(alike), found.skipped))
-    ]
+def counted(kinds: Mapping[str, int]) -> str:
+    """Return how many of each kind there are, in words."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
-def _uid(dataset: Any) -> str:
-    return str(dataset.get("SeriesInstanceUID") or "")
-
-
-def _names(dataset: Any) -> tuple[int, str, str]:
-    return (
-        int(dataset.get("SeriesNumber") or 0),
-        str(dataset.get("SeriesDescription") or ""),
-        str(dataset.get("Modality") or "?"),
-    )
+def _uid(path: Path, dataset: Any) -> str:
+    with undamaged(path):
+        return str(dataset.get("SeriesInstanceUID") or "")
 
 
 def _by_geometry(frames: Sequence[Frame]) -> list[tuple[str, list[Frame]]]:
+    """Split by size, pixel size and orientation; each part with its name, "" for a single one."""
     parts: list[list[Frame]] = []
     for frame in frames:
-        home = next((part for part in parts if _alike(part[0], frame)), None)
-        if home is None:
-            parts.append([frame])
+        for part in parts:
+            first = part[0]
+            if (
+                first.shape == frame.shape
+                and np.allclose(first.pixel_mm, frame.pixel_mm, rtol=DIRECTION_TOLERANCE, atol=0)
+                and np.abs(first.directions - frame.directions).max() <= DIRECTION_TOLERANCE
+            ):
+                part.append(frame)
+                break
         else:
-            home.append(frame)
-    return [(_geometry(part[0]) if len(parts) > 1 else "", part) for part in parts]
-
-
-def _alike(a: Frame, b: Frame) -> bool:
-    return (
-        a.shape == b.shape
-        and np.allclose(a.pixel_mm, b.pixel_mm, rtol=DIRECTION_TOLERANCE, atol=0)
-        and np.abs(a.directions - b.directions).max() <= DIRECTION_TOLERANCE
-    )
-
-
-def _geometry(frame: Frame) -> str:
-    plane = _PLANES[int(np.abs(frame.normal).argmax())]
-    rows, columns = frame.pixel_mm
-    return f"{plane}, pixels of {columns:.4g} x {rows:.4g} mm"
+            parts.append([frame])
+    if len(parts) == 1:
+        return [("", parts[0])]
+    named = []
+    for part in parts:
+        plane = _PLANES[int(np.abs(part[0].normal).argmax())]
+        rows, columns = part[0].pixel_mm
+        named.append((f"{plane}, pixels of {columns:.4g} x {rows:.4g} mm", part))
+    return named
 
 
 def _without_copies(frames: list[Frame], skipped: Counter[str]) -> list[Frame]:
@@ -294,24 +319,20 @@ def _without_copies(frames: list[Frame], skipped: Counter[str]) -> list[Frame]:
         return frames
     kept: list[Frame] = []
     for frame in frames:
-        here = takewhile(lambda other: frame.place - other.place <= _SAME_MM, reversed(kept))  # noqa: B023
+        here = takewhile(lambda other: frame.place - other.place <= SAME_MM, reversed(kept))  # noqa: B023
         twins = [
             other
             for other in here
-            if np.abs(other.position - frame.position).max() <= _SAME_MM
+            if np.abs(other.position - frame.position).max() <= SAME_MM
             and other.marks == frame.marks
         ]
-        if any(not _same_pixels(other, frame) for other in twins):
+        if any(not np.array_equal(read_pixels([other]), read_pixels([frame])) for other in twins):
             return frames  # reading them tells of the duplicates
         if not twins:
             kept.append(frame)
     if len(kept) < len(frames):
         skipped["identical copies of slices"] += len(frames) - len(kept)
     return kept
-
-
-def _same_pixels(a: Frame, b: Frame) -> bool:
-    return bool(np.array_equal(read_pixels([a]), read_pixels([b])))
 
 
 def _by_mark(name: str, frames: list[Frame]) -> list[tuple[str, list[Frame]]]:
@@ -322,7 +343,9 @@ def _by_mark(name: str, frames: list[Frame]) -> list[tuple[str, list[Frame]]]:
     """
     at_one_place = bool(same_place(frames))
     for mark in dict.fromkeys(mark for frame in frames for mark in frame.marks):
-        stacks = _grouped(frames, mark)
+        stacks: dict[str, list[Frame]] = defaultdict(list)
+        for frame in frames:
+            stacks[frame.marks.get(mark, "none")].append(frame)
         parts = list(stacks.values())
         if len(parts) > 1 and (
             _are_stacks(frames, parts) if at_one_place else _lie_between(frames, parts, mark)
@@ -359,32 +382,3 @@ def _lie_between(frames: Sequence[Frame], stacks: Sequence[list[Frame]], mark: s
     step = (frames[-1].place - frames[0].place) / (len(frames) - 1)
     told = frames[0].thickness_mm
     return told is None or told > step * (1 + GRID_TOLERANCE)
-
-
-def _grouped(frames: Sequence[Frame], mark: str) -> dict[str, list[Frame]]:
-    groups: dict[str, list[Frame]] = defaultdict(list)
-    for frame in frames:
-        groups[frame.marks.get(mark, "none")].append(frame)
-    return groups
-
-
-def _common(paths: Sequence[Path]) -> str:
-    return str(paths[0].parent) if paths else "no files"
-
-
-def _is_one_of(dataset: Any, series: Mapping[str, Sequence[Frame]]) -> bool:
-    """Whether an image without a position looks like the slices of its series."""
-    others = [frame.dataset for frame in series.get(_uid(dataset), ())]
-    keywords = ("Modality", "Rows", "Columns", "ImageType")
-    return any(all(dataset.get(key) == other.get(key) for key in keywords) for other in others)
-
-
-def counted(kinds: Mapping[str, int]) -> str:
-    """Return how many of each kind there are, in words."""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-
-
-def _nothing(source: str, skipped: Mapping[str, int]) -> TransUNetError:
-    found = f"it holds no DICOM image series; found: {counted(skipped) or 'no files'}"
-    remedy = "Give the folder of a CT, MR or PET series whose images have positions"
-    return Problem("no-series", source, found, remedy).error()

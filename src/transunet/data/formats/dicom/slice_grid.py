@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
 from transunet.data.formats.dicom.frames import Frame
-from transunet.errors import TransUNetError
+from transunet.data.volume import LPS_TO_RAS
 
 SAME_PLACE = 0.02
 """Slices closer than this part of the typical step are at one place."""
@@ -21,10 +21,11 @@ GRID_TOLERANCE = 0.1
 """How far a slice may lie from its place on the regular grid, in voxels along each axis: positions
 are rounded in headers."""
 
+SAME_MM = 1e-3
+"""Positions that differ by less are the same: they are rounded in headers."""
+
 TILT_DEGREES = 0.1
 """Slices are stacked along their normal up to this angle; beyond, the gantry was tilted."""
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _SHOWN = 5
 
@@ -61,102 +62,82 @@ def affine_of(frames: Sequence[Frame], name: str) -> NDArray[np.float64]:
         GeometryError: when the slices do not make a grid.
     """
     first = frames[0]
-    step = _step(frames, name) if len(frames) > 1 else first.normal * (first.thickness_mm or 1.0)
-    affine = np.eye(4)
-    affine[:3, 0] = first.directions[0] * first.pixel_mm[1]
-    affine[:3, 1] = first.directions[1] * first.pixel_mm[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = first.position
-    return LPS_TO_RAS @ affine
-
-
-def _step(frames: Sequence[Frame], name: str) -> NDArray[np.float64]:
-    _check_duplicates(frames, name)
-    _check_steps(frames, name)
+    if len(frames) == 1:
+        return plane_affine(first, first.normal * (first.thickness_mm or 1.0))
+    twice = same_place(frames)
+    if twice:
+        listed = [f"{_mm(a.place)} ({_file(a)}, {_file(b)})" for a, b in twice]
+        found = f"{len(twice)} slices lie where another one does: {_listed(listed)}"
+        remedy = "Remove the copies, or export each phase or echo as its own series"
+        raise Problem("duplicate-slices", name, found, remedy, geometry=True).error()
+    if not is_even(frames):
+        raise _uneven(np.array([frame.place for frame in frames]), name).error()
     positions = np.array([frame.position for frame in frames])
     step = np.asarray((positions[-1] - positions[0]) / (len(frames) - 1))
-    _check_tilt(step, frames, name)
-    _check_row_up(positions, step, frames, name)
-    return step
+    along = float(step @ first.normal)
+    across = float(np.linalg.norm(step - along * first.normal))
+    degrees = float(np.degrees(np.arctan2(across, along)))
+    lean = across * (len(frames) - 1)
+    if degrees > TILT_DEGREES and lean > GRID_TOLERANCE * min(first.pixel_mm):
+        ends = [", ".join(f"{x:.2f}" for x in frame.position) for frame in (first, frames[-1])]
+        found = (
+            f"the gantry was tilted: the slices are stacked {degrees:.2f} degrees off their "
+            f"normal, from ({ends[0]}) to ({ends[1]}) mm"
+        )
+        remedy = (
+            "Resample it to straight slices before, for example with dcm2niix, and predict that"
+        )
+        raise Problem("tilted", name, found, remedy, geometry=True).error()
+    expected = positions[0] + np.arange(len(positions))[:, None] * step
+    sideways = np.abs((positions - expected) @ first.directions.T)
+    worst = int(sideways.max(axis=1).argmax())
+    if (sideways[worst] / first.pixel_mm[::-1]).max() > GRID_TOLERANCE:
+        found = (
+            f"the slices are shifted against each other: the one at {_mm(frames[worst].place)} "
+            f"({_file(frames[worst])}) by {sideways[worst].max():.4g} mm within its plane"
+        )
+        remedy = "Resample the series to one grid before"
+        raise Problem("shifted-slices", name, found, remedy, geometry=True).error()
+    return plane_affine(first, step)
 
 
-def _check_duplicates(frames: Sequence[Frame], name: str) -> None:
-    twice = same_place(frames)
-    if not twice:
-        return
-    listed = "; ".join(f"{_mm(a.place)} ({_file(a)}, {_file(b)})" for a, b in twice[:_SHOWN])
-    found = f"{len(twice)} slices lie where another one does: {listed}{_more(twice)}"
-    remedy = "Remove the copies, or export each phase or echo as its own series"
-    raise _refused("duplicate-slices", name, found, remedy)
+def plane_affine(frame: Frame, step: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the affine (4, 4) in RAS of slices that begin with `frame`, each a `step` further.
+
+    Args:
+        frame: the first slice.
+        step: (3,) mm in LPS.
+    """
+    affine = np.eye(4)
+    affine[:3, 0] = frame.directions[0] * frame.pixel_mm[1]
+    affine[:3, 1] = frame.directions[1] * frame.pixel_mm[0]
+    affine[:3, 2], affine[:3, 3] = step, frame.position
+    return np.asarray(LPS_TO_RAS @ affine)
 
 
-def _check_steps(frames: Sequence[Frame], name: str) -> None:
-    if is_even(frames):
-        return
-    places = np.array([frame.place for frame in frames])
+def _uneven(places: NDArray[np.float64], name: str) -> Problem:
     gaps = np.diff(places)
-    steps = gaps / gaps.min()
-    whole = np.abs(steps - np.rint(steps)) <= GRID_TOLERANCE * np.rint(steps)
-    if whole.all() and np.rint(steps).max() > 1:
-        raise _missing(places, np.rint(steps).astype(int), name)
-    raise _uneven(places, gaps, name)
+    steps = np.rint(gaps / gaps.min()).astype(int)
+    whole = np.abs(gaps / gaps.min() - steps) <= GRID_TOLERANCE * steps
 
+    def between(index: int) -> str:
+        return f"between {_mm(places[index])} and {_mm(places[index + 1])}"
 
-def _missing(places: NDArray[np.float64], steps: NDArray[np.int64], name: str) -> TransUNetError:
-    holes = np.flatnonzero(steps > 1)
-    listed = "; ".join(
-        f"{steps[i] - 1} between {_mm(places[i])} and {_mm(places[i + 1])}" for i in holes[:_SHOWN]
-    )
-    found = f"slices are missing: {listed}{_more(holes)}"
-    return _refused("missing-slices", name, found, "Export the complete series")
-
-
-def _uneven(places: NDArray[np.float64], gaps: NDArray[np.float64], name: str) -> TransUNetError:
+    if whole.all() and steps.max() > 1:
+        listed = _listed(
+            [f"{steps[i] - 1} {between(i)}" for i in np.flatnonzero(steps > 1).tolist()]
+        )
+        remedy = "Export the complete series"
+        found = f"slices are missing: {listed}"
+        return Problem("missing-slices", name, found, remedy, geometry=True)
     typical = float(np.median(gaps))
-    odd = np.argsort(-np.abs(gaps - typical), kind="stable")[:_SHOWN]
-    listed = "; ".join(
-        f"{gaps[i]:.4g} mm between {_mm(places[i])} and {_mm(places[i + 1])}" for i in sorted(odd)
-    )
+    odd = sorted(np.argsort(-np.abs(gaps - typical), kind="stable")[:_SHOWN].tolist())
     found = (
         f"the slices are not evenly spaced: steps of {gaps.min():.4g} to {gaps.max():.4g} mm, "
-        f"usually {typical:.4g} mm, but {listed}"
+        f"usually {typical:.4g} mm, but {_listed([f'{gaps[i]:.4g} mm {between(i)}' for i in odd])}"
     )
     remedy = "Export an evenly spaced reconstruction, or resample it to one before"
-    return _refused("uneven-slices", name, found, remedy)
-
-
-def _check_tilt(step: NDArray[np.float64], frames: Sequence[Frame], name: str) -> None:
-    along = float(step @ frames[0].normal)
-    across = float(np.linalg.norm(step - along * frames[0].normal))
-    degrees = float(np.degrees(np.arctan2(across, along)))
-    shift = across * (len(frames) - 1)
-    if degrees <= TILT_DEGREES or shift <= GRID_TOLERANCE * min(frames[0].pixel_mm):
-        return
-    found = (
-        f"the gantry was tilted: the slices are stacked {degrees:.2f} degrees off their normal, "
-        f"from {_point(frames[0])} to {_point(frames[-1])} mm"
-    )
-    remedy = "Resample it to straight slices before, for example with dcm2niix, and predict that"
-    raise _refused("tilted", name, found, remedy)
-
-
-def _check_row_up(
-    positions: NDArray[np.float64],
-    step: NDArray[np.float64],
-    frames: Sequence[Frame],
-    name: str,
-) -> None:
-    """Refuse slices that are shifted sideways against each other."""
-    expected = positions[0] + np.arange(len(positions))[:, None] * step
-    sideways = np.abs((positions - expected) @ frames[0].directions.T)
-    worst = int(sideways.max(axis=1).argmax())
-    if (sideways[worst] / frames[0].pixel_mm[::-1]).max() <= GRID_TOLERANCE:
-        return
-    found = (
-        f"the slices are shifted against each other: the one at {_mm(frames[worst].place)} "
-        f"({_file(frames[worst])}) by {sideways[worst].max():.4g} mm within its plane"
-    )
-    raise _refused("shifted-slices", name, found, "Resample the series to one grid before")
+    return Problem("uneven-slices", name, found, remedy, geometry=True)
 
 
 def _file(frame: Frame) -> str:
@@ -164,17 +145,10 @@ def _file(frame: Frame) -> str:
     return f"{frame.path.name} frame {frame.index + 1}" if several else frame.path.name
 
 
-def _point(frame: Frame) -> str:
-    return "(" + ", ".join(f"{x:.2f}" for x in frame.position) + ")"
-
-
 def _mm(place: float) -> str:
     return f"{place:.2f} mm"
 
 
-def _more(listed: Sequence[object] | NDArray[np.int64]) -> str:
-    return f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-
-
-def _refused(kind: str, name: str, found: str, remedy: str) -> TransUNetError:
-    return Problem(kind, name, found, remedy, geometry=True).error()
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return "; ".join(texts[:_SHOWN]) + more

@@ -1,0 +1,418 @@
+"""DICOM segmentations (SEG): anybody's read onto an image's grid, our label maps written as one.
+
+A file holds the slices that have labels only. Without an image, the label map reaches from its
+first slice to its last. Files are written through highdicom.
+"""
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transunet.data.checks.problems import Problem
+from transunet.data.formats.dicom.codes import Code, structure
+from transunet.data.formats.dicom.frames import Frame, frames_of
+from transunet.data.formats.dicom.headers import (
+    is_called_dicom,
+    is_dicom,
+    read_dataset,
+    undamaged,
+    unreadable,
+    value,
+    why_no_slice,
+)
+from transunet.data.formats.dicom.series import Series
+from transunet.data.formats.dicom.slice_grid import (
+    GRID_TOLERANCE,
+    SAME_MM,
+    by_place,
+    plane_affine,
+)
+from transunet.data.volume import LPS_TO_RAS, Grid, Volume, same_grid
+from transunet.errors import ConfigError, TransUNetError, first_line
+from transunet.files import writing
+from transunet.optional import own_version, require
+
+SERIES_NUMBER = 900
+"""Of the segmentation's series; viewers sort by it."""
+
+_GIVE_IMAGE = "Give the image that it belongs to"
+_PER_FRAME = "PerFrameFunctionalGroupsSequence"
+_NAME_LENGTH = 64  # of a segment's label and a code's meaning
+
+# By these a segmentation refers to an image; the last two are the same for all of a series.
+_REFERRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+_SHARED = ("StudyInstanceUID", "FrameOfReferenceUID")
+
+# highdicom copies them from the source; anonymised files often lack them. Empty is allowed.
+_COPIED = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+)
+
+
+def read_seg(path: Path, like: Volume | Grid | None = None) -> Volume:
+    """Read a DICOM SEG onto the grid of the image it belongs to.
+
+    Args:
+        path: the file, binary, fractional (half or more counts) or a label map.
+        like: the image or its grid; slices without frames in the file have no labels. None: the
+            smallest grid that holds the file's frames, `seg_grid`.
+
+    Returns:
+        (1, X, Y, Z) uint8 or uint16, segment numbers as labels, on the grid of `like`.
+
+    Raises:
+        ConfigError: without pydicom, or when there is no such file.
+        DataError: when it is damaged, is no SEG, or segments overlap.
+        GeometryError: when it lies on another grid.
+    """
+    dataset = _open(path)
+    frames = frames_of(path, dataset)
+    with undamaged(path):
+        kind = str(dataset.SegmentationType)
+        if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
+            raise unreadable(path, f"its SegmentationType is {kind}")
+        largest = max(int(segment.SegmentNumber) for segment in dataset.SegmentSequence)
+        if not 0 <= largest <= 65535:
+            raise unreadable(path, f"it has a segment number {largest}")
+    grid = like or _grid_of(frames, path)
+    if isinstance(grid, Grid):
+        nothing = np.broadcast_to(np.uint8(0), (1, *grid.spatial_shape))
+        grid = Volume(nothing, grid.affine, grid.name)
+    axes = Grid((1, 1, 1), plane_affine(frames[0], frames[0].normal)).orientation
+    turned = grid.reoriented(axes)
+    # Slices first: each frame in one piece.
+    out = np.zeros(turned.spatial_shape[::-1], np.uint8 if largest <= 255 else np.uint16)
+    with undamaged(path):
+        stored = iter(require("pydicom.pixels", extra="dicom").iter_pixels(dataset, raw=True))
+        for frame in frames:
+            labels = next(stored)
+            if kind != "LABELMAP":
+                half = int(dataset.MaximumFractionalValue) / 2 if kind == "FRACTIONAL" else 1
+                where = ("SegmentIdentificationSequence", "ReferencedSegmentNumber")
+                labels = np.where(labels >= half, int(value(dataset, frame.index, *where)), 0)
+            plane, inside = out[_slice_of(frame, turned, path)], labels > 0
+            if (plane[inside] > 0).any():
+                found = "its segments overlap, and a label map has one label per voxel"
+                raise unreadable(path, found, "Export them without overlap")
+            plane[inside] = labels[inside]
+    return turned.with_array(out.transpose(2, 1, 0)[None]).reoriented(grid.orientation)
+
+
+def seg_grid(paths: Sequence[Path]) -> Grid:
+    """Return the smallest grid that holds the frames of DICOM SEGs of one image.
+
+    Raises:
+        DataError: for a file that is damaged or no SEG.
+        GeometryError: when the frames do not lie on one grid.
+    """
+    frames = [frame for path in paths for frame in frames_of(path, _open(path, pixels=False))]
+    return _grid_of(frames, paths[0])
+
+
+def is_seg(path: Path) -> bool:
+    """Whether a file is a DICOM SEG."""
+    return path.is_file() and is_called_dicom(path) and why_no_slice(path) == "SEG"
+
+
+def segment_names(path: Path) -> dict[int, str]:
+    """Return segment number -> label of a DICOM SEG.
+
+    Raises:
+        DataError: for a file that is damaged or no SEG.
+    """
+    items = _open(path, pixels=False).SegmentSequence
+    with undamaged(path):
+        return {int(item.SegmentNumber): str(item.SegmentLabel) for item in items}
+
+
+def write_seg(
+    labels: Volume,
+    source: Series | Volume,
+    label_names: Mapping[int, str],
+    path: Path,
+    *,
+    description: str = "TransUNet segmentation",
+    algorithm: str = "TransUNet",
+    algorithm_version: str | None = None,
+) -> None:
+    """Write a label map as a binary DICOM SEG that refers to the instances it was made from.
+
+    Not atomic: that is the caller's (`transunet.files.atomic_path`). Slices without labels are
+    left out, as usual; of an empty label map the first slice is written.
+
+    Args:
+        labels: (1, X, Y, Z) unsigned, on the grid of `source` (its axes may be permuted or
+            flipped).
+        source: the series, or the volume that was read from it.
+        label_names: label value -> structure, numbered from 1 without gaps; 0 is skipped.
+        path: the file.
+        description: of the new series.
+        algorithm: its name, told in every segment.
+        algorithm_version: this package's where None.
+
+    Raises:
+        ConfigError: without highdicom, for names that do not fit the labels, a source that is no
+            series, or a path that cannot be written.
+        DataError: when the source's headers do not allow it.
+        GeometryError: when the labels are not on the source's grid.
+    """
+    series = _series_of(source, labels.name)
+    grid = series.grid
+    labels = labels.reoriented(grid.orientation)
+    if difference := same_grid(labels, grid):
+        found = f"the labels do not lie on the series' grid: {difference}"
+        raise Problem("seg-grid", labels.name, found, "Resample them to it", geometry=True).error()
+    if labels.channels != 1 or labels.array.dtype.kind not in "bu":
+        raise ConfigError(
+            f"{labels.name}: a label map is one channel of unsigned integers; found "
+            f"{labels.channels} channels of {labels.array.dtype}."
+        )
+    slices = labels.array[0].transpose(2, 1, 0)  # in the order of the series' frames
+    names = _checked_names(label_names, slices, labels.name)
+    method = (algorithm, algorithm_version or own_version())
+    seg = _segmentation(series, slices, names, description, method)
+    with writing(path, "Make room."):
+        seg.save_as(path)
+
+
+def check_source(source: Series | Volume, label_names: Mapping[int, str]) -> None:
+    """Make sure, before a label map is computed, that `write_seg` can refer to its source.
+
+    Args:
+        source: the series, or the volume that was read from it.
+        label_names: as `write_seg`.
+
+    Raises:
+        ConfigError: without highdicom, for names that have gaps, or a source that is no series.
+        DataError: when the source's headers do not allow it.
+    """
+    series = _series_of(source, source.name if isinstance(source, Volume) else source.source)
+    slices = np.zeros((series.slices, *series.frames[0].shape), np.uint8)
+    slices[0, 0, 0] = 1
+    names = _checked_names(label_names, slices, series.source)
+    _segmentation(series, slices, names, "check", ("check", "check"))
+
+
+def _open(path: Path, *, pixels: bool = True) -> Any:
+    """The dataset, with segments."""
+    require("pydicom", extra="dicom")
+    if not path.is_file():
+        raise ConfigError(f"There is no file {path}. Check the path.")
+    if not is_dicom(path):
+        raise unreadable(path, "it is no DICOM file", "Give a DICOM segmentation")
+    dataset = read_dataset(path, pixels=pixels)
+    with undamaged(path):
+        modality, segments = dataset.get("Modality"), dataset.get("SegmentSequence")
+    if modality != "SEG" or not segments:
+        found = f"it is no DICOM segmentation (modality {modality})"
+        raise unreadable(path, found, "Give a DICOM segmentation")
+    return dataset
+
+
+def _grid_of(frames: Sequence[Frame], path: Path) -> Grid:
+    """The grid from the first frame to the last, of the step that the file tells if that fits."""
+
+    def on_steps(step: float) -> bool:
+        steps = places / step
+        return bool(np.abs(steps - np.rint(steps)).max() <= GRID_TOLERANCE)
+
+    ordered = by_place(frames)
+    first, last = ordered[0], ordered[-1]
+    places = np.array([frame.place for frame in ordered]) - first.place
+    gaps = np.diff(places)
+    gaps = gaps[gaps > SAME_MM]
+    rows, columns = first.shape
+    told = first.thickness_mm
+    if not gaps.size:
+        affine = plane_affine(first, first.normal * (told or 1.0))
+        return Grid((columns, rows, 1), affine, str(path))
+    step = next((step for step in (told, float(gaps.min())) if step and on_steps(step)), None)
+    if not step:
+        found = "its frames are not evenly spaced, so that they make no grid of their own"
+        raise Problem("seg-grid", str(path), found, _GIVE_IMAGE, geometry=True).error()
+    count = round(places[-1] / step) + 1
+    affine = plane_affine(first, (last.position - first.position) / (count - 1))
+    return Grid((columns, rows, count), affine, str(path))
+
+
+def _slice_of(frame: Frame, image: Volume, path: Path) -> int:
+    """Which slice of `image`, whose axes run as the frame's, the frame lies on."""
+    affine, turn = image.affine, LPS_TO_RAS[:3, :3]
+    index = float(np.linalg.solve(affine[:3, :3], turn @ frame.position - affine[:3, 3])[2])
+    near = min(max(round(index) if np.isfinite(index) else 0, 0), image.spatial_shape[2] - 1)
+    expected = affine.copy()
+    expected[:3, 3] = affine[:3, 3] + near * affine[:3, 2]
+    rows, columns = frame.shape
+    found = Grid((columns, rows, 1), plane_affine(frame, turn @ affine[:3, 2]), str(path))
+    here = Grid((*image.spatial_shape[:2], 1), expected, image.name)
+    if difference := same_grid(found, here):
+        what = f"a frame of it does not lie on a slice of {image.name}: {difference}"
+        raise Problem("seg-grid", str(path), what, _GIVE_IMAGE, geometry=True).error()
+    return near
+
+
+def _series_of(source: Any, name: str) -> Series:
+    series = source.header if isinstance(source, Volume) else source
+    if isinstance(series, Series):
+        return series
+    raise ConfigError(
+        f"{name}: was not read from a DICOM series, to whose images a segmentation must refer. "
+        "Write NIfTI (.nii.gz) instead."
+    )
+
+
+def _checked_names(names: Mapping[int, str], slices: NDArray[Any], where: str) -> dict[int, str]:
+    found, named = int(slices.max()), {n: names[n] for n in sorted(names) if n != 0}
+    if list(named) != list(range(1, len(named) + 1)) or not named or found > len(named):
+        raise ConfigError(
+            f"{where}: segments are numbered from 1 without gaps and all labels have names; found "
+            f"names for {sorted(named)} and labels up to {found}. Name every label."
+        )
+    return named
+
+
+def _segmentation(
+    series: Series,
+    slices: NDArray[Any],
+    names: Mapping[int, str],
+    description: str,
+    method: tuple[str, str],
+) -> Any:
+    """Return the dataset; what a header lacks for it is an error."""
+    highdicom = require("highdicom", extra="dicom")
+    _check_references(series)
+    frames = series.frames if slices.any() else series.frames[:1]
+    step_mm = series.frames[0].thickness_mm or 1.0
+    if series.slices > 1:
+        first, last = series.frames[0].position, series.frames[-1].position
+        step_mm = float(np.linalg.norm(last - first)) / (series.slices - 1)
+    several = _PER_FRAME in series.datasets[0]
+    images = [_with_frames(series, frames)] if several else [frame.dataset for frame in frames]
+    images = [_complete(image, step_mm) for image in images]
+    smallest = np.uint8 if int(slices.max()) <= 255 else np.uint16
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            seg = highdicom.seg.Segmentation(
+                source_images=images,
+                pixel_array=slices[: len(frames)].astype(smallest),
+                segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[_segment(highdicom, *item, method) for item in names.items()],
+                series_instance_uid=highdicom.UID(),
+                series_number=SERIES_NUMBER,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer="transunet",
+                manufacturer_model_name=method[0],
+                software_versions=method[1],
+                device_serial_number="0",
+                series_description=_text(description),
+                content_label="SEGMENTATION",
+                specific_character_set="ISO_IR 192",  # UTF-8: a structure may have any name
+                omit_empty_frames=bool(slices.any()),
+            )
+            if several:
+                _renumber(seg, series)
+            # Without the distance of slices, the file alone does not tell its grid.
+            measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+            measures.SpacingBetweenSlices = f"{step_mm:.10g}"
+    except Exception as error:  # what a header lacks for a SEG shows in any way
+        reason = first_line(error)[:200]
+        raise _refused(series, f"a segmentation cannot refer to it ({reason})") from None
+    return seg
+
+
+def _check_references(series: Series) -> None:
+    """Refuse images without the attributes by which a segmentation refers to them."""
+    datasets = series.datasets
+    with undamaged(series.source):
+        for keyword in _REFERRED:
+            lacking = sum(not dataset.get(keyword) for dataset in datasets)
+            if lacking:
+                found = f"a segmentation refers to images by {keyword}, which {lacking} of its "
+                raise _refused(series, f"{found}{len(datasets)} files lack")
+        for keyword in _SHARED:
+            values = {str(dataset.get(keyword)) for dataset in datasets}
+            if len(values) > 1:
+                raise _refused(series, f"its files have {len(values)} values of {keyword}, not one")
+
+
+def _refused(series: Series, found: str) -> TransUNetError:
+    remedy = "Write NIfTI instead, or export the series with whole headers"
+    return Problem("seg", series.source, found, remedy).error()
+
+
+def _segment(highdicom: Any, number: int, name: str, method: tuple[str, str]) -> Any:
+    def coded(code: Code) -> Any:
+        return highdicom.sr.CodedConcept(code.value, code.scheme, _text(code.meaning))
+
+    described = structure(name)
+    families = require("pydicom.sr.codedict", extra="dicom").codes.cid7162
+    segment = highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=_text(name),
+        segmented_property_category=coded(described.category),
+        segmented_property_type=coded(described.kind),
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name=method[0], version=method[1], family=families.ArtificialIntelligence
+        ),
+    )
+    if described.side:
+        kind = segment.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [coded(described.side)]
+    return segment
+
+
+def _text(text: str) -> str:
+    """What a DICOM text of 64 characters can hold: a backslash would make two values of it."""
+    plain = "".join(c if c.isprintable() and c != "\\" else " " for c in text)
+    return plain.strip()[:_NAME_LENGTH] or "?"
+
+
+def _with_frames(series: Series, frames: Sequence[Frame]) -> Any:
+    """A multi-frame header with the frames of the series only, in the order of the slices.
+
+    The file may hold other echoes at the same places, which highdicom refuses.
+    """
+    if len(series.datasets) > 1:
+        raise ConfigError(
+            f"{series.source}: a segmentation can refer to one multi-frame file, this series has "
+            f"{len(series.datasets)}. Write NIfTI (.nii.gz) instead."
+        )
+    part = copy.copy(series.datasets[0])
+    groups = part[_PER_FRAME].value
+    part.PerFrameFunctionalGroupsSequence = [groups[frame.index] for frame in frames]
+    part.NumberOfFrames = len(frames)
+    return part
+
+
+def _renumber(seg: Any, series: Series) -> None:
+    """Let references to the frames of `_with_frames` name those of the file."""
+    derivations = [d for item in seg[_PER_FRAME].value for d in item.DerivationImageSequence]
+    sources = [source for derivation in derivations for source in derivation.SourceImageSequence]
+    for source in {id(source): source for source in sources}.values():  # segments share them
+        frame = series.frames[int(source.ReferencedFrameNumber) - 1]
+        source.ReferencedFrameNumber = frame.index + 1
+
+
+def _complete(dataset: Any, step_mm: float) -> Any:
+    """A copy with what highdicom wants to copy."""
+    complete = copy.copy(dataset)
+    for keyword in _COPIED:
+        if keyword not in complete:
+            setattr(complete, keyword, "")
+    if not complete.get("SliceThickness"):
+        complete.SliceThickness = f"{step_mm:.10g}"
+    return complete
