@@ -1,7 +1,8 @@
 """Files to volumes and back: one module per format, chosen by suffix, without one by content."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
 from transunet.data.formats import dicom, nifti
-from transunet.data.formats.archive import is_zip
+from transunet.data.formats.archive import Unpacked, is_zip, starts
 from transunet.data.formats.dicom.segmentation import is_seg, read_seg, seg_grid
 from transunet.data.formats.dicom.series import are_slices, open_series
 from transunet.data.formats.file_format import FileFormat
@@ -29,7 +30,6 @@ from transunet.data.formats.kinds import (
     stem_of,
     suffix_of,
 )
-from transunet.data.formats.zipped import holds_volume, unzipped, volumes_in_zip
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError, TransUNetError
 from transunet.files import writing
@@ -67,13 +67,6 @@ _ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of a slope, a product and a s
 _MOST_ROUNDING = 1e-3
 
 
-def is_dicom_path(path: Path) -> bool:
-    """Whether `path` would be read as DICOM: a folder, a zip of one, or a DICOM file."""
-    if is_zip(path) and path.is_file():
-        return not holds_volume(path)
-    return path.is_dir() or known_format(path) is dicom.FORMAT
-
-
 def read_volume(path: Path | str | Sequence[Path], series: str | int | None = None) -> Volume:
     """Read an image, float32 (C, X, Y, Z).
 
@@ -89,16 +82,16 @@ def read_volume(path: Path | str | Sequence[Path], series: str | int | None = No
         GeometryError: when the channels lie on different grids, or an affine is singular.
     """
     if not isinstance(path, Path | str):
-        paths = [Path(one) for one in path]
+        paths = [Path(file) for file in path]
         if are_slices(paths):
             return _as_float(dicom.read(paths, series))
-        parts = [read_volume(one, series) for one in paths]
+        parts = [read_volume(file, series) for file in paths]
         return parts[0] if len(parts) == 1 else join_channels(parts)
     path = Path(path)
     with unzipped(path) as files:
         if files:
             return replace(read_volume(files), name=str(path))
-    return _as_float(format_of(path).read(path, **_chosen(path, series)))
+    return _as_float(format_of(path).read(path, **_choice(path, series)))
 
 
 def open_volume(
@@ -110,15 +103,12 @@ def open_volume(
 
     Args:
         paths: one file, one per channel, or the slices of a DICOM series.
-        series: as `read_volume`, as which it is read.
-
-    Raises:
-        As `read_volume`.
+        series: as `read_volume`, whose errors it raises.
     """
     slices = are_slices(paths)
     if slices or (len(paths) == 1 and is_dicom_path(paths[0])):
-        found = open_series(paths if slices else paths[0], series)
-        return found.grid, 1, lambda: _as_float(dicom.read_series(found))
+        opened = open_series(paths if slices else paths[0], series)
+        return opened.grid, 1, lambda: _as_float(dicom.read_series(opened))
     return read_grid(paths[0]), len(paths), lambda: read_volume(paths, series)
 
 
@@ -152,15 +142,12 @@ def read_label_pair(first: Path, second: Path, image: Path | None = None) -> tup
     """Read two label maps of one image; DICOM segmentations on a grid that both have.
 
     That is the other file's, or, of two segmentations, the image's, or the smallest that holds
-    both.
+    both. Errors as `read_labels`.
 
     Args:
         first: a label map.
         second: another one.
         image: what they were made of, if at hand.
-
-    Raises:
-        As `read_labels`.
     """
     segmentations = [path for path in (first, second) if is_seg(path)]
     if not segmentations:
@@ -177,55 +164,17 @@ def read_grid(path: Path, series: str | int | None = None) -> Grid:
 
     Args:
         path: one file, or a DICOM series.
-        series: as `read_volume`.
-
-    Raises:
-        As `read_volume`.
+        series: as `read_volume`, whose errors it raises.
     """
     with unzipped(path) as files:
         if files:
             return replace(read_grid(files[0]), name=str(path))
-    return format_of(path).read_grid(path, **_chosen(path, series))
+    return format_of(path).read_grid(path, **_choice(path, series))
 
 
 def channels_in(path: Path) -> int:
-    """Return how many channels a file holds, for most formats without reading the voxels.
-
-    Raises:
-        As `read_volume`.
-    """
+    """Return how many channels a file holds, for most formats without reading the voxels."""
     return format_of(path).channels_in(path)
-
-
-def header_contradictions(paths: Iterable[Path]) -> Problem | None:
-    """Return one warning about the files whose headers contradict themselves on where voxels lie.
-
-    Only headers are read, and only of the format that can contradict itself, NIfTI.
-    """
-    problems = [problem for path in paths if (problem := _contradiction(path))]
-    if len(problems) < 2:
-        return problems[0] if problems else None
-    others = len(problems) - 1
-    itself = "file contradicts itself" if others == 1 else "files contradict themselves"
-    more = f"{others} more {itself}"
-    return replace(problems[0], found=f"{problems[0].found}; {more}")
-
-
-def warn_of_contradictions(paths: Iterable[Path]) -> None:
-    """Log what `header_contradictions` returns."""
-    problem = header_contradictions(paths)
-    if problem:
-        _log.warning(problem.text)
-
-
-def _contradiction(path: Path) -> Problem | None:
-    if FORMATS.get(suffix_of(path) or "") is not nifti.FORMAT or not path.is_file():
-        return None
-    try:
-        doubt = nifti.read_grid(path).doubt
-    except TransUNetError:
-        return None  # reading the file will tell what is wrong with it
-    return doubt.problem if doubt else None
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
@@ -249,18 +198,29 @@ def write_volume(volume: Volume, path: Path | str) -> None:
                 file.replace(path.with_name(file.name.replace(small.name, path.name)))
 
 
-def _as_float(volume: Volume) -> Volume:
-    # A float64 that float32 cannot hold becomes infinite, and is refused as such.
-    with np.errstate(over="ignore"):
-        return volume.with_array(volume.array.astype(np.float32))
+def header_contradictions(paths: Iterable[Path]) -> Problem | None:
+    """Return one warning about the files whose headers contradict themselves on where voxels lie.
+
+    Only headers are read, and only of the format that can contradict itself, NIfTI.
+    """
+    problems = []
+    for path in paths:
+        if FORMATS.get(suffix_of(path) or "") is nifti.FORMAT and path.is_file():
+            with suppress(TransUNetError):  # reading the file will tell what is wrong with it
+                doubt = nifti.read_grid(path).doubt
+                problems += [doubt.problem] if doubt and doubt.problem else []
+    if len(problems) < 2:
+        return problems[0] if problems else None
+    others = len(problems) - 1
+    more = "file contradicts itself" if others == 1 else "files contradict themselves"
+    return replace(problems[0], found=f"{problems[0].found}; {others} more {more}")
 
 
-def _chosen(path: Path, series: str | int | None) -> dict[str, str | int]:
-    if series is None:
-        return {}
-    if not is_dicom_path(path):
-        raise ConfigError(f"{path} is no DICOM, so it has no series to choose from.")
-    return {"series": series}
+def warn_of_contradictions(paths: Iterable[Path]) -> None:
+    """Log what `header_contradictions` returns."""
+    problem = header_contradictions(paths)
+    if problem:
+        _log.warning(problem.text)
 
 
 def smallest_unsigned(labels: NDArray[Any]) -> NDArray[Any]:
@@ -298,6 +258,56 @@ def format_of(path: Path) -> FileFormat:
     return _format(path)
 
 
+def is_dicom_path(path: Path) -> bool:
+    """Whether `path` would be read as DICOM: a folder, a zip of one, or a DICOM file."""
+    if is_zip(path) and path.is_file():
+        return not _volumes_in(path)
+    return path.is_dir() or known_format(path) is dicom.FORMAT
+
+
+def volumes_in_zip(path: Path) -> list[str]:
+    """Return which files in an archive are its volume, one or one per channel; none for DICOM.
+
+    Raises:
+        DataError: for several that are not the channels of one case.
+    """
+    names = _volumes_in(path)
+    channels = [channel_of(stem_of(Path(name))) for name in names]
+    cases = {channel[0] if channel else None for channel in channels}
+    if len(names) > 1 and (None in cases or len(cases) > 1):
+        found = f"it holds {len(names)} images ({', '.join(names[:3])}, ...); expected one"
+        remedy = "Unpack it and give its folder, or send one of the files"
+        raise Problem("archive", str(path), found, remedy).error()
+    return names
+
+
+@contextmanager
+def unzipped(path: Path) -> Iterator[list[Path]]:
+    """The volume's files in the archive that `path` is, for a while; none for any other file."""
+    names = volumes_in_zip(path) if path.is_file() and is_zip(path) else []
+    if not names:
+        yield []
+        return
+    unpacked = Unpacked(path)
+    try:
+        yield [unpacked.folder / name for name in names]
+    finally:
+        unpacked.close()
+
+
+def _volumes_in(archive: Path) -> list[str]:
+    """NIfTI, NRRD and MetaImage files, where there is no DICOM, which comes first."""
+    first_bytes, names = starts(archive, 132), []
+    for name, start in first_bytes.items():
+        suffix = suffix_of(Path(name))
+        if suffix in SLICES or start[128:] == b"DICM":
+            return []
+        known = FORMATS.get(suffix or "")
+        if known and known.space == "known" and known.stands_alone:
+            names.append(name)
+    return sorted(name for name in names if not name.lower().endswith((".hdr", ".hdr.gz")))
+
+
 def _format(path: Path) -> FileFormat:
     if path.is_dir():
         return dicom.FORMAT  # the only images that are folders
@@ -310,24 +320,37 @@ def _format(path: Path) -> FileFormat:
     return known
 
 
+def _choice(path: Path, series: str | int | None) -> dict[str, str | int]:
+    if series is None:
+        return {}
+    if not is_dicom_path(path):
+        raise ConfigError(f"{path} is no DICOM, so it has no series to choose from.")
+    return {"series": series}
+
+
+def _as_float(volume: Volume) -> Volume:
+    # A float64 that float32 cannot hold becomes infinite, and is refused as such.
+    with np.errstate(over="ignore"):
+        return volume.with_array(volume.array.astype(np.float32))
+
+
 def _whole(values: NDArray[Any], path: Path) -> NDArray[Any]:
     """Whole numbers stay; fractions that float32's rounding of a scaling leaves become whole."""
+    wrong = None
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             whole = np.rint(values)
             rounding = np.clip(_ROUNDING * np.abs(whole), _ROUNDING, _MOST_ROUNDING)
-            wrong = values[~(np.abs(values - whole) <= rounding)]
-        if wrong.size:
-            raise _not_labels(path, f"the value {wrong.flat[0]:.9g}, which is not whole")
+            fractions = values[~(np.abs(values - whole) <= rounding)]
+        if fractions.size:
+            wrong = f"the value {fractions.flat[0]:.9g}, which is not whole"
         values = whole
-    if values.dtype.kind != "b" and (least := values.min()) < 0:
-        raise _not_labels(path, f"the negative value {least:g}")
-    if values.max() > np.iinfo(np.uint32).max:
-        raise _not_labels(path, f"the value {values.max():g}")
+    if wrong is None and values.dtype.kind != "b" and (least := values.min()) < 0:
+        wrong = f"the negative value {least:g}"
+    elif wrong is None and values.max() > np.iinfo(np.uint32).max:
+        wrong = f"the value {values.max():g}"
+    if wrong is not None:
+        found = f"a label map holds the numbers of classes (0, 1, 2, ...); found {wrong}"
+        remedy = "Check that it is not the image, and that it was resampled with nearest neighbour"
+        raise Problem("not-labels", str(path), found, remedy).error()
     return smallest_unsigned(values)
-
-
-def _not_labels(path: Path, found: str) -> Exception:
-    remedy = "Check that it is not the image, and that it was resampled with nearest neighbour"
-    text = f"a label map holds the numbers of classes (0, 1, 2, ...); found {found}"
-    return Problem("not-labels", str(path), text, remedy).error()

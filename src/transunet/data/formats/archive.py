@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from transunet.data.checks.problems import Problem
-from transunet.errors import TransUNetError
+from transunet.errors import first_line
 
 MAX_FILES = 100_000
 """Files in an archive; the largest series have a few thousand."""
@@ -76,49 +76,49 @@ def starts(path: Path, size: int) -> dict[str, bytes]:
 def _unpack(path: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [one for one in archive.infolist() if not one.is_dir()]
-            _check(path, members)
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            problem = _problem_of(path, members)
+            if problem:
+                raise problem.error()
             for member in members:
-                _copy(archive, member, folder)
-    except TransUNetError:
-        raise
+                target = folder / member.filename
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # zipfile reads no more than the size that the check has seen.
+                with archive.open(member) as packed, target.open("xb") as file:
+                    shutil.copyfileobj(packed, file, 2**20)
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise _refused(path, f"it cannot be unpacked ({reason[:200]})", _COPY) from None
+        found = f"it cannot be unpacked ({first_line(error)[:200]})"
+        remedy = "The archive is damaged or cut short: copy it again"
+        raise Problem("archive", str(path), found, remedy).error() from None
 
 
-def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
-    target = folder / member.filename
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # zipfile reads no more than the size that the check has seen.
-    with archive.open(member) as packed, target.open("xb") as file:
-        shutil.copyfileobj(packed, file, 2**20)
-
-
-def _check(path: Path, members: list[zipfile.ZipInfo]) -> None:
+def _problem_of(path: Path, members: list[zipfile.ZipInfo]) -> Problem | None:
+    """What forbids to unpack an archive, before anything is unpacked."""
+    split = "Unpack it yourself and give the series' folder"
+    plain = "Pack the series again: plain files with relative paths, without a password"
     if len(members) > MAX_FILES:
-        raise _refused(path, f"it holds {len(members)} files, more than {MAX_FILES}", _SPLIT)
-    for member in members:
-        if reason := _unsafe(member):
-            raise _refused(path, f"its entry {member.filename[:200]!r} {reason}", _PLAIN)
+        found = f"it holds {len(members)} files, more than {MAX_FILES}"
+        return Problem("archive", str(path), found, split)
     names = Counter(member.filename for member in members)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise _refused(path, f"its entry {twice[0][:200]!r} occurs twice", _PLAIN)
-    _check_size(path, sum(member.file_size for member in members))
-
-
-def _check_size(path: Path, size: int) -> None:
-    packed, limit = max(1, path.stat().st_size), _gigabytes(MAX_BYTES)
-    if size > MAX_BYTES:
-        raise _refused(path, f"it unpacks to {_gigabytes(size)}, more than {limit}", _SPLIT)
-    if size > _SMALL and size > MAX_RATIO * packed:
-        found = f"it unpacks to {size / packed:.0f} times its size, more than {MAX_RATIO} times"
-        raise _refused(path, found, _PLAIN)
+    for member in members:
+        reason = _unsafe(member)
+        if reason or names[member.filename] > 1:
+            found = f"its entry {member.filename[:200]!r} {reason or 'occurs twice'}"
+            return Problem("archive", str(path), found, plain)
+    size = sum(member.file_size for member in members)
+    ratio = size / max(1, path.stat().st_size)
     free = _free()
+    if size > MAX_BYTES:
+        found = f"it unpacks to {_gigabytes(size)}, more than {_gigabytes(MAX_BYTES)}"
+        return Problem("archive", str(path), found, split)
+    if size > _SMALL and ratio > MAX_RATIO:
+        found = f"it unpacks to {ratio:.0f} times its size, more than {MAX_RATIO} times"
+        return Problem("archive", str(path), found, plain)
     if size > free:
         room = f"{tempfile.gettempdir()} has {_gigabytes(free)} left"
         found = f"it unpacks to {_gigabytes(size)}, and {room}"
-        raise _refused(path, found, "Make room, or set TMPDIR to a larger disk")
+        return Problem("archive", str(path), found, "Make room, or set TMPDIR to a larger disk")
+    return None
 
 
 def _free() -> int:
@@ -141,14 +141,5 @@ def _unsafe(member: zipfile.ZipInfo) -> str | None:
     return "needs a password" if member.flag_bits & 1 else None
 
 
-_COPY = "The archive is damaged or cut short: copy it again"
-_PLAIN = "Pack the series again: plain files with relative paths, without a password"
-_SPLIT = "Unpack it yourself and give the series' folder"
-
-
 def _gigabytes(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
-
-
-def _refused(path: Path, found: str, remedy: str) -> TransUNetError:
-    return Problem("archive", str(path), found, remedy).error()
