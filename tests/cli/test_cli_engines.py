@@ -119,3 +119,17 @@ def test_a_mistyped_image_is_told_before_anything_is_converted(
     result = run(bundle, tmp_path / "no.nii", "-o", tmp_path / "out", "--engine", "onnxruntime")
     assert "no.nii" in str(result.exception)
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("command", ["predict", "serve"])
+@pytest.mark.parametrize(
+    ("option", "says"), [("--engine", "auto, openvino"), ("--precision", "auto, fp32")]
+)
+def test_a_mistyped_name_is_told_with_those_that_there_are(
+    command: str, option: str, says: str, bundle: Path, image: Path, tmp_path: Path
+) -> None:
+    more = {"predict": (image, "-o", tmp_path / "out"), "serve": ()}[command]
+    words = [command, bundle, *more, option, "fast"]
+    result = CliRunner().invoke(app, [*map(str, words)])
+    assert isinstance(result.exception, ConfigError)
+    assert f"There is no {option[2:]} 'fast'; known: {says}" in str(result.exception)

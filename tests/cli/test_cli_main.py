@@ -108,7 +108,7 @@ def test_the_shell_completes_commands_options_and_values() -> None:
     completed = {
         "transunet pre": ["prepare", "predict"],
         "transunet predict --eng": ["--engine"],
-        "transunet predict --engine o": ["onnxruntime", "openvino"],
+        "transunet predict --engine o": ["openvino", "onnxruntime"],
     }
     for typed, expected in completed.items():
         shell = {"_TRANSUNET_COMPLETE": "complete_bash", "COMP_WORDS": typed}

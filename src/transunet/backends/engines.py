@@ -170,24 +170,26 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
     }
 )
 """Name -> engine, the fastest first (docs/how-to/engines.md)."""
-BUNDLE_PRECISIONS = tuple(
-    dict.fromkeys(p for e in ENGINES.values() for able in e.precisions.values() for p in able)
+_PRECISIONS = [
+    p for engine in ENGINES.values() for able in engine.precisions.values() for p in able
+]
+NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "engine": ("auto", *ENGINES),
+        "precision": ("auto", *dict.fromkeys([*_PRECISIONS, *FILE_PRECISIONS])),
+    }
 )
+"""What may be asked for."""
 
 
-def check_names(engine: str, precision: str) -> None:
-    """Refuse what is no engine or precision.
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that is no "engine", or no "precision".
 
     Raises:
         ConfigError: naming those that there are.
     """
-    known = {
-        "engine": ("auto", *ENGINES),
-        "precision": tuple(dict.fromkeys(("auto", *BUNDLE_PRECISIONS, *FILE_PRECISIONS))),
-    }
-    for kind, name in (("engine", engine), ("precision", precision)):
-        if name not in known[kind]:
-            raise ConfigError(f"There is no {kind} {name!r}; known: {', '.join(known[kind])}.")
+    if name not in NAMES[kind]:
+        raise ConfigError(f"There is no {kind} {name!r}; known: {', '.join(NAMES[kind])}.")
 
 
 def is_installed(name: str, to_convert: bool = True) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transunet.backends.conversion import converted
-from transunet.backends.engines import ENGINES, best_device, check_names, device_for, is_installed
+from transunet.backends.engines import ENGINES, best_device, check_name, device_for, is_installed
 from transunet.backends.exported import Metadata, unpack
 from transunet.backends.protocol import Network, PrecisionError
 from transunet.bundle.bundle_config import MODEL, BundleConfig, locate, read_config
@@ -57,7 +57,8 @@ def open_network(
             precision or device that cannot be had; for a `.pt2` without trust.
         DataError, WeightsError: when it is damaged.
     """
-    check_names(engine, precision)
+    check_name("engine", engine)
+    check_name("precision", precision)
     with _missing_packages_named(source):
         if is_exported(source):
             return _open_file(Path(source).expanduser(), device, engine, precision, trust)

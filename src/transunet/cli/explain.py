@@ -8,6 +8,7 @@ import typer
 
 from transunet.cli.failures import raise_failed
 from transunet.cli.notes import showing_notes
+from transunet.cli.options import Device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,9 +75,7 @@ def explain(
             rich_help_panel=_WHOSE,
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best one if not given.")
-    ] = None,
+    device: Device = None,
     force: Annotated[
         bool,
         typer.Option(

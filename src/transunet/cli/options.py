@@ -1,13 +1,63 @@
 """Options that several commands take, each with the same words."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 WHO_TRAINS = "Who trains and who validates"
 """The heading of the options that split a data set."""
+ON_THIS_MACHINE = "On this machine"
+"""The heading of the options that say what computes."""
 
+
+def _name_of(kind: str, help: str) -> Any:
+    """Return the option for the name of an "engine" or a "precision"; `--help` imports neither."""
+
+    def check(name: str) -> str:
+        if name != "auto":
+            from transunet.backends.engines import check_name
+
+            check_name(kind, name)
+        return name
+
+    def complete(incomplete: str) -> list[str]:
+        from transunet.backends.engines import NAMES
+
+        return [name for name in NAMES[kind] if name.startswith(incomplete)]
+
+    return typer.Option(
+        help=help,
+        metavar="NAME",
+        callback=check,
+        autocompletion=complete,
+        rich_help_panel=ON_THIS_MACHINE,
+    )
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1 or mps; the best one if not given.",
+        rich_help_panel=ON_THIS_MACHINE,
+    ),
+]
+Engine = Annotated[
+    str,
+    _name_of(
+        "engine",
+        "What computes the network: openvino, onnxruntime, eager or compiled; auto: the fastest "
+        "installed. For openvino and onnxruntime a bundle is converted once.",
+    ),
+]
+Precision = Annotated[
+    str,
+    _name_of(
+        "precision",
+        "auto: fp32, or an exported file's own. bf16 and fp16 are faster where the processor has "
+        "them, and change a few labels. int8: exported files only.",
+    ),
+]
 Layout = Annotated[str | None, typer.Option(help="The data set's layout, if not recognised.")]
 Ignore = Annotated[
     int | None,

@@ -12,6 +12,7 @@ import typer
 
 from transunet.cli.failures import raise_failed
 from transunet.cli.notes import showing_notes
+from transunet.cli.options import ON_THIS_MACHINE, Device, Engine, Precision
 from transunet.errors import TransUNetError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ EXAMPLE = "Example: transunet predict runs/hippocampus/best patient.nii.gz -o la
 _READ = "What is read"
 _WRITTEN = "What is written"
 _PROCEDURE = "How it is segmented"
-_MACHINE = "On this machine"
 
 
 def predict(
@@ -152,38 +152,21 @@ def predict(
             rich_help_panel=_PROCEDURE,
         ),
     ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="cpu, cuda, cuda:1 or mps; the best one if not given.", rich_help_panel=_MACHINE
-        ),
-    ] = None,
+    device: Device = None,
     batch_size: Annotated[
         int,
-        typer.Option(min=1, help="Slices that go through at once.", rich_help_panel=_MACHINE),
+        typer.Option(
+            min=1, help="Slices that go through at once.", rich_help_panel=ON_THIS_MACHINE
+        ),
     ] = 8,
-    engine: Annotated[
-        Literal["auto", "eager", "compiled", "onnxruntime", "openvino"],
-        typer.Option(
-            help="What computes the network; auto: the fastest at hand. For onnxruntime and "
-            "openvino a bundle is converted once.",
-            rich_help_panel=_MACHINE,
-        ),
-    ] = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16", "int8"],
-        typer.Option(
-            help="auto: fp32, or an exported file's own. bf16 and fp16 are faster where the "
-            "processor has them, and change a few labels. int8: exported files only.",
-            rich_help_panel=_MACHINE,
-        ),
-    ] = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     trust: Annotated[
         bool,
         typer.Option(
             "--trust",
             help="Load a .pt2 file although that can run any code that is in it.",
-            rich_help_panel=_MACHINE,
+            rich_help_panel=ON_THIS_MACHINE,
         ),
     ] = False,
 ) -> None:

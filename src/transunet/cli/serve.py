@@ -1,9 +1,11 @@
 """`transunet serve`: the page and the API, on this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from transunet.cli.options import ON_THIS_MACHINE, Device, Engine, Precision
 
 if TYPE_CHECKING:
     from transunet.serve.server_settings import ServeSettings
@@ -12,7 +14,6 @@ EXAMPLE = "Example: transunet serve runs/hippocampus/best"
 
 _REACHED = "Where it is reached"
 _KEPT = "What is taken and kept"
-_MACHINE = "On this machine"
 
 
 def serve(
@@ -81,26 +82,15 @@ def serve(
         int,
         typer.Option(min=1, metavar="MB", help="Of all that is kept.", rich_help_panel=_KEPT),
     ] = 51200,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="cpu, cuda, cuda:1 or mps; the best one if not given.", rich_help_panel=_MACHINE
-        ),
-    ] = None,
-    engine: Annotated[
-        Literal["auto", "eager", "compiled", "onnxruntime", "openvino"],
-        typer.Option(help="What computes; auto: the fastest here.", rich_help_panel=_MACHINE),
-    ] = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"],
-        typer.Option(help="Of the computing; auto: fp32.", rich_help_panel=_MACHINE),
-    ] = "auto",
+    device: Device = None,
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Slices that go through at once: 1 on a CPU, 8 on a GPU.",
-            rich_help_panel=_MACHINE,
+            rich_help_panel=ON_THIS_MACHINE,
         ),
     ] = None,
 ) -> None:

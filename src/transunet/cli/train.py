@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from transunet.cli.notes import showing_notes
-from transunet.cli.options import GroupBy, Ignore, Layout, SplitsFile
+from transunet.cli.options import Device, GroupBy, Ignore, Layout, SplitsFile
 
 if TYPE_CHECKING:
     from transunet.training.distributed import Processes
@@ -103,9 +103,7 @@ def train(
     store: Annotated[
         Path | None, typer.Option(help="Where to prepare the data; RUN/store if not given.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best one if not given.")
-    ] = None,
+    device: Device = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that prepare slices.")
     ] = None,

@@ -69,9 +69,9 @@ def inference(config: BundleConfig) -> dict[str, Any]:
         "imports": ["$import transunet"],
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "network_def": {
-            "_target_": "transunet.models.transunet2d.network.TransUNet",
+            "_target_": "transunet.TransUNet",
             "config": {
-                "_target_": "transunet.models.transunet2d.config.TransUNetConfig",
+                "_target_": "transunet.TransUNetConfig",
                 **config.architecture.model_dump(mode="json"),
             },
         },
