@@ -1,18 +1,32 @@
 # `make demo` and `make test` create .venv when it is missing and install what they need.
 PYTHON ?= python3
 VENV   := .venv
+ifeq ($(OS),Windows_NT)
+BIN    := $(VENV)/Scripts
+else
 BIN    := $(VENV)/bin
+endif
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OUT    ?= demo
 
-.PHONY: demo test web lint format docs clean
+# A process for each processor, of one thread each; `make test WORKERS=0` is one process.
+WORKERS ?= logical
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+
+CORE := $(addprefix tests/,models data inference evaluation training bundle)
+
+.PHONY: demo quick test web lint format docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/brain_tissue.py $(OUT)
 
+# The core, in less than a minute: no process, no browser, no other runtime, no large network.
+quick: $(VENV)/.dev
+	$(PYTEST) -q -m "not (process or browser or runtime or slow)" $(CORE)
+
 test: $(VENV)/.dev
 	$(BIN)/python web/build_page.py
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The page of `transunet serve`, into src/transunet/serve/page: the same bytes on any machine.
 # Installing the package and `make test` do this too, where Node is there and the page is not current.

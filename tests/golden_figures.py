@@ -1,7 +1,9 @@
 """The golden figures of the reference, and the seeded tensors they were computed with."""
 
 import json
+import os
 import sys
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,12 +63,29 @@ def figure(name: str) -> NDArray[Any]:
     return _arrays()[name]
 
 
-def seed_state(model: torch.nn.Module, prefix: str = "") -> None:
-    """Fill a model by state-dict name, as tests/golden/README.md defines."""
+def seed_state(model: torch.nn.Module, prefix: str = "", keep: bool = True) -> None:
+    """Fill a model by state-dict name, as tests/golden/README.md defines.
+
+    Drawing a hundred million normal values takes seconds, so that they are kept in files, which
+    every test of this run and every worker of pytest-xdist reads.
+    """
+    entry = _kept_entry if keep else state_dict_entry
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            values = np.asarray(state_dict_entry(prefix + name, tuple(tensor.shape)))
+            values = np.asarray(entry(prefix + name, tuple(tensor.shape)))
             tensor.copy_(torch.from_numpy(values))
+
+
+def _kept_entry(name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    folder = Path(os.environ["TRANSUNET_TESTS"]) / "seeded"
+    path = folder / f"{zlib.crc32(f'{name} {shape}'.encode())}.npy"
+    if not path.exists():
+        folder.mkdir(exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        with partial.open("wb") as file:
+            np.save(file, state_dict_entry(name, shape))
+        partial.replace(path)
+    return np.load(path)
 
 
 def image(fact: dict[str, Any]) -> torch.Tensor:

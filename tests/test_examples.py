@@ -16,6 +16,7 @@ from prediction import save_nifti, tiny_bundle
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_demo_leaves_labels_overlay_report_and_bundle(tmp_path: Path) -> None:
     pytest.importorskip("nilearn", reason="the demo's images come with the extra [demo]")
@@ -52,6 +53,7 @@ def shown(outputs: list[dict[str, Any]], kind: str) -> list[Any]:
     return [output["data"][kind] for output in outputs if kind in output.get("data", {})]
 
 
+@pytest.mark.process
 def test_the_notebook_shows_a_prediction_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +72,7 @@ def test_the_notebook_shows_a_prediction_of_ones_own(
     assert viewer["model_id"]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_notebook_runs_without_anything_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

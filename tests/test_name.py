@@ -101,6 +101,7 @@ def stranger(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("order", ["alone", "over ours"])
 def test_the_command_refuses_to_start_where_the_other_package_shadows_it(tmp_path, order):
     if order == "over ours":
@@ -113,6 +114,7 @@ def test_the_command_refuses_to_start_where_the_other_package_shadows_it(tmp_pat
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.process
 def test_a_folder_of_that_name_is_told_apart_from_the_package(tmp_path):
     (tmp_path / "transunet").mkdir()
     (tmp_path / "transunet" / "__init__.py").touch()
@@ -121,6 +123,7 @@ def test_a_folder_of_that_name_is_told_apart_from_the_package(tmp_path):
     assert str(tmp_path / "transunet") in ended.stderr
 
 
+@pytest.mark.process
 def test_the_command_starts_where_nothing_stands_in_its_way(tmp_path):
     ended = start(tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -20,6 +20,7 @@ def test_a_missing_package_names_the_command_that_installs_it() -> None:
         require("no_such_package", "images")
 
 
+@pytest.mark.process
 def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     code = (

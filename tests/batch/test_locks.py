@@ -26,6 +26,8 @@ from transunet.data.inputs import find_inputs
 from transunet.inference.predictor import Predictor
 from transunet.batch.run import predict_cases
 
+pytestmark = pytest.mark.process
+
 class Threshold:
     image_size, device, fingerprint = (16, 16), "cpu", "threshold"
 

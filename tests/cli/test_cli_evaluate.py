@@ -219,6 +219,7 @@ def test_a_subset_is_evaluated_when_asked_for(dataset, run, tmp_path):
     assert "left out as asked (1): case_2" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.process
 def test_several_processes(dataset, run, tmp_path):
     run(tmp_path / "p", dataset, "--json", tmp_path / "one.json")
     run(tmp_path / "p", dataset, "--json", tmp_path / "two.json", "--workers", 2)
@@ -261,6 +262,7 @@ def test_help_shows_an_example(run):
     assert "Example: transunet evaluate" in out
 
 
+@pytest.mark.process
 def test_the_command_module_imports_nothing_heavy():
     code = (
         "import sys, transunet.cli.evaluate;"
@@ -270,6 +272,7 @@ def test_the_command_module_imports_nothing_heavy():
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.process
 def test_evaluation_needs_no_torch():
     code = "import sys, transunet.evaluation.evaluate; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

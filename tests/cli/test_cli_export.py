@@ -99,6 +99,7 @@ def test_not_a_bundle(tmp_path: Path) -> None:
         run(tmp_path, "-o", tmp_path / "net.pt2")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["net.pt2", "net.xml"])
 def test_a_full_disk_leaves_nothing(name: str, bundle: Path, tmp_path: Path) -> None:
     if name == "net.xml":

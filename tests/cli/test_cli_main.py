@@ -27,18 +27,21 @@ def commands(command: click.Command, name: str = "transunet") -> list[tuple[str,
 COMMANDS = [words[1:] for words in commands(get_command(app))]
 
 
+@pytest.mark.process
 def test_help_imports_nothing_heavy() -> None:
     code = f"import sys, transunet.cli.main; print([m for m in {HEAVY} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.process
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = f"import sys, transunet; print([m for m in {HEAVY} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

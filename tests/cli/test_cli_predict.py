@@ -97,6 +97,7 @@ def test_an_output_folder_that_is_a_file_is_wrong_use(bundle: Path, tmp_path: Pa
     assert (tmp_path / "out").read_text() == "here already"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("what", "code"), [("cut", 1), ("missing", 2)])
 def test_the_process_ends_with_one_message_and_its_code(
     bundle: Path, tmp_path: Path, what: str, code: int
@@ -173,6 +174,7 @@ def test_both_procedures_without_references(bundle: Path, tmp_path: Path) -> Non
     assert "label maps only" in told
 
 
+@pytest.mark.process
 def test_one_line_for_all_cases_and_one_for_the_present(bundle: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
         save_nifti(tmp_path / "in" / f"{name}.nii.gz")

@@ -19,6 +19,8 @@ from transunet.training.log import read_log
 from transunet.training.recipe import Recipe
 from transunet.training.runs import Run
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 SMALL = [
     *("--model", "testing", "--image-size", "32", "--batch-size", "3", "--iterations", "4"),
     *("--set", "validations=2", "--device", "cpu", "--workers", "0"),
@@ -297,6 +299,7 @@ def test_what_cannot_be_learned_or_measured_is_said_before_training(dataset, tmp
     assert all(entry["best"] for entry in entries)
 
 
+@pytest.mark.process
 def test_folds_can_be_trained_one_at_a_time(dataset, tmp_path):
     out = tmp_path / "cv"
     first = run(dataset, "-o", out, *SMALL, "--folds", "3", "--fold", "1")

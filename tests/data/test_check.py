@@ -138,6 +138,7 @@ def test_an_error_is_named_with_file_and_remedy_and_refused_in_the_same_words(
     assert str(refused.value) == problem.text
 
 
+@pytest.mark.process
 def test_every_problem_is_listed_at_once(decathlon, save):
     folder = decathlon(cases=6)
     save(label_of(folder, 0), np.zeros((8, 9, 4), np.uint8))
@@ -263,6 +264,8 @@ def test_a_report_is_plain_json(decathlon, save):
     assert set(content["problems"][0]) == {"severity", "kind", "where", "found", "remedy"}
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_the_real_data_sets_have_no_errors(shared):
     hippocampus = check(shared("Task04_Hippocampus"), workers=2)
     assert not hippocampus.errors

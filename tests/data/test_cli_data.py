@@ -87,6 +87,7 @@ def test_wrong_use_of_check_is_refused(decathlon, run, tmp_path):
     assert "it is empty" in result.stdout
 
 
+@pytest.mark.process
 def test_prepare_makes_a_store_and_shows_what_it_derived(decathlon, run, tmp_path):
     result = run("prepare", decathlon(), "-o", tmp_path / "store", "--workers", 2)
     assert result.exit_code == 0, result.output

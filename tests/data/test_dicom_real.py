@@ -15,6 +15,8 @@ from transunet.inference.predictor import Predictor
 from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
 
+pytestmark = pytest.mark.slow  # reads whole series
+
 pytest.importorskip("pydicom", reason="needs the extra [dicom]")
 highdicom = pytest.importorskip("highdicom", reason="needs the extra [dicom]")
 pillow = pytest.importorskip("PIL.Image", reason="needs the extra [images]")

@@ -343,6 +343,7 @@ def test_nrrd_images_with_metaimage_masks(tmp_path, rng):
     assert label.array.min() == 1
 
 
+@pytest.mark.slow
 def test_the_real_nuclei(shared, tmp_path):
     data = open_dataset(shared("nuclei"))
     assert (data.layout, len(data.cases)) == ("pairs", 150)

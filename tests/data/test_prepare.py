@@ -59,6 +59,7 @@ def test_a_store_opens_as_it_was_made(data, tmp_path):
     assert opened.labels == {0: "background", 1: "left", 2: "right"}
 
 
+@pytest.mark.process
 def test_several_processes_make_the_same_store(data, tmp_path):
     one = prepare(data, tmp_path / "one")
     two = prepare(data, tmp_path / "two", workers=2)
@@ -197,6 +198,7 @@ def test_the_split_is_stored(data, tmp_path):
     assert len(part.validation) == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_bad_case_names_its_file_and_leaves_no_manifest(decathlon, tmp_path, save, workers):
     folder = decathlon()
@@ -207,6 +209,7 @@ def test_a_bad_case_names_its_file_and_leaves_no_manifest(decathlon, tmp_path, s
     assert not list((tmp_path / "store").rglob(".partial*"))
 
 
+@pytest.mark.process
 def test_grids_that_differ_are_a_geometry_error_from_a_process_too(decathlon, tmp_path, save):
     folder = decathlon()
     save(folder / "labelsTr/toy_02.nii.gz", np.zeros((8, 9, 4), np.uint8))
@@ -271,6 +274,7 @@ def test_ct_is_windowed(decathlon, tmp_path):
     assert 0 <= store.image("toy_00").min() < store.image("toy_00").max() <= 1
 
 
+@pytest.mark.slow
 def test_the_real_hippocampus_is_prepared_in_seconds(shared, tmp_path):
     import time
 

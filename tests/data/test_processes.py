@@ -8,6 +8,8 @@ import pytest
 from transunet.data.processes import spread
 from transunet.errors import DataError
 
+pytestmark = pytest.mark.process
+
 
 def _work(folder, item):
     if item == "bad":

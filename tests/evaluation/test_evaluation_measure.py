@@ -203,6 +203,7 @@ def test_a_value_that_the_data_set_does_not_list_is_refused(dataset, tmp_path, s
         measure(pairs[0], settings)
 
 
+@pytest.mark.process
 def test_several_processes_give_the_same_records(dataset, tmp_path):
     references = references_in(dataset)
     pairs, _ = match(tmp_path / "p", references)
@@ -212,6 +213,7 @@ def test_several_processes_give_the_same_records(dataset, tmp_path):
     assert [record.name for record in alone] == ["a", "b"]
 
 
+@pytest.mark.process
 def test_an_error_in_another_process_comes_back_as_it_is(folders, save, blocks):
     predictions, references = folders
     save(predictions / "b.nii.gz", blocks()[:, :, :5])

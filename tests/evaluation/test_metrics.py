@@ -376,6 +376,7 @@ def test_a_larger_tolerance_never_lowers_nsd():
     assert scores[-1] == 1
 
 
+@pytest.mark.process
 def test_the_benchmark_runs_and_finds_equal_values():
     script = Path(__file__).parents[2] / "benchmarks" / "hd95.py"
     if not script.is_file():

@@ -65,6 +65,7 @@ def test_the_largest_component_is_kept_where_asked(tmp_path: Path) -> None:
         assert label(kept.array[0] == index, np.ones((3, 3, 3)))[1] <= 1
 
 
+@pytest.mark.process
 def test_the_road_without_torch_does_not_import_it() -> None:
     code = "import sys, transunet.inference.predictor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

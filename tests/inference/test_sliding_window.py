@@ -50,6 +50,7 @@ def test_a_network_that_sees_each_pixel_alone_is_unchanged() -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 6), (20, 12), (21, 19), (5, 30), (4, 3)])
+@pytest.mark.runtime
 def test_monai_gives_the_same(size: tuple[int, int]) -> None:
     with warnings.catch_warnings(action="ignore"):
         inferers = pytest.importorskip("monai.inferers", reason="compares with MONAI's inferer")

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from small_data import decathlon, rng, save
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.training.recipe import Recipe, load_recipe
 from transunet.training.start import start
 from transunet.training.trainer import Job
+
+__all__ = ["decathlon", "rng", "save"]  # fixtures, beside those below
 
 # The smallest variant: one transformer block of width 1, and the decoder.
 SMALL = {"model": "testing", "image_size": 32, "batch_size": 3, "iterations": 6, "validations": 2}
@@ -27,6 +30,11 @@ def _one_thread() -> Iterator[None]:
     with torch.random.fork_rng():
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(without_curves: None) -> None:
+    """Of all runs here."""
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ import torch
 from training_runs import same, steps, weights
 from transunet.training.log import read_log
 
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
 # Shared statistics and sums are added up in another order than alone: rounding, which training then
 # amplifies. After six steps, tensors have been seen to differ by 5e-6 of their largest value.
 TOLERANCE = 1e-4

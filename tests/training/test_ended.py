@@ -11,7 +11,10 @@ import pytest
 
 from training_runs import SETTINGS, finish, launch, steps_logged, wait_for_step
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc"),
+]
 
 # Raises in the loop, at the third step, what no part of the program expects.
 FAILS_IN_A_STEP = """

@@ -11,6 +11,8 @@ from transunet.training.losses import SegmentationLoss
 from transunet.training.schedule import poly_rate
 from transunet.training.step import train_step
 
+pytestmark = pytest.mark.slow  # trains the published network
+
 
 @pytest.fixture(scope="module")
 def ten_steps() -> dict:

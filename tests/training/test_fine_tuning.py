@@ -23,6 +23,8 @@ from transunet.training.recipe import load_recipe
 from transunet.training.start import resume, start
 from transunet.training.supervision import DeeplySupervised
 
+pytestmark = pytest.mark.slow  # trains in nearly every test
+
 HEAD = ("segmentation_head.0.weight", "segmentation_head.0.bias")
 QUICK = {"batch_size": 3, "iterations": 4, "validations": 1}
 

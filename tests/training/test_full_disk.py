@@ -8,6 +8,8 @@ import pytest
 from disks import small_disk
 from training_runs import SETTINGS, finish, launch, steps_logged, wait_for_step
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:

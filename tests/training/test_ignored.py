@@ -20,6 +20,8 @@ from transunet.training.runs import Run
 from transunet.training.start import refuse_other_data, resume, start
 from transunet.training.validation import validate
 
+pytestmark = pytest.mark.slow  # trains in nearly every test
+
 
 @pytest.fixture
 def partly(toy, tmp_path):

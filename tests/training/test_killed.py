@@ -19,6 +19,8 @@ from training_runs import (
     weights,
 )
 
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
 # Replaces torch.save in the checkpoint's module by one that dies in the middle, the n-th time.
 DIES_WHILE_SAVING = """
 import io, os, signal, sys

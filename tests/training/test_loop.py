@@ -24,11 +24,13 @@ from transunet.training.schedule import poly_rate
 from transunet.training.start import resume
 from transunet.training.step import NonFiniteLossError
 
+pytestmark = pytest.mark.slow  # trains in every test
+
 # Everything at once that has a state of its own.
 FULL = {"ema": 0.9, "deep_supervision": [0.5, 0.25], "foreground": 0.5, "dropout": 0.1}
 
 
-def test_a_run_leaves_bundles_its_recipe_its_log_and_curves(job, tmp_path):
+def test_a_run_leaves_bundles_its_recipe_its_log_and_curves(job, tmp_path, curves):
     pytest.importorskip("matplotlib")
     run = job()
     done = steps(run)
@@ -76,6 +78,7 @@ def test_the_best_bundle_predicts_what_the_log_says(job, tmp_path):
     assert max(line["mean_dice"] for line in logged) == pytest.approx(best)
 
 
+@pytest.mark.process
 def test_data_workers_change_nothing(job, tmp_path):
     steps(job(folder="alone"))
     steps(job(folder="helped", workers=1))
@@ -167,6 +170,7 @@ def test_every_way_of_computing_trains(job, changes):
     assert all(np.isfinite(event.loss) for event in done)
 
 
+@pytest.mark.runtime
 def test_a_compiled_network_trains_and_leaves_ordinary_bundles(job, tmp_path, monkeypatch):
     usual = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: usual(self, backend="eager"))
@@ -178,6 +182,7 @@ def test_a_compiled_network_trains_and_leaves_ordinary_bundles(job, tmp_path, mo
     Predictor.from_pretrained(tmp_path / "compiled/best", device="cpu")
 
 
+@pytest.mark.runtime
 def test_a_compiler_that_fails_is_told(job, monkeypatch):
     def broken(graph, inputs):
         raise ValueError("no compiler here")
@@ -237,6 +242,7 @@ def test_one_token_in_a_step_is_refused_before_it_begins(job, tmp_path):
     assert len(steps(job(image_size=16, batch_size=4))) == 6
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "raised",
     [
@@ -272,6 +278,7 @@ def test_running_out_of_memory_names_what_to_lower(job, monkeypatch):
         assert remedy in str(error.value)
 
 
+@pytest.mark.process
 def test_a_dead_worker_is_told_and_nothing_is_lost(job, tmp_path, monkeypatch):
     run = job(folder="dead", workers=1, checkpoint_minutes=0)
     original, parent = type(run.dataset).__getitem__, os.getpid()

@@ -9,6 +9,8 @@ from transunet.training.distributed import Processes
 from transunet.training.memory import BATCH, fit_to_memory
 from transunet.training.start import start
 
+pytestmark = pytest.mark.slow  # measures by training
+
 CPU = torch.device("cpu")
 
 

@@ -29,6 +29,7 @@ def test_deep_supervision_gives_logits_at_every_depth_and_leaves_the_network_alo
     assert torch.equal(model(images), outputs[0])
 
 
+@pytest.mark.runtime
 def test_deep_supervision_compiles_without_a_break(model):
     supervised = DeeplySupervised(model, 2).train()
     compiled = torch.compile(supervised, backend="eager", fullgraph=True)

@@ -20,6 +20,8 @@ from transunet.training.runs import Run, RunInUseError
 from transunet.training.start import resume, start
 from transunet.training.trainer import Job
 
+pytestmark = pytest.mark.slow  # trains in nearly every test
+
 HOLDS = """
 import sys, time
 from pathlib import Path
@@ -52,6 +54,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], subproces
         holder.communicate()
 
 
+@pytest.mark.process
 def test_a_run_that_another_process_trains_is_refused_and_named(job, tmp_path, held):
     run = job()
     holder = held(tmp_path / "run")
@@ -62,6 +65,7 @@ def test_a_run_that_another_process_trains_is_refused_and_named(job, tmp_path, h
     assert not (tmp_path / "run/log.jsonl").exists()
 
 
+@pytest.mark.process
 def test_a_run_is_free_when_its_holder_was_killed(job, tmp_path, held):
     job()
     holder = held(tmp_path / "run")
@@ -70,6 +74,7 @@ def test_a_run_is_free_when_its_holder_was_killed(job, tmp_path, held):
     assert len(steps(resume(tmp_path / "run", device="cpu"))) == 6
 
 
+@pytest.mark.process
 def test_a_run_is_free_when_training_has_ended(job, tmp_path, held):
     run = job()
     steps(run)

@@ -15,6 +15,8 @@ from transunet.training.runs import Run
 from transunet.training.start import number_of_folds, refuse_other_data, resume, start
 from transunet.training.validation import Outcome
 
+pytestmark = pytest.mark.slow  # trains in nearly every test
+
 NAMES = [f"toy_{i}" for i in range(5)]
 FOLDS = [{"train": NAMES[:3], "val": NAMES[3:]}, {"train": NAMES[2:], "val": NAMES[:2]}]
 

@@ -51,6 +51,7 @@ def test_a_sample_depends_on_seed_epoch_and_index_only(store):
     assert any(not torch.equal(sample(3, 4, seed), alone) for seed in range(2, 7))
 
 
+@pytest.mark.process
 def test_workers_change_nothing(store):
     slices = SliceDataset(store, ["toy_00", "toy_01"], (24, 24), paper)
     keys = [(1, index) for index in range(10)]

@@ -30,6 +30,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield path
 
 
+@pytest.mark.process
 def test_a_file_that_an_administrator_put_into_a_read_only_cache_is_used(disk, file):
     path = download.cached_path(file)
     path.parent.mkdir(parents=True)
@@ -39,6 +40,7 @@ def test_a_file_that_an_administrator_put_into_a_read_only_cache_is_used(disk, f
     assert not list(path.parent.glob("*.json"))
 
 
+@pytest.mark.process
 def test_a_damaged_file_in_a_read_only_cache_is_said(disk, file):
     path = download.cached_path(file)
     path.parent.mkdir(parents=True)
@@ -49,6 +51,7 @@ def test_a_damaged_file_in_a_read_only_cache_is_said(disk, file):
         download.fetch(file)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("fill", [True, False])
 def test_automatic_weights_are_none_where_the_cache_cannot_take_them(
     disk, fill, monkeypatch, caplog
@@ -94,6 +97,7 @@ def test_without_a_home_the_cache_is_temporary_which_is_said_once(caplog):
     assert "TRANSUNET_CACHE" in caplog.text
 
 
+@pytest.mark.process
 def test_a_home_that_cannot_be_written_to_gives_a_temporary_cache(
     tmp_path, monkeypatch, disk, caplog
 ):

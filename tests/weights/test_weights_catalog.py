@@ -59,6 +59,7 @@ def test_unknown_names_say_what_there_is():
         files_for("ViT-B_16", "imagenet21k-google")
 
 
+@pytest.mark.process
 def test_the_catalogue_imports_no_torch():
     modules = "sys, transunet.weights.catalog, transunet.cache, transunet.cli.weights"
     code = f"import {modules}; print('torch' in sys.modules)"

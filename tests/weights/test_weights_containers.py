@@ -177,6 +177,7 @@ class Trainer:
         return self.state
 
 
+@pytest.mark.process
 def test_a_refusal_names_what_was_asked_for_and_its_script_helps_the_owner(tmp_path):
     path = tmp_path / "it's.pth"
     torch.save({"model": Trainer(STATE), "epoch": 3, "best": np.float64(1)}, path)

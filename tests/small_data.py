@@ -1,0 +1,96 @@
+"""Small volumes and data sets, written where a test asks for them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """A folder of the real data, or a skip that says what is missing."""
+
+    def folder(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"needs the real data in {path}")
+        return path
+
+    return folder
+
+
+@pytest.fixture
+def oblique() -> np.ndarray:
+    """A rotated, flipped, anisotropic affine whose axes are permuted against RAS."""
+    a, b = np.deg2rad(20), np.deg2rad(-12)
+    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    tilt = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    permute = np.array([[0, 0, -1.0], [1, 0, 0], [0, -1, 0]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ tilt @ permute @ np.diag([0.7, 3.0, 1.1])
+    affine[:3, 3] = (-30.5, 12.25, 7)
+    return affine
+
+
+@pytest.fixture
+def save() -> Callable[..., Path]:
+    """Write an array as NIfTI, making folders on the way."""
+
+    def write(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+        return path
+
+    return write
+
+
+def pair_of_arrays(seed: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, shape).astype(np.uint8)
+    return (label * 100 + rng.normal(0, 5, shape)).astype(np.int16), label
+
+
+@pytest.fixture
+def decathlon(tmp_path: Path, save: Callable[..., Path]) -> Callable[..., Path]:
+    """Make a small Decathlon data set, `decathlon(cases=4, modality="MRI", ...)` -> its folder."""
+
+    def make(
+        cases: int = 4,
+        modality: str = "MRI",
+        shape: tuple[int, int, int] = (8, 9, 5),
+        folder: str = "Task99_Toy",
+    ) -> Path:
+        root = tmp_path / folder
+        training = []
+        for number in range(cases):
+            image, label = pair_of_arrays(number, shape)
+            save(root / f"imagesTr/toy_{number:02d}.nii.gz", image)
+            save(root / f"labelsTr/toy_{number:02d}.nii.gz", label)
+            training.append(
+                {
+                    "image": f"./imagesTr/toy_{number:02d}.nii.gz",
+                    "label": f"./labelsTr/toy_{number:02d}.nii.gz",
+                }
+            )
+        description = {
+            "name": "Toy",
+            "modality": {"0": modality},
+            "labels": {"0": "background", "1": "left", "2": "right"},
+            "numTraining": cases,
+            "training": training,
+            "test": [],
+        }
+        (root / "dataset.json").write_text(json.dumps(description))
+        return root
+
+    return make
