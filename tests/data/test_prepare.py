@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,8 +36,9 @@ def test_slices_are_those_of_the_preprocessing(data, tmp_path):
     assert store.label("toy_02").dtype == np.uint8
     case = store.cases["toy_02"]
     assert (case.slices, case.size, case.spacing_mm) == (5, (8, 9), (1, 1, 1))
-    assert store.image_files("toy_02")[0].samefile(data.cases[2].images[0])
-    assert store.label_file("toy_02").samefile(data.cases[2].label)
+    folder = Path(store.manifest.folder)
+    assert (folder / case.images[0]).samefile(data.cases[2].images[0])
+    assert (folder / case.label).samefile(data.cases[2].label)
 
 
 def test_a_store_tells_what_training_will_see(data, tmp_path):
@@ -118,24 +120,24 @@ def test_another_split_redoes_none(data, tmp_path):
 
 
 def test_an_interrupted_run_goes_on(data, tmp_path, monkeypatch):
-    done = []
-    real = module._write_case
+    saved = []
 
-    def interrupted(store, case, *arrays):
-        if len(done) == 2:
+    def interrupted(path, array, save=np.save):
+        if len(saved) == 5:  # in the middle of the third case
             raise KeyboardInterrupt
-        done.append(case.name)
-        real(store, case, *arrays)
+        saved.append(path)
+        save(path, array)
 
-    monkeypatch.setattr(module, "_write_case", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(data, tmp_path / "store")
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(data, tmp_path / "store")
     assert not (tmp_path / "store/manifest.json").exists()
-    monkeypatch.setattr(
-        module, "_write_case", lambda s, c, *a: (done.append(c.name), real(s, c, *a))
-    )
-    prepare(data, tmp_path / "store")
-    assert done == ["toy_00", "toy_01", "toy_02", "toy_03"]
+    before = times(tmp_path / "store")
+    assert {path.parent.name for path in before} == {"toy_00", "toy_01"}
+    assert len(prepare(data, tmp_path / "store").cases) == 4
+    after = times(tmp_path / "store")
+    assert {path: after[path] for path in before} == before
 
 
 def test_damaged_slices_are_made_again(data, tmp_path):

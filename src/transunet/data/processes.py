@@ -7,16 +7,32 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from transunet.errors import DataError
 
-Item = TypeVar("Item")
+
+class Named(Protocol):
+    """What work is done on, such as a case."""
+
+    @property
+    def name(self) -> str:
+        """What progress calls it."""
+
+
+Item = TypeVar("Item", bound=Named)
 Result = TypeVar("Result")
+Progress = Callable[[int, int, str], None]
+"""Called with the items done, all items, and the name of the one just done."""
 
 
-def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
-    """Yield `work(item)` for every item, in the order in which they are done.
+def spread(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Return `work(item)` for every item, in their order.
 
     What `work` raises is raised here, once what has begun is done; what has not begun is not begun.
 
@@ -24,22 +40,34 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int) 
         work: importable from a module, with arguments that can be pickled.
         items: what to work on.
         workers: processes; below 2 the work is done here.
+        progress: called after each item, as they are done.
 
     Raises:
         DataError: when a process dies.
     """
+    results: dict[int, Result] = {}
+    for number, result in _as_completed(work, items, workers):
+        results[number] = result
+        if progress:
+            progress(len(results), len(items), items[number].name)
+    return [results[number] for number in range(len(items))]
+
+
+def _as_completed(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[tuple[int, Result]]:
     if workers < 2 or len(items) < 2:
-        yield from map(work, items)
+        yield from enumerate(map(work, items))
         return
     # Spawned, not forked: the caller may have threads (torch has), which a fork would leave in the
     # middle of things.
     context = get_context("spawn")
     count = min(workers, len(items))
     with ProcessPoolExecutor(count, context, initializer=_end_with_parent) as pool:
-        futures = [pool.submit(work, item) for item in items]
+        futures = {pool.submit(work, item): number for number, item in enumerate(items)}
         try:
             for future in as_completed(futures):
-                yield future.result()
+                yield futures[future], future.result()
         except BrokenProcessPool:
             raise DataError(
                 f"One of {workers} processes that worked on the data died, most likely for want of "

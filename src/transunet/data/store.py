@@ -10,7 +10,6 @@ STORE/cases/NAME/case.json     the case's entry of the manifest
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -99,12 +98,27 @@ class Store:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open the store in the folder `path`."""
-        if not (path / MANIFEST).is_file():
+        file = path / MANIFEST
+        if not file.is_file():
             raise ConfigError(
                 f"There is no prepared store in {path}. Make one with: transunet prepare DATASET "
                 f"-o {path}"
             )
-        return cls(path, _manifest(path / MANIFEST))
+        remedy = f"Prepare it into a new folder: transunet prepare DATASET -o {path}-new"
+        try:
+            content = json.loads(file.read_text("utf-8"))
+            version = content["format"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            found = f"the store's manifest cannot be read ({type(error).__name__}: {error})"
+            raise Problem("store", str(file), found, remedy).error() from None
+        if version != FORMAT:
+            found = f"the store has format {version!r}, this version reads and writes {FORMAT}"
+            raise Problem("store-version", str(file), found, remedy).error()
+        try:
+            return cls(path, Manifest.from_json(content, str(file)))
+        except ConfigError as error:
+            found = f"the manifest is damaged ({error})"
+            raise Problem("store", str(file), found, remedy).error() from None
 
     @property
     def labels(self) -> Mapping[int, str]:
@@ -142,11 +156,6 @@ class Store:
         """Name -> case."""
         return self.manifest.cases
 
-    @cached_property
-    def folder(self) -> Path:
-        """Where the data set was."""
-        return Path(self.manifest.folder)
-
     def image(self, name: str) -> NDArray[np.float32]:
         """Map the slices of a case into memory, (S, C, H, W) float32, read-only."""
         return self._array(name, "image.npy")
@@ -154,14 +163,6 @@ class Store:
     def label(self, name: str) -> NDArray[Any]:
         """Map the label slices of a case into memory, (S, H, W) unsigned, read-only."""
         return self._array(name, "label.npy")
-
-    def image_files(self, name: str) -> tuple[Path, ...]:
-        """Where the case's image files were, one per channel or one for all."""
-        return tuple(self.folder / path for path in self.case(name).images)
-
-    def label_file(self, name: str) -> Path:
-        """Where the case's label file was."""
-        return self.folder / self.case(name).label
 
     def case(self, name: str) -> StoredCase:
         """Return a case by its name.
@@ -183,7 +184,7 @@ class Store:
             return array
         except (OSError, ValueError, EOFError) as error:
             found = f"these slices are missing or damaged ({error})"
-            remedy = f"Run again: transunet prepare {self.folder} -o {self.path}"
+            remedy = f"Run again: transunet prepare {self.manifest.folder} -o {self.path}"
             raise Problem("store", str(path), found, remedy).error() from None
 
 
@@ -203,22 +204,3 @@ def case_on_disk(store: Path, name: str) -> StoredCase | None:
         return None
     whole = (case.slices, *case.size)
     return case if label.shape == whole == (image.shape[0], *image.shape[2:]) else None
-
-
-def _manifest(path: Path) -> Manifest:
-    remedy = f"Prepare it into a new folder: transunet prepare DATASET -o {path.parent}-new"
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        version = content["format"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        found = f"the store's manifest cannot be read ({type(error).__name__}: {error})"
-        raise Problem("store", str(path), found, remedy).error() from None
-    if version != FORMAT:
-        found = f"the store has format {version!r}, this version reads and writes {FORMAT}"
-        raise Problem("store-version", str(path), found, remedy).error()
-    try:
-        return Manifest.from_json(content, str(path))
-    except ConfigError as error:
-        raise Problem(
-            "store", str(path), f"the manifest is damaged ({error})", remedy
-        ).error() from None

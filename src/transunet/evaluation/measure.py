@@ -73,12 +73,12 @@ def measure_all(
         raise ConfigError(f"At least one process is needed, not {workers}.")
     if settings.dataset is not None:  # what the processes need not be sent
         settings = replace(settings, dataset=replace(settings.dataset, cases=(), notes=()))
-    records: dict[str, CaseRecord] = {}
-    for record in spread(partial(measure, settings=settings), pairs, workers):
-        records[record.name] = record
+
+    def counted(done: int, total: int, _: str) -> None:
         if progress:
-            progress(len(records), len(pairs))
-    return [records[pair.name] for pair in pairs]
+            progress(done, total)
+
+    return spread(partial(measure, settings=settings), pairs, workers, counted)
 
 
 def measure(pair: Pair, settings: Settings) -> CaseRecord:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from transunet.data.prepare import Progress
+from transunet.data.processes import Progress
 from transunet.data.store import Store
 from transunet.files import atomic_path
 from transunet.training.distributed import Processes

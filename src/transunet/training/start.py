@@ -8,7 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 from transunet.data.layouts import open_dataset
-from transunet.data.prepare import Progress, labelled, prepare
+from transunet.data.prepare import labelled, prepare
+from transunet.data.processes import Progress
 from transunet.data.split_rules import (
     grouped_cases,
     named_splits,

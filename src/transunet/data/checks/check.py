@@ -7,7 +7,7 @@ warnings: nothing trains on them.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -28,7 +28,7 @@ from transunet.data.checks.problems import Problem, problem_of
 from transunet.data.formats import header_contradictions, read_labels, read_volume
 from transunet.data.formats.raster import COLOUR
 from transunet.data.layouts import open_dataset
-from transunet.data.processes import spread
+from transunet.data.processes import Progress, spread
 from transunet.data.split_rules import splits_of
 from transunet.data.splits import Splits
 from transunet.data.volume import Grid, Volume
@@ -37,11 +37,9 @@ from transunet.errors import ConfigError, TransUNetError
 SPACING_TOLERANCE = 0.1
 """A case whose spacing differs from the median by more than this share is reported."""
 
-Progress = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True)
-class Examined:
+class CaseReport:
     """What was found in one case."""
 
     case: Case
@@ -54,8 +52,6 @@ class Examined:
     """SHA-256 of the label map's voxels."""
     classes: frozenset[int] = frozenset()
     """Class indices that occur."""
-    values: frozenset[int] = frozenset()
-    """Values that occur in the label's file."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Report:
     """None where it could not be opened at all."""
     problems: tuple[Problem, ...]
     """Errors first."""
-    examined: tuple[Examined, ...] = ()
+    cases: tuple[CaseReport, ...] = ()
     splits: Splits | None = None
     """What preparing would make of it; None where it cannot be split."""
 
@@ -93,11 +89,8 @@ class Report:
             "warnings": len(self.warnings),
             "problems": [
                 {
-                    "severity": problem.severity,
-                    "kind": problem.kind,
-                    "where": problem.where,
-                    "found": problem.found,
-                    "remedy": problem.remedy,
+                    key: getattr(problem, key)
+                    for key in ("severity", "kind", "where", "found", "remedy")
                 }
                 for problem in self.problems
             ],
@@ -130,106 +123,72 @@ def check(
         raise
     except TransUNetError as error:
         return Report(folder, None, (problem_of(error, str(folder)),))
-    examined = _examine_all(dataset, workers, progress)
+    work = partial(examine, replace(dataset, cases=(), notes=()))
+    reports = spread(work, dataset.cases, workers, progress)
     found = chain(
         dataset.notes,
         labels_missing(dataset),
-        (problem for one in examined for problem in one.problems),
-        dataset_problems(dataset, examined),
+        (problem for report in reports for problem in report.problems),
+        dataset_problems(dataset, reports),
     )
-    splits = _splits(dataset)
-    if isinstance(splits, Problem):
-        found, splits = chain([splits], found), None
-    problems = sorted(found, key=lambda problem: problem.severity != "error")
-    return Report(folder, dataset, tuple(problems), tuple(examined), splits)
-
-
-def _splits(dataset: DataSet) -> Splits | Problem | None:
-    """What preparing would split it into, or what is wrong with its own folds."""
+    splits = None
     try:
-        return splits_of(dataset, [case for case in dataset.cases if case.label])
+        splits = splits_of(dataset, [case for case in dataset.cases if case.label])
     except ConfigError:
-        return None  # too few cases, which other problems tell
-    except TransUNetError as error:
-        return problem_of(error, str(dataset.folder))
+        pass  # too few cases, which other problems tell
+    except TransUNetError as error:  # its own folds
+        found = chain([problem_of(error, str(dataset.folder))], found)
+    problems = sorted(found, key=lambda problem: problem.severity != "error")
+    return Report(folder, dataset, tuple(problems), tuple(reports), splits)
 
 
-def examine(dataset: DataSet, case: Case) -> Examined:
+def examine(dataset: DataSet, case: Case) -> CaseReport:
     """Read one case and say what is wrong with it."""
-    missing = tuple(file_problems(case))
-    if missing:
-        return Examined(case, _weighed(case, missing))
-    found: list[Problem] = []
-    image = _reading(found, partial(read_volume, case.images))
-    label = _reading(found, partial(read_labels, case.label)) if case.label else None
+    problems = list(file_problems(case))
+    image = label = None
+    if not problems:
+        image = _read(problems, partial(read_volume, case.images))
+        label = _read(problems, partial(read_labels, case.label)) if case.label else None
     if image:
-        found += [*image_problems(dataset, image), *_constant(dataset, image)]
+        problems += image_problems(dataset, image)
+        for name, channel in zip(dataset.channels, image.array, strict=False):
+            if channel.min() == channel.max():
+                found = f"every voxel of the channel {name!r} is {channel.flat[0]:g}"
+                remedy = (
+                    "Export the image again, or take the case out: there is nothing to see in it"
+                )
+                problems.append(Problem("constant", image.name, found, remedy, "warning"))
     if image and label:
-        found += [*label_problems(dataset, image, label)]
-    values = frozenset(np.unique(label.array.ravel("K")).tolist()) if label else frozenset[int]()
-    counted = values & set(dataset.values) - {dataset.ignore}
-    classes = frozenset(dataset.values[value] for value in counted)
+        problems += label_problems(dataset, image, label)
+    values = set(np.unique(label.array.ravel("K")).tolist()) if label else set[int]()
+    classes = frozenset(dataset.values[v] for v in values & {*dataset.values} - {dataset.ignore})
     if label and values and classes <= {0} and values <= set(dataset.values):
         remedy = "Check that this is so; such a case teaches background only"
-        what = "the label map holds nothing but background"
-        found.append(Problem("no-foreground", label.name, what, remedy, "warning"))
-    return Examined(
+        found = "the label map holds nothing but background"
+        problems.append(Problem("no-foreground", label.name, found, remedy, "warning"))
+    if case.label is None:  # nothing trains on it
+        problems = [replace(problem, severity="warning") for problem in problems]
+    return CaseReport(
         case,
-        _weighed(case, found),
+        tuple(problems),
         image.grid if image else None,
-        _digest(image),
-        _digest(label),
+        _hash_of_voxels(image),
+        _hash_of_voxels(label),
         classes,
-        values,
     )
 
 
-def dataset_problems(dataset: DataSet, examined: Sequence[Examined]) -> Iterator[Problem]:
-    """Yield what only several cases together show."""
-    files = [path for one in examined for path in (*one.case.images, one.case.label) if path]
-    if contradictions := header_contradictions(files):
-        yield contradictions
-    yield from _duplicates(examined)
-    yield from _spacings(examined)
-    yield from _orientations(examined)
-    yield from _classes(dataset, examined)
-
-
-def _examine_all(dataset: DataSet, workers: int, progress: Progress | None) -> list[Examined]:
-    work = partial(examine, replace(dataset, cases=(), notes=()))
-    done: dict[str, Examined] = {}
-    for one in spread(work, dataset.cases, workers):
-        done[one.case.name] = one
-        if progress:
-            progress(len(done), len(dataset.cases), one.case.name)
-    return [done[case.name] for case in dataset.cases]
-
-
-def _reading(found: list[Problem], read: Callable[[], Volume]) -> Volume | None:
+def _read(problems: list[Problem], read: Callable[[], Volume]) -> Volume | None:
     try:
         return read()
     except ConfigError:
         raise  # a package is missing: no problem of the data
     except TransUNetError as error:
-        found.append(problem_of(error, "the case"))
+        problems.append(problem_of(error, "the case"))
         return None
 
 
-def _weighed(case: Case, problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    if case.label is not None:
-        return tuple(problems)
-    return tuple(replace(problem, severity="warning") for problem in problems)
-
-
-def _constant(dataset: DataSet, image: Volume) -> Iterator[Problem]:
-    for name, channel in zip(dataset.channels, image.array, strict=False):
-        if channel.min() == channel.max():
-            found = f"every voxel of the channel {name!r} is {channel.flat[0]:g}"
-            remedy = "Export the image again, or take the case out: there is nothing to see in it"
-            yield Problem("constant", image.name, found, remedy, "warning")
-
-
-def _digest(volume: Volume | None) -> str | None:
+def _hash_of_voxels(volume: Volume | None) -> str | None:
     if volume is None:
         return None
     digest = hashlib.sha256(repr(volume.array.shape).encode())
@@ -237,21 +196,30 @@ def _digest(volume: Volume | None) -> str | None:
     return digest.hexdigest()
 
 
-def _duplicates(examined: Sequence[Examined]) -> Iterator[Problem]:
-    first: dict[str, Examined] = {}
-    for one in examined:
-        if one.image is None:
+def dataset_problems(dataset: DataSet, reports: Sequence[CaseReport]) -> Iterator[Problem]:
+    """Yield what only several cases together show."""
+    files = [path for report in reports for path in (*report.case.images, report.case.label)]
+    if contradictions := header_contradictions(path for path in files if path):
+        yield contradictions
+    yield from _duplicates(reports)
+    yield from _odd_grids([(report.case, report.grid) for report in reports if report.grid])
+    yield from _odd_classes(dataset, reports)
+
+
+def _duplicates(reports: Sequence[CaseReport]) -> Iterator[Problem]:
+    first: dict[str, CaseReport] = {}
+    for report in reports:
+        if report.image is None:
             continue
-        other = first.setdefault(one.image, one)
-        if other is not one:
-            labels = "and the same labels" if other.label == one.label else "but other labels"
+        other = first.setdefault(report.image, report)
+        if other is not report:
+            labels = "and labels" if other.label == report.label else "but other labels"
             found = f"the same voxels as case {other.case.name} ({other.case.images[0]}), {labels}"
             remedy = "Take one of them out: one trains and the other tests, and the figures flatter"
-            yield Problem("duplicate", str(one.case.images[0]), found, remedy, "warning")
+            yield Problem("duplicate", str(report.case.images[0]), found, remedy, "warning")
 
 
-def _spacings(examined: Sequence[Examined]) -> Iterator[Problem]:
-    grids = [(one.case, one.grid) for one in examined if one.grid]
+def _odd_grids(grids: Sequence[tuple[Case, Grid]]) -> Iterator[Problem]:
     if not grids:
         return
     spacings = np.array(
@@ -259,36 +227,31 @@ def _spacings(examined: Sequence[Examined]) -> Iterator[Problem]:
     )
     median = np.median(spacings, axis=0)
     apart = np.abs(spacings / median - 1).max(axis=1) > SPACING_TOLERANCE
-    for (case, _), spacing in zip(
-        (pair for pair, odd in zip(grids, apart, strict=True) if odd), spacings[apart], strict=True
-    ):
-        found = (
-            f"its spacing (right, front, up) is {_mm(spacing)}, more than {SPACING_TOLERANCE:.0%} "
-            f"from the median "
-            f"{_mm(median)}"
-        )
-        remedy = "Resample slices to one spacing: transunet prepare --spacing"
-        yield Problem("spacing", str(case.images[0]), found, remedy, "warning")
-
-
-def _orientations(examined: Sequence[Examined]) -> Iterator[Problem]:
-    grids = [(one.case, one.grid.orientation) for one in examined if one.grid]
-    if not grids:
-        return
-    usual, _ = Counter(codes for _, codes in grids).most_common(1)[0]
-    for case, codes in grids:
-        if codes != usual:
-            found = f"its axes run towards {codes}, those of most cases towards {usual}"
+    for (case, _), spacing, odd in zip(grids, spacings, apart, strict=True):
+        if odd:
+            own, usual = (
+                " x ".join(f"{edge:.3g}" for edge in s) + " mm" for s in (spacing, median)
+            )
+            found = (
+                f"its spacing (right, front, up) is {own}, more than {SPACING_TOLERANCE:.0%} from "
+                f"the median {usual}"
+            )
+            remedy = "Resample slices to one spacing: transunet prepare --spacing"
+            yield Problem("spacing", str(case.images[0]), found, remedy, "warning")
+    usual, _ = Counter(grid.orientation for _, grid in grids).most_common(1)[0]
+    for case, grid in grids:
+        if grid.orientation != usual:
+            found = f"its axes run towards {grid.orientation}, those of most cases towards {usual}"
             remedy = (
                 "Preparing turns all alike; look at an overlay to see that this header is right"
             )
             yield Problem("orientation", str(case.images[0]), found, remedy, "warning")
 
 
-def _classes(dataset: DataSet, examined: Sequence[Examined]) -> Iterator[Problem]:
+def _odd_classes(dataset: DataSet, reports: Sequence[CaseReport]) -> Iterator[Problem]:
     where = str(dataset.folder)
-    labelled = [one for one in examined if one.label]
-    present = frozenset[int]().union(*(one.classes for one in labelled))
+    labelled = [report for report in reports if report.label]
+    present = frozenset[int]().union(*(report.classes for report in labelled))
     for index, name in dataset.labels.items():
         if labelled and index and index not in present:
             found = f"no case holds the class {index} ({name})"
@@ -297,10 +260,6 @@ def _classes(dataset: DataSet, examined: Sequence[Examined]) -> Iterator[Problem
     if len(labelled) == 1:
         remedy = "Add cases: with one there is nothing to validate on"
         yield Problem("one-case", where, "only one case has a label map", remedy, "warning")
-    yield from _numbers(dataset, where)
-
-
-def _numbers(dataset: DataSet, where: str) -> Iterator[Problem]:
     values = dataset.label_values
     if not values or dataset.label_map or max(values) >= COLOUR:  # colours are no numbers
         return
@@ -310,15 +269,8 @@ def _numbers(dataset: DataSet, where: str) -> Iterator[Problem]:
         found = "the masks hold 0 and 255; 255 is read as class 1"
         yield Problem("255-mask", where, found, "Nothing needs doing; --fix stores 1", "warning")
         return
-    found = f"the label values are not consecutive: {_mapping(values)} (value -> class)"
+    mapping = ", ".join(f"{value} -> {index}" for value, index in sorted(values.items())[:10])
+    more = ", ..." if len(values) > 10 else ""
+    found = f"the label values are not consecutive: {mapping}{more} (value -> class)"
     remedy = "Nothing needs doing; predictions hold the classes, not the values"
     yield Problem("non-consecutive", where, found, remedy, "warning")
-
-
-def _mapping(values: Mapping[int, int], most: int = 10) -> str:
-    shown = ", ".join(f"{value} -> {index}" for value, index in sorted(values.items())[:most])
-    return shown if len(values) <= most else f"{shown}, ..."
-
-
-def _mm(spacing: Iterable[float]) -> str:
-    return " x ".join(f"{edge:.3g}" for edge in spacing) + " mm"

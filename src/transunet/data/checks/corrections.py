@@ -104,14 +104,14 @@ def fix(
 
 def _second_copies(report: Report) -> dict[str, Problem]:
     copies, first = {}, dict[tuple[str, str | None], str]()
-    for examined in report.examined:
-        if examined.image is None:
+    for of_case in report.cases:
+        if of_case.image is None:
             continue
-        name = first.setdefault((examined.image, examined.label), examined.case.name)
-        if name != examined.case.name:
-            found, where = f"a second copy of case {name}", str(examined.case.images[0])
+        name = first.setdefault((of_case.image, of_case.label), of_case.case.name)
+        if name != of_case.case.name:
+            found, where = f"a second copy of case {name}", str(of_case.case.images[0])
             problem = Problem("duplicate", where, found, "One of them is enough")
-            copies[examined.case.name] = problem
+            copies[of_case.case.name] = problem
     return copies
 
 
