@@ -5,7 +5,7 @@ import pytest
 
 from transunet.data.volume import Volume
 from transunet.drawing.panels import draw_panel
-from transunet.drawing.sheets import Look, draw_sheet, fullest_slice, slices_of
+from transunet.drawing.sheets import SheetOptions, draw_sheet, fullest_slice, slices_of
 from transunet.errors import ConfigError, GeometryError
 
 pytest.importorskip("matplotlib", reason="pictures are drawn with the extra [train]")
@@ -45,7 +45,7 @@ def test_slices_that_hold_labels_are_shown_evenly():
 
 def test_every_so_many_slices_are_shown_from_the_first():
     labels = labelled((20, 24, 10), np.s_[5:9, 5:9, 4:6])
-    panels = slices_of(None, labels, Look(every=4))
+    panels = slices_of(None, labels, SheetOptions(every=4))
     assert [panel.title for panel in panels] == ["axial 1 of 10", "axial 5 of 10", "axial 9 of 10"]
     assert [panel.values for panel in panels] == [(), (1,), ()]
 
@@ -61,7 +61,7 @@ def test_without_labels_the_whole_volume_is_shown():
 )
 def test_a_plane_can_be_chosen(axis, letters, count):
     labels = labelled((20, 24, 30), np.s_[:, :, 10:20])
-    panels = slices_of(grey(labels), labels, Look(axis=axis, every=1))
+    panels = slices_of(grey(labels), labels, SheetOptions(axis=axis, every=1))
     assert len(panels) == count
     assert "".join(panels[0].letters) == letters
 
@@ -81,13 +81,13 @@ def test_a_volume_stored_in_another_order_gives_the_same_picture():
 
 def test_thick_slices_keep_their_proportions():
     labels = labelled((20, 24, 12), np.s_[:, :, :], affine=np.diag([1, 1, 1.4, 1]))
-    panel = slices_of(None, labels, Look(axis="coronal"))[0]
+    panel = slices_of(None, labels, SheetOptions(axis="coronal"))[0]
     assert panel.size_mm == pytest.approx((12 * 1.4, 20))
 
 
 def test_cropping_leaves_what_lies_around_the_labels_of_all_slices():
     labels = labelled((200, 200, 4), np.s_[100:110, 80:90, 1], np.s_[100:110, 110:120, 2])
-    for panel in slices_of(grey(labels), labels, Look(crop=True)):
+    for panel in slices_of(grey(labels), labels, SheetOptions(crop=True)):
         assert panel.labels.shape == (40 + 2 * 12, 10 + 2 * 12)
         assert panel.picture.shape == panel.labels.shape
 
@@ -98,7 +98,7 @@ def test_one_window_serves_all_slices():
     array[..., 1], array[..., 2] = 50, 100
     image = Volume(array, RAS)
     assert [int(one.picture.max()) for one in slices_of(image, labels)] == [0, 127, 255]
-    shown = slices_of(image, labels, Look(window=(0, 200)))
+    shown = slices_of(image, labels, SheetOptions(window=(0, 200)))
     assert [int(one.picture.max()) for one in shown] == [0, 63, 127]
 
 
@@ -125,8 +125,10 @@ def test_a_photograph_is_shown_as_it_is_stored_and_in_colour():
 def test_labels_are_drawn_over_what_they_label(tmp_path):
     labels = labelled((40, 40, 1), np.s_[20:40, 20:40, 0])  # to the right and in front: top left
     image = Volume(np.zeros((1, 40, 40, 1), np.float32), RAS)
-    look = Look(opacity=1)
-    path = draw_sheet(slices_of(image, labels, look), {1: "liver"}, tmp_path / "one.png", look)
+    options = SheetOptions(opacity=1)
+    path = draw_sheet(
+        slices_of(image, labels, options), {1: "liver"}, tmp_path / "one.png", options
+    )
     found = np.argwhere((np.abs(pixels(path) - BLUE) < 6).all(axis=-1))
     height, width = pixels(path).shape[:2]
     panel = found[found[:, 0] < 0.85 * height]  # the rest is the legend's
@@ -141,8 +143,8 @@ def test_outlines_alone_leave_the_image_visible(tmp_path):
     image = Volume(np.zeros((1, 40, 40, 1), np.float32), RAS)
     counts = []
     for opacity in (0, 1):
-        look = Look(opacity=opacity)
-        path = draw_sheet(slices_of(image, labels, look), {}, tmp_path / "one.png", look)
+        options = SheetOptions(opacity=opacity)
+        path = draw_sheet(slices_of(image, labels, options), {}, tmp_path / "one.png", options)
         counts.append(int((np.abs(pixels(path) - BLUE) < 6).all(axis=-1).sum()))
     assert 0 < counts[0] < 0.2 * counts[1]
 
@@ -151,8 +153,10 @@ def test_a_hole_is_not_filled(tmp_path):
     array = np.zeros((1, 40, 40, 1), np.uint8)
     array[0, 5:35, 5:35] = 1
     array[0, 12:28, 12:28] = 0
-    look = Look(opacity=1)
-    path = draw_sheet(slices_of(None, Volume(array, RAS), look), {}, tmp_path / "one.png", look)
+    options = SheetOptions(opacity=1)
+    path = draw_sheet(
+        slices_of(None, Volume(array, RAS), options), {}, tmp_path / "one.png", options
+    )
     picture = pixels(path)
     height, width = picture.shape[:2]
     assert tuple(picture[height // 2, width // 2]) == (0, 0, 0)
@@ -178,8 +182,10 @@ def test_rows_and_columns(tmp_path):
     labels = labelled((20, 20, 12), np.s_[:, :, :])
     sizes = []
     for columns in (2, 6):
-        look = Look(columns=columns)
-        path = draw_sheet(slices_of(None, labels, look), {}, tmp_path / f"{columns}.png", look)
+        options = SheetOptions(columns=columns)
+        path = draw_sheet(
+            slices_of(None, labels, options), {}, tmp_path / f"{columns}.png", options
+        )
         sizes.append(pixels(path).shape[:2])
     (high, narrow), (low, wide) = sizes
     assert high > 2 * low
@@ -205,7 +211,7 @@ def test_suffixes(tmp_path, suffix):
 )
 def test_settings_that_cannot_work_are_refused(settings, told):
     with pytest.raises(ConfigError, match=told):
-        Look(**settings)
+        SheetOptions(**settings)
 
 
 def test_an_image_on_another_grid_is_refused():

@@ -6,7 +6,7 @@ from pathlib import Path
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.volume import Volume
 from transunet.drawing.panels import tells_space
-from transunet.drawing.sheets import Look, draw_sheet, slices_of
+from transunet.drawing.sheets import SheetOptions, draw_sheet, slices_of
 
 
 def write_sheet(
@@ -30,6 +30,6 @@ def write_sheet(
     """
     channel = preprocessing.channels[0]
     window = (channel.low, channel.high) if channel.normalisation == "clip" else None
-    look = Look(window=window)
-    panels = slices_of(image, labels, look, oriented=tells_space(Path(image.name)))
-    return draw_sheet(panels, names, path, look, title=path.stem)
+    options = SheetOptions(window=window)
+    panels = slices_of(image, labels, options, oriented=tells_space(Path(image.name)))
+    return draw_sheet(panels, names, path, options, title=path.stem)

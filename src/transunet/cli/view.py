@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from transunet.drawing.panels import Panel
     from transunet.drawing.planes import Window
-    from transunet.drawing.sheets import Look
+    from transunet.drawing.sheets import SheetOptions
 
 EXAMPLE = (
     "Example: transunet view scans labels -o sheets    "
@@ -75,14 +75,14 @@ def view(
     from rich.console import Console
 
     from transunet.drawing.figures import SUFFIXES, check_figure_path
-    from transunet.drawing.sheets import Look
+    from transunet.drawing.sheets import SheetOptions
 
     one = out.suffix.lower() in SUFFIXES
     check_figure_path(out if one else out / "sheet.png")
     cases = _pairs(image, labels)
-    look = Look(axis, every, columns, window or _window(bundle), crop, opacity)
+    options = SheetOptions(axis, every, columns, window or _window(bundle), crop, opacity)
     names = _names(bundle, next(iter(cases.values()))[1], labels)
-    written = _one_sheet(cases, names, look, out) if one else _sheets(cases, names, look, out)
+    written = _one_sheet(cases, names, options, out) if one else _sheets(cases, names, options, out)
     told = f"{written} sheets in {out}" if written > 1 else f"Written: {out}"
     Console(soft_wrap=True).print(told, markup=False, highlight=False)
 
@@ -90,7 +90,7 @@ def view(
 def _one_sheet(
     cases: Mapping[str, tuple[Sequence[Path], Path]],
     names: Mapping[int, str],
-    look: "Look",
+    options: "SheetOptions",
     out: Path,
 ) -> int:
     """One picture: all slices of a single case, else the fullest slice of each."""
@@ -98,45 +98,47 @@ def _one_sheet(
 
     if len(cases) == 1:
         ((name, files),) = cases.items()
-        draw_sheet(_slices(name, *files, look), names, out, look, title=name)
+        draw_sheet(_slices(name, *files, options), names, out, options, title=name)
         return 1
-    panels = [_fullest(name, *cases[name], look) for name in _watched(cases)]
-    draw_sheet(panels, names, out, look, title=f"{len(panels)} cases")
+    panels = [_fullest(name, *cases[name], options) for name in _watched(cases)]
+    draw_sheet(panels, names, out, options, title=f"{len(panels)} cases")
     return 1
 
 
 def _sheets(
     cases: Mapping[str, tuple[Sequence[Path], Path]],
     names: Mapping[int, str],
-    look: "Look",
+    options: "SheetOptions",
     out: Path,
 ) -> int:
     from transunet.drawing.sheets import draw_sheet
 
     for name in _watched(cases):
-        panels = _slices(name, *cases[name], look)
-        draw_sheet(panels, names, out / f"{name}.png", look, title=name)
+        panels = _slices(name, *cases[name], options)
+        draw_sheet(panels, names, out / f"{name}.png", options, title=name)
     return len(cases)
 
 
-def _slices(name: str, image: Sequence[Path], labels: Path, look: "Look") -> "list[Panel]":
+def _slices(
+    name: str, image: Sequence[Path], labels: Path, options: "SheetOptions"
+) -> "list[Panel]":
     from transunet.data.formats import read_labels, read_volume
     from transunet.drawing.panels import tells_space
     from transunet.drawing.sheets import slices_of
 
     volume = read_volume(image)
     label_map = read_labels(labels, volume.grid)
-    return slices_of(volume, label_map, look, oriented=tells_space(image[0]))
+    return slices_of(volume, label_map, options, oriented=tells_space(image[0]))
 
 
-def _fullest(name: str, image: Sequence[Path], labels: Path, look: "Look") -> "Panel":
+def _fullest(name: str, image: Sequence[Path], labels: Path, options: "SheetOptions") -> "Panel":
     from transunet.data.formats import read_labels, read_volume
     from transunet.drawing.panels import tells_space
     from transunet.drawing.sheets import fullest_slice
 
     volume = read_volume(image)
     label_map = read_labels(labels, volume.grid)
-    return fullest_slice(volume, label_map, look, oriented=tells_space(image[0]), title=name)
+    return fullest_slice(volume, label_map, options, oriented=tells_space(image[0]), title=name)
 
 
 def _watched(cases: Mapping[str, object]) -> Iterator[str]:

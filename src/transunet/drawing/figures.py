@@ -39,6 +39,14 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def axes_at(figure: Any, left: float, top: float, wide: float, tall: float) -> Any:
+    """Add axes to a figure, all in inches from its upper left corner."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes(
+        (left / width, (height - top - tall) / height, wide / width, tall / height)
+    )
+
+
 def save_figure(figure: Any, path: Path) -> Path:
     """Write a figure; it appears when it is complete.
 

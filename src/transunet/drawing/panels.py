@@ -110,8 +110,9 @@ def draw_panel(
         axes.imshow(panel.picture, extent=(0, wide, high, 0), interpolation=interpolation, **grey)
     for value in panel.values:
         add_outline(axes, panel, panel.labels == value, colour_of(value - 1), opacity, line)
-    if panel.letters is not None:
-        _add_letters(axes, panel.letters)
+    places = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04))
+    for letter, (x, y) in zip(panel.letters, places, strict=True) if panel.letters else ():
+        write(axes, x, y, letter, transform=axes.transAxes, path_effects=[halo(1.2)], **_TEXT)
     axes.set_title(panel.title, fontsize=8, pad=3, parse_math=False)
 
 
@@ -152,9 +153,3 @@ def add_outline(
 def without_labels(panel: Panel) -> Panel:
     """Return the same slice with nothing labelled."""
     return replace(panel, labels=np.zeros_like(panel.labels))
-
-
-def _add_letters(axes: Any, letters: tuple[str, str, str, str]) -> None:
-    places = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04))
-    for letter, (x, y) in zip(letters, places, strict=True):
-        write(axes, x, y, letter, transform=axes.transAxes, path_effects=[halo(1.2)], **_TEXT)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from transunet.data.volume import Volume, same_grid
 from transunet.drawing.colours import colour_of
-from transunet.drawing.figures import add_legend, new_figure, save_figure, write
+from transunet.drawing.figures import add_legend, axes_at, new_figure, save_figure, write
 from transunet.drawing.panels import Panel, draw_panel, orientation_for, panel_of
 from transunet.drawing.planes import PLANES, Window, around, leafed_axis, window_of
 from transunet.errors import ConfigError, GeometryError
@@ -28,7 +28,7 @@ _LETTER = 0.066  # inches: of a panel's title
 
 
 @dataclass(frozen=True)
-class Look:
+class SheetOptions:
     """What of a case is drawn, and how.
 
     Raises:
@@ -59,27 +59,31 @@ class Look:
 
 
 def slices_of(
-    image: Volume | None, labels: Volume, look: Look | None = None, *, oriented: bool = True
+    image: Volume | None,
+    labels: Volume,
+    options: SheetOptions | None = None,
+    *,
+    oriented: bool = True,
 ) -> list[Panel]:
     """Return the slices of a case that a contact sheet shows.
 
     Args:
         image: on the labels' grid, or None.
         labels: label map.
-        look: which slices, and how.
+        options: which slices, and how.
         oriented: whether the file says how the patient lies.
 
     Raises:
         GeometryError: when image and labels lie on different grids.
     """
-    case = _Case(image, labels, look or Look(), oriented)
-    return [case.panel(index, case.caption(index)) for index in case.slices()]
+    case = _Case(image, labels, options or SheetOptions(), oriented)
+    return [case.panel(index) for index in case.shown]
 
 
 def fullest_slice(
     image: Volume | None,
     labels: Volume,
-    look: Look | None = None,
+    options: SheetOptions | None = None,
     *,
     oriented: bool = True,
     title: str = "",
@@ -89,17 +93,17 @@ def fullest_slice(
     Raises:
         GeometryError: when image and labels lie on different grids.
     """
-    case = _Case(image, labels, look or Look(), oriented)
+    case = _Case(image, labels, options or SheetOptions(), oriented)
     index = int(case.counts.argmax()) if case.counts.any() else len(case.counts) // 2
-    caption = case.caption(index)
-    return case.panel(index, "\n".join(line for line in (title, caption) if line))
+    panel = case.panel(index)
+    return replace(panel, title="\n".join(line for line in (title, panel.title) if line))
 
 
 def draw_sheet(
     panels: Sequence[Panel],
     names: Mapping[int, str],
     path: Path,
-    look: Look | None = None,
+    options: SheetOptions | None = None,
     title: str = "",
 ) -> Path:
     """Draw panels in rows with a legend, and return `path` (.png, .svg or .pdf).
@@ -108,29 +112,57 @@ def draw_sheet(
         panels: at least one.
         names: label value -> name; others are called by their number.
         path: where the sheet is written.
-        look: columns and opacity.
+        options: columns and opacity.
         title: above the panels.
 
     Raises:
         ConfigError: without matplotlib, or for a path that cannot be written.
     """
-    look = look or Look()
-    legend = _legend(panels, names)
-    layout = _Layout.of(panels, look.columns, legend, _TITLE if title else _GAP)
-    figure = new_figure(layout.width, layout.height)
+    if not panels:
+        raise ConfigError("There is no slice to draw.")
+    options = options or SheetOptions()
+    values = sorted({value for panel in panels for value in panel.values})
+    legend = {names.get(value, f"label {value}"): colour_of(value - 1) for value in values}
+    legend = legend or {"nothing is labelled": "none"}
+
+    # All lengths are inches.
+    count = len(panels)
+    ratio = max(high / wide for high, wide in (panel.size_mm for panel in panels))
+    columns = min(options.columns or max(1, round(sqrt(count * ratio * _SHAPE))), count)
+    wide = min(_PANEL[1] if count == 1 else _PANEL[0], _WIDEST / columns)
+    tall = wide * ratio
+    caption = max(len(panel.title.splitlines()) for panel in panels) * _LINE + _GAP
+    above = _TITLE if title else _GAP
+    # A legend's names stand in columns as wide as the longest one.
+    longest = max(map(len, legend))
+    names_per_row = int(max(columns * wide, 3.0) / (0.55 + 0.085 * longest))
+    names_per_row = min(max(names_per_row, 1), len(legend))
+    used = columns * (wide + _GAP) - _GAP
+    width = max(columns * (wide + _GAP) + _GAP, 3.0)
+    below = ceil(len(legend) / names_per_row) * _LEGEND + 0.2
+    height = above + ceil(count / columns) * (tall + caption) + below
+
+    figure = new_figure(width, height)
+    letters = max(4, int(wide / _LETTER))
     for index, panel in enumerate(panels):
-        axes = figure.add_axes(layout.place(index))
-        panel = replace(panel, title=_shortened(panel.title, layout.panel))
-        draw_panel(axes, panel, opacity=look.opacity, line=1.0 if layout.panel < 4 else 1.4)
-    write(figure, 0.5, 1 - 0.55 * layout.title / layout.height, title, ha="center", va="center")
-    add_legend(figure, legend, loc="lower center", ncols=layout.names_per_row)
+        row, column = divmod(index, columns)
+        left = (width - used) / 2 + column * (wide + _GAP)
+        axes = axes_at(figure, left, above + row * (tall + caption) + caption, wide, tall)
+        lines = panel.title.splitlines()
+        lines = [t if len(t) <= letters else f"{t[: letters - 1]}…" for t in lines]
+        shortened = replace(panel, title="\n".join(lines))
+        draw_panel(axes, shortened, opacity=options.opacity, line=1.0 if wide < 4 else 1.4)
+    write(figure, 0.5, 1 - 0.55 * above / height, title, ha="center", va="center")
+    add_legend(figure, legend, loc="lower center", ncols=names_per_row)
     return save_figure(figure, path)
 
 
 class _Case:
     """A case turned as it is drawn."""
 
-    def __init__(self, image: Volume | None, labels: Volume, look: Look, oriented: bool) -> None:
+    def __init__(
+        self, image: Volume | None, labels: Volume, options: SheetOptions, oriented: bool
+    ) -> None:
         labels = (image and labels.on_grid(image)) or labels
         difference = image and same_grid(image, labels)
         if image is not None and difference:
@@ -139,130 +171,37 @@ class _Case:
                 "Give the image that was segmented."
             )
         codes = orientation_for(oriented)
-        self.image = None if image is None else image.reoriented(codes)
+        self.image = image and image.reoriented(codes)
         self.labels = labels.reoriented(codes)
-        self.look, self.oriented = look, oriented
-        self.axis = PLANES.index(look.axis) if look.axis else leafed_axis(self.labels)
-        others = tuple(one for one in range(3) if one != self.axis)
+        self.oriented = oriented
+        self.axis = PLANES.index(options.axis) if options.axis else leafed_axis(self.labels)
+        others = tuple(axis for axis in range(3) if axis != self.axis)
         self.counts: NDArray[Any] = np.count_nonzero(self.labels.array[0], axis=others)
-        self._cut = around(self._shadow()) if look.crop else None
-        self._window = look.window or self._own_window()
+        """Labelled voxels per slice."""
+        labelled = np.flatnonzero(self.counts).tolist() or [0, len(self.counts) - 1]
+        first, last = labelled[0], labelled[-1]
+        evenly = np.linspace(first, last, min(_MOST_PANELS, last - first + 1)).round()
+        every = options.every and range(0, len(self.counts), options.every)
+        self.shown = list(every or map(int, evenly))
+        """The slices of a sheet, the last (topmost) one last."""
+        self.cut = None
+        if options.crop:  # to what the labels of all slices cover together
+            self.cut = around(self.labels.array[0].any(axis=self.axis).T[::-1, ::-1])
+        self.window = options.window
+        flat_colour = image is not None and image.channels == 3 and len(self.counts) == 1
+        if self.window is None and self.image is not None and not flat_colour:
+            self.window = window_of(np.take(self.image.array[0], self.shown, axis=self.axis))
 
-    def slices(self) -> list[int]:
-        """The slices that are shown, the last (topmost) one last."""
+    def panel(self, index: int) -> Panel:
+        plane = f"{PLANES[self.axis]} " if self.oriented else ""
         count = len(self.counts)
-        if self.look.every is not None:
-            return list(range(0, count, self.look.every))
-        held = np.flatnonzero(self.counts)
-        first, last = (int(held[0]), int(held[-1])) if held.size else (0, count - 1)
-        shown = min(_MOST_PANELS, last - first + 1)
-        return [int(index) for index in np.linspace(first, last, shown).round()]
-
-    def panel(self, index: int, title: str) -> Panel:
         return panel_of(
             self.image,
             self.labels,
             self.axis,
             index,
             oriented=self.oriented,
-            cut=self._cut,
-            window=self._window,
-            title=title,
+            cut=self.cut,
+            window=self.window,
+            title=f"{plane}{index + 1} of {count}" if count > 1 else "",
         )
-
-    def caption(self, index: int) -> str:
-        count = len(self.counts)
-        plane = f"{PLANES[self.axis]} " if self.oriented else ""
-        return f"{plane}{index + 1} of {count}" if count > 1 else ""
-
-    def _shadow(self) -> NDArray[np.bool_]:
-        """What the labels of all slices cover together, as a picture."""
-        flat = self.labels.array[0].any(axis=self.axis)
-        return np.asarray(flat.T[::-1, ::-1])
-
-    def _own_window(self) -> Window | None:
-        if self.image is None or (self.image.channels == 3 and len(self.counts) == 1):
-            return None
-        shown = np.take(self.image.array[0], self.slices(), axis=self.axis)
-        return window_of(shown)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where panels lie on a sheet, in inches."""
-
-    columns: int
-    rows: int
-    panel: float
-    tall: float
-    caption: float
-    title: float
-    names_per_row: int
-    name_rows: int
-
-    @classmethod
-    def of(
-        cls,
-        panels: Sequence[Panel],
-        columns: int | None,
-        legend: Mapping[str, str],
-        title: float,
-    ) -> "_Layout":
-        if not panels:
-            raise ConfigError("There is no slice to draw.")
-        ratio = max(high / wide for high, wide in (panel.size_mm for panel in panels))
-        count = len(panels)
-        columns = min(columns or max(1, round(sqrt(count * ratio * _SHAPE))), count)
-        panel = min(_PANEL[1] if count == 1 else _PANEL[0], _WIDEST / columns)
-        # A legend's names stand in columns as wide as the longest one.
-        longest = max(map(len, legend), default=0)
-        per_row = max(1, int(max(columns * panel, 3.0) / (0.55 + 0.085 * longest)))
-        per_row = min(per_row, max(1, len(legend)))
-        lines = max(len(one.title.splitlines()) for one in panels)
-        return cls(
-            columns,
-            ceil(count / columns),
-            panel,
-            panel * ratio,
-            lines * _LINE + _GAP,
-            title,
-            per_row,
-            ceil(len(legend) / per_row),
-        )
-
-    @property
-    def width(self) -> float:
-        return max(self.columns * (self.panel + _GAP) + _GAP, 3.0)
-
-    @property
-    def height(self) -> float:
-        below = self.name_rows * _LEGEND + 0.2
-        return self.title + self.rows * (self.tall + self.caption) + below
-
-    def place(self, index: int) -> tuple[float, float, float, float]:
-        """Left, bottom, width and height of a panel, in shares of the sheet."""
-        row, column = divmod(index, self.columns)
-        used = self.columns * (self.panel + _GAP) - _GAP
-        left = (self.width - used) / 2 + column * (self.panel + _GAP)
-        top = self.title + row * (self.tall + self.caption) + self.caption
-        bottom = self.height - top - self.tall
-        return (
-            left / self.width,
-            bottom / self.height,
-            self.panel / self.width,
-            self.tall / self.height,
-        )
-
-
-def _shortened(title: str, width: float) -> str:
-    """Cut each line of a title to so many inches."""
-    most = max(4, int(width / _LETTER))
-    return "\n".join(
-        line if len(line) <= most else f"{line[: most - 1]}…" for line in title.splitlines()
-    )
-
-
-def _legend(panels: Sequence[Panel], names: Mapping[int, str]) -> dict[str, str]:
-    values = sorted({value for panel in panels for value in panel.values})
-    found = {names.get(value, f"label {value}"): colour_of(value - 1) for value in values}
-    return found or {"nothing is labelled": "none"}
