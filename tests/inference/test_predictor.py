@@ -97,31 +97,35 @@ def test_bad_input_is_refused(small: TransUNet) -> None:
         Predictor(small, UNIT, NAMES, device="cpu", procedure="best")  # type: ignore[arg-type]
 
 
-class Counting:
-    """A network that counts its calls; its logits have half of the images' size."""
+class Halving:
+    """A network whose logits have half of the images' size."""
 
-    device, fingerprint = "cpu", "counting"
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.image_size, self.calls = size, 0
+    device, fingerprint, image_size = "cpu", "halving", (224, 32)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.calls += 1
         return np.concatenate([np.zeros_like(images), images - 0.5], axis=1)[:, :, ::2, ::2]
 
 
-@pytest.mark.parametrize(("native", "looks"), [((40, 40), 3), ((512, 40), 6)])
-def test_both_procedures_share_what_the_network_says(native: tuple[int, int], looks: int) -> None:
+@pytest.mark.parametrize("native", [(40, 40), (512, 40)])  # 512 -> 224: scipy's last row is 0
+def test_both_procedures_give_what_each_gives_alone(native: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     image = volume_of(gaussian_filter(rng.random((5, *native), dtype=np.float32), (0, 2, 2)) * 2)
     image = image.with_array(image.array - image.array.mean() + 0.5)
-    network = Counting((224, 32))
     names = {0: "background", 1: "bright"}
-    both = Predictor(network, UNIT, names, batch_size=2).by_procedure(image)
-    assert network.calls == looks  # 512 -> 224 has another last row in scipy: another image
+    both = Predictor(Halving(), UNIT, names, batch_size=2).by_procedure(image)
     for procedure, labels in both.items():
-        alone = Predictor(network, UNIT, names, batch_size=2, procedure=procedure)(image)
+        alone = Predictor(Halving(), UNIT, names, batch_size=2, procedure=procedure)(image)
         assert np.array_equal(labels.array, alone.array)
     assert not np.array_equal(both["native"].array, both["paper"].array)
     with pytest.raises(ConfigError, match="no windows"):
-        Predictor(network, UNIT, names, window=True).by_procedure(image)
+        Predictor(Halving(), UNIT, names, window=True).by_procedure(image)
+
+
+def test_other_settings_around_the_same_network(small: TransUNet) -> None:
+    base = Predictor(small, UNIT, NAMES, device="cpu", largest_component=["two"], sources=["a"])
+    other = base.replace(mirror=True, batch_size=1)
+    assert other.settings == base.settings | {"mirror": True}
+    assert (other.batch_size, other.sources, other.engine) == (1, ("a",), "eager")
+    assert other.replace(mirror=False).network is base.network
+    with pytest.raises(ConfigError, match="no windows"):
+        base.replace(window=True, procedure="paper")

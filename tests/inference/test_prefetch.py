@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from transunet.inference.prefetch import ahead, behind
+from transunet.inference.prefetch import map_in_thread, prefetch
 
 
 def failing() -> Iterator[int]:
@@ -15,16 +15,16 @@ def failing() -> Iterator[int]:
 
 
 def test_items_come_in_order() -> None:
-    assert list(ahead(range(20))) == list(range(20))
-    assert list(behind(lambda n: n * n, range(20))) == [n * n for n in range(20)]
+    assert list(prefetch(range(20))) == list(range(20))
+    assert list(map_in_thread(lambda n: n * n, range(20))) == [n * n for n in range(20)]
 
 
 def test_errors_come_through() -> None:
-    for items in (ahead(failing()), behind(lambda n: n, failing())):
+    for items in (prefetch(failing()), map_in_thread(lambda n: n, failing())):
         with pytest.raises(ValueError, match="third file"):
             list(items)
     with pytest.raises(ZeroDivisionError):
-        list(behind(lambda n: 1 // n, [1, 0, 2]))
+        list(map_in_thread(lambda n: 1 // n, [1, 0, 2]))
 
 
 def test_the_next_item_is_made_meanwhile() -> None:
@@ -35,7 +35,7 @@ def test_the_next_item_is_made_meanwhile() -> None:
             made.append(n)
             yield n
 
-    taken = ahead(items())
+    taken = prefetch(items())
     next(taken)
     deadline = time.monotonic() + 5
     while len(made) < 2 and time.monotonic() < deadline:
@@ -46,10 +46,10 @@ def test_the_next_item_is_made_meanwhile() -> None:
 
 def test_leaving_early_leaves_no_thread() -> None:
     before = threading.active_count()
-    for n in ahead(iter(range(1000))):
+    for n in prefetch(iter(range(1000))):
         if n == 3:
             break
-    for n in behind(lambda n: n, range(1000)):
+    for n in map_in_thread(lambda n: n, range(1000)):
         if n == 3:
             break
     import gc

@@ -11,7 +11,7 @@ from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 from transunet.inference import probability_files
-from transunet.inference.logits import uncertainty
+from transunet.inference.logits import entropy
 from transunet.inference.predictor import Predictor
 
 NAMES = {0: "background", 1: "one", 2: "two"}
@@ -55,17 +55,17 @@ def test_nifti_maps_lie_where_the_image_lies(tmp_path: Path, image: Volume) -> N
     assert stored.header.get_xyzt_units()[0] == "mm"
     probabilities = np.asarray(stored.dataobj)
     np.testing.assert_allclose(np.moveaxis(probabilities, -1, 0), np.load(npy), atol=1e-3)
-    entropy = nib.load(sure)
-    assert entropy.shape == (20, 24, 7)
+    uncertain = nib.load(sure)
+    assert uncertain.shape == (20, 24, 7)
     flat = probabilities.reshape(-1, 3, 1, 1)
     np.testing.assert_allclose(
-        np.asarray(entropy.dataobj).ravel(), uncertainty(flat).ravel(), atol=1e-5
+        np.asarray(uncertain.dataobj).ravel(), entropy(flat).ravel(), atol=1e-5
     )
 
 
 def test_uncertainty_goes_from_0_to_1() -> None:
     rows = np.array([[1, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]], np.float32)
-    found = uncertainty(rows[:, :, None, None]).ravel()
+    found = entropy(rows[:, :, None, None]).ravel()
     np.testing.assert_allclose(found, [0, 1, 0.5], atol=1e-6)
 
 

@@ -11,7 +11,7 @@ from transunet.backends.pytorch import TorchNetwork
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.errors import ConfigError
 from transunet.inference.predictor import Predictor
-from transunet.inference.sliding_window import Windowed, gaussian, windows
+from transunet.inference.sliding_window import SlidingWindow, gaussian, windows
 
 
 class Place:
@@ -46,7 +46,7 @@ def test_weights_are_largest_in_the_middle() -> None:
 
 def test_a_network_that_sees_each_pixel_alone_is_unchanged() -> None:
     images = np.random.default_rng(0).random((2, 1, 21, 19), dtype=np.float32)
-    np.testing.assert_allclose(Windowed(Place(), 3)(images)[:, :1], images, atol=1e-6)
+    np.testing.assert_allclose(SlidingWindow(Place(), 3)(images)[:, :1], images, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(8, 6), (20, 12), (21, 19), (5, 30), (4, 3)])
@@ -65,7 +65,7 @@ def test_monai_gives_the_same(size: tuple[int, int]) -> None:
             overlap=0.5,
             mode="gaussian",
         ).numpy()
-    found = Windowed(Place(), 4)(images)
+    found = SlidingWindow(Place(), 4)(images)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -76,7 +76,7 @@ def test_the_predictor_looks_at_slices_in_their_own_resolution() -> None:
     names = {0: "background", 1: "one", 2: "two"}
     slices = np.random.default_rng(2).random((3, 1, 70, 90), dtype=np.float32)
     predictor = Predictor(model, unit, names, device="cpu", window=True, batch_size=2)
-    expected = Windowed(TorchNetwork(model, "cpu"))(slices).argmax(axis=1)
+    expected = SlidingWindow(TorchNetwork(model, "cpu"))(slices).argmax(axis=1)
     assert (predictor.label_slices(slices) == expected).mean() > 0.999
     with pytest.raises(ConfigError, match="no windows"):
         Predictor(model, unit, names, device="cpu", window=True, procedure="paper")

@@ -11,7 +11,7 @@ from transunet.backends.pytorch import TorchNetwork
 from transunet.errors import ConfigError
 from transunet.inference.logits import as_array, softmax
 from transunet.inference.predictor import Predictor
-from transunet.inference.tta import Ensemble, Mirrored
+from transunet.inference.tta import Ensemble, MirrorTTA
 
 
 class Tilted:
@@ -52,11 +52,11 @@ def test_mirrored_is_the_mean_over_the_four_mirror_images(images: NDArray[np.flo
     network, total = Tilted(0.2), 0
     for axes in ((), (2,), (3,), (2, 3)):
         total = total + np.flip(softmax(network(np.flip(images, axes))), axes)
-    np.testing.assert_allclose(softmax(Mirrored(network)(images)), total / 4, atol=1e-6)
+    np.testing.assert_allclose(softmax(MirrorTTA(network)(images)), total / 4, atol=1e-6)
 
 
 def test_mirrored_does_not_care_how_the_image_lies(images: NDArray[np.float32]) -> None:
-    network = Mirrored(Tilted(0.2))
+    network = MirrorTTA(Tilted(0.2))
     straight, turned = network(images), network(np.flip(images, (3,)))
     np.testing.assert_allclose(np.flip(turned, (3,)), straight, atol=1e-5)
 

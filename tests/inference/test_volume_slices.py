@@ -7,7 +7,7 @@ from prediction import OBLIQUE, noise
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import DataError
-from transunet.inference.volume_slices import Slabs
+from transunet.inference.volume_slices import VolumeSlices
 
 CT = Channel(name="CT", normalisation="clip", low=-125, high=275)
 MRI = Channel(name="MRI")
@@ -23,7 +23,7 @@ def volume(channels: int = 1) -> Volume:
 def test_every_slab_is_a_part_of_the_whole(channels: tuple[Channel, ...], axis: int) -> None:
     settings = Preprocessing(channels=channels, slice_axis=axis, orientation="LPS")
     image = volume(len(channels))
-    whole, slabs = settings.to_slices(image), Slabs(image, settings)
+    whole, slabs = settings.to_slices(image), VolumeSlices(image, settings)
     assert slabs.shape == whole.shape
     assert len(slabs) == len(whole)
     for part in (slice(0, 3), slice(5, 6), slice(len(slabs) - 2, len(slabs))):
@@ -33,7 +33,7 @@ def test_every_slab_is_a_part_of_the_whole(channels: tuple[Channel, ...], axis: 
 def test_resampling_in_the_plane_is_done_slab_by_slab_too() -> None:
     settings = Preprocessing(channels=(MRI,), spacing_mm=(1.0, 0.9))
     whole = settings.to_slices(volume())
-    slabs = Slabs(volume(), settings)
+    slabs = VolumeSlices(volume(), settings)
     assert slabs.shape == whole.shape
     np.testing.assert_allclose(slabs[2:4], whole[2:4], atol=1e-5)
 
@@ -43,9 +43,9 @@ def test_voxels_that_are_not_finite_are_refused_by_name() -> None:
         image = volume()
         image.array[0, 3, 4, 5] = bad
         with pytest.raises(DataError, match=r"scan: .*NaN or infinite"):
-            Slabs(image, Preprocessing(channels=(MRI,)))
+            VolumeSlices(image, Preprocessing(channels=(MRI,)))
 
 
 def test_another_channel_count_is_refused_with_both() -> None:
     with pytest.raises(DataError, match=r"scan: it has 2 channels; expected 1"):
-        Slabs(volume(2), Preprocessing(channels=(MRI,)))
+        VolumeSlices(volume(2), Preprocessing(channels=(MRI,)))

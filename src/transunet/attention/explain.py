@@ -21,8 +21,9 @@ from transunet.drawing.planes import PLANES, pixel_of, plane, plane_of
 from transunet.errors import ConfigError, DataError
 from transunet.files import atomic_path, writable_folder
 from transunet.inference.postprocessing import classes_named
-from transunet.inference.predictor import Predictor, Progress
+from transunet.inference.predictor import Predictor
 from transunet.inference.read_input import Image, as_volume
+from transunet.inference.slice_inference import Progress
 from transunet.models.transunet2d.network import TransUNet
 
 MapFormat = Literal["nii", "npy"]

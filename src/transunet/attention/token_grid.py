@@ -36,7 +36,7 @@ class TokenGrid:
     @property
     def slice_axis(self) -> int:
         """The axis of the volume's own array that runs across the slices."""
-        return self.grid.axes_in(self.preprocessing.orientation)[self.preprocessing.slice_axis]
+        return self.preprocessing.stored_axis(self.grid)
 
     def place(self, voxel: Sequence[int]) -> tuple[int, int, int]:
         """Return the slice, and the row and column of the token that contains `voxel`.

@@ -19,8 +19,8 @@ from transunet.data.preprocessing import Preprocessing
 from transunet.data.resize import resize
 from transunet.data.volume import Volume
 from transunet.device import choose_device
-from transunet.inference.predictor import Progress
-from transunet.inference.volume_slices import Slabs
+from transunet.inference.slice_inference import Progress
+from transunet.inference.volume_slices import VolumeSlices
 from transunet.models.transunet2d.network import TransUNet
 
 _MOST_BYTES = 256 * 2**20
@@ -74,7 +74,7 @@ class AttentionView:
         self.model = model.to(self.place)
         self.preprocessing = preprocessing
         # Measuring a volume's intensities reads all of it: once, not for every voxel clicked at.
-        self._known: WeakKeyDictionary[Volume, Slabs] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Volume, VolumeSlices] = WeakKeyDictionary()
 
     def grid_of(self, volume: Volume) -> TokenGrid:
         """Return where the network's tokens lie in `volume`."""
@@ -152,11 +152,11 @@ class AttentionView:
         self, volume: Volume, todo: Sequence[int], progress: Progress | None
     ) -> Iterator[tuple[list[int], tuple[Tensor, ...]]]:
         """Yield the slices of each batch and every layer's probabilities (B, heads, N, N)."""
-        slabs = self._slabs(volume)
+        slices = self._slabs(volume)
         size = self.model.config.image_size
         for start in range(0, len(todo), self._batch):
             part = list(todo[start : start + self._batch])
-            images = np.concatenate([slabs[index : index + 1] for index in part])
+            images = np.concatenate([slices[index : index + 1] for index in part])
             yield part, self._probabilities(resize(images, size, order=3, edge="kept"))
             if progress is not None:
                 progress(start + len(part), len(todo))
@@ -174,9 +174,9 @@ class AttentionView:
         each = 4 * config.num_layers * config.num_heads * tokens**2
         return max(1, min(_MOST_SLICES, _MOST_BYTES // each))
 
-    def _slabs(self, volume: Volume) -> Slabs:
+    def _slabs(self, volume: Volume) -> VolumeSlices:
         if volume not in self._known:
-            self._known[volume] = Slabs(volume, self.preprocessing)
+            self._known[volume] = VolumeSlices(volume, self.preprocessing)
         return self._known[volume]
 
 

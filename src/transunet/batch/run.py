@@ -27,10 +27,11 @@ from transunet.data.formats.dicom.segmentation import check_source
 from transunet.data.volume import Volume
 from transunet.drawing.figures import check_figure_path
 from transunet.errors import ConfigError, TransUNetError
-from transunet.inference import structure_volumes
-from transunet.inference.predictor import Predictor, Progress, Warn
-from transunet.inference.prefetch import ahead, behind
+from transunet.inference.predictor import Predictor, Warn
+from transunet.inference.prefetch import map_in_thread, prefetch
 from transunet.inference.read_input import read_image
+from transunet.inference.slice_inference import Progress
+from transunet.inference.structure_volumes import measure_structures
 
 Watch = Callable[[str], Progress | None]
 """Called with a case's name when it begins; returns what is told of its slices."""
@@ -182,8 +183,8 @@ class Worker:
             queue = Queue(self.folder, self.key, run, self._outputs, self.wanted.overwrite)
             try:
                 # The next image is read and the last label map written beside the computing.
-                computed = map(self._compute, ahead(queue.jobs(cases)))
-                yield from behind(self._store, computed)
+                computed = map(self._compute, prefetch(queue.jobs(cases)))
+                yield from map_in_thread(self._store, computed)
             finally:
                 queue.give_back()
             summarise(self.folder, self.predictor, self.settings, started)
@@ -256,10 +257,8 @@ class Worker:
         if "sheet" in files:
             path = self.folder / files["sheet"]
             write_sheet(image, done.labels["labels"], self.predictor.labels, settings, path)
-        axis = image.grid.axes_in(settings.orientation)[settings.slice_axis]
-        structures = structure_volumes.measure(
-            done.labels["labels"], image, self.predictor.labels, axis
-        )
+        axis = settings.stored_axis(image)
+        structures = measure_structures(done.labels["labels"], image, self.predictor.labels, axis)
         seconds = round(time.perf_counter() - done.start, 3)
         return {
             "status": "done",

@@ -190,7 +190,7 @@ class Preprocessing(Configuration):
 
     def slice_count(self, volume: Volume | Grid) -> int:
         """How many slices `volume` is cut into."""
-        return volume.spatial_shape[self._axes(volume)[0]]
+        return volume.spatial_shape[self.stored_axis(volume)]
 
     def native_size(self, volume: Volume | Grid) -> tuple[int, int]:
         """Height and width in pixels of `volume`'s slices before they are resampled."""
@@ -220,6 +220,10 @@ class Preprocessing(Configuration):
             native, size = self.native_size(volume), self.slice_size(volume)
             row, column = row * native[0] / size[0], column * native[1] / size[1]
         return between, row, column
+
+    def stored_axis(self, volume: Volume | Grid) -> int:
+        """The axis of `volume`'s own array that runs across the slices."""
+        return self._axes(volume)[0]
 
     def _axes(self, volume: Volume | Grid) -> tuple[int, int, int]:
         """The array axes that run across the slices, down their rows and along their columns."""

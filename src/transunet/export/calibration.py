@@ -14,7 +14,7 @@ from transunet.data.resize import resize
 from transunet.data.store import MANIFEST, Store
 from transunet.errors import ConfigError, DataError
 from transunet.inference.read_input import open_image
-from transunet.inference.volume_slices import Slabs
+from transunet.inference.volume_slices import VolumeSlices
 
 COUNT = 64
 """Slices that calibrate a network; more change labels no further (docs/how-to/export.md)."""
@@ -87,8 +87,8 @@ def calibration_images(
 def _slices_of_image(case: Case, config: BundleConfig, most: int) -> list[NDArray[np.float32]]:
     """Return up to `most` slices (C, H, W) of an image, as predicting cuts them."""
     _, read = open_image(case)
-    slabs = Slabs(read(), config.preprocessing)
-    return [slabs[i : i + 1][0] for i in _spread(len(slabs), min(len(slabs), most))]
+    slices = VolumeSlices(read(), config.preprocessing)
+    return [slices[i : i + 1][0] for i in _spread(len(slices), min(len(slices), most))]
 
 
 def _slices_of_store(store: Store, name: str, most: int) -> list[NDArray[np.float32]]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.resize import nearest, resize
+from transunet.data.resize import resize
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
@@ -46,7 +46,7 @@ def as_array(values: "Logits") -> NDArray[np.float32]:
     return values if isinstance(values, np.ndarray) else np.asarray(values.cpu().numpy())
 
 
-def uncertainty(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the normalised entropy, (B, H, W): 0 for a certain class, 1 for all alike.
 
     Args:
@@ -58,8 +58,3 @@ def uncertainty(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         total -= p * np.log(np.maximum(p, np.finfo(np.float32).tiny))
     most = np.float32(np.log(max(probabilities.shape[1], 2)))
     return np.asarray(np.clip(total / most, 0, 1), dtype=np.float32)
-
-
-def enlarge_nearest(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Resize with nearest neighbour as the reference resizes labels."""
-    return nearest(values, size, edge="scipy")

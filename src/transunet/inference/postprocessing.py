@@ -1,11 +1,12 @@
-"""What is done to a finished label map: keeping each structure's largest piece."""
+"""After the network: keeping each structure's largest connected piece."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects, label
 
 from transunet.data.classes import plain_name
 from transunet.errors import ConfigError
@@ -21,18 +22,14 @@ def keep_largest(labels: NDArray[Any], classes: Collection[int]) -> None:
         labels: (X, Y, Z) unsigned.
         classes: class indices; those that do not occur are passed over.
     """
-    from scipy.ndimage import find_objects
-
     boxes = find_objects(labels.astype(np.int32) if labels.dtype.itemsize > 2 else labels)
     for index in classes:
         if 1 <= index <= len(boxes) and boxes[index - 1] is not None:
-            _keep_one(labels[boxes[index - 1]], index)
+            _keep_largest_piece(labels[boxes[index - 1]], index)
 
 
-def _keep_one(labels: NDArray[Any], index: int) -> None:
+def _keep_largest_piece(labels: NDArray[Any], index: int) -> None:
     """Plane by plane, and for one structure at a time: the numbered pieces are large."""
-    from scipy.ndimage import label
-
     pieces, count = label(labels == index, structure=np.ones((3,) * labels.ndim))
     sizes = np.zeros(count + 1, np.int64)
     for plane in pieces:
@@ -66,6 +63,3 @@ def classes_named(names: Collection[str], labels: Mapping[int, str]) -> tuple[in
             f"{', '.join(structures.values())}."
         )
     return tuple(sorted({index for index in chosen.values() if index is not None}))
-
-
-Names = Collection[str] | Literal["all"]

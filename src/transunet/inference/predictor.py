@@ -2,11 +2,11 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,61 +14,34 @@ from numpy.typing import NDArray
 from transunet.backends.protocol import Network
 from transunet.data.checks.suitability import TrainingData, check_suitability
 from transunet.data.preprocessing import Preprocessing
-from transunet.data.resize import Edge, resize
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 from transunet.inference.loading import load_networks
-from transunet.inference.logits import (
-    argmax,
-    as_array,
-    enlarge,
-    enlarge_nearest,
-    softmax,
-    uncertainty,
-)
+from transunet.inference.logits import entropy
 from transunet.inference.postprocessing import classes_named, keep_largest
-from transunet.inference.prefetch import ahead, behind
-from transunet.inference.probability_files import MapFile, map_file
+from transunet.inference.probability_files import probability_file
 from transunet.inference.read_input import Image, as_volume
-from transunet.inference.sliding_window import Windowed
-from transunet.inference.tta import Mirrored
-from transunet.inference.volume_slices import Slabs
+from transunet.inference.slice_inference import (
+    PROCEDURES,
+    Procedure,
+    Progress,
+    StoreProbabilities,
+    label_slices,
+)
+from transunet.inference.sliding_window import SlidingWindow
+from transunet.inference.tta import MirrorTTA
+from transunet.inference.volume_slices import VolumeSlices
 
 if TYPE_CHECKING:
     import torch
 
-    from transunet.backends.protocol import Logits
     from transunet.models.transunet2d.network import TransUNet
 
-Procedure = Literal["native", "paper"]
-PROCEDURES: tuple[Procedure, Procedure] = ("native", "paper")
-# fidelity: for some sizes scipy's last row is zeros, and the reference resizes with it.
-_EDGE: Mapping[Procedure, Edge] = {"native": "kept", "paper": "scipy"}
-_LARGEST = 16384
+_LARGEST_SIDE = 16384
 """Pixels along a slice that is resized as a whole: the resizing matrix is the square of it."""
-Progress = Callable[[int, int], None]
-"""Called with the slices done and the slices in all."""
 Warn = Callable[[str], object]
 """Called with each sentence about what makes a prediction doubtful."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Maps:
-    """What is stored beside the labels, slice by slice."""
-
-    probabilities: MapFile | None = None
-    uncertainty: MapFile | None = None
-
-    def __bool__(self) -> bool:
-        return self.probabilities is not None or self.uncertainty is not None
-
-    def put(self, part: slice, probabilities: NDArray[np.float32]) -> None:
-        """Store what the probabilities (S, classes, H, W) of some slices say."""
-        if self.probabilities is not None:
-            self.probabilities.put(part, probabilities)
-        if self.uncertainty is not None:
-            self.uncertainty.put(part, uncertainty(probabilities)[:, None])
 
 
 class Predictor:
@@ -94,6 +67,9 @@ class Predictor:
             names tell images of another kind.
         force: segment an image of another kind than training saw, such as a CT for MRI, with a
             warning.
+        sources: the bundles that it was loaded from.
+        engine: what computes the network, for records of what was done.
+        precision: of the network, for records too.
 
     Raises:
         ConfigError: for a device that is not here, an unknown procedure or structure, or settings
@@ -114,21 +90,33 @@ class Predictor:
         largest_component: Collection[str] = (),
         training_data: TrainingData | None = None,
         force: bool = False,
+        sources: Sequence[Path | str] = (),
+        engine: str | None = None,
+        precision: str = "fp32",
     ) -> None:
-        _check(procedure, batch_size, window)
-        self.sources: tuple[str, ...] = ()  # the bundles it was loaded from
-        self.precision = "fp32"
-        self.engine = "eager" if _is_model(model) else type(model).__name__
-        self.preprocessing = preprocessing
-        self.labels = dict(labels)
-        self.batch_size = batch_size
-        self.procedure = procedure
+        if procedure not in PROCEDURES:
+            known = ", ".join(PROCEDURES)
+            raise ConfigError(f"Unknown procedure {procedure!r}; known: {known}.")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size} must be at least 1.")
+        if window and procedure == "paper":
+            raise ConfigError(
+                "The paper's procedure resizes whole slices; it has no windows. Use "
+                "procedure='native'."
+            )
+        self._plain_network, own_engine = _network_of(model, device)
+        self.preprocessing, self.labels = preprocessing, dict(labels)
+        self.batch_size, self.procedure = batch_size, procedure
         self.mirror, self.window = mirror, window
         self.largest_component = classes_named(largest_component, labels)
         self.training_data, self.force = training_data, force
-        network = _network(model, device)
-        network = Mirrored(network) if mirror else network
-        self.network: Network = Windowed(network, batch_size) if window else network
+        self.sources = tuple(map(str, sources))
+        self.engine, self.precision = engine or own_engine, precision
+        self.network: Network = self._plain_network
+        if mirror:
+            self.network = MirrorTTA(self.network)
+        if window:
+            self.network = SlidingWindow(self.network, batch_size)
 
     @classmethod
     def from_pretrained(
@@ -153,24 +141,42 @@ class Predictor:
             settings: the constructor's.
 
         Raises:
-            ConfigError, DataError, WeightsError: as `transunet.bundle.io.from_pretrained`.
-            ConfigError: when the bundles differ in labels or preprocessing; the message says how.
-            ConfigError: for an engine, precision or device that cannot be had.
+            ConfigError: when there is no such bundle or its configuration cannot work, when the
+                bundles differ in labels or preprocessing, or for an engine, precision or device
+                that cannot be had.
+            DataError: when a configuration or an exported file is not readable.
+            WeightsError: when weights are damaged or belong to another architecture.
         """
         sources = [source] if isinstance(source, Path | str) else list(source)
-        place = None if device is None else str(device)
-        loaded = load_networks(sources, place, engine, precision, trust)
-        config = loaded.config
-        predictor = cls(
+        loaded = load_networks(
+            sources, None if device is None else str(device), engine, precision, trust
+        )
+        return cls(
             loaded.network,
-            config.preprocessing,
-            config.labels,
-            training_data=config.training_data,
+            loaded.config.preprocessing,
+            loaded.config.labels,
+            training_data=loaded.config.training_data,
+            sources=sources,
+            engine=loaded.engine,
+            precision=loaded.precision,
             **settings,
         )
-        predictor.sources = tuple(map(str, sources))
-        predictor.engine, predictor.precision = loaded.engine, loaded.precision
-        return predictor
+
+    def replace(self, **settings: Any) -> Self:
+        """Return a predictor with other settings of the constructor's, which shares the network.
+
+        Raises:
+            ConfigError: for settings that exclude each other or an unknown structure.
+        """
+        own: dict[str, Any] = {
+            **self.settings,
+            "batch_size": self.batch_size,
+            "training_data": self.training_data,
+            "force": self.force,
+            "sources": self.sources,
+            "engine": self.engine,
+        }
+        return type(self)(self._plain_network, self.preprocessing, self.labels, **(own | settings))
 
     @property
     def device(self) -> str:
@@ -186,13 +192,12 @@ class Predictor:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that labels depend on."""
-        names = [self.labels[index] for index in self.largest_component]
         return {
             "precision": self.precision,
             "procedure": self.procedure,
             "mirror": self.mirror,
             "window": self.window,
-            "largest_component": names,
+            "largest_component": [self.labels[index] for index in self.largest_component],
         }
 
     def __call__(
@@ -225,147 +230,85 @@ class Predictor:
             GeometryError: for a spacing that is not positive.
         """
         volume = as_volume(image, spacing_mm)
-        slices = self._slices(volume, warn)
-        with ExitStack() as files:
-            wanted = ((probabilities, len(self.labels)), (uncertainty, 1))
-            maps = Maps(
-                *(
-                    files.enter_context(map_file(path, channels, volume, self.preprocessing))
-                    for path, channels in wanted
-                )
+        slices = VolumeSlices(volume, self.preprocessing)
+        height, width = slices.shape[2:]
+        if self.network.image_size is not None and max(height, width) > _LARGEST_SIDE:
+            raise DataError(
+                f"{volume.name}: its slices are {height} x {width} pixels; expected at most "
+                f"{_LARGEST_SIDE} in each direction. Cut or shrink the image, or slide a window "
+                "over it (window=True; on the command line --window)."
             )
-            found = self._label_all(slices, maps, progress, (self.procedure,))
+        for doubt in check_suitability(self.preprocessing, self.training_data, volume, self.force):
+            warn(doubt)
+        stores: list[StoreProbabilities] = []
+        with ExitStack() as files:
+            if probabilities is not None:
+                file = probability_file(probabilities, len(self.labels), volume, self.preprocessing)
+                stores.append(files.enter_context(file))
+            if uncertainty is not None:
+                store = files.enter_context(
+                    probability_file(uncertainty, 1, volume, self.preprocessing)
+                )
+                stores.append(lambda part, values: store(part, entropy(values)[:, None]))
+            labels = self._label(slices, progress, stores)
         del slices  # not held while pieces are looked for
-        return self._on_grid(found.pop(), volume)
+        label_map = self.preprocessing.from_slices(labels, volume)
+        del labels
+        keep_largest(label_map.array[0], self.largest_component)
+        return label_map
 
     def by_procedure(
         self, image: Image, progress: Progress | None = None, warn: Warn = _log.warning
     ) -> dict[Procedure, Volume]:
         """Return the label maps of `image` by each procedure, whatever this predictor's own is.
 
-        The network looks once at a slice that both resize to the same pixels. (For some sizes, such
-        as 512 to 224, the reference's last row and column are zeros: then it looks twice.)
-
         Args:
             image: a volume, or its file or files.
-            progress: called with the slices done and the slices in all.
-            warn: as `__call__`.
+            progress: called with the slices done and the slices in all, from 0 for each procedure.
+            warn: called with what makes the image doubtful for this bundle; logs it if not given.
 
         Raises:
-            ConfigError: for a predictor that slides a window, which the paper's procedure has not.
-            ConfigError, DataError, GeometryError: as `__call__`.
+            ConfigError: for a predictor that slides a window, which the paper's procedure has not,
+                or a file that does not exist.
+            DataError, GeometryError: when the image cannot be used.
         """
-        _check("paper", self.batch_size, self.window)
+        native, paper = (self.replace(procedure=procedure) for procedure in PROCEDURES)
         volume = as_volume(image)
-        slices = self._slices(volume, warn)
-        found = self._label_all(slices, Maps(), progress, PROCEDURES)
-        del slices
-        return {procedure: self._on_grid(found.pop(0), volume) for procedure in PROCEDURES}
+        return {
+            "native": native(volume, progress, warn=warn),
+            "paper": paper(volume, progress, warn=lambda _: None),  # it was told already
+        }
 
     def label_slices(
         self, slices: NDArray[np.float32], progress: Progress | None = None
     ) -> NDArray[Any]:
         """Return the labels (S, H, W), unsigned, of normalised slices (S, C, H, W)."""
-        return self._label_all(slices, Maps(), progress, (self.procedure,))[0]
+        return self._label(slices, progress)
 
-    def _slices(self, volume: Volume, warn: Warn) -> Slabs:
-        slices = Slabs(volume, self.preprocessing)
-        _check_size(slices, self.network)
-        for doubt in check_suitability(self.preprocessing, self.training_data, volume, self.force):
-            warn(doubt)
-        return slices
-
-    def _on_grid(self, labels: NDArray[Any], volume: Volume) -> Volume:
-        found = self.preprocessing.from_slices(labels, volume)
-        del labels
-        keep_largest(found.array[0], self.largest_component)
-        return found
-
-    def _label_all(
+    def _label(
         self,
-        slices: "NDArray[np.float32] | Slabs",
-        maps: Maps,
+        slices: NDArray[np.float32] | VolumeSlices,
         progress: Progress | None,
-        procedures: Sequence[Procedure],
-    ) -> list[NDArray[Any]]:
-        dtype = np.uint8 if len(self.labels) <= 256 else np.uint16
-        size = slices.shape[2], slices.shape[3]
-        found = [np.empty((len(slices), *size), dtype) for _ in procedures]
-
-        def store(computed: "tuple[slice, list[Logits]]") -> slice:
-            part, looks = computed
-            for labels, logits, procedure in zip(found, looks, procedures, strict=True):
-                labels[part] = self._reduce(procedure, part, logits, size, maps)
-            return part
-
-        for part in behind(store, self._computed(slices, procedures)):
-            if progress is not None:
-                progress(part.stop, len(slices))
-        return found
-
-    def _computed(
-        self, slices: "NDArray[np.float32] | Slabs", procedures: Sequence[Procedure]
-    ) -> "Iterator[tuple[slice, list[Logits]]]":
-        for part, (images, *others) in ahead(self._prepared(slices, procedures)):
-            logits = self.network(images)
-            again = (logits if np.array_equal(x, images) else self.network(x) for x in others)
-            yield part, [logits, *again]
-
-    def _prepared(
-        self, slices: "NDArray[np.float32] | Slabs", procedures: Sequence[Procedure]
-    ) -> Iterator[tuple[slice, list[NDArray[np.float32]]]]:
-        size = self.network.image_size or (slices.shape[2], slices.shape[3])
-        for start in range(0, len(slices), self.batch_size):
-            part = slice(start, min(start + self.batch_size, len(slices)))
-            native = slices[part]
-            yield part, [resize(native, size, order=3, edge=_EDGE[one]) for one in procedures]
-
-    def _reduce(
-        self,
-        procedure: Procedure,
-        part: slice,
-        logits: "Logits",
-        size: tuple[int, int],
-        maps: Maps,
+        stores: Sequence[StoreProbabilities] = (),
     ) -> NDArray[Any]:
-        """Return labels at the slices' own size, and store what else is wanted of the logits."""
-        if procedure == "native":
-            logits = enlarge(logits, size)
-        if maps:
-            found = as_array(softmax(logits))
-            maps.put(part, enlarge_nearest(found, size))
-        return enlarge_nearest(argmax(logits), size)
+        return label_slices(
+            self.network,
+            slices,
+            len(self.labels),
+            batch_size=self.batch_size,
+            procedure=self.procedure,
+            progress=progress,
+            stores=stores,
+        )
 
 
-def _network(model: "TransUNet | Network", device: "str | torch.device | None") -> Network:
-    if not _is_model(model):
-        return cast("Network", model)
+def _network_of(
+    model: "TransUNet | Network", device: "str | torch.device | None"
+) -> tuple[Network, str]:
+    """A model as a network, or the network that was given, and what computes it."""
+    torch = sys.modules.get("torch")  # where it was never imported, nobody has a model
+    if torch is None or not isinstance(model, torch.nn.Module):
+        return cast("Network", model), type(model).__name__
     from transunet.backends.pytorch import TorchNetwork
 
-    return TorchNetwork(cast("TransUNet", model), device)
-
-
-def _is_model(model: "TransUNet | Network") -> bool:
-    return not hasattr(model, "image_size")  # a TransUNet has it in its configuration only
-
-
-def _check_size(slices: Slabs, network: Network) -> None:
-    height, width = slices.shape[2:]
-    if network.image_size is not None and max(height, width) > _LARGEST:
-        raise DataError(
-            f"{slices.name}: its slices are {height} x {width} pixels; expected at most {_LARGEST} "
-            "in each direction. Cut or shrink the image, or slide a window over it "
-            "(window=True; on the command line --window)."
-        )
-
-
-def _check(procedure: str, batch_size: int, window: bool) -> None:
-    if procedure not in PROCEDURES:
-        known = ", ".join(PROCEDURES)
-        raise ConfigError(f"Unknown procedure {procedure!r}; known: {known}.")
-    if batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size} must be at least 1.")
-    if window and procedure == "paper":
-        raise ConfigError(
-            "The paper's procedure resizes whole slices; it has no windows. Use procedure='native'."
-        )
+    return TorchNetwork(model, device), "eager"

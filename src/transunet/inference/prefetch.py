@@ -11,28 +11,42 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
+def prefetch(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
     """Yield `items`, which another thread goes through, at most `depth` of them ahead.
 
     What it raises is raised here. Left early, it stops after the item that it is at.
     """
     ready: queue.Queue[tuple[str, Any]] = queue.Queue()
     room, stopped = threading.Semaphore(depth), threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, ready, room, stopped), daemon=True)
+
+    def fill() -> None:
+        source = iter(items)
+        try:
+            while room.acquire() and not stopped.is_set():
+                ready.put(("item", next(source)))
+        except StopIteration:
+            ready.put(("end", None))
+        except BaseException as error:
+            ready.put(("error", error))
+
+    thread = threading.Thread(target=fill, daemon=True)
     thread.start()
     try:
-        while (found := ready.get())[0] == "item":
+        while True:
+            kind, value = ready.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
             room.release()
-            yield found[1]
-        if found[0] == "error":
-            raise found[1]
+            yield value
     finally:
         stopped.set()
         room.release()  # so that a thread that waits for room sees that it is not wanted any more
         thread.join()
 
 
-def behind(
+def map_in_thread(
     work: Callable[[Item], Result], items: Iterable[Item], depth: int = 2
 ) -> Iterator[Result]:
     """Yield `work(item)` in order, done in another thread, at most `depth` of them behind."""
@@ -44,19 +58,3 @@ def behind(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-
-
-def _fill(
-    items: Iterable[Any],
-    ready: "queue.Queue[tuple[str, Any]]",
-    room: threading.Semaphore,
-    stopped: threading.Event,
-) -> None:
-    source = iter(items)
-    try:
-        while room.acquire() and not stopped.is_set():
-            ready.put(("item", next(source)))
-    except StopIteration:
-        ready.put(("end", None))
-    except BaseException as error:
-        ready.put(("error", error))

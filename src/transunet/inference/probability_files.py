@@ -6,7 +6,7 @@ in a memory-mapped file as they come, and the pages are let go.
 
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,81 +29,52 @@ nib: Any = nibabel  # its functions carry no types
 _NIFTI_HEADER = 352  # bytes before the voxels, as every NIfTI-1 file without extensions has
 
 
-class MapFile:
-    """A map (channels, X, Y, Z) in a file, filled with slices (S, channels, H, W)."""
-
-    def __init__(
-        self, stored: np.memmap[Any, Any], volume: Volume, preprocessing: Preprocessing
-    ) -> None:
-        self._slices = preprocessing.cut(replace(volume, array=stored))
-        self._stored = stored
-
-    def put(self, part: slice, values: NDArray[np.float32]) -> None:
-        """Store the values (S, channels, H, W) of the slices `part`."""
-        height, width = self._slices.shape[2:]
-        self._slices[part] = nearest(values, (height, width), edge="kept")
-        self._stored.flush()
-        _let_go(self._stored)
-
-
 @contextmanager
-def map_file(
-    path: Path | None, channels: int, volume: Volume, preprocessing: Preprocessing
-) -> Iterator[MapFile | None]:
-    """Yield a map to fill, which stands at `path` when it is complete; None for no path.
+def probability_file(
+    path: Path, channels: int, volume: Volume, preprocessing: Preprocessing
+) -> Iterator[Callable[[slice, NDArray[np.float32]], None]]:
+    """Yield what stores values (S, channels, H, W) of some slices; the file appears when complete.
 
     Args:
         path: `.npy` for float16 (channels, X, Y, Z), `.nii` for float32 (X, Y, Z, channels).
         channels: values per voxel.
-        volume: whose grid it lies on.
+        volume: whose grid they lie on.
         preprocessing: how the volume is cut into slices.
 
     Raises:
         ConfigError: for another suffix, or where there is no room.
     """
-    if path is None:
-        yield None
-        return
-    if path.suffix not in _KINDS:
-        raise ConfigError(f"{path}: maps are written as {' or '.join(_KINDS)}.")
+    if path.suffix not in _OPENERS:
+        raise ConfigError(f"{path}: maps are written as {' or '.join(_OPENERS)}.")
+    slice_axis = preprocessing.stored_axis(volume)
     with atomic_path(path) as scratch:
         with writing(path):
-            stored = _KINDS[path.suffix](scratch, channels, volume, _across(volume, preprocessing))
-        yield MapFile(stored, volume, preprocessing)
+            stored = _OPENERS[path.suffix](scratch, channels, volume, slice_axis)
+        slices = preprocessing.cut(replace(volume, array=stored))
+        height, width = slices.shape[2:]
+
+        def store(part: slice, values: NDArray[np.float32]) -> None:
+            slices[part] = nearest(values, (height, width), edge="kept")
+            stored.flush()
+            _release_pages(stored)
+
+        yield store
         stored.flush()
 
 
-def _across(volume: Volume, preprocessing: Preprocessing) -> int:
-    """The array axis that runs across the slices."""
-    return volume.grid.axes_in(preprocessing.orientation)[preprocessing.slice_axis]
-
-
-def _open_npy(path: Path, channels: int, volume: Volume, across: int) -> Any:
+def _open_npy(path: Path, channels: int, volume: Volume, slice_axis: int) -> Any:
     shape = (channels, *volume.spatial_shape)
     # Each slice in one piece: spread over the whole file, every one would touch every page of it.
-    last = across == 2
+    last = slice_axis == 2
     stored = open_memmap(path, mode="w+", dtype=np.float16, shape=shape, fortran_order=last)
     _reserve(path, stored.offset + stored.nbytes)
     return stored
 
 
-def _open_nifti(path: Path, channels: int, volume: Volume, _across: int) -> Any:
-    header = _header(volume, channels)
-    with path.open("wb") as file:
-        file.write(header.binaryblock.ljust(_NIFTI_HEADER, b"\0"))
-    shape = (*volume.spatial_shape, channels)
-    _reserve(path, _NIFTI_HEADER + 4 * int(np.prod(shape)))
-    stored = np.memmap(path, header.get_data_dtype(), "r+", _NIFTI_HEADER, shape, order="F")
-    return np.moveaxis(stored, -1, 0)
-
-
-_KINDS: Mapping[str, Any] = MappingProxyType({".npy": _open_npy, ".nii": _open_nifti})
-
-
-def _header(volume: Volume, channels: int) -> Any:
+def _open_nifti(path: Path, channels: int, volume: Volume, _slice_axis: int) -> Any:
     header = nib.Nifti1Header()
-    shape = volume.spatial_shape if channels == 1 else (*volume.spatial_shape, channels)
-    header.set_data_shape(shape)
+    shape = (*volume.spatial_shape, channels)
+    header.set_data_shape(shape[:3] if channels == 1 else shape)
     header.set_data_dtype(np.float32)
     header.set_qform(volume.affine, code=1)
     header.set_sform(volume.affine, code=1)
@@ -111,7 +82,14 @@ def _header(volume: Volume, channels: int) -> Any:
     header["vox_offset"] = _NIFTI_HEADER
     header["magic"] = b"n+1"
     header.set_slope_inter(1, 0)
-    return header
+    with path.open("wb") as file:
+        file.write(header.binaryblock.ljust(_NIFTI_HEADER, b"\0"))
+    _reserve(path, _NIFTI_HEADER + 4 * int(np.prod(shape)))
+    stored = np.memmap(path, header.get_data_dtype(), "r+", _NIFTI_HEADER, shape, order="F")
+    return np.moveaxis(stored, -1, 0)
+
+
+_OPENERS: Mapping[str, Any] = MappingProxyType({".npy": _open_npy, ".nii": _open_nifti})
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -123,13 +101,9 @@ def _reserve(path: Path, size: int) -> None:
             file.truncate(size)
 
 
-def _let_go(stored: Any) -> None:
-    pages = _pages_of(stored)
-    if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
-        pages.madvise(mmap.MADV_DONTNEED)
-
-
-def _pages_of(array: Any) -> mmap.mmap | None:
+def _release_pages(array: Any) -> None:
+    """Let go of the memory behind a mapped array, a view of one too; the file keeps the values."""
     while array is not None and not isinstance(array, mmap.mmap):
         array = getattr(array, "base", None)
-    return array
+    if array is not None and hasattr(mmap, "MADV_DONTNEED"):
+        array.madvise(mmap.MADV_DONTNEED)

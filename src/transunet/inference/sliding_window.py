@@ -19,14 +19,13 @@ OVERLAP = 0.5
 """The share of a window that its neighbour sees too."""
 SIGMA = 0.125
 """Standard deviation of the weights, as a share of the window's side."""
-_LEAST = (
-    1e-3  # weights do not fall below this: the far corners count a little, and none divides by 0
-)
+_LEAST_WEIGHT = 1e-3  # of the far corners, so that they count a little and none divides by 0
 
-Place = tuple[slice, slice]
+Region = tuple[slice, slice]
+"""Rows and columns of an image."""
 
 
-class Windowed(Wrapped):
+class SlidingWindow(Wrapped):
     """A network for images of any size, at their own resolution.
 
     Raises:
@@ -44,54 +43,49 @@ class Windowed(Wrapped):
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits (B, classes, H, W); one image after the other, windows in batches."""
-        return np.concatenate([self._one(image) for image in images])
+        return np.concatenate([self._blended(image) for image in images])
 
-    def _one(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _blended(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         padded, inside = pad(image, self.window)
-        places = list(windows((padded.shape[1], padded.shape[2]), self.window))
+        regions = list(windows((padded.shape[1], padded.shape[2]), self.window))
         total: NDArray[np.float32] | None = None
         weight = np.zeros(padded.shape[1:], np.float32)
-        for start in range(0, len(places), self.batch_size):
-            batch = places[start : start + self.batch_size]
-            logits = as_array(self.network(np.stack([padded[:, *place] for place in batch])))
+        for start in range(0, len(regions), self.batch_size):
+            batch = regions[start : start + self.batch_size]
+            logits = as_array(self.network(np.stack([padded[:, *region] for region in batch])))
             if total is None:
                 total = np.zeros((logits.shape[1], *padded.shape[1:]), np.float32)
-            for place, seen in zip(batch, logits, strict=True):
-                total[:, *place] += seen * self._weights
-                weight[place] += self._weights
+            for region, values in zip(batch, logits, strict=True):
+                total[:, *region] += values * self._weights
+                weight[region] += self._weights
         assert total is not None  # there is always a window
         return (total / weight)[None, :, *inside]
 
 
-def windows(size: tuple[int, int], window: tuple[int, int]) -> Iterator[Place]:
+def windows(size: tuple[int, int], window: tuple[int, int]) -> Iterator[Region]:
     """Yield where the windows lie on an image of `size`, which is at least as large as one."""
-    starts = [_starts(length, side) for length, side in zip(size, window, strict=True)]
+    starts = []
+    for length, side in zip(size, window, strict=True):
+        step = max(int(side * (1 - OVERLAP)), 1)
+        ends = max(length - side, 0) + step
+        starts.append([min(start, length - side) for start in range(0, ends, step)])
     for top, left in product(*starts):
         yield slice(top, top + window[0]), slice(left, left + window[1])
 
 
 def gaussian(window: tuple[int, int]) -> NDArray[np.float32]:
     """Return the weight of each pixel of a window, 1 in the middle."""
-    rows, columns = (_bell(side) for side in window)
+    rows, columns = (
+        np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / (SIGMA * side)) ** 2) for side in window
+    )
     weights = rows[:, None] * columns[None, :]
-    return np.asarray(np.maximum(weights, max(weights.min(), _LEAST)), dtype=np.float32)
+    return np.asarray(np.maximum(weights, max(weights.min(), _LEAST_WEIGHT)), dtype=np.float32)
 
 
-def pad(image: NDArray[np.float32], window: tuple[int, int]) -> tuple[NDArray[np.float32], Place]:
+def pad(image: NDArray[np.float32], window: tuple[int, int]) -> tuple[NDArray[np.float32], Region]:
     """Surround an image smaller than a window with zeros; also return where it lies then."""
     missing = [max(0, side - n) for side, n in zip(window, image.shape[1:], strict=True)]
     before = [n // 2 for n in missing]
     widths = [(b, n - b) for b, n in zip(before, missing, strict=True)]
     inside = tuple(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True))
     return np.pad(image, ((0, 0), *widths)), (inside[0], inside[1])
-
-
-def _starts(length: int, side: int) -> list[int]:
-    step = max(int(side * (1 - OVERLAP)), 1)
-    return [min(start, length - side) for start in range(0, max(length - side, 0) + step, step)]
-
-
-def _bell(side: int) -> NDArray[np.float64]:
-    distance = np.arange(side) - (side - 1) / 2
-    bell: NDArray[np.float64] = np.exp(-0.5 * (distance / (SIGMA * side)) ** 2)
-    return bell

@@ -10,7 +10,9 @@ from transunet.data.volume import Volume
 _AT_ONCE = 8  # planes; weighting counts needs double precision, which is not taken whole
 
 
-def measure(labels: Volume, image: Volume, names: Mapping[int, str], axis: int) -> dict[str, Any]:
+def measure_structures(
+    labels: Volume, image: Volume, names: Mapping[int, str], axis: int
+) -> dict[str, Any]:
     """Return voxels, millilitres, slices and mean intensity of every structure.
 
     Args:
@@ -26,12 +28,15 @@ def measure(labels: Volume, image: Volume, names: Mapping[int, str], axis: int) 
     count = max(names) + 1
     voxels, sums = np.zeros(count, np.int64), np.zeros((image.channels, count))
     slices = np.zeros(count, np.int64)
-    map_, pixels = np.moveaxis(labels.array[0], axis, 0), np.moveaxis(image.array, 1 + axis, 1)
-    for start in range(0, len(map_), _AT_ONCE):
-        for offset, plane in enumerate(map_[start : start + _AT_ONCE]):
-            found = np.bincount(plane.ravel(), minlength=count)
-            voxels += found
-            slices += found > 0
+    label_planes, pixels = (
+        np.moveaxis(labels.array[0], axis, 0),
+        np.moveaxis(image.array, 1 + axis, 1),
+    )
+    for start in range(0, len(label_planes), _AT_ONCE):
+        for offset, plane in enumerate(label_planes[start : start + _AT_ONCE]):
+            counts = np.bincount(plane.ravel(), minlength=count)
+            voxels += counts
+            slices += counts > 0
             for channel in range(image.channels):
                 weights = pixels[channel, start + offset].ravel()
                 sums[channel] += np.bincount(plane.ravel(), weights, count)
@@ -41,12 +46,8 @@ def measure(labels: Volume, image: Volume, names: Mapping[int, str], axis: int) 
             "voxels": int(voxels[index]),
             "volume_ml": float(voxels[index] * millilitres),
             "slices": int(slices[index]),
-            "mean_intensity": _means(sums[:, index], int(voxels[index])),
+            "mean_intensity": (sums[:, index] / voxels[index]).tolist() if voxels[index] else None,
         }
         for index, name in names.items()
         if index
     }
-
-
-def _means(sums: Any, voxels: int) -> list[float] | None:
-    return (sums / voxels).tolist() if voxels else None

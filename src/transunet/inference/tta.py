@@ -1,12 +1,11 @@
-"""Several looks at one image as a single network: other folds' weights, mirror images.
+"""Test-time augmentation and ensembles: mirror images, or other weights, as a single network.
 
 What comes out is the logarithm of the mean probabilities, which are logits like any others:
 whatever comes after a network (resizing, labels, probabilities) need not know.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,31 +53,30 @@ class Ensemble:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of theirs."""
-        return _digest(network.fingerprint for network in self.networks)
+        parts = [network.fingerprint for network in self.networks]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logarithm of the mean probabilities, (B, classes, H, W)."""
-        return _log_mean([partial(network, images) for network in self.networks])
+        return _log_of_mean(network(images) for network in self.networks)
 
 
-class Mirrored(Wrapped):
+class MirrorTTA(Wrapped):
     """The mean of a network's probabilities for an image and its three mirror images."""
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logarithm of the mean probabilities, (B, classes, H, W)."""
-        return _log_mean([partial(self._mirrored, images, axes) for axes in MIRRORED_AXES])
 
-    def _mirrored(self, images: NDArray[np.float32], axes: tuple[int, ...]) -> NDArray[np.float32]:
-        logits = self.network(np.ascontiguousarray(np.flip(images, axes)))
-        return np.flip(as_array(logits), axes)
+        def mirrored(axes: tuple[int, ...]) -> NDArray[np.float32]:
+            logits = self.network(np.ascontiguousarray(np.flip(images, axes)))
+            return np.flip(as_array(logits), axes)
 
-
-def _log_mean(looks: "Sequence[Callable[[], Logits]]") -> NDArray[np.float32]:
-    total = as_array(softmax(looks[0]()))
-    for look in looks[1:]:  # one after the other: only two are held at a time
-        total = total + as_array(softmax(look()))
-    return np.asarray(np.log(np.maximum(total / len(looks), _SMALLEST)), dtype=np.float32)
+        return _log_of_mean(map(mirrored, MIRRORED_AXES))
 
 
-def _digest(parts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def _log_of_mean(each_logits: "Iterable[Logits]") -> NDArray[np.float32]:
+    """Take the logits one after the other, so that only two are held at a time."""
+    total, count = np.zeros(1, np.float32), 0
+    for logits in each_logits:
+        total, count = total + as_array(softmax(logits)), count + 1
+    return np.asarray(np.log(np.maximum(total / count, _SMALLEST)), dtype=np.float32)

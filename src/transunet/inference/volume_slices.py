@@ -15,7 +15,7 @@ from transunet.errors import DataError
 _AT_ONCE = 8  # slices that are looked at together when the volume is measured
 
 
-class Slabs:
+class VolumeSlices:
     """The slices (S, C, H, W) of `preprocessing.to_slices(volume)`; index with a slice.
 
     Raises:
@@ -27,15 +27,19 @@ class Slabs:
         self._volume = volume.reoriented(preprocessing.orientation)
         self._preprocessing = preprocessing
         self._scales: list[Scale | None] | None = None
-        with np.errstate(all="ignore"):  # voxels that are not finite are refused in the next line
+        with np.errstate(all="ignore"):  # voxels that are not finite are refused in the next lines
             self[0:1]  # refuses another number of channels before anything is measured
-        self._check_finite()
-        self._scales = self._measured()
-
-    @property
-    def name(self) -> str:
-        """The volume's."""
-        return self._volume.name
+        starts = range(0, len(self), _AT_ONCE)
+        parts = [self._voxels(slice(start, start + _AT_ONCE)) for start in starts]  # views
+        if not all(np.isfinite(part).all() for part in parts):
+            raise DataError(
+                f"{volume.name}: has voxels that are NaN or infinite; expected finite "
+                "intensities. Repair the image before predicting."
+            )
+        self._scales = [
+            channel.measure([part[index] for part in parts])
+            for index, channel in enumerate(preprocessing.channels)
+        ]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -47,27 +51,11 @@ class Slabs:
         return int(self._volume.array.shape[self._axis])
 
     def __getitem__(self, part: slice) -> NDArray[np.float32]:
-        slab = replace(self._volume, array=self.raw(part))
+        slab = replace(self._volume, array=self._voxels(part))
         return self._preprocessing.to_slices(slab, self._scales)
 
-    def raw(self, part: slice) -> NDArray[np.float32]:
+    def _voxels(self, part: slice) -> NDArray[np.float32]:
         """The voxels of some slices as they are, (C, X, Y, Z)."""
         index = [slice(None)] * 4
         index[self._axis] = part
         return np.asarray(self._volume.array[tuple(index)])
-
-    def parts(self) -> list[slice]:
-        """A few slices after the other, through the whole volume."""
-        return [slice(start, start + _AT_ONCE) for start in range(0, len(self), _AT_ONCE)]
-
-    def _measured(self) -> list[Scale | None]:
-        channels = self._preprocessing.channels
-        parts = [self.raw(part) for part in self.parts()]  # views
-        return [one.measure([part[i] for part in parts]) for i, one in enumerate(channels)]
-
-    def _check_finite(self) -> None:
-        if not all(np.isfinite(self.raw(part)).all() for part in self.parts()):
-            raise DataError(
-                f"{self.name}: has voxels that are NaN or infinite; expected finite "
-                "intensities. Repair the image before predicting."
-            )

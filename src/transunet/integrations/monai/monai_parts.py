@@ -19,8 +19,9 @@ from transunet.data.inputs import find_inputs
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
-from transunet.inference.predictor import Predictor, Procedure
-from transunet.inference.volume_slices import Slabs
+from transunet.inference.predictor import Predictor
+from transunet.inference.slice_inference import Procedure
+from transunet.inference.volume_slices import VolumeSlices
 from transunet.models.transunet2d.network import TransUNet
 
 _NIFTI = (".nii", ".nii.gz")
@@ -101,7 +102,7 @@ class NormaliseChannelsd(MapTransform):  # type: ignore[misc]
     def _normalised(self, image: MetaTensor) -> MetaTensor:
         name = str(image.meta.get("filename_or_obj", "the image"))
         volume = Volume(image.numpy(), np.eye(4), name)
-        slabs = Slabs(volume, self.preprocessing)
+        slabs = VolumeSlices(volume, self.preprocessing)
         slices = np.moveaxis(slabs[0 : len(slabs)], 0, 1 + self.preprocessing.slice_axis)
         return convert_to_dst_type(slices, dst=image, dtype=np.float32)[0]
 

@@ -24,8 +24,8 @@ from transunet.bundle.io import from_pretrained
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError
 from transunet.files import atomic_path
-from transunet.inference import structure_volumes
 from transunet.inference.predictor import Predictor
+from transunet.inference.structure_volumes import measure_structures
 from transunet.serve.api.error_responses import ApiError, told
 from transunet.serve.bundles import Served
 from transunet.serve.bundles import colour as colour_of
@@ -99,20 +99,12 @@ class Models:
         if "batch_size" not in given and self.base.device == "cpu":
             # Several at once are hardly faster there; one by one, the page can follow, and who
             # cancels or asks for attention waits for one slice only.
-            self.base.batch_size = 1
+            self.base = self.base.replace(batch_size=1)
         self._view: AttentionView | None = None
 
     def predictor(self, settings: Mapping[str, Any]) -> Predictor:
         """Return a predictor with a job's settings around the network that is loaded."""
-        base = self.base
-        return Predictor(
-            base.network,
-            base.preprocessing,
-            base.labels,
-            batch_size=base.batch_size,
-            training_data=base.training_data,
-            **settings,
-        )
+        return self.base.replace(**settings)
 
     @property
     def view(self) -> AttentionView:
@@ -215,9 +207,8 @@ class Worker:
 
 
 def _statistics(labels: Volume, image: Volume, predictor: Predictor) -> list[dict[str, Any]]:
-    settings = predictor.preprocessing
-    axis = image.grid.axes_in(settings.orientation)[settings.slice_axis]
-    found = structure_volumes.measure(labels, image, predictor.labels, axis)
+    axis = predictor.preprocessing.stored_axis(image)
+    found = measure_structures(labels, image, predictor.labels, axis)
     return [
         {"index": index, "name": name, "color": colour_of(index), **found[name]}
         for index, name in sorted(predictor.labels.items())
