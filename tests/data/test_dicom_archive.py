@@ -1,9 +1,11 @@
 """Zip archives: series in them are read, and unsafe ones refused before anything is unpacked."""
 
 import gc
+import shutil
 import stat
 import tempfile
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,7 +119,7 @@ def test_too_many_files_or_bytes_are_refused(tmp_path, temporary, monkeypatch):
 
 def test_more_than_the_disk_holds_is_refused(tmp_path, monkeypatch):
     path = zipped(tmp_path / "a.zip", {"a": b"x" * 100})
-    monkeypatch.setattr(archive, "_free", lambda: 50)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50))
     with pytest.raises(DataError, match="Make room"):
         Unpacked(path)
 

@@ -44,10 +44,28 @@ class Unpacked:
         """Where the files are."""
         try:
             self.folder.mkdir()
-            _unpack(path, self.folder)
+            self._fill(path)
+        except _DAMAGE as error:
+            self.close()
+            found = f"it cannot be unpacked ({first_line(error)[:200]})"
+            remedy = "The archive is damaged or cut short: copy it again"
+            raise Problem("archive", str(path), found, remedy).error() from None
         except BaseException:
             self.close()
             raise
+
+    def _fill(self, path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            problem = _problem_of(path, members)
+            if problem:
+                raise problem.error()
+            for member in members:
+                target = self.folder / member.filename
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # zipfile reads no more than the size that the check has seen.
+                with archive.open(member) as packed, target.open("xb") as file:
+                    shutil.copyfileobj(packed, file, 2**20)
 
 
 def is_zip(path: Path) -> bool:
@@ -73,25 +91,6 @@ def starts(path: Path, size: int) -> dict[str, bytes]:
         return {}
 
 
-def _unpack(path: Path, folder: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-            problem = _problem_of(path, members)
-            if problem:
-                raise problem.error()
-            for member in members:
-                target = folder / member.filename
-                target.parent.mkdir(parents=True, exist_ok=True)
-                # zipfile reads no more than the size that the check has seen.
-                with archive.open(member) as packed, target.open("xb") as file:
-                    shutil.copyfileobj(packed, file, 2**20)
-    except _DAMAGE as error:
-        found = f"it cannot be unpacked ({first_line(error)[:200]})"
-        remedy = "The archive is damaged or cut short: copy it again"
-        raise Problem("archive", str(path), found, remedy).error() from None
-
-
 def _problem_of(path: Path, members: list[zipfile.ZipInfo]) -> Problem | None:
     """What forbids to unpack an archive, before anything is unpacked."""
     split = "Unpack it yourself and give the series' folder"
@@ -107,7 +106,7 @@ def _problem_of(path: Path, members: list[zipfile.ZipInfo]) -> Problem | None:
             return Problem("archive", str(path), found, plain)
     size = sum(member.file_size for member in members)
     ratio = size / max(1, path.stat().st_size)
-    free = _free()
+    free = shutil.disk_usage(tempfile.gettempdir()).free
     if size > MAX_BYTES:
         found = f"it unpacks to {_gigabytes(size)}, more than {_gigabytes(MAX_BYTES)}"
         return Problem("archive", str(path), found, split)
@@ -119,10 +118,6 @@ def _problem_of(path: Path, members: list[zipfile.ZipInfo]) -> Problem | None:
         found = f"it unpacks to {_gigabytes(size)}, and {room}"
         return Problem("archive", str(path), found, "Make room, or set TMPDIR to a larger disk")
     return None
-
-
-def _free() -> int:
-    return shutil.disk_usage(tempfile.gettempdir()).free
 
 
 def _unsafe(member: zipfile.ZipInfo) -> str | None:

@@ -386,15 +386,15 @@ def _indices_of_bands(bands: NDArray[Any]) -> NDArray[Any]:
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Damage as one error; a `MemoryError` is no sign of it, a picture may be large."""
+
+    def reason(error: Exception) -> str:
+        return re.sub(r"\s*<_io[^>]*>", "", first_line(error))
+
     with (
-        reading(path, "an image", reason_of=_reason, but=(MemoryError,)),
+        reading(path, "an image", reason_of=reason, but=(MemoryError,)),
         warnings.catch_warnings(action="ignore"),  # Pillow warns of damage before it raises it
     ):
         yield
-
-
-def _reason(error: Exception) -> str:
-    return re.sub(r"\s*<_io[^>]*>", "", first_line(error))
 
 
 _readers = 0

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -77,7 +77,19 @@ def pages_of(path: Path) -> list[Page]:
     Raises:
         ValueError, OSError, SyntaxError, struct.error: for a damaged file, as Pillow does.
     """
-    return [page for index, tags in enumerate(_directories(path)) if (page := _page(index, tags))]
+    plugin: Any = require("PIL.TiffImagePlugin", extra="images")
+    pages, seen = [], list[int]()
+    with path.open("rb") as file:
+        header = file.read(8)
+        header += file.read(8) if header[2:3] == bytes([_BIG]) or header[3:4] == b"+" else b""
+        directory = plugin.ImageFileDirectory_v2(header)
+        while directory.next and directory.next not in seen:
+            seen.append(directory.next)
+            file.seek(directory.next)
+            directory.load(file)
+            if not int(directory.get(254, 0)) & 1:  # a smaller copy
+                pages.append(_page(len(seen) - 1, directory))
+    return pages
 
 
 def page_axes(first: Page, count: int) -> tuple[tuple[str, int], ...]:
@@ -114,19 +126,18 @@ def samples_of(path: Path, pages: Sequence[Page]) -> NDArray[Any] | None:
         ConfigError: without tifffile.
     """
     tifffile = require("tifffile", extra="images")
+    arrays = []
     try:
         with tifffile.TiffFile(path) as file:
-            return np.stack([_samples_last(file.pages[page.index]) for page in pages])
+            for page in (file.pages[page.index] for page in pages):
+                array = page.asarray()
+                array = np.moveaxis(array, 0, -1) if page.axes.startswith("S") else array
+                arrays.append(array.reshape(page.imagelength, page.imagewidth, -1))
+            return np.stack(arrays)
     except MemoryError:
         raise
     except Exception:  # damaged in any way, or compressed as only further packages read it
         return None
-
-
-def _samples_last(page: Any) -> NDArray[Any]:
-    array: NDArray[Any] = page.asarray()
-    array = np.moveaxis(array, 0, -1) if page.axes.startswith("S") else array
-    return array.reshape(page.imagelength, page.imagewidth, -1)
 
 
 def along_axes(pages: NDArray[Any], axes: Sequence[tuple[str, int]]) -> NDArray[Any]:
@@ -141,24 +152,7 @@ def along_axes(pages: NDArray[Any], axes: Sequence[tuple[str, int]]) -> NDArray[
     return flat.transpose(3, 1, 2, 0)
 
 
-def _directories(path: Path) -> Iterator[Any]:
-    """Yield the tags of each page, by number."""
-    plugin: Any = require("PIL.TiffImagePlugin", extra="images")
-    with path.open("rb") as file:
-        header = file.read(8)
-        header += file.read(8) if header[2:3] == bytes([_BIG]) or header[3:4] == b"+" else b""
-        directory = plugin.ImageFileDirectory_v2(header)
-        seen: set[int] = set()
-        while directory.next and directory.next not in seen:
-            seen.add(directory.next)
-            file.seek(directory.next)
-            directory.load(file)
-            yield dict(directory)
-
-
-def _page(index: int, tags: dict[int, Any]) -> Page | None:
-    if int(tags.get(254, 0)) & 1:  # a smaller copy
-        return None
+def _page(index: int, tags: Mapping[int, Any]) -> Page:
     if 256 not in tags or 257 not in tags:
         raise ValueError("its size is missing")
     samples = int(tags.get(277, 1))
