@@ -1,6 +1,9 @@
 import copy
+import math
 
+import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 import torch.nn.functional as F
 
@@ -60,18 +63,35 @@ def test_a_norm_of_single_values_leaves_the_bias() -> None:
     assert torch.equal(norm(x), torch.nn.GroupNorm.forward(norm, x))
 
 
-def test_position_embeddings_follow_the_grid_and_are_remembered() -> None:
-    model, x = small(), torch.rand(1, 1, 64, 96)
-    embeddings = model.transformer.embeddings
+def test_position_embeddings_are_resized_once_for_a_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = small(), []
+
+    def counted(positions: torch.Tensor, *grids: tuple[int, ...]) -> torch.Tensor:
+        asked.append(grids)
+        return resize_positions(positions, *grids)
+
+    monkeypatch.setattr("transunet.models.positions.resize_positions", counted)
     with torch.inference_mode():
-        model(x)
-        known = embeddings._positions._known
-        assert list(known) == [(4, 6)]
-        expected = resize_positions(embeddings.position_embeddings, (2, 2), (4, 6))
-        torch.testing.assert_close(known[4, 6], expected)
-        remembered = known[4, 6]
-        model(x)
-        assert embeddings._positions._known[4, 6] is remembered
+        first = model(torch.ones(1, 1, 64, 96))
+        assert torch.equal(model(torch.ones(1, 1, 64, 96)), first)
+        model(torch.ones(1, 1, 32, 32))  # its own grid
+    assert asked == [((2, 2), (4, 6))]
+
+
+@pytest.mark.parametrize(
+    ("grid", "new_grid"),
+    [((4,), (7,)), ((2, 3), (5, 4)), ((2, 3, 4), (3, 5, 7)), ((3, 2, 4), (1, 1, 2))],
+)
+def test_positions_are_resized_along_any_number_of_axes_as_scipy_does(
+    grid: tuple[int, ...], new_grid: tuple[int, ...]
+) -> None:
+    positions = torch.randn(1, math.prod(grid), 5, dtype=torch.float64)
+    factors = [new / old for new, old in zip(new_grid, grid, strict=True)]
+    image = positions[0].unflatten(0, grid).numpy()
+    expected = scipy.ndimage.zoom(image, (*factors, 1), order=1)
+    resized = resize_positions(positions, grid, new_grid)
+    assert resized.shape == (1, math.prod(new_grid), 5)
+    np.testing.assert_allclose(resized[0].unflatten(0, new_grid).numpy(), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("change", ["in place", "loaded", "moved"])

@@ -1,17 +1,45 @@
-"""The transformer over tokens: pre-norm blocks (Dosovitskiy et al. 2021)."""
+"""The transformer: tokens in, tokens out, whatever they stand for (Dosovitskiy et al. 2021)."""
+
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from transunet.models.transunet2d.config import TransUNetConfig
+
+class TransformerSizes(Protocol):
+    """What a transformer's configuration tells, among other things."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers of a token."""
+
+    @property
+    def mlp_size(self) -> int:
+        """Numbers between the two layers of a block's MLP."""
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads; they divide `hidden_size`."""
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks."""
+
+    @property
+    def dropout(self) -> float:
+        """Share of an MLP's numbers that training leaves out."""
+
+    @property
+    def attention_dropout(self) -> float:
+        """Share of the attention's weights that training leaves out."""
 
 
 class Attention(nn.Module):
     """Multi-head self-attention with separate query, key and value projections."""
 
-    def __init__(self, config: TransUNetConfig) -> None:
+    def __init__(self, config: TransformerSizes) -> None:
         super().__init__()
         size = config.hidden_size
         self.num_heads = config.num_heads
@@ -42,7 +70,7 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with an exact GELU between them."""
 
-    def __init__(self, config: TransUNetConfig) -> None:
+    def __init__(self, config: TransformerSizes) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.mlp_size)
         self.fc2 = nn.Linear(config.mlp_size, config.hidden_size)
@@ -60,7 +88,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer block (Chen et al. 2021, equations 2 and 3)."""
 
-    def __init__(self, config: TransUNetConfig) -> None:
+    def __init__(self, config: TransformerSizes) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
         self.ffn_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
@@ -80,7 +108,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """All blocks and the final norm."""
 
-    def __init__(self, config: TransUNetConfig) -> None:
+    def __init__(self, config: TransformerSizes) -> None:
         super().__init__()
         self.layer = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.encoder_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)

@@ -54,45 +54,33 @@ class TransUNetConfig(Configuration):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        self._check_heads()
-        self._check_backbone()
-        self._check_tiling()
-        return self
-
-    def _check_heads(self) -> None:
         if self.hidden_size % self.num_heads:
             divisors = [n for n in range(1, self.num_heads * 2) if self.hidden_size % n == 0]
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; "
                 f"possible: {', '.join(map(str, divisors))}"
             )
-
-    def _check_backbone(self) -> None:
-        most = 3 if self.hybrid else 0
-        if not 0 <= self.n_skip <= most:
-            has = (
-                "a ResNet backbone gives 3 skips"
-                if self.hybrid
-                else "no ResNet backbone gives no skips"
+        skips = 3 if self.hybrid else 0
+        if not 0 <= self.n_skip <= skips:
+            backbone = "a ResNet" if self.hybrid else "no ResNet"
+            raise ValueError(
+                f"n_skip={self.n_skip} is impossible: {backbone} backbone gives {skips or 'no'} "
+                f"skips; possible: 0 to {skips}"
             )
-            raise ValueError(f"n_skip={self.n_skip} is impossible: {has}; possible: 0 to {most}")
-        if not self.hybrid:
-            return
-        if len(self.resnet_units) != 3:
+        if self.hybrid and len(self.resnet_units) != 3:
             raise ValueError(
                 f"resnet_units={self.resnet_units} must name three stages, such as (3, 4, 9)"
             )
-        if self.patch_size != 16:
+        if self.hybrid and self.patch_size != 16:
             raise ValueError(
                 f"patch_size={self.patch_size} is impossible with a ResNet backbone; possible: 16"
             )
-        if self.root_channels % _GROUPS or self.root_channels != 64 * self.resnet_width:
+        root_channels = 64 * self.resnet_width
+        if self.hybrid and root_channels % _GROUPS:
             raise ValueError(
-                f"resnet_width={self.resnet_width} gives {64 * self.resnet_width:g} root channels; "
+                f"resnet_width={self.resnet_width} gives {root_channels:g} root channels; "
                 f"they must be a multiple of {_GROUPS}: 0.5, 1, 1.5, 2, ..."
             )
-
-    def _check_tiling(self) -> None:
         for side in self.image_size:
             if side % self.patch_size:
                 below = side // self.patch_size * self.patch_size
@@ -101,6 +89,7 @@ class TransUNetConfig(Configuration):
                     f"image_size={self.image_size}: {side} is not a multiple of the patch size "
                     f"{self.patch_size}; possible: {' or '.join(map(str, near))}"
                 )
+        return self
 
     @property
     def hybrid(self) -> bool:
