@@ -54,11 +54,17 @@ class Grid:
         affine = np.array(self.affine, dtype=np.float64)
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
-        _check_affine(affine, self.name)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            found = f"the affine is not a 4 x 4 matrix of finite numbers: {affine.tolist()}"
+            raise _damaged("affine", self.name, found, "Repair the file's header")
+        if not is_regular(affine):
+            edges = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+            found = f"the affine is singular: voxels of edges {edges} mm have no volume"
+            remedy = "Repair spacing and directions in the file's header"
+            raise _damaged("affine", self.name, found, remedy)
         if len(self.spatial_shape) != 3 or min(self.spatial_shape) < 1:
-            found = (
-                f"expected three sizes of at least one voxel, found {_times(self.spatial_shape)}"
-            )
+            shape = _times(self.spatial_shape)
+            found = f"expected three sizes of at least one voxel, found {shape}"
             raise _damaged("shape", self.name, found, "Check how the file was written")
 
     @cached_property
@@ -103,9 +109,8 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.size == 0:
-            found = (
-                f"expected an array of channels and three axes, found {_times(self.array.shape)}"
-            )
+            shape = _times(self.array.shape)
+            found = f"expected an array of channels and three axes, found {shape}"
             raise _damaged("shape", self.name, found, "Check how the file was written")
         object.__setattr__(self, "affine", self.grid.affine)
 
@@ -159,8 +164,7 @@ class Volume:
         Raises:
             GeometryError: when `codes` does not name three different directions.
         """
-        change = orientation_change(self.affine, codes)
-        return self._reordered(change)
+        return self._reordered(orientation_change(self.affine, codes))
 
     def on_grid(self, grid: "Grid | Volume") -> Self | None:
         """Return the same voxels in the order of `grid`, or None where that takes resampling.
@@ -223,18 +227,17 @@ def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
     apart = corner_distance(a, b)
     if apart <= tolerance:
         return None
-    grids = ([Grid(one.spatial_shape, affine) for affine in _affines(one)] for one in (a, b))
-    if min(corner_distance(*pair) for pair in product(*grids)) <= tolerance:
+    readings = ([Grid(x.spatial_shape, affine) for affine in _affines(x)] for x in (a, b))
+    if min(corner_distance(*pair) for pair in product(*readings)) <= tolerance:
         return None
     if a.orientation != b.orientation:
         if np.allclose(sorted(a.spacing_mm), sorted(b.spacing_mm), rtol=_SAME_EDGES):
             return f"the orientations differ: {a.orientation} and {b.orientation}"
-        sizes = [_millimetres(one.spacing_mm) for one in (a, b)]
-        return f"the voxel sizes differ: {sizes[0]} and {sizes[1]}"
+        first, second = (" x ".join(f"{edge:.4g}" for edge in x.spacing_mm) for x in (a, b))
+        return f"the voxel sizes differ: {first} mm and {second} mm"
     return (
         f"the affines differ: a corner lies {apart:.4g} mm apart (tolerance {CORNER_TOLERANCE} "
-        f"voxel = "
-        f"{tolerance:.4g} mm)"
+        f"voxel = {tolerance:.4g} mm)"
     )
 
 
@@ -246,13 +249,12 @@ def _affines(volume: Volume | Grid) -> list[Array]:
 
 def corner_distance(a: Volume | Grid, b: Volume | Grid) -> float:
     """Return how many mm the corners of two grids lie apart, the largest of the eight."""
-    return float(np.linalg.norm(_corners(a) - _corners(b), axis=1).max())
-
-
-def _corners(volume: Volume | Grid) -> Array:
-    ends = [(0, size - 1) for size in volume.spatial_shape]
-    corners = np.array([(*corner, 1) for corner in product(*ends)], dtype=np.float64)
-    return (corners @ volume.affine.T)[:, :3]
+    corners = []
+    for grid in (a, b):
+        ends = product(*((0, size - 1) for size in grid.spatial_shape))
+        indices = np.array([(*end, 1) for end in ends], dtype=np.float64)
+        corners.append((indices @ grid.affine.T)[:, :3])
+    return float(np.linalg.norm(corners[0] - corners[1], axis=1).max())
 
 
 def _orientation(codes: str) -> Array:
@@ -260,8 +262,7 @@ def _orientation(codes: str) -> Array:
     if len(codes) != 3 or any(len(pair & set(codes)) != 1 for pair in opposite):
         raise GeometryError(
             f"The orientation {codes!r} does not name three directions; expected one of R/L, one "
-            f"of "
-            "A/P and one of S/I, such as 'RAS'."
+            "of A/P and one of S/I, such as 'RAS'."
         )
     return np.asarray(orientations.axcodes2ornt(codes))
 
@@ -275,22 +276,8 @@ def is_regular(affine: Array | None) -> bool:
     return bool(edges.min() > 0 and abs(np.linalg.det(affine[:3, :3] / edges)) >= 1e-6)
 
 
-def _check_affine(affine: Array, name: str) -> None:
-    if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        found = f"the affine is not a 4 x 4 matrix of finite numbers: {affine.tolist()}"
-        raise _damaged("affine", name, found, "Repair the file's header")
-    if not is_regular(affine):
-        edges = np.linalg.norm(affine[:3, :3], axis=0)
-        found = f"the affine is singular: voxels of edges {edges.tolist()} mm have no volume"
-        raise _damaged("affine", name, found, "Repair spacing and directions in the file's header")
-
-
 def _damaged(kind: str, name: str, found: str, remedy: str) -> TransUNetError:
     return Problem(kind, name, found, remedy, geometry=True).error()
-
-
-def _millimetres(spacing: tuple[float, ...]) -> str:
-    return " x ".join(f"{edge:.4g}" for edge in spacing) + " mm"
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -179,8 +179,8 @@ def _page(index: int, tags: Mapping[int, Any]) -> Page:
 def _axes_in_json(text: str) -> dict[str, int]:
     """Return {"C": 3} for tifffile's `{"shape": [3, 64, 64], "axes": "CYX"}`."""
     try:
-        told = json.loads(text)
-        axes = dict(zip(told["axes"], map(int, told["shape"]), strict=True))
+        content = json.loads(text)
+        axes = dict(zip(content["axes"], map(int, content["shape"]), strict=True))
     except (ValueError, TypeError, KeyError, RecursionError):
         return {}
     return {axis: size for axis, size in axes.items() if axis not in "YXS"}

@@ -115,7 +115,7 @@ class Frame:
         return np.asarray(np.cross(self.directions[0], self.directions[1]))
 
     @cached_property
-    def place(self) -> float:
+    def offset_mm(self) -> float:
         """Millimetres along the normal."""
         return float(self.position @ self.normal)
 

@@ -29,7 +29,7 @@ from transunet.data.formats.dicom.series import Series
 from transunet.data.formats.dicom.slice_grid import (
     GRID_TOLERANCE,
     SAME_MM,
-    by_place,
+    by_offset,
     plane_affine,
 )
 from transunet.data.volume import LPS_TO_RAS, Grid, Volume, same_grid
@@ -159,7 +159,7 @@ def write_seg(
         label_names: label value -> structure, numbered from 1 without gaps; 0 is skipped.
         path: the file.
         description: of the new series.
-        algorithm: its name, told in every segment.
+        algorithm: its name, given in every segment.
         algorithm_version: this package's where None.
 
     Raises:
@@ -225,24 +225,24 @@ def _grid_of(frames: Sequence[Frame], path: Path) -> Grid:
     """The grid from the first frame to the last, of the step that the file tells if that fits."""
 
     def on_steps(step: float) -> bool:
-        steps = places / step
+        steps = offsets / step
         return bool(np.abs(steps - np.rint(steps)).max() <= GRID_TOLERANCE)
 
-    ordered = by_place(frames)
+    ordered = by_offset(frames)
     first, last = ordered[0], ordered[-1]
-    places = np.array([frame.place for frame in ordered]) - first.place
-    gaps = np.diff(places)
+    offsets = np.array([frame.offset_mm for frame in ordered]) - first.offset_mm
+    gaps = np.diff(offsets)
     gaps = gaps[gaps > SAME_MM]
     rows, columns = first.shape
-    told = first.thickness_mm
+    stated = first.thickness_mm
     if not gaps.size:
-        affine = plane_affine(first, first.normal * (told or 1.0))
+        affine = plane_affine(first, first.normal * (stated or 1.0))
         return Grid((columns, rows, 1), affine, str(path))
-    step = next((step for step in (told, float(gaps.min())) if step and on_steps(step)), None)
+    step = next((step for step in (stated, float(gaps.min())) if step and on_steps(step)), None)
     if not step:
         found = "its frames are not evenly spaced, so that they make no grid of their own"
         raise Problem("seg-grid", str(path), found, _GIVE_IMAGE, geometry=True).error()
-    count = round(places[-1] / step) + 1
+    count = round(offsets[-1] / step) + 1
     affine = plane_affine(first, (last.position - first.position) / (count - 1))
     return Grid((columns, rows, count), affine, str(path))
 

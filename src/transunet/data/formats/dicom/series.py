@@ -25,9 +25,9 @@ from transunet.data.formats.dicom.slice_grid import (
     GRID_TOLERANCE,
     SAME_MM,
     affine_of,
-    by_place,
+    by_offset,
+    coincident,
     is_even,
-    same_place,
 )
 from transunet.data.volume import Grid
 from transunet.errors import ConfigError, DataError
@@ -140,10 +140,10 @@ def open_series(path: Path | Sequence[Path], wanted: str | int | None = None) ->
         DataError: for a damaged file, an unsafe archive, no series, or several without a choice.
     """
     uid = None if wanted is None or str(wanted).isdecimal() else str(wanted)
-    found = find_series(path, uid)
-    if uid is not None and len(found) > 1:
-        found = find_series(path)  # parts of one series are chosen by their number among all
-    series = choose_series(found, wanted)
+    available = find_series(path, uid)
+    if uid is not None and len(available) > 1:
+        available = find_series(path)  # parts of one series are chosen by their number among all
+    series = choose_series(available, wanted)
     if series.passed_over:
         _log.info("%s: passed over: %s", series.source, counted(series.passed_over))
     return series
@@ -197,7 +197,7 @@ def find_series(path: Path | Sequence[Path], uid: str | None = None) -> list[Ser
             Series(uid_of_series, number, description, modality, tuple(part), source, name)
             for geometry, alike_frames in _by_geometry(frames)
             for name, part in _by_mark(
-                geometry, _without_copies(by_place(alike_frames), files.skipped)
+                geometry, _without_copies(by_offset(alike_frames), files.skipped)
             )
         ]
     result.sort(key=lambda series: (series.number, series.uid))
@@ -234,11 +234,11 @@ def are_slices(paths: Sequence[Path]) -> bool:
     return False
 
 
-def choose_series(found: Sequence[Series], wanted: str | int | None = None) -> Series:
-    """Return one of `found`.
+def choose_series(available: Sequence[Series], wanted: str | int | None = None) -> Series:
+    """Return one of the series there are.
 
     Args:
-        found: as `find_series` returns them.
+        available: as `find_series` returns them.
         wanted: its SeriesInstanceUID, or its number in the list, from 1; None where there is one.
 
     Raises:
@@ -246,18 +246,18 @@ def choose_series(found: Sequence[Series], wanted: str | int | None = None) -> S
         SeveralSeriesError: when there are several and `wanted` is None, or several have the UID.
     """
     if wanted is None:
-        chosen = list(found)
+        chosen = list(available)
     elif str(wanted).isdecimal():
-        chosen = [series for number, series in enumerate(found, 1) if number == int(wanted)]
+        chosen = [series for number, series in enumerate(available, 1) if number == int(wanted)]
     else:
-        chosen = [series for series in found if series.uid == wanted]
+        chosen = [series for series in available if series.uid == wanted]
     if len(chosen) == 1:
         return chosen[0]
-    source, choices = found[0].source, choices_of(found)
+    source, choices = available[0].source, choices_of(available)
     if not chosen:
-        message = f"{source}: has no series {wanted}; it holds:\n{listing(found)}"
+        message = f"{source}: has no series {wanted}; it holds:\n{listing(available)}"
         raise NoSuchSeriesError(message, choices)
-    what = f"it holds {len(found)} series:\n{listing(found)}\nand one is read at a time"
+    what = f"it holds {len(available)} series:\n{listing(available)}\nand one is read at a time"
     remedy = (
         "Choose one by its number or UID: series=1 in Python and in a request, --series 1 on "
         "the command line (--series all predicts each)"
@@ -265,17 +265,17 @@ def choose_series(found: Sequence[Series], wanted: str | int | None = None) -> S
     raise SeveralSeriesError(Problem("several-series", source, what, remedy), choices)
 
 
-def choices_of(found: Sequence[Series]) -> list[SeriesChoice]:
-    """Return what a user chooses from, in the order of `found`."""
+def choices_of(available: Sequence[Series]) -> list[SeriesChoice]:
+    """Return what a user chooses from, in the order of `available`."""
     return [
-        SeriesChoice(n, one.uid, one.modality, one.description, one.slices, one.part)
-        for n, one in enumerate(found, 1)
+        SeriesChoice(number, s.uid, s.modality, s.description, s.slices, s.part)
+        for number, s in enumerate(available, 1)
     ]
 
 
-def listing(found: Sequence[Series]) -> str:
+def listing(available: Sequence[Series]) -> str:
     """Return one line per series, numbered from 1."""
-    return "\n".join(f"  {number}. {series}" for number, series in enumerate(found, 1))
+    return "\n".join(f"  {number}. {series}" for number, series in enumerate(available, 1))
 
 
 def counted(kinds: Mapping[str, int]) -> str:
@@ -315,11 +315,11 @@ def _by_geometry(frames: Sequence[Frame]) -> list[tuple[str, list[Frame]]]:
 
 def _without_copies(frames: list[Frame], skipped: Counter[str]) -> list[Frame]:
     """Leave out the copies of slices, sorted by place; where two of them differ, leave out none."""
-    if not same_place(frames):
+    if not coincident(frames):
         return frames
     kept: list[Frame] = []
     for frame in frames:
-        here = takewhile(lambda other: frame.place - other.place <= SAME_MM, reversed(kept))  # noqa: B023
+        here = takewhile(lambda other: frame.offset_mm - other.offset_mm <= SAME_MM, reversed(kept))  # noqa: B023
         twins = [
             other
             for other in here
@@ -341,7 +341,7 @@ def _by_mark(name: str, frames: list[Frame]) -> list[tuple[str, list[Frame]]]:
     By the first mark that makes whole stacks of them. Where none does, they stay together, and
     reading them tells of the duplicates.
     """
-    at_one_place = bool(same_place(frames))
+    at_one_place = bool(coincident(frames))
     for mark in dict.fromkeys(mark for frame in frames for mark in frame.marks):
         stacks: dict[str, list[Frame]] = defaultdict(list)
         for frame in frames:
@@ -360,9 +360,9 @@ def _are_stacks(frames: Sequence[Frame], stacks: Sequence[list[Frame]]) -> bool:
 
     A stack may lack slices, or have only a few: those that were taken while waiting for contrast.
     """
-    if any(same_place(stack) for stack in stacks):
+    if any(coincident(stack) for stack in stacks):
         return False
-    above = {id(second) for _, second in same_place(frames)}
+    above = {id(second) for _, second in coincident(frames)}
     heights = accumulate((id(frame) in above for frame in frames), lambda n, up: (n + 1) * up)
     return len({len(stack) for stack in stacks}) == 1 or max(heights) + 1 == len(stacks)
 
@@ -374,11 +374,11 @@ def _lie_between(frames: Sequence[Frame], stacks: Sequence[list[Frame]], mark: s
     """
     if any(len(stack) < 2 or not is_even(stack) for stack in stacks):
         return False
-    ranges = sorted((stack[0].place, stack[-1].place) for stack in stacks)
+    ranges = sorted((stack[0].offset_mm, stack[-1].offset_mm) for stack in stacks)
     if all(last < first for (_, last), (first, _) in pairwise(ranges)):
         return False  # one after the other, as where a table moves between acquisitions
     if mark not in MAY_ALTERNATE:
         return True
-    step = (frames[-1].place - frames[0].place) / (len(frames) - 1)
-    told = frames[0].thickness_mm
-    return told is None or told > step * (1 + GRID_TOLERANCE)
+    step = (frames[-1].offset_mm - frames[0].offset_mm) / (len(frames) - 1)
+    stated = frames[0].thickness_mm
+    return stated is None or stated > step * (1 + GRID_TOLERANCE)

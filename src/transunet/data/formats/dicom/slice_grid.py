@@ -14,7 +14,7 @@ from transunet.data.checks.problems import Problem
 from transunet.data.formats.dicom.frames import Frame
 from transunet.data.volume import LPS_TO_RAS
 
-SAME_PLACE = 0.02
+COINCIDENT = 0.02
 """Slices closer than this part of the typical step are at one place."""
 
 GRID_TOLERANCE = 0.1
@@ -30,25 +30,25 @@ TILT_DEGREES = 0.1
 _SHOWN = 5
 
 
-def by_place(frames: Sequence[Frame]) -> list[Frame]:
+def by_offset(frames: Sequence[Frame]) -> list[Frame]:
     """Sort slices of one orientation along their normal."""
-    return sorted(frames, key=lambda frame: frame.place)
+    return sorted(frames, key=lambda frame: frame.offset_mm)
 
 
-def same_place(frames: Sequence[Frame]) -> list[tuple[Frame, Frame]]:
+def coincident(frames: Sequence[Frame]) -> list[tuple[Frame, Frame]]:
     """Return the neighbours among sorted slices that lie at one place."""
-    gaps = np.diff([frame.place for frame in frames])
+    gaps = np.diff([frame.offset_mm for frame in frames])
     apart = gaps[gaps > 1e-6]
-    limit = SAME_PLACE * float(np.median(apart)) if apart.size else 1e-6
+    limit = COINCIDENT * float(np.median(apart)) if apart.size else 1e-6
     return [pair for pair, gap in zip(pairwise(frames), gaps, strict=True) if gap <= limit]
 
 
 def is_even(frames: Sequence[Frame]) -> bool:
     """Whether sorted slices lie at even steps."""
-    places = np.array([frame.place for frame in frames])
-    gaps = np.diff(places)
+    offsets = np.array([frame.offset_mm for frame in frames])
+    gaps = np.diff(offsets)
     step = float(gaps.mean())
-    drift = np.abs(places - np.linspace(places[0], places[-1], len(places))).max()
+    drift = np.abs(offsets - np.linspace(offsets[0], offsets[-1], len(offsets))).max()
     return bool(max(np.abs(gaps - step).max(), drift) <= GRID_TOLERANCE * step)
 
 
@@ -64,14 +64,14 @@ def affine_of(frames: Sequence[Frame], name: str) -> NDArray[np.float64]:
     first = frames[0]
     if len(frames) == 1:
         return plane_affine(first, first.normal * (first.thickness_mm or 1.0))
-    twice = same_place(frames)
+    twice = coincident(frames)
     if twice:
-        listed = [f"{_mm(a.place)} ({_file(a)}, {_file(b)})" for a, b in twice]
+        listed = [f"{_mm(a.offset_mm)} ({_file(a)}, {_file(b)})" for a, b in twice]
         found = f"{len(twice)} slices lie where another one does: {_listed(listed)}"
         remedy = "Remove the copies, or export each phase or echo as its own series"
         raise Problem("duplicate-slices", name, found, remedy, geometry=True).error()
     if not is_even(frames):
-        raise _uneven(np.array([frame.place for frame in frames]), name).error()
+        raise _uneven(np.array([frame.offset_mm for frame in frames]), name).error()
     positions = np.array([frame.position for frame in frames])
     step = np.asarray((positions[-1] - positions[0]) / (len(frames) - 1))
     along = float(step @ first.normal)
@@ -93,7 +93,7 @@ def affine_of(frames: Sequence[Frame], name: str) -> NDArray[np.float64]:
     worst = int(sideways.max(axis=1).argmax())
     if (sideways[worst] / first.pixel_mm[::-1]).max() > GRID_TOLERANCE:
         found = (
-            f"the slices are shifted against each other: the one at {_mm(frames[worst].place)} "
+            f"the slices are shifted against each other: the one at {_mm(frames[worst].offset_mm)} "
             f"({_file(frames[worst])}) by {sideways[worst].max():.4g} mm within its plane"
         )
         remedy = "Resample the series to one grid before"
@@ -115,13 +115,13 @@ def plane_affine(frame: Frame, step: NDArray[np.float64]) -> NDArray[np.float64]
     return np.asarray(LPS_TO_RAS @ affine)
 
 
-def _uneven(places: NDArray[np.float64], name: str) -> Problem:
-    gaps = np.diff(places)
+def _uneven(offsets: NDArray[np.float64], name: str) -> Problem:
+    gaps = np.diff(offsets)
     steps = np.rint(gaps / gaps.min()).astype(int)
     whole = np.abs(gaps / gaps.min() - steps) <= GRID_TOLERANCE * steps
 
     def between(index: int) -> str:
-        return f"between {_mm(places[index])} and {_mm(places[index + 1])}"
+        return f"between {_mm(offsets[index])} and {_mm(offsets[index + 1])}"
 
     if whole.all() and steps.max() > 1:
         listed = _listed(
