@@ -36,11 +36,11 @@ def _edges(mask: NDArray[np.bool_]) -> list[list[int]]:
         (padded[2:, 1:-1], (1, 1), (-1, 0)),
         (padded[1:-1, :-2], (0, 1), (0, -1)),
     ]
-    found = []
+    parts = []
     for neighbour, start, direction in sides:
         pixels = np.argwhere(inside & ~neighbour)[:, ::-1] + start
-        found.append(np.hstack([pixels, np.broadcast_to(direction, pixels.shape)]))
-    edges: list[list[int]] = np.concatenate(found).tolist()
+        parts.append(np.hstack([pixels, np.broadcast_to(direction, pixels.shape)]))
+    edges: list[list[int]] = np.concatenate(parts).tolist()
     return edges
 
 

@@ -73,9 +73,9 @@ def svg_address(figure: Any) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(short).decode("ascii")
 
 
-def write(place: Any, x: float, y: float, text: str, **style: Any) -> None:
+def add_text(target: Any, x: float, y: float, text: str, **style: Any) -> None:
     """Write `text` on a figure or axes as it is: a name may hold a dollar sign."""
-    place.text(x, y, text, parse_math=False, **style)
+    target.text(x, y, text, parse_math=False, **style)
 
 
 def halo(points: float) -> Any:
@@ -84,7 +84,7 @@ def halo(points: float) -> Any:
     return effects.withStroke(linewidth=points, foreground="black")
 
 
-def add_legend(figure: Any, names: Mapping[str, str], **place: Any) -> None:
+def add_legend(figure: Any, names: Mapping[str, str], **position: Any) -> None:
     """Add a legend of names and colours in one or several rows."""
     patch = require("matplotlib.patches", "train").Patch
     shown = dict(list(names.items())[:_MOST_NAMES])
@@ -93,6 +93,6 @@ def add_legend(figure: Any, names: Mapping[str, str], **place: Any) -> None:
     if len(names) > len(shown):
         more = f"and {len(names) - len(shown)} more"
         handles.append(patch(facecolor="none", edgecolor="none", label=more))
-    legend = figure.legend(handles=handles, frameon=False, fontsize=9, handlelength=1.2, **place)
+    legend = figure.legend(handles=handles, frameon=False, fontsize=9, handlelength=1.2, **position)
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.drawing.figures import add_legend, axes_at, halo, new_figure, save_figure, write
+from transunet.drawing.figures import add_legend, add_text, axes_at, halo, new_figure, save_figure
 from transunet.drawing.panels import Panel, add_outline, draw_panel, without_labels
 
 _MAP = "inferno"
@@ -63,9 +63,9 @@ def draw_heat(heat: HeatMaps, names: Mapping[str, str], path: Path, title: str) 
     figure = new_figure(width, height)
 
     def label(x: float, y: float, text: str, ha: str) -> None:
-        write(figure, x / width, 1 - y / height, text, ha=ha, va="center", fontsize=7)
+        add_text(figure, x / width, 1 - y / height, text, ha=ha, va="center", fontsize=7)
 
-    write(figure, 0.5, 1 - 0.28 / height, title, ha="center", va="center", fontsize=11)
+    add_text(figure, 0.5, 1 - 0.28 / height, title, ha="center", va="center", fontsize=11)
     slice_left, rollout_left = width / 2 - large_wide - 0.15, width / 2 + 0.15
     axes = axes_at(figure, slice_left, _TOP, large_wide, large_tall)
     draw_panel(axes, heat.panel, line=1.4)
@@ -102,7 +102,7 @@ def draw_heat(heat: HeatMaps, names: Mapping[str, str], path: Path, title: str) 
             axes.set(xlim=(0, wide), ylim=(high, 0))
             style = {"color": "white", "fontsize": 6, "ha": "right", "va": "bottom"}
             corner = {"transform": axes.transAxes, "path_effects": [halo(1.5)]}
-            write(axes, 0.97, 0.03, f"{_largest(values):.2g}", **corner, **style)
+            add_text(axes, 0.97, 0.03, f"{_largest(values):.2g}", **corner, **style)
     note = "Each from 0 (black) to its largest value, which stands in its corner (same unit)."
     label(width / 2, height - 0.16, note, "center")
     return save_figure(figure, path)

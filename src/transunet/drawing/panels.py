@@ -12,7 +12,7 @@ from transunet.data.formats import known_format
 from transunet.data.volume import Volume
 from transunet.drawing.colours import colour_of
 from transunet.drawing.contours import loops
-from transunet.drawing.figures import halo, write
+from transunet.drawing.figures import add_text, halo
 from transunet.drawing.planes import (
     AS_STORED,
     LETTERS,
@@ -112,7 +112,7 @@ def draw_panel(
         add_outline(axes, panel, panel.labels == value, colour_of(value - 1), opacity, line)
     places = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04))
     for letter, (x, y) in zip(panel.letters, places, strict=True) if panel.letters else ():
-        write(axes, x, y, letter, transform=axes.transAxes, path_effects=[halo(1.2)], **_TEXT)
+        add_text(axes, x, y, letter, transform=axes.transAxes, path_effects=[halo(1.2)], **_TEXT)
     axes.set_title(panel.title, fontsize=8, pad=3, parse_math=False)
 
 

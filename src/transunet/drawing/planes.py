@@ -58,17 +58,17 @@ def plane_of(grid: Grid, codes: str, axis: int, index: int) -> tuple[int, int]:
 def pixel_of(grid: Grid, codes: str, axis: int, voxel: Sequence[int]) -> tuple[int, int]:
     """Return row and column, in the picture of the slice across the stored `axis`, of a voxel."""
     turned, _ = plane_of(grid, codes, axis, 0)
-    place = [0, 0, 0]
+    position = [0, 0, 0]
     for stored, value in enumerate(voxel):
         to, index = plane_of(grid, codes, stored, int(value))
-        place[to] = grid.spatial_shape[stored] - 1 - index  # a picture's axes run the other way
-    column, row = (value for one, value in enumerate(place) if one != turned)
+        position[to] = grid.spatial_shape[stored] - 1 - index  # a picture's axes run the other way
+    column, row = (index for to, index in enumerate(position) if to != turned)
     return row, column
 
 
 def pixel_mm(volume: Volume, axis: int) -> tuple[float, float]:
     """Height and width in mm of the pixels of `plane`."""
-    across, up = (size for one, size in enumerate(volume.spacing_mm) if one != axis)
+    across, up = (size for other, size in enumerate(volume.spacing_mm) if other != axis)
     return up, across
 
 

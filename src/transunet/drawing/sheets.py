@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from transunet.data.volume import Volume, same_grid
 from transunet.drawing.colours import colour_of
-from transunet.drawing.figures import add_legend, axes_at, new_figure, save_figure, write
+from transunet.drawing.figures import add_legend, add_text, axes_at, new_figure, save_figure
 from transunet.drawing.panels import Panel, draw_panel, orientation_for, panel_of
 from transunet.drawing.planes import PLANES, Window, around, leafed_axis, window_of
 from transunet.errors import ConfigError, GeometryError
@@ -152,7 +152,7 @@ def draw_sheet(
         lines = [t if len(t) <= letters else f"{t[: letters - 1]}…" for t in lines]
         shortened = replace(panel, title="\n".join(lines))
         draw_panel(axes, shortened, opacity=options.opacity, line=1.0 if wide < 4 else 1.4)
-    write(figure, 0.5, 1 - 0.55 * above / height, title, ha="center", va="center")
+    add_text(figure, 0.5, 1 - 0.55 * above / height, title, ha="center", va="center")
     add_legend(figure, legend, loc="lower center", ncols=names_per_row)
     return save_figure(figure, path)
 

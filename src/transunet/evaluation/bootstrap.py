@@ -109,14 +109,14 @@ def bootstrap_means(values: Values, resamples: int = _RESAMPLES, seed: int = _SE
 
 def bootstrap_interval(values: Values) -> Interval:
     """95 % interval of the mean of 1-D `values`, NaN left out."""
-    kept = values[np.isfinite(values)]
-    return _interval(bootstrap_means(kept[:, None])[:, 0], int(kept.size))
+    counted = values[np.isfinite(values)]
+    return _interval(bootstrap_means(counted[:, None])[:, 0], int(counted.size))
 
 
 def _interval(resampled: Values, counted: int) -> Interval:
     """Percentiles of resampled means; of a single case nothing can be said."""
-    kept = resampled[np.isfinite(resampled)]
-    if counted < 2 or not kept.size:
+    means = resampled[np.isfinite(resampled)]
+    if counted < 2 or not means.size:
         return nan, nan
-    low, high = np.percentile(kept, _INTERVAL)
+    low, high = np.percentile(means, _INTERVAL)
     return float(low), float(high)

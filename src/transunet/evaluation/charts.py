@@ -180,11 +180,11 @@ def _extent(values: Values) -> tuple[float, float]:
     return float(near.min()), float(near.max())
 
 
-def _whiskers(kept: Values) -> tuple[float, float]:
+def _whiskers(values: Values) -> tuple[float, float]:
     """The outermost values within 1.5 interquartile ranges of the box."""
-    first, third = (float(value) for value in np.percentile(kept, (25, 75)))
+    first, third = (float(value) for value in np.percentile(values, (25, 75)))
     reach = _WHISKER * (third - first)
-    inside = kept[(kept >= first - reach) & (kept <= third + reach)]
+    inside = values[(values >= first - reach) & (values <= third + reach)]
     return float(inside.min()), float(inside.max())
 
 

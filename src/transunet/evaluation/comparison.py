@@ -102,19 +102,19 @@ def paired_test(first: Values, second: Values, higher_is_better: bool) -> Paired
     from scipy import stats  # takes half a second to import, which a plain evaluation is spared
 
     differences = first - second
-    kept = differences[np.isfinite(differences)]
-    gains = kept if higher_is_better else -kept
-    changed = kept[kept != 0]
+    compared = differences[np.isfinite(differences)]
+    gains = compared if higher_is_better else -compared
+    changed = compared[compared != 0]
     p_value = float(stats.wilcoxon(changed).pvalue) if changed.size else 1.0
     return PairedTest(
-        compared=int(kept.size),
-        not_compared=int(differences.size - kept.size),
+        compared=int(compared.size),
+        not_compared=int(differences.size - compared.size),
         only_one=int(np.count_nonzero(np.isfinite(first) != np.isfinite(second))),
         a_better=int(np.count_nonzero(gains > 0)),
         b_better=int(np.count_nonzero(gains < 0)),
-        mean_difference=float(kept.mean()) if kept.size else nan,
-        interval_95=bootstrap_interval(kept),
-        p_value=p_value if kept.size else nan,
+        mean_difference=float(compared.mean()) if compared.size else nan,
+        interval_95=bootstrap_interval(compared),
+        p_value=p_value if compared.size else nan,
     )
 
 

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
@@ -47,7 +46,7 @@ class Settings:
     @property
     def foreground(self) -> frozenset[int]:
         """The label values that are measured, where that is known beforehand."""
-        return frozenset(value for one in self.structures or () for value in one.values)
+        return frozenset(value for s in self.structures or () for value in s.values)
 
 
 def measure_all(
@@ -111,22 +110,18 @@ def measure(pair: Pair, settings: Settings) -> CaseRecord:
     return CaseRecord(pair.name, metrics, predicted, labelled, white)
 
 
-class PairRead(NamedTuple):
-    """Label maps on one grid that count their classes alike."""
-
-    prediction: Volume
-    reference: Volume
-    white: White | None
-    """How 255 in the reference was read as class 1, if it was."""
-
-
-def read_pair(pair: Pair, settings: Settings) -> PairRead:
+def read_pair(pair: Pair, settings: Settings) -> tuple[Volume, Volume, White | None]:
     """Read prediction and reference, checked to be label maps on one grid.
 
-    Both hold background where nobody labelled the reference.
+    Both count their classes alike, and hold background where nobody labelled the reference.
+
+    Returns:
+        Prediction, reference, and how 255 in the reference was read as class 1, if it was.
 
     Raises:
-        As `measure`.
+        ConfigError: when a file's format is not known.
+        DataError: when a file is damaged or no label map.
+        GeometryError: when prediction and reference lie on different grids.
     """
     image = pair.images[0] if pair.images else None
     prediction, reference = read_label_pair(pair.prediction, pair.reference, image)
@@ -158,7 +153,7 @@ def read_pair(pair: Pair, settings: Settings) -> PairRead:
             volume.with_array(np.where(ignored | (volume.array == ignore), 0, volume.array))
             for volume in (prediction, reference)
         )
-    return PairRead(prediction, _renumbered(reference, pair.reference_numbers), white)
+    return prediction, _renumbered(reference, pair.reference_numbers), white
 
 
 def _renumbered(volume: Volume, numbers: Mapping[int, int]) -> Volume:

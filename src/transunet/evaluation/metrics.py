@@ -80,9 +80,17 @@ def case_metrics(
         DataError: when an array is not a label map.
         ConfigError: on an unknown convention or an impossible tolerance.
     """
-    _check_settings(convention, tolerance_mm)
+    known = get_args(Convention)
+    if convention not in known:
+        raise ConfigError(f"Unknown convention {convention!r}; known: {', '.join(known)}.")
+    if not 0 <= tolerance_mm < np.inf:
+        raise ConfigError(f"The tolerance must be 0 mm or more and finite, not {tolerance_mm!r}.")
     _check_arrays(prediction, reference)
-    spacing = _checked_spacing(spacing_mm, prediction.ndim)
+    axes, spacing = prediction.ndim, tuple(float(size) for size in spacing_mm)
+    if len(spacing) != axes or not all(0 < size < np.inf for size in spacing):
+        raise GeometryError(
+            f"Expected {axes} positive voxel sizes in mm for {axes} axes, found {spacing}."
+        )
     if prediction.flags.f_contiguous:  # NIfTI; no figure depends on the axes' order
         prediction, reference, spacing = prediction.T, reference.T, spacing[::-1]
     classes = [int(value) for value in classes]
@@ -90,7 +98,7 @@ def case_metrics(
     measured = {}
     for value in classes:
         # Outside its own box neither map has this class: nothing there can change a figure.
-        box = boxes.get(value, (slice(0, 0),) * prediction.ndim) if value else (slice(None),)
+        box = boxes.get(value, (slice(0, 0),) * axes) if value else (slice(None),)
         masks = prediction[box] == value, reference[box] == value
         if convention == "official":
             measured[value] = _official(*masks, spacing)
@@ -140,7 +148,12 @@ def _honest(
     if not predicted.any() or not real.any():
         diagonal = image_diagonal_mm(shape, spacing)
         return ClassMetrics(dice, iou, diagonal, diagonal, 0.0, *volumes)
-    distances = np.concatenate(surface_distances(*_flattened(predicted, real, spacing, shape)))
+    # Every voxel of a single slice borders the outside: as a volume it would be all surface, while
+    # as an image its surface is its outline. So axes of a single voxel are dropped.
+    single = tuple(axis for axis, n in enumerate(shape) if n == 1)[: len(shape) - 1]
+    remaining = tuple(size for axis, size in enumerate(spacing) if axis not in single)
+    both_ways = surface_distances(predicted.squeeze(single), real.squeeze(single), remaining)
+    distances = np.concatenate(both_ways)
     return ClassMetrics(
         dice,
         iou,
@@ -150,19 +163,6 @@ def _honest(
         prediction_ml=volumes[0],
         reference_ml=volumes[1],
     )
-
-
-def _flattened(
-    predicted: Mask, real: Mask, spacing: tuple[float, ...], shape: tuple[int, ...]
-) -> tuple[Mask, Mask, tuple[float, ...]]:
-    """Drop the axes along which the image has a single voxel.
-
-    Every voxel of a single slice borders the outside: as a volume it would be all surface, while
-    as an image its surface is its outline.
-    """
-    single = tuple(axis for axis, n in enumerate(shape) if n == 1)[: len(shape) - 1]
-    kept = tuple(size for axis, size in enumerate(spacing) if axis not in single)
-    return predicted.squeeze(single), real.squeeze(single), kept
 
 
 def _official(predicted: Mask, real: Mask, spacing: tuple[float, ...]) -> ClassMetrics:
@@ -190,25 +190,18 @@ def _volume_ml(mask: Mask, spacing: tuple[float, ...]) -> float:
 
 def _boxes(prediction: Labels, reference: Labels, highest: int) -> dict[int, Box]:
     """Per label value, the box around it in both maps; values in neither are left out."""
-    found = [
-        ndimage.find_objects(_countable(labels), max_label=highest) if highest else []
+    if not highest:
+        return {}
+    first, second = (
+        ndimage.find_objects(
+            # scipy refuses booleans and unsigned 64-bit integers here.
+            labels.astype(np.int64) if labels.dtype in (np.bool_, np.uint64) else labels,
+            max_label=highest,
+        )
         for labels in (prediction, reference)
-    ]
-    joined = (bounding_box(*pair) for pair in zip(*found, strict=True))
+    )
+    joined = map(bounding_box, first, second)
     return {value: box for value, box in enumerate(joined, start=1) if box is not None}
-
-
-def _countable(labels: Labels) -> Labels:
-    # scipy refuses booleans and unsigned 64-bit integers here.
-    return labels.astype(np.int64) if labels.dtype in (np.bool_, np.uint64) else labels
-
-
-def _check_settings(convention: str, tolerance_mm: float) -> None:
-    known = get_args(Convention)
-    if convention not in known:
-        raise ConfigError(f"Unknown convention {convention!r}; known: {', '.join(known)}.")
-    if not 0 <= tolerance_mm < np.inf:
-        raise ConfigError(f"The tolerance must be 0 mm or more and finite, not {tolerance_mm!r}.")
 
 
 def _check_arrays(prediction: Labels, reference: Labels) -> None:
@@ -222,12 +215,3 @@ def _check_arrays(prediction: Labels, reference: Labels) -> None:
             f"The prediction's shape {prediction.shape} is not the reference's {reference.shape}; "
             "bring both onto the same grid first."
         )
-
-
-def _checked_spacing(spacing_mm: Sequence[float], axes: int) -> tuple[float, ...]:
-    spacing = tuple(float(size) for size in spacing_mm)
-    if len(spacing) != axes or not all(0 < size < np.inf for size in spacing):
-        raise GeometryError(
-            f"Expected {axes} positive voxel sizes in mm for {axes} axes, found {spacing}."
-        )
-    return spacing

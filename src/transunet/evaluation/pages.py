@@ -16,19 +16,6 @@ from transunet.evaluation.pictures import CasePicture
 from transunet.evaluation.records import Evaluation
 from transunet.evaluation.report import provenance
 
-DEFINITIONS: Mapping[str, tuple[str, str]] = {
-    "dice": ("Dice", "2 |P ∩ R| / (|P| + |R|): shared voxels of prediction and reference, 0 to 1."),
-    "iou": ("IoU", "Shared voxels over the voxels of either, 0 to 1; Dice = 2 IoU / (1 + IoU)."),
-    "hd95": (
-        "HD95",
-        "Distances from each surface voxel of the one to the nearest of the other, both ways in "
-        "one pool; its 95th percentile. Surface: voxels with a face neighbour outside.",
-    ),
-    "assd": ("ASSD", "The mean of the same pool of distances."),
-    "nsd": ("NSD", "The share of the same pool within the tolerance, 0 to 1."),
-}
-"""Per field of `ClassMetrics`, its name and how it is defined."""
-
 
 def report_page(
     evaluation: Evaluation, pictures: Mapping[str, CasePicture | None], no_pictures: str = ""
@@ -116,5 +103,5 @@ def _rendered(template: str, evaluation: Evaluation, **content: Any) -> str:
         "millilitres": lambda ml: f"{ml:.{0 if ml >= 100 else 1 if ml >= 10 else 2}f}",
     }
     return environment.get_template(template).render(
-        evaluation=evaluation, definitions=DEFINITIONS, made=provenance(evaluation), **content
+        evaluation=evaluation, made=provenance(evaluation), **content
     )
