@@ -12,6 +12,9 @@ PAIRS = [
     ((8, 26), (26, 8)),
     ((7, 2), (3, 5)),
     ((1, 4), (3, 1)),
+    ((9,), (14,)),
+    ((6, 9, 5), (11, 4, 5)),
+    ((8, 26, 8), (26, 8, 26)),
 ]
 
 
@@ -19,7 +22,7 @@ PAIRS = [
 @pytest.mark.parametrize(("size", "new"), PAIRS)
 def test_resize_is_scipy_zoom(rng, size, new, order):
     image = rng.normal(size=size).astype(np.float32)
-    expected = zoom(image, (new[0] / size[0], new[1] / size[1]), order=order)
+    expected = zoom(image, np.divide(new, size), order=order)
     np.testing.assert_allclose(resize(image, new, order), expected, atol=1e-6 * np.ptp(image))
 
 
@@ -28,7 +31,7 @@ def test_nearest_is_scipy_zoom_of_order_0(rng, size, new):
     labels = rng.integers(1, 300, size).astype(np.uint16)
     out = nearest(labels, new)
     assert out.dtype == np.uint16
-    np.testing.assert_array_equal(out, zoom(labels, (new[0] / size[0], new[1] / size[1]), order=0))
+    np.testing.assert_array_equal(out, zoom(labels, np.divide(new, size), order=0))
 
 
 def test_the_last_row_can_be_kept(rng):

@@ -17,12 +17,15 @@ from transunet.inference.sliding_window import SlidingWindow, gaussian, windows
 class Place:
     """Each window answers with its own content and its own pixel positions."""
 
-    image_size = (8, 6)
     device = "cpu"
     fingerprint = "place"
 
+    def __init__(self, window: tuple[int, ...] = (8, 6)) -> None:
+        self.image_size = window
+
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        ramp = np.arange(48, dtype=np.float32).reshape(1, 1, 8, 6)
+        pixels = np.prod(self.image_size)
+        ramp = np.arange(pixels, dtype=np.float32).reshape(1, 1, *self.image_size)
         return np.concatenate([images, images * ramp, np.broadcast_to(ramp, images.shape)], axis=1)
 
 
@@ -49,9 +52,12 @@ def test_a_network_that_sees_each_pixel_alone_is_unchanged() -> None:
     np.testing.assert_allclose(SlidingWindow(Place(), 3)(images)[:, :1], images, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(8, 6), (20, 12), (21, 19), (5, 30), (4, 3)])
+@pytest.mark.parametrize(
+    "size", [(8, 6), (20, 12), (21, 19), (5, 30), (4, 3), (8, 6, 4), (11, 14, 5), (3, 20, 2)]
+)
 @pytest.mark.runtime
-def test_monai_gives_the_same(size: tuple[int, int]) -> None:
+def test_monai_gives_the_same(size: tuple[int, ...]) -> None:
+    network = Place((8, 6, 4)[: len(size)])
     with warnings.catch_warnings(action="ignore"):
         inferers = pytest.importorskip("monai.inferers", reason="compares with MONAI's inferer")
         import torch
@@ -59,13 +65,13 @@ def test_monai_gives_the_same(size: tuple[int, int]) -> None:
         images = np.random.default_rng(1).random((2, 1, *size), dtype=np.float32)
         expected = inferers.sliding_window_inference(
             torch.from_numpy(images),
-            (8, 6),
+            network.image_size,
             4,
-            lambda batch: torch.from_numpy(Place()(batch.numpy())),
+            lambda batch: torch.from_numpy(network(batch.numpy())),
             overlap=0.5,
             mode="gaussian",
         ).numpy()
-    found = SlidingWindow(Place(), 4)(images)
+    found = SlidingWindow(network, 4)(images)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 

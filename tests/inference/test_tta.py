@@ -55,6 +55,21 @@ def test_mirrored_is_the_mean_over_the_four_mirror_images(images: NDArray[np.flo
     np.testing.assert_allclose(softmax(MirrorTTA(network)(images)), total / 4, atol=1e-6)
 
 
+def test_mirrored_in_3d_is_the_mean_over_eight(images: NDArray[np.float32]) -> None:
+    """The network that weights depth most, as `Tilted` weights rows and columns."""
+
+    class Deep(Tilted):
+        def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            depth = np.arange(images.shape[2], dtype=np.float32)[:, None, None] + 1
+            return super().__call__(images) * depth
+
+    volumes = np.stack([images, 2 * images, -images], axis=2)
+    network, total = Deep(0.2), np.zeros(1)
+    for axes in ((), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4)):
+        total = total + np.flip(softmax(network(np.flip(volumes, axes))), axes)
+    np.testing.assert_allclose(softmax(MirrorTTA(network)(volumes)), total / 8, atol=1e-6)
+
+
 def test_mirrored_does_not_care_how_the_image_lies(images: NDArray[np.float32]) -> None:
     network = MirrorTTA(Tilted(0.2))
     straight, turned = network(images), network(np.flip(images, (3,)))

@@ -1,4 +1,4 @@
-"""Resizing slices exactly as `scipy.ndimage.zoom` does, as two small matrix products.
+"""Resizing exactly as `scipy.ndimage.zoom` does, as a small matrix product per axis.
 
 Zooming is linear and works one axis after the other, so for each pair of lengths it is one small
 matrix: scipy's own zoom of the identity.
@@ -13,24 +13,24 @@ from numpy.typing import NDArray
 from transunet.errors import ConfigError
 
 Edge = Literal["scipy", "kept"]
-"""What becomes of the last row and column. For some pairs of lengths (512 -> 224 is one) rounding
+"""What becomes of an axis's last sample. For some pairs of lengths (512 -> 224 is one) rounding
 puts scipy's last sample just outside the image, and it comes out as 0: "scipy" repeats that, "kept"
 takes the image's last sample."""
 
 
 def resize(
-    array: NDArray[np.floating[Any]], size: tuple[int, int], order: int = 3, edge: Edge = "scipy"
+    array: NDArray[np.floating[Any]], size: tuple[int, ...], order: int = 3, edge: Edge = "scipy"
 ) -> NDArray[np.float32]:
-    """Resize the last two axes with splines of `order`.
+    """Resize the last axes, as many as `size` has, with splines of `order`.
 
     Args:
-        array: (..., H, W), floating point.
-        size: The new height and width.
+        array: (..., H, W) or (..., D, H, W), floating point.
+        size: The new lengths of the last axes.
         order: 0 nearest, 1 linear, 3 cubic.
         edge: see `Edge`.
 
     Returns:
-        (..., *size) float32, `scipy.ndimage.zoom` of every slice within 1e-6 of its range.
+        (..., *size) float32, `scipy.ndimage.zoom` of every image within 1e-6 of its range.
 
     Raises:
         ConfigError: for another order or an empty size.
@@ -40,29 +40,35 @@ def resize(
             f"Cannot resize to {size} with order {order}: sizes start at 1, orders are 0, 1 and 3."
         )
     image = np.asarray(array, dtype=np.float32)
-    height, width = image.shape[-2:]
-    if height != size[0]:
-        image = _matrix(height, size[0], order, edge) @ image
-    if width != size[1]:
-        image = image @ _matrix(width, size[1], order, edge).T
+    for axis, (length, new) in enumerate(zip(image.shape[-len(size) :], size, strict=True)):
+        if length == new:
+            continue
+        matrix, before = _matrix(length, new, order, edge), image.shape[: axis - len(size)]
+        if axis == len(size) - 1:
+            image = image @ matrix.T
+        else:
+            after = image.shape[axis - len(size) + 1 :]
+            columns = matrix @ image.reshape(*before, length, -1)
+            image = columns.reshape(*before, new, *after)
     return np.ascontiguousarray(image)
 
 
-def nearest(labels: NDArray[Any], size: tuple[int, int], edge: Edge = "scipy") -> NDArray[Any]:
-    """Resize the last two axes of a label map by picking the nearest pixel (zoom of order 0).
+def nearest(labels: NDArray[Any], size: tuple[int, ...], edge: Edge = "scipy") -> NDArray[Any]:
+    """Resize the last axes of a label map by picking the nearest pixel (zoom of order 0).
 
     Args:
-        labels: (..., H, W), any dtype; it is kept.
-        size: The new height and width.
+        labels: (..., H, W) or (..., D, H, W), any dtype; it is kept.
+        size: The new lengths of the last axes.
         edge: see `Edge`.
     """
-    if labels.shape[-2:] == tuple(size):
+    if labels.shape[-len(size) :] == tuple(size):
         return labels
-    rows, row_inside = _indices(labels.shape[-2], size[0], edge)
-    columns, column_inside = _indices(labels.shape[-1], size[1], edge)
-    out = labels[..., rows[:, None], columns]
-    if not (row_inside.all() and column_inside.all()):
-        out = out * (row_inside[:, None] & column_inside).astype(labels.dtype)
+    out = labels
+    for axis, new in zip(range(-len(size), 0), size, strict=True):
+        picked, inside = _indices(labels.shape[axis], new, edge)
+        out = out.take(picked, axis=axis)
+        if not inside.all():
+            out = out * inside.astype(labels.dtype).reshape(-1, *(1,) * (-axis - 1))
     return out
 
 

@@ -6,6 +6,7 @@ numbers are those of MONAI's `sliding_window_inference(mode="gaussian")`, which 
 """
 
 from collections.abc import Iterator
+from functools import reduce
 from itertools import product
 
 import numpy as np
@@ -21,8 +22,8 @@ SIGMA = 0.125
 """Standard deviation of the weights, as a share of the window's side."""
 _LEAST_WEIGHT = 1e-3  # of the far corners, so that they count a little and none divides by 0
 
-Region = tuple[slice, slice]
-"""Rows and columns of an image."""
+Region = tuple[slice, ...]
+"""Where a window lies along each of an image's axes."""
 
 
 class SlidingWindow(Wrapped):
@@ -42,12 +43,12 @@ class SlidingWindow(Wrapped):
         self._weights = gaussian(self.window)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return logits (B, classes, H, W); one image after the other, windows in batches."""
+        """Return logits (B, classes, *spatial); one image after the other, windows in batches."""
         return np.concatenate([self._blended(image) for image in images])
 
     def _blended(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         padded, inside = pad(image, self.window)
-        regions = list(windows((padded.shape[1], padded.shape[2]), self.window))
+        regions = list(windows(padded.shape[1:], self.window))
         total: NDArray[np.float32] | None = None
         weight = np.zeros(padded.shape[1:], np.float32)
         for start in range(0, len(regions), self.batch_size):
@@ -62,30 +63,30 @@ class SlidingWindow(Wrapped):
         return (total / weight)[None, :, *inside]
 
 
-def windows(size: tuple[int, int], window: tuple[int, int]) -> Iterator[Region]:
+def windows(size: tuple[int, ...], window: tuple[int, ...]) -> Iterator[Region]:
     """Yield where the windows lie on an image of `size`, which is at least as large as one."""
     starts = []
     for length, side in zip(size, window, strict=True):
         step = max(int(side * (1 - OVERLAP)), 1)
         ends = max(length - side, 0) + step
         starts.append([min(start, length - side) for start in range(0, ends, step)])
-    for top, left in product(*starts):
-        yield slice(top, top + window[0]), slice(left, left + window[1])
+    for corner in product(*starts):
+        yield tuple(slice(n, n + side) for n, side in zip(corner, window, strict=True))
 
 
-def gaussian(window: tuple[int, int]) -> NDArray[np.float32]:
+def gaussian(window: tuple[int, ...]) -> NDArray[np.float32]:
     """Return the weight of each pixel of a window, 1 in the middle."""
-    rows, columns = (
+    along_axes = (
         np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / (SIGMA * side)) ** 2) for side in window
     )
-    weights = rows[:, None] * columns[None, :]
+    weights = reduce(np.multiply.outer, along_axes)
     return np.asarray(np.maximum(weights, max(weights.min(), _LEAST_WEIGHT)), dtype=np.float32)
 
 
-def pad(image: NDArray[np.float32], window: tuple[int, int]) -> tuple[NDArray[np.float32], Region]:
-    """Surround an image smaller than a window with zeros; also return where it lies then."""
+def pad(image: NDArray[np.float32], window: tuple[int, ...]) -> tuple[NDArray[np.float32], Region]:
+    """Surround an image (C, *spatial) smaller than a window with zeros; also tell where it lies."""
     missing = [max(0, side - n) for side, n in zip(window, image.shape[1:], strict=True)]
     before = [n // 2 for n in missing]
     widths = [(b, n - b) for b, n in zip(before, missing, strict=True)]
     inside = tuple(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True))
-    return np.pad(image, ((0, 0), *widths)), (inside[0], inside[1])
+    return np.pad(image, ((0, 0), *widths)), inside

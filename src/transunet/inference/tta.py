@@ -6,6 +6,7 @@ whatever comes after a network (resizing, labels, probabilities) need not know.
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
 
 _SMALLEST = np.finfo(np.float32).tiny  # a probability of 0 would have no logarithm
-
-MIRRORED_AXES: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
-"""As it is, upside down, left to right, and both."""
 
 
 class Ensemble:
@@ -62,16 +60,18 @@ class Ensemble:
 
 
 class MirrorTTA(Wrapped):
-    """The mean of a network's probabilities for an image and its three mirror images."""
+    """The mean of a network's probabilities for an image and all its mirror images: 4, in 3D 8."""
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logarithm of the mean probabilities, (B, classes, H, W)."""
+        """Return the logarithm of the mean probabilities, (B, classes, *spatial)."""
+        spatial = range(2, images.ndim)
+        mirrors = chain.from_iterable(combinations(spatial, n) for n in range(len(spatial) + 1))
 
         def mirrored(axes: tuple[int, ...]) -> NDArray[np.float32]:
             logits = self.network(np.ascontiguousarray(np.flip(images, axes)))
             return np.flip(as_array(logits), axes)
 
-        return _log_of_mean(map(mirrored, MIRRORED_AXES))
+        return _log_of_mean(map(mirrored, mirrors))
 
 
 def _log_of_mean(each_logits: "Iterable[Logits]") -> NDArray[np.float32]:
