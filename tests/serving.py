@@ -25,44 +25,42 @@ API = "/api/v1"
 OVER = ("done", "failed", "cancelled")
 
 
-class FakeHand:
+class FakeWorker:
     """A worker that does nothing until the test says so."""
 
     def __init__(self) -> None:
         self.ready, self.loading = True, ""
-        self.asked: list[tuple[Any, Future[Any], Any]] = []
+        self.asked: list[tuple[str, Future[Any], Any]] = []
+        """Id, answer and what to call with progress, of each request."""
         self.cancelled: list[str] = []
         self.starts = 0
 
-    def start(self) -> None:
+    def start(self, note: Any = None) -> None:
         self.ready, self.starts = True, self.starts + 1
 
-    def ask(self, question: Any, told: Any = None) -> Future[Any]:
+    def ask(self, id_: str, task: Any, on_progress: Any = None) -> Future[Any]:
         future: Future[Any] = Future()
-        self.asked.append((question, future, told))
+        self.asked.append((id_, future, on_progress))
         return future
 
     def cancel(self, id_: str) -> None:
-        from transunet.serve.jobs.messages import Cancelled
+        from transunet.serve.child_process import Cancelled
 
         self.cancelled.append(id_)
-        for question, future, _ in self.asked:
-            if question.id == id_ and not future.done():
+        for asked, future, _ in self.asked:
+            if asked == id_ and not future.done():
                 future.set_exception(Cancelled())
 
     def die(self) -> None:
         self.ready = False
-        self._fail_all()
+        self.stop()
 
     def stop(self) -> None:
-        self._fail_all()
-
-    def _fail_all(self) -> None:
-        from transunet.serve.jobs.worker_client import WorkerDiedError
+        from transunet.serve.child_process import process_died
 
         for _, future, _ in self.asked:
             if not future.done():
-                future.set_exception(WorkerDiedError())
+                future.set_exception(process_died())
 
 
 class Client:
@@ -125,7 +123,7 @@ def until(found: Callable[[], Any], seconds: float = 30) -> Any:
 
 @contextmanager
 def fake_server(
-    folder: Path, bundle: Path, *, hand: Any = None, **limits: Any
+    folder: Path, bundle: Path, *, worker: Any = None, **limits: Any
 ) -> Iterator[tuple[Client, Any]]:
     """A server in this process with a worker that does as the test says."""
     from starlette.testclient import TestClient
@@ -135,7 +133,7 @@ def fake_server(
     from transunet.serve.service import Service
 
     settings = ServeSettings(data=folder, limits=Limits(**limits))
-    service = Service([str(bundle)], settings, hand or FakeHand())
+    service = Service([str(bundle)], settings, worker or FakeWorker())
     app = create_app(service)
     with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as http:
         yield Client(http), service

@@ -14,7 +14,7 @@ import pytest
 
 from prediction import noise
 from serving import image_bytes
-from transunet.serve.uploads.file_names import download, on_disk, shown
+from transunet.serve.uploads.receive import name_on_disk, shown_name
 
 
 def zipped(*members: tuple[str, bytes]) -> bytes:
@@ -207,10 +207,9 @@ def test_a_header_names_no_file_but_one_that_was_sent(client, data_file):
 
 
 def test_file_names():
-    assert shown("C:\\scans\\a b.nii.gz") == "a b.nii.gz"
-    assert shown("../..") == ".."
-    assert on_disk("../..", ()) == "unnamed"
-    assert on_disk("a.nii.gz", {"a.nii.gz"}) == "2_a.nii.gz"
-    assert on_disk("脳.nii.gz", ()) == "_.nii.gz"
-    assert len(on_disk("x" * 999 + ".nii.gz", ())) <= 120
-    assert download("my scan: 1", "brain", ".nii.gz") == "my_scan_1_brain.nii.gz"
+    assert shown_name("C:\\scans\\a b.nii.gz") == "a b.nii.gz"
+    assert shown_name("../..") == ".."
+    assert name_on_disk("../..", ()) == "unnamed"
+    assert name_on_disk("a.nii.gz", {"a.nii.gz"}) == "2_a.nii.gz"
+    assert name_on_disk("脳.nii.gz", ()) == "_.nii.gz"
+    assert len(name_on_disk("x" * 999 + ".nii.gz", ())) <= 120

@@ -6,10 +6,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import anyio
 import pytest
+from starlette.requests import Request
 
-from serving import FakeHand, fake_server, image_bytes, until
-from transunet.serve.uploads import multipart
+from serving import FakeWorker, fake_server, image_bytes, until
+from transunet.serve.api_errors import ApiError, storage_full
+from transunet.serve.uploads import receive
 from transunet.serve.uploads.inspection import UPLOAD
 
 
@@ -42,44 +45,58 @@ def test_a_full_queue_says_when_to_come_back(tmp_path, bundle):
         client.submit(image)
 
 
+HEAD = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.nii"\r\n\r\n'
+KIND = {"content-type": "multipart/form-data; boundary=b"}
+
+
+def refusal(service, pieces, ends=True):
+    """Why a body of no declared length is refused that comes in these pieces."""
+    messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+
+    async def next_message():
+        if not messages:
+            await anyio.sleep(0 if ends else 9)
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return messages.pop(0)
+
+    async def main():
+        headers = [(name.encode(), value.encode()) for name, value in KIND.items()]
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+        async with receive.received(Request(scope, next_message), service):
+            raise AssertionError("it was taken")
+
+    # In a thread: a browser of other tests may have a loop in this one.
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ApiError) as caught:
+        pool.submit(anyio.run, main).result()
+    assert files_in(service, "incoming", "images") == []
+    return caught.value
+
+
 def test_an_upload_is_refused_while_it_comes(tmp_path, bundle, monkeypatch):
     with fake_server(tmp_path, bundle, upload_bytes=300_000) as (client, service):
-        taken = []
-        feed = multipart.Receiver.feed
+        written = []
+        write = receive._OpenFile.write
 
-        def counted(self, data):
-            feed(self, data)
-            taken.append(len(data))
+        async def counted(self, data):
+            written.append(len(data))
+            await write(self, data)
 
-        monkeypatch.setattr(multipart.Receiver, "feed", counted)
-        head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.nii"\r\n\r\n'
-        kind = {"content-type": "multipart/form-data; boundary=b"}
-        body = (piece for piece in [head, *[bytes(50_000)] * 40])  # of no declared length
-        answer = client.post("/images", content=body, headers=kind)
+        monkeypatch.setattr(receive._OpenFile, "write", counted)
+        assert refusal(service, [HEAD, *[bytes(50_000)] * 40]).code == "too_large"
+        assert 200_000 < sum(written) <= 300_000
+        written.clear()
+        answer = client.post("/images", content=HEAD + bytes(300_000), headers=KIND)
         assert (answer.status_code, code_of(answer)) == (413, "too_large")
-        assert sum(taken) <= 300_000
-        answer = client.post("/images", content=head + bytes(300_000), headers=kind)
-        assert code_of(answer) == "too_large"
+        assert written == []  # by its declared length
         assert files_in(service, "incoming", "images") == []
 
 
 def test_a_client_that_stalls_is_given_up(tmp_path, bundle, monkeypatch):
-    import anyio
-
-    monkeypatch.setattr(multipart, "STALLED_SECONDS", 0.05)
-
-    async def main():
-        async def stalled():
-            yield b"--b\r\n"
-            await anyio.sleep(10)
-
-        kind = "multipart/form-data; boundary=b"
-        receiver = multipart.Receiver(kind, tmp_path, 5, lambda size: None)
-        with pytest.raises(multipart.ApiError, match="Nothing arrived"):
-            await multipart.receive(stalled(), receiver)
-
-    with ThreadPoolExecutor(1) as pool:  # a browser of other tests may have a loop in this thread
-        pool.submit(anyio.run, main).result()
+    monkeypatch.setattr(receive, "STALLED_SECONDS", 0.05)
+    with fake_server(tmp_path, bundle) as (_, service):
+        error = refusal(service, [HEAD, bytes(100)], ends=False)
+        assert (error.code, error.status) == ("too_slow", 408)
+        assert "Nothing arrived" in error.message
 
 
 def test_too_many_files(tmp_path, bundle):
@@ -132,7 +149,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, bundle, monkeypatch):
             answer = client.send(("a.nii.gz", image_bytes(0)))
         assert (answer.status_code, code_of(answer)) == (507, "storage_full")
         assert files_in(service, "incoming", "images") == []
-        assert service.store.images() == []
+        assert service.database.image_ids() == []
         client.upload(("a.nii.gz", image_bytes(0)))
 
 
@@ -145,13 +162,13 @@ def test_a_disk_too_full_for_the_records(tmp_path, bundle, monkeypatch):
     with fake_server(tmp_path, bundle) as (client, service):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
         with monkeypatch.context() as patch:
-            patch.setattr(service.store, "add_image", full)
+            patch.setattr(service.database, "add_image", full)
             answer = client.send(("b.nii.gz", image_bytes(1)))
             assert (answer.status_code, code_of(answer)) == (507, "storage_full")
             assert [p.name for p in (service.data / "images").iterdir()] == [image]
             assert files_in(service, "incoming") == []
         with monkeypatch.context() as patch:
-            patch.setattr(service.store, "add_job", full)
+            patch.setattr(service.database, "add_job", full)
             answer = client.post("/jobs", json={"image": image, "bundle": "brain"})
             assert (answer.status_code, code_of(answer)) == (507, "storage_full")
 
@@ -163,12 +180,12 @@ def test_what_became_of_a_job_waits_for_room(tmp_path, bundle, monkeypatch):
     from transunet.serve.jobs import queue
 
     monkeypatch.setattr(queue, "_AGAIN_SECONDS", 0.02)
-    hand = FakeHand()
-    with fake_server(tmp_path, bundle, hand=hand) as (client, service):
+    worker = FakeWorker()
+    with fake_server(tmp_path, bundle, worker=worker) as (client, service):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
         job = client.submit(image)
-        until(lambda: hand.asked)
-        finish, failures = service.store.finish, []
+        until(lambda: worker.asked)
+        finish, failures = service.database.finish, []
 
         def full(*given, **values):
             if len(failures) < 3:
@@ -176,25 +193,25 @@ def test_what_became_of_a_job_waits_for_room(tmp_path, bundle, monkeypatch):
                 raise sqlite3.OperationalError("database or disk is full")
             return finish(*given, **values)
 
-        monkeypatch.setattr(service.store, "finish", full)
-        hand.asked[0][1].set_result({"statistics": [], "slices": 6})
+        monkeypatch.setattr(service.database, "finish", full)
+        worker.asked[0][1].set_result({"statistics": [], "slices": 6})
         assert client.wait(job["id"])["status"] == "done"
         assert len(failures) == 3
 
 
 def test_what_was_kept_long_enough_is_removed(tmp_path, bundle, monkeypatch):
-    hand = FakeHand()
-    with fake_server(tmp_path, bundle, hand=hand, keep_hours=1) as (client, service):
+    worker = FakeWorker()
+    with fake_server(tmp_path, bundle, worker=worker, keep_hours=1) as (client, service):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
         old = client.upload(("b.nii.gz", image_bytes(1)))["id"]
         job = client.submit(image)
-        until(lambda: hand.asked)
+        until(lambda: worker.asked)
         now = time.time()
         monkeypatch.setattr(time, "time", lambda: now + 3601)
         service.expire()
         assert client.get(f"/images/{old}").status_code == 404
         assert client.get(f"/images/{image}").status_code == 200  # its job still runs
-        hand.asked[0][1].set_result({"statistics": [], "slices": 6})
+        worker.asked[0][1].set_result({"statistics": [], "slices": 6})
         assert client.wait(job["id"])["status"] == "done"
         monkeypatch.setattr(time, "time", lambda: now + 3601 + 3500)
         service.expire()
@@ -209,24 +226,24 @@ def test_what_was_kept_long_enough_is_removed(tmp_path, bundle, monkeypatch):
 
 
 def test_an_image_is_not_deleted_under_a_job(tmp_path, bundle):
-    hand = FakeHand()
-    with fake_server(tmp_path, bundle, hand=hand) as (client, service):
+    worker = FakeWorker()
+    with fake_server(tmp_path, bundle, worker=worker) as (client, service):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
         job = client.submit(image)
         answer = client.delete(f"/images/{image}")
         assert (answer.status_code, code_of(answer)) == (409, "busy")
-        until(lambda: hand.asked)
+        until(lambda: worker.asked)
         client.delete(f"/jobs/{job['id']}")
-        assert hand.cancelled == [job["id"]]
+        assert worker.cancelled == [job["id"]]
         assert client.delete(f"/images/{image}").status_code == 204
         until(lambda: files_in(service, "images", "jobs") == [])
 
 
 def test_events_end_when_the_job_is_deleted(tmp_path, bundle):
-    hand = FakeHand()
-    with fake_server(tmp_path, bundle, hand=hand) as (client, service):
+    worker = FakeWorker()
+    with fake_server(tmp_path, bundle, worker=worker) as (client, service):
         job = client.submit(client.upload(("a.nii.gz", image_bytes(0)))["id"])
-        until(lambda: hand.asked)
+        until(lambda: worker.asked)
         seen = []
 
         def follow():
@@ -234,8 +251,8 @@ def test_events_end_when_the_job_is_deleted(tmp_path, bundle):
 
         thread = threading.Thread(target=follow)
         thread.start()
-        until(lambda: service.queue.bell.listeners)
-        hand.asked[0][2](3, 6)
+        until(lambda: service.queue.notifier.listeners)
+        worker.asked[0][2](3, 6)
         client.delete(f"/jobs/{job['id']}")
         thread.join(10)
         assert "event: end" in seen[0]
@@ -243,17 +260,16 @@ def test_events_end_when_the_job_is_deleted(tmp_path, bundle):
 
 def test_a_job_that_fails_says_why(tmp_path, bundle):
     from transunet.errors import DataError
-    from transunet.serve.uploads.quota import no_room
 
-    hand = FakeHand()
-    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+    worker = FakeWorker()
+    with fake_server(tmp_path, bundle, worker=worker) as (client, _):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
         told = []
-        for error in (DataError("its voxels are odd"), no_room("Full."), ValueError("a bug")):
-            count = len(hand.asked)
+        for error in (DataError("its voxels are odd"), storage_full("Full."), ValueError("a bug")):
+            count = len(worker.asked)
             job = client.submit(image)
-            until(lambda count=count: len(hand.asked) > count)
-            hand.asked[-1][1].set_exception(error)
+            until(lambda count=count: len(worker.asked) > count)
+            worker.asked[-1][1].set_exception(error)
             ended = client.wait(job["id"])
             told.append((ended["status"], ended["error"]["code"]))
             assert "bug" not in ended["error"]["message"]
@@ -262,10 +278,9 @@ def test_a_job_that_fails_says_why(tmp_path, bundle):
 
 
 def test_records_keep_room_for_what_becomes_of_jobs(tmp_path):
-    from transunet.serve.image_records import ImageRecord, JobRecord
-    from transunet.serve.jobs.database import Store
+    from transunet.serve.jobs.database import ImageRecord, JobDatabase, JobRecord
 
-    store = Store(tmp_path)
+    store = JobDatabase(tmp_path)
     store.add_image(ImageRecord("image", "a", {}, 1, 0.0, 9.0))
     for number in range(5):
         assert store.add_job(JobRecord(f"job{number}", "image", "brain", {}, 0.0), 9)
@@ -303,16 +318,16 @@ def fill(path):
 
 
 def test_a_disk_that_is_really_full(small_disk, bundle):
-    hand = FakeHand()
-    with fake_server(small_disk / "data", bundle, hand=hand) as (client, service):
+    worker = FakeWorker()
+    with fake_server(small_disk / "data", bundle, worker=worker) as (client, service):
         image, other = (client.upload(("a.nii.gz", image_bytes(n)))["id"] for n in range(2))
         job = client.submit(image)
-        until(lambda: hand.asked)
+        until(lambda: worker.asked)
         filler = small_disk / "filler"
         with pytest.raises(OSError, match="No space"):
             fill(filler)
-        hand.asked[0][1].set_result({"statistics": [{"name": "x" * 9999}], "slices": 6})
-        until(lambda: service.store.job(job["id"]).status == "done")
+        worker.asked[0][1].set_result({"statistics": [{"name": "x" * 9999}], "slices": 6})
+        until(lambda: service.database.job(job["id"]).status == "done")
         for answer in (
             client.send(("b.nii.gz", image_bytes(2))),
             client.post("/jobs", json={"image": image, "bundle": "brain"}),

@@ -10,7 +10,7 @@ import pytest
 import serving  # noqa: F401 - skips where the extra is missing
 from prediction import OBLIQUE, save_nifti
 from transunet.data.formats import read_grid
-from transunet.serve.api.error_responses import ApiError
+from transunet.serve.api_errors import ApiError
 from transunet.serve.jobs.messages import LABELS
 from transunet.serve.jobs.reference import score
 

@@ -1,5 +1,7 @@
 """Who may ask: hosts, origins, tokens, and what every answer tells a browser."""
 
+from pathlib import Path
+
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -9,8 +11,8 @@ from starlette.testclient import TestClient
 import serving  # noqa: F401 - skips where the extra is missing
 from transunet.errors import ConfigError
 from transunet.serve import security
-from transunet.serve.api.page import FOLDER, POLICY_FILE, Split
-from transunet.serve.api.prometheus import Metrics
+from transunet.serve.api.app import PAGE, POLICY_FILE, with_page
+from transunet.serve.prometheus import ServerMetrics
 from transunet.serve.security import Guard
 from transunet.serve.server_settings import API, Limits, ServeSettings, new_token
 
@@ -20,13 +22,20 @@ TOKEN = "a-token-of-some-length"
 SITE = "https://app.example"
 
 
-def client(token=None, hours=None, names=(), base="http://127.0.0.1:8000", origins=()):
+def guarded(app, token=None, hours=None, origins=()):
+    settings = ServeSettings(
+        Path("unused"), token=token, token_hours=hours, allowed_origins=tuple(origins)
+    )
+    return Guard(app, settings, ServerMetrics())
+
+
+def client(token=None, hours=None, base="http://127.0.0.1:8000", origins=()):
     async def answer(request):
         return PlainTextResponse("fine")
 
     methods = ["GET", "POST", "DELETE"]
     app = Starlette(routes=[Route("/{path:path}", answer, methods=methods)])
-    return TestClient(Guard(app, token, hours, names, Metrics(), origins), base)
+    return TestClient(guarded(app, token, hours, origins), base)
 
 
 def code_of(answer):
@@ -160,15 +169,15 @@ def test_the_page_and_health_need_no_token():
 
 
 def test_a_token_expires(monkeypatch):
-    guarded = client(TOKEN, hours=2)
+    there = client(TOKEN, hours=2)
     headers = {"authorization": f"Bearer {TOKEN}"}
-    assert guarded.get(f"{API}/jobs", headers=headers).status_code == 200
+    assert there.get(f"{API}/jobs", headers=headers).status_code == 200
     later = security.time.time() + 2 * 3600 + 1
     monkeypatch.setattr(security.time, "time", lambda: later)
-    answer = guarded.get(f"{API}/jobs", headers=headers)
+    answer = there.get(f"{API}/jobs", headers=headers)
     assert (answer.status_code, code_of(answer)) == (401, "token_expired")
     assert "new one" in answer.json()["error"]["remedy"]
-    assert code_of(guarded.get(f"{API}/jobs")) == "unauthorized"
+    assert code_of(there.get(f"{API}/jobs")) == "unauthorized"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "evil.example"])
@@ -182,9 +191,9 @@ def test_every_answer_tells_browsers_what_they_may(host):
 
 
 def test_the_pages_own_policy_allows_nothing_from_elsewhere():
-    if not (FOLDER / POLICY_FILE).is_file():
+    if not (PAGE / POLICY_FILE).is_file():
         pytest.skip("the page is not built: make web")
-    text = TestClient(Guard(Split(None), None, None, (), Metrics()), "http://127.0.0.1").get("/")
+    text = TestClient(guarded(with_page(None)), "http://127.0.0.1").get("/")
     policy = dict(p.split(" ", 1) for p in text.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
     for sources in policy.values():
@@ -223,7 +232,7 @@ async def _api(scope, receive, send):
 
 
 def test_a_checkout_without_the_page_says_how_to_build_it(tmp_path):
-    http = TestClient(Split(_api, tmp_path / "none"))
+    http = TestClient(with_page(_api, tmp_path / "none"))
     answer = http.get("/")
     assert answer.status_code == 503
     assert "make web" in answer.text
@@ -238,7 +247,7 @@ def test_the_page_and_nothing_around_it_is_served(tmp_path):
     (page / "index.js").write_text("1")
     (page / "csp.txt").write_text("default-src 'self'\n")
     (tmp_path / "secret").write_text("no")
-    http = TestClient(Split(_api, page))
+    http = TestClient(with_page(_api, page))
     assert "hello" in http.get("/").text
     assert http.get("/").headers["content-security-policy"] == "default-src 'self'"
     assert http.get("/index.js").headers["content-type"].startswith("text/javascript")

@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import FakeHand, fake_server, image_bytes, labels_of, nifti_of, until
+from serving import FakeWorker, fake_server, image_bytes, labels_of, nifti_of, until
 from transunet.attention.view import AttentionView
 from transunet.bundle.io import from_pretrained
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, WeightsError
 from transunet.serve.bundles import read_bundles
-from transunet.serve.jobs.database import Store
-from transunet.serve.jobs.worker import Models
-from transunet.serve.jobs.worker_client import Hand
+from transunet.serve.child_process import ChildProcess, process_died
+from transunet.serve.jobs.database import JobDatabase, JobRecord, new_id
+from transunet.serve.jobs.worker import LoadedBundle
 from transunet.serve.server_settings import ServeSettings
 from transunet.serve.service import Service
 
+RUN_WORKER = "transunet.serve.jobs.worker:run_worker"
 PREDICTOR = {"device": "cpu", "batch_size": 1}
 
 
@@ -31,9 +32,9 @@ def bundle(bundles) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hand(bundle):
+def worker(bundle):
     """A real worker, for the tests that kill it."""
-    found = Hand(read_bundles([str(bundle)]), PREDICTOR)
+    found = ChildProcess(RUN_WORKER, read_bundles([str(bundle)]), PREDICTOR)
     found.start()
     yield found
     found.stop()
@@ -42,7 +43,7 @@ def hand(bundle):
 def test_attention_is_of_the_network_that_predicts(bundle):
     """One copy serves both where PyTorch computes; the values are those of the plain network."""
     served = read_bundles([str(bundle)])["brain"]
-    models = Models(served, {"device": "cpu", "engine": "eager"})
+    models = LoadedBundle(served, {"device": "cpu", "engine": "eager"})
     assert models.view.model is models.base.network.module
     plain, config = from_pretrained(bundle)
     image = Volume(np.random.default_rng(0).random((1, 20, 24, 3)), np.eye(4))
@@ -54,24 +55,24 @@ def test_attention_is_of_the_network_that_predicts(bundle):
 @pytest.mark.parametrize(("asked", "size"), [(None, 1), (4, 4)])
 def test_slices_go_through_one_by_one_on_a_cpu(bundle, asked, size):
     settings = {"device": "cpu", "engine": "eager", "batch_size": asked}
-    models = Models(read_bundles([str(bundle)])["brain"], settings)
+    models = LoadedBundle(read_bundles([str(bundle)])["brain"], settings)
     counts = []
     image = Volume(np.zeros((1, 20, 24, 9)), np.eye(4))
     models.predictor({})(image, lambda done, total: counts.append((done, total)))
     assert counts == [(min(done, 9), 9) for done in range(size, 9 + size, size)]
 
 
-def worker_of(hand):
-    return hand._process.pid
+def worker_of(worker):
+    return worker._process.pid
 
 
-def test_a_killed_worker_loses_no_job(tmp_path, bundle, hand):
+def test_a_killed_worker_loses_no_job(tmp_path, bundle, worker):
     long, short = image_bytes(1, (30, 800, 30)), image_bytes(2)
-    with fake_server(tmp_path, bundle, hand=hand) as (client, service):
+    with fake_server(tmp_path, bundle, worker=worker) as (client, service):
         first = client.submit(client.upload(("long.nii.gz", long))["id"])
         second = client.submit(client.upload(("short.nii.gz", short))["id"])
         until(lambda: service.queue.progress.get(first["id"], (0, 0))[0] > 3)
-        before = worker_of(hand)
+        before = worker_of(worker)
         os.kill(before, signal.SIGKILL)
         for job, content in ((first, long), (second, short)):
             assert client.wait(job["id"])["status"] == "done"
@@ -80,37 +81,37 @@ def test_a_killed_worker_loses_no_job(tmp_path, bundle, hand):
             assert np.array_equal(np.asarray(found.dataobj), expected)
         assert client.job(first["id"])["attempts"] == 2
         assert client.job(second["id"])["attempts"] == 1
-        assert worker_of(hand) != before
+        assert worker_of(worker) != before
         assert "transunet_worker_restarts_total 1" in client.get("/metrics").text
 
 
 def test_a_job_that_kills_the_worker_twice_is_given_up(tmp_path, bundle):
-    hand = FakeHand()
-    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+    worker = FakeWorker()
+    with fake_server(tmp_path, bundle, worker=worker) as (client, _):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
         bad, good = client.submit(image), client.submit(image)
         for attempt in (1, 2):
-            until(lambda n=attempt: len(hand.asked) == n)
-            assert hand.asked[-1][0].id == bad["id"]  # it keeps its place
-            hand.die()
+            until(lambda n=attempt: len(worker.asked) == n)
+            assert worker.asked[-1][0] == bad["id"]  # it keeps its place
+            worker.die()
         failed = client.wait(bad["id"])
         assert failed["error"]["code"] == "worker_died"
         assert "memory" in failed["error"]["message"]
-        until(lambda: len(hand.asked) == 3)
-        assert hand.asked[-1][0].id == good["id"]
-        assert hand.starts == 2
+        until(lambda: len(worker.asked) == 3)
+        assert worker.asked[-1][0] == good["id"]
+        assert worker.starts == 2
 
 
 def test_attention_while_the_worker_is_replaced(tmp_path, bundle):
-    hand = FakeHand()
-    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+    worker = FakeWorker()
+    with fake_server(tmp_path, bundle, worker=worker) as (client, _):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
-        hand.ask = lambda *_: _dead()
+        worker.ask = lambda *_: _dead()
         asked = {"bundle": "brain", "voxel": [0, 0, 0]}
         answer = client.post(f"/images/{image}/attention", json=asked)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_died")
         assert "retry-after" in answer.headers
-        hand.ready = False
+        worker.ready = False
         assert client.get("/ready").status_code == 503
         assert client.get("/health").json()["ready"] is False
 
@@ -118,10 +119,8 @@ def test_attention_while_the_worker_is_replaced(tmp_path, bundle):
 def _dead():
     from concurrent.futures import Future
 
-    from transunet.serve.jobs.worker_client import WorkerDiedError
-
     future = Future()
-    future.set_exception(WorkerDiedError())
+    future.set_exception(process_died())
     return future
 
 
@@ -143,17 +142,17 @@ def _die(*_):
 
 
 def test_a_restart_takes_up_what_was_left(tmp_path, bundle):
-    first = FakeHand()
-    with fake_server(tmp_path, bundle, hand=first) as (client, _):
+    first = FakeWorker()
+    with fake_server(tmp_path, bundle, worker=first) as (client, _):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
         running, waiting = client.submit(image), client.submit(image)
         until(lambda: first.asked)
-    second = FakeHand()
-    with fake_server(tmp_path, bundle, hand=second) as (client, _):
+    second = FakeWorker()
+    with fake_server(tmp_path, bundle, worker=second) as (client, _):
         for place, job in enumerate((running, waiting)):
             until(lambda n=place: len(second.asked) > n)
-            question, future, _ = second.asked[place]
-            assert question.id == job["id"]
+            id_, future, _ = second.asked[place]
+            assert id_ == job["id"]
             future.set_result({"statistics": [], "slices": 6})
             assert client.wait(job["id"])["status"] == "done"
         assert client.job(running["id"])["attempts"] == 1  # a graceful stop is no failure
@@ -162,17 +161,17 @@ def test_a_restart_takes_up_what_was_left(tmp_path, bundle):
 def test_a_server_that_stops_while_a_job_is_handed_over(tmp_path, bundle):
     stopped, asking = threading.Event(), threading.Event()
 
-    class LateHand(FakeHand):
-        def ask(self, question, told=None):
+    class LateWorker(FakeWorker):
+        def ask(self, *given):
             asking.set()
             stopped.wait(10)
-            return super().ask(question, told)
+            return super().ask(*given)
 
         def stop(self):
             super().stop()
             stopped.set()
 
-    with fake_server(tmp_path, bundle, hand=LateHand()) as (client, service):
+    with fake_server(tmp_path, bundle, worker=LateWorker()) as (client, service):
         job = client.submit(client.upload(("a.nii.gz", image_bytes(0)))["id"])
         assert asking.wait(10)
         # In a thread of its own: a server that does not stop would keep the tests for ever.
@@ -180,17 +179,15 @@ def test_a_server_that_stops_while_a_job_is_handed_over(tmp_path, bundle):
         ending.start()
         ending.join(20)
         assert not ending.is_alive()
-    with fake_server(tmp_path, bundle, hand=FakeHand()) as (client, _):
+    with fake_server(tmp_path, bundle, worker=FakeWorker()) as (client, _):
         assert client.job(job["id"])["attempts"] == 1  # the first did not count
 
 
 def test_a_job_that_two_crashes_cut_off_is_given_up(tmp_path, bundle):
     """As after SIGKILL or a power cut: records say `running`, and nobody is at it."""
-    with fake_server(tmp_path, bundle, hand=FakeHand()) as (client, service):
+    with fake_server(tmp_path, bundle, worker=FakeWorker()) as (client, service):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
-    store = Store(tmp_path)
-    from transunet.serve.image_records import JobRecord, new_id
-
+    store = JobDatabase(tmp_path)
     once, twice = (
         JobRecord(new_id(), image, "brain", {}, 1.0, "running", attempts) for attempts in (1, 2)
     )
@@ -199,28 +196,28 @@ def test_a_job_that_two_crashes_cut_off_is_given_up(tmp_path, bundle):
     store.close()
     (tmp_path / "jobs" / ("f" * 32)).mkdir(parents=True)  # a job that was deleted meanwhile
     (tmp_path / "incoming" / "half").mkdir()
-    hand = FakeHand()
-    with fake_server(tmp_path, bundle, hand=hand) as (client, service):
-        until(lambda: hand.asked)
-        assert hand.asked[0][0].id == once.id
+    worker = FakeWorker()
+    with fake_server(tmp_path, bundle, worker=worker) as (client, service):
+        until(lambda: worker.asked)
+        assert worker.asked[0][0] == once.id
         assert client.job(twice.id)["error"]["code"] == "worker_died"
         assert list((service.data / "incoming").iterdir()) == []
         assert list((service.data / "jobs").iterdir()) == []
 
 
-def test_a_job_of_a_bundle_that_is_not_served_any_more(tmp_path, bundle, bundles, hand):
+def test_a_job_of_a_bundle_that_is_not_served_any_more(tmp_path, bundle, bundles, worker):
     with fake_server(tmp_path, bundles / "pair") as (client, _):
         image = client.upload(("a.nii.gz", image_bytes(0)), ("b.nii.gz", image_bytes(1)))["id"]
         job = client.submit(image, "pair")
-    if not hand.ready:
-        hand.start()
-    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+    if not worker.ready:
+        worker.start()
+    with fake_server(tmp_path, bundle, worker=worker) as (client, _):
         failed = client.wait(job["id"])
         assert failed["error"]["code"] == "not_found"
         assert "pair is not served any more" in failed["error"]["message"]
 
 
-class SlowHand(FakeHand):
+class SlowWorker(FakeWorker):
     """A worker that is still loading."""
 
     def __init__(self):
@@ -238,8 +235,8 @@ class SlowHand(FakeHand):
 
 
 def test_the_server_answers_while_its_bundles_are_loaded(tmp_path, bundle):
-    hand = SlowHand()
-    with fake_server(tmp_path, bundle, hand=hand) as (client, _):
+    worker = SlowWorker()
+    with fake_server(tmp_path, bundle, worker=worker) as (client, _):
         health = client.get("/health").json()
         assert (health["ready"], health["loading"]) == (False, "1 of 2")
         refused = client.get("/ready")
@@ -247,14 +244,14 @@ def test_the_server_answers_while_its_bundles_are_loaded(tmp_path, bundle):
         assert "1 of 2" in refused.json()["error"]["message"]
         job = client.submit(client.upload(("a.nii.gz", image_bytes(0)))["id"])
         assert client.job(job["id"])["status"] == "queued"
-        hand.may_load.set()
+        worker.may_load.set()
         until(lambda: client.get("/ready").status_code == 200)
         until(lambda: client.job(job["id"])["status"] == "running")
         assert client.get("/health").json()["loading"] is None
 
 
 def test_a_server_can_be_stopped_while_its_bundles_are_loaded(tmp_path, bundle):
-    with fake_server(tmp_path, bundle, hand=SlowHand()) as (client, service):
+    with fake_server(tmp_path, bundle, worker=SlowWorker()) as (client, service):
         assert client.get("/ready").status_code == 503
     assert service.failure is None
 
@@ -270,17 +267,17 @@ def test_records_of_an_earlier_version_are_taken_over(tmp_path, bundle):
 
 def test_two_servers_do_not_share_a_folder(tmp_path, bundle):
     settings = ServeSettings(tmp_path)
-    service = Service([str(bundle)], settings, FakeHand())
+    service = Service([str(bundle)], settings, FakeWorker())
     with pytest.raises(ConfigError, match="Another server"):
-        Service([str(bundle)], settings, FakeHand())
+        Service([str(bundle)], settings, FakeWorker())
     service.close()
-    Service([str(bundle)], settings, FakeHand()).close()
+    Service([str(bundle)], settings, FakeWorker()).close()
 
 
 def test_records_of_another_kind(tmp_path, bundle):
     (tmp_path / "jobs.sqlite3").write_bytes(b"no database" * 100)
     with pytest.raises(ConfigError, match="cannot be opened"):
-        Service([str(bundle)], ServeSettings(tmp_path), FakeHand())
+        Service([str(bundle)], ServeSettings(tmp_path), FakeWorker())
 
 
 def test_bundles_are_told_apart(tmp_path, bundles):
@@ -303,7 +300,7 @@ def test_a_bundle_with_damaged_weights_is_told_at_the_start(tmp_path, bundle):
 
     shutil.copytree(bundle, tmp_path / "bad")
     (tmp_path / "bad" / "model.safetensors").write_bytes(b"nothing")
-    hand = Hand(read_bundles([str(tmp_path / "bad")]), PREDICTOR)
+    worker = ChildProcess(RUN_WORKER, read_bundles([str(tmp_path / "bad")]), PREDICTOR)
     with pytest.raises((WeightsError, ConfigError), match=r"model\.safetensors") as caught:
-        hand.start()
+        worker.start()
     assert str(tmp_path) in str(caught.value)

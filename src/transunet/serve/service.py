@@ -14,21 +14,20 @@ from filelock import FileLock, Timeout
 from transunet.errors import ConfigError
 from transunet.files import writable_folder
 from transunet.optional import own_version
-from transunet.serve.api.error_responses import ApiError
-from transunet.serve.api.prometheus import Metrics
-from transunet.serve.bundles import Served, read_bundles
-from transunet.serve.image_records import ImageRecord, JobRecord, new_id
-from transunet.serve.jobs.database import Store
+from transunet.serve.api_errors import ApiError
+from transunet.serve.bundles import ServedBundle, read_bundles
+from transunet.serve.child_process import ChildProcess
+from transunet.serve.jobs.database import ImageRecord, JobDatabase, JobRecord, new_id
 from transunet.serve.jobs.queue import JobQueue
-from transunet.serve.jobs.worker_client import Hand
+from transunet.serve.prometheus import ServerMetrics
 from transunet.serve.server_settings import ServeSettings
-from transunet.serve.uploads.quota import Space, remove
-from transunet.serve.uploads.sandbox import Desk
+from transunet.serve.uploads.quota import Quota, remove
+from transunet.serve.uploads.sandbox import ParserPool
 
 _SWEEP_SECONDS = 30.0
-_STRAY_SECONDS = 600.0
-_STOP_SECONDS = 0.5  # between attempts to stop a worker that is being started
-_READERS = min(2, os.cpu_count() or 1)
+_STRAY_SECONDS = 600.0  # an image is there a moment before its record is
+_STOP_SECONDS = 0.5  # between attempts to stop processes that are being started
+_PARSERS = min(2, os.cpu_count() or 1)
 
 
 class Service:
@@ -37,7 +36,7 @@ class Service:
     Args:
         sources: bundles: folders or hub ids.
         settings: how it runs.
-        hand: the worker, where it is another than the usual one.
+        worker: what computes, where it is another than the usual one.
 
     Raises:
         ConfigError, DataError: for bundles that cannot be read, or a data folder that cannot be
@@ -45,26 +44,33 @@ class Service:
     """
 
     def __init__(
-        self, sources: Sequence[str], settings: ServeSettings, hand: Hand | None = None
+        self, sources: Sequence[str], settings: ServeSettings, worker: ChildProcess | None = None
     ) -> None:
         self.settings, self.limits = settings, settings.limits
-        self.bundles: Mapping[str, Served] = read_bundles(sources)
+        self.bundles: Mapping[str, ServedBundle] = read_bundles(sources)
         self.data = writable_folder(settings.data)
         self.data.chmod(0o700)  # patients' images
-        self._lock = _locked(self.data)
-        for folder in ("images", "jobs", "incoming", "scratch"):
-            if folder in ("incoming", "scratch"):
-                remove(self.data / folder)
-            (self.data / folder).mkdir(exist_ok=True)
-        self.store = Store(self.data)
-        self._drop_strays(0)
-        self.metrics = Metrics()
-        self.space = Space(self.data, self.limits.quota_bytes, self.store.used_bytes)
-        self.desk = Desk(_READERS, self.data / "scratch")
-        self.hand = hand or Hand(self.bundles, settings.predictor)
-        self.queue = JobQueue(
-            self.store, self.hand, self.job_folder, self.image_folder, self.limits, self.metrics
-        )
+        # It is released in whatever thread it ends.
+        self._lock = FileLock(self.data / "lock", thread_local=False)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"Another server is using {self.data}. Stop it, or choose another folder with "
+                "--data."
+            ) from None
+        for name in ("incoming", "scratch"):
+            remove(self.data / name)
+        for name in ("images", "jobs", "incoming", "scratch"):
+            (self.data / name).mkdir(exist_ok=True)
+        self.database = JobDatabase(self.data)
+        self._remove_strays(0)
+        self.metrics = ServerMetrics()
+        self.quota = Quota(self.data, self.limits.quota_bytes, self.database.used_bytes)
+        self.parsers = ParserPool(_PARSERS, self.data / "scratch")
+        target = "transunet.serve.jobs.worker:run_worker"
+        self.worker = worker or ChildProcess(target, self.bundles, dict(settings.predictor))
+        self.queue = JobQueue(self.database, self.worker, self.data, self.limits, self.metrics)
         self.version = own_version()
         self.stopping = False
         self.failure: Exception | None = None
@@ -80,43 +86,51 @@ class Service:
             note: called with how far the loading is.
             loaded: called when it has ended, well or with a `failure`.
         """
-        self.desk.open()
-        loading = asyncio.create_task(self._load(note, loaded))
-        sweeper = asyncio.create_task(self._sweep())
+
+        async def load() -> None:
+            try:
+                if not self.worker.ready:
+                    await asyncio.to_thread(self.worker.start, note)
+                self.queue.start()
+            except Exception as error:  # it must not leave a server that never begins
+                if self.stopping:
+                    return
+                self.failure = error
+            loaded()
+
+        async def sweep() -> None:
+            while True:
+                try:
+                    await asyncio.to_thread(self.expire)
+                except sqlite3.Error as error:
+                    logging.getLogger(__name__).error("Nothing could be removed: %s", error)
+                await asyncio.sleep(_SWEEP_SECONDS)
+
+        starting = {asyncio.create_task(self.parsers.warm_up()), asyncio.create_task(load())}
+        sweeper = asyncio.create_task(sweep())
         try:
             yield
         finally:
             self.stop_waiting()
             sweeper.cancel()
-            self.desk.close()
-            while not loading.done():  # the worker may be about to start
-                self.hand.stop()
-                await asyncio.wait({loading}, timeout=_STOP_SECONDS)
+            self.parsers.close()
+            while not all(task.done() for task in starting):  # a process may be about to start
+                self.worker.stop()
+                self.parsers.close()
+                await asyncio.wait(starting, timeout=_STOP_SECONDS)
             await asyncio.to_thread(self.queue.stop)
             self.close()
 
-    async def _load(self, note: Callable[[str], None], loaded: Callable[[], None]) -> None:
-        try:
-            if not self.hand.ready:
-                await asyncio.to_thread(self.hand.start, note)
-        except Exception as error:  # whatever it is, it must not leave a server that never begins
-            if not self.stopping:
-                self.failure = error
-                loaded()
-            return
-        self.queue.start()
-        loaded()
-
     def close(self) -> None:
         """Give the data folder back."""
-        self.hand.stop()
-        self.store.close()
+        self.worker.stop()
+        self.database.close()
         self._lock.release()
 
     def stop_waiting(self) -> None:
         """End the answers that would go on: the server is about to stop."""
         self.stopping = True
-        self.queue.bell.ring()
+        self.queue.notifier.notify()
 
     def image_folder(self, id_: str) -> Path:
         """Return the folder of an image's files."""
@@ -136,10 +150,10 @@ class Service:
         Raises:
             ApiError: when there is none.
         """
-        found = self.store.image(id_)
-        if found is None:
+        image = self.database.image(id_)
+        if image is None:
             raise self._gone("image", "Upload it again.")
-        return found
+        return image
 
     def job(self, id_: str) -> JobRecord:
         """Return a job.
@@ -147,12 +161,17 @@ class Service:
         Raises:
             ApiError: when there is none.
         """
-        found = self.store.job(id_)
-        if found is None:
+        job = self.database.job(id_)
+        if job is None:
             raise self._gone("job", "Segment the image again.")
-        return found
+        return job
 
-    def bundle(self, id_: str) -> Served:
+    def _gone(self, what: str, remedy: str) -> ApiError:
+        hours = f"{self.limits.keep_hours:g} hours"
+        message = f"There is no such {what}: it was deleted, or kept for its {hours}."
+        return ApiError("not_found", message, remedy)
+
+    def bundle(self, id_: str) -> ServedBundle:
         """Return a bundle that is served.
 
         Raises:
@@ -163,69 +182,30 @@ class Service:
             raise ApiError("not_found", f"No bundle {id_!r:.100} is served; there are: {known}.")
         return self.bundles[id_]
 
-    def remove_image(self, id_: str) -> None:
-        """Remove an image, its jobs and all their files.
-
-        Raises:
-            ApiError: when there is none, or a job of it is waiting or running.
-        """
-        self.image(id_)
-        jobs = self.store.remove_image(id_)
+    def remove_image(self, id_: str) -> bool:
+        """Remove an image, its jobs and all their files; False where one waits or runs."""
+        jobs = self.database.remove_image(id_)
         if jobs is None:
-            raise ApiError(
-                "busy", "A job of this image is waiting or running.", "Cancel the job before."
-            )
+            return False
         remove(self.image_folder(id_))
         for job in jobs:
             remove(self.job_folder(job))
+        return True
 
     def expire(self) -> None:
         """Remove what was kept long enough."""
-        images, jobs = self.store.expired(time.time())
+        images, jobs = self.database.expired(time.time())
         for id_ in jobs:
             self.queue.forget(id_)
         for id_ in images:
-            for job in self.store.remove_image(id_) or ():
-                remove(self.job_folder(job))
-            remove(self.image_folder(id_))
-        self._drop_strays(_STRAY_SECONDS)
+            self.remove_image(id_)
+        self._remove_strays(_STRAY_SECONDS)
 
-    def _gone(self, what: str, remedy: str) -> ApiError:
-        message = (
-            f"There is no such {what}: it was deleted, or kept for its {self.limits.keep_hours:g} "
-            "hours."
-        )
-        return ApiError("not_found", message, remedy)
-
-    async def _sweep(self) -> None:
-        while True:
-            try:
-                await asyncio.to_thread(self.expire)
-            except sqlite3.Error as error:
-                logging.getLogger(__name__).error("Nothing could be removed: %s", error)
-            await asyncio.sleep(_SWEEP_SECONDS)
-
-    def _drop_strays(self, age: float) -> None:
-        """Remove files without a record, some seconds old: of what was cut off, or deleted in use.
-
-        Args:
-            age: seconds; an image is there a moment before its record is.
-        """
+    def _remove_strays(self, age: float) -> None:
+        """Remove files of `age` seconds without a record: of what was cut off, or deleted in use."""
         before = time.time() - age
-        known = {image.id for image in self.store.images()}
-        known |= {job.id for job in self.store.jobs()}
+        known = {*self.database.image_ids(), *(job.id for job in self.database.jobs())}
         for kind in ("images", "jobs"):
             for folder in (self.data / kind).iterdir():
                 if folder.name not in known and folder.stat().st_mtime <= before:
                     remove(folder)
-
-
-def _locked(data: Path) -> FileLock:
-    lock = FileLock(data / "lock", thread_local=False)  # released in whatever thread it ends
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(
-            f"Another server is using {data}. Stop it, or choose another folder with --data."
-        ) from None
-    return lock

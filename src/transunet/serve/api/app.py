@@ -1,37 +1,57 @@
-"""The server's ASGI application: routes, and every fault as the same kind of answer."""
+"""The server's ASGI application: the API, the page, and every fault as the same kind of answer."""
 
-import logging
+import mimetypes
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from transunet.serve.api import about, attention, images, jobs, results
-from transunet.serve.api.error_responses import ApiError
-from transunet.serve.api.page import Split
-from transunet.serve.security import Guard
+from transunet.serve.api_errors import ApiError, api_error
+from transunet.serve.security import Guard, error_response
 from transunet.serve.server_settings import API
 from transunet.serve.service import Service
-from transunet.serve.uploads.quota import is_full, no_room
+
+PAGE = Path(__file__).parents[1] / "page"
+"""Where the build of `web/` puts `index.html` and all that it loads."""
+POLICY_FILE = "csp.txt"
+"""The page's content-security policy, which the build writes: only it knows what the page needs."""
 
 _ABOUT = """Segments medical images with TransUNet bundles, on the machine that it runs on.
 
 Upload an image, queue a job for it, follow the job's events, fetch its result. Every answer of 400
 and above is `{"error": {"code", "message", "remedy"}}`."""
+_MISSING_PAGE = f"""The page is not built in this installation.
+
+In a checkout, with Node installed, run: make web
+The API works without it: see {API}/openapi.json
+"""
+_MEDIA = {".js": "javascript", ".mjs": "javascript", ".css": "css"}
 
 
 def create_app(
     service: Service,
     note: Callable[[str], None] = lambda _: None,
     loaded: Callable[[], None] = lambda: None,
-) -> Any:
+) -> Guard:
     """Return the application around `service`; `note` and `loaded` as of `Service.running`."""
+    return Guard(with_page(create_api(service, note, loaded)), service.settings, service.metrics)
+
+
+def create_api(
+    service: Service, note: Callable[[str], None], loaded: Callable[[], None]
+) -> FastAPI:
+    """Return the API alone, which answers whoever asks."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -51,58 +71,37 @@ def create_app(
     app.state.service = service
     for routes in (about, images, jobs, results, attention):
         app.include_router(routes.router, prefix=API)
-    _tell_of_faults(app)
-    settings = service.settings
-    names = () if settings.host in ("0.0.0.0", "::") else (settings.host,)
-    return Guard(
-        Split(app),
-        settings.token,
-        settings.token_hours,
-        names,
-        service.metrics,
-        settings.allowed_origins,
-    )
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_routing)
+    for kind in (ApiError, OSError, sqlite3.Error, Exception):
+        app.add_exception_handler(kind, _answer_error)
+    return app
 
 
-def _tell_of_faults(app: FastAPI) -> None:
-    app.add_exception_handler(ApiError, _told)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _routing)
-    app.add_exception_handler(OSError, _machine)
-    app.add_exception_handler(sqlite3.Error, _machine)
-    app.add_exception_handler(Exception, _machine)
+async def _answer_error(_: Request, error: Exception) -> Response:
+    return error_response(api_error(error, Path("upload")))
 
 
-def _answer(error: ApiError) -> JSONResponse:
-    headers = {"Cache-Control": "no-store", **error.headers}
-    return JSONResponse(error.body, error.status, headers)
-
-
-async def _told(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ApiError)
-    return _answer(error)
-
-
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _answer_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    malformed = first["type"] == "json_invalid"
+    code = "malformed" if first["type"] == "json_invalid" else "invalid_request"
     where = ".".join(str(part) for part in first["loc"])
-    message = f"{where}: {first['msg']}."
-    return _answer(ApiError("malformed" if malformed else "invalid_request", message))
+    return error_response(ApiError(code, f"{where}: {first['msg']}."))
 
 
-async def _routing(request: Request, error: Exception) -> JSONResponse:
+async def _answer_routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
-    if error.status_code == 405:
+    remedy, headers = f"See {API}/openapi.json.", dict(error.headers or {})
+    if error.status_code == 404:
+        answer = ApiError("not_found", "There is nothing at this address.", remedy)
+    elif error.status_code == 405:
         headers["Allow"] = ", ".join(_methods(request))
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    code = codes.get(error.status_code, "malformed")
-    messages = {404: "There is nothing at this address.", 405: "This cannot be done here."}
-    message = messages.get(error.status_code, str(error.detail))
-    remedy = f"See {API}/openapi.json." if error.status_code in codes else None
-    return _answer(ApiError(code, message, remedy, headers))
+        answer = ApiError("method_not_allowed", "This cannot be done here.", remedy, headers)
+    else:
+        code = "too_large" if error.status_code == 413 else "malformed"
+        answer = ApiError(code, str(error.detail), None, headers)
+    return error_response(answer)
 
 
 def _methods(request: Request) -> list[str]:
@@ -114,8 +113,24 @@ def _methods(request: Request) -> list[str]:
     return []
 
 
-async def _machine(_: Request, error: Exception) -> JSONResponse:
-    if is_full(error):
-        return _answer(no_room("The server's disk is full."))
-    logging.getLogger(__name__).error("A request failed", exc_info=error)
-    return _answer(ApiError("internal", "The server made a mistake; its log says more."))
+def with_page(api: Any, folder: Path = PAGE) -> Any:
+    """Return an ASGI application: the API below its own path, the page in `folder` elsewhere."""
+    for suffix, kind in _MEDIA.items():  # Windows takes these from its registry
+        mimetypes.add_type(f"text/{kind}", suffix)
+    mimetypes.add_type("application/wasm", ".wasm")
+
+    def index(_: Request) -> Response:
+        if not (folder / "index.html").is_file():
+            return PlainTextResponse(_MISSING_PAGE, 503)
+        policy = (folder / POLICY_FILE).read_text(encoding="utf-8").strip()
+        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": policy}
+        return FileResponse(folder / "index.html", headers=headers)
+
+    files = StaticFiles(directory=folder, check_dir=False)
+    page = Starlette(routes=[Route("/", index), Mount("/", files)])
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        is_page = scope["type"] == "http" and not scope["path"].startswith(API)
+        await (page if is_page else api)(scope, receive, send)
+
+    return application

@@ -1,5 +1,6 @@
 """Images: taken in, looked at, removed."""
 
+import shutil
 import time
 from typing import Annotated, Any
 
@@ -7,22 +8,20 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from transunet.serve.api import presenters
-from transunet.serve.api.dependencies import GZIP, Here, Id, faults, file_faults, multipart
-from transunet.serve.api.error_responses import ApiError
-from transunet.serve.api.schemas import Image
-from transunet.serve.image_records import ImageRecord
+from transunet.serve.api.dependencies import GZIP, CurrentService, Id, faults, multipart
+from transunet.serve.api.schemas import Image, Suitability
+from transunet.serve.api_errors import ApiError, answering_full_disks
+from transunet.serve.jobs.database import ImageRecord
+from transunet.serve.jobs.result_files import possible_formats
 from transunet.serve.service import Service
 from transunet.serve.uploads.accept import As
-from transunet.serve.uploads.file_names import shown
 from transunet.serve.uploads.inspection import VIEW, inspect
-from transunet.serve.uploads.multipart import Upload
-from transunet.serve.uploads.quota import size_of, telling_of_full_disks
-from transunet.serve.uploads.receive import keep, received
+from transunet.serve.uploads.quota import size_of
+from transunet.serve.uploads.receive import Upload, received, shown_name
 
 router = APIRouter(tags=["images"])
 
-_AS = ("auto", "channels", "series")
+_AS: tuple[As, ...] = ("auto", "channels", "series")
 _BODY = multipart(
     "files",
     {
@@ -32,23 +31,17 @@ _BODY = multipart(
         "description": "One file; one per channel; or a DICOM series, as its files or as a zip.",
     },
 )
-_TAKEN = faults(
-    "too_slow",
-    "too_large",
-    "unknown_format",
-    "unreadable",
-    "several_series",
-    "no_such_series",
-    "invalid_request",
-    "storage_full",
-)
+_UPLOAD_FAULTS = faults(
+    "too_slow", "too_large", "unknown_format", "unreadable", "several_series", "no_such_series",
+    "invalid_request", "storage_full",
+)  # fmt: skip
 
 
-@router.post("/images", status_code=201, responses=_TAKEN, openapi_extra=_BODY)
+@router.post("/images", status_code=201, responses=_UPLOAD_FAULTS, openapi_extra=_BODY)
 async def upload(
     request: Request,
     response: Response,
-    here: Here,
+    service: CurrentService,
     as_: Annotated[
         As, Query(alias="as", description="How several files go together; also a form field.")
     ] = "auto",
@@ -58,69 +51,85 @@ async def upload(
     ] = None,
 ) -> Image:
     """Take in an image."""
-    async with received(request, here) as (id_, folder, files):
-        as_ = _chosen(files.fields.get("as"), as_)
-        series = files.fields.get("series") or series
-        room = here.limits.quota_bytes - here.store.used_bytes()
-        names = [path.name for path in files.files]
-        facts = await here.desk.run(inspect, folder, names, as_, series, here.limits.voxels, room)
-        record = await anyio.to_thread.run_sync(_kept, here, id_, folder, files, facts)
-    response.headers["Location"] = f"{request.url.path}/{id_}"
-    return presenters.image(record, here.bundles)
+    async with received(request, service) as upload:
+        given = upload.fields.get("as", as_)
+        chosen = [known for known in _AS if known == given]
+        if not chosen:
+            message = f"as={given!r:.50}: expected one of {', '.join(_AS)}."
+            raise ApiError("invalid_request", message)
+        metadata = await service.parsers.run(
+            inspect,
+            upload.folder,
+            [path.name for path in upload.files],
+            chosen[0],
+            upload.fields.get("series") or series,
+            service.limits.voxels,
+            service.quota.left,
+        )
+        record = await anyio.to_thread.run_sync(_keep, service, upload, metadata)
+    response.headers["Location"] = f"{request.url.path}/{upload.id}"
+    return _presented(record, service)
 
 
 @router.get("/images/{id}", responses=faults("not_found"))
-def image(here: Here, id: Id) -> Image:
+def image(service: CurrentService, id: Id) -> Image:
     """Tell about an image."""
-    return presenters.image(here.image(id), here.bundles)
+    return _presented(service.image(id), service)
 
 
 @router.get(
     "/images/{id}/volume.nii.gz",
     response_class=FileResponse,
-    responses={**GZIP, **file_faults("not_found")},
+    responses={**GZIP, **faults("not_found", json=False)},
 )
-def volume(here: Here, id: Id) -> FileResponse:
+def volume(service: CurrentService, id: Id) -> FileResponse:
     """Return the image as NIfTI for a viewer; a picture lies on an axial plane."""
-    here.image(id)
-    return FileResponse(here.image_folder(id) / VIEW, media_type="application/gzip")
+    service.image(id)
+    return FileResponse(service.image_folder(id) / VIEW, media_type="application/gzip")
 
 
 @router.delete("/images/{id}", status_code=204, responses=faults("not_found", "busy"))
-def delete(here: Here, id: Id) -> None:
+def delete(service: CurrentService, id: Id) -> None:
     """Remove an image and all results for it."""
-    here.remove_image(id)
+    service.image(id)
+    if not service.remove_image(id):
+        message = "A job of this image is waiting or running."
+        raise ApiError("busy", message, "Cancel the job before.")
 
 
-def _chosen(field: str | None, query: As) -> As:
-    if field is None:
-        return query
-    for known in _AS:
-        if field == known:
-            return known  # type: ignore[return-value]
-    raise ApiError("invalid_request", f"as={field!r:.50}: expected one of {', '.join(_AS)}.")
-
-
-def _kept(
-    here: Service, id_: str, folder: Any, files: Upload, facts: dict[str, Any]
-) -> ImageRecord:
-    now = time.time()
-    with telling_of_full_disks():
-        size = size_of(folder)
-        until = now + here.limits.keep_hours * 3600
-        name = shown(files.names[0])
-        if len(files.names) > 1:
-            name = f"{name} and {len(files.names) - 1} more"
-        facts["stem"] = facts["stem"] or shown(files.names[0]).removesuffix(".zip")
-        record = ImageRecord(id_, name, facts, size, now, until)
-        here.space.settled(id_)
-        here.space.arrived(id_, size)  # with the view, which came on top
-        keep(folder, here.image_folder(id_))
+def _keep(service: Service, upload: Upload, metadata: dict[str, Any]) -> ImageRecord:
+    names, now = [shown_name(name) for name in upload.names], time.time()
+    name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    metadata["stem"] = metadata["stem"] or names[0].removesuffix(".zip")
+    folder, until = service.image_folder(upload.id), now + service.limits.keep_hours * 3600
+    with answering_full_disks():
+        size = size_of(upload.folder)
+        record = ImageRecord(upload.id, name, metadata, size, now, until)
+        service.quota.forget_arriving(upload.id)
+        service.quota.add_arriving(upload.id, size)  # with the view, which came on top
+        shutil.move(upload.folder, folder)
         try:
-            here.store.add_image(record)
+            service.database.add_image(record)
         except BaseException:
-            keep(here.image_folder(id_), folder)  # to where it is removed
+            shutil.move(folder, upload.folder)  # to where it is removed
             raise
-    here.metrics.count("transunet_uploads_total")
-    here.metrics.count("transunet_upload_bytes_total", size)
+    service.metrics.count("transunet_uploads_total")
+    service.metrics.count("transunet_upload_bytes_total", size)
     return record
+
+
+def _presented(record: ImageRecord, service: Service) -> Image:
+    metadata = record.metadata
+    suitability = []
+    for served in service.bundles.values():
+        if len(served.channels) == metadata["channels"]:
+            refusal, warnings = served.mismatch(metadata)
+            suitability.append(
+                Suitability(bundle=served.id, refusal=refusal, warnings=list(warnings))
+            )
+    known = {**vars(record), **metadata}
+    return Image(
+        result_formats=possible_formats(metadata),
+        suitability=suitability,
+        **{key: value for key, value in known.items() if key in Image.model_fields},
+    )

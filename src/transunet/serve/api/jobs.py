@@ -10,19 +10,18 @@ from fastapi.responses import StreamingResponse
 
 from transunet.errors import ConfigError
 from transunet.inference.postprocessing import classes_named
-from transunet.serve.api import presenters
-from transunet.serve.api.dependencies import Here, Id, faults, file_faults
-from transunet.serve.api.error_responses import ApiError
+from transunet.serve.api.dependencies import CurrentService, Id, faults
 from transunet.serve.api.schemas import Job, JobRequest
-from transunet.serve.bundles import Served
-from transunet.serve.image_records import ImageRecord
+from transunet.serve.api_errors import ApiError
+from transunet.serve.bundles import ServedBundle
+from transunet.serve.jobs.database import OVER, ImageRecord, JobRecord
 from transunet.serve.service import Service
 
 router = APIRouter(tags=["jobs"])
 
-_STILL_HERE_SECONDS = 15.0  # between two signs of life, so that no proxy gives the stream up
-_TAKEN = faults("not_found", "wrong_channels", "wrong_modality", "unusable", "invalid_request",
-                "queue_full", "too_large", "storage_full")  # fmt: skip
+_ALIVE_SECONDS = 15.0  # between two signs of life, so that no proxy gives the stream up
+_SUBMIT_FAULTS = faults("not_found", "wrong_channels", "wrong_modality", "unusable",
+                        "invalid_request", "queue_full", "too_large", "storage_full")  # fmt: skip
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {"text/event-stream": {}},
@@ -33,116 +32,70 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/jobs", status_code=201, responses=_TAKEN)
-def submit(wanted: JobRequest, request: Request, response: Response, here: Here) -> Job:
+@router.post("/jobs", status_code=201, responses=_SUBMIT_FAULTS)
+def submit(
+    job_request: JobRequest, request: Request, response: Response, service: CurrentService
+) -> Job:
     """Queue the segmentation of an image."""
-    image, served = here.image(wanted.image), here.bundle(wanted.bundle)
-    _check(image, served, wanted)
-    warnings = _suitability(image, served, wanted.force)
-    here.space.check()
-    settings = wanted.model_dump(exclude={"image", "bundle"})
-    job = here.queue.submit(image, served.id, settings, warnings)
+    image, served = service.image(job_request.image), service.bundle(job_request.bundle)
+    _check(image, served, job_request)
+    refusal, warnings = served.mismatch(image.metadata)
+    if refusal is not None and not job_request.force:
+        raise ApiError(
+            "wrong_modality",
+            f"{image.name}: {refusal}.",
+            'Choose a bundle for such images, or send "force": true to segment it all the same.',
+        )
+    forced = [] if refusal is None else [f"Segmented although {refusal}."]
+    service.quota.check()
+    settings = job_request.model_dump(exclude={"image", "bundle"})
+    job = service.queue.submit(image, served.id, settings, [*forced, *warnings])
     response.headers["Location"] = f"{request.url.path}/{job.id}"
-    return presenters.job(job, here.store, here.queue)
+    return _presented(job, service)
 
 
 @router.get("/jobs", responses=faults())
-def jobs(here: Here) -> list[Job]:
+def jobs(service: CurrentService) -> list[Job]:
     """List the jobs, oldest first."""
-    return [presenters.job(job, here.store, here.queue) for job in here.store.jobs()]
+    return [_presented(job, service) for job in service.database.jobs()]
 
 
 @router.get("/jobs/{id}", responses=faults("not_found"))
-def job(here: Here, id: Id) -> Job:
+def job(service: CurrentService, id: Id) -> Job:
     """Tell about a job."""
-    return presenters.job(here.job(id), here.store, here.queue)
+    return _presented(service.job(id), service)
 
 
 @router.get(
     "/jobs/{id}/events",
     response_class=StreamingResponse,
-    responses={**_STREAM, **file_faults("not_found")},
+    responses={**_STREAM, **faults("not_found", json=False)},
 )
-def events(here: Here, id: Id) -> StreamingResponse:
+def events(service: CurrentService, id: Id) -> StreamingResponse:
     """Follow a job until it is over, as server-sent events."""
-    here.job(id)
+    service.job(id)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_events(here, id), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_events(service, id), media_type="text/event-stream", headers=headers)
 
 
 @router.post("/jobs/{id}/cancel", responses=faults("not_found", "busy"))
-def cancel(here: Here, id: Id) -> Job:
+def cancel(service: CurrentService, id: Id) -> Job:
     """Stop a job, or take it out of the queue."""
-    found = here.job(id)
-    if not here.queue.cancel(id):
-        raise ApiError("busy", f"The job is {found.status}; there is nothing to cancel.")
-    return presenters.job(here.job(id), here.store, here.queue)
+    job = service.job(id)
+    if not service.queue.cancel(id):
+        raise ApiError("busy", f"The job is {job.status}; there is nothing to cancel.")
+    return _presented(service.job(id), service)
 
 
 @router.delete("/jobs/{id}", status_code=204, responses=faults("not_found"))
-def delete(here: Here, id: Id) -> None:
+def delete(service: CurrentService, id: Id) -> None:
     """Remove a job and its result; one that is running is cancelled."""
-    here.job(id)
-    here.queue.forget(id)
+    service.job(id)
+    service.queue.forget(id)
 
 
-def _suitability(image: ImageRecord, served: Served, force: bool) -> list[str]:
-    """Return what makes the image doubtful for the bundle; refuse one of another kind."""
-    contradiction, doubts = served.mismatch(image.facts)
-    if contradiction is None:
-        return list(doubts)
-    if not force:
-        raise ApiError(
-            "wrong_modality",
-            f"{image.name}: {contradiction}.",
-            'Choose a bundle for such images, or send "force": true to segment it all the same.',
-        )
-    return [f"Segmented although {contradiction}.", *doubts]
-
-
-async def _events(here: Service, id_: str) -> AsyncIterator[str]:
-    last: dict[str, Any] = {}
-    with here.queue.bell.listening() as rung:
-        while not here.stopping:
-            rung.clear()
-            try:
-                told = await asyncio.to_thread(_told, here, id_)
-            except ApiError as error:  # it was removed in between
-                yield _event("end", error.body)
-                return
-            for kind, value in _news(last, told):
-                yield _event(kind, value)
-            if told["status"] in ("done", "failed", "cancelled"):
-                return
-            last = told
-            try:
-                await asyncio.wait_for(rung.wait(), _STILL_HERE_SECONDS)
-            except TimeoutError:
-                yield ": still here\n\n"
-
-
-def _told(here: Service, id_: str) -> dict[str, Any]:
-    return presenters.job(here.job(id_), here.store, here.queue).model_dump(mode="json")
-
-
-def _news(last: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    found = []
-    if any(last.get(key) != now[key] for key in ("status", "position")):
-        found.append(("status", now))
-    slices = {key: now[key] for key in ("slices_done", "slices_total")}
-    if now["slices_total"] is not None and any(last.get(key) != slices[key] for key in slices):
-        found.append(("progress", slices))
-    if now["status"] in ("done", "failed", "cancelled"):
-        found.append(("end", now))
-    return found
-
-
-def _event(kind: str, value: dict[str, Any]) -> str:
-    return f"event: {kind}\ndata: {json.dumps(value)}\n\n"
-
-
-def _check(image: ImageRecord, served: Served, wanted: JobRequest) -> None:
-    channels = image.facts["channels"]
+def _check(image: ImageRecord, served: ServedBundle, job_request: JobRequest) -> None:
+    channels, obstacle = image.metadata["channels"], image.metadata["obstacle"]
     if channels != len(served.channels):
         names = ", ".join(served.channels)
         raise ApiError(
@@ -151,12 +104,53 @@ def _check(image: ImageRecord, served: Served, wanted: JobRequest) -> None:
             f"({names}).",
             "Upload one file per channel, in this order, or choose another bundle.",
         )
-    if image.facts["obstacle"]:
-        raise ApiError("unusable", f"{image.name}: {image.facts['obstacle']}", "Repair the image.")
-    if wanted.window and wanted.procedure == "paper":
+    if obstacle:
+        raise ApiError("unusable", f"{image.name}: {obstacle}", "Repair the image.")
+    if job_request.window and job_request.procedure == "paper":
         message = "The paper's procedure resizes whole slices; it has no windows."
         raise ApiError("invalid_request", message, "Choose procedure native, or no window.")
     try:
-        classes_named(wanted.largest_component, served.config.labels)
+        classes_named(job_request.largest_component, served.config.labels)
     except ConfigError as error:
         raise ApiError("invalid_request", str(error)) from None
+
+
+def _presented(record: JobRecord, service: Service) -> Job:
+    done, total = service.queue.progress.get(record.id, (0, None))
+    if record.status == "done":
+        done, total = record.slices or 0, record.slices
+    known = {key: value for key, value in vars(record).items() if key in Job.model_fields}
+    queued = record.status == "queued"
+    position = service.database.position(record.id) if queued else None
+    return Job(**known, slices_done=done, slices_total=total, position=position)
+
+
+async def _events(service: Service, id_: str) -> AsyncIterator[str]:
+    def present() -> dict[str, Any]:
+        return _presented(service.job(id_), service).model_dump(mode="json")
+
+    def event(kind: str, value: dict[str, Any]) -> str:
+        return f"event: {kind}\ndata: {json.dumps(value)}\n\n"
+
+    last: dict[str, Any] = {}
+    with service.queue.notifier.listening() as changed:
+        while not service.stopping:
+            changed.clear()
+            try:
+                now = await asyncio.to_thread(present)
+            except ApiError as error:  # it was removed in between
+                yield event("end", error.body)
+                return
+            if any(last.get(key) != now[key] for key in ("status", "position")):
+                yield event("status", now)
+            slices = {key: now[key] for key in ("slices_done", "slices_total")}
+            if now["slices_total"] is not None and slices != {key: last.get(key) for key in slices}:
+                yield event("progress", slices)
+            if now["status"] in OVER:
+                yield event("end", now)
+                return
+            last = now
+            try:
+                await asyncio.wait_for(changed.wait(), _ALIVE_SECONDS)
+            except TimeoutError:
+                yield ": still here\n\n"

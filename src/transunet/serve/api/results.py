@@ -1,94 +1,90 @@
 """What came out of a job: label maps, and how they agree with a reference."""
 
+import re
 from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 
-from transunet.serve.api.dependencies import GZIP, Here, Id, faults, file_faults, multipart
-from transunet.serve.api.error_responses import ApiError
+from transunet.serve.api.dependencies import GZIP, CurrentService, Id, faults, multipart
 from transunet.serve.api.schemas import Comparison
-from transunet.serve.image_records import JobRecord
+from transunet.serve.api_errors import ApiError
+from transunet.serve.jobs.database import JobRecord
 from transunet.serve.jobs.messages import LABELS, OVERLAY
 from transunet.serve.jobs.reference import score
-from transunet.serve.jobs.result_files import MEDIA, SUFFIXES, ResultFormat, check_fits, convert
+from transunet.serve.jobs.result_files import FORMATS, ResultFormat, check_possible, convert
 from transunet.serve.service import Service
-from transunet.serve.uploads.file_names import download
 from transunet.serve.uploads.quota import size_of
 from transunet.serve.uploads.receive import received
 
 router = APIRouter(tags=["results"])
 
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {
-            media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA.values()
-        },
+        "content": {media: _BINARY for _, media in FORMATS.values()},
         "description": "The label map.",
-    }
-}
+    },
+    **faults("not_found", "not_done", "format_not_fitting", "invalid_request", "storage_full",
+             json=False),
+}  # fmt: skip
 _BODY = multipart("file", {"type": "string", "format": "binary"})
-_TAKEN = faults(
+_REFERENCE_FAULTS = faults(
     "not_found", "not_done", "too_slow", "too_large", "unknown_format", "unreadable",
     "wrong_grid", "invalid_request", "storage_full",
 )  # fmt: skip
+_NOT_DONE = {
+    "queued": "The job is still waiting.",
+    "running": "The job is still running.",
+    "failed": "The job failed, so it has no result.",
+    "cancelled": "The job was cancelled, so it has no result.",
+}
 
 
 @router.get(
     "/jobs/{id}/labels.nii.gz",
     response_class=FileResponse,
-    responses={**GZIP, **file_faults("not_found", "not_done")},
+    responses={**GZIP, **faults("not_found", "not_done", json=False)},
 )
-def labels(here: Here, id: Id) -> FileResponse:
+def labels(service: CurrentService, id: Id) -> FileResponse:
     """Return the label map as NIfTI for a viewer, lying as `volume.nii.gz` does."""
-    _done(here, id)
-    return FileResponse(here.job_folder(id) / OVERLAY, media_type="application/gzip")
+    _done(service, id)
+    return FileResponse(service.job_folder(id) / OVERLAY, media_type="application/gzip")
 
 
-@router.get(
-    "/jobs/{id}/result",
-    response_class=FileResponse,
-    responses={
-        **_FILE,
-        **file_faults(
-            "not_found", "not_done", "format_not_fitting", "invalid_request", "storage_full"
-        ),
-    },
-)
+@router.get("/jobs/{id}/result", response_class=FileResponse, responses=_FILE)
 async def result(
-    here: Here,
+    service: CurrentService,
     id: Id,
     format_: Annotated[
         ResultFormat, Query(alias="format", description="The image says which are possible.")
     ] = "nifti",
 ) -> FileResponse:
     """Return the label map as a file to keep, on the image's own grid."""
-    job = await anyio.to_thread.run_sync(_done, here, id)
-    image = await anyio.to_thread.run_sync(here.image, job.image)
-    served = here.bundle(job.bundle)
-    check_fits(format_, image.facts)
-    folder, name = here.job_folder(id), LABELS
+    job = await anyio.to_thread.run_sync(_done, service, id)
+    image = await anyio.to_thread.run_sync(service.image, job.image)
+    served, metadata = service.bundle(job.bundle), image.metadata
+    check_possible(format_, metadata)
+    suffix, media = FORMATS[format_]
+    folder, name = service.job_folder(id), LABELS
     if format_ != "nifti":
-        name = f"result{SUFFIXES[format_]}"
+        name = f"result{suffix}"
         if not (folder / name).exists():
-            await here.desk.run(
-                convert,
-                here.image_folder(image.id),
-                image.facts,
-                folder,
-                format_,
-                dict(served.config.labels),
-            )
-            await anyio.to_thread.run_sync(lambda: here.store.grown(id, size_of(folder)))
-    called = download(image.facts["stem"], served.id, SUFFIXES[format_])
-    return FileResponse(folder / name, media_type=MEDIA[format_], filename=called)
+            names = dict(served.config.labels)
+            image_folder = service.image_folder(image.id)
+            await service.parsers.run(convert, image_folder, metadata, folder, format_, names)
+            size = await anyio.to_thread.run_sync(size_of, folder)
+            await anyio.to_thread.run_sync(service.database.set_size, id, size)
+    stem = re.sub(r'[\\/:*?"<>|\s]+', "_", metadata["stem"]).strip("._") or "image"
+    filename = f"{stem}_{served.id}{suffix}"
+    return FileResponse(folder / name, media_type=media, filename=filename)
 
 
-@router.post("/jobs/{id}/reference", responses=_TAKEN, openapi_extra=_BODY)
+@router.post("/jobs/{id}/reference", responses=_REFERENCE_FAULTS, openapi_extra=_BODY)
 async def reference(
     request: Request,
-    here: Here,
+    service: CurrentService,
     id: Id,
     ignore: Annotated[
         int | None,
@@ -96,31 +92,26 @@ async def reference(
     ] = None,
 ) -> Comparison:
     """Compare the label map with a reference that lies on the image's grid."""
-    job = await anyio.to_thread.run_sync(_done, here, id)
-    served = here.bundle(job.bundle)
-    async with received(request, here) as (_, _, upload):
+    job = await anyio.to_thread.run_sync(_done, service, id)
+    names = dict(service.bundle(job.bundle).config.labels)
+    async with received(request, service) as upload:
         if not upload.files:
             raise ApiError("malformed", "There is no file.", "Send one as the form field 'file'.")
-        found = await here.desk.run(
+        comparison = await service.parsers.run(
             score,
             upload.files,
-            here.job_folder(id),
-            dict(served.config.labels),
-            here.limits.voxels,
-            here.limits.quota_bytes - here.store.used_bytes(),
+            service.job_folder(id),
+            names,
+            service.limits.voxels,
+            service.quota.left,
             ignore,
         )
-    return Comparison.model_validate(found)
+    return Comparison.model_validate(comparison)
 
 
-def _done(here: Service, id_: str) -> JobRecord:
-    job = here.job(id_)
+def _done(service: Service, id_: str) -> JobRecord:
+    job = service.job(id_)
     if job.status != "done":
-        reason = {
-            "queued": "The job is still waiting.",
-            "running": "The job is still running.",
-            "failed": "The job failed, so it has no result.",
-            "cancelled": "The job was cancelled, so it has no result.",
-        }[job.status]
-        raise ApiError("not_done", reason, "Follow its events, and ask when it is done.")
+        remedy = "Follow its events, and ask when it is done."
+        raise ApiError("not_done", _NOT_DONE[job.status], remedy)
     return job

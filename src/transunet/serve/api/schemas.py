@@ -1,10 +1,11 @@
 """What the API takes and answers, with examples: the OpenAPI description is made from this."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from transunet.serve.image_records import Status
+from transunet.serve.jobs.database import Status
 from transunet.serve.jobs.result_files import ResultFormat
 
 
@@ -13,6 +14,14 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _moment(seconds: Any) -> Any:
+    if not isinstance(seconds, float):
+        return seconds
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+Moment = Annotated[str, BeforeValidator(_moment)]
+"""ISO 8601 in UTC, from seconds since 1970."""
 Index = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_whole)]
 _ID = "8c3f1c9a5b7e4d0f9a6b2c1d3e4f5a6b"
 
@@ -102,8 +111,8 @@ class Image(BaseModel):
         description="Why it can be looked at but not segmented; null where it can be."
     )
     suitability: list[Suitability] = Field(description="For each bundle that takes its channels.")
-    created: str = Field(examples=["2026-11-22T20:00:00Z"])
-    expires: str = Field(examples=["2026-11-23T20:00:00Z"])
+    created: Moment = Field(examples=["2026-11-22T20:00:00Z"])
+    expires: Moment = Field(examples=["2026-11-23T20:00:00Z"])
 
 
 class JobRequest(Strict):
@@ -151,10 +160,10 @@ class Job(BaseModel):
     error: ErrorDetail | None
     statistics: list[Statistics] | None
     warnings: list[str] = Field(description="What makes the image doubtful for the bundle.")
-    created: str
-    started: str | None
-    finished: str | None
-    expires: str | None
+    created: Moment
+    started: Moment | None
+    finished: Moment | None
+    expires: Moment | None
 
 
 class AttentionRequest(Strict):

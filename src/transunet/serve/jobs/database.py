@@ -1,18 +1,20 @@
 """Images and jobs in SQLite, so that they survive a restart; one connection, one lock."""
 
 import json
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from transunet.errors import ConfigError
-from transunet.serve.image_records import ImageRecord, JobRecord
 
-Record = TypeVar("Record", ImageRecord, JobRecord)
+Status = Literal["queued", "running", "done", "failed", "cancelled"]
+OVER = ("done", "failed", "cancelled")
+"""States that a job does not leave."""
 
 FILE = "jobs.sqlite3"
 _VERSION = 2
@@ -29,11 +31,57 @@ CREATE INDEX jobs_by_status ON jobs (status, place);
 _FROM_VERSION_1 = "ALTER TABLE jobs ADD COLUMN warnings TEXT NOT NULL DEFAULT '[]';"
 _RESERVE = 1 << 19
 """Bytes that the records' files have to spare: on a full disk jobs still end and are deleted."""
-_JSON = frozenset({"facts", "settings", "error", "statistics", "warnings"})
-_WAITING = "SELECT * FROM jobs WHERE status = 'queued' ORDER BY place"
+_JSON = frozenset({"metadata", "settings", "error", "statistics", "warnings"})
+_QUEUED = "SELECT * FROM jobs WHERE status = 'queued' ORDER BY place"
 
 
-class Store:
+@dataclass(frozen=True)
+class ImageRecord:
+    """An image that was uploaded."""
+
+    id: str
+    name: str
+    metadata: dict[str, Any]
+    """What `uploads.inspection.inspect` returned; JSON, in the column `facts`."""
+    size: int
+    """Bytes on the disk."""
+    created: float
+    """Seconds since 1970, as every time here."""
+    expires: float
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A segmentation that was asked for."""
+
+    id: str
+    image: str
+    bundle: str
+    settings: dict[str, Any]
+    created: float
+    status: Status = "queued"
+    attempts: int = 0
+    """How often it was begun; a graceful stop does not count."""
+    error: dict[str, Any] | None = None
+    statistics: list[dict[str, Any]] | None = None
+    warnings: list[str] = field(default_factory=list)
+    """What makes the image doubtful for the bundle."""
+    slices: int | None = None
+    size: int = 0
+    started: float | None = None
+    finished: float | None = None
+    expires: float | None = None
+
+
+Record = TypeVar("Record", ImageRecord, JobRecord)
+
+
+def new_id() -> str:
+    """Return an id that cannot be guessed: 128 random bits."""
+    return secrets.token_hex(16)
+
+
+class JobDatabase:
     """The records of one data folder.
 
     Raises:
@@ -47,8 +95,21 @@ class Store:
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._database.row_factory = sqlite3.Row
             self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
-            self._prepare(path)
-            self._reserve()
+            version = int(self._rows("PRAGMA user_version")[0][0])
+            if version > _VERSION:
+                raise ConfigError(
+                    f"{path} was written by another version of transunet (format {version}, "
+                    f"expected {_VERSION}). Choose another --data folder."
+                )
+            if version < _VERSION:
+                change = _SCHEMA if version == 0 else _FROM_VERSION_1
+                self._database.executescript(f"{change} PRAGMA user_version = {_VERSION};")
+            # Make the files larger than they need to be; SQLite keeps the pages and uses them.
+            self._database.executescript(
+                f"PRAGMA wal_autocheckpoint = {_RESERVE // 8192};"
+                f"CREATE TABLE reserve AS SELECT zeroblob({_RESERVE}) AS room;"
+                "DROP TABLE reserve; PRAGMA wal_checkpoint(FULL);"
+            )
         except sqlite3.Error as error:
             raise ConfigError(
                 f"{path} cannot be opened as the server's records ({error}). Choose another --data "
@@ -69,9 +130,9 @@ class Store:
         rows = self._rows("SELECT * FROM images WHERE id = ?", id_)
         return _record(ImageRecord, rows[0]) if rows else None
 
-    def images(self) -> list[ImageRecord]:
-        """Return every image."""
-        return [_record(ImageRecord, row) for row in self._rows("SELECT * FROM images")]
+    def image_ids(self) -> list[str]:
+        """Return the id of every image."""
+        return [row["id"] for row in self._rows("SELECT id FROM images")]
 
     def keep_image(self, id_: str, until: float) -> None:
         """Put an image's end off to `until`, if that is later."""
@@ -85,7 +146,7 @@ class Store:
         """
         with self._transaction():
             jobs = self._rows("SELECT id, status FROM jobs WHERE image = ?", id_)
-            if any(row["status"] in ("queued", "running") for row in jobs):
+            if any(row["status"] not in OVER for row in jobs):
                 return None
             self._rows("DELETE FROM jobs WHERE image = ?", id_)
             self._rows("DELETE FROM images WHERE id = ?", id_)
@@ -112,30 +173,20 @@ class Store:
         """How many jobs are queued."""
         return int(self._rows("SELECT count(*) FROM jobs WHERE status = 'queued'")[0][0])
 
-    def counts(self) -> dict[str, int]:
-        """How many jobs are in each state."""
-        rows = self._rows("SELECT status, count(*) FROM jobs GROUP BY status")
-        return {row[0]: int(row[1]) for row in rows}
-
     def position(self, id_: str) -> int | None:
         """Return a queued job's place in the queue, 1 for the next one; None for any other."""
-        places = [row["id"] for row in self._rows(_WAITING)]
-        return places.index(id_) + 1 if id_ in places else None
+        queued = [row["id"] for row in self._rows(_QUEUED)]
+        return queued.index(id_) + 1 if id_ in queued else None
 
     def begin_next(self, now: float) -> JobRecord | None:
         """Mark the first queued job as running and return it, or None where none waits."""
+        begin = "UPDATE jobs SET status = 'running', attempts = attempts + 1, started = ?"
         with self._transaction():
-            rows = self._rows(f"{_WAITING} LIMIT 1")
+            rows = self._rows(f"{_QUEUED} LIMIT 1")
             if not rows:
                 return None
-            id_ = rows[0]["id"]
-            self._rows(
-                "UPDATE jobs SET status = 'running', attempts = attempts + 1, started = ? "
-                "WHERE id = ?",
-                now,
-                id_,
-            )
-            return self.job(id_)
+            self._rows(f"{begin} WHERE id = ?", now, rows[0]["id"])
+            return self.job(rows[0]["id"])
 
     def requeue(self, id_: str, *, counts: bool) -> None:
         """Put a running job back to its place in the queue.
@@ -157,15 +208,16 @@ class Store:
             job = self.job(id_)
             if job is None or job.status not in from_:
                 return False
-            names = ", ".join(f"{name} = ?" for name in values)
-            self._rows(f"UPDATE jobs SET {names} WHERE id = ?", *_sql(values).values(), id_)
+            columns = _columns(values)
+            names = ", ".join(f"{name} = ?" for name in columns)
+            self._rows(f"UPDATE jobs SET {names} WHERE id = ?", *columns.values(), id_)
         return True
 
     def remove_job(self, id_: str) -> None:
         """Forget a job."""
         self._rows("DELETE FROM jobs WHERE id = ?", id_)
 
-    def grown(self, id_: str, size: int) -> None:
+    def set_size(self, id_: str, size: int) -> None:
         """Note the bytes that a job's files take now."""
         self._rows("UPDATE jobs SET size = ? WHERE id = ?", size, id_)
 
@@ -184,30 +236,11 @@ class Store:
         total = "SELECT coalesce(sum(size), 0) FROM"
         return sum(int(self._rows(f"{total} {table}")[0][0]) for table in ("images", "jobs"))
 
-    def _prepare(self, path: Path) -> None:
-        version = int(self._rows("PRAGMA user_version")[0][0])
-        if version == 0:
-            self._database.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
-        elif version == 1:
-            self._database.executescript(f"{_FROM_VERSION_1} PRAGMA user_version = {_VERSION};")
-        elif version != _VERSION:
-            raise ConfigError(
-                f"{path} was written by another version of transunet (format {version}, expected "
-                f"{_VERSION}). Choose another --data folder."
-            )
-
-    def _reserve(self) -> None:
-        """Make the files larger than they need to be; SQLite keeps the pages and uses them."""
-        self._database.executescript(
-            f"PRAGMA wal_autocheckpoint = {_RESERVE // 8192};"
-            f"CREATE TABLE reserve AS SELECT zeroblob({_RESERVE}) AS room;"
-            "DROP TABLE reserve; PRAGMA wal_checkpoint(FULL);"
-        )
-
     def _insert(self, table: str, record: ImageRecord | JobRecord) -> None:
-        values = _sql({one.name: getattr(record, one.name) for one in fields(record)})
-        marks = ", ".join("?" * len(values))
-        self._rows(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", *values.values())
+        columns = _columns(vars(record))
+        marks = ", ".join("?" * len(columns))
+        names = ", ".join(columns)
+        self._rows(f"INSERT INTO {table} ({names}) VALUES ({marks})", *columns.values())
 
     def _rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock:
@@ -225,15 +258,19 @@ class Store:
             self._database.execute("COMMIT")
 
 
-def _sql(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: json.dumps(value) if name in _JSON and value is not None else value
-        for name, value in values.items()
-    }
+def _columns(values: dict[str, Any]) -> dict[str, Any]:
+    columns = {}
+    for name, value in values.items():
+        text = json.dumps(value) if name in _JSON and value is not None else value
+        columns["facts" if name == "metadata" else name] = text
+    return columns
 
 
 def _record(kind: type[Record], row: sqlite3.Row) -> Record:
-    values = {one.name: row[one.name] for one in fields(kind)}
+    values = dict(row)
+    values.pop("place", None)  # of a job, which its order in the queue is told by
+    if "facts" in values:
+        values["metadata"] = values.pop("facts")
     for name in _JSON & values.keys():
         values[name] = json.loads(values[name]) if values[name] is not None else None
     return kind(**values)

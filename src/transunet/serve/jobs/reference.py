@@ -1,4 +1,4 @@
-"""A job's label map against a reference that somebody drew; runs in the desk's process."""
+"""A job's label map against a reference that somebody drew; runs in a parser's process."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -9,23 +9,20 @@ from transunet.data.classes import is_named, match_classes
 from transunet.data.formats.dicom.segmentation import is_seg, segment_names
 from transunet.errors import DataError, GeometryError, TransUNetError
 from transunet.evaluation.measure import Settings, measure
-from transunet.evaluation.metrics import ClassMetrics
 from transunet.evaluation.pairs import Pair
 from transunet.evaluation.records import Structure
 from transunet.evaluation.structure_names import names_of
-from transunet.serve.api.error_responses import ApiError, told
+from transunet.serve.api_errors import ApiError, api_error
 from transunet.serve.jobs.messages import LABELS
 from transunet.serve.uploads.accept import check_format, without_companions
-from transunet.serve.uploads.inspection import unpacked
-from transunet.serve.uploads.limits import check_voxels, declared
-from transunet.serve.uploads.quota import telling_of_full_disks
+from transunet.serve.uploads.inspection import check_voxels, declared_voxels, unpacked
 
 
 def score(
     files: Sequence[Path],
     folder: Path,
     names: Mapping[int, str],
-    most: int,
+    most_voxels: int,
     room: int,
     ignore: int | None = None,
 ) -> dict[str, Any]:
@@ -39,7 +36,7 @@ def score(
             or a DICOM segmentation of the image's series.
         folder: the job's.
         names: class index -> name.
-        most: voxels that the reference may have.
+        most_voxels: that the reference may have.
         room: bytes that an archive may unpack to.
         ignore: the value in the reference of voxels that nobody labelled.
 
@@ -50,46 +47,48 @@ def score(
     Raises:
         ApiError: when the reference is unreadable, on another grid, or has other labels.
     """
+    structures = [Structure((index,), names[index]) for index in names if index]
     try:
-        with telling_of_full_disks():
-            path = _label_file(unpacked(list(files), room), most)
-            numbers, warnings = _by_name(path, names)
-            pair = Pair("the image", folder / LABELS, path, reference_numbers=numbers)
-            structures = tuple(Structure((index,), names[index]) for index in names if index)
-            record = measure(pair, Settings(structures, ignore=ignore))
+        images = without_companions(unpacked(list(files), room))
+        if len(images) != 1:
+            message = f"Expected one file, the reference; found {len(images)}."
+            raise ApiError("malformed", message, "Send it as the form field 'file'.")
+        (path,) = images
+        if not is_seg(path):
+            check_format(path)
+            check_voxels(path, declared_voxels(path), most_voxels)
+        numbers, warnings = _match_by_name(path, names)
+        pair = Pair("the image", folder / LABELS, path, reference_numbers=numbers)
+        record = measure(pair, Settings(tuple(structures), ignore=ignore))
     except TransUNetError as error:
         code = "wrong_grid" if isinstance(error, GeometryError) else "unreadable"
-        fault = told(error, files[0].parent, code)
+        fault = api_error(error, files[0].parent, code)
         fault.message = fault.message.replace(str(folder / LABELS), "the prediction")
         raise fault from None
     if record.white:
         soft = ", with its soft edges cut at half of it" if record.white == "soft" else ""
         warnings.append(f"255 in the reference was read as {names[1]}{soft}.")
-    rows = [_row(one, record.metrics[one.key]) for one in structures]
-    means = {key: _mean(rows, key) for key in ("dice", "hd95_mm")}
+    rows: list[dict[str, Any]] = []
+    for structure in structures:
+        metrics = record.metrics[structure.key]
+        scores = {"dice": metrics.dice, "hd95_mm": metrics.hd95}
+        finite = {key: value if isfinite(value) else None for key, value in scores.items()}
+        rows.append({"index": structure.values[0], "name": structure.name, **finite})
+    means: dict[str, float | None] = {}
+    for key in ("dice", "hd95_mm"):
+        values = [row[key] for row in rows if row[key] is not None]
+        means[key] = sum(values) / len(values) if values else None
     return {"structures": rows, "mean": means, "warnings": warnings}
 
 
-def _label_file(files: Sequence[Path], most: int) -> Path:
-    images = without_companions(files)
-    if len(images) != 1:
-        message = f"Expected one file, the reference; found {len(images)}."
-        raise ApiError("malformed", message, "Send it as the form field 'file'.")
-    (path,) = images
-    if not is_seg(path):
-        check_format(path)
-        check_voxels(path, declared(path), most)
-    return path
-
-
-def _by_name(path: Path, names: Mapping[int, str]) -> tuple[Mapping[int, int], list[str]]:
+def _match_by_name(path: Path, names: Mapping[int, str]) -> tuple[Mapping[int, int], list[str]]:
     """The class index of each of a reference's labels, where it names them, and what to say of it.
 
     Raises:
         DataError: when it names a class that the bundle does not have.
     """
-    told = names_of(path)
-    own = segment_names(path) if is_seg(path) else told.labels if told else {}
+    named = None if is_seg(path) else names_of(path)
+    own = segment_names(path) if is_seg(path) else named.labels if named else {}
     if not any(is_named(name) for value, name in own.items() if value):
         return {}, []
     matched = match_classes({0: "background", **own}, names)
@@ -102,21 +101,3 @@ def _by_name(path: Path, names: Mapping[int, str]) -> tuple[Mapping[int, int], l
     if matched.in_order:
         return {}, []
     return matched.numbers, ["The reference numbers its classes otherwise: compared by name."]
-
-
-def _row(structure: Structure, found: ClassMetrics) -> dict[str, Any]:
-    return {
-        "index": structure.values[0],
-        "name": structure.name,
-        "dice": _number(found.dice),
-        "hd95_mm": _number(found.hd95),
-    }
-
-
-def _number(value: float) -> float | None:
-    return value if isfinite(value) else None
-
-
-def _mean(rows: list[dict[str, Any]], key: str) -> float | None:
-    values = [row[key] for row in rows if row[key] is not None]
-    return sum(values) / len(values) if values else None

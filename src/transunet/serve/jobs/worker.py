@@ -1,15 +1,13 @@
-"""What the worker process does: loads every bundle once, predicts, shows attention.
+"""The process that computes: loads each bundle once, predicts, shows attention.
 
-It talks over one pipe. Between two batches of a prediction it looks whether it was asked something
-in between: to stop, or for the attention at a voxel, which does not wait for the job to end.
+Between two batches of a prediction it looks whether it was asked something in between: to stop, or
+for the attention at a voxel, which does not wait for the job to end.
 """
 
-import logging
 import time
-import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,73 +24,52 @@ from transunet.errors import TransUNetError
 from transunet.files import atomic_path
 from transunet.inference.predictor import Predictor
 from transunet.inference.structure_volumes import measure_structures
-from transunet.serve.api.error_responses import ApiError, told
-from transunet.serve.bundles import Served
-from transunet.serve.bundles import colour as colour_of
-from transunet.serve.jobs.child_processes import settle_in
-from transunet.serve.jobs.messages import LABELS, OVERLAY, Cancelled, Look, Prediction
+from transunet.logs import forwarded_logs
+from transunet.serve.api_errors import ApiError, api_error, is_full
+from transunet.serve.bundles import ServedBundle, label_colour
+from transunet.serve.child_process import Cancelled
+from transunet.serve.jobs.messages import LABELS, OVERLAY, AttentionTask, PredictionTask
 from transunet.serve.uploads.inspection import UPLOAD, read_kept, write_view
-from transunet.serve.uploads.quota import is_full, no_room
+
+Task = PredictionTask | AttentionTask
 
 
 def run_worker(
-    pipe: Connection, bundles: Mapping[str, Served], settings: Mapping[str, Any]
+    pipe: Connection, bundles: Mapping[str, ServedBundle], settings: Mapping[str, Any]
 ) -> None:
-    """Load the bundles, say so, and answer until the pipe closes."""
-    settle_in()
+    """Load the bundles, say so, and answer until the pipe closes (`ChildProcess`'s target).
+
+    Args:
+        pipe: to the server.
+        bundles: id -> bundle.
+        settings: of every bundle's predictor.
+
+    Raises:
+        EOFError, OSError: when the pipe closes.
+    """
+    models = {}
     try:
-        models = _loaded(pipe, bundles, settings)
-    except TransUNetError as error:
-        pipe.send(("broken", "", error))
-        return
+        with forwarded_logs(lambda record: pipe.send(("note", "", record.getMessage()))):
+            for number, (id_, served) in enumerate(bundles.items(), 1):
+                start, count = time.monotonic(), f"{number} of {len(bundles)}"
+                pipe.send(("loading", "", count))  # no name, for it is told to anybody
+                pipe.send(("note", "", f"Loading {served.name} ({count}) ..."))
+                models[id_] = LoadedBundle(served, settings)
+                base, seconds = models[id_].base, time.monotonic() - start
+                engine = f"{base.engine} in {base.precision} on {base.device}"
+                pipe.send(("note", "", f"Loaded {served.name} in {seconds:.0f} s: {engine}."))
     except Exception as error:
-        pipe.send(("broken", "", _in_words(error)))
+        known = isinstance(error, TransUNetError)
+        pipe.send(("broken", "", error if known else _api_error(error, Path("upload"))))
         return
     pipe.send(("ready", "", None))
-    try:
-        Worker(pipe, models).work()
-    except (EOFError, OSError):
-        return  # the server is gone
+    Worker(pipe, models).work()
 
 
-def _loaded(
-    pipe: Connection, bundles: Mapping[str, Served], settings: Mapping[str, Any]
-) -> dict[str, "Models"]:
-    """Load the bundles, and say how far it is: converting a network takes a minute."""
-    models = {}
-    with _noting(pipe):
-        for number, (id_, served) in enumerate(bundles.items(), 1):
-            start, of = time.monotonic(), f"{number} of {len(bundles)}"
-            pipe.send(("loading", of, None))
-            pipe.send(("note", f"Loading {served.name} ({of}) ...", None))
-            models[id_] = Models(served, settings)
-            base, seconds = models[id_].base, time.monotonic() - start
-            told = f"{base.engine} in {base.precision} on {base.device}"
-            pipe.send(("note", f"Loaded {served.name} in {seconds:.0f} s: {told}.", None))
-    return models
-
-
-@contextmanager
-def _noting(pipe: Connection) -> Iterator[None]:
-    """Send what the library notes by the way, such as that it converts a network."""
-    logger, handler = logging.getLogger("transunet"), logging.Handler()
-    handler.emit = lambda record: pipe.send(("note", record.getMessage(), None))  # type: ignore[method-assign]
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
-
-
-class Models:
+class LoadedBundle:
     """One bundle's network, shared by all that is done with it."""
 
-    def __init__(self, served: Served, settings: Mapping[str, Any]) -> None:
+    def __init__(self, served: ServedBundle, settings: Mapping[str, Any]) -> None:
         self.served = served
         given = {name: value for name, value in settings.items() if value is not None}
         self.base = Predictor.from_pretrained(served.source, **given)
@@ -122,11 +99,11 @@ class Models:
 class Worker:
     """Answers what comes through the pipe."""
 
-    def __init__(self, pipe: Connection, models: Mapping[str, Models]) -> None:
+    def __init__(self, pipe: Connection, models: Mapping[str, LoadedBundle]) -> None:
         self._pipe, self._models = pipe, models
-        self._waiting: deque[Prediction] = deque()
+        self._waiting: deque[tuple[str, PredictionTask]] = deque()
         self._running: str | None = None
-        self._last: tuple[str, Volume] | None = None  # clicks come in rows at one image
+        self._last_image: tuple[str, Volume] | None = None  # clicks come in rows at one image
 
     def work(self) -> None:
         """Answer until the pipe closes.
@@ -136,95 +113,86 @@ class Worker:
         """
         while True:
             if self._waiting:
-                self._answer(self._waiting.popleft())
+                self._answer(*self._waiting.popleft())
             else:
-                self._take(self._pipe.recv())
+                self._receive()
 
-    def _take(self, message: "Prediction | Look | str") -> None:
-        if isinstance(message, Prediction):
-            self._waiting.append(message)
-        elif isinstance(message, Look):
-            self._answer(message)
-        elif message == self._running:
+    def _receive(self) -> None:
+        id_, task = self._pipe.recv()
+        if isinstance(task, PredictionTask):
+            self._waiting.append((id_, task))
+        elif isinstance(task, AttentionTask):
+            self._answer(id_, task)
+        elif id_ == self._running:  # without a task: it is not wanted any more
             raise Cancelled
 
-    def _answer(self, message: "Prediction | Look") -> None:
+    def _answer(self, id_: str, task: Task) -> None:
+        answer: Any = None
         try:
-            if isinstance(message, Prediction):
-                self._pipe.send(("done", message.id, self._predict(message)))
+            if isinstance(task, PredictionTask):
+                answer = self._predict(id_, task)
             else:
-                self._look(message)
-                self._pipe.send(("done", message.id, None))
-        except Cancelled:
-            self._pipe.send(("cancelled", message.id, None))
+                self._show_attention(task)
+        except Cancelled as cancelled:
+            self._pipe.send(("failed", id_, cancelled))
         except Exception as error:  # whatever it was, the next job is not to pay for it
-            fault = _in_words(error, message.image_folder / UPLOAD)
-            self._pipe.send(("failed", message.id, fault))
+            fault = _api_error(error, task.image_folder / UPLOAD)
+            self._pipe.send(("failed", id_, fault))
+        else:
+            self._pipe.send(("done", id_, answer))
 
-    def _predict(self, job: Prediction) -> dict[str, Any]:
-        self._running = job.id
+    def _predict(self, id_: str, job: PredictionTask) -> dict[str, Any]:
+        """Write the label maps; return the columns of the job's record that tell of them."""
+        models = self._models.get(job.bundle)
+        if models is None:  # queued by an earlier server
+            message = f"The bundle {job.bundle} is not served any more."
+            raise ApiError("not_found", message, "Start the server with it, or choose another.")
+
+        def on_progress(done: int, total: int) -> None:
+            self._pipe.send(("progress", id_, (done, total)))
+            while self._pipe.poll():
+                self._receive()
+
+        self._running = id_
         try:
-            models = self._models.get(job.bundle)
-            if models is None:  # queued by an earlier server
-                message = f"The bundle {job.bundle} is not served any more."
-                raise ApiError("not_found", message, "Start the server with it, or choose another.")
-            image = self._image(job)
+            image = self._read(job)
             predictor = models.predictor(job.settings)
-            labels = predictor(
-                image,
-                lambda done, total: self._between(job.id, done, total),
-                warn=lambda _: None,  # the job has been told when it was queued
-            )
+            # Warnings were told when the job was queued.
+            labels = predictor(image, on_progress, warn=lambda _: None)
         finally:
             self._running = None
         job.folder.mkdir(parents=True, exist_ok=True)
         write_labels(labels, job.folder / LABELS, predictor.labels)
         with atomic_path(job.folder / OVERLAY) as path:
-            write_view(labels.array, np.array(job.facts["affine"]), path)
-        return {
-            "statistics": _statistics(labels, image, predictor),
-            "slices": _count(image, models),
-        }
+            write_view(labels.array, np.array(job.metadata["affine"]), path)
+        settings = predictor.preprocessing
+        axis = image.grid.axes_in(settings.orientation)[settings.slice_axis]
+        measured = measure_structures(labels, image, predictor.labels, axis)
+        statistics = [
+            {"index": index, "name": name, "color": label_colour(index), **measured[name]}
+            for index, name in sorted(predictor.labels.items())
+            if index
+        ]
+        return {"statistics": statistics, "slices": settings.slice_count(image)}
 
-    def _between(self, id_: str, done: int, total: int) -> None:
-        self._pipe.send(("progress", id_, (done, total)))
-        while self._pipe.poll():
-            self._take(self._pipe.recv())
-
-    def _look(self, look: Look) -> None:
-        image = self._image(look)
-        seen = self._models[look.bundle].view.slice_at(image, look.voxel, look.layer, look.head)
+    def _show_attention(self, task: AttentionTask) -> None:
+        image = self._read(task)
+        view = self._models[task.bundle].view
+        attention = view.slice_at(image, task.voxel, task.layer, task.head)
         # From the image's millimetres to where the page shows them (the same but for pictures).
-        affine = np.array(look.facts["affine"]) @ np.linalg.inv(image.affine) @ seen.affine
-        with atomic_path(look.path) as path:
-            write_view(seen.array, affine, path)
+        to_page = np.array(task.metadata["affine"]) @ np.linalg.inv(image.affine)
+        with atomic_path(task.path) as path:
+            write_view(attention.array, to_page @ attention.affine, path)
 
-    def _image(self, of: "Prediction | Look") -> Volume:
-        if self._last is None or self._last[0] != of.image:
-            self._last = None  # two large images are not held at once
-            self._last = of.image, read_kept(of.image_folder, of.facts)
-        return self._last[1]
-
-
-def _statistics(labels: Volume, image: Volume, predictor: Predictor) -> list[dict[str, Any]]:
-    axis = predictor.preprocessing.stored_axis(image)
-    found = measure_structures(labels, image, predictor.labels, axis)
-    return [
-        {"index": index, "name": name, "color": colour_of(index), **found[name]}
-        for index, name in sorted(predictor.labels.items())
-        if index
-    ]
+    def _read(self, task: Task) -> Volume:
+        if self._last_image is None or self._last_image[0] != task.image:
+            self._last_image = None  # two large images are not held at once
+            self._last_image = task.image, read_kept(task.image_folder, task.metadata)
+        return self._last_image[1]
 
 
-def _count(image: Volume, models: Models) -> int:
-    return models.base.preprocessing.slice_count(image)
-
-
-def _in_words(error: BaseException, folder: Path = Path("upload")) -> TransUNetError:
-    if is_full(error):
-        return no_room()
-    try:
-        return told(in_words(error, folder), folder, "unusable")
-    except Exception:  # a mistake of ours: the log gets all of it, the client none
-        logging.getLogger(__name__).error("%s", traceback.format_exc())
-        return ApiError("internal", "The server made a mistake; its log says more.")
+def _api_error(error: Exception, folder: Path) -> ApiError:
+    if not is_full(error):
+        with suppress(Exception):  # a mistake of ours is raised again, and stays what it is
+            error = in_words(error, folder)
+    return api_error(error, folder, "unusable")

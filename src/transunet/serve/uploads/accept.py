@@ -20,18 +20,16 @@ from transunet.data.formats import (
 )
 from transunet.data.formats.archive import is_zip
 from transunet.data.formats.dicom.headers import is_called_dicom, is_dicom
-from transunet.serve.api.error_responses import ApiError
+from transunet.serve.api_errors import ApiError
 
 As = Literal["auto", "channels", "series"]
 
 ACCEPTED = tuple(suffix for suffix, known in FORMATS.items() if suffix not in known.refers_anywhere)
 """Suffixes that are taken; files that tell by their beginning what they are need none."""
 
-_SIDECAR = ".npy.json"
-
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """An image's files."""
 
     paths: tuple[Path, ...]
@@ -41,7 +39,7 @@ class Source:
     """Which series of the folder, where one was chosen."""
 
 
-def arrange(files: Sequence[Path], as_: As, series: str | None = None) -> Source:
+def arrange(files: Sequence[Path], as_: As, series: str | None = None) -> ImageSource:
     """Return the image that `files`, which lie in one folder, are.
 
     Args:
@@ -59,15 +57,23 @@ def arrange(files: Sequence[Path], as_: As, series: str | None = None) -> Source
     # What an archive held can only be a series, and is told as one where it is not.
     # A file that is only called DICOM, perhaps empty, is told or passed over as in a folder.
     dicom = [is_dicom(file) or file.is_dir() or is_called_dicom(file) for file in images]
-    if as_ == "series" and not all(dicom):
-        odd = images[dicom.index(False)].name
-        message = f"{odd} is no DICOM file, so these files are not the slices of a series."
-        raise ApiError("unknown_format", message, "Send it alone, or files as channels.")
-    if any(dicom) and (as_ != "channels" or len(images) == 1):
-        return _series(images, dicom, series)
-    for image in images:
-        check_format(image)
-    return Source(tuple(sorted(images, key=_place) if len(images) > 1 else images))
+    if not any(dicom) or (as_ == "channels" and len(images) > 1):
+        if as_ == "series":
+            message = f"{images[0].name} is no DICOM file, so these are not the slices of a series."
+            raise ApiError("unknown_format", message, "Send it alone, or files as channels.")
+        for image in images:
+            check_format(image)
+        # Sorting keeps the order that files came in, but for those that are numbered.
+        channels = {image: channel_of(stem_of(image)) for image in images}
+        images.sort(key=lambda image: (channels[image] or ("", -1))[1])
+        return ImageSource(tuple(images))
+    if not all(dicom):
+        message = f"Some files are DICOM, but {images[dicom.index(False)].name} is not."
+        raise ApiError("unknown_format", message, "Send the files of one DICOM series alone.")
+    if len(images) > 1 and any(map(is_zip, images)):
+        message = f"{len(images)} files with an archive among them were sent."
+        raise ApiError("unknown_format", message, "Send one archive, or the files of a series.")
+    return ImageSource((images[0].parent,), True, series)
 
 
 def without_companions(files: Sequence[Path]) -> list[Path]:
@@ -76,7 +82,9 @@ def without_companions(files: Sequence[Path]) -> list[Path]:
     return [
         path
         for path in files
-        if not (path.name.lower().endswith(_SIDECAR) or is_header_of_pair(path) or path in voxels)
+        if not (
+            path.name.lower().endswith(".npy.json") or is_header_of_pair(path) or path in voxels
+        )
     ]
 
 
@@ -86,12 +94,17 @@ def check_format(path: Path) -> None:
     Raises:
         ApiError: when it does not.
     """
-    kind = kind_of(path)
-    if kind is None or kind in FORMATS[kind].refers_anywhere:
+    if kind_of(path) not in ACCEPTED:
         message = f"{path.name}: the format is not taken; expected {', '.join(ACCEPTED)}."
         raise ApiError("unknown_format", message, "Convert it to NIfTI (.nii.gz).")
     named = _files_named_by(path)
-    if named is None or not all(_is_beside(path, name) for name in named):
+    # No path, no pattern, no list of files: a name of one beside it.
+    if named is None or not all(
+        re.fullmatch(r"[\w+=@() .-]+", name)
+        and not name.startswith("LIST")
+        and (path.parent / name).is_file()
+        for name in named
+    ):
         message = (
             f"{path.name}: its header does not say that the voxels are in the same file, or in one "
             "that was sent with it."
@@ -100,30 +113,7 @@ def check_format(path: Path) -> None:
         raise ApiError("unknown_format", message, remedy)
 
 
-def _series(images: list[Path], dicom: list[bool], series: str | None) -> Source:
-    if not all(dicom):
-        odd = images[dicom.index(False)].name
-        message = f"Some files are DICOM, but {odd} is not."
-        raise ApiError("unknown_format", message, "Send the files of one DICOM series alone.")
-    if len(images) > 1 and any(map(is_zip, images)):
-        message = f"{len(images)} files with an archive among them were sent."
-        raise ApiError("unknown_format", message, "Send one archive, or the files of a series.")
-    return Source((images[0].parent,), True, series)
-
-
-def _place(path: Path) -> int:
-    # Sorting keeps the order that files came in, but for those that are numbered.
-    channel = channel_of(stem_of(path))
-    return channel[1] if channel else -1
-
-
 def _files_named_by(path: Path) -> list[str] | None:
-    """Other files that the header of a NRRD or MetaImage names; None for a header that is none."""
+    """Other files that the header of a file names; None for a header that is none."""
     known = known_format(path) if path.is_file() else None
     return known.voxel_files(path) if known else []
-
-
-def _is_beside(path: Path, name: str) -> bool:
-    """Whether `name` is that of a file in the folder of `path`: no path, no pattern, no list."""
-    plain = re.fullmatch(r"[\w+=@() .-]+", name) and not name.startswith("LIST")
-    return bool(plain) and (path.parent / name).is_file()

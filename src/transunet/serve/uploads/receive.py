@@ -1,88 +1,238 @@
-"""A request's files into a folder of their own, which is gone again unless all goes well."""
+"""A request's files into a folder of their own, which is gone again unless all goes well.
 
-import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+Starlette takes the form apart; here its files go straight to where they stay, under harmless names,
+counted while they come.
+"""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
 
 import anyio
+import anyio.to_thread
 from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from transunet.serve.api.error_responses import ApiError
-from transunet.serve.image_records import new_id
+from transunet.serve.api_errors import ApiError, answering_full_disks
+from transunet.serve.jobs.database import new_id
 from transunet.serve.service import Service
 from transunet.serve.uploads.inspection import UPLOAD
-from transunet.serve.uploads.multipart import Receiver, Upload, receive
-from transunet.serve.uploads.quota import remove, telling_of_full_disks
+from transunet.serve.uploads.quota import remove
 
+FIELD_BYTES = 1024
+"""Of a form field that is no file."""
+FIELDS = 20
+STALLED_SECONDS = 60.0
+"""A client that sends nothing for so long is given up."""
 _DRAINED_BYTES = 64 * 2**20
 _DRAINED_SECONDS = 10.0
+_LONGEST_NAME = 120  # characters; file systems allow 255 bytes, and letters may take four
+_NAME_END = 30  # characters at the end that are kept when a name is cut: suffixes
+_EXTENDED_NAME = re.compile(rb"""filename\*\s*=\s*"?([\w.-]+)'[^']*'([^\s;"]*)""", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What a multipart request held."""
+
+    id: str
+    folder: Path
+    """Its own; the files are in `UPLOAD` in it. It may be moved to where it is kept."""
+    files: list[Path] = field(default_factory=list)
+    """In the order they came."""
+    names: list[str] = field(default_factory=list)
+    """What the client calls them, in the same order."""
+    fields: dict[str, str] = field(default_factory=dict)
 
 
 @asynccontextmanager
-async def received(request: Request, here: Service) -> AsyncIterator[tuple[str, Path, Upload]]:
-    """Yield a new id, the folder `incoming/ID` and what was received into its `upload`.
-
-    The folder is removed in the end, unless it was moved to where it is kept.
+async def received(request: Request, service: Service) -> AsyncIterator[Upload]:
+    """Yield what a request uploads; in the end its folder is removed.
 
     Raises:
         ApiError: for an upload that is too large, malformed, stalled, or does not fit on the disk.
     """
     id_ = new_id()
-    folder = here.data / "incoming" / id_
+    upload = Upload(id_, service.data / "incoming" / id_)
+    limits, stream = service.limits, request.stream()
+    too_large = ApiError(
+        "too_large",
+        f"The upload is larger than {limits.upload_bytes / 2**20:g} MB, which is all that is "
+        "taken.",
+        "Send a smaller file, or start with --max-upload.",
+    )
+
+    async def counted() -> AsyncGenerator[bytes, None]:
+        size = 0
+        while (data := await _next(stream)) is not None:
+            size += len(data)
+            if size > limits.upload_bytes:
+                raise too_large
+            await anyio.to_thread.run_sync(service.quota.add_arriving, id_, len(data))
+            yield data
+
     try:
-        with telling_of_full_disks():
-            (folder / UPLOAD).mkdir(parents=True)
-        yield id_, folder, await _receive(request, here, id_, folder / UPLOAD)
+        try:
+            with answering_full_disks():
+                declared = request.headers.get("content-length", "")
+                if declared.isdigit() and int(declared) > limits.upload_bytes:
+                    raise too_large
+                service.quota.check()
+                (upload.folder / UPLOAD).mkdir(parents=True)
+                await _UploadParser(request, counted(), upload, limits.files).receive()
+        except ApiError as error:
+            # A client that still sends does not see the answer.
+            if error.code in ("too_large", "storage_full") and "expect" not in request.headers:
+                await _drain(stream)
+            raise
+        yield upload
     except ClientDisconnect:
         raise ApiError("malformed", "The client left before the upload ended.") from None
     finally:
-        here.space.settled(id_)
+        service.quota.forget_arriving(id_)
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(remove, folder)
+            await anyio.to_thread.run_sync(remove, upload.folder)
 
 
-def keep(folder: Path, target: Path) -> None:
-    """Move a folder that was received to where it is kept."""
-    shutil.move(folder, target)
-
-
-async def _receive(request: Request, here: Service, id_: str, folder: Path) -> Upload:
-    most, received_bytes = here.limits.upload_bytes, 0
-    declared = request.headers.get("content-length", "")
-
-    def arrived(size: int) -> None:
-        nonlocal received_bytes
-        received_bytes += size
-        if received_bytes > most:
-            raise _too_large(most)
-        here.space.arrived(id_, size)
-
-    stream = request.stream()
+async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
     try:
-        if declared.isdigit() and int(declared) > most:
-            raise _too_large(most)
-        here.space.check()
-        kind = request.headers.get("content-type", "")
-        receiver = Receiver(kind, folder, here.limits.files, arrived)
-        return await receive(stream, receiver)
-    except ApiError as error:
-        if error.code in ("too_large", "storage_full") and "expect" not in request.headers:
-            await _drain(stream)
-        raise
+        with anyio.fail_after(STALLED_SECONDS):
+            return await anext(stream, None)
+    except TimeoutError:
+        message = f"Nothing arrived for {STALLED_SECONDS:.0f} seconds."
+        raise ApiError("too_slow", message, "Send the file again.") from None
 
 
 async def _drain(stream: AsyncIterator[bytes]) -> None:
-    """Take a little more of a refused body: a client that still sends does not see the answer."""
-    taken = 0
+    size = 0
     with anyio.move_on_after(_DRAINED_SECONDS):
         async for data in stream:
-            taken += len(data)
-            if taken > _DRAINED_BYTES:
+            size += len(data)
+            if size > _DRAINED_BYTES:
                 return
 
 
-def _too_large(most: int) -> ApiError:
-    message = f"The upload is larger than {most / 2**20:g} MB, which is all that is taken."
-    return ApiError("too_large", message, "Send a smaller file, or start with --max-upload.")
+class _UploadParser(MultiPartParser):
+    """Starlette's parser of forms, but a file is written to where it stays."""
+
+    def __init__(
+        self, request: Request, stream: AsyncGenerator[bytes, None], upload: Upload, most_files: int
+    ) -> None:
+        unlimited = float("inf")  # what is too much is told below, with its code
+        super().__init__(request.headers, stream, max_files=unlimited, max_fields=unlimited)
+        self._upload, self._most_files = upload, most_files
+        self._open_files: list[_OpenFile] = []
+        self._ended = False
+
+    async def receive(self) -> None:
+        """Take the form apart into `upload`.
+
+        Raises:
+            ApiError: for what is no form, or has too much in it.
+        """
+        try:
+            if not self.headers.get("content-type", "").startswith("multipart/form-data"):
+                raise MultiPartException("Expected a multipart/form-data body with a boundary.")
+            form = await self.parse()
+            if not self._ended:
+                raise MultiPartException("The upload ended in the middle of a file.")
+        except (MultiPartException, FormParserError) as error:
+            remedy = "Send the files as the form field 'files'."
+            raise ApiError("malformed", f"The upload is no form: {error}", remedy) from None
+        finally:
+            for file in self._open_files:
+                file.close()
+        fields = {name: text for name, text in form.multi_items() if isinstance(text, str)}
+        self._upload.fields.update(fields)
+
+    def on_headers_finished(self) -> None:
+        part, upload = self._current_part, self._upload
+        extended = _EXTENDED_NAME.search(part.content_disposition or b"")
+        if extended and part.content_disposition:  # the parser passes over `filename*`
+            part.content_disposition += b'; filename=""'
+        super().on_headers_finished()
+        if part.file is None:
+            if self._current_fields > FIELDS:
+                raise ApiError("too_large", f"The form has more than {FIELDS} fields.")
+            return
+        if self._current_files > self._most_files:
+            message = f"The upload has more than {self._most_files} files."
+            raise ApiError("too_large", message, "Send the series as one zip archive.")
+        part.file.file.close()  # a temporary one, which nothing was written to
+        name = decoded_name(part.file.filename or "", extended)
+        taken = {path.name for path in upload.files}
+        path = upload.folder / UPLOAD / name_on_disk(name, taken)
+        upload.files.append(path)
+        upload.names.append(name)
+        self._open_files.append(_OpenFile(path))
+        part.file = self._open_files[-1]  # type: ignore[assignment]
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        part = self._current_part
+        if part.file is None and len(part.data) + end - start > FIELD_BYTES:
+            message = (
+                f"The form's field {part.field_name!r:.50} is longer than {FIELD_BYTES} bytes."
+            )
+            raise ApiError("too_large", message)
+        super().on_part_data(data, start, end)
+
+    def on_end(self) -> None:
+        self._ended = True
+
+
+class _OpenFile:
+    """A file as the parser writes it; it turns to its beginning when the file is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb")
+        self.close: Callable[[], Any] = self._file.close
+
+    async def write(self, data: bytes) -> None:
+        await anyio.to_thread.run_sync(self._file.write, data)
+
+    async def seek(self, _: int) -> None:
+        self.close()  # a series has more files than a process may have open
+
+
+def decoded_name(plain: str, extended: re.Match[bytes] | None) -> str:
+    """Return a file name as a Content-Disposition tells it.
+
+    `filename*` (RFC 5987) goes before `filename`, which clients that send both (.NET's) encode as
+    mail does (RFC 2047).
+    """
+    if extended:
+        charset, name = (part.decode("latin-1") for part in extended.groups())
+        try:
+            return unquote(name, charset, "replace")
+        except LookupError:  # no such charset
+            return unquote(name, errors="replace")
+    if plain.startswith("=?"):
+        with suppress(HeaderParseError, LookupError, UnicodeError):
+            return str(make_header(decode_header(plain)))
+    return plain
+
+
+def shown_name(name: str) -> str:
+    """Return the last part of a client's path without what cannot be printed; never empty."""
+    last = PurePosixPath(name.replace("\\", "/")).name
+    text = "".join(letter for letter in last if letter.isprintable() and letter != "\ufffd")
+    return text.strip()[-_LONGEST_NAME:] or "unnamed"
+
+
+def name_on_disk(name: str, taken: Collection[str]) -> str:
+    """Return a harmless file name that ends like `name` and is not one of `taken`."""
+    text = re.sub(r"[^\w.+=@()-]", "_", shown_name(name), flags=re.ASCII).lstrip(".-") or "unnamed"
+    if len(text) > _LONGEST_NAME:
+        text = text[: _LONGEST_NAME - _NAME_END] + text[-_NAME_END:]
+    number, free = 2, text
+    while free in taken:
+        number, free = number + 1, f"{number}_{text}"
+    return free

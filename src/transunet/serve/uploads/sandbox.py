@@ -1,92 +1,96 @@
 """Processes that open untrusted files, so that a file that kills its reader kills nothing else."""
 
 import asyncio
+import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from transunet.serve.api.error_responses import ApiError
-from transunet.serve.jobs.child_processes import CONTEXT, settle_in
+from transunet.serve.api_errors import ApiError, api_error
+from transunet.serve.child_process import ChildProcess, ProcessDiedError
+from transunet.serve.jobs.database import new_id
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
-class Desk:
+class ParserPool:
     """A few processes; each serves one call at a time, so that its death is that call's alone.
 
     Args:
-        places: how many processes.
+        count: how many processes.
         scratch: folder for their temporary files, on the disk that uploads are kept on.
     """
 
-    def __init__(self, places: int, scratch: Path) -> None:
-        self._scratch, self._places = scratch, places
-        self._free: asyncio.Queue[ProcessPoolExecutor] = asyncio.Queue()
-        self._all: set[ProcessPoolExecutor] = set()
+    def __init__(self, count: int, scratch: Path) -> None:
+        target = f"{__name__}:run_parser"
+        self._processes = [ChildProcess(target, str(scratch)) for _ in range(count)]
+        self._free: asyncio.Queue[ChildProcess] = asyncio.Queue()
+        for process in self._processes:
+            self._free.put_nowait(process)
 
-    def open(self) -> None:
-        """Make the processes; they start with their first call, or to warm up."""
-        for _ in range(self._places):
-            self._free.put_nowait(self._hired())
-
-    def warm_up(self) -> None:
-        """Have the processes start and import what they will need, before anybody waits for it."""
-        for pool in self._all:
-            pool.submit(import_module, "transunet.serve.uploads.inspection")
+    async def warm_up(self) -> None:
+        """Start the processes, before anybody waits for it."""
+        for _ in self._processes:
+            process = await self._free.get()
+            try:
+                await asyncio.to_thread(process.start)
+            except ProcessDiedError:
+                return  # the first call tries again
+            finally:
+                self._free.put_nowait(process)
 
     def close(self) -> None:
         """End the processes, whatever they do."""
-        for pool in self._all:
-            _kill(pool)
-        self._all.clear()
+        for process in self._processes:
+            process.stop()
 
     async def run(
-        self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs
+        self, function: Callable[Given, Result], *given: Given.args, **named: Given.kwargs
     ) -> Result:
-        """Return `work(...)`, called in one of the processes.
+        """Return `function(...)`, called in one of the processes.
 
         Raises:
-            ApiError: when the process died twice of it.
-            TransUNetError: what `work` raises.
+            ApiError: when the process died twice of it, or what `function` raises.
         """
-        pool = await self._free.get()
+        process = await self._free.get()
         try:
             for _ in range(2):
                 try:
-                    loop = asyncio.get_running_loop()
-                    return await loop.run_in_executor(pool, partial(work, *given, **named))
-                except BrokenProcessPool:  # killed from outside, perhaps: once more
-                    pool = self._replaced(pool)
+                    if not process.ready:
+                        await asyncio.to_thread(process.start)
+                    answer = process.ask(new_id(), (function, given, named))
+                    result: Result = await asyncio.wrap_future(answer)
+                    return result
+                except ProcessDiedError:  # killed from outside, perhaps: once more
+                    process.stop()
         except asyncio.CancelledError:  # the client left: nobody waits for what is being done
-            pool = self._replaced(pool)
+            process.stop()
             raise
         finally:
-            self._free.put_nowait(pool)
+            self._free.put_nowait(process)
         raise ApiError(
             "unreadable",
             "The process that read it was killed, as a rule because the memory ran out.",
             "Send a smaller image, or give the server more memory.",
         )
 
-    def _hired(self) -> ProcessPoolExecutor:
-        pool = ProcessPoolExecutor(
-            1, mp_context=CONTEXT, initializer=settle_in, initargs=(self._scratch,)
-        )
-        self._all.add(pool)
-        return pool
 
-    def _replaced(self, pool: ProcessPoolExecutor) -> ProcessPoolExecutor:
-        self._all.discard(pool)
-        _kill(pool)
-        return self._hired()
+def run_parser(pipe: Connection, scratch: str) -> None:
+    """Call what is asked for until the pipe closes (`ChildProcess`'s target).
 
-
-def _kill(pool: ProcessPoolExecutor) -> None:
-    for process in list((pool._processes or {}).values()):  # it has no public way to do so
-        process.kill()
-    pool.shutdown(wait=False, cancel_futures=True)
+    Raises:
+        EOFError, OSError: when it does.
+    """
+    tempfile.tempdir = scratch
+    import_module("transunet.serve.uploads.inspection")  # what the first call will need
+    pipe.send(("ready", "", None))
+    while True:
+        id_, (function, given, named) = pipe.recv()
+        try:
+            answer = "done", id_, function(*given, **named)
+        except Exception as error:
+            answer = "failed", id_, api_error(error, Path(scratch))
+        pipe.send(answer)

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Mapping
-from typing import Any
 
 HELP: Mapping[str, tuple[str, str]] = {
     "transunet_requests_total": ("counter", "Requests, by method and status."),
@@ -23,7 +22,7 @@ HELP: Mapping[str, tuple[str, str]] = {
 """Name -> kind and meaning."""
 
 
-class Metrics:
+class ServerMetrics:
     """Counters of one server, from 0 at its start."""
 
     def __init__(self) -> None:
@@ -37,13 +36,6 @@ class Metrics:
         with self._lock:
             self._values[key] = self._values.get(key, 0) + by
 
-    def job_ended(self, outcome: Mapping[str, Any], seconds: float) -> None:
-        """Count a job that was done or failed."""
-        self.count("transunet_jobs_total", status=outcome["status"])
-        if outcome["status"] == "done":
-            self.count("transunet_job_seconds_sum", seconds)
-            self.count("transunet_job_seconds_count")
-
     def text(self, gauges: Mapping[str, float]) -> str:
         """Return everything, with what is measured now."""
         with self._lock:
@@ -52,8 +44,8 @@ class Metrics:
         for name, (kind, meaning) in HELP.items():
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
             parts = (f"{name}_sum", f"{name}_count") if kind == "summary" else (name,)
-            found = {key: value for key, value in values.items() if key[0] in parts}
-            if kind != "gauge" and not found:
-                found = {(part, ""): 0.0 for part in parts}
-            lines += [f"{part}{labels} {value:.17g}" for (part, labels), value in found.items()]
+            samples = {key: value for key, value in values.items() if key[0] in parts}
+            if not samples:
+                samples = {(part, ""): 0.0 for part in parts}
+            lines += [f"{part}{labels} {value:.17g}" for (part, labels), value in samples.items()]
         return "\n".join(lines) + "\n"

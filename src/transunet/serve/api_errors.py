@@ -1,0 +1,152 @@
+"""What goes wrong, as the API answers it: a status, a short code, a message and what to do."""
+
+import logging
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transunet.data.checks.problems import problem_of
+from transunet.data.formats.dicom.series import NoSuchSeriesError, SeveralSeriesError
+from transunet.errors import TransUNetError, is_full_disk
+
+STATUS: Mapping[str, int] = {
+    "malformed": 400,
+    "unauthorized": 401,
+    "token_expired": 401,
+    "wrong_host": 403,
+    "wrong_origin": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "too_slow": 408,
+    "not_done": 409,
+    "busy": 409,
+    "format_not_fitting": 409,
+    "no_attention": 409,
+    "too_large": 413,
+    "unknown_format": 415,
+    "invalid_request": 422,
+    "unreadable": 422,
+    "unusable": 422,
+    "wrong_channels": 422,
+    "wrong_grid": 422,
+    "wrong_modality": 422,
+    "several_series": 422,
+    "no_such_series": 422,
+    "queue_full": 429,
+    "internal": 500,
+    "worker_died": 503,
+    "not_ready": 503,
+    "storage_full": 507,
+}
+"""Code -> HTTP status; `docs/reference/serve.md` explains each."""
+
+
+class ApiError(TransUNetError):
+    """A request that cannot be answered as wanted.
+
+    Args:
+        code: one of `STATUS`.
+        message: what was found and expected.
+        remedy: what to do.
+        headers: more headers of the answer.
+        details: more fields of the answer's error.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        remedy: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code, self.message, self.remedy = code, message, remedy
+        self.headers, self.details = dict(headers or {}), dict(details or {})
+        self.status = STATUS[code]
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:  # so that it can come from a process
+        return type(self), (self.code, self.message, self.remedy, self.headers, self.details)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """What is answered as JSON."""
+        error: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.remedy:
+            error["remedy"] = self.remedy
+        return {"error": {**error, **self.details}}
+
+
+def api_error(error: BaseException, folder: Path, code: str = "unreadable") -> ApiError:
+    """Return the answer for whatever went wrong with files in `folder`; it names no path.
+
+    Args:
+        error: the error; one that is nobody's fault but ours is logged and answered as "internal".
+        folder: where the files are.
+        code: of an error that has none of its own.
+    """
+    if isinstance(error, ApiError):
+        return error
+    if is_full(error):
+        return storage_full()
+    if isinstance(error, SeveralSeriesError | NoSuchSeriesError):
+        return _choose_series(error)
+    if not isinstance(error, TransUNetError):
+        logging.getLogger(__name__).error("A request or job failed", exc_info=error)
+        return ApiError("internal", "The server made a mistake; its log says more.")
+
+    def without_folder(text: str) -> str:
+        return text.replace(f"{folder}/", "").replace(str(folder), "the upload")
+
+    problem = problem_of(error, "")
+    if problem.kind == "unusable":  # an error without parts
+        return ApiError(code, without_folder(str(error)))
+    message = without_folder(f"{problem.where}: {problem.found}.")
+    return ApiError(code, message, without_folder(problem.remedy) + ".")
+
+
+def _choose_series(error: SeveralSeriesError | NoSuchSeriesError) -> ApiError:
+    holds = f"{len(error.choices)} series"
+    if isinstance(error, SeveralSeriesError):
+        code, message = (
+            "several_series",
+            f"The upload holds {holds}, and one is segmented at a time.",
+        )
+    else:
+        code, message = "no_such_series", f"The upload has no such series; it holds {holds}."
+    return ApiError(
+        code,
+        message,
+        "Send the files again with the field 'series': one of the numbers or UIDs in error.series.",
+        details={"series": [asdict(choice) for choice in error.choices]},
+    )
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether `error` is a full disk or database, or was raised for a full disk."""
+    full_database = isinstance(error, sqlite3.OperationalError) and "full" in str(error)
+    return full_database or is_full_disk(error)
+
+
+def storage_full(message: str = "The server's disk is full.") -> ApiError:
+    """Return the error for a disk or a quota that is full."""
+    remedy = "Delete images and results that are no longer needed, or try again when some expired."
+    return ApiError("storage_full", message, remedy)
+
+
+@contextmanager
+def answering_full_disks() -> Iterator[None]:
+    """Turn a full disk into an answer.
+
+    Raises:
+        ApiError: "storage_full" in place of the operating system's or the database's error.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if is_full(error):
+            raise storage_full() from None
+        raise
