@@ -15,6 +15,7 @@ ALLOWED = {
     "files": {"errors"},
     "cache": {"errors", "files"},
     "device": {"errors"},
+    "logs": set(),
     "models": GROUND,
     "weights": GROUND | {"models", "data"},  # data: which classes are the same by their names
     "create": GROUND | {"models", "weights"},

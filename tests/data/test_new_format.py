@@ -28,7 +28,7 @@ from transunet.errors import ConfigError
 from transunet.evaluation.pairs import Pair, files_in
 from transunet.evaluation.structure_names import names_of
 from transunet.serve.uploads.accept import check_format
-from transunet.serve.uploads.limits import declared
+from transunet.serve.uploads.inspection import declared_voxels
 
 
 def read(path: Path) -> Volume:
@@ -79,7 +79,7 @@ def test_what_it_tells_of_itself_counts_everywhere(scan, monkeypatch):
     assert Pair("a", scan, scan).tells_space
     assert ImageFacts.of(read_volume(scan)).space == "known"
     assert label_name(Case("scan", (scan,), None)) == "scan.nii.gz"
-    assert declared(scan) == 24
+    assert declared_voxels(scan) == 24
     check_format(scan)
     assert names_of(scan).labels[1] == "liver"
     assert files_in(scan.parent, "prediction") == {"scan": scan}

@@ -202,7 +202,7 @@ class Service:
         self._remove_strays(_STRAY_SECONDS)
 
     def _remove_strays(self, age: float) -> None:
-        """Remove files of `age` seconds without a record: of what was cut off, or deleted in use."""
+        """Remove files of `age` seconds without a record: of what was cut off or deleted in use."""
         before = time.time() - age
         known = {*self.database.image_ids(), *(job.id for job in self.database.jobs())}
         for kind in ("images", "jobs"):

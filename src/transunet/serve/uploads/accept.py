@@ -24,9 +24,6 @@ from transunet.serve.api_errors import ApiError
 
 As = Literal["auto", "channels", "series"]
 
-ACCEPTED = tuple(suffix for suffix, known in FORMATS.items() if suffix not in known.refers_anywhere)
-"""Suffixes that are taken; files that tell by their beginning what they are need none."""
-
 
 @dataclass(frozen=True)
 class ImageSource:
@@ -94,8 +91,10 @@ def check_format(path: Path) -> None:
     Raises:
         ApiError: when it does not.
     """
-    if kind_of(path) not in ACCEPTED:
-        message = f"{path.name}: the format is not taken; expected {', '.join(ACCEPTED)}."
+    # A file that may refer to any other, in many ways, is not read; HDF5 is such a format.
+    accepted = [suffix for suffix, known in FORMATS.items() if suffix not in known.refers_anywhere]
+    if kind_of(path) not in accepted:
+        message = f"{path.name}: the format is not taken; expected {', '.join(accepted)}."
         raise ApiError("unknown_format", message, "Convert it to NIfTI (.nii.gz).")
     named = _files_named_by(path)
     # No path, no pattern, no list of files: a name of one beside it.
