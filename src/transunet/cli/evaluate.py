@@ -1,6 +1,5 @@
 """`transunet evaluate`: predictions against references, or two predictions against each other."""
 
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from transunet.data.processes import Progress
     from transunet.evaluation.evaluate import EvaluationRequest
     from transunet.evaluation.records import Evaluation
 
@@ -169,13 +169,13 @@ def print_comparison(
 
 
 @contextmanager
-def _case_bar() -> "Iterator[Callable[[int, int], None]]":
+def _case_bar() -> "Iterator[Progress]":
     """Show a bar of the cases that are measured; yield what moves it."""
     from transunet.cli.progress import progress_bar
 
     with progress_bar("cases") as bar:
         task = bar.add_task("measuring", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, _: bar.update(task, completed=done, total=total)
 
 
 def _check_outputs(out: Path | None, json: Path | None) -> None:

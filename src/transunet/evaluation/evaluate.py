@@ -1,11 +1,12 @@
 """From paths to an evaluation, and from an evaluation to a folder of reports."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transunet.data.formats import warn_of_contradictions
+from transunet.data.processes import Progress
 from transunet.errors import ConfigError
 from transunet.evaluation import comparison, report
 from transunet.evaluation.comparison import PairedComparison
@@ -20,8 +21,6 @@ from transunet.files import atomic_path
 from transunet.optional import require
 
 _LOGGER = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
-"""Called after each case: how many are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,16 @@ def compare(
     """
     references = _references(request)
 
-    def half(before: int) -> Progress | None:
-        return progress and (lambda done, total: progress(before * total + done, 2 * total))
+    def first_half(done: int, total: int, case: str) -> None:
+        if progress:
+            progress(done, 2 * total, case)
 
-    a = _evaluate(first, references, request, half(0)).evaluation
-    b = _evaluate(second, references, request, half(1)).evaluation
+    def second_half(done: int, total: int, case: str) -> None:
+        if progress:
+            progress(total + done, 2 * total, case)
+
+    a = _evaluate(first, references, request, first_half).evaluation
+    b = _evaluate(second, references, request, second_half).evaluation
     # Without names, A may hold labels that B has not: both get the union, and all notes.
     union = tuple(sorted({*a.structures, *b.structures}))
     notes = tuple(dict.fromkeys((*a.notes, *b.notes)))

@@ -1,7 +1,7 @@
 """Files to records: read each pair, check that it can be compared, measure it."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,7 +10,7 @@ import numpy as np
 from transunet.data.cases import IGNORED, DataSet, label_problems, raise_first
 from transunet.data.formats import read_label_pair, smallest_unsigned
 from transunet.data.layouts.masks import has_soft_edges
-from transunet.data.processes import spread
+from transunet.data.processes import Progress, spread
 from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError, DataError, GeometryError
 from transunet.evaluation.metrics import Convention, case_metrics
@@ -53,7 +53,7 @@ def measure_all(
     pairs: Sequence[Pair],
     settings: Settings,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[CaseRecord]:
     """Measure the pairs in this process or in several; the records come in the pairs' order.
 
@@ -61,7 +61,7 @@ def measure_all(
         pairs: what to measure.
         settings: how.
         workers: processes.
-        progress: called after each case with how many are done, and of how many.
+        progress: called after each case.
 
     Raises:
         ConfigError: for fewer than one worker, or a format that is not known.
@@ -72,12 +72,7 @@ def measure_all(
         raise ConfigError(f"At least one process is needed, not {workers}.")
     if settings.dataset is not None:  # what the processes need not be sent
         settings = replace(settings, dataset=replace(settings.dataset, cases=(), notes=()))
-
-    def counted(done: int, total: int, _: str) -> None:
-        if progress:
-            progress(done, total)
-
-    return spread(partial(measure, settings=settings), pairs, workers, counted)
+    return spread(partial(measure, settings=settings), pairs, workers, progress)
 
 
 def measure(pair: Pair, settings: Settings) -> CaseRecord:
