@@ -62,7 +62,7 @@ $(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(PIP) -e '.[dev]'
-	$(PIP) --no-deps -r tests/nnunet/requirements.txt
+	$(PIP) --no-deps -r tests/integrations/nnunet/requirements.txt
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.dev pyproject.toml constraints.txt

@@ -20,6 +20,13 @@ SETTINGS = [
     *("--set", "checkpoint_minutes=0", "--device", "cpu"),
 ]
 
+# The command, without the curves, which take longer than training here.
+COMMAND = """
+from transunet.cli.main import main
+from transunet.training import loop
+loop.draw_curves = lambda folder: None
+"""
+
 
 def steps(job: Job) -> list[Stepped]:
     """Train to the end and return the steps."""
@@ -53,9 +60,9 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 
 def launch(*arguments: object, code: str | None = None) -> subprocess.Popen[str]:
-    start = ["-c", code] if code else ["-m", "transunet"]
+    """Start the command in a process of its own; `code` is what runs instead of `main()`."""
     return subprocess.Popen(
-        [sys.executable, *start, *map(str, arguments)],
+        [sys.executable, "-c", COMMAND + (code or "main()"), *map(str, arguments)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -106,7 +106,7 @@ def test_a_hybrid_is_converted_too(tmp_path: Path) -> None:
     from transunet.models.transunet2d.network import TransUNet
 
     torch.manual_seed(0)
-    model = TransUNet(variant("R26-ViT-Ti_16", num_classes=2, image_size=(32, 48)))
+    model = TransUNet(variant("R26-ViT-Ti_16", num_classes=2, image_size=(32, 48), num_layers=2))
     config = BundleConfig(
         architecture=model.config,
         preprocessing=Preprocessing(),

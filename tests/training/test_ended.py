@@ -65,8 +65,15 @@ def all_ended(group: int, seconds: float = 15) -> bool:
     return not alive(group)
 
 
-@pytest.mark.parametrize("error", ["ValueError('odd')", "SystemExit(1)", "MemoryError()"])
-@pytest.mark.parametrize("code", [FAILS_IN_A_STEP, FAILS_OUTSIDE])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (FAILS_IN_A_STEP, "ValueError('odd')"),
+        (FAILS_IN_A_STEP, "MemoryError()"),
+        (FAILS_OUTSIDE, "ValueError('odd')"),
+        (FAILS_OUTSIDE, "SystemExit(1)"),
+    ],
+)
 def test_whatever_is_raised_the_process_ends(store, tmp_path, code, error):
     arguments = (
         ("train", store, "-o", tmp_path / "run", *SETTINGS, "--workers", "2")

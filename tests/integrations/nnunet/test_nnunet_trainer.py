@@ -1,7 +1,7 @@
 """nnU-Net plans, trains, resumes, validates and predicts with this network.
 
 nnU-Net is installed for these tests without the packages that it does not need here:
-`pip install --no-deps -r tests/nnunet/requirements.txt`.
+`pip install --no-deps -r tests/integrations/nnunet/requirements.txt`.
 """
 
 import json
@@ -25,13 +25,14 @@ from transunet.weights.load import load_weights
 
 if find_spec("nnunetv2") is None:
     pytest.skip(
-        "nnU-Net is not installed: pip install --no-deps -r tests/nnunet/requirements.txt",
+        "nnU-Net is not installed: "
+        "pip install --no-deps -r tests/integrations/nnunet/requirements.txt",
         allow_module_level=True,
     )
 pytestmark = pytest.mark.slow  # nnU-Net starts many processes, and each imports torch
 
 NAME = "Dataset777_Made"
-AFFINE = np.array([[-0.9, 0, 0, 5], [0, 1.1, 0, -3], [0, 0, 1.0, 7], [0, 0, 0, 1.0]])
+AFFINE = np.array([[-0.9, 0, 0, 5], [0, 1.1, 0, -3], [0, 0, 3.0, 7], [0, 0, 0, 1.0]])
 LABELS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
 TRAINERS = """
 import os
