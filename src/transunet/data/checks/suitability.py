@@ -6,13 +6,12 @@ plain contradiction, such as a CT for MRI, is refused unless it is forced; a dou
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
 from transunet.data.fingerprint import PERCENTILES
@@ -71,7 +70,6 @@ _SAMPLES = 200_000  # voxels of a channel that percentiles are taken of
 Triple = tuple[float, float, float]
 Span = tuple[tuple[float, ...], tuple[float, ...]]
 """The smallest and the largest of each of several figures, over the cases of training."""
-"""Whether a file's format tells voxel sizes; a picture's pixels are counted as they are."""
 
 
 class ChannelValues(Configuration):
@@ -82,6 +80,11 @@ class ChannelValues(Configuration):
     """`PERCENTILES`."""
     standardised: Triple
     """The same in standard deviations from the mean: comparable whatever the scale is."""
+
+    @property
+    def is_hounsfield(self) -> bool:
+        """Whether they look like a CT's: there is air, and nothing denser than metal."""
+        return self.percentiles[0] <= AIR_HU and self.percentiles[2] <= MOST_HU
 
 
 class SeenChannel(Configuration):
@@ -109,13 +112,24 @@ class TrainingData(Configuration):
     def of(cls, cases: Iterable[StoredCase], preprocessing: Preprocessing) -> Self:
         """Summarise the cases of a store, at least one."""
         stored = list(cases)
+        channels = []
+        for index, channel in enumerate(preprocessing.channels):
+            measured = [case.fingerprint.intensities[index] for case in stored]
+            # The first channel's header is kept.
+            headers = {case.fingerprint.modality for case in stored} if index == 0 else set()
+            by_header = headers.pop() if len(headers) == 1 else None
+            standardised = [_standardised(v.percentiles, v.mean, v.deviation) for v in measured]
+            channels.append(
+                SeenChannel(
+                    modality=by_header or modality_of_name(channel.name),
+                    percentiles=_span([values.percentiles for values in measured]),
+                    standardised=_span(standardised),
+                )
+            )
         return cls(
             cases=len(stored),
             space=_space(stored[0].images[0]),
-            channels=tuple(
-                _seen(stored, index, channel.name)
-                for index, channel in enumerate(preprocessing.channels)
-            ),
+            channels=tuple(channels),
             spacing_mm=_span([case.spacing_mm for case in stored]),
             view_mm=_span([_view(case.size, case.spacing_mm) for case in stored]),
         )
@@ -138,13 +152,25 @@ class ImageFacts(Configuration):
     @classmethod
     def of(cls, volume: Volume) -> Self:
         """Measure a volume whose voxels are finite."""
-        space = _space(volume.name)
+        space, array = _space(volume.name), volume.array
+        channels = []
+        for channel in array:
+            values = channel.ravel("K")
+            sample = values[:: max(1, values.size // _SAMPLES)].astype(np.float64)
+            low, middle, high = np.percentile(sample, PERCENTILES).tolist()
+            channels.append(
+                ChannelValues(
+                    minimum=float(values.min()),
+                    percentiles=(low, middle, high),
+                    standardised=_standardised((low, middle, high), sample.mean(), sample.std()),
+                )
+            )
         return cls(
             modality=modality_of_header(volume.header),
             space=space,
-            colour=space == "pixels" and _is_colour(volume.array),
+            colour=space == "pixels" and len(array) == 3 and not (array[0] == array[1]).all(),
             white=raster.white_of(volume),
-            channels=tuple(map(_measure, volume.array)),
+            channels=tuple(channels),
             shape=volume.spatial_shape,
             affine=tuple(map(tuple, volume.affine.tolist())),
         )
@@ -200,8 +226,28 @@ def mismatch(
     """
     if len(image.channels) != len(preprocessing.channels):
         return Mismatch(None, ())
-    contradiction = _contradiction(preprocessing.channels, training, image)
-    doubts = [] if contradiction else _doubtful_values(preprocessing.channels, training, image)
+    contradiction, doubts = None, []
+    for index, (channel, values) in enumerate(
+        zip(preprocessing.channels, image.channels, strict=True)
+    ):
+        seen = training.channels[index] if training else None
+        by_header = image.modality if index == 0 else None  # the first channel's header is kept
+        pictures = image.colour and not (training and training.space == "pixels")
+        contradiction = _contradiction(channel, seen, values, by_header, pictures)
+        if contradiction:
+            break
+        of = f" of channel {channel.name!r}" if image.channels[1:] else ""
+        trained = seen.modality if seen else modality_of_name(channel.name)
+        if by_header and trained and by_header != trained:
+            doubts.append(
+                f"It is {MODALITIES[by_header]} by its DICOM header, though without air; the "
+                f"bundle was trained on {MODALITIES[trained]}."
+            )
+        elif not (by_header and trained) and (doubt := _doubtful_sign(channel, seen, values)):
+            doubts.append(f"The values{of} {doubt}.")
+        if seen and (doubt := _doubtful_range(channel, seen, values, image.white)):
+            doubts.append(f"The values{of} {doubt}.")
+    doubts = [] if contradiction else doubts
     return Mismatch(contradiction, (*doubts, *_doubtful_grid(preprocessing, training, image)))
 
 
@@ -218,72 +264,44 @@ def modality_of_header(header: Any) -> str | None:
 
 
 def _contradiction(
-    channels: Sequence[Channel], training: TrainingData | None, image: ImageFacts
+    channel: Channel,
+    seen: SeenChannel | None,
+    values: ChannelValues,
+    by_header: str | None,
+    pictures: bool,
 ) -> str | None:
-    for index, (channel, values) in enumerate(zip(channels, image.channels, strict=True)):
-        seen = training.channels[index] if training else None
-        trained = seen.modality if seen else modality_of_name(channel.name)
-        told = image.modality if index == 0 else None  # the first channel's header is kept
-        if trained is None or told == trained:
-            continue
-        but = f"but the bundle was trained on {MODALITIES[trained]} (channel {channel.name!r})"
-        if told and not _is_default_of_converters(told, values):
-            return f"it is {MODALITIES[told]} by its DICOM header, {but}"
-        if trained in _SCANS and image.colour and not (training and training.space == "pixels"):
-            return f"it is a colour picture, {but}"
-        if trained != "CT" and _is_hounsfield(values):
-            low, _, high = values.percentiles
-            reach = f"from {low:.0f} to {high:.0f}"
-            return f"its values look like a CT's Hounsfield units ({reach}), {but}"
-        expects_air = seen.percentiles[1][0] < 0 if seen else _keeps_negative(channel)
-        if trained == "CT" and values.minimum >= 0 and expects_air:
-            return (
-                "none of its values is below 0, so that they are no Hounsfield units (air is "
-                f"-1000, fat -100), {but}"
-            )
+    """What a channel is and what training saw in it, where the two exclude each other."""
+    trained = seen.modality if seen else modality_of_name(channel.name)
+    if trained is None or by_header == trained:
+        return None
+    but = f"but the bundle was trained on {MODALITIES[trained]} (channel {channel.name!r})"
+    # Programs that write DICOM of any volume say CT; a CT of anybody holds air somewhere.
+    if by_header and not (by_header == "CT" and values.minimum > AIR_HU):
+        return f"it is {MODALITIES[by_header]} by its DICOM header, {but}"
+    if trained in _SCANS and pictures:
+        return f"it is a colour picture, {but}"
+    if trained != "CT" and values.is_hounsfield:
+        low, _, high = values.percentiles
+        reach = f"from {low:.0f} to {high:.0f}"
+        return f"its values look like a CT's Hounsfield units ({reach}), {but}"
+    expects_air = seen.percentiles[1][0] < 0 if seen else _keeps_negative(channel)
+    if trained == "CT" and values.minimum >= 0 and expects_air:
+        return (
+            "none of its values is below 0, so that they are no Hounsfield units (air is "
+            f"-1000, fat -100), {but}"
+        )
     return None
 
 
-def _is_default_of_converters(told: str, values: ChannelValues) -> bool:
-    """Whether a header's CT proves nothing: programs that write DICOM of any volume say CT.
-
-    A CT of anybody holds air somewhere, in Hounsfield units.
-    """
-    return told == "CT" and values.minimum > AIR_HU
-
-
-def _doubtful_values(
-    channels: Sequence[Channel], training: TrainingData | None, image: ImageFacts
-) -> list[str]:
-    doubts = []
-    for index, (channel, values) in enumerate(zip(channels, image.channels, strict=True)):
-        of = f" of channel {channel.name!r}" if len(channels) > 1 else ""
-        seen = training.channels[index] if training else None
-        trained = seen.modality if seen else modality_of_name(channel.name)
-        told = image.modality if index == 0 else None
-        as_told = told is not None and told == trained
-        if told and trained and not as_told:
-            doubts.append(
-                f"It is {MODALITIES[told]} by its DICOM header, though without air; the bundle "
-                f"was trained on {MODALITIES[trained]}."
-            )
-        elif not as_told and not _keeps_negative(channel):
-            doubt = _doubtful_sign(values, seen, trained)
-            doubts += [f"The values{of} {doubt}."] if doubt else []
-        if seen and (doubt := _doubtful_range(channel, values, seen, image.white)):
-            doubts.append(f"The values{of} {doubt}.")
-    return doubts
-
-
-def _doubtful_sign(
-    values: ChannelValues, seen: SeenChannel | None, trained: str | None
-) -> str | None:
+def _doubtful_sign(channel: Channel, seen: SeenChannel | None, values: ChannelValues) -> str | None:
     """What a CT has and the images of training had not, as far as is known: values below 0."""
-    if trained == "CT" or (seen and seen.percentiles[0][0] < 0):
+    trained = seen.modality if seen else modality_of_name(channel.name)
+    below = seen is not None and seen.percentiles[0][0] < 0
+    if trained == "CT" or below or _keeps_negative(channel):
         return None
     if trained is None:
         unknown = "; whether the bundle was trained on CT is not known"
-        return f"look like a CT's Hounsfield units{unknown}" if _is_hounsfield(values) else None
+        return f"look like a CT's Hounsfield units{unknown}" if values.is_hounsfield else None
     low, _, high = values.percentiles
     # Further below 0 than normalising brings them, and more of them than interpolation does.
     if values.minimum > FAT_HU or low >= -_NARROW * abs(high):
@@ -292,10 +310,10 @@ def _doubtful_sign(
 
 
 def _doubtful_range(
-    channel: Channel, values: ChannelValues, seen: SeenChannel, white: float | None
+    channel: Channel, seen: SeenChannel, values: ChannelValues, white: float | None
 ) -> str | None:
     if channel.normalisation == "zscore":  # of any scale
-        if _outside(values.standardised, seen.standardised, _shifted(DEVIATIONS)):
+        if _outside(values.standardised, seen.standardised, shift=DEVIATIONS):
             return (
                 "are distributed otherwise than in any image of training: it may be another kind "
                 "of image, or prepared otherwise"
@@ -303,7 +321,7 @@ def _doubtful_range(
         return None
     (own,) = channel.for_white(white).normalise(np.array([values.percentiles])).tolist()
     least, most = channel.normalise(np.array(seen.percentiles)).tolist()
-    if own[-1] - own[0] >= _NARROW and not _outside(own, (least, most), _shifted(SHARE)):
+    if own[-1] - own[0] >= _NARROW and not _outside(own, (least, most), shift=SHARE):
         return None
     reach = f"from {values.percentiles[0]:.4g} to {values.percentiles[2]:.4g}"
     seen_reach = f"from {seen.percentiles[0][0]:.4g} to {seen.percentiles[1][2]:.4g}"
@@ -323,49 +341,20 @@ def _doubtful_grid(
     spacing = preprocessing.slice_spacing(grid)
     view = _view(preprocessing.slice_size(grid), spacing)
     unit, doubts = ("pixels" if image.space == "pixels" else "mm"), []
-    if _outside(spacing, training.spacing_mm, _scaled(SPACING_FACTOR)):
+    if _outside(spacing, training.spacing_mm, factor=SPACING_FACTOR):
         doubts.append(
             f"Slices, rows and columns lie {_by(spacing)} {unit} apart; in training "
             f"{_from_to(training.spacing_mm)} {unit}."
         )
-    if _outside(view, training.view_mm, _scaled(VIEW_FACTOR)):
+    if _outside(view, training.view_mm, factor=VIEW_FACTOR):
         doubts.append(
             f"A slice shows {_by(view)} {unit}; in training {_from_to(training.view_mm)} {unit}."
         )
     return doubts
 
 
-def _is_hounsfield(values: ChannelValues) -> bool:
-    low, _, high = values.percentiles
-    return low <= AIR_HU and high <= MOST_HU
-
-
 def _keeps_negative(channel: Channel) -> bool:
     return channel.normalisation == "clip" and channel.low < 0
-
-
-def _seen(cases: Sequence[StoredCase], index: int, name: str) -> SeenChannel:
-    measured = [case.fingerprint.intensities[index] for case in cases]
-    headers = {case.fingerprint.modality for case in cases} if index == 0 else set()
-    told = headers.pop() if len(headers) == 1 else None
-    return SeenChannel(
-        modality=told or modality_of_name(name),
-        percentiles=_span([one.percentiles for one in measured]),
-        standardised=_span(
-            [_standardised(one.percentiles, one.mean, one.deviation) for one in measured]
-        ),
-    )
-
-
-def _measure(channel: NDArray[Any]) -> ChannelValues:
-    values = channel.ravel("K")
-    sample = values[:: max(1, values.size // _SAMPLES)].astype(np.float64)
-    low, middle, high = np.percentile(sample, PERCENTILES).tolist()
-    return ChannelValues(
-        minimum=float(values.min()),
-        percentiles=(low, middle, high),
-        standardised=_standardised((low, middle, high), sample.mean(), sample.std()),
-    )
 
 
 def _standardised(percentiles: Triple, mean: float, deviation: float) -> Triple:
@@ -378,10 +367,6 @@ def _space(name: str) -> Space:
     return known.space if known else "known"
 
 
-def _is_colour(array: NDArray[Any]) -> bool:
-    return array.shape[0] == 3 and not (array[0] == array[1]).all()
-
-
 def _view(size: Sequence[int], spacing: Sequence[float]) -> tuple[float, float]:
     return size[0] * spacing[1], size[1] * spacing[2]
 
@@ -391,21 +376,11 @@ def _span(rows: Sequence[Sequence[float]]) -> Span:
     return tuple(values.min(axis=0).tolist()), tuple(values.max(axis=0).tolist())
 
 
-Widen = Callable[[float, float], tuple[float, float]]
-
-
-def _shifted(tolerance: float) -> Widen:
-    return lambda low, high: (low - tolerance, high + tolerance)
-
-
-def _scaled(factor: float) -> Widen:
-    return lambda low, high: (low / factor, high * factor)
-
-
-def _outside(values: Sequence[float], seen: Span, widen: Widen) -> bool:
-    limits = (widen(low, high) for low, high in zip(*seen, strict=True))
+def _outside(values: Sequence[float], seen: Span, shift: float = 0.0, factor: float = 1.0) -> bool:
+    """Whether a value lies further outside of what was seen than by `shift`, or by `factor`."""
     return any(
-        not least <= value <= most for value, (least, most) in zip(values, limits, strict=True)
+        not low / factor - shift <= value <= high * factor + shift
+        for value, low, high in zip(values, *seen, strict=True)
     )
 
 
