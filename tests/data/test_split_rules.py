@@ -5,10 +5,9 @@ import json
 import pytest
 
 from transunet.data.checks.check import check
-from transunet.data.checks.coverage import split_warnings
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import labelled, prepare
-from transunet.data.split_rules import splits_in, splits_of, stored_splits
+from transunet.data.split_rules import split_warnings, splits_in, splits_of, stored_splits
 from transunet.data.splits import split
 from transunet.errors import ConfigError, DataError
 

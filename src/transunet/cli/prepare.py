@@ -244,7 +244,7 @@ def _show_classes(console: "Console", store: "Store", data: "DataSet") -> None:
 
 
 def _show_splits(console: "Console", store: "Store") -> None:
-    from transunet.data.checks.coverage import split_warnings
+    from transunet.data.split_rules import split_warnings
 
     console.print(
         f"{len(store.cases)} cases, {store.fingerprint.slices} slices ({store.prepared.text()}) in "

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Column, Table
 from rich.text import Text
 
-from transunet.data.checks.coverage import classes_in, split_warnings
+from transunet.data.split_rules import classes_in, split_warnings
 from transunet.training.error_messages import explained
 from transunet.training.folds import summarise
 from transunet.training.log import read_log

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from transunet.data.cases import Case, DataSet
 from transunet.data.checks.problems import Problem
@@ -144,7 +143,7 @@ def own_folds(dataset: DataSet, cases: Sequence[Case]) -> Splits | None:
     """
     if file := dataset.folds_file:
         try:
-            return read_splits(file, cases, file.name)
+            return _fitted(named_splits(file, _names(cases)), cases, file.name, file)
         except ConfigError as error:
             found = str(error).removeprefix(f"{file}: ").rstrip(".")
             remedy = "Correct the file, or take it away to have a split drawn"
@@ -174,7 +173,7 @@ def splits_in(
     Raises:
         ConfigError: for a file that cannot be used, names other cases, or holds another number.
     """
-    splits = read_splits(path, cases, f"--splits {path}")
+    splits = _fitted(named_splits(path, _names(cases)), cases, f"--splits {path}", path)
     if folds not in (None, len(splits.parts)):
         raise ConfigError(
             f"{path} holds {len(splits.parts)} splits, and --folds {folds} are asked for. Leave "
@@ -183,15 +182,6 @@ def splits_in(
     if group_by:
         refuse_divided(splits, cases)
     return splits
-
-
-def read_splits(path: Path, cases: Sequence[Splittable], rule: str) -> Splits:
-    """Read splits from a file in nnU-Net's form, and make sure that they fit `cases`.
-
-    Raises:
-        ConfigError: for a file that cannot be used, or that names other cases.
-    """
-    return _fitted(named_splits(path, {case.name for case in cases}), cases, rule, path)
 
 
 def named_splits(path: Path, cases: Collection[str] = ()) -> list[tuple[list[str], list[str]]]:
@@ -212,18 +202,26 @@ def named_splits(path: Path, cases: Collection[str] = ()) -> list[tuple[list[str
     items = [content] if isinstance(content, dict) else content
     if not isinstance(items, list) or not items:
         raise ConfigError(f"{path}: expected {_FORM}, found {content!r:.100}.")
+    pairs = []
     for number, item in enumerate(items):
         sides = [item.get(key) for key in ("train", "val")] if isinstance(item, dict) else [None]
-        if not all(isinstance(names, list) and all(map(_is_name, names)) for names in sides):
-            raise ConfigError(f"{path}: expected {_FORM}, found split {number}: {item!r:.100}.")
-    return [
-        ([_called(name, cases) for name in item["train"]], [_called(n, cases) for n in item["val"]])
-        for item in items
-    ]
+        for side in sides:
+            if not isinstance(side, list) or not all(isinstance(name, str) for name in side):
+                raise ConfigError(f"{path}: expected {_FORM}, found split {number}: {item!r:.100}.")
+        train, validation = ([_called(n, cases) for n in item[key]] for key in ("train", "val"))
+        pairs.append((train, validation))
+    return pairs
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str)
+def _called(name: str, cases: Collection[str]) -> str:
+    """The case that is meant by its name, or by a file's: CASE.nii.gz, CASE_0000, CASE."""
+    stem = stem_of(Path(name))
+    names = (name, stem, f"{stem}_0000", (channel_of(stem) or [stem])[0])
+    return next((known for known in names if known in cases), name)
+
+
+def _names(cases: Sequence[Splittable]) -> set[str]:
+    return {case.name for case in cases}
 
 
 def _fitted(
@@ -233,7 +231,7 @@ def _fitted(
     source: Path,
 ) -> Splits:
     """Make sure that the names in `source` are those of `cases`, each on one side, none empty."""
-    names = {case.name for case in cases}
+    names = _names(cases)
     test = {case.name for case in cases if case.split == "test"}
     for number, (train, validation) in enumerate(pairs):
         empty = [key for key, side in (("train", train), ("val", validation)) if not side]
@@ -260,13 +258,6 @@ def _fitted(
     return Splits(tuple(parts), rule)
 
 
-def _called(name: str, names: Collection[str]) -> str:
-    """The case that is meant by its name, or by a file's: CASE.nii.gz, CASE_0000, CASE."""
-    stem = stem_of(Path(name))
-    known = [n for n in (name, stem, f"{stem}_0000", (channel_of(stem) or [stem])[0]) if n in names]
-    return known[0] if known else name
-
-
 def _drawn(
     parts: Sequence[Split],
     cases: Sequence[Splittable],
@@ -281,3 +272,38 @@ def _drawn(
     if not groups and any(case.group for case in cases if case.split != "test"):
         groups = ", groups kept whole"
     return f"drawn with seed {seed}{groups}{f', not the {unused}' if unused else ''}"
+
+
+def split_warnings(store: Store, split: Split) -> list[str]:
+    """Return, in sentences, what is to be known of a split before training with it."""
+    classes = [index for index in store.labels if index]
+    learned, measured = (classes_in(store, names) for names in (split.train, split.validation))
+    unlearned = [store.labels[index] for index in classes if index not in learned]
+    unmeasured = [store.labels[index] for index in classes if index not in measured]
+    groups = [
+        {store.cases[name].group for name in names} - {None}
+        for names in (split.train, split.validation)
+    ]
+    divided = sorted(str(group) for group in groups[0] & groups[1])
+    unused = sorted(set(store.cases) - {*split.train, *split.validation, *split.test})
+    warnings = {
+        f"No training case holds {some(unlearned)}: the network cannot learn it.": unlearned,
+        f"Cases of one group train and validate: {some(divided)}. Dice will flatter.": divided,
+        f"The split names neither for training nor for validation: {some(unused)}.": unused,
+    }
+    sentences = [text for text, names in warnings.items() if names]
+    if split.validation and not measured:
+        sentences.append(
+            "No held-out case holds a structure, so the best network cannot be told from the last: "
+            "RUN/best will be the last. Hold out other cases (another --seed, --splits FILE)."
+        )
+    elif split.validation and unmeasured:
+        sentences.append(
+            f"No held-out case holds {some(unmeasured)}: RUN/best is chosen by the other classes."
+        )
+    return sentences
+
+
+def classes_in(store: Store, names: Sequence[str]) -> set[int]:
+    """Return which classes, but the background, occur in these cases."""
+    return {index for name in names for index in store.cases[name].slices_with}

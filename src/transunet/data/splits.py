@@ -94,39 +94,36 @@ def split(
         raise ConfigError("The data set has no split of its own. Choose 'holdout' or 'kfold'.")
     if how == "own" or (how == "auto" and own):
         return (_split(rest, {c.name for c in rest if c.split == "validation"}, test),)
-    groups = _shuffled({_group(case) for case in rest}, seed)
-    parts = _folds(groups, folds) if how == "kfold" else [_held_out(groups, fraction)]
-    return tuple(_split(rest, {c.name for c in rest if _group(c) in part}, test) for part in parts)
-
-
-def _group(case: Splittable) -> str:
-    return case.name if case.group is None else case.group
-
-
-def _shuffled(groups: set[str], seed: int) -> list[str]:
     # By hash: independent of numpy's version, and one more case leaves the others where they are.
-    return sorted(groups, key=lambda group: sha256(f"{seed}/{group}".encode()).digest())
-
-
-def _held_out(groups: list[str], fraction: float) -> set[str]:
-    if not 0 <= fraction < 1:
+    names = {_group(case) for case in rest}
+    groups = sorted(names, key=lambda group: sha256(f"{seed}/{group}".encode()).digest())
+    if how == "kfold":
+        if not 2 <= folds <= len(groups):
+            choice = f"choose 2 to {len(groups)}" if len(groups) > 1 else "that takes at least 2"
+            raise ConfigError(
+                f"Cannot make {folds} folds of {len(groups)} groups of cases: {choice}."
+            )
+        held_out = [set(groups[fold::folds]) for fold in range(folds)]
+    elif not 0 <= fraction < 1:
         raise ConfigError(f"Cannot hold out {fraction:g} of the cases: choose 0 to below 1.")
-    if fraction == 0:
-        return set()
-    if len(groups) < 2:
+    elif fraction == 0:
+        held_out = [set()]
+    elif len(groups) < 2:
         raise ConfigError(
             f"Holding out cases for validation needs at least 2 groups of cases, found "
             f"{len(groups)}. Add cases, or hold out none: prepare --fraction 0, train --set "
             "holdout=0."
         )
-    return set(groups[: min(len(groups) - 1, max(1, round(fraction * len(groups))))])
+    else:
+        count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
+        held_out = [set(groups[:count])]
+    return tuple(
+        _split(rest, {c.name for c in rest if _group(c) in part}, test) for part in held_out
+    )
 
 
-def _folds(groups: list[str], folds: int) -> list[set[str]]:
-    if not 2 <= folds <= len(groups):
-        choice = f"choose 2 to {len(groups)}" if len(groups) > 1 else "that takes at least 2"
-        raise ConfigError(f"Cannot make {folds} folds of {len(groups)} groups of cases: {choice}.")
-    return [set(groups[fold::folds]) for fold in range(folds)]
+def _group(case: Splittable) -> str:
+    return case.name if case.group is None else case.group
 
 
 def _split(rest: Iterable[Splittable], validation: set[str], test: Iterable[Splittable]) -> Split:
