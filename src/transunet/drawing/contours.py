@@ -22,7 +22,24 @@ def loops(mask: NDArray[np.bool_]) -> list[list[Point]]:
     following: dict[Point, list[Point]] = defaultdict(list)
     for x, y, dx, dy in edges:
         following[x, y].append((x + dx, y + dy))
-    return [[(x * scale, y * scale) for x, y in loop] for loop in _loops(following)]
+    closed = []
+    for start in list(following):
+        while following[start]:
+            # As many edges leave a point as enter it, so that each loop closes.
+            loop = [start]
+            while following[loop[-1]]:
+                loop.append(following[loop[-1]].pop())
+            points = loop[:-1]
+            neighbours = zip(points[-1:] + points[:-1], points, loop[1:], strict=True)
+            closed.append(
+                [
+                    (x * scale, y * scale)
+                    for before, (x, y), after in neighbours
+                    # Points in the middle of straight runs are left out.
+                    if not before[0] == x == after[0] and not before[1] == y == after[1]
+                ]
+            )
+    return closed
 
 
 def _edges(mask: NDArray[np.bool_]) -> list[list[int]]:
@@ -42,27 +59,3 @@ def _edges(mask: NDArray[np.bool_]) -> list[list[int]]:
         parts.append(np.hstack([pixels, np.broadcast_to(direction, pixels.shape)]))
     edges: list[list[int]] = np.concatenate(parts).tolist()
     return edges
-
-
-def _loops(following: dict[Point, list[Point]]) -> list[list[Point]]:
-    """Follow the edges until each loop closes; as many edges leave a point as enter it."""
-    loops = []
-    for start in list(following):
-        while following[start]:
-            loop = [start]
-            while following[loop[-1]]:
-                loop.append(following[loop[-1]].pop())
-            loops.append(_corners(loop))
-    return loops
-
-
-def _corners(loop: list[Point]) -> list[Point]:
-    """Drop the points in the middle of straight runs, and the last one, which is the first."""
-    points = loop[:-1]
-    return [
-        point
-        for before, point, after in zip(
-            [points[-1], *points[:-1]], points, [*points[1:], points[0]], strict=True
-        )
-        if not before[0] == point[0] == after[0] and not before[1] == point[1] == after[1]
-    ]

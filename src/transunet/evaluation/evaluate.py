@@ -126,11 +126,11 @@ def write_report(result: EvaluationResult, folder: Path, pictures: int = 12) -> 
     )
     no_pictures = ""
     try:
-        require("matplotlib", "train")
+        if worst:
+            require("matplotlib", "train")
     except ConfigError as error:
         no_pictures = f"There are no pictures. {error}"
-        if worst:
-            _LOGGER.warning("%s: %s", paths[0], no_pictures)
+        _LOGGER.warning("%s: %s", paths[0], no_pictures)
     for pair in result.pairs if not no_pictures else ():
         if pair.name in worst:
             worst[pair.name] = case_picture(pair, result.settings, evaluation.structures)
