@@ -199,8 +199,13 @@ def _volume(path: Path, image: Any) -> Volume:
 def _grid(path: Path, image: Any) -> Grid:
     """Where the voxels lie, with its doubt where the header contradicts itself."""
     header, name = image.header, str(path)
-    with reading(path, "NIfTI"):
-        pixdim = _pixdim(image)
+    stored = header
+    if 1 in header["pixdim"][1:4]:  # nibabel has put 1 in the place of spacings that are zero
+        with reading(path, "NIfTI"):
+            file = image.file_map.get("header", image.file_map["image"])
+            with file.get_prepare_fileobj("rb") as stream:
+                stored = type(header).from_fileobj(stream, check=False)
+    pixdim = [abs(float(edge)) for edge in stored["pixdim"][1:4]]
     x, y, z = (*map(int, header.get_data_shape()[:3]), 1, 1)[:3]
     shape, unit = (x, y, z), _mm_per_unit(header)
     measured = all(0 < edge < inf for n, edge in zip(shape, pixdim, strict=True) if n > 1)
@@ -252,16 +257,6 @@ def _grid(path: Path, image: Any) -> Grid:
     if not others and not problem:
         return used
     return replace(used, doubt=Doubt(tuple(grid.affine for grid in others), problem))
-
-
-def _pixdim(image: Any) -> list[float]:
-    """The file's own three spacings: nibabel has put 1 in the place of those that are zero."""
-    header = image.header
-    if 1 in header["pixdim"][1:4]:
-        file = image.file_map.get("header", image.file_map["image"])
-        with file.get_prepare_fileobj("rb") as stream:
-            header = type(header).from_fileobj(stream, check=False)
-    return [abs(float(edge)) for edge in header["pixdim"][1:4]]
 
 
 def _mm_per_unit(header: Any) -> float:

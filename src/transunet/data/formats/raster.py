@@ -246,24 +246,21 @@ def _tiff_header(path: Path) -> Header:
 def _orientation(image: Any, path: Path) -> int:
     """1 to 8, as EXIF counts."""
     with suppress(Exception):  # of the tag alone
-        exif = image.getexif() if image.format != "PNG" else _png_exif(path)
+        if image.format != "PNG":
+            exif = image.getexif()
+        else:  # the chunk eXIf may stand behind the pixels, and Pillow would read them all
+            exif = require("PIL.Image", extra="images").Exif()
+            with path.open("rb") as file:
+                file.seek(len(_PNG))
+                while len(start := file.read(8)) == 8:
+                    length = int.from_bytes(start[:4], "big")
+                    if start[4:] == b"eXIf":
+                        exif.load(file.read(length))
+                        break
+                    file.seek(length + 4, 1)
         value = int(exif.get(_ORIENTATION, 1))
         return value if value in _UPRIGHT else 1
     return 1
-
-
-def _png_exif(path: Path) -> Any:
-    """Of the chunk eXIf, which may stand behind the pixels; Pillow would read them all."""
-    exif = require("PIL.Image", extra="images").Exif()
-    with path.open("rb") as file:
-        file.seek(len(_PNG))
-        while len(start := file.read(8)) == 8:
-            length = int.from_bytes(start[:4], "big")
-            if start[4:] == b"eXIf":
-                exif.load(file.read(length))
-                break
-            file.seek(length + 4, 1)
-    return exif
 
 
 def _palette(image: Any) -> NDArray[np.uint8]:
@@ -288,29 +285,23 @@ def _read(
         if header.samples:
             pages = of_bands(_bands(path, header))
         else:
+            shown = []
             with _opened(path) as image:
-                pages = np.stack(list(_pages(image, header, of_image)))
+                for page in header.pages or (None,):
+                    if page:
+                        image.seek(page.index)
+                    if page and page.orientation != 1:
+                        image.load()  # late versions of Pillow turn a TIFF here, without the tag
+                        require("PIL.ImageOps", "images").exif_transpose(image, in_place=True)
+                    pixels = of_image(image)
+                    pixels = pixels.reshape(*pixels.shape[:2], -1)  # (H, W, C)
+                    shown.append(pixels if page else _UPRIGHT[header.orientation](pixels))
+            pages = np.stack(shown)
         return Volume(tiff.along_axes(pages, header.axes), np.eye(4), str(path), header)
     except MemoryError:
         found = f"its {header.height} x {header.width} pixels do not fit into the memory"
         remedy = "Cut it into tiles, shrink it, or use a machine with more memory"
         raise Problem("too-large", str(path), found, remedy).error() from None
-
-
-def _pages(
-    image: Any, header: Header, of_image: Callable[[Any], NDArray[Any]]
-) -> Iterator[NDArray[Any]]:
-    """(H, W, C) of each page, upright."""
-    if not header.pages:
-        pixels = of_image(image)
-        yield _UPRIGHT[header.orientation](pixels.reshape(*pixels.shape[:2], -1))
-    for page in header.pages:
-        image.seek(page.index)
-        if page.orientation != 1:
-            image.load()  # late versions of Pillow turn a TIFF here, and take the tag away
-            require("PIL.ImageOps", extra="images").exif_transpose(image, in_place=True)
-        pixels = of_image(image)
-        yield pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _bands(path: Path, header: Header) -> NDArray[Any]:

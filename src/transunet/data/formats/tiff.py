@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -78,16 +79,16 @@ def pages_of(path: Path) -> list[Page]:
         ValueError, OSError, SyntaxError, struct.error: for a damaged file, as Pillow does.
     """
     plugin: Any = require("PIL.TiffImagePlugin", extra="images")
-    pages, seen = [], list[int]()
+    pages, seen = [], set[int]()
     with path.open("rb") as file:
         header = file.read(8)
         header += file.read(8) if header[2:3] == bytes([_BIG]) or header[3:4] == b"+" else b""
         directory = plugin.ImageFileDirectory_v2(header)
         while directory.next and directory.next not in seen:
-            seen.append(directory.next)
+            seen.add(directory.next)
             file.seek(directory.next)
             directory.load(file)
-            if not int(directory.get(254, 0)) & 1:  # a smaller copy
+            if not int(directory.get(254, 0)) & 1:  # else it is a smaller copy
                 pages.append(_page(len(seen) - 1, directory))
     return pages
 
@@ -111,8 +112,12 @@ def page_axes(first: Page, count: int) -> tuple[tuple[str, int], ...]:
     elif text.startswith("ImageJ="):
         axes = {axis: _number(rf"^{name}=(\d+)", text) for name, axis in _IMAGEJ.items()}
         fastest = "CZT"
-    else:
-        axes = _axes_in_json(text)
+    else:  # tifffile's {"shape": [3, 64, 64], "axes": "CYX"}
+        axes = {}
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            content = json.loads(text)
+            axes = dict(zip(content["axes"], map(int, content["shape"]), strict=True))
+        axes = {axis: size for axis, size in axes.items() if axis not in "YXS"}
         fastest = "".join(reversed(axes))
     if not axes or not {*axes} <= {*"CZT"} or prod(axes.values()) != count:  # in other files, e.g.
         return (("Z", count),)
@@ -174,16 +179,6 @@ def _page(index: int, tags: Mapping[int, Any]) -> Page:
         in_strips=322 not in tags and tags.get(284, 1) == 1,
         description=str(tags.get(270, "")),
     )
-
-
-def _axes_in_json(text: str) -> dict[str, int]:
-    """Return {"C": 3} for tifffile's `{"shape": [3, 64, 64], "axes": "CYX"}`."""
-    try:
-        content = json.loads(text)
-        axes = dict(zip(content["axes"], map(int, content["shape"]), strict=True))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return {}
-    return {axis: size for axis, size in axes.items() if axis not in "YXS"}
 
 
 def _number(pattern: str, text: str) -> int:

@@ -322,8 +322,16 @@ def _segmentation(
                 specific_character_set="ISO_IR 192",  # UTF-8: a structure may have any name
                 omit_empty_frames=bool(slices.any()),
             )
-            if several:
-                _renumber(seg, series)
+            if several:  # references to the frames of `_with_frames` are to name those of the file
+                references = {
+                    id(reference): reference  # segments share them
+                    for item in seg[_PER_FRAME].value
+                    for derivation in item.DerivationImageSequence
+                    for reference in derivation.SourceImageSequence
+                }
+                for reference in references.values():
+                    frame = series.frames[int(reference.ReferencedFrameNumber) - 1]
+                    reference.ReferencedFrameNumber = frame.index + 1
             # Without the distance of slices, the file alone does not tell its grid.
             measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
             measures.SpacingBetweenSlices = f"{step_mm:.10g}"
@@ -396,15 +404,6 @@ def _with_frames(series: Series, frames: Sequence[Frame]) -> Any:
     part.PerFrameFunctionalGroupsSequence = [groups[frame.index] for frame in frames]
     part.NumberOfFrames = len(frames)
     return part
-
-
-def _renumber(seg: Any, series: Series) -> None:
-    """Let references to the frames of `_with_frames` name those of the file."""
-    derivations = [d for item in seg[_PER_FRAME].value for d in item.DerivationImageSequence]
-    sources = [source for derivation in derivations for source in derivation.SourceImageSequence]
-    for source in {id(source): source for source in sources}.values():  # segments share them
-        frame = series.frames[int(source.ReferencedFrameNumber) - 1]
-        source.ReferencedFrameNumber = frame.index + 1
 
 
 def _complete(dataset: Any, step_mm: float) -> Any:
