@@ -188,7 +188,7 @@ def write(
         return
     config = from_pretrained(source)[1]
     plain, quantised = path.with_name("plain.onnx"), path.with_name("quantised.onnx")
-    ENGINES["onnxruntime"].write(model, config, plain)
+    ENGINES["onnxruntime"].write(model, config, plain, "fp32", None)
     quantise(plain, quantised, calibration)
     ENGINES[kind].write(model, config, path, "int8", quantised)
 

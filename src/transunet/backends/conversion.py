@@ -110,7 +110,7 @@ def _make(
         with atomic_path(folder) as scratch:
             scratch.mkdir()
             path = scratch / f"model{engine.format.suffix}"
-            engine.write(model, config, path, precision)
+            engine.write(model, config, path, precision, None)
             network = engine.open(path, size, "", "cpu", precision)
             difference, _ = compare(model, network, noise(model, 1, size))
             if not difference <= (FURTHEST if precision == "fp32" else FURTHEST_HALF):  # or NaN

@@ -8,11 +8,11 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from transunet.backends import onnxruntime, openvino
 from transunet.backends.exported import FILE_PRECISIONS
@@ -24,34 +24,11 @@ if TYPE_CHECKING:
     from transunet.models.transunet2d.network import TransUNet
 
 
-class Open(Protocol):
-    """Opens a bundle, or a file of a suffix that the engine reads."""
-
-    def __call__(
-        self,
-        source: Path | str,
-        image_size: tuple[int, int],
-        fingerprint: str,
-        device: str,
-        precision: str,
-        /,
-    ) -> Network:
-        """Return the network; a bundle of which nothing was converted says its size itself."""
-
-
-class Write(Protocol):
-    """Writes a network as a file, with the bundle's configuration in it."""
-
-    def __call__(
-        self,
-        model: "TransUNet",
-        config: BundleConfig,
-        path: Path,
-        precision: str = "fp32",
-        quantised: Path | None = None,
-        /,
-    ) -> None:
-        """Write to `path`; `quantised` is the network as an ONNX file in int8, for `precision`."""
+Open = Callable[[Path | str, tuple[int, int], str, str, str], Network]
+"""From a bundle or a file, height and width of the slices, fingerprint, device and precision."""
+Write = Callable[["TransUNet", BundleConfig, Path, str, Path | None], None]
+"""Writes a model with its bundle's configuration to a file, to be computed in a precision; for int8
+it gets the network as an ONNX file that is quantised already."""
 
 
 @dataclass(frozen=True)
@@ -96,30 +73,16 @@ class Engine:
     """Whether `auto` may take it."""
 
 
-# torch takes seconds to import, and is missing where exported files alone are computed.
-def _open_pytorch(
-    source: Path | str,
-    image_size: tuple[int, int],
-    fingerprint: str,
-    device: str,
-    precision: str,
-    compiled: bool = False,
-) -> Network:
-    from transunet.backends.pytorch import open_pytorch
+def _in_torch(function: str) -> Callable[..., Any]:
+    """Return a function of `pytorch`, imported when it is called.
 
-    return open_pytorch(source, image_size, fingerprint, device, precision, compiled)
+    torch takes seconds to import, and is missing where exported files alone are computed.
+    """
 
+    def call(*arguments: Any) -> Any:
+        return getattr(import_module("transunet.backends.pytorch"), function)(*arguments)
 
-def _write_pytorch(model: "TransUNet", config: BundleConfig, path: Path, *settings: Any) -> None:
-    from transunet.backends import pytorch
-
-    pytorch.write(model, config, path, *settings)
-
-
-def _texts_of_program(path: Path) -> Mapping[str, str]:
-    from transunet.backends.pytorch import texts_of
-
-    return texts_of(path)
+    return call
 
 
 ENGINES: Mapping[str, Engine] = MappingProxyType(
@@ -147,7 +110,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
             extra="onnx",
         ),
         "eager": Engine(
-            open=_open_pytorch,
+            open=_in_torch("open_pytorch"),
             packages=("torch",),
             precisions={
                 "cpu": ("fp32", "bf16"),
@@ -155,16 +118,16 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 "mps": ("fp32", "fp16"),
             },
             reads=(".pt2",),
-            texts=_texts_of_program,
-            write=_write_pytorch,
+            texts=_in_torch("texts_of"),
+            write=_in_torch("write"),
             format=FileFormat("torch-export", ".pt2", runs_code=True),
         ),
         "compiled": Engine(
-            open=partial(_open_pytorch, compiled=True),
+            open=_in_torch("open_compiled"),
             packages=("torch",),
             precisions={"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
             reads=(".pt2",),
-            texts=_texts_of_program,
+            texts=_in_torch("texts_of"),
             auto=False,
         ),
     }
@@ -248,5 +211,4 @@ def _may_have_accelerator() -> bool:
     if not sys.platform.startswith("linux"):
         return True
     # NVIDIA's driver, that of its small boards, AMD's, and Windows' below WSL.
-    patterns = ("nvidia*", "nvmap", "kfd", "dxg")
-    return any(True for pattern in patterns for _ in Path("/dev").glob(pattern))
+    return any(list(Path("/dev").glob(name)) for name in ("nvidia*", "nvmap", "kfd", "dxg"))

@@ -30,7 +30,7 @@ class OnnxNetwork:
         path: the file. Weights beside it are read from its own folder only.
         image_size: height and width of the slices it will get.
         fingerprint: SHA-256 of what its results depend on.
-        device: the CPU.
+        device: "cpu".
         precision: the file's own, "fp32" or "int8".
 
     Raises:
@@ -126,10 +126,10 @@ def write(
 
     Args:
         model: the network.
-        config: the bundle's, which the file carries.
+        config: its bundle's, which the file carries.
         path: the file.
-        precision: "fp32", or "int8" with `quantised`.
-        quantised: the network as an ONNX file in int8, to be written instead of the model.
+        precision: "fp32" or "int8".
+        quantised: the network as an ONNX file in int8, for that.
 
     Raises:
         ConfigError: without the packages onnx and onnxscript.

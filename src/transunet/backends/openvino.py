@@ -31,7 +31,7 @@ class OpenVinoNetwork:
         path: the file.
         image_size: height and width of the slices it will get.
         fingerprint: SHA-256 of what its results depend on.
-        device: the CPU.
+        device: "cpu".
         precision: "fp32", "bf16", "fp16"; "int8" for a file that holds such a network.
 
     Raises:
@@ -176,10 +176,10 @@ def write(
 
     Args:
         model: the network.
-        config: the bundle's, which the file carries.
+        config: its bundle's, which the file carries.
         path: the `.xml` file.
-        precision: what it will be computed in: "fp32", "bf16", "fp16", or "int8" with `quantised`.
-        quantised: the network as an ONNX file in int8, to be written instead of the model.
+        precision: what it will be computed in: "fp32", "bf16", "fp16" or "int8".
+        quantised: the network as an ONNX file in int8, for that.
 
     Raises:
         ConfigError: without the package openvino.

@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,6 @@ class FixedNetwork:
         module: nn.Module,
         image_size: tuple[int, int],
         fingerprint: str | Callable[[], str],
-        *,
         device: str | torch.device | None = None,
         precision: str = "fp32",
         compiled: bool = False,
@@ -143,18 +142,15 @@ class FixedNetwork:
             self._batch = max(self._batch, batch)
             images = np.pad(images, ((0, self._batch - batch), (0, 0), (0, 0), (0, 0)))
         x = torch.from_numpy(images).to(self._device, self._type, memory_format=self._layout)
-        return self._logits(x)[:batch].float()
-
-    def _logits(self, x: Tensor) -> Tensor:
         if not self.compiled:
-            return self._run(x)  # type: ignore[no-any-return]
+            return self._run(x).float()  # type: ignore[no-any-return]
         from torch._dynamo.exc import TorchDynamoException  # seconds that eager need not wait
         from torch._inductor import config
 
         try:
             # Weights become constants: on a CPU they are then packed once for its products.
             with config.patch(freezing=self._device.type == "cpu"):
-                return self._run(x)  # type: ignore[no-any-return]
+                return self._run(x)[:batch].float()  # type: ignore[no-any-return]
         except TorchDynamoException as error:
             raise ConfigError(
                 f"The network cannot be compiled on this machine: {first_sentence(error)} "
@@ -171,60 +167,48 @@ def open_pytorch(
     precision: str = "fp32",
     compiled: bool = False,
 ) -> FixedNetwork:
-    """Return the network of a bundle or of a `.pt2` file.
-
-    Loading a `.pt2` file can run any code that is in it.
+    """Return the network of a bundle or of a `.pt2` file; that can run any code that is in it.
 
     Raises:
-        DataError: when the file is damaged, or holds another kind of network.
-        ConfigError: for a device that is not here.
-        ConfigError, DataError, WeightsError: for a bundle that cannot be loaded.
+        ConfigError: for a device that is not here, or when there is no such bundle.
+        DataError, WeightsError: when it is damaged.
     """
-    if Path(source).suffix != PROGRAM or Path(source).is_dir():
-        weights = locate(source, MODEL)
-        loaded, (model, config) = weights.stat(), from_pretrained(source)
+    if Path(source).suffix == PROGRAM and not Path(source).is_dir():
+        try:
+            module = torch.export.load(source).module()
+        except Exception as error:  # whatever a damaged archive causes
+            raise DataError(
+                f"{source}: PyTorch {torch.__version__} cannot load it: {first_sentence(error)} "
+                "Export the bundle anew."
+            ) from error
+        return FixedNetwork(module, image_size, fingerprint, device, precision, compiled)
+    weights = locate(source, MODEL)
+    loaded, (model, config) = weights.stat(), from_pretrained(source)
 
-        def fingerprint_of_file() -> str:
-            now = weights.stat()
-            if (now.st_ino, now.st_mtime_ns) != (loaded.st_ino, loaded.st_mtime_ns):
-                raise DataError(f"{weights} was replaced after it was loaded. Load it again.")
-            with safe_open(weights, "numpy") as file:
-                tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
-                return _digest(config.architecture, tensors)
+    def fingerprint_of_file() -> str:
+        now = weights.stat()
+        if (now.st_ino, now.st_mtime_ns) != (loaded.st_ino, loaded.st_mtime_ns):
+            raise DataError(f"{weights} was replaced after it was loaded. Load it again.")
+        with safe_open(weights, "numpy") as file:
+            tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
+            return _digest(config.architecture, tensors)
 
-        return fused_network(model, device, precision, compiled, fingerprint_of_file)
-    try:
-        module = torch.export.load(source).module()
-    except Exception as error:  # whatever a damaged archive causes
-        raise DataError(
-            f"{source}: PyTorch {torch.__version__} cannot load it: {first_sentence(error)} "
-            "Export the bundle anew."
-        ) from error
-    return FixedNetwork(
-        module, image_size, fingerprint, device=device, precision=precision, compiled=compiled
-    )
+    return FixedNetwork(fuse(model), image_size, fingerprint_of_file, device, precision, compiled)
+
+
+open_compiled = partial(open_pytorch, compiled=True)
 
 
 def fused_network(
-    model: TransUNet,
-    device: str | None = None,
-    precision: str = "fp32",
-    compiled: bool = False,
-    fingerprint: Callable[[], str] | None = None,
+    model: TransUNet, device: str | None = None, precision: str = "fp32", compiled: bool = False
 ) -> FixedNetwork:
     """Return a network that computes what `model` computes, made for predicting.
 
     Raises:
         ConfigError: for a device that is not here.
     """
-    return FixedNetwork(
-        fuse(model),
-        model.config.image_size,
-        fingerprint or fingerprint_of(model),
-        device=device,
-        precision=precision,
-        compiled=compiled,
-    )
+    size, fingerprint = model.config.image_size, fingerprint_of(model)
+    return FixedNetwork(fuse(model), size, fingerprint, device, precision, compiled)
 
 
 def model_of(network: object) -> TransUNet | None:
@@ -278,8 +262,7 @@ def write(
     quantised: Path | None = None,
 ) -> None:
     """Write a `.pt2` program of torch.export for any batch, at the bundle's height and width."""
-    assert precision == "fp32"
-    assert quantised is None
+    assert (precision, quantised) == ("fp32", None)
     with quiet():
         program = program_of(fuse(model), model.config)
         # Not to the file itself: on a full disk PyTorch's writer ends the whole process.

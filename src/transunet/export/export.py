@@ -113,7 +113,7 @@ def export(
     with _errors_that_name(path), atomic_path(path) as scratch:
         if int8_images is None:
             progress("Writing")
-            write(model, config, scratch)
+            write(model, config, scratch, "fp32", None)
         else:
             progress("Calibrating and writing")
             with TemporaryDirectory(dir=scratch.parent) as folder:

@@ -6,26 +6,75 @@ Writing needs no MONAI; running needs MONAI and this package.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from transunet.bundle.bundle_config import BundleConfig
-from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError
 from transunet.files import atomic_path
-from transunet.integrations.monai.monai_texts import licence, metadata, readme
 from transunet.models.transunet2d.network import TransUNet
-from transunet.optional import DISTRIBUTION, versions_of
+from transunet.optional import DISTRIBUTION, own_version, versions_of
 
 METADATA = Path("configs/metadata.json")
-INFERENCE = Path("configs/inference.json")
 WEIGHTS = Path("models/model.pt")
 PARTS = "transunet.integrations.monai.monai_parts"
+SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
+    "meta_schema_20240725.json"
+)
+TESTED_WITH = {"monai": "1.6.1", "pytorch-ignite": "0.5.5"}
+"""Stated where they are not installed while a bundle is written."""
+PAPER = (
+    "Chen, J. et al. TransUNet: Transformers Make Strong Encoders for Medical Image Segmentation. "
+    "arXiv:2102.04306, 2021."
+)
+LICENCE = """\
+Configuration and documents in this folder were written by transunet and are under the Apache
+License, Version 2.0: https://www.apache.org/licenses/LICENSE-2.0
+
+The weights in models/ belong to whoever trained them, under the terms stated here:
+
+    (none stated; published ImageNet-21k weights that a training may have started from are under the
+    Apache License, Version 2.0)
+"""
+README = """\
+# TransUNet {network}
+
+{description}
+
+Labels: {classes}.
+Images: {intensities}.
+
+## Run
+
+    pip install '{package}[monai]'  # not `transunet`, which is somebody else's
+    python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
+        --dataset_dir /path/to/images --output_dir /path/to/labels
+
+Every NIfTI file in `dataset_dir` is a case (files called CASE_0000, CASE_0001, ... are the channels
+of one); its label map is written to the same place in `output_dir`, named after its (first) file
+with `_seg` at the end, on the image's grid.
+
+## How
+
+MONAI reads, reorients to {orientation} and normalises each volume; slices are
+resized to {size} pixels with cubic splines, the logits are resized back, and the label with the
+largest is taken. The last three steps are `{package}`'s, so the labels are those of
+`transunet predict`. The weights are a state dict that is read with `weights_only=True`.
+
+Reference: {paper}
+"""
 _EXACT = 2**24
 """Integers up to here are exact in single precision."""
+_MODALITIES = {"ct": "CT", "cbct": "CT", "mri": "MR", "mr": "MR", "us": "US"}
+_INTENSITIES = {
+    "clip": "{name}: {low:g} to {high:g} scaled to 0 to 1, the rest clipped",
+    "range": "{name}: divided by {high:g}",
+    "zscore": "{name}: mean 0 and deviation 1 over the volume",
+}
 
 
 def write_monai_bundle(model: TransUNet, config: BundleConfig, folder: Path | str) -> Path:
@@ -43,25 +92,80 @@ def write_monai_bundle(model: TransUNet, config: BundleConfig, folder: Path | st
         ConfigError: when the folder holds something else or cannot be written to.
     """
     folder = Path(folder)
-    _check(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / METADATA).is_file():
+        raise ConfigError(
+            f"{folder} holds other files, and no {METADATA}; a MONAI bundle is a folder of its "
+            "own. Choose a new folder."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; a MONAI bundle is a folder. Choose a new folder.")
     config = config.replace(architecture=model.config)
+    facts = metadata(config)
     texts = {
-        METADATA: _json(metadata(config, _versions())),
-        INFERENCE: _json(inference(config)),
-        Path("docs/README.md"): readme(config),
-        Path("LICENSE"): licence(),
+        METADATA: _json(facts),
+        Path("configs/inference.json"): _json(inference(config)),
+        Path("docs/README.md"): README.format(
+            network=config.architecture.name,
+            description=facts["description"],
+            classes=facts["label_classes"],
+            intensities=facts["image_classes"],
+            package=DISTRIBUTION,
+            orientation=config.preprocessing.orientation,
+            size=" x ".join(map(str, config.architecture.image_size)),
+            paper=PAPER,
+        ),
+        Path("LICENSE"): LICENCE,
     }
+    # Clones: a view into a larger tensor would be saved with all of it.
+    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     with atomic_path(folder) as scratch:
         for path, text in texts.items():
             (scratch / path).parent.mkdir(parents=True, exist_ok=True)
             (scratch / path).write_text(text, encoding="utf-8")
         (scratch / WEIGHTS).parent.mkdir()
-        torch.save(_state(model), scratch / WEIGHTS)
+        torch.save(state, scratch / WEIGHTS)
     return folder
 
 
 def inference(config: BundleConfig) -> dict[str, Any]:
     """Return what `configs/inference.json` holds: the workflow that `monai.bundle run` runs."""
+    preprocessing, image = config.preprocessing, {"keys": "image"}
+    before = [
+        # dtype None keeps the file's own type: rounding to float32 first is not what we do.
+        {"_target_": "LoadImaged", **image, "reader": "NibabelReader", "dtype": None},
+        {"_target_": "EnsureChannelFirstd", **image},
+        {"_target_": f"{PARTS}.Millimetresd", **image},
+        {
+            "_target_": "Orientationd",
+            **image,
+            "axcodes": preprocessing.orientation,
+            "labels": None,
+        },
+        {**_intensities(preprocessing), **image},
+    ]
+    after = [
+        {
+            "_target_": "Invertd",
+            "keys": "pred",
+            "transform": "@preprocessing",
+            "orig_keys": "image",
+            "nearest_interp": True,
+            "to_tensor": True,
+        },
+        {
+            "_target_": "SaveImaged",
+            "keys": "pred",
+            "output_dir": "@output_dir",
+            "data_root_dir": "@dataset_dir",
+            "output_postfix": "seg",
+            "output_ext": ".nii.gz",
+            "output_dtype": "$np.uint8" if len(config.labels) <= 256 else "$np.uint16",
+            "writer": f"{PARTS}.LabelWriter",
+            "resample": False,
+            "separate_folder": False,
+            "print_log": False,
+        },
+    ]
     return {
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
@@ -76,13 +180,13 @@ def inference(config: BundleConfig) -> dict[str, Any]:
             },
         },
         "network": "$@network_def.to(@device)",
-        "preprocessing": _compose(*_preprocessing(config.preprocessing)),
+        "preprocessing": {"_target_": "Compose", "transforms": before},
         "dataset": {
             "_target_": "Dataset",
             "data": {
                 "_target_": f"{PARTS}.find_cases",
                 "folder": "@dataset_dir",
-                "channels": len(config.preprocessing.channels),
+                "channels": len(preprocessing.channels),
             },
             "transform": "@preprocessing",
         },
@@ -95,14 +199,14 @@ def inference(config: BundleConfig) -> dict[str, Any]:
         },
         "inferer": {
             "_target_": f"{PARTS}.SliceBySlice",
-            "slice_axis": config.preprocessing.slice_axis,
-            "spacing_mm": config.preprocessing.spacing_mm,
+            "slice_axis": preprocessing.slice_axis,
+            "spacing_mm": preprocessing.spacing_mm,
             "batch_size": 8,
             "procedure": "native",
             "mirror": False,
             "window": False,
         },
-        "postprocessing": _compose(*_postprocessing(len(config.labels))),
+        "postprocessing": {"_target_": "Compose", "transforms": after},
         "handlers": [
             {
                 "_target_": "CheckpointLoader",
@@ -126,22 +230,15 @@ def inference(config: BundleConfig) -> dict[str, Any]:
     }
 
 
-def _preprocessing(preprocessing: Preprocessing) -> list[dict[str, Any]]:
-    keys = {"keys": "image"}
-    return [
-        # dtype None keeps the file's own type: rounding to float32 first is not what we do.
-        {"_target_": "LoadImaged", **keys, "reader": "NibabelReader", "dtype": None},
-        {"_target_": "EnsureChannelFirstd", **keys},
-        {"_target_": f"{PARTS}.Millimetresd", **keys},
-        {"_target_": "Orientationd", **keys, "axcodes": preprocessing.orientation, "labels": None},
-        {**_intensities(preprocessing), **keys},
-    ]
-
-
 def _intensities(preprocessing: Preprocessing) -> dict[str, Any]:
-    first, *others = preprocessing.channels
-    if _exact_in_monai(first) and all(_window(other) == _window(first) for other in others):
-        return {"_target_": "ScaleIntensityRanged", **_window(first)}
+    """Return the transform that normalises: MONAI's own where that rounds as this package does."""
+    (kind, low, high), *others = {(c.normalisation, c.low, c.high) for c in preprocessing.channels}
+    whole = all(edge == int(edge) and abs(edge) < _EXACT for edge in (low, high))
+    if whole and not others and kind != "zscore":
+        window = {"a_min": low, "a_max": high, "b_min": 0.0, "b_max": 1.0, "clip": True}
+        if kind == "range":
+            window = {"a_min": 0.0, "a_max": high, "clip": False}
+        return {"_target_": "ScaleIntensityRanged", **window}
     return {
         "_target_": f"{PARTS}.NormaliseChannelsd",
         "channels": [channel.model_dump(mode="json") for channel in preprocessing.channels],
@@ -149,76 +246,70 @@ def _intensities(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def _exact_in_monai(channel: Channel) -> bool:
-    """Whether MONAI's single precision rounds as this package does: for whole numbers."""
-    whole = all(edge == int(edge) and abs(edge) < _EXACT for edge in (channel.low, channel.high))
-    return channel.normalisation != "zscore" and whole
+def metadata(config: BundleConfig) -> dict[str, Any]:
+    """Return `configs/metadata.json` as MONAI's bundle specification wants it."""
+    packages = (DISTRIBUTION, "torch", "numpy", "nibabel", *TESTED_WITH)
+    installed = {name: number.partition("+")[0] for name, number in versions_of(packages).items()}
+    versions = {DISTRIBUTION: own_version(), **TESTED_WITH, **installed}
+    network, preprocessing = config.architecture, config.preprocessing
+    names = [config.labels[index] for index in sorted(config.labels)]
+    classes = ", ".join(f"{index} {name}" for index, name in enumerate(names))
+    structures = ", ".join(names[1:])
+    axis = ("first", "second", "third")[preprocessing.slice_axis]
+    modalities = {_MODALITIES.get(c.name.lower(), "n/a") for c in preprocessing.channels}
+    bounded = all(channel.normalisation != "zscore" for channel in preprocessing.channels)
 
-
-def _window(channel: Channel) -> dict[str, Any]:
-    if channel.normalisation == "clip":
+    def tensor(channels: list[str], **properties: Any) -> dict[str, Any]:
         return {
-            "a_min": channel.low,
-            "a_max": channel.high,
-            "b_min": 0.0,
-            "b_max": 1.0,
-            "clip": True,
+            "type": "image",
+            **properties,
+            "num_channels": len(channels),
+            "spatial_shape": list(network.image_size),
+            "dtype": "float32",
+            "is_patch_data": False,
+            "channel_def": {str(index): name for index, name in enumerate(channels)},
         }
-    if channel.normalisation == "range":
-        return {"a_min": 0.0, "a_max": channel.high, "clip": False}
-    return {}
 
-
-def _postprocessing(classes: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "_target_": "Invertd",
-            "keys": "pred",
-            "transform": "@preprocessing",
-            "orig_keys": "image",
-            "nearest_interp": True,
-            "to_tensor": True,
+    return {
+        "schema": SCHEMA,
+        "version": "1.0.0",
+        "changelog": {"1.0.0": f"exported by {DISTRIBUTION} {versions[DISTRIBUTION]}"},
+        "monai_version": versions["monai"],
+        "pytorch_version": versions["torch"],
+        "numpy_version": versions["numpy"],
+        "required_packages_version": {
+            name: versions[name] for name in (DISTRIBUTION, "nibabel", "pytorch-ignite")
         },
-        {
-            "_target_": "SaveImaged",
-            "keys": "pred",
-            "output_dir": "@output_dir",
-            "data_root_dir": "@dataset_dir",
-            "output_postfix": "seg",
-            "output_ext": ".nii.gz",
-            "output_dtype": "$np.uint8" if classes <= 256 else "$np.uint16",
-            "writer": f"{PARTS}.LabelWriter",
-            "resample": False,
-            "separate_folder": False,
-            "print_log": False,
+        "supported_apps": {},
+        "name": f"TransUNet {network.name}",
+        "task": f"Segmentation of {structures} slice by slice",
+        "description": f"TransUNet ({network.name}), a 2-D network of convolutions and a "
+        f"transformer, segments {structures} in slices along the {axis} axis of volumes oriented "
+        f"{preprocessing.orientation}.",
+        "authors": "whoever trained the model",
+        "copyright": "of the weights: whoever trained the model",
+        "data_type": "nibabel",
+        "image_classes": "; ".join(
+            _INTENSITIES[c.normalisation].format(name=c.name, low=c.low, high=c.high)
+            for c in preprocessing.channels
+        ),
+        "label_classes": classes,
+        "pred_classes": f"label map of one channel: {classes}",
+        "intended_use": "Research. Not a medical device; not for diagnosis.",
+        "references": [PAPER],
+        "network_data_format": {
+            "inputs": {
+                "image": tensor(
+                    [channel.name for channel in preprocessing.channels],
+                    format="magnitude",
+                    modality=modalities.pop() if len(modalities) == 1 else "n/a",
+                    value_range=[0, 1] if bounded else [],
+                )
+            },
+            "outputs": {"pred": tensor(names, format="labels", modality="n/a", value_range=[])},
         },
-    ]
+    }
 
 
-def _compose(*transforms: Mapping[str, Any]) -> dict[str, Any]:
-    return {"_target_": "Compose", "transforms": list(transforms)}
-
-
-def _state(model: TransUNet) -> dict[str, torch.Tensor]:
-    # Clones: a view into a larger tensor would be saved with all of it.
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-
-def _json(values: Mapping[str, Any]) -> str:
+def _json(values: dict[str, Any]) -> str:
     return json.dumps(values, indent=4, ensure_ascii=False) + "\n"
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions that the bundle is written with; MONAI's only if it is installed."""
-    packages = (DISTRIBUTION, "torch", "numpy", "nibabel", "monai", "pytorch-ignite")
-    return {name: number.partition("+")[0] for name, number in versions_of(packages).items()}
-
-
-def _check(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / METADATA).is_file():
-        raise ConfigError(
-            f"{folder} holds other files, and no {METADATA}; a MONAI bundle is a folder of its "
-            "own. Choose a new folder."
-        )
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; a MONAI bundle is a folder. Choose a new folder.")

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor, NibabelWriter
-from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
@@ -19,18 +17,13 @@ from transunet.data.inputs import find_inputs
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
-from transunet.inference.predictor import Predictor
-from transunet.inference.slice_inference import Procedure
 from transunet.inference.volume_slices import VolumeSlices
-from transunet.models.transunet2d.network import TransUNet
 
 _NIFTI = (".nii", ".nii.gz")
 
 
 def find_cases(folder: Path | str, channels: int) -> list[dict[str, list[str]]]:
     """Return MONAI's list of data: `{"image": [file of each channel]}` for each case in `folder`.
-
-    Which files make a case is told by `transunet.data.inputs.find_inputs`.
 
     Raises:
         ConfigError: when the folder does not exist, or holds no NIfTI files or other images.
@@ -96,96 +89,8 @@ class NormaliseChannelsd(MapTransform):  # type: ignore[misc]
         """
         out = dict(data)
         for key in self.key_iterator(out):
-            out[key] = self._normalised(out[key])
+            name = str(out[key].meta.get("filename_or_obj", "the image"))
+            slices = VolumeSlices(Volume(out[key].numpy(), np.eye(4), name), self.preprocessing)
+            array = np.moveaxis(slices[0 : len(slices)], 0, 1 + self.preprocessing.slice_axis)
+            out[key] = convert_to_dst_type(array, dst=out[key], dtype=np.float32)[0]
         return out
-
-    def _normalised(self, image: MetaTensor) -> MetaTensor:
-        name = str(image.meta.get("filename_or_obj", "the image"))
-        volume = Volume(image.numpy(), np.eye(4), name)
-        slabs = VolumeSlices(volume, self.preprocessing)
-        slices = np.moveaxis(slabs[0 : len(slabs)], 0, 1 + self.preprocessing.slice_axis)
-        return convert_to_dst_type(slices, dst=image, dtype=np.float32)[0]
-
-
-class LabelWriter(NibabelWriter):  # type: ignore[misc]
-    """Writes label maps (1, X, Y, Z) as X x Y x Z, on the grid that they carry.
-
-    MONAI's own takes a single slice for a plane without a place in space, and fails on its affine.
-    """
-
-    def set_data_array(
-        self, data_array: Any, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **_: Any
-    ) -> None:
-        """Take the label map that is to be written."""
-        self.data_obj = np.ascontiguousarray(data_array[0])
-
-    def set_metadata(self, meta_dict: Mapping[str, Any], resample: bool = False, **_: Any) -> None:
-        """Take the grid that it lies on."""
-        self.affine = np.asarray(meta_dict["affine"], dtype=np.float64)
-
-
-class SliceBySlice(Inferer):  # type: ignore[misc]
-    """Labels of normalised volumes, as `transunet.inference.predictor.Predictor` finds them.
-
-    Args:
-        slice_axis: the axis along which slices are cut.
-        spacing_mm: the in-plane spacing to which they are resampled, if any.
-        batch_size: slices that go through at once.
-        procedure: "native" or "paper", see `Predictor`.
-        mirror: average the probabilities of four mirror images.
-        window: look through overlapping windows instead of resizing whole slices.
-    """
-
-    def __init__(
-        self,
-        slice_axis: int = 2,
-        spacing_mm: Sequence[float] | None = None,
-        batch_size: int = 8,
-        procedure: Procedure = "native",
-        mirror: bool = False,
-        window: bool = False,
-    ) -> None:
-        super().__init__()
-        self.slice_axis = slice_axis
-        self.spacing_mm = spacing_mm
-        self.settings: dict[str, Any] = {
-            "batch_size": batch_size,
-            "procedure": procedure,
-            "mirror": mirror,
-            "window": window,
-        }
-
-    def __call__(
-        self, inputs: torch.Tensor, network: TransUNet, *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        """Return label maps (B, 1, X, Y, Z) of volumes (B, C, X, Y, Z), on their device.
-
-        Raises:
-            DataError: for another number of channels, or voxels that are not finite.
-        """
-        predictor = self._predictor(network, inputs)
-        labels = [
-            predictor(Volume(array, np.diag([*self._spacing(inputs, index), 1.0]))).array
-            for index, array in enumerate(inputs.detach().cpu().numpy())
-        ]
-        dtype = np.uint8 if labels[0].dtype == np.uint8 else np.int32  # MONAI knows no uint16
-        return convert_to_dst_type(np.stack(labels), dst=inputs, dtype=dtype)[0]  # type: ignore[no-any-return]
-
-    def _predictor(self, network: TransUNet, inputs: torch.Tensor) -> Predictor:
-        as_it_is = Channel(normalisation="range", high=1.0)  # the transforms have normalised
-        preprocessing = Preprocessing(
-            channels=(as_it_is,) * network.config.in_channels,
-            slice_axis=self.slice_axis,
-            spacing_mm=self.spacing_mm,
-        )
-        labels = {index: str(index) for index in range(network.config.num_classes)}
-        return Predictor(network, preprocessing, labels, device=inputs.device, **self.settings)
-
-    def _spacing(self, inputs: torch.Tensor, index: int) -> tuple[float, ...]:
-        """Return the edges of a voxel in mm, one per axis."""
-        if not isinstance(inputs, MetaTensor):
-            if self.spacing_mm is not None:
-                raise ConfigError("Resampling needs volumes that carry their affine (MetaTensor).")
-            return 1.0, 1.0, 1.0
-        affine = np.asarray(inputs.affine, dtype=np.float64).reshape(-1, 4, 4)[index]
-        return tuple(map(float, np.linalg.norm(affine[:3, :3], axis=0)))

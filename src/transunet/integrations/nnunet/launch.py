@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from transunet.errors import ConfigError
@@ -30,26 +30,12 @@ def run(command: str, arguments: Sequence[str]) -> None:
         ConfigError: when nnU-Net is not installed or has no such command.
     """
     require("nnunetv2", "nnunet")
-    entry = _entry(command)
+    scripts = {entry.name: entry for entry in entry_points(group="console_scripts")}
+    known = sorted(name for name in scripts if name.startswith("nnUNetv2_"))
+    if command not in known:
+        raise ConfigError(f"nnU-Net has no command {command!r}; it has: {', '.join(known)}")
     folders = [str(trainer_folder()), os.environ.get(SEARCHED, "")]
     os.environ[SEARCHED] = os.pathsep.join(folder for folder in folders if folder)
-    _pass_over_what_needs_timm()
-    sys.argv = [command, *arguments]
-    entry.load()()
-
-
-def _entry(command: str) -> EntryPoint:
-    known = {
-        entry.name: entry
-        for entry in entry_points(group="console_scripts")
-        if entry.name.startswith("nnUNetv2_")
-    }
-    if command not in known:
-        raise ConfigError(f"nnU-Net has no command {command!r}; it has: {', '.join(sorted(known))}")
-    return known[command]
-
-
-def _pass_over_what_needs_timm() -> None:
     # Before other folders nnU-Net imports every trainer of its own, and some need timm and with it
     # torchvision, which has no build for PyTorch without CUDA in every package index. A module that
     # is not there is passed over.
@@ -57,3 +43,5 @@ def _pass_over_what_needs_timm() -> None:
         import timm  # noqa: F401
     except Exception:  # a torchvision of another build raises RuntimeError, not ImportError
         sys.modules[_NEEDS_TIMM] = None  # type: ignore[assignment]
+    sys.argv = [command, *arguments]
+    scripts[command].load()()

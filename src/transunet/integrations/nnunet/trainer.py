@@ -14,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from transunet.integrations.nnunet.plans import check_2d, config_for_plans
 from transunet.models.transunet2d.network import TransUNet
-from transunet.weights.load import Source, load_weights
+from transunet.weights.load import load_weights
 
 WEIGHTS = "TRANSUNET_WEIGHTS"
 """The environment variable that says which pretrained weights a training starts from."""
@@ -76,35 +76,31 @@ class nnUNetTrainerTransUNet(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801
         """Build network, optimiser and loss, and load the weights that `TRANSUNET_WEIGHTS` names.
 
         Raises:
-            ConfigError, WeightsError: as `transunet.weights.load.load_weights`.
+            ConfigError: for weights that are not there.
+            WeightsError: for weights that are damaged or belong to another network.
         """
         super().initialize()
         if self.resumed:  # the checkpoint brings the weights
             return
-        source = os.environ.get(WEIGHTS)
-        begun = f"random weights (no {WEIGHTS})"
-        if source:
-            begun = str(
-                load_weights(
-                    _unwrapped(self.network),
-                    _source(source),
-                    partial=True,
-                    labels=self._class_names(),
-                    channels=self._channel_names(),
-                )
+        start = f"random weights (no {WEIGHTS})"
+        if source := os.environ.get(WEIGHTS):
+            paths = source.split(os.pathsep)
+            # What stands inside DistributedDataParallel and torch.compile.
+            network: Any = getattr(self.network, "module", self.network)
+            labels = None  # regions overlap, and are numbered otherwise
+            if not self.label_manager.has_regions:
+                names = {number: name for name, number in self.dataset_json["labels"].items()}
+                labels = {number: names[number] for number in self.label_manager.all_labels}
+            channels = self.dataset_json.get("channel_names") or self.dataset_json.get("modality")
+            report = load_weights(
+                getattr(network, "_orig_mod", network),
+                source if len(paths) == 1 else paths,
+                partial=True,
+                labels=labels,
+                channels=[str(name) for name in (channels or {}).values()],
             )
-        self.print_to_log_file(f"TransUNet {self.variant} starts from {begun}")
-
-    def _channel_names(self) -> list[str]:
-        names = self.dataset_json.get("channel_names") or self.dataset_json.get("modality") or {}
-        return [str(name) for name in names.values()]
-
-    def _class_names(self) -> dict[int, str] | None:
-        """Return class -> name; None for regions, which overlap and are numbered otherwise."""
-        if self.label_manager.has_regions:
-            return None
-        names = {number: name for name, number in self.dataset_json["labels"].items()}
-        return {number: names[number] for number in self.label_manager.all_labels}
+            start = str(report)
+        self.print_to_log_file(f"TransUNet {self.variant} starts from {start}")
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return the paper's optimiser and nnU-Net's schedule."""
@@ -142,14 +138,3 @@ class nnUNetTrainerTransUNet_R26Ti(nnUNetTrainerTransUNet):  # noqa: N801
     """R26-ViT-Ti_16, for a laptop or a first look."""
 
     variant = "R26-ViT-Ti_16"
-
-
-def _unwrapped(network: Any) -> TransUNet:
-    """Return what stands inside DistributedDataParallel and torch.compile."""
-    network = getattr(network, "module", network)
-    return getattr(network, "_orig_mod", network)  # type: ignore[no-any-return]
-
-
-def _source(text: str) -> Source:
-    paths = text.split(os.pathsep)
-    return text if len(paths) == 1 else paths
