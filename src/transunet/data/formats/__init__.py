@@ -182,6 +182,10 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     """
     path = Path(path)
     known = _format(path)
+    if known.write is None:
+        raise ConfigError(
+            f"Cannot write {path}: volumes are not written in this format. Use NIfTI (.nii.gz)."
+        )
     suffix = suffix_of(path) or ""
     small = path.with_name(path.name[: -len(suffix)] + suffix)  # what libraries know
     with writing(path):

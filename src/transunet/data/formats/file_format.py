@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
 from transunet.data.volume import Grid, Volume
@@ -32,8 +35,9 @@ class FileFormat:
     """(path) -> where the voxels lie, for most formats without reading them."""
     channels_in: Callable[[Path], int]
     """(path) -> how many channels the header promises."""
-    write: Callable[[Volume, Path], None]
-    """(volume, path), not atomically; a `ConfigError` for what the format cannot hold."""
+    write: Callable[[Volume, Path], None] | None = None
+    """(volume, path), not atomically; a `ConfigError` for what the format cannot hold. None where
+    volumes are not written in it."""
     space: Space = "known"
     """Whether files give voxels a size in millimetres; "pixels" are pictures, not scans."""
     oriented: bool = True
@@ -65,6 +69,22 @@ class FileFormat:
 def unreadable(path: Path | str, found: str, remedy: str = DAMAGED) -> TransUNetError:
     """Return the error for a file that cannot be read."""
     return Problem("unreadable", str(path), found, remedy).error()
+
+
+def channels_first(voxels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """(X, Y), (X, Y, Z) or (X, Y, Z, ...) -> (C, X, Y, Z): one further axis may be longer than one.
+
+    Raises:
+        DataError: for anything else than real numbers, and for more such axes.
+    """
+    if voxels.dtype.kind not in "buif":
+        raise unreadable(path, f"its voxels are of type {voxels.dtype}; expected real numbers")
+    channels = [size for size in voxels.shape[3:] if size > 1] or [1]
+    if voxels.ndim < 2 or len(channels) > 1:
+        found = f"it has the shape {voxels.shape}; expected (X, Y, Z) or (X, Y, Z, channels)"
+        remedy = "Store one image per file; of a series over time each point in time in its own"
+        raise unreadable(path, found, remedy)
+    return np.moveaxis(voxels.reshape(*(*voxels.shape, 1)[:3], *channels), -1, 0)
 
 
 @contextmanager

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats.file_format import DAMAGED, FileFormat, reading, unreadable
+from transunet.data.formats.file_format import (
+    DAMAGED,
+    FileFormat,
+    channels_first,
+    reading,
+    unreadable,
+)
 from transunet.data.volume import LPS_TO_RAS, Grid, Volume
 from transunet.errors import ConfigError, last_sentence
 from transunet.optional import require
@@ -64,13 +70,9 @@ def read(path: Path) -> Volume:
     if image.GetNumberOfComponentsPerPixel() == 1:
         array = array[..., None]
     array = array.transpose(*range(image.GetDimension() - 1, -1, -1), -1)
-    *axes, components = array.shape
-    channels = [size for size in (*axes[3:], components) if size > 1] or [1]
-    if len(channels) > 1 or array.dtype.kind not in "buif":
-        found = f"it has the shape {array.shape} and the type {array.dtype}"
-        raise unreadable(path, found, _remedy(path))
-    array = np.moveaxis(array.reshape(*(*axes, 1)[:3], *channels), -1, 0)
-    return Volume(array, header.affine, str(path), header)
+    if array.ndim == 3:  # (X, Y, components)
+        array = array[:, :, None]
+    return Volume(channels_first(array, path), header.affine, str(path), header)
 
 
 def read_labels(path: Path) -> Volume:

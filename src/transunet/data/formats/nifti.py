@@ -28,7 +28,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats.file_format import FileFormat, reading, unreadable
+from transunet.data.formats.file_format import FileFormat, channels_first, reading, unreadable
 from transunet.data.volume import Doubt, Grid, Volume, corner_distance, is_regular, same_grid
 
 Affine = NDArray[np.float64]
@@ -185,15 +185,8 @@ def _volume(path: Path, image: Any) -> Volume:
         voxels = np.asanyarray(image.dataobj)
     if voxels.dtype.names:  # RGB voxels, a record of three bytes
         voxels = np.stack([voxels[field] for field in voxels.dtype.names], axis=-1)
-    if voxels.dtype.kind not in "buif":
-        raise unreadable(path, f"its voxels are of type {voxels.dtype}; expected real numbers")
-    channels = [size for size in voxels.shape[3:] if size > 1] or [1]
-    if voxels.ndim < 2 or len(channels) > 1:
-        found = f"it has the shape {voxels.shape}; expected (X, Y, Z) or (X, Y, Z, channels)"
-        remedy = "Store one image per file; of a series over time each point in time in its own"
-        raise unreadable(path, found, remedy)
-    array = np.moveaxis(voxels.reshape(*grid.spatial_shape, *channels), -1, 0)
-    return Volume(array, grid.affine, str(path), NiftiHeader(image.header, grid.affine), grid.doubt)
+    array, header = channels_first(voxels, path), NiftiHeader(image.header, grid.affine)
+    return Volume(array, grid.affine, str(path), header, grid.doubt)
 
 
 def _grid(path: Path, image: Any) -> Grid:

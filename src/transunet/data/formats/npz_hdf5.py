@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from transunet.data.formats.file_format import FileFormat, reading, unreadable
 from transunet.data.volume import Grid, Volume
-from transunet.errors import ConfigError
 from transunet.optional import require
 
 _EXPECTED = "Expected a file with the arrays 'image' and 'label': copy or export it again"
@@ -49,17 +48,6 @@ def has_affine(path: Path) -> bool:
     """Whether the file tells where its voxels lie, as label maps that were predicted do."""
     with _arrays(path) as arrays:
         return "affine" in arrays
-
-
-def write(volume: Volume, path: Path) -> None:
-    """Refuse: these files hold an image and its label together, and are not made here.
-
-    Raises:
-        ConfigError: always.
-    """
-    raise ConfigError(
-        f"Cannot write {path}: volumes are not written in this format. Use NIfTI (.nii.gz)."
-    )
 
 
 def _volume(path: Path, key: str) -> Volume:
@@ -100,7 +88,6 @@ FORMAT = FileFormat(
     read_labels=read_labels,
     read_grid=read_grid,
     channels_in=lambda _: 1,
-    write=write,
     space="unknown",
     oriented=False,
     tells_space=has_affine,
