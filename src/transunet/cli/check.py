@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from json import dumps
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from transunet.cli.options import Ignore, Layout
+from transunet.files import atomic_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +62,12 @@ def check(
             report = check_dataset(fix, data.layout, workers, progress, data.ignore)
         _show_copy(console, copy, report)
     if json:
-        _write_json(json, report, copy)
+        content = report.as_json()
+        if copy:
+            content["corrected"] = [problem.text for problem in copy.corrected]
+            content["left_out"] = [problem.text for problem in copy.left_out]
+        with atomic_path(json) as scratch:
+            scratch.write_text(dumps(content, indent=1) + "\n", "utf-8")
     if not report.errors:
         option = "" if ignore is None else f" --ignore {ignore}"
         folder = quote(str(fix or dataset))
@@ -118,19 +125,6 @@ def _first_of_each_kind(console: "Console", problems: "Sequence[Problem]") -> "I
                 f"        {count - _SHOWN} more like these ({kind}); --json FILE has them all.",
                 markup=False,
             )
-
-
-def _write_json(path: Path, report: "Report", copy: "CorrectedCopy | None") -> None:
-    import json
-
-    from transunet.files import atomic_path
-
-    content = report.as_json()
-    if copy:
-        content["corrected"] = [problem.text for problem in copy.corrected]
-        content["left_out"] = [problem.text for problem in copy.left_out]
-    with atomic_path(path) as scratch:
-        scratch.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def _counted(count: int, noun: str) -> str:

@@ -125,8 +125,7 @@ def prepare(
         )
     console = Console(soft_wrap=True, highlight=False)
     _show_settings(console, store)
-    _show_classes(console, store, data)
-    _show_splits(console, store)
+    _show_cases(console, store, data)
     console.print(f"Next: transunet train {quote(str(store.path))} -o RUN", markup=False)
 
 
@@ -228,8 +227,10 @@ def _show_settings(console: "Console", store: "Store") -> None:
         console.print(f"{'':<15}{why}", style="dim", markup=False)
 
 
-def _show_classes(console: "Console", store: "Store", data: "DataSet") -> None:
+def _show_cases(console: "Console", store: "Store", data: "DataSet") -> None:
     from rich.table import Table
+
+    from transunet.data.split_rules import split_warnings
 
     frequencies = store.fingerprint.frequencies
     table = Table("class", "name", "share of voxels", "cases", box=None)
@@ -241,11 +242,6 @@ def _show_classes(console: "Console", store: "Store", data: "DataSet") -> None:
         console.print(f"Voxels that hold {data.ignore} count in nothing: nobody labelled them.")
     if data.label_map:
         console.print(f"Labels mapped by {data.label_map}.")
-
-
-def _show_splits(console: "Console", store: "Store") -> None:
-    from transunet.data.split_rules import split_warnings
-
     console.print(
         f"{len(store.cases)} cases, {store.fingerprint.slices} slices ({store.prepared.text()}) in "
         f"{store.path}",

@@ -1,11 +1,12 @@
 """What a data set is like in numbers: spacings, sizes, intensities, how often each class occurs."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.data.volume import Volume
 from transunet.settings import Configuration
 
 PERCENTILES = (0.5, 50.0, 99.5)
@@ -39,6 +40,24 @@ class CaseFingerprint(Configuration):
     voxels: dict[int, int]
     """Voxels of each class, those that occur."""
 
+    @classmethod
+    def of(
+        cls, image: Volume, label: Volume, known: Mapping[int, str], modality: str | None
+    ) -> Self:
+        """Measure a case; `known` are the classes, others (what nobody labelled) count in none."""
+        classes, counts = np.unique(label.array.ravel("K"), return_counts=True)
+        voxels = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+        foreground = (label.array[0] > 0) & (label.array[0] <= max(known))
+        return cls(
+            shape=image.spatial_shape,
+            spacing_mm=image.spacing_mm,
+            orientation=image.orientation,
+            modality=modality,
+            intensities=intensities_of(image.array),
+            foreground=intensities_of(image.array[:, foreground]),
+            voxels={index: count for index, count in voxels.items() if index in known},
+        )
+
 
 class Fingerprint(Configuration):
     """A data set: medians and extremes of its cases, and sums."""
@@ -67,7 +86,20 @@ class Fingerprint(Configuration):
 
 def intensities_of(array: NDArray[Any]) -> tuple[Intensity, ...]:
     """Measure each channel of an array (C, ...); nothing for an empty one."""
-    return tuple(_intensity(channel.ravel("K")) for channel in array) if array[0].size else ()
+    intensities = []
+    for values in (channel.ravel("K") for channel in array if channel.size):
+        sample = values[:: max(1, values.size // _SAMPLES)]
+        intensities.append(
+            Intensity(
+                voxels=values.size,
+                minimum=float(values.min()),
+                maximum=float(values.max()),
+                mean=float(values.mean(dtype=np.float64)),
+                deviation=float(values.std(dtype=np.float64)),
+                percentiles=tuple(np.percentile(sample, PERCENTILES).tolist()),
+            )
+        )
+    return tuple(intensities)
 
 
 def summarise(
@@ -84,67 +116,45 @@ def summarise(
     """
     sizes = np.array([size for size, _ in geometry])
     spacings = np.array([spacing for _, spacing in geometry])
+    extremes: dict[str, Callable[..., Any]] = {
+        "minimum": np.min,
+        "median": np.median,
+        "maximum": np.max,
+    }
     names, counts = np.unique([case.orientation for case in cases], return_counts=True)
     return Fingerprint(
         cases=len(cases),
         slices=int(sizes[:, 0].sum()),
-        spacing_mm={key: _floats(value) for key, value in _extremes(spacings).items()},
-        size={key: _ints(value) for key, value in _extremes(sizes).items()},
+        spacing_mm={key: tuple(of(spacings, axis=0).tolist()) for key, of in extremes.items()},
+        size={
+            key: tuple(np.rint(of(sizes, axis=0)).astype(int).tolist())
+            for key, of in extremes.items()
+        },
         orientations=dict(zip(names.tolist(), counts.tolist(), strict=True)),
-        intensities=_pooled_channels([case.intensities for case in cases]),
-        foreground=_pooled_channels([case.foreground for case in cases if case.foreground]),
+        intensities=_pooled([case.intensities for case in cases]),
+        foreground=_pooled([case.foreground for case in cases if case.foreground]),
         voxels={index: sum(case.voxels.get(index, 0) for case in cases) for index in labels},
         cases_with={index: sum(index in case.voxels for case in cases) for index in labels},
     )
 
 
-def _intensity(values: NDArray[Any]) -> Intensity:
-    sample = values[:: max(1, values.size // _SAMPLES)]
-    low, middle, high = (float(v) for v in np.percentile(sample, PERCENTILES))
-    return Intensity(
-        voxels=values.size,
-        minimum=float(values.min()),
-        maximum=float(values.max()),
-        mean=float(values.mean(dtype=np.float64)),
-        deviation=float(values.std(dtype=np.float64)),
-        percentiles=(low, middle, high),
-    )
-
-
-def _pooled_channels(cases: Sequence[Sequence[Intensity]]) -> tuple[Intensity, ...]:
-    return tuple(_pooled(channel) for channel in zip(*cases, strict=True))
-
-
-def _pooled(parts: Sequence[Intensity]) -> Intensity:
-    """Mean and deviation of all voxels together, from those of the parts."""
-    voxels = np.array([part.voxels for part in parts], dtype=np.float64)
-    means = np.array([part.mean for part in parts])
-    mean = float(np.average(means, weights=voxels))
-    spread = [part.deviation**2 + (part.mean - mean) ** 2 for part in parts]
-    low, middle, high = (float(v) for v in np.median([part.percentiles for part in parts], axis=0))
-    return Intensity(
-        voxels=int(voxels.sum()),
-        minimum=min(part.minimum for part in parts),
-        maximum=max(part.maximum for part in parts),
-        mean=mean,
-        deviation=float(np.sqrt(np.average(spread, weights=voxels))),
-        percentiles=(low, middle, high),
-    )
-
-
-def _extremes(values: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    return {
-        "minimum": values.min(axis=0),
-        "median": np.median(values, axis=0),
-        "maximum": values.max(axis=0),
-    }
-
-
-def _floats(values: NDArray[Any]) -> tuple[float, float, float]:
-    a, b, c = (float(v) for v in values)
-    return a, b, c
-
-
-def _ints(values: NDArray[Any]) -> tuple[int, int, int]:
-    a, b, c = (round(float(v)) for v in values)
-    return a, b, c
+def _pooled(cases: Sequence[Sequence[Intensity]]) -> tuple[Intensity, ...]:
+    """Of each channel, the mean and deviation of all voxels together, from those of the cases."""
+    pooled = []
+    for parts in zip(*cases, strict=True):
+        voxels = np.array([part.voxels for part in parts], dtype=np.float64)
+        means = np.array([part.mean for part in parts])
+        mean = float(np.average(means, weights=voxels))
+        squares = [part.deviation**2 + (part.mean - mean) ** 2 for part in parts]
+        percentiles = np.median([part.percentiles for part in parts], axis=0)
+        pooled.append(
+            Intensity(
+                voxels=int(voxels.sum()),
+                minimum=min(part.minimum for part in parts),
+                maximum=max(part.maximum for part in parts),
+                mean=mean,
+                deviation=float(np.sqrt(np.average(squares, weights=voxels))),
+                percentiles=tuple(percentiles.tolist()),
+            )
+        )
+    return tuple(pooled)

@@ -7,7 +7,7 @@ changed: preparing twice does nothing, and after an interruption it goes on wher
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ from transunet.data.cases import (
 )
 from transunet.data.checks.problems import log_warnings
 from transunet.data.checks.suitability import modality_of_header
-from transunet.data.fingerprint import CaseFingerprint, intensities_of, summarise
+from transunet.data.fingerprint import CaseFingerprint, summarise
 from transunet.data.formats import files_of, read_grid, warn_of_contradictions
 from transunet.data.planning import preprocessing_for
 from transunet.data.preprocessing import Preprocessing
@@ -42,7 +42,7 @@ from transunet.data.store import (
     case_folder,
     case_on_disk,
 )
-from transunet.data.volume import Grid, Volume
+from transunet.data.volume import Grid
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError, GeometryError
 from transunet.files import atomic_path, sha256_of, writable_folder, writing
@@ -198,7 +198,9 @@ def _prepare_case(
             if index
         },
         unlabelled=tuple(np.flatnonzero(unlabelled).tolist()),
-        fingerprint=_fingerprint(image, label, dataset.labels),
+        fingerprint=CaseFingerprint.of(
+            image, label, dataset.labels, modality_of_header(image.header)
+        ),
     )
     remedy = "Choose another place or make room; the cases that are done stay done."
     with writing(store, remedy), atomic_path(case_folder(store, case.name)) as folder:
@@ -224,18 +226,3 @@ def _sha256_of_all(path: Path) -> str:
     if len(hashes) == 1:
         return hashes[0]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def _fingerprint(image: Volume, label: Volume, known: Mapping[int, str]) -> CaseFingerprint:
-    classes, counts = np.unique(label.array.ravel("K"), return_counts=True)
-    voxels = dict(zip(classes.tolist(), counts.tolist(), strict=True))
-    foreground = (label.array[0] > 0) & (label.array[0] <= max(known))
-    return CaseFingerprint(
-        shape=image.spatial_shape,
-        spacing_mm=image.spacing_mm,
-        orientation=image.orientation,
-        modality=modality_of_header(image.header),
-        intensities=intensities_of(image.array),
-        foreground=intensities_of(image.array[:, foreground]),
-        voxels={index: count for index, count in voxels.items() if index in known},
-    )

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -46,19 +46,16 @@ def spread(
         DataError: when a process dies.
     """
     results: dict[int, Result] = {}
-    for number, result in _as_completed(work, items, workers):
+
+    def keep(number: int, result: Result) -> None:
         results[number] = result
         if progress:
             progress(len(results), len(items), items[number].name)
-    return [results[number] for number in range(len(items))]
 
-
-def _as_completed(
-    work: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[tuple[int, Result]]:
     if workers < 2 or len(items) < 2:
-        yield from enumerate(map(work, items))
-        return
+        for number, item in enumerate(items):
+            keep(number, work(item))
+        return list(results.values())
     # Spawned, not forked: the caller may have threads (torch has), which a fork would leave in the
     # middle of things.
     context = get_context("spawn")
@@ -67,7 +64,7 @@ def _as_completed(
         futures = {pool.submit(work, item): number for number, item in enumerate(items)}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                keep(futures[future], future.result())
         except BrokenProcessPool:
             raise DataError(
                 f"One of {workers} processes that worked on the data died, most likely for want of "
@@ -76,6 +73,7 @@ def _as_completed(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+    return [results[number] for number in range(len(items))]
 
 
 def _end_with_parent() -> None:

@@ -201,22 +201,16 @@ def dataset_problems(dataset: DataSet, reports: Sequence[CaseReport]) -> Iterato
     files = [path for report in reports for path in (*report.case.images, report.case.label)]
     if contradictions := header_contradictions(path for path in files if path):
         yield contradictions
-    yield from _duplicates(reports)
-    yield from _odd_grids([(report.case, report.grid) for report in reports if report.grid])
-    yield from _odd_classes(dataset, reports)
-
-
-def _duplicates(reports: Sequence[CaseReport]) -> Iterator[Problem]:
     first: dict[str, CaseReport] = {}
-    for report in reports:
-        if report.image is None:
-            continue
-        other = first.setdefault(report.image, report)
+    for report in (report for report in reports if report.image is not None):
+        other = first.setdefault(str(report.image), report)
         if other is not report:
             labels = "and labels" if other.label == report.label else "but other labels"
             found = f"the same voxels as case {other.case.name} ({other.case.images[0]}), {labels}"
             remedy = "Take one of them out: one trains and the other tests, and the figures flatter"
             yield Problem("duplicate", str(report.case.images[0]), found, remedy, "warning")
+    yield from _odd_grids([(report.case, report.grid) for report in reports if report.grid])
+    yield from _odd_classes(dataset, reports)
 
 
 def _odd_grids(grids: Sequence[tuple[Case, Grid]]) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ files that belong to nothing.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,15 @@ def fix(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not an empty folder. Choose another.")
     done: list[Problem] = []
-    left_out = _second_copies(report)
+    left_out: dict[str, Problem] = {}
+    first: dict[tuple[str, str | None], str] = {}
+    for checked in report.cases:
+        if checked.image is not None:
+            name, where = checked.case.name, str(checked.case.images[0])
+            original = first.setdefault((checked.image, checked.label), name)
+            if original != name:
+                found, remedy = f"a second copy of case {original}", "One of them is enough"
+                left_out[name] = Problem("duplicate", where, found, remedy)
     with atomic_path(out) as scratch:
         scratch.mkdir()
         for number, case in enumerate(dataset.cases, 1):
@@ -84,8 +92,17 @@ def fix(
                 except TransUNetError as error:
                     left_out[case.name] = problem_of(error, case.name)
                 else:
-                    _write(volumes, dataset.folder, scratch)
                     done += corrections
+                    for path, volume in volumes.items():
+                        target = scratch / path.relative_to(dataset.folder)
+                        if volume is None:
+                            for file in files_of(path):
+                                _copy(file, target.with_name(file.name))
+                            continue
+                        if target.suffix.lower() in {".jpg", ".jpeg"}:  # which change when written
+                            target = target.with_suffix(".png")
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        write_volume(volume, target)
             if progress:
                 progress(number, len(dataset.cases), case.name)
         orphans = [problem for problem in dataset.notes if problem.kind == "orphan"]
@@ -100,32 +117,6 @@ def fix(
         if left_out and without:
             without(scratch, frozenset(left_out))
     return CorrectedCopy(out, tuple(done), (*left_out.values(), *orphans))
-
-
-def _second_copies(report: Report) -> dict[str, Problem]:
-    copies, first = {}, dict[tuple[str, str | None], str]()
-    for of_case in report.cases:
-        if of_case.image is None:
-            continue
-        name = first.setdefault((of_case.image, of_case.label), of_case.case.name)
-        if name != of_case.case.name:
-            found, where = f"a second copy of case {name}", str(of_case.case.images[0])
-            problem = Problem("duplicate", where, found, "One of them is enough")
-            copies[of_case.case.name] = problem
-    return copies
-
-
-def _write(volumes: Mapping[Path, Volume | None], folder: Path, out: Path) -> None:
-    for original, volume in volumes.items():
-        target = out / original.relative_to(folder)
-        if volume is None:
-            for file in files_of(original):
-                _copy(file, out / file.relative_to(folder))
-            continue
-        if target.suffix.lower() in {".jpg", ".jpeg"}:  # which change whenever they are written
-            target = target.with_suffix(".png")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(volume, target)
 
 
 def _copy(original: Path, target: Path) -> None:

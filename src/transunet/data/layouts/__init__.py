@@ -67,7 +67,22 @@ def open_dataset(folder: Path, layout: str | None = None, ignore: int | None = N
     declared = [v for v, index in dataset.values.items() if dataset.labels[index] == "ignore"]
     for value in (*declared, ignore):
         dataset = dataset if value is None else dataset.ignoring(value)
-    _check_names(dataset)
+    where = str(dataset.folder)
+    if not dataset.cases:
+        shape = LAYOUTS[dataset.layout].SHAPE
+        holds = _contents(dataset.folder, below=True)
+        found = f"this {dataset.layout} data set has no cases; expected {shape}; {holds}"
+        remedy = "Check that the images were copied along, in a format that is read: "
+        raise Problem("empty", where, found, remedy + ", ".join(FORMATS)).error()
+    counts = Counter(case.name for case in dataset.cases)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        found = f"several cases have the same name: {', '.join(twice[:8])}"
+        raise Problem("same-name", where, found, "Give every case a name of its own").error()
+    for name in counts:  # which becomes a file's, in outputs
+        if name != Path(name).name or "\\" in name or name.startswith("."):
+            found = f"{name!r} cannot be the name of a case"
+            raise Problem("name", where, found, "Use a name without slashes").error()
     return nnunet.with_folds(dataset)
 
 
@@ -113,23 +128,3 @@ def _contents(folder: Path, below: bool = False) -> str:
     if folders:
         holds.append(f"the folders {', '.join(folders[:6])}{', ...' if len(folders) > 6 else ''}")
     return f"it holds {' and '.join(holds)}" if holds else "it is empty"
-
-
-def _check_names(dataset: DataSet) -> None:
-    """Refuse what no case could show: no cases at all, or two of one name."""
-    where = str(dataset.folder)
-    if not dataset.cases:
-        shape = LAYOUTS[dataset.layout].SHAPE
-        holds = _contents(dataset.folder, below=True)
-        found = f"this {dataset.layout} data set has no cases; expected {shape}; {holds}"
-        remedy = "Check that the images were copied along, in a format that is read: "
-        raise Problem("empty", where, found, remedy + ", ".join(FORMATS)).error()
-    counts = Counter(case.name for case in dataset.cases)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        found = f"several cases have the same name: {', '.join(twice[:8])}"
-        raise Problem("same-name", where, found, "Give every case a name of its own").error()
-    for name in counts:  # which becomes a file's, in outputs
-        if name != Path(name).name or "\\" in name or name.startswith("."):
-            found = f"{name!r} cannot be the name of a case"
-            raise Problem("name", where, found, "Use a name without slashes").error()

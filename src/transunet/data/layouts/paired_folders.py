@@ -171,7 +171,14 @@ def channels_of(
         if (header := _picture_header(case.images[0]))
     }
     if not photographs:
-        return _volume_channels(cases[0].images[0]), None, []
+        try:
+            array = read_volume(cases[0].images[0]).array
+        except TransUNetError:
+            return ("image",), None, []  # reading the case will tell what is wrong with it
+        if array.min() <= _HOUNSFIELD_AIR and (array == np.rint(array)).all():
+            return ("CT",) * len(array), None, []
+        names = tuple(f"image {index}" for index in range(len(array)))
+        return names if names[1:] else ("image",), None, []
     kinds = Counter((head.channels, head.dtype.name, head.white) for head in photographs.values())
     channels, _, white = max(kinds, key=lambda kind: kinds[kind])
     if white is None or channels not in (1, 3):
@@ -218,16 +225,6 @@ def _notes_on_photographs(folder: Path, headers: Mapping[Case, raster.Header]) -
         )
         remedy = "Where a mask was drawn on the picture as it is stored, turn it or remove the tag"
         yield Problem("orientation-tag", str(folder), found, remedy, "warning")
-
-
-def _volume_channels(image: Path) -> tuple[str, ...]:
-    try:
-        array = read_volume(image).array
-    except TransUNetError:
-        return ("image",)  # reading the case will tell what is wrong with it
-    if array.min() <= _HOUNSFIELD_AIR and (array == np.rint(array)).all():
-        return ("CT",) * len(array)
-    return ("image",) if len(array) == 1 else tuple(f"image {i}" for i in range(len(array)))
 
 
 def _pairs(folder: Path) -> Iterator[_Pair]:

@@ -89,15 +89,15 @@ def _patients(folder: Path) -> list[_Patient]:
             ]
             lead = re.compile(rf"^{re.escape(patient.name)}[-_. ]+", re.IGNORECASE)  # p1_t1 -> t1
             named = {lead.sub("", name).lower(): path for name, path in files}
-            masks = {name: path for name, path in named.items() if _is_mask(name)}
+            masks = {
+                name: path
+                for name, path in named.items()
+                if name in paired_folders.MASKS or case_of_mask(name)
+            }
             images = {name: path for name, path in named.items() if name not in masks}
             if images:
                 patients.append(_Patient(patient, split, images, masks))
     return patients
-
-
-def _is_mask(name: str) -> bool:
-    return name in paired_folders.MASKS or case_of_mask(name) is not None
 
 
 def _mostly_one_mask(patients: list[_Patient]) -> bool:
