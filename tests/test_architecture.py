@@ -67,9 +67,32 @@ def imports(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
 
 
 def imported_modules(path: Path) -> Iterator[str]:
-    """Modules of the package that the file imports when it is imported itself, or later."""
+    """Modules of the package that the file imports, at once or later; not for type checkers."""
+    yield from (name for _, name in imports(run_time(path)) if name.split(".")[0] == "transunet")
+
+
+def imported_at_top(path: Path) -> Iterator[str]:
+    """Modules that the file imports when it is imported itself."""
+    tree = run_time(path)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = []
+    yield from (name for _, name in imports(tree))
+
+
+def imported_packages(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported_at_top(path)}
+
+
+def run_time(path: Path) -> ast.Module:
+    """The file without what stands under `if TYPE_CHECKING`."""
     tree = ast.parse(path.read_text())
-    yield from (name for _, name in imports(tree) if name.split(".")[0] == "transunet")
+    tree.body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return tree
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -89,6 +112,31 @@ def test_the_parts_stand_on_each_other_without_a_circle() -> None:
         assert free, f"a circle among {sorted(left)}"
         done += free
         left = {part: below for part, below in left.items() if part not in free}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Wherever the imports stand: one inside a function hides a circle, and does not open it."""
+    left = {name: set(imported_modules(path)) & MODULES.keys() for name, path in MODULES.items()}
+    left = {name: others - {name} for name, others in left.items() if name != "transunet"}
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"a circle among {', '.join(sorted(left))}"
+
+
+def test_an_import_inside_a_function_spares_torch() -> None:
+    """`--help` and exported files do without torch; nothing else may hide an import of ours."""
+    heavy = {name for name, path in MODULES.items() if "torch" in imported_packages(path)}
+    grown = True
+    while grown:
+        before = len(heavy)
+        heavy |= {name for name, path in MODULES.items() if heavy & set(imported_at_top(path))}
+        grown = len(heavy) > before
+    for name, path in MODULES.items():
+        if part_of(path) in {"__init__", "__main__", "cli"}:
+            continue
+        inside = set(imported_modules(path)) - set(imported_at_top(path))
+        assert inside <= heavy, f"{name}: {', '.join(sorted(inside - heavy))}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
