@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor, NibabelWriter
+from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
@@ -17,7 +19,9 @@ from transunet.data.inputs import find_inputs
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
+from transunet.inference.predictor import Predictor
 from transunet.inference.volume_slices import VolumeSlices
+from transunet.models.transunet2d.network import TransUNet
 
 _NIFTI = (".nii", ".nii.gz")
 
@@ -94,3 +98,68 @@ class NormaliseChannelsd(MapTransform):  # type: ignore[misc]
             array = np.moveaxis(slices[0 : len(slices)], 0, 1 + self.preprocessing.slice_axis)
             out[key] = convert_to_dst_type(array, dst=out[key], dtype=np.float32)[0]
         return out
+
+
+class LabelWriter(NibabelWriter):  # type: ignore[misc]
+    """Writes label maps (1, X, Y, Z) as X x Y x Z, on the grid that they carry.
+
+    MONAI's own takes a single slice for a plane without a place in space, and fails on its affine.
+    """
+
+    def set_data_array(
+        self, data_array: Any, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **_: Any
+    ) -> None:
+        """Take the label map that is to be written."""
+        self.data_obj = np.ascontiguousarray(data_array[0])
+
+    def set_metadata(self, meta_dict: Mapping[str, Any], resample: bool = False, **_: Any) -> None:
+        """Take the grid that it lies on."""
+        self.affine = np.asarray(meta_dict["affine"], dtype=np.float64)
+
+
+class SliceBySlice(Inferer):  # type: ignore[misc]
+    """Labels of normalised volumes, as `transunet.inference.predictor.Predictor` finds them.
+
+    Args:
+        slice_axis: the axis along which slices are cut.
+        spacing_mm: the in-plane spacing to which they are resampled, if any.
+        settings: the predictor's: `batch_size`, `procedure`, `mirror`, `window`.
+    """
+
+    def __init__(
+        self,
+        slice_axis: int = 2,
+        spacing_mm: Sequence[float] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        self.slice_axis, self.spacing_mm = slice_axis, spacing_mm
+        self.settings = settings
+
+    def __call__(
+        self, inputs: torch.Tensor, network: TransUNet, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return label maps (B, 1, X, Y, Z) of volumes (B, C, X, Y, Z), on their device.
+
+        Raises:
+            DataError: for another number of channels, or voxels that are not finite.
+        """
+        if self.spacing_mm is not None and not isinstance(inputs, MetaTensor):
+            raise ConfigError("Resampling needs volumes that carry their affine (MetaTensor).")
+        as_it_is = Channel(normalisation="range", high=1.0)  # the transforms have normalised
+        preprocessing = Preprocessing(
+            channels=(as_it_is,) * network.config.in_channels,
+            slice_axis=self.slice_axis,
+            spacing_mm=self.spacing_mm,
+        )
+        names = {index: str(index) for index in range(network.config.num_classes)}
+        predictor = Predictor(network, preprocessing, names, device=inputs.device, **self.settings)
+        affines = np.broadcast_to(np.eye(4), (len(inputs), 4, 4))
+        if isinstance(inputs, MetaTensor):
+            affines = np.asarray(inputs.affine, dtype=np.float64).reshape(-1, 4, 4)
+        labels = []
+        for array, affine in zip(inputs.detach().cpu().numpy(), affines, strict=True):
+            spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+            labels.append(predictor(Volume(array, np.diag([*spacing_mm, 1.0]))).array)
+        dtype = np.uint8 if labels[0].dtype == np.uint8 else np.int32  # MONAI knows no uint16
+        return convert_to_dst_type(np.stack(labels), dst=inputs, dtype=dtype)[0]  # type: ignore[no-any-return]
