@@ -14,6 +14,7 @@ What a library says of its own failure enters a message by `first_line` and its 
 
 import errno
 import os
+from pathlib import Path
 
 _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -56,6 +57,29 @@ def is_full_disk(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
+
+
+MACHINE_ERRORS = (TransUNetError, OSError, MemoryError, RuntimeError)
+"""What `as_user_error` takes; torch tells of a full GPU with a RuntimeError."""
+
+
+def as_user_error(error: BaseException, image: Path) -> TransUNetError:
+    """Return what a user is told of an error that the machine or the data caused at `image`.
+
+    Raises:
+        RuntimeError: `error` itself, where it can only be a mistake of ours.
+    """
+    if isinstance(error, TransUNetError):
+        return error
+    if isinstance(error, OSError):
+        where = error.filename or image
+        return DataError(f"{where}: {error.strerror or error}. Check the file and the disk.")
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        return DataError(
+            f"{image}: it does not fit into memory. Give a smaller batch size (--batch-size), "
+            "or the device cpu (--device cpu) if it is the GPU's that is full."
+        )
+    raise error
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from prediction import noise, save_nifti, tiny_bundle
-from transunet.batch.run import Wanted, predict_cases, predict_file
+from transunet.batch.run import OutputOptions, predict_cases, predict_file
 from transunet.data.inputs import find_inputs
 from transunet.errors import DataError, TransUNetError
 from transunet.inference.predictor import Predictor
@@ -268,7 +268,7 @@ def test_a_run_into_a_folder_that_vanishes_is_told(predictor: Predictor, tmp_pat
     (tmp_path / "out").write_text("a file")
     with pytest.raises(TransUNetError, match="Choose another"):
         predict_cases(
-            predictor, find_inputs([tmp_path / "a.nii.gz"], 1), tmp_path / "out", Wanted()
+            predictor, find_inputs([tmp_path / "a.nii.gz"], 1), tmp_path / "out", OutputOptions()
         )
 
 

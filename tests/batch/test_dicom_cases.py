@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dicom_made import ramp, save, series_of
-from transunet.batch.run import Wanted, predict_cases, predict_file
+from transunet.batch.run import OutputOptions, predict_cases, predict_file
 from transunet.cli.view import view
 from transunet.data.formats import read_volume
 from transunet.data.formats.dicom.segmentation import write_seg
@@ -67,7 +67,7 @@ def test_a_segmentation_reads_back_as_the_labels(predictor: Predictor, tmp_path:
     from transunet.data.formats.dicom.segmentation import read_seg, segment_names
 
     cases = find_inputs([patients(tmp_path / "in")], channels=1)
-    predict_cases(predictor, cases, tmp_path / "out", Wanted(format="dicom-seg"))
+    predict_cases(predictor, cases, tmp_path / "out", OutputOptions(format="dicom-seg"))
     image = read_volume(tmp_path / "in/ben")
     expected = predictor(image)
     assert expected.array.any()
@@ -97,7 +97,9 @@ def test_what_a_segmentation_needs_is_missed_before_computing(
     monkeypatch.setattr(Predictor, "__call__", computed)
     save(tmp_path / "in", series_of(ramp(), edit=lambda dataset, _: delattr(dataset, keyword)))
     cases = find_inputs([tmp_path / "in"], channels=1)
-    (outcome,) = predict_cases(predictor, cases, tmp_path / "out", Wanted(format="dicom-seg"))
+    (outcome,) = predict_cases(
+        predictor, cases, tmp_path / "out", OutputOptions(format="dicom-seg")
+    )
     assert f"{keyword}, which 5 of its 5 files lack" in str(outcome.error)
     with pytest.raises(TransUNetError, match=f"{keyword}.*NIfTI"):
         predict_file(predictor, tmp_path / "in", tmp_path / "l.dcm")
@@ -106,7 +108,7 @@ def test_what_a_segmentation_needs_is_missed_before_computing(
 def test_segmentations_are_measured_and_drawn(predictor: Predictor, tmp_path: Path) -> None:
     images, segs, maps = (tmp_path / name for name in ("in", "segs", "maps"))
     cases = find_inputs([patients(images)], channels=1)
-    predict_cases(predictor, cases, segs, Wanted(format="dicom-seg"))
+    predict_cases(predictor, cases, segs, OutputOptions(format="dicom-seg"))
     predict_cases(predictor, cases, maps)
     theirs = tmp_path / "theirs"  # that count otherwise: the liver is their second segment
     theirs.mkdir()

@@ -194,6 +194,7 @@ def test_headers_are_read_once_for_each_case(
     from transunet.data.formats.dicom import headers
 
     path, read = save(tmp_path / "anna", series_of(ramp())), []
+    cases = find_inputs([path], 1)
     real = headers.read_dataset
 
     def counted(file: Path, *, pixels: bool) -> object:
@@ -201,7 +202,7 @@ def test_headers_are_read_once_for_each_case(
         return real(file, pixels=pixels)
 
     monkeypatch.setattr(headers, "read_dataset", counted)
-    predict_cases(predictor, find_inputs([path], 1), tmp_path / "out")
+    predict_cases(predictor, cases, tmp_path / "out")
     assert sorted(read) == sorted(path.iterdir())  # the pixels are read by another module
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from prediction import noise, save_nifti, tiny_bundle
 
+pytestmark = pytest.mark.process
+
 CASES = 6
 Start = Callable[[float], subprocess.Popen[bytes]]
 # A network without torch, so that a process starts in a moment.
@@ -25,8 +27,6 @@ from transunet.data.preprocessing import Preprocessing
 from transunet.data.inputs import find_inputs
 from transunet.inference.predictor import Predictor
 from transunet.batch.run import predict_cases
-
-pytestmark = pytest.mark.process
 
 class Threshold:
     image_size, device, fingerprint = (16, 16), "cpu", "threshold"
@@ -41,7 +41,7 @@ def watch(name):
 
 images, out, log, pause = sys.argv[1:]
 predictor = Predictor(Threshold(), Preprocessing(), {0: "background", 1: "dark"})
-outcomes = predict_cases(predictor, find_inputs([Path(images)], 1), Path(out), watch=watch)
+outcomes = predict_cases(predictor, find_inputs([Path(images)], 1), Path(out), on_case_start=watch)
 with open(log, "a") as file:
     file.writelines(f"{o.status} {o.case}\\n" for o in outcomes)
 sys.exit(any(o.status == "failed" for o in outcomes))

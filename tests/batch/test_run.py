@@ -1,6 +1,7 @@
 """Many cases into one folder: records, skipping, conflicts, failures, what is left behind."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import nibabel as nib
@@ -9,8 +10,8 @@ import pytest
 
 from prediction import left_in, noise, save_nifti, tiny_bundle
 from transunet.batch import outputs, run
-from transunet.batch.locks import Claim, session
-from transunet.batch.run import Outcome, Wanted, predict_cases
+from transunet.batch.case_queue import claim_cases, join_run
+from transunet.batch.run import CaseOutcome, OutputOptions, predict_cases
 from transunet.data.inputs import find_inputs
 from transunet.errors import ConfigError, DataError
 from transunet.inference.predictor import Predictor
@@ -28,14 +29,14 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def go(predictor: Predictor, images: Path, **wanted: object) -> dict[str, Outcome]:
+def go(predictor: Predictor, images: Path, **wanted: object) -> dict[str, CaseOutcome]:
     cases = find_inputs([images], 1)
-    found = predict_cases(predictor, cases, images.parent / "out", Wanted(**wanted))
+    found = predict_cases(predictor, cases, images.parent / "out", OutputOptions(**wanted))
     assert sorted(outcome.case for outcome in found) == [case.name for case in cases]
     return {outcome.case: outcome for outcome in found}
 
 
-def statuses(found: dict[str, Outcome]) -> str:
+def statuses(found: dict[str, CaseOutcome]) -> str:
     return " ".join(found[name].status for name in sorted(found))
 
 
@@ -150,9 +151,9 @@ def test_what_was_begun_and_never_finished_is_done_again_and_swept(
     out = images.parent / "out"
     record = json.loads((out / "cases" / "p1.json").read_text())
     (out / "cases" / "p1.json").write_text(json.dumps({**record, "status": "begun"}))
-    for place in (out, out / "probabilities"):
-        (place / ".partial-x1").mkdir(parents=True)
-        (place / ".partial-x1" / "p1.nii.gz").write_text("half")
+    for folder, name in ((out, "p1.nii.gz"), (out / "cases", "p1.json")):
+        (folder / ".partial-x1").mkdir(parents=True)
+        (folder / ".partial-x1" / name).write_text("half")
     (out / ".partial-x2").mkdir()
     (out / ".partial-x2" / "p11.nii.gz").write_text("another worker's")
     assert statuses(go(predictor, images)) == "kept done kept"
@@ -174,16 +175,16 @@ def test_a_full_disk_fails_the_case_and_leaves_nothing_half_written(
     predictor: Predictor, images: Path, monkeypatch: pytest.MonkeyPatch, large: bool
 ) -> None:
     if large:
-        monkeypatch.setattr("transunet.batch.case_queue._SMALL", 10)
-    whole = outputs._write
+        monkeypatch.setattr("transunet.batch.run._SMALL", 10)
+    whole = outputs.write_volume
 
-    def full(labels: object, path: Path, names: object) -> None:
+    def full(labels: object, path: Path) -> None:
         if "p1" in path.name:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        whole(labels, path, names)
+        whole(labels, path)
 
-    monkeypatch.setattr(outputs, "_write", full)
+    monkeypatch.setattr(outputs, "write_volume", full)
     found = go(predictor, images)
     assert statuses(found) == "done failed done"
     assert "No space left on device" in str(found["p1"].error)
@@ -222,10 +223,10 @@ def test_memory_that_runs_out_is_told_and_a_mistake_of_ours_is_not_hidden(
     fail(RuntimeError("shape mismatch"))
     with pytest.raises(RuntimeError, match="shape mismatch"):
         go(predictor, images)
-    with session(images.parent / "out", "another key", ""):  # nothing is held any more
-        claim = Claim(images.parent / "out", "p0")
-        assert claim.take()
-        claim.give_back()
+    out, cases = images.parent / "out", find_inputs([images], 1)
+    with join_run(out, "another key", ""), ExitStack() as claims:  # nothing is held any more
+        case, _ = next(claim_cases(out, cases, claims))
+        assert case.name == "p0"
 
 
 def test_ctrl_c_keeps_what_is_finished_and_nothing_half(predictor: Predictor, images: Path) -> None:
@@ -235,10 +236,10 @@ def test_ctrl_c_keeps_what_is_finished_and_nothing_half(predictor: Predictor, im
 
     cases, out = find_inputs([images], 1), images.parent / "out"
     with pytest.raises(KeyboardInterrupt):
-        predict_cases(predictor, cases, out, Wanted(probabilities="npy"), watch)
+        predict_cases(predictor, cases, out, OutputOptions(probabilities="npy"), watch)
     assert (out / "p0.nii.gz").exists()
     assert not any(".partial" in name or "p2.n" in name for name in left_in(out))
-    found = predict_cases(predictor, cases, out, Wanted(probabilities="npy"))
+    found = predict_cases(predictor, cases, out, OutputOptions(probabilities="npy"))
     assert {o.case: o.status for o in found}["p0"] == "kept"
     assert {o.case: o.status for o in found}["p2"] == "done"
 
@@ -247,7 +248,7 @@ def test_workers_with_other_settings_are_refused_while_one_is_alive(
     predictor: Predictor, images: Path
 ) -> None:
     with (
-        session(images.parent / "out", "key of another", "runs/a/best, mirrored"),
+        join_run(images.parent / "out", "key of another", "runs/a/best, mirrored"),
         pytest.raises(ConfigError, match=r"other settings \(runs/a/best, mirrored\)"),
     ):
         go(predictor, images)

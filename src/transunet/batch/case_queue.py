@@ -1,173 +1,121 @@
-"""Which case is next: claimed from a shared folder, compared with what is known of it, and read."""
+"""Several processes, on one machine or many, share the cases of one output folder.
 
+Who works on a case holds its lock, a lock of the operating system, which is released when its
+holder is killed, so that no case is lost. A worker holds a second one as long as it lives, by which
+others see that a run is under way.
+"""
+
+import json
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
 
-from transunet.batch.case_records import Record, content_hash, read_record, sweep, write_record
-from transunet.batch.locks import Claim
+from filelock import FileLock, Timeout
+
 from transunet.data.cases import Case
-from transunet.data.volume import Volume
-from transunet.errors import DataError, TransUNetError
-from transunet.inference.read_input import open_image
+from transunet.data.inputs import LOCKS_FOLDER
+from transunet.errors import ConfigError
+from transunet.files import writable_folder
 
-_SMALL = 1 << 26  # voxels of images read while another is computed: 256 MiB as float32
 _WAIT = 0.2  # seconds between looks at cases that other processes have
 
-Status = Literal["done", "kept", "elsewhere", "failed"]
-"""done: by this process; kept: by an earlier run; elsewhere: by another process of this run."""
+
+def is_shared(folder: Path) -> bool:
+    """Whether other processes work on `folder`, or began together with this one (torchrun)."""
+    started_together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return started_together or any((folder / LOCKS_FOLDER).glob("worker-*.lock"))
 
 
-@dataclass(eq=False)
-class Job:
-    """One claimed case: to be done, or known to have ended."""
+@contextmanager
+def join_run(folder: Path, key: str, about: str) -> Iterator[str]:
+    """Join the workers on `folder`, and yield the name of the run that they share.
 
-    case: Case
-    claim: Claim
-    status: Status | None = None
-    """None: it is to be done."""
-    error: TransUNetError | OSError | MemoryError | None = None
-    record: Record | None = None
-    """What stands in the folder while it is being done."""
-    large: bool = False
-    """Too large to be held together with another."""
-    _image: Volume | None = field(default=None, repr=False)
-    _read: Callable[[], Volume] | None = field(default=None, repr=False)
-
-    def image(self) -> Volume:
-        """Return the image, which was read ahead if it is small.
-
-        Raises:
-            DataError, GeometryError, ConfigError: when it cannot be used.
-        """
-        if self.error is not None:
-            raise self.error
-        if self._image is not None:
-            return self._image
-        return (self._read or open_image(self.case)[1])()
-
-    def read_ahead(self) -> None:
-        """Read the image if it is small; what is wrong with it is told when it is asked for."""
-        try:
-            size, self._read = open_image(self.case)
-            self.large = size > _SMALL
-            if not self.large:
-                self._image = self._read()
-        except (TransUNetError, OSError, MemoryError) as error:
-            self.error = error
-
-
-class Queue:
-    """The cases of one run, shared with every process that works on the folder.
+    Whoever is first starts a run; who comes while one of them is alive takes part in it.
 
     Args:
         folder: the output folder.
-        key: SHA-256 of bundle and settings.
-        run: the run's name, the same in all its processes.
-        outputs: a case's files relative to the folder, the label map first.
-        overwrite: do finished cases again, and replace what stands there.
+        key: what results depend on; all workers must have the same.
+        about: `key` in words, for the error of another worker.
+
+    Raises:
+        ConfigError: when a living worker has another key, or the folder cannot be locked.
     """
-
-    def __init__(
-        self,
-        folder: Path,
-        key: str,
-        run: str,
-        outputs: Callable[[Case], Mapping[str, str]],
-        overwrite: bool,
-    ) -> None:
-        self.folder, self.key, self.run = folder, key, run
-        self.outputs, self.overwrite = outputs, overwrite
-        self._claims: list[Claim] = []
-
-    def jobs(self, cases: Sequence[Case]) -> Iterator[Job]:
-        """Yield every case once, claimed; those that others work on last, when they are done."""
-        waiting = list(cases)
-        while waiting:
-            before = len(waiting)
-            for case in list(waiting):
-                claim = Claim(self.folder, case.name)
-                if claim.take():
-                    waiting.remove(case)
-                    self._claims.append(claim)
-                    yield self._job(case, claim)
-            if len(waiting) == before:
-                time.sleep(_WAIT)
-
-    def give_back(self) -> None:
-        """Let others have whatever is still claimed."""
-        for claim in self._claims:
-            claim.give_back()
-
-    def _job(self, case: Case, claim: Claim) -> Job:
-        record = read_record(self.folder, case.name)
-        if record is not None and record.run == self.run and record.status != "begun":
-            return _ended_elsewhere(case, claim, record)
-        job = Job(case, claim)
-        try:
-            digest = content_hash(case.images)
-        except OSError as error:
-            job.error, digest = error, ""
-        if not self.overwrite:
-            job.status, job.error = self._standing(case, record, digest, job.error)
-        if job.status is None:
-            self._begin(job, digest)
-        return job
-
-    def _begin(self, job: Job, digest: str) -> None:
-        sweep(self.folder, job.case.name)
-        job.record = Record(
-            case=job.case.name,
-            status="begun",
-            key=self.key,
-            run=self.run,
-            images=tuple(map(str, job.case.images)),
-            images_sha256=digest,
-            series=job.case.series or "",
-            outputs=tuple(self.outputs(job.case).values()),
-        )
-        write_record(self.folder, job.record)
-        if job.error is None:
-            job.read_ahead()
-
-    def _standing(
-        self,
-        case: Case,
-        record: Record | None,
-        digest: str,
-        error: TransUNetError | OSError | MemoryError | None,
-    ) -> tuple[Status | None, TransUNetError | OSError | MemoryError | None]:
-        """What becomes of a case given what stands in the folder: nothing, if it is to be done."""
-        files = [self.folder / name for name in self.outputs(case).values()]
-        if record is not None and record.status != "done":
-            return None, error
-        if record is None:
-            return (None, error) if not files[0].exists() else ("failed", _not_ours(files[0]))
-        same = (record.images_sha256, record.series) == (digest, case.series or "")
-        if record.key == self.key and same:
-            kept = all(file.exists() for file in files)
-            return ("kept", None) if kept else (None, error)
-        what = "another image" if record.key == self.key else "another bundle or other settings"
-        return "failed", _other(case, what)
+    locks = writable_folder(folder / LOCKS_FOLDER)
+    guard = FileLock(locks / "guard.lock")
+    own = FileLock(locks / f"worker-{uuid.uuid4().hex}.lock")
+    note = locks / "run.json"
+    try:
+        with guard:
+            if any(_is_held(path) for path in locks.glob("worker-*.lock")):
+                run = json.loads(note.read_text(encoding="utf-8"))
+            else:
+                run = {"run": uuid.uuid4().hex, "key": key, "about": about}
+                note.write_text(json.dumps(run), encoding="utf-8")
+            if run["key"] != key:
+                raise ConfigError(
+                    f"Another process is predicting into {folder} with other settings "
+                    f"({run['about']}). Wait for it, or choose another output folder."
+                )
+            own.acquire(timeout=0)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot lock files in {locks}: {error.strerror or error}. Choose an output folder on "
+            "a disk with room, whose file system has locks."
+        ) from None
+    try:
+        yield run["run"]
+    finally:
+        with guard:
+            own.release()
+            Path(own.lock_file).unlink(missing_ok=True)
 
 
-def _ended_elsewhere(case: Case, claim: Claim, record: Record) -> Job:
-    if record.status == "failed":
-        return Job(case, claim, "failed", DataError(record.problem))
-    return Job(case, claim, "elsewhere")
+def claim_cases(
+    folder: Path, cases: Sequence[Case], claims: ExitStack
+) -> Iterator[tuple[Case, FileLock]]:
+    """Yield every case once, with its lock, which is held; those of other processes last.
+
+    Args:
+        folder: the output folder.
+        cases: what is to be done.
+        claims: releases the locks that the caller has not released.
+    """
+    waiting = list(cases)
+    while waiting:
+        before = len(waiting)
+        for case in list(waiting):
+            path = folder / LOCKS_FOLDER / f"case-{case.name}.lock"
+            writable_folder(path.parent)  # of a case in a folder of its own
+            # Acquired in the thread that reads and released in the one that writes.
+            lock = FileLock(path, thread_local=False)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            claims.callback(lock.release)
+            waiting.remove(case)
+            yield case, lock
+        if len(waiting) == before:
+            time.sleep(_WAIT)
 
 
-def _not_ours(path: Path) -> DataError:
-    return DataError(
-        f"{path} exists and was not written by a prediction. Choose another output folder, or give "
-        "--overwrite to replace it."
-    )
+@contextmanager
+def summary_lock(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing the folder's summaries at the same time."""
+    with FileLock(writable_folder(folder / LOCKS_FOLDER) / "summary.lock"):
+        yield
 
 
-def _other(case: Case, what: str) -> DataError:
-    return DataError(
-        f"{case.name}: the output folder holds its label map made from {what}. Choose another "
-        "output folder, or give --overwrite to replace it."
-    )
+def _is_held(path: Path) -> bool:
+    """Whether a worker holds its lock; the file of one that is dead is removed."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    path.unlink(missing_ok=True)
+    return False

@@ -1,30 +1,33 @@
-"""What is known of each case in an output folder: done, failed or begun, by what, from what.
+"""What is known of each case in an output folder, and the folder's summaries of it.
 
 A record is `cases/NAME.json` in the output folder. A case whose record says that it was done with
-the same bundle, settings and image is not done again.
+the same bundle, settings and image is not done again. `manifest.json` says which bundle and
+software made the folder and how each case ended, `statistics.json` what was found.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from transunet.batch.case_queue import summary_lock
 from transunet.batch.outputs import write_values
 from transunet.data.formats import files_of
 from transunet.data.walking import walk
+from transunet.inference.predictor import Predictor
+from transunet.optional import DISTRIBUTION, versions_of
 
-FOLDER = "cases"
-_AT_ONCE = 1 << 20
+_RECORDS = "cases"
+_PACKAGES = (DISTRIBUTION, "torch", "onnxruntime", "openvino", "numpy", "scipy", "nibabel")
 
 
 @dataclass(frozen=True)
-class Record:
+class PredictionRecord:
     """One case in an output folder."""
 
     case: str
@@ -47,39 +50,80 @@ class Record:
     warnings: tuple[str, ...] = ()
     """What makes the image doubtful for the bundle."""
     structures: dict[str, Any] = field(default_factory=dict)
-    """Name -> `statistics.measure`."""
+    """Name -> voxels, volume_ml, slices and mean_intensity."""
 
 
-def read_record(folder: Path, case: str) -> Record | None:
+def record_path(folder: Path, case: str) -> Path:
+    """Return where the record of `case` lies."""
+    return folder / _RECORDS / f"{case}.json"
+
+
+def read_record(folder: Path, case: str) -> PredictionRecord | None:
     """Return what is known of `case` in `folder`; None for nothing, or nothing readable."""
     try:
-        values = json.loads((folder / FOLDER / f"{case}.json").read_text(encoding="utf-8"))
-        record = Record(**values)
+        values = json.loads(record_path(folder, case).read_text(encoding="utf-8"))
+        return PredictionRecord(**values)
     except (OSError, ValueError, TypeError):
         return None
-    return record
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_record(folder: Path, record: PredictionRecord) -> None:
     """Write a record; it appears when it is complete.
 
     Raises:
         ConfigError: when the folder cannot be written to, or the disk is full.
     """
-    write_values(folder / FOLDER / f"{record.case}.json", asdict(record))
+    write_values(record_path(folder, record.case), asdict(record))
 
 
-def all_records(folder: Path) -> list[Record]:
-    """Return every record in `folder`, by name."""
-    names = sorted(_names(folder / FOLDER))
-    return [record for name in names if (record := read_record(folder, name))]
+def write_summaries(
+    folder: Path, predictor: Predictor, settings: Mapping[str, Any], started: str
+) -> None:
+    """Write `manifest.json` and `statistics.json` of all that is recorded in `folder`.
+
+    Raises:
+        ConfigError: when the folder cannot be written to.
+    """
+    with summary_lock(folder):
+        records = _all_records(folder)
+        cases = {}
+        for record in records:
+            always = ("status", "seconds", "images", "images_sha256", "outputs", "by")
+            told = {name: getattr(record, name) for name in always}
+            for name in ("series", "problem", "warnings"):
+                if getattr(record, name):
+                    told[name] = getattr(record, name)
+            cases[record.case] = told
+        manifest = {
+            "bundle": {"sources": predictor.sources, "sha256": predictor.fingerprint},
+            "labels": predictor.labels,
+            "settings": settings,
+            "batch_size": predictor.batch_size,
+            "engine": predictor.engine,
+            "precision": predictor.precision,
+            "device": predictor.device,
+            "versions": versions_of(_PACKAGES),
+            "started": started,
+            "finished": time_now(),
+            "cases": cases,
+        }
+        write_values(folder / "manifest.json", manifest)
+        done = {record.case: record.structures for record in records if record.status == "done"}
+        write_values(folder / "statistics.json", done)
 
 
-def _names(place: Path) -> Iterator[str]:
-    for inner, folders, files in os.walk(place):
+def _all_records(folder: Path) -> list[PredictionRecord]:
+    names = []
+    for inner, folders, files in os.walk(folder / _RECORDS):
         folders[:] = [name for name in folders if not name.startswith(".partial-")]
-        paths = (Path(inner, file).relative_to(place) for file in files if file.endswith(".json"))
-        yield from (path.as_posix()[: -len(".json")] for path in paths)
+        below = Path(inner).relative_to(folder / _RECORDS)
+        names += [(below / file[:-5]).as_posix() for file in files if file.endswith(".json")]
+    return [record for name in sorted(names) if (record := read_record(folder, name))]
+
+
+def time_now() -> str:
+    """Return the time, to the second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def content_hash(paths: Sequence[Path]) -> str:
@@ -91,26 +135,18 @@ def content_hash(paths: Sequence[Path]) -> str:
         OSError: when one cannot be read.
     """
     digest = hashlib.sha256()
-    for path in chain.from_iterable(map(_files_in, paths)):
-        with path.open("rb") as file:
-            while block := file.read(_AT_ONCE):
-                digest.update(block)
-        digest.update(b"|")
+    for path in paths:
+        for part in walk(path).files if path.is_dir() else files_of(path):
+            with part.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            digest.update(b"|")
     return digest.hexdigest()
 
 
-def _files_in(path: Path) -> list[Path]:
-    if path.is_dir():
-        return walk(path).files
-    return files_of(path)
-
-
-def sweep(folder: Path, case: str) -> None:
-    """Remove what a killed worker left half-written of `case`, whose claim the caller has."""
-    inner, name = Path(case).parent, Path(case).name
-    inside = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
-    for place in (folder, *inside):
-        for scratch in list((place / inner).glob(".partial-*")):
-            with suppress(FileNotFoundError):  # another case's, which is complete by now
-                if any(part.name.startswith(f"{name}.") for part in scratch.iterdir()):
-                    shutil.rmtree(scratch, ignore_errors=True)
+def remove_partials(paths: Iterable[Path]) -> None:
+    """Remove what a killed process left half-written of `paths`, which nobody else writes now."""
+    for path in paths:
+        for scratch in list(path.parent.glob(".partial-*")):
+            if (scratch / path.name).exists():
+                shutil.rmtree(scratch, ignore_errors=True)

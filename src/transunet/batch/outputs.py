@@ -12,19 +12,22 @@ from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, kind_of, suffix_of, write_volume
 from transunet.data.formats.dicom.segmentation import write_seg
 from transunet.data.formats.npy import sidecar_of
+from transunet.data.preprocessing import Preprocessing
 from transunet.data.volume import Volume
+from transunet.drawing.panels import tells_space
+from transunet.drawing.sheets import SheetOptions, draw_sheet, slices_of
 from transunet.errors import ConfigError
 from transunet.files import atomic_path, writing
 
-Format = Literal["same", "nifti", "npz", "dicom-seg"]
-MapFormat = Literal["npy", "nii"]
+LabelFormat = Literal["same", "nifti", "npz", "dicom-seg"]
+ProbabilityFormat = Literal["npy", "nii"]
 
 _CHOSEN: Mapping[str, str] = MappingProxyType(
     {"nifti": ".nii.gz", "npz": ".npz", "dicom-seg": ".dcm"}
 )
 
 
-def label_name(case: Case, format_: Format = "same") -> str:
+def label_name(case: Case, format_: LabelFormat = "same") -> str:
     """Return the file name of a case's label map."""
     suffix = kind_of(case.images[0]) or ".nii.gz"
     return case.name + (_CHOSEN.get(format_) or FORMATS[suffix].label_suffixes.get(suffix, suffix))
@@ -47,11 +50,19 @@ def write_labels(labels: Volume, path: Path, names: Mapping[int, str] | None = N
             f"{path}: label maps are not written as two files, of which one could be left without "
             "the other. Choose .nii.gz, .mha or .nrrd."
         )
+    kind = path.suffix.lower()
     with writing(path), atomic_path(path) as scratch:
-        _write(labels, scratch, names)
+        if kind == ".npz":
+            slices = np.moveaxis(labels.array[0], -1, 0)
+            with scratch.open("wb") as file:  # by its name, numpy would add a suffix
+                np.savez_compressed(file, label=slices, affine=labels.affine)
+        elif kind == ".dcm" and names is not None:
+            write_seg(labels, labels, names, scratch)
+        else:
+            write_volume(labels, scratch)
         if sidecar_of(scratch).exists():  # first, so that a label map never lacks its place
             sidecar_of(scratch).replace(sidecar_of(path))
-        elif path.suffix.lower() == ".npy":
+        elif kind == ".npy":
             sidecar_of(path).unlink(missing_ok=True)  # of a label map that is replaced
 
 
@@ -65,12 +76,27 @@ def write_values(path: Path, values: Any) -> None:
         scratch.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def _write(labels: Volume, path: Path, names: Mapping[int, str] | None) -> None:
-    if path.suffix.lower() == ".npz":
-        slices = np.moveaxis(labels.array[0], -1, 0)
-        with path.open("wb") as file:  # by its name, numpy would add a suffix in small letters
-            np.savez_compressed(file, label=slices, affine=labels.affine)
-    elif path.suffix.lower() == ".dcm" and names is not None:
-        write_seg(labels, labels, names, path)
-    else:
-        write_volume(labels, path)
+def write_sheet(
+    image: Volume,
+    labels: Volume,
+    names: Mapping[int, str],
+    preprocessing: Preprocessing,
+    path: Path,
+) -> None:
+    """Draw a label map on its image, a CT in the window that the network sees.
+
+    Args:
+        image: what was segmented, named by its file.
+        labels: its label map.
+        names: class index -> name.
+        preprocessing: the bundle's.
+        path: `.png`, called like the case.
+
+    Raises:
+        ConfigError: without matplotlib, or for a path that cannot be written.
+    """
+    channel = preprocessing.channels[0]
+    window = (channel.low, channel.high) if channel.normalisation == "clip" else None
+    options = SheetOptions(window=window)
+    panels = slices_of(image, labels, options, oriented=tells_space(Path(image.name)))
+    draw_sheet(panels, names, path, options, title=path.stem)

@@ -1,7 +1,8 @@
-"""Many cases into one folder: what is done is not done again, what fails does not stop the rest.
+"""Predictions into files: one image to one file, or many cases into one folder.
 
 A folder gets, for every case, its label map and `cases/NAME.json`, and together `statistics.json`
-and `manifest.json`. Several processes may work on one folder at once (see `claims`).
+and `manifest.json`. What is done is not done again, what fails does not stop the rest, and several
+processes may work on one folder at once.
 """
 
 import hashlib
@@ -9,40 +10,63 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from transunet.batch import locks
-from transunet.batch.case_queue import Job, Queue, Status
-from transunet.batch.case_records import write_record
-from transunet.batch.failures import FAULTS, in_words
-from transunet.batch.manifest import now, summarise
-from transunet.batch.outputs import Format, MapFormat, label_name, write_labels
-from transunet.batch.prediction_sheet import write_sheet
+from filelock import FileLock
+
+from transunet.batch.case_queue import claim_cases, is_shared, join_run
+from transunet.batch.case_records import (
+    PredictionRecord,
+    content_hash,
+    read_record,
+    record_path,
+    remove_partials,
+    time_now,
+    write_record,
+    write_summaries,
+)
+from transunet.batch.outputs import (
+    LabelFormat,
+    ProbabilityFormat,
+    label_name,
+    write_labels,
+    write_sheet,
+)
 from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, suffix_of
 from transunet.data.formats.dicom.segmentation import check_source
 from transunet.data.volume import Volume
 from transunet.drawing.figures import check_figure_path
-from transunet.errors import ConfigError, TransUNetError
-from transunet.inference.predictor import Predictor, Warn
+from transunet.errors import (
+    MACHINE_ERRORS,
+    ConfigError,
+    DataError,
+    TransUNetError,
+    as_user_error,
+)
+from transunet.inference.predictor import Predictor
 from transunet.inference.prefetch import map_in_thread, prefetch
-from transunet.inference.read_input import read_image
+from transunet.inference.read_input import open_image, read_image
 from transunet.inference.slice_inference import Progress
 from transunet.inference.structure_volumes import measure_structures
 
-Watch = Callable[[str], Progress | None]
-"""Called with a case's name when it begins; returns what is told of its slices."""
+_SMALL = 1 << 26  # voxels of images read while another is computed: 256 MiB as float32
+
+OnCaseStart = Callable[[str], Progress | None]
+"""Called with a case's name when it begins; returns what is called with its slices done."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class OutputOptions:
     """What is written for each case beside the label map, and how."""
 
-    format: Format = "same"
-    probabilities: MapFormat | None = None
+    format: LabelFormat = "same"
+    probabilities: ProbabilityFormat | None = None
     uncertainty: bool = False
     overwrite: bool = False
     both: bool = False
@@ -51,8 +75,12 @@ class Wanted:
     """A sheet of slices with the labels on them, in the folder `sheets`."""
 
 
+Status = Literal["done", "kept", "elsewhere", "failed"]
+"""done: by this process; kept: by an earlier run; elsewhere: by another process of this run."""
+
+
 @dataclass(frozen=True)
-class Outcome:
+class CaseOutcome:
     """How a case ended."""
 
     case: str
@@ -83,8 +111,8 @@ def predict_file(
         output: the label map's file; its suffix chooses the format (or `.npz`).
         series: which of several DICOM series: its UID, or its number in the list, from 1.
         progress: called with the slices done and the slices in all.
-        probabilities: as `Predictor.__call__`.
-        uncertainty: as `Predictor.__call__`.
+        probabilities: a file to write every class's probability to, `.npy` or `.nii`.
+        uncertainty: such a file for the normalised entropy.
         settings: the predictor's, where it is made here; `force=True` for an image of another
             kind than training saw.
 
@@ -108,8 +136,8 @@ def predict_file(
         if output.suffix.lower() == ".dcm":  # told before it is computed
             check_source(volume, bundle.labels)
         labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
-    except FAULTS as error:
-        raise in_words(error, paths[0]) from None
+    except MACHINE_ERRORS as error:
+        raise as_user_error(error, paths[0]) from None
     write_labels(labels, output, bundle.labels)
     return output
 
@@ -118,10 +146,10 @@ def predict_cases(
     predictor: Predictor,
     cases: Sequence[Case],
     folder: Path,
-    wanted: Wanted | None = None,
-    watch: Watch | None = None,
-    ended: Callable[[Outcome], object] | None = None,
-) -> list[Outcome]:
+    options: OutputOptions | None = None,
+    on_case_start: OnCaseStart | None = None,
+    on_case_end: Callable[[CaseOutcome], object] | None = None,
+) -> list[CaseOutcome]:
     """Segment every case into `folder`, as far as no other process does, and say how each ended.
 
     It returns when all cases are finished, by whomever.
@@ -130,160 +158,242 @@ def predict_cases(
         predictor: what segments them.
         cases: from `find_inputs`.
         folder: where everything is written.
-        wanted: what is written.
-        watch: called when a case begins.
-        ended: called when a case has ended.
+        options: what is written.
+        on_case_start: called when a case begins.
+        on_case_end: called when a case has ended.
 
     Raises:
         ConfigError: when the folder cannot be written to, another process is predicting into it
-            with other settings, or what is wanted excludes each other.
+            with other settings, or options exclude each other.
     """
-    worker = Worker(predictor, folder, wanted or Wanted(), watch or (lambda _: None))
+    batch = BatchPredictor(
+        predictor, folder, options or OutputOptions(), on_case_start or (lambda _: None)
+    )
     outcomes = []
-    for outcome in worker.work(cases):
+    for outcome in batch.predict(cases):
         outcomes.append(outcome)
-        if ended is not None:
-            ended(outcome)
+        if on_case_end is not None:
+            on_case_end(outcome)
     return outcomes
 
 
 @dataclass(eq=False)
-class _Computed:
-    job: Job
-    start: float
+class _CaseJob:
+    """A case on its way through reading, computing and writing."""
+
+    case: Case
+    files: dict[str, str]
+    """What is written for it, relative to the folder, the label map ("labels") first."""
+    claim: FileLock | None
+    record: PredictionRecord | None = None
+    """What stands in the folder while the case is being done."""
+    outcome: CaseOutcome | None = None
+    """Set once the case has ended."""
+    read: Callable[[], Volume] | None = None
+    error: BaseException | None = None
+    large: bool = False
+    """Too large to be held together with another."""
+    start: float = 0.0
     image: Volume | None = None
     labels: dict[str, Volume] = field(default_factory=dict)
-    """By what they are in `_outputs`: "labels", and "paper" beside those of native."""
-    error: BaseException | None = None
+    """By their name in `files`: "labels", and "paper" beside those of native."""
     warnings: list[str] = field(default_factory=list)
 
 
-class Worker:
-    """One process's share of a run."""
+class BatchPredictor:
+    """One process's share of the cases of an output folder.
 
-    def __init__(self, predictor: Predictor, folder: Path, wanted: Wanted, watch: Watch) -> None:
-        self.predictor, self.folder, self.wanted, self.watch = predictor, folder, wanted, watch
-        _check(predictor, wanted)
+    Args:
+        predictor: what segments them.
+        folder: where everything is written.
+        options: what is written.
+        on_case_start: called when a case begins.
+
+    Raises:
+        ConfigError: for options that exclude each other, or a sheet without matplotlib.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        folder: Path,
+        options: OutputOptions,
+        on_case_start: OnCaseStart,
+    ) -> None:
+        if options.view:
+            check_figure_path(Path("sheet.png"))  # matplotlib is missed before any work
+        if options.both and (predictor.window or options.probabilities or options.uncertainty):
+            raise ConfigError(
+                "Both procedures give label maps only, of whole slices. Leave out --window, "
+                "--probabilities and --uncertainty, or choose one procedure."
+            )
+        self.predictor, self.folder, self.options = predictor, folder, options
+        self.on_case_start = on_case_start
         self.settings = {
             **predictor.settings,
-            **({"procedure": "both"} if wanted.both else {}),
-            "format": wanted.format,
-            "probabilities": wanted.probabilities,
-            "uncertainty": wanted.uncertainty,
+            **({"procedure": "both"} if options.both else {}),
+            "format": options.format,
+            "probabilities": options.probabilities,
+            "uncertainty": options.uncertainty,
         }
         content = json.dumps([predictor.fingerprint, self.settings], sort_keys=True)
         self.key = hashlib.sha256(content.encode()).hexdigest()
+        self.run = uuid.uuid4().hex
         self.by = f"{socket.gethostname()} {os.getpid()} {predictor.device}"
 
-    def work(self, cases: Sequence[Case]) -> Iterator[Outcome]:
+    def predict(self, cases: Sequence[Case]) -> Iterator[CaseOutcome]:
         """Do what is to be done, and yield how each case ended; see `predict_cases`."""
-        started = now()
-        about = f"{', '.join(self.predictor.sources)} {self.settings}"
-        with locks.session(self.folder, self.key, about) as run:
-            queue = Queue(self.folder, self.key, run, self._outputs, self.wanted.overwrite)
-            try:
+        started = time_now()
+        if len(cases) == 1 and not is_shared(self.folder):
+            yield self._store(self._compute(self._begin(cases[0])))
+        else:
+            about = f"{', '.join(self.predictor.sources)} {self.settings}"
+            with join_run(self.folder, self.key, about) as self.run, ExitStack() as stack:
+                claimed = claim_cases(self.folder, cases, stack)
                 # The next image is read and the last label map written beside the computing.
-                computed = map(self._compute, prefetch(queue.jobs(cases)))
+                jobs = prefetch(self._begin(case, claim) for case, claim in claimed)
+                computed = map(self._compute, stack.enter_context(closing(jobs)))
                 yield from map_in_thread(self._store, computed)
-            finally:
-                queue.give_back()
-            summarise(self.folder, self.predictor, self.settings, started)
+        write_summaries(self.folder, self.predictor, self.settings, started)
 
-    def _outputs(self, case: Case) -> dict[str, str]:
-        """What is written for a case, the label map first, relative to the folder."""
-        name = label_name(case, self.wanted.format)
-        found = {"labels": name}
-        if self.wanted.both:
-            found = {"labels": f"native/{name}", "paper": f"paper/{name}"}
-        if self.wanted.view:
-            found["sheet"] = f"sheets/{case.name}.png"
-        if self.wanted.probabilities:
-            found["probabilities"] = f"probabilities/{case.name}.{self.wanted.probabilities}"
-        if self.wanted.uncertainty:
-            found["uncertainty"] = f"uncertainty/{case.name}.nii"
-        return found
-
-    def _compute(self, job: Job) -> "_Computed | Outcome":
-        if job.record is None:
-            return self._ended(job, job.status or "failed", job.error)
-        done = _Computed(job, time.perf_counter())
+    def _begin(self, case: Case, claim: FileLock | None = None) -> _CaseJob:
+        """Return a job that has ended already, or that has begun, its image read if it is small."""
+        job = _CaseJob(case, self._files_of(case), claim)
         try:
-            done.image = job.image()
-            if self.wanted.format == "dicom-seg":  # told before it is computed
-                check_source(done.image, self.predictor.labels)
-            done.labels = self._labelled(job.case, done.image, done.warnings.append)
-        except FAULTS as error:
-            done.error = error
-        return self._store(done) if job.large else done  # not held while the next is computed
+            digest = content_hash(case.images)
+        except OSError as error:
+            job.error, digest = error, ""
+        job.outcome = self._known_outcome(job, digest)
+        if job.outcome is None:
+            paths = [self.folder / name for name in job.files.values()]
+            remove_partials([*paths, record_path(self.folder, case.name)])
+            job.record = PredictionRecord(
+                case=case.name,
+                status="begun",
+                key=self.key,
+                run=self.run,
+                images=tuple(map(str, case.images)),
+                images_sha256=digest,
+                series=case.series or "",
+                outputs=tuple(job.files.values()),
+                by=self.by,
+            )
+            write_record(self.folder, job.record)
+        if job.outcome is None and job.error is None:
+            try:
+                voxels, job.read = open_image(case)
+                job.large = voxels > _SMALL
+                if not job.large:
+                    job.image = job.read()
+            except (TransUNetError, OSError, MemoryError) as error:
+                job.error = error  # told in its turn
+        return job
 
-    def _labelled(self, case: Case, image: Volume, warn: Warn) -> dict[str, Volume]:
-        progress = self.watch(case.name)
-        if self.wanted.both:
-            found = self.predictor.by_procedure(image, progress, warn)
-            return {"labels": found["native"], "paper": found["paper"]}
-        files = {what: self.folder / name for what, name in self._outputs(case).items()}
-        labels = self.predictor(
-            image,
-            progress,
-            probabilities=files.get("probabilities"),
-            uncertainty=files.get("uncertainty"),
-            warn=warn,
-        )
-        return {"labels": labels}
+    def _files_of(self, case: Case) -> dict[str, str]:
+        name = label_name(case, self.options.format)
+        files = {"labels": name}
+        if self.options.both:
+            files = {"labels": f"native/{name}", "paper": f"paper/{name}"}
+        if self.options.view:
+            files["sheet"] = f"sheets/{case.name}.png"
+        if self.options.probabilities:
+            files["probabilities"] = f"probabilities/{case.name}.{self.options.probabilities}"
+        if self.options.uncertainty:
+            files["uncertainty"] = f"uncertainty/{case.name}.nii"
+        return files
 
-    def _store(self, done: "_Computed | Outcome") -> Outcome:
-        if isinstance(done, Outcome):
-            return done
-        job, error = done.job, done.error
-        assert job.record is not None  # else it would have ended
+    def _known_outcome(self, job: _CaseJob, digest: str) -> CaseOutcome | None:
+        """What becomes of a case given what stands in the folder: None, if it is to be done."""
+        case, record = job.case, read_record(self.folder, job.case.name)
+        files = [self.folder / name for name in job.files.values()]
+        problem = None
+        if record is not None and record.run == self.run and record.status != "begun":
+            if record.status == "done":
+                return CaseOutcome(case.name, "elsewhere")
+            problem = record.problem
+        elif self.options.overwrite:
+            return None
+        elif record is None and files[0].exists():
+            problem = (
+                f"{files[0]} exists and was not written by a prediction. Choose another output "
+                "folder, or give --overwrite to replace it."
+            )
+        elif record is not None and record.status == "done":
+            same_image = (record.images_sha256, record.series) == (digest, case.series or "")
+            if record.key == self.key and same_image:
+                return CaseOutcome(case.name, "kept") if all(f.exists() for f in files) else None
+            other = (
+                "another image" if record.key == self.key else "another bundle or other settings"
+            )
+            problem = (
+                f"{case.name}: the output folder holds its label map made from {other}. Choose "
+                "another output folder, or give --overwrite to replace it."
+            )
+        return CaseOutcome(case.name, "failed", DataError(problem)) if problem else None
+
+    def _compute(self, job: _CaseJob) -> _CaseJob:
+        if job.outcome is not None:
+            return job
+        job.start = time.perf_counter()
         try:
-            record = replace(job.record, by=self.by, **self._written(done))
-        except FAULTS as fault:
-            error = fault
-            told = str(in_words(fault, job.case.images[0]))
-            record = replace(job.record, by=self.by, status="failed", problem=told)
-        write_record(self.folder, record)
-        return self._ended(job, "failed" if error else "done", error, record.warnings)
+            if job.error is not None:
+                raise job.error
+            if job.image is None:
+                assert job.read is not None  # else there would be an error
+                job.image = job.read()
+            if self.options.format == "dicom-seg":  # told before it is computed
+                check_source(job.image, self.predictor.labels)
+            progress = self.on_case_start(job.case.name)
+            if self.options.both:
+                maps = self.predictor.by_procedure(job.image, progress, job.warnings.append)
+                job.labels = {"labels": maps["native"], "paper": maps["paper"]}
+            else:
+                path_of = {what: self.folder / name for what, name in job.files.items()}
+                job.labels["labels"] = self.predictor(
+                    job.image,
+                    progress,
+                    probabilities=path_of.get("probabilities"),
+                    uncertainty=path_of.get("uncertainty"),
+                    warn=job.warnings.append,
+                )
+        except MACHINE_ERRORS as error:
+            job.error = as_user_error(error, job.case.images[0])
+        if job.large:
+            self._store(job)  # so that it is not held while the next one is computed
+        return job
 
-    def _written(self, done: _Computed) -> dict[str, Any]:
-        """Write the label maps; return what the record says of a case that is done."""
-        if done.error is not None:
-            raise done.error
-        image, files = done.image, self._outputs(done.job.case)
-        assert image is not None
-        for what, labels in done.labels.items():
-            write_labels(labels, self.folder / files[what], self.predictor.labels)
-        settings = self.predictor.preprocessing
-        if "sheet" in files:
-            path = self.folder / files["sheet"]
-            write_sheet(image, done.labels["labels"], self.predictor.labels, settings, path)
-        axis = settings.stored_axis(image)
-        structures = measure_structures(done.labels["labels"], image, self.predictor.labels, axis)
-        seconds = round(time.perf_counter() - done.start, 3)
+    def _store(self, job: _CaseJob) -> CaseOutcome:
+        """Write a case's files and its record."""
+        if job.outcome is None:
+            assert job.record is not None  # else the case would have ended before
+            error = None
+            try:
+                record = replace(job.record, status="done", **self._write(job))
+            except MACHINE_ERRORS as fault:
+                error = as_user_error(fault, job.case.images[0])
+                record = replace(job.record, status="failed", problem=str(error))
+            write_record(self.folder, record)
+            status: Status = "failed" if error else "done"
+            job.outcome = CaseOutcome(job.case.name, status, error, record.warnings)
+            job.image, job.labels = None, {}  # not held while another case is computed
+        if job.claim is not None:
+            job.claim.release()
+        return job.outcome
+
+    def _write(self, job: _CaseJob) -> dict[str, Any]:
+        """Write what a case's record then says of it; raise what went wrong until here."""
+        if job.error is not None:
+            raise job.error
+        assert job.image is not None
+        names, preprocessing = self.predictor.labels, self.predictor.preprocessing
+        for what, labels in job.labels.items():
+            write_labels(labels, self.folder / job.files[what], names)
+        labels = job.labels["labels"]
+        if "sheet" in job.files:
+            write_sheet(job.image, labels, names, preprocessing, self.folder / job.files["sheet"])
+        slice_axis = preprocessing.stored_axis(job.image)
         return {
-            "status": "done",
-            "seconds": seconds,
-            "structures": structures,
-            "warnings": tuple(done.warnings),
+            "structures": measure_structures(labels, job.image, names, slice_axis),
+            "seconds": round(time.perf_counter() - job.start, 3),
+            "warnings": tuple(job.warnings),
         }
-
-    def _ended(
-        self,
-        job: Job,
-        status: Status,
-        error: BaseException | None,
-        warnings: tuple[str, ...] = (),
-    ) -> Outcome:
-        job.claim.give_back()
-        told = in_words(error, job.case.images[0]) if error else None
-        return Outcome(job.case.name, status, told, warnings)
-
-
-def _check(predictor: Predictor, wanted: Wanted) -> None:
-    if wanted.view:
-        check_figure_path(Path("sheet.png"))  # matplotlib is missed before any work
-    if wanted.both and (predictor.window or wanted.probabilities or wanted.uncertainty):
-        raise ConfigError(
-            "Both procedures give label maps only, of whole slices. Leave out --window, "
-            "--probabilities and --uncertainty, or choose one procedure."
-        )

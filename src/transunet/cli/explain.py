@@ -118,8 +118,8 @@ def _explain_all(
     out: Path,
 ) -> None:
     """Explain every case; what fails is told at the end."""
-    from transunet.batch.failures import FAULTS, in_words
     from transunet.cli.progress import case_bars
+    from transunet.errors import MACHINE_ERRORS, as_user_error
     from transunet.inference.read_input import read_image
 
     written: list[Path] = []
@@ -130,8 +130,8 @@ def _explain_all(
             try:
                 found = look(read_image(case.images, case.series), progress=progress)
                 written += write(case, found)
-            except FAULTS as error:
-                failed[case.name] = in_words(error, case.images[0])
+            except MACHINE_ERRORS as error:
+                failed[case.name] = as_user_error(error, case.images[0])
             ended(case)
     if written:
         _report(written, out)

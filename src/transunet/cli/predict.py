@@ -16,7 +16,7 @@ from transunet.cli.options import ON_THIS_MACHINE, Device, Engine, Precision
 from transunet.errors import TransUNetError
 
 if TYPE_CHECKING:
-    from transunet.batch.run import Outcome, Wanted
+    from transunet.batch.run import CaseOutcome, OutputOptions
     from transunet.data.cases import Case
     from transunet.inference.predictor import Predictor
 
@@ -177,7 +177,7 @@ def predict(
     """
     from transunet.backends.engines import own_device
     from transunet.backends.opening import config_of
-    from transunet.batch.run import Wanted
+    from transunet.batch.run import OutputOptions
     from transunet.data.formats import warn_of_contradictions
     from transunet.data.inputs import find_inputs
     from transunet.files import writable_folder
@@ -203,10 +203,10 @@ def predict(
             force=force,
         )
     writable_folder(out)
-    wanted = Wanted(format_, probabilities, uncertainty, overwrite, both, view)
+    options = OutputOptions(format_, probabilities, uncertainty, overwrite, both, view)
     _say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")
     with showing_notes(), _stoppable(out):
-        outcomes = _predict_all(predictor, cases, out, wanted)
+        outcomes = _predict_all(predictor, cases, out, options)
         if both and any(outcome.status != "failed" for outcome in outcomes):
             _measure_both(inputs, out)
     _report(outcomes, out, None if both else _next_command(inputs, cases, out))
@@ -237,13 +237,13 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def _predict_all(
-    predictor: "Predictor", cases: "list[Case]", out: Path, wanted: "Wanted"
-) -> "list[Outcome]":
+    predictor: "Predictor", cases: "list[Case]", out: Path, options: "OutputOptions"
+) -> "list[CaseOutcome]":
     from transunet.batch.run import predict_cases
     from transunet.cli.progress import case_bars
 
     with case_bars(len(cases)) as (begun, ended):
-        return predict_cases(predictor, cases, out, wanted, begun, ended)
+        return predict_cases(predictor, cases, out, options, begun, ended)
 
 
 def _measure_both(inputs: list[Path], out: Path) -> None:
@@ -266,7 +266,7 @@ def _measure_both(inputs: list[Path], out: Path) -> None:
     console.print(told + command, markup=False, highlight=False)
 
 
-def _report(outcomes: "list[Outcome]", out: Path, next_command: str | None) -> None:
+def _report(outcomes: "list[CaseOutcome]", out: Path, next_command: str | None) -> None:
     """Print what came of it and what to do next; raise an error that lists what failed."""
     count = {"done": 0, "kept": 0, "elsewhere": 0, "failed": 0}
     for outcome in outcomes:
@@ -297,7 +297,7 @@ def _next_command(inputs: list[Path], cases: "list[Case]", out: Path) -> str | N
     return f"transunet view {images} {labels} -o SHEETS"
 
 
-def _warn(outcomes: "list[Outcome]") -> None:
+def _warn(outcomes: "list[CaseOutcome]") -> None:
     """Print what makes cases doubtful, each sentence once."""
     cases: dict[str, list[str]] = {}
     for outcome in outcomes:

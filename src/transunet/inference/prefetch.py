@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def prefetch(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
+def prefetch(items: Iterable[Item], depth: int = 1) -> Generator[Item]:
     """Yield `items`, which another thread goes through, at most `depth` of them ahead.
 
     What it raises is raised here. Left early, it stops after the item that it is at.

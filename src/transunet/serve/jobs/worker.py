@@ -16,11 +16,10 @@ import numpy as np
 
 from transunet.attention.view import AttentionView
 from transunet.backends.pytorch import model_of
-from transunet.batch.failures import in_words
 from transunet.batch.outputs import write_labels
 from transunet.bundle.io import from_pretrained
 from transunet.data.volume import Volume
-from transunet.errors import TransUNetError
+from transunet.errors import TransUNetError, as_user_error
 from transunet.files import atomic_path
 from transunet.inference.predictor import Predictor
 from transunet.inference.structure_volumes import measure_structures
@@ -166,7 +165,7 @@ class Worker:
         with atomic_path(job.folder / OVERLAY) as path:
             write_view(labels.array, np.array(job.metadata["affine"]), path)
         settings = predictor.preprocessing
-        axis = image.grid.axes_in(settings.orientation)[settings.slice_axis]
+        axis = settings.stored_axis(image)
         measured = measure_structures(labels, image, predictor.labels, axis)
         statistics = [
             {"index": index, "name": name, "color": label_colour(index), **measured[name]}
@@ -194,5 +193,5 @@ class Worker:
 def _api_error(error: Exception, folder: Path) -> ApiError:
     if not is_full(error):
         with suppress(Exception):  # a mistake of ours is raised again, and stays what it is
-            error = in_words(error, folder)
+            error = as_user_error(error, folder)
     return api_error(error, folder, "unusable")
