@@ -1,0 +1,158 @@
+"""One toy of each kind enters as CONTRIBUTING says, and is used as those are that are built in.
+
+Each is a module and one entry of a registry, which is a dict literal; here the entry is made from
+outside.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+import transunet
+from prediction import tiny_bundle
+from small_data import save
+from transunet.backends.engines import NAMES, Engine
+from transunet.cli.main import app
+from transunet.data.cases import Case, DataSet
+from transunet.data.formats.file_format import FileFormat
+from transunet.data.layouts import open_dataset, recognises
+from transunet.data.prepare import prepare
+from transunet.data.volume import Grid, Volume
+from transunet.errors import DataError
+from transunet.models.transunet2d.config import variant
+
+__all__ = ["save"]  # a fixture
+
+
+@pytest.fixture
+def enter(monkeypatch):
+    """Add entries to a registry, wherever it was imported: `enter("ENGINES", toy=Engine(...))`."""
+
+    def add(registry: str, entries: Mapping[str, object]) -> None:
+        for name, module in list(sys.modules.items()):
+            known = vars(module).get(registry) if name.startswith("transunet.") else None
+            if isinstance(known, Mapping):
+                monkeypatch.setattr(module, registry, {**known, **entries})
+
+    return add
+
+
+def read_toy(path: Path) -> Volume:
+    content = json.loads(path.read_text())
+    return Volume(np.array(content["voxels"]), np.array(content["affine"]), str(path))
+
+
+def read_toy_grid(path: Path) -> Grid:
+    volume = read_toy(path)
+    return Grid(volume.spatial_shape, volume.affine, str(path))
+
+
+def write_toy(volume: Volume, path: Path) -> None:
+    content = {"voxels": volume.array.tolist(), "affine": volume.affine.tolist()}
+    path.write_text(json.dumps(content))
+
+
+TOY_FORMAT = FileFormat(
+    read=read_toy,
+    read_labels=read_toy,
+    read_grid=read_toy_grid,
+    channels_in=lambda path: read_toy(path).channels,
+    write=write_toy,
+)
+
+
+def test_a_format_is_read_predicted_and_written(enter, tmp_path):
+    enter("FORMATS", {".toy": TOY_FORMAT})
+    image = np.random.default_rng(0).random((1, 20, 24, 3))
+    given = Volume(image, np.diag([2, 2, 3, 1.0]))
+    (tmp_path / "in").mkdir()
+    transunet.write_volume(given, tmp_path / "in/a.toy")
+    assert np.allclose(transunet.read_volume(tmp_path / "in/a.toy").array, image)
+    bundle = tiny_bundle(tmp_path / "bundle")
+    words = ("predict", bundle, tmp_path / "in", "-o", tmp_path / "out", "--device", "cpu")
+    ended = CliRunner().invoke(app, [*map(str, words)])
+    assert ended.exit_code == 0, ended.output
+    labels = transunet.read_volume(tmp_path / "out/a.toy")
+    expected = transunet.Predictor.from_pretrained(bundle, device="cpu")(given)
+    assert np.array_equal(labels.array, expected.array)
+
+
+@pytest.fixture
+def toy_layout(enter):
+    """The layout `toy`: scan_NAME.nii and truth_NAME.nii side by side."""
+
+    def open_toy(folder):
+        images = sorted(folder.glob("scan_*.nii"))
+        labels = [folder / path.name.replace("scan", "truth") for path in images]
+        cases = tuple(
+            Case(path.stem[-1], (path,), label) for path, label in zip(images, labels, strict=True)
+        )
+        return DataSet("toys", folder, "toy", cases, {0: "background", 1: "toy"}, ("MRI",))
+
+    module = ModuleType("toy")
+    module.SHAPE = "scan_NAME.nii and truth_NAME.nii"
+    module.recognises = lambda folder: any(folder.glob("scan_*.nii"))
+    module.open = open_toy
+    enter("LAYOUTS", {"toy": module})
+
+
+@pytest.mark.usefixtures("toy_layout")
+def test_a_layout_is_recognised_checked_and_prepared(tmp_path, save):
+    image = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
+    for name in "ab":
+        save(tmp_path / f"set/scan_{name}.nii", image)
+        save(tmp_path / f"set/truth_{name}.nii", (image > 30).astype(np.uint8))
+    assert recognises(tmp_path / "set")
+    data = open_dataset(tmp_path / "set")
+    assert (data.layout, [case.name for case in data.cases]) == ("toy", ["a", "b"])
+    assert prepare(data, tmp_path / "store").labels[1] == "toy"
+
+
+@pytest.mark.usefixtures("toy_layout")
+def test_a_folder_of_no_layout_is_told_the_new_one_too(tmp_path):
+    (tmp_path / "set").mkdir()
+    with pytest.raises(DataError, match=r"toy: scan_NAME"):
+        open_dataset(tmp_path / "set")
+    with pytest.raises(DataError, match=r"no cases; expected scan_NAME"):
+        open_dataset(tmp_path / "set", "toy")
+
+
+def test_a_variant_is_built_by_its_name(enter):
+    enter("VARIANTS", {"toy": variant("testing").replace(name="toy", num_layers=2)})
+    model = transunet.create_model("toy", num_classes=3, image_size=32)
+    assert model.config.name == "toy"
+    assert len(model.transformer.encoder.layer) == 2
+
+
+class ToyNetwork:
+    """Finds the last class wherever an image is brighter than its mean."""
+
+    image_size, device, fingerprint = (32, 32), "cpu", "toy"
+
+    def __init__(self, source: Path, *settings: object) -> None:
+        assert (Path(source) / "config.json").is_file()
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        bright = images > images.mean(axis=(1, 2, 3), keepdims=True)
+        return np.concatenate([~bright, np.zeros_like(bright), bright], axis=1).astype(np.float32)
+
+
+def test_an_engine_computes_where_it_is_asked_for(enter, tmp_path):
+    bundle = tiny_bundle(tmp_path / "bundle")
+    engine = Engine(ToyNetwork, ("numpy",), {"cpu": ("fp32",)}, (), lambda path: {}, auto=False)
+    enter("ENGINES", {"toy": engine})
+    enter("NAMES", {"engine": (*NAMES["engine"], "toy")})  # made of ENGINES at its import
+    predictor = transunet.Predictor.from_pretrained(bundle, device="cpu", engine="toy")
+    assert (predictor.engine, predictor.precision) == ("toy", "fp32")
+    image = np.zeros((1, 32, 32, 2))
+    image[:, :, 16:] = 1
+    assert np.array_equal(
+        predictor(image, spacing_mm=(1, 1, 1)).array[0], np.where(image[0] > 0, 2, 0)
+    )
