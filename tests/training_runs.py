@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from transunet.training.loop import Stepped, Validated, train
-from transunet.training.trainer import Job
+from transunet.training.recipe import Recipe
+from transunet.training.runs import Run, begin, prepare_folds
+from transunet.training.trainer import Trainer
 
 STEPS = 12
 SETTINGS = [
@@ -28,14 +30,21 @@ loop.draw_curves = lambda folder: None
 """
 
 
-def steps(job: Job) -> list[Stepped]:
+def steps(job: Trainer) -> list[Stepped]:
     """Train to the end and return the steps."""
     return [event for event in train(job) if isinstance(event, Stepped)]
 
 
-def validations(job: Job) -> list[Validated]:
+def validations(job: Trainer) -> list[Validated]:
     """Train to the end and return the validations."""
     return [event for event in train(job) if isinstance(event, Validated)]
+
+
+def open_folds(folder: Path, dataset: Path, recipe: Recipe, **data: object) -> Run:
+    """Begin a cross-validation."""
+    run = begin(folder, dataset, recipe, **data)
+    prepare_folds(run)
+    return run
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -14,8 +14,7 @@ from transunet.data.prepare import prepare
 from transunet.data.resize import nearest
 from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError
-from transunet.training.augmentation import BatchAugmentation
-from transunet.training.paper_augmentation import rotate
+from transunet.training.augmentation import BatchAugmentation, rotate
 from transunet.training.recipe import Augmentation
 from transunet.training.samples import SliceDataset
 

@@ -13,8 +13,8 @@ from small_data import decathlon, rng, save
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.training.recipe import Recipe, load_recipe
-from transunet.training.start import start
-from transunet.training.trainer import Job
+from transunet.training.runs import start
+from transunet.training.trainer import Trainer
 
 __all__ = ["decathlon", "rng", "save"]  # fixtures, beside those below
 
@@ -91,10 +91,12 @@ def recipe() -> Callable[..., Recipe]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, store: Path, recipe: Callable[..., Recipe]) -> Callable[..., Job]:
+def job(tmp_path: Path, store: Path, recipe: Callable[..., Recipe]) -> Callable[..., Trainer]:
     """Begin a run on the CPU: `job("modern", folder="run", workers=1, lr=0.1)`."""
 
-    def make(name: str = "paper", folder: str = "run", workers: int = 0, **changes: object) -> Job:
+    def make(
+        name: str = "paper", folder: str = "run", workers: int = 0, **changes: object
+    ) -> Trainer:
         return start(
             tmp_path / folder, store, recipe(name, **changes), device="cpu", workers=workers
         )

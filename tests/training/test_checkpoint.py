@@ -7,7 +7,7 @@ import torch
 from training_runs import steps, weights
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.training.checkpoint import State, load_checkpoint, save_checkpoint
-from transunet.training.start import resume
+from transunet.training.runs import resume
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ import sys
 from pathlib import Path
 from transunet.training.loop import Stepped, train
 from transunet.training.recipe import load_recipe
-from transunet.training.start import start
+from transunet.training.runs import start
 recipe = load_recipe("paper", dict(model="testing", image_size=32, batch_size=3))
 job = start(Path(sys.argv[2]), Path(sys.argv[1]), recipe, device="cpu", workers=2)
 events = train(job)

@@ -8,7 +8,7 @@ from golden_figures import facts, seed_state, uniform
 from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
 from transunet.training.losses import SegmentationLoss
-from transunet.training.schedule import poly_rate
+from transunet.training.schedule import Budget, rate_at
 from transunet.training.step import train_step
 
 pytestmark = pytest.mark.slow  # trains the published network
@@ -26,8 +26,9 @@ def ten_steps() -> dict:
     images = torch.from_numpy(uniform("train/images", (4, 1, 64, 64)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     losses, rates, norms = [], [], {}
+    budget = Budget(fact["max_iterations"])
     for step in range(fact["max_iterations"]):
-        rates.append(poly_rate(step, fact["max_iterations"], 0.01))
+        rates.append(rate_at("poly", budget, step, 0.0, 0.01, 0.0))
         optimizer.param_groups[0]["lr"] = rates[-1]
         losses.append(train_step(model, SegmentationLoss(), optimizer, images, labels))
         if step == 0:

@@ -12,16 +12,17 @@ from training_runs import same, steps, weights
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.bundle.io import save_pretrained
 from transunet.create import create_model
+from transunet.data.layouts import open_dataset
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.store import Store
 from transunet.errors import ConfigError, WeightsError
 from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
-from transunet.training.fine_tuning import _channels, preprocessing_from_weights
+from transunet.training.fine_tuning import normalised_as, preprocessing_from_weights
 from transunet.training.loop import Stepped, train
 from transunet.training.recipe import load_recipe
-from transunet.training.start import resume, start
-from transunet.training.supervision import DeeplySupervised
+from transunet.training.runs import resume, start
+from transunet.training.trainer import DeeplySupervised
 
 pytestmark = pytest.mark.slow  # trains in nearly every test
 
@@ -169,7 +170,7 @@ def test_pictures_are_not_cut_into_lines(tmp_path):
                 path
             )
     recipe = load_recipe("paper", QUICK | {"weights": str(bundle)})
-    preprocessing = preprocessing_from_weights(recipe, tmp_path / "data")
+    preprocessing = preprocessing_from_weights(recipe, open_dataset(tmp_path / "data"))
     assert preprocessing.slice_axis == 2
     assert preprocessing.channels[0].normalisation == "range"
 
@@ -187,16 +188,16 @@ def test_intensities_are_taken_over_where_they_are_of_one_kind():
     ct, wide = (Channel(name="CT", normalisation="clip", low=low, high=275) for low in (-125, -900))
     mri, flair = Channel(name="MRI"), Channel(name="FLAIR")
     photo = Channel(name="red", normalisation="range", high=255)
-    assert _channels([ct], [wide]) == (wide,)
-    assert _channels([ct], [mri]) == (ct,)
-    assert _channels([mri], [wide]) == (mri,)
-    assert _channels([mri], [flair]) == (mri,)
-    assert _channels([photo], [photo.replace(high=65535)]) == (photo,)
-    assert _channels([photo.replace(name="CT", high=1)], [ct]) == (
+    assert normalised_as([ct], [wide]) == (wide,)
+    assert normalised_as([ct], [mri]) == (ct,)
+    assert normalised_as([mri], [wide]) == (mri,)
+    assert normalised_as([mri], [flair]) == (mri,)
+    assert normalised_as([photo], [photo.replace(high=65535)]) == (photo,)
+    assert normalised_as([photo.replace(name="CT", high=1)], [ct]) == (
         photo.replace(name="CT", high=1),
     )
-    assert _channels([flair, ct], [wide, flair]) == (flair, wide)
-    assert _channels([ct, mri], [wide]) == (wide, mri)
+    assert normalised_as([flair, ct], [wide, flair]) == (flair, wide)
+    assert normalised_as([ct, mri], [wide]) == (wide, mri)
 
 
 def test_a_resumed_run_needs_no_source_and_ends_the_same_to_the_bit(tmp_path, toy):
@@ -225,7 +226,7 @@ def test_heads_of_deep_supervision_go_by_name_too(tmp_path, store):
     torch.save(contents, run / "checkpoint.pt")
     job = begin(tmp_path / "new", store, run / "checkpoint.pt", deep_supervision=(0.5, 0.25))
     for depth in range(2):
-        ours, theirs = job.bare.heads[depth], network.heads[depth]
+        ours, theirs = job.network.heads[depth], network.heads[depth]
         for name in ("weight", "bias"):
             assert torch.equal(getattr(ours, name)[[0, 2]], getattr(theirs, name)[[0, 1]])
             assert not torch.equal(getattr(ours, name)[1], getattr(theirs, name)[2])

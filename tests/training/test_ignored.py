@@ -7,17 +7,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from training_runs import steps
+from training_runs import open_folds, steps
 from transunet.bundle.bundle_config import read_config
 from transunet.data.cases import IGNORED
 from transunet.data.store import Store
 from transunet.errors import ConfigError
 from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.predictor import Predictor
-from transunet.training.distributed import Processes
-from transunet.training.folds import open_folds
-from transunet.training.runs import Run
-from transunet.training.start import refuse_other_data, resume, start
+from transunet.training.distributed import ProcessGroup
+from transunet.training.runs import Run, resume, start
 from transunet.training.validation import validate
 
 pytestmark = pytest.mark.slow  # trains in nearly every test
@@ -47,7 +45,7 @@ def test_held_out_cases_are_measured_where_somebody_labelled_them(partly, recipe
     job = start(tmp_path / "run", partly, recipe(), ignore=255, device="cpu")
     steps(job)
     case, *_ = job.split.validation
-    outcome = validate(job.model, job.store, [case], job.device, Processes())
+    outcome = validate(job.model, job.store, [case], job.device, ProcessGroup())
     predictor = Predictor(job.model, job.store.preprocessing, job.store.labels, device="cpu")
     predicted, label = predictor.label_slices(job.store.image(case)), job.store.label(case)
     counted = np.asarray(label) != IGNORED
@@ -59,9 +57,9 @@ def test_a_run_is_gone_on_with_as_it_was_begun(partly, recipe, tmp_path):
     start(tmp_path / "run", partly, recipe(), ignore=255, device="cpu")
     run = Run.reopen(tmp_path / "run")
     assert run.record.ignore == 255
-    refuse_other_data(run, None, None, 255)
+    run.check_same_data(ignore=255)
     with pytest.raises(ConfigError, match="not begun with --ignore 3"):
-        refuse_other_data(run, None, None, 3)
+        run.check_same_data(ignore=3)
     shutil.rmtree(tmp_path / "run" / "store")
     (tmp_path / "run" / "recipe.json").unlink()
     assert resume(tmp_path / "run", device="cpu").store.ignored == IGNORED

@@ -5,8 +5,7 @@ import types
 import pytest
 
 from transunet.errors import ConfigError
-from transunet.training.curves import draw_curves
-from transunet.training.log import Log, check_trackers, read_log
+from transunet.training.log import Log, check_trackers, draw_curves, read_log
 
 VALIDATION = {"mean_dice": 0.5, "dice": {"a": 0.5, "b": None}}
 DETAILS = {"best": True, "cases": {"x": {"a": 0.5, "b": None}}}
@@ -127,6 +126,6 @@ def test_curves_are_drawn_from_the_log_alone(tmp_path):
 
 
 def test_without_matplotlib_there_are_no_curves(tmp_path, monkeypatch):
-    monkeypatch.setattr("transunet.training.curves.find_spec", lambda name: None)
+    monkeypatch.setattr("transunet.training.log.find_spec", lambda name: None)
     write(tmp_path, [1])
     assert draw_curves(tmp_path) is None

@@ -16,12 +16,11 @@ from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.predictor import Predictor
-from transunet.training.interruption import Interrupted
 from transunet.training.log import read_log
-from transunet.training.loop import Stepped, train
+from transunet.training.loop import Interrupted, Stepped, train
 from transunet.training.recipe import load_recipe
-from transunet.training.schedule import poly_rate
-from transunet.training.start import resume
+from transunet.training.runs import resume
+from transunet.training.schedule import Budget, rate_at
 from transunet.training.step import NonFiniteLossError
 
 pytestmark = pytest.mark.slow  # trains in every test
@@ -49,7 +48,9 @@ def test_the_log_holds_every_step_with_the_papers_rates(job, tmp_path):
     done = steps(job(epochs=2, iterations=None))
     lines = read_log(tmp_path / "run", "train")
     assert len(lines) == 12  # 16 slices in batches of 3 are 6 steps
-    assert [line["lr"] for line in lines] == [poly_rate(step, 12, 0.01) for step in range(12)]
+    assert [line["lr"] for line in lines] == [
+        rate_at("poly", Budget(12), step, 0, 0.01, 0) for step in range(12)
+    ]
     assert [line["loss"] for line in lines] == [event.loss for event in done]
     assert [line["slices"] for line in lines] == [3, 3, 3, 3, 3, 1] * 2
 
@@ -147,7 +148,7 @@ def test_gradient_accumulation_sees_every_slice(job):
     whole = job(folder="whole", ce_weight=1, dice_weight=0, dropout=0)
     for one in (run, whole):
         one.model.eval()
-        one.bare.eval()
+        one.network.eval()
     first = next(event for event in train(run) if isinstance(event, Stepped))
     expected = next(event for event in train(whole) if isinstance(event, Stepped))
     assert first.loss == pytest.approx(expected.loss, rel=1e-5)
@@ -227,7 +228,7 @@ def test_a_nan_image_stops_with_its_case_and_keeps_what_was_saved(job, tmp_path,
     monkeypatch.setattr(type(run.dataset), "__getitem__", spoiled)
     with pytest.raises(NonFiniteLossError, match=rf"{run.split.train[0]} \(slice \d"):
         steps(run)
-    if run.run.checkpoint.exists():
+    if run.checkpoint.exists():
         assert all(t.isfinite().all() for t in weights(tmp_path / "run").values())
 
 

@@ -4,10 +4,13 @@ import torch
 
 from golden_figures import facts, figure, normal, uniform
 from transunet.training.losses import (
+    LOSSES,
     DeepSupervisionLoss,
+    LossTerm,
     SegmentationLoss,
-    dice_loss,
+    dice_sums,
     nearest_labels,
+    weighted_dice,
 )
 
 
@@ -19,11 +22,16 @@ def golden_batch():
 
 
 @pytest.mark.parametrize(
-    ("part", "weights"), [("ce", (1, 0)), ("dice", (0, 1)), ("total", (0.5, 0.5))]
+    ("part", "weights"),
+    [
+        ("ce", {"ce_weight": 1}),
+        ("dice", {"dice_weight": 1}),
+        ("total", {"ce_weight": 0.5, "dice_weight": 0.5}),
+    ],
 )
 def test_the_loss_is_the_references(golden_batch, part, weights):
     logits, labels = golden_batch
-    value = SegmentationLoss(*weights)(logits, labels).item()
+    value = SegmentationLoss(weights)(logits, labels).item()
     assert value == pytest.approx(facts()["loss"][part], rel=1e-6)
 
 
@@ -42,15 +50,25 @@ def test_dice_by_hand():
     labels = torch.tensor([[[1, 0]], [[0, 0]]])
     class_1 = 1 - 2 * 0.9 / (0.81 + 0.01 + 0.04 + 0.16 + 1)
     class_0 = 1 - 2 * (0.9 + 0.8 + 0.6) / (0.01 + 0.81 + 0.64 + 0.36 + 3)
-    assert dice_loss(probabilities, labels).item() == pytest.approx(
-        (class_0 + class_1) / 2, abs=1e-5
-    )
+    found = weighted_dice(1.0, dice_sums(probabilities.log(), labels))
+    assert found.item() == pytest.approx((class_0 + class_1) / 2, abs=1e-5)
 
 
 def test_a_class_that_is_absent_and_not_predicted_costs_nothing():
     probabilities = torch.zeros(1, 2, 4, 4)
     probabilities[:, 0] = 1
-    assert dice_loss(probabilities, torch.zeros(1, 4, 4, dtype=torch.int64)).item() == 0
+    sums = dice_sums(probabilities.log(), torch.zeros(1, 4, 4, dtype=torch.int64))
+    assert weighted_dice(1.0, sums).item() == 0
+
+
+def test_a_new_term_is_an_entry(golden_batch, monkeypatch):
+    # Each process sums its share; the term is made of the sums over all of them.
+    squares = LossTerm(lambda logits, labels, ignored: logits.square().sum(), torch.mul)
+    monkeypatch.setitem(LOSSES, "square_weight", squares)
+    logits, labels = golden_batch
+    found = SegmentationLoss({"ce_weight": 1, "square_weight": 0.5}, lambda sums: 2 * sums)
+    expected = SegmentationLoss({"ce_weight": 1})(logits, labels) + logits.square().sum()
+    assert found(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_half_precision_logits_give_a_float32_loss(golden_batch):
@@ -82,12 +100,12 @@ def test_nearest_labels_takes_the_pixel_under_the_centre(size):
 IGNORED = 255
 
 
-@pytest.mark.parametrize("weights", [(1, 0), (0, 1), (0.5, 0.5)])
+@pytest.mark.parametrize("weights", [{"ce_weight": 1}, {"dice_weight": 1}, None])
 def test_pixels_that_nobody_labelled_count_in_neither_term(golden_batch, weights):
     logits, labels = golden_batch
-    counted = SegmentationLoss(*weights)(logits[:, :, :20], labels[:, :20])
+    counted = SegmentationLoss(weights)(logits[:, :, :20], labels[:, :20])
     labels[:, 20:] = IGNORED
-    loss = SegmentationLoss(*weights, ignored=IGNORED)
+    loss = SegmentationLoss(weights, ignored=IGNORED)
     found = loss(logits, labels)
     assert found.item() == pytest.approx(counted.item(), rel=1e-6)
     found.backward()

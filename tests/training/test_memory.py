@@ -5,9 +5,9 @@ from transunet.data.store import Store
 from transunet.device import free_memory
 from transunet.errors import ConfigError
 from transunet.training import memory
-from transunet.training.distributed import Processes
+from transunet.training.distributed import ProcessGroup
 from transunet.training.memory import BATCH, fit_to_memory
-from transunet.training.start import start
+from transunet.training.runs import Run, start
 
 pytestmark = pytest.mark.slow  # measures by training
 
@@ -39,8 +39,8 @@ def test_less_memory_means_more_pieces(pieces, memory_of, monkeypatch):
     assert needed[0] == 1 < needed[-1]
     assert all(BATCH % count == 0 for count in needed)
     memory_of(80)
-    monkeypatch.setattr(Processes, "gather", lambda self, value: [value] * 4)
-    assert pieces(Processes(0, 4)) < pieces()
+    monkeypatch.setattr(ProcessGroup, "gather", lambda self, value: [value] * 4)
+    assert pieces(ProcessGroup(0, 4)) < pieces()
 
 
 def test_too_little_for_one_slice_names_what_to_lower(pieces, memory_of):
@@ -61,8 +61,9 @@ def test_auto_is_written_down_as_what_it_came_to(store, recipe, tmp_path, memory
     run = start(tmp_path / "run", store, asked, device="cpu")
     assert run.recipe.batch_size == BATCH
     assert run.recipe.accumulate > 1
-    assert run.run.recipe() == run.recipe
-    assert run.run.record.recipe == asked
+    begun = Run.reopen(run.folder)
+    assert begun.recipe() == run.recipe
+    assert begun.record.recipe == asked
 
 
 def test_the_image_size_is_in_whole_patches_and_smaller_where_little_fits(

@@ -7,8 +7,7 @@ from torch import nn
 from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
 from transunet.training.distributed import SharedBatchNorm2d
-from transunet.training.ema import MovingAverage
-from transunet.training.supervision import DeeplySupervised
+from transunet.training.trainer import DeeplySupervised, MovingAverage
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import rotate as scipy_rotate
 
-from transunet.training.paper_augmentation import paper, rotate, turn_and_flip
+from transunet.training.augmentation import paper, rotate, turn_and_flip
 
 
 def test_image_and_label_move_together(rng):

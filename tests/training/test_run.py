@@ -11,23 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from training_runs import same, steps, weights
+from training_runs import open_folds, same, steps, weights
 from transunet.errors import ConfigError
-from transunet.training import runs as runs
-from transunet.training.distributed import Processes
-from transunet.training.folds import fold_job, open_folds
-from transunet.training.runs import Run, RunInUseError
-from transunet.training.start import resume, start
-from transunet.training.trainer import Job
+from transunet.training import run_lock
+from transunet.training.distributed import ProcessGroup
+from transunet.training.run_lock import RunInUseError, locked
+from transunet.training.runs import Run, begin, resume, start, start_fold
+from transunet.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow  # trains in nearly every test
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from transunet.training.distributed import Processes
-from transunet.training.runs import Run
-with Run.reopen(Path(sys.argv[1])).locked(Processes()):
+from transunet.training.distributed import ProcessGroup
+from transunet.training.run_lock import locked
+with locked(Path(sys.argv[1]), ProcessGroup()):
     print("held", flush=True)
     time.sleep(100)
 """
@@ -36,7 +35,7 @@ with Run.reopen(Path(sys.argv[1])).locked(Processes()):
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
     """Have another process hold the run in a folder."""
-    monkeypatch.setattr(Run.locked.__wrapped__, "__defaults__", (0.2,))
+    monkeypatch.setattr(run_lock, "LOCK_SECONDS", 0.2)
     holders: list[subprocess.Popen[str]] = []
 
     def hold(folder: Path) -> subprocess.Popen[str]:
@@ -83,11 +82,11 @@ def test_a_run_is_free_when_training_has_ended(job, tmp_path, held):
 
 def test_folds_of_one_cross_validation_may_be_trained_at_the_same_time(toy, tmp_path, recipe, held):
     parent = open_folds(tmp_path / "cv", toy, recipe(folds=2, iterations=1, validations=1))
-    fold_job(parent, 0, device="cpu")
+    start_fold(parent, 0, device="cpu")
     held(tmp_path / "cv/fold-0")
-    assert len(steps(fold_job(parent, 1, device="cpu"))) == 1
+    assert len(steps(start_fold(parent, 1, device="cpu"))) == 1
     with pytest.raises(RunInUseError):
-        fold_job(parent, 0, go_on=True, device="cpu")
+        start_fold(parent, 0, go_on=True, device="cpu")
 
 
 def test_without_locks_a_run_goes_on_and_says_so(job, tmp_path, monkeypatch, caplog):
@@ -95,7 +94,7 @@ def test_without_locks_a_run_goes_on_and_says_so(job, tmp_path, monkeypatch, cap
         raise OSError(37, "No locks available")
 
     run = job()
-    monkeypatch.setattr(runs.FileLock, "acquire", unsupported)
+    monkeypatch.setattr(run_lock.FileLock, "acquire", unsupported)
     with caplog.at_level("WARNING", "transunet"):
         assert len(steps(run)) == 6
     assert "file system without locks (No locks available)" in caplog.text
@@ -113,7 +112,7 @@ def test_relative_weights_are_those_of_the_folder_in_which_the_run_was_begun(
     asked = recipe(weights="w")
     expected = start(Path("run"), store, asked, device="cpu").model.state_dict()
     assert Run.reopen(Path("run")).record.recipe.weights == str(here / "w")
-    Run.reopen(Path("run")).refuse_another(asked)  # the same command once more
+    Run.reopen(Path("run")).check_same_recipe(asked)  # the same command once more
     monkeypatch.chdir(elsewhere)
     again = resume(Path("../here/run"), device="cpu").model.state_dict()
     assert all(again[name].equal(expected[name]) for name in expected)
@@ -127,7 +126,7 @@ def test_names_of_weights_stay_names(job, tmp_path, monkeypatch, weights):
     assert Run.reopen(tmp_path / "run").record.recipe.weights == weights
 
 
-def trained_in_part(toy: Path, folder: Path, recipe: Callable[..., object]) -> Job:
+def trained_in_part(toy: Path, folder: Path, recipe: Callable[..., object]) -> Trainer:
     """Begin a run with its own store and stop it after a save."""
     run = start(folder, toy, recipe(checkpoint_minutes=0), device="cpu")
     from transunet.training.loop import Stepped, train
@@ -155,32 +154,32 @@ def test_a_copied_run_trains_on_its_own_store(toy, tmp_path, recipe):
 
 def test_a_cross_validation_that_was_moved_goes_on(toy, tmp_path, recipe):
     parent = open_folds(tmp_path / "old", toy, recipe(folds=2))
-    fold_job(parent, 0, device="cpu")
+    start_fold(parent, 0, device="cpu")
     (tmp_path / "old").rename(tmp_path / "new")
     moved = Run.reopen(tmp_path / "new")
     for fold in (0, 1):
-        run = fold_job(moved, fold, go_on=True, device="cpu")
+        run = start_fold(moved, fold, go_on=True, device="cpu")
         assert run.store.path.resolve() == tmp_path / "new/store"
     assert not (tmp_path / "old").exists()
 
 
 def test_a_moved_run_whose_store_was_noted_absolute_goes_on(toy, tmp_path, recipe):
     parent = open_folds(tmp_path / "old", toy, recipe(folds=2))
-    fold_job(parent, 0, device="cpu")
+    start_fold(parent, 0, device="cpu")
     for folder in (tmp_path / "old", tmp_path / "old/fold-0"):
         noted = json.loads((folder / "run.json").read_text())
         noted["store"] = str(tmp_path / "old/store")  # as older versions did
         (folder / "run.json").write_text(json.dumps(noted))
     (tmp_path / "old").rename(tmp_path / "new")
     for fold in (0, 1):
-        run = fold_job(Run.reopen(tmp_path / "new"), fold, go_on=True, device="cpu")
+        run = start_fold(Run.reopen(tmp_path / "new"), fold, go_on=True, device="cpu")
         assert run.store.path == tmp_path / "new/store"
     assert not (tmp_path / "old").exists()
 
 
 def test_a_data_set_that_was_moved_is_asked_for_and_then_known(toy, tmp_path, recipe):
     shutil.copytree(toy, tmp_path / "data")
-    run = Run.begin(tmp_path / "run", tmp_path / "data", None, recipe())
+    run = begin(tmp_path / "run", tmp_path / "data", recipe())
     (tmp_path / "data").rename(tmp_path / "moved")
     with pytest.raises(ConfigError, match=r"no longer in .*train DATASET --resume"):
         resume(tmp_path / "run", device="cpu")
@@ -192,7 +191,7 @@ def test_a_data_set_that_was_moved_is_asked_for_and_then_known(toy, tmp_path, re
 
 def test_a_store_that_was_moved_is_taken_from_its_new_place(store, tmp_path, recipe):
     shutil.copytree(store, tmp_path / "store")
-    Run.begin(tmp_path / "run", tmp_path / "store", None, recipe())
+    begin(tmp_path / "run", tmp_path / "store", recipe())
     (tmp_path / "store").rename(tmp_path / "moved")
     with pytest.raises(ConfigError, match="no longer in"):
         resume(tmp_path / "run", device="cpu")
@@ -201,6 +200,6 @@ def test_a_store_that_was_moved_is_taken_from_its_new_place(store, tmp_path, rec
 
 
 def test_processes_of_one_launch_share_the_lock(job):
-    run = job().run
-    with run.locked(Processes()), run.locked(Processes()):
+    folder = job().folder
+    with locked(folder, ProcessGroup()), locked(folder, ProcessGroup()):
         pass

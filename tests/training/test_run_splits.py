@@ -4,16 +4,15 @@ import json
 
 import pytest
 
+from training_runs import open_folds
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.data.split_rules import splits_of
 from transunet.data.store import Store
 from transunet.errors import ConfigError
 from transunet.training import loop
-from transunet.training.folds import fold_job, open_folds
-from transunet.training.runs import Run
-from transunet.training.start import number_of_folds, refuse_other_data, resume, start
-from transunet.training.validation import Outcome
+from transunet.training.runs import Run, number_of_folds, resume, start, start_fold
+from transunet.training.validation import Validation
 
 pytestmark = pytest.mark.slow  # trains in nearly every test
 
@@ -37,7 +36,7 @@ def test_a_users_splits_are_trained_on_and_resumed(
     assert job.split.validation == ("toy_3", "toy_4")
     assert Run.reopen(tmp_path / "run").record.splits.rule == f"--splits {file}"
     if not prepared:
-        assert Store.open(tmp_path / "run/store").prepared == job.run.record.splits
+        assert Store.open(tmp_path / "run/store").prepared == Run.reopen(job.folder).record.splits
     file.unlink()
     assert resume(tmp_path / "run", device="cpu").split == job.split
 
@@ -45,12 +44,12 @@ def test_a_users_splits_are_trained_on_and_resumed(
 def test_going_on_with_another_split_is_refused(store, recipe, file, tmp_path):
     start(tmp_path / "run", store, recipe(), splits=file, device="cpu")
     run = Run.reopen(tmp_path / "run")
-    refuse_other_data(run, file, None, None)
+    run.check_same_data(file)
     file.write_text(json.dumps(FOLDS[:1]))
     with pytest.raises(ConfigError, match=r"not begun with --splits .*mine\.json"):
-        refuse_other_data(run, file, None, None)
+        run.check_same_data(file)
     with pytest.raises(ConfigError, match="not begun with --group-by toy"):
-        refuse_other_data(run, None, "toy", None)
+        run.check_same_data(group_by="toy")
 
 
 def test_a_share_and_a_file_are_two_ways_to_split(store, recipe, file, tmp_path):
@@ -72,7 +71,7 @@ def test_a_run_keeps_its_split_when_its_store_is_prepared_anew(toy, recipe, tmp_
 def test_prepared_folds_are_cross_validated(toy, recipe, tmp_path):
     folds = prepare(open_dataset(toy), tmp_path / "store", folds=2, seed=7).splits
     parent = open_folds(tmp_path / "run", tmp_path / "store", recipe(folds=2))
-    assert [fold_job(parent, k, device="cpu").split for k in range(2)] == list(folds)
+    assert [start_fold(parent, k, device="cpu").split for k in range(2)] == list(folds)
     assert number_of_folds(tmp_path / "store", None, None) == 2
     with pytest.raises(ConfigError, match="prepared with 2 folds"):
         open_folds(tmp_path / "other", tmp_path / "store", recipe(folds=3))
@@ -104,7 +103,7 @@ def test_groups_of_a_run_stay_together(toy, store, recipe, tmp_path, prepared):
     pattern = "toy_[04]|toy_(?=[123])"
     data = store if prepared else toy
     job = start(tmp_path / "run", data, recipe(folds=3), group_by=pattern, device="cpu")
-    for part in job.run.record.splits.parts:
+    for part in Run.reopen(job.folder).record.splits.parts:
         assert len({*part.validation} & {"toy_1", "toy_2", "toy_3"}) in (0, 3)
     assert Run.reopen(tmp_path / "run").record.group_by == pattern
 
@@ -117,7 +116,7 @@ def validated(job, monkeypatch, outcomes):
 
 
 def outcome(disc, spot, *present):
-    return Outcome({"toy_0": {"disc": disc, "spot": spot}}, frozenset(present))
+    return Validation({"toy_0": {"disc": disc, "spot": spot}}, frozenset(present))
 
 
 NAN = float("nan")

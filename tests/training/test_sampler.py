@@ -51,10 +51,10 @@ def test_processes_share_each_piece_of_a_batch():
 
 def test_foreground_is_drawn_by_class_and_as_often_as_asked():
     rare, common, absent = np.array([7]), np.arange(50), np.array([], dtype=int)
-    batches = Batches(1000, 50, 3, foreground=0.5, holders=[rare, common, absent])
+    batches = Batches(1000, 50, 3, foreground=0.5, indices_by_class=[rare, common, absent])
     drawn = np.concatenate([indices(batches.batch(step)) for step in range(100)])
     assert 0.22 < np.mean(drawn == 7) < 0.28
     assert 0.25 < np.mean(drawn < 50) - 0.25 < 0.31
-    assert batches.batch(17) == Batches(1000, 50, 3, foreground=0.5, holders=[rare, common]).batch(
-        17
-    )
+    assert batches.batch(17) == Batches(
+        1000, 50, 3, foreground=0.5, indices_by_class=[rare, common]
+    ).batch(17)

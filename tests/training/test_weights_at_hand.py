@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from transunet.training import start
+from transunet.training import fine_tuning
 from transunet.training.recipe import load_recipe
 from transunet.weights.catalog import WeightFile
 
@@ -17,15 +17,15 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_a_machine_without_a_network_trains_all_the_same() -> None:
-    assert start.derived(load_recipe("paper")).weights == "none"
+    assert fine_tuning.with_weights_chosen(load_recipe("paper")).weights == "none"
 
 
 def test_published_weights_are_taken_where_they_can_be_had(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fetched: list[WeightFile] = []
-    monkeypatch.setattr(start, "fetch", fetched.append)
-    assert start.derived(load_recipe("paper")).weights == "imagenet21k"
+    monkeypatch.setattr(fine_tuning, "fetch", fetched.append)
+    assert fine_tuning.with_weights_chosen(load_recipe("paper")).weights == "imagenet21k"
     assert [file.key for file in fetched] == ["vit_base_r50_s16_224.orig_in21k"]
 
 
@@ -33,4 +33,4 @@ def test_published_weights_are_taken_where_they_can_be_had(
 @pytest.mark.parametrize("weights", ["none", "imagenet21k", "mine.pth"])
 def test_what_was_asked_for_stays(weights: str) -> None:
     recipe = load_recipe("paper", {"weights": weights})
-    assert start.derived(recipe) == recipe
+    assert fine_tuning.with_weights_chosen(recipe) == recipe

@@ -10,7 +10,7 @@ import pytest
 from disks import make_read_only, small_disk
 from transunet import cache
 from transunet.errors import ConfigError, WeightsError
-from transunet.training import start
+from transunet.training import fine_tuning
 from transunet.training.recipe import load_recipe
 from transunet.weights import download
 from transunet.weights.catalog import WeightFile, files_for
@@ -67,7 +67,7 @@ def test_automatic_weights_are_none_where_the_cache_cannot_take_them(
         make_read_only(disk)
         monkeypatch.setattr(download, "_download", lambda file, path: pytest.fail("in vain"))
     with caplog.at_level("WARNING", "transunet"):
-        assert start.derived(load_recipe("paper")).weights == "none"
+        assert fine_tuning.with_weights_chosen(load_recipe("paper")).weights == "none"
     assert "cannot be had" in caplog.text
     with pytest.raises(ConfigError, match="TRANSUNET_CACHE"):
         download.fetch(files_for("ViT-B_16", "imagenet21k")[0])

@@ -1,9 +1,8 @@
 """`transunet train`: from a data set to a bundle."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +12,10 @@ from transunet.cli.notes import showing_notes
 from transunet.cli.options import Device, GroupBy, Ignore, Layout, SplitsFile
 
 if TYPE_CHECKING:
-    from transunet.training.distributed import Processes
+    from transunet.training.distributed import ProcessGroup
     from transunet.training.recipe import Recipe
     from transunet.training.runs import Run
-    from transunet.training.trainer import Job
+    from transunet.training.trainer import Trainer
 
 EXAMPLE = "Example: transunet train Task04_Hippocampus -o runs/hippocampus --epochs 50"
 
@@ -113,7 +112,10 @@ def train(
     Interrupt it whenever you like: --resume goes on where it was.
     """
     from transunet.device import choose_device
-    from transunet.training.distributed import processes
+    from transunet.errors import ConfigError
+    from transunet.training import runs
+    from transunet.training.distributed import process_group
+    from transunet.training.recipe import load_recipe, parse_settings
 
     named = {
         "model": model,
@@ -128,117 +130,93 @@ def train(
         "folds": folds,
         "fold": fold,
     }
-    overrides = _overrides(named, settings or [])
-    if _goes_on(dataset, out, resume):
-        order = _order_to_go_on(dataset, resume, recipe, overrides, splits, group_by, ignore)
-    else:
-        order = _order_to_start(
-            dataset, out or resume, recipe, overrides, store, layout, splits, group_by, ignore
-        )
-    with processes(choose_device(device).type) as place, _how_to_go_on(order.folder):
-        _train(order, place, device, _default_workers(place) if workers is None else workers)
-
-
-@dataclass(frozen=True)
-class _Order:
-    """What is to be trained."""
-
-    folder: Path
-    dataset: Path
-    recipe: "Recipe"
-    store: Path | None
-    layout: str | None
-    splits: Path | None
-    group_by: str | None
-    ignore: int | None
-    run: "Run | None"
-    """The run to go on with; None to start one."""
-
-    @property
-    def folds(self) -> list[int] | None:
-        """Which folds of a cross-validation, or None for a single run."""
-        if self.recipe.folds is None or (self.run and self.run.record.recipe.fold is not None):
-            return None
-        return list(range(self.recipe.folds)) if self.recipe.fold is None else [self.recipe.fold]
-
-
-def _goes_on(dataset: Path | None, out: Path | None, resume: Path | None) -> bool:
-    """Return whether a run is gone on with.
-
-    With a data set, --resume starts the run that is not there yet: one command for a job that a
-    cluster may start again.
-    """
-    from transunet.errors import ConfigError
-
-    if resume is None:
-        return False
-    if out is not None and out != resume:
+    overrides: dict[str, Any] = {k: value for k, value in named.items() if value is not None}
+    overrides |= parse_settings(settings or [])
+    if resume is not None and out not in (None, resume):
         raise ConfigError(
             f"--resume {resume} and -o {out} name two folders. Give --resume to go on with a run, "
             "-o to start a new one."
         )
-    return dataset is None or (resume / "run.json").is_file()
-
-
-def _order_to_go_on(
-    dataset: Path | None,
-    folder: Path | None,
-    recipe: str | None,
-    overrides: dict[str, Any],
-    splits: Path | None,
-    group_by: str | None,
-    ignore: int | None,
-) -> _Order:
-    from transunet.training.recipe import changed_recipe, load_recipe
-    from transunet.training.runs import Run
-    from transunet.training.start import refuse_other_data
-
-    assert folder is not None
-    run = Run.reopen(folder)
-    if dataset is not None:
-        run = run.with_data_at(dataset)
-    record = run.record
-    refuse_other_data(run, splits, group_by, ignore)
-    if "fold" in overrides:
-        overrides = {"folds": record.recipe.folds} | overrides
-    if recipe is not None or (dataset is not None and overrides):  # the first command, once more
-        # What was taken over from a bundle, which need not be there any more.
-        asked = load_recipe(recipe or "paper", overrides, record.recipe.taken_over)
-    else:
-        asked = changed_recipe(record.recipe, overrides)
-    data = run.dataset, asked, run.store, record.layout
-    return _Order(folder, *data, splits=None, group_by=None, ignore=None, run=run)
-
-
-def _order_to_start(
-    dataset: Path | None,
-    folder: Path | None,
-    recipe: str | None,
-    overrides: dict[str, Any],
-    store: Path | None,
-    layout: str | None,
-    splits: Path | None,
-    group_by: str | None,
-    ignore: int | None,
-) -> _Order:
-    from transunet.errors import ConfigError
-    from transunet.training.recipe import load_recipe
-    from transunet.training.start import number_of_folds
-
-    if dataset is None or folder is None:
+    # With a data set, --resume starts the run that is not there yet: one command for a job that a
+    # cluster may start again.
+    folder, begun = out or resume, None
+    if resume is not None and (dataset is None or (resume / "run.json").is_file()):
+        folder, begun = resume, runs.Run.reopen(resume)
+        if dataset is not None:
+            begun = begun.with_data_at(dataset)
+        begun.check_same_data(splits, group_by, ignore)
+        asked = _asked_of_run(begun, dataset, recipe, overrides)
+        dataset = begun.dataset
+    elif dataset is None or folder is None:
         raise ConfigError(
             "Give a data set and a folder for the run: transunet train DATASET -o RUN; or a run to "
             "go on with: transunet train --resume RUN."
         )
-    if overrides.get("fold") is not None and "folds" not in overrides:
-        others = {key: value for key, value in overrides.items() if key != "fold"}
-        if load_recipe(recipe or "paper", others).folds is None:  # the data say how many
-            overrides = overrides | {"folds": number_of_folds(dataset, layout, splits)}
-    asked = load_recipe(recipe or "paper", overrides)
-    return _Order(folder, dataset, asked, store, layout, splits, group_by, ignore, run=None)
+    else:
+        if overrides.get("fold") is not None and "folds" not in overrides:
+            others = {key: value for key, value in overrides.items() if key != "fold"}
+            if load_recipe(recipe or "paper", others).folds is None:  # the data say how many
+                overrides["folds"] = runs.number_of_folds(dataset, layout, splits)
+        asked = load_recipe(recipe or "paper", overrides)
+
+    with process_group(choose_device(device).type) as world, _how_to_go_on(folder):
+        workers = _default_workers(world) if workers is None else workers
+        how: dict[str, Any] = {"device": device, "workers": workers}
+        data: dict[str, Any] = {
+            "store": store,
+            "layout": layout,
+            "splits": splits,
+            "group_by": group_by,
+            "ignore": ignore,
+        }
+        parent: Run | None = None
+        trainers: Iterable[Trainer]
+        with _preparation(world) as progress:
+            if begun and not begun.has_folds:
+                trainers = [runs.resume(folder, world, progress=progress, **how)]
+            elif not begun and asked.folds is None:
+                data |= {"progress": progress}
+                trainers = [runs.start(folder, dataset, asked, world, **how, **data)]
+            else:
+                # Who trains one fold may find the folder begun by who trains another.
+                data |= {"join": begun is not None or asked.fold is not None}
+                parent = runs.begin(folder, dataset, asked.replace(fold=None), world, **data)
+                runs.prepare_folds(parent, world, workers, progress)
+                numbers = range(asked.folds or 0) if asked.fold is None else [asked.fold]
+                trainers = (
+                    runs.start_fold(parent, number, world, go_on=begun is not None, **how)
+                    for number in numbers
+                )
+        _train_all(trainers, parent, asked, folder, world)
 
 
-def _train(order: _Order, place: "Processes", device: str | None, workers: int) -> None:
+def _asked_of_run(
+    run: "Run", dataset: Path | None, recipe: str | None, overrides: dict[str, Any]
+) -> "Recipe":
+    """Return the recipe that a command to go on with `run` asks for, which must be the run's."""
+    from transunet.training.recipe import changed_recipe, load_recipe
+
+    begun_with = run.record.recipe
+    if "fold" in overrides:
+        overrides = {"folds": begun_with.folds} | overrides
+    if recipe is not None or (dataset is not None and overrides):  # the first command, once more
+        # What was taken over from a bundle, which need not be there any more.
+        asked = load_recipe(recipe or "paper", overrides, begun_with.taken_over)
+    else:
+        asked = changed_recipe(begun_with, overrides)
+    # Of a cross-validation, one fold may be asked for.
+    run.check_same_recipe(asked.replace(fold=None) if run.has_folds else asked)
+    return asked
+
+
+def _train_all(
+    trainers: "Iterable[Trainer]",
+    parent: "Run | None",
+    asked: "Recipe",
+    folder: Path,
+    world: "ProcessGroup",
+) -> None:
+    """Train one run, or the folds of the cross-validation `parent` one after the other."""
     from transunet.cli.train_display import (
         show_folds,
         show_recipe,
@@ -246,56 +224,26 @@ def _train(order: _Order, place: "Processes", device: str | None, workers: int) 
         show_split,
         watch,
     )
-    from transunet.training.interruption import Interrupted
+    from transunet.training.loop import Interrupted
 
-    parent, jobs = _jobs(order, place, device, workers)
     try:
-        for number, job in enumerate(jobs):
-            if place.first and not number:
-                show_recipe(job)
-            if place.first:
-                show_split(job)
-            watch(job)
-            if place.first:
-                show_result(job)
+        for number, trainer in enumerate(trainers):
+            if world.first and not number:
+                show_recipe(trainer, asked)
+            if world.first:
+                show_split(trainer)
+            watch(trainer)
+            if world.first:
+                show_result(trainer)
     except Interrupted as stop:
-        if place.first:
+        if world.first:
             typer.echo(
                 f"Stopped in {stop.folder} after step {stop.step}; everything is saved. "
-                f"Go on with: transunet train --resume {order.folder}"
+                f"Go on with: transunet train --resume {folder}"
             )
         raise typer.Exit(stop.exit_code) from None
-    if place.first and parent is not None:
+    if world.first and parent is not None:
         show_folds(parent)
-
-
-def _jobs(
-    order: _Order, place: "Processes", device: str | None, workers: int
-) -> "tuple[Run | None, Iterator[Job]]":
-    """Return the cross-validation, if it is one, and the jobs to train, one after the other."""
-    from transunet.training.folds import fold_job, open_folds
-    from transunet.training.start import resume, start
-
-    how: dict[str, Any] = {"device": device, "workers": workers}
-    data: dict[str, Any] = {
-        "store": order.store,
-        "layout": order.layout,
-        "splits": order.splits,
-        "group_by": order.group_by,
-        "ignore": order.ignore,
-    }
-    folder, dataset, recipe = order.folder, order.dataset, order.recipe
-    going_on, folds = order.run is not None, order.folds
-    with _preparation(place) as progress:
-        if folds is None and going_on:
-            return None, iter([resume(folder, recipe, place, progress=progress, **how)])
-        if folds is None:
-            job = start(folder, dataset, recipe, place, progress=progress, **data, **how)
-            return None, iter([job])
-        # Who trains one fold may find the folder begun by who trains another.
-        data |= {"join": going_on or recipe.fold is not None, "workers": workers}
-        parent = open_folds(folder, dataset, recipe, place, progress=progress, **data)
-    return parent, (fold_job(parent, fold, place, go_on=going_on, **how) for fold in folds)
 
 
 @contextmanager
@@ -310,7 +258,7 @@ def _how_to_go_on(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _preparation(place: "Processes") -> Iterator[Callable[[int, int, str], None]]:
+def _preparation(world: "ProcessGroup") -> Iterator[Callable[[int, int, str], None]]:
     """Show a bar while data is prepared, and none when nothing is."""
     from transunet.cli.progress import progress_bar
 
@@ -318,23 +266,16 @@ def _preparation(place: "Processes") -> Iterator[Callable[[int, int, str], None]
         task = bar.add_task("Preparing", total=None, visible=False)
 
         def progress(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, visible=place.first)
+            bar.update(task, completed=done, total=total, visible=world.first)
 
         yield progress
-
-
-def _overrides(given: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    from transunet.training.recipe import parse_settings
-
-    named = {key: value for key, value in given.items() if value is not None}
-    return named | parse_settings(settings)
 
 
 def _whole_number(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
 
 
-def _default_workers(place: "Processes") -> int:
+def _default_workers(world: "ProcessGroup") -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", place.world))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
     return max(0, min(8, (cores or 1) // here - 1))

@@ -1,12 +1,10 @@
 """What `transunet train` shows: the recipe, a live line, the validations, the result."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from math import isnan
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
@@ -15,66 +13,66 @@ from rich.text import Text
 
 from transunet.data.split_rules import classes_in, split_warnings
 from transunet.training.error_messages import explained
-from transunet.training.folds import summarise
 from transunet.training.log import read_log
 from transunet.training.loop import Stepped, Validated, train
 from transunet.training.recipe import PRESETS, Recipe, load_recipe
-from transunet.training.runs import Run, flat
-from transunet.training.trainer import Job, splits_of_run
+from transunet.training.runs import Run, flat, summarise_folds
+from transunet.training.trainer import Trainer
 from transunet.weights.catalog import PARTS
 
 _SMOOTHING = 0.95  # of the loss that is shown
 
 
-def show_recipe(job: Job) -> None:
-    """Print the settings that differ from the preset, and where every one is."""
-    recipe = job.recipe
-    usual = load_recipe(recipe.name if recipe.name in PRESETS else "paper")
-    changed = [setting for setting in _settings(recipe, usual) if setting[1] != setting[2]]
+def show_recipe(trainer: Trainer, asked: Recipe) -> None:
+    """Print the settings that differ from the preset, where every one is, and what came of weights.
+
+    Args:
+        trainer: of the first run that is trained.
+        asked: its recipe before anything was derived.
+    """
+    recipe = trainer.recipe
     console = Console(soft_wrap=True, highlight=False)
+    preset = load_recipe(recipe.name if recipe.name in PRESETS else "paper")
+    now, usual = flat(recipe.model_dump(mode="json")), flat(preset.model_dump(mode="json"))
+    changed = [key for key in now if now[key] != usual.get(key)]
     console.print(
         f"Recipe {recipe.name}{', but for' if changed else ''} "
-        f"(every setting: {job.run.folder / 'recipe.json'})",
+        f"(every setting: {trainer.folder / 'recipe.json'})",
         markup=False,
     )
-    width = max((len(key) for key, _, _ in changed), default=0)
-    for key, value, preset in changed:
-        now, before = ("none" if one is None else one for one in (value, preset))
-        console.print(f"  {key:{width}}  {now}  (preset: {before})", markup=False)
-    for note in job.beginning.notes if job.beginning else ():
+    width = max(map(len, changed), default=0)
+    for key in changed:
+        value, before = ("none" if v is None else v for v in (now[key], usual.get(key)))
+        console.print(f"  {key:{width}}  {value}  (preset: {before})", markup=False)
+    for note in trainer.beginning.notes if trainer.beginning else ():
         console.print(note, markup=False, highlight=False)
-    _warn_of_random_weights(job, console)
-
-
-def show_split(job: Job) -> None:
-    """Print how many cases train and validate by which rule, and what to know before training."""
-    console, split, recipe = Console(soft_wrap=True), job.split, job.recipe
-    console.print(
-        f"{len(split.train)} cases ({len(job.dataset)} slices) train, {len(split.validation)} "
-        f"validate, {len(split.test)} are left for testing: "
-        f"{splits_of_run(job.run, job.store).rule_of(recipe.fold or 0)}; on {job.device}"
-        + (f"; going on after step {job.state.step}" if job.state.step else ""),
-        markup=False,
-    )
-    if job.store.ignored is not None:
-        value = job.store.manifest.ignore
-        console.print(f"Voxels that hold {value} count in nothing: nobody labelled them.")
-    for warning in split_warnings(job.store, split):
-        console.print(f"Warning: {warning}", style="yellow", markup=False)
-
-
-def _warn_of_random_weights(job: Job, console: Console) -> None:
-    wanted, published = job.run.record.recipe.weights, job.recipe.model in PARTS
-    if published and wanted == "auto" and job.recipe.weights == "none":
+    if recipe.model in PARTS and asked.weights == "auto" and recipe.weights == "none":
         console.print(
             "Training starts from RANDOM weights: the published ones could not be had. The paper's "
-            f"results need them: transunet weights download {job.recipe.model}; --weights "
+            f"results need them: transunet weights download {recipe.model}; --weights "
             "imagenet21k insists on them, --weights none says that you mean it.",
             style="yellow",
         )
 
 
-def watch(job: Job) -> None:
+def show_split(trainer: Trainer) -> None:
+    """Print how many cases train and validate by which rule, and what to know before training."""
+    console, split, recipe = Console(soft_wrap=True), trainer.split, trainer.recipe
+    console.print(
+        f"{len(split.train)} cases ({len(trainer.dataset)} slices) train, {len(split.validation)} "
+        f"validate, {len(split.test)} are left for testing: "
+        f"{trainer.splits.rule_of(recipe.fold or 0)}; on {trainer.device}"
+        + (f"; going on after step {trainer.state.step}" if trainer.state.step else ""),
+        markup=False,
+    )
+    if trainer.store.ignored is not None:
+        value = trainer.store.manifest.ignore
+        console.print(f"Voxels that hold {value} count in nothing: nobody labelled them.")
+    for warning in split_warnings(trainer.store, split):
+        console.print(f"Warning: {warning}", style="yellow", markup=False)
+
+
+def watch(trainer: Trainer) -> None:
     """Train, showing how it goes: a live line, and one line that stays per validation."""
     console = Console(stderr=True)
     with Progress(
@@ -83,40 +81,41 @@ def watch(job: Job) -> None:
         _Numbers(table_column=Column(no_wrap=True)),
         _TimeLeft(table_column=Column(no_wrap=True)),
         console=console,
-        disable=not job.place.first,
+        disable=not trainer.world.first,
     ) as progress:
         task = progress.add_task(
             "Training", total=1.0, slices=0, step=0, begun=None, loss=None, dice=None
         )
         # What a dying data worker interrupts may be the display.
-        with explained(job), closing(train(job)) as events:
+        with explained(trainer), closing(train(trainer)) as events:
             for event in events:
                 if isinstance(event, Stepped):
                     _show_step(progress, progress.tasks[task], event)
-                elif job.place.first:
+                elif trainer.world.first:
                     progress.update(task, dice=event.outcome.mean_dice)
                     progress.console.print(_validation_line(event), highlight=False)
 
 
-def show_result(job: Job) -> None:
+def show_result(trainer: Trainer) -> None:
     """Print the Dice of the best network and where everything is."""
     console = Console(soft_wrap=True, highlight=False)
-    entries = read_log(job.run.folder, "validation")
-    best = [entry for entry in entries if entry["step"] == job.state.best_step]
-    if job.split.validation and not classes_in(job.store, job.split.validation):
+    best_bundle = trainer.folder / "best"
+    entries = read_log(trainer.folder, "validation")
+    best = [entry for entry in entries if entry["step"] == trainer.state.best_step]
+    if trainer.split.validation and not classes_in(trainer.store, trainer.split.validation):
         console.print("No held-out case holds a structure to measure: the best is the last.")
     elif best and best[-1]["mean_dice"] is not None:
-        table = Table(title=f"Dice on {len(job.split.validation)} held-out cases, best network")
+        table = Table(title=f"Dice on {len(trainer.split.validation)} held-out cases, best network")
         table.add_column("class")
         table.add_column("Dice", justify="right")
         for name, dice in best[-1]["dice"].items():
             table.add_row(name, _number(dice))
         console.print(table)
         console.print(f"mean foreground Dice {best[-1]['mean_dice']:.3f}")
-    console.print(f"best bundle: {job.run.best} (step {job.state.best_step})")
-    console.print(f"last bundle: {job.run.last} (step {job.state.step})")
-    console.print(log_line(job.run.folder))
-    command = f"transunet predict {quote(str(job.run.best))} INPUT... -o OUT"
+    console.print(f"best bundle: {best_bundle} (step {trainer.state.best_step})")
+    console.print(f"last bundle: {trainer.folder / 'last'} (step {trainer.state.step})")
+    console.print(log_line(trainer.folder))
+    command = f"transunet predict {quote(str(best_bundle))} INPUT... -o OUT"
     console.print(f"Predict with: {command}", markup=False, soft_wrap=True)
 
 
@@ -130,7 +129,7 @@ def log_line(folder: Path) -> str:
 def show_folds(parent: Run) -> None:
     """Print the summary of a cross-validation, or that folds are still missing."""
     console = Console(soft_wrap=True, highlight=False)
-    summary = summarise(parent)
+    summary = summarise_folds(parent)
     if summary is None:
         console.print(
             f"Other folds are not finished yet. When they are, see all of them with: "
@@ -197,10 +196,3 @@ class _TimeLeft(ProgressColumn):
 
 def _number(value: float | None) -> str:
     return "-" if value is None or isnan(value) else f"{value:.3f}"
-
-
-def _settings(recipe: Recipe, usual: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    """Yield setting, value and the preset's value, tables flattened."""
-    now, before = flat(recipe.model_dump(mode="json")), flat(usual.model_dump(mode="json"))
-    for key, value in now.items():
-        yield key, value, before.get(key)

@@ -1,26 +1,74 @@
-"""Augmentation of whole batches on the training device.
+"""What training does to images and labels: the paper's slice by slice, a recipe's by the batch.
 
-Every slice has its own random numbers, seeded by its draw: what happens to it depends neither on
-its neighbours in the batch nor on the process that it is in. A change is one function from the
-slices it was drawn for, and their labels, to new ones.
+Every slice has its own random numbers, seeded by its key: what happens to it depends neither on its
+neighbours in the batch nor on the process that it is in.
 """
 
 from collections.abc import Callable, Sequence
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from transunet.training.recipe import Augmentation
-from transunet.training.sampler import Draw
+from transunet.training.sampler import SampleKey
 
 _ELASTIC_POINTS = 8  # per axis: displacements are drawn on a coarse grid and smoothed in between
 
+SliceAugmentation = Callable[
+    [NDArray[np.float32], NDArray[Any], np.random.Generator],
+    tuple[NDArray[np.float32], NDArray[Any]],
+]
+"""From an image (C, H, W), its label (H, W) and a generator to another pair, before resizing."""
+
 Rngs = Sequence[np.random.Generator]
 Change = Callable[[Tensor, Tensor, Rngs], tuple[Tensor, Tensor]]
-Intensity = Callable[[Tensor, Rngs], Tensor]
+"""From the slices that it was drawn for, their labels and generators, to new ones."""
+
+
+def paper(
+    image: NDArray[np.float32], label: NDArray[Any], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Augment as the paper does, at the slice's own size.
+
+    With probability 1/2 a random quarter-turn and flip; else with probability 1/2 a rotation by a
+    whole number of degrees in [-20, 20).
+
+    Args:
+        image: (C, H, W) float32.
+        label: (H, W), any integers.
+        rng: the only source of randomness.
+
+    Returns:
+        Image and label; a quarter-turn swaps height and width.
+    """
+    if rng.random() < 0.5:
+        return turn_and_flip(image, label, int(rng.integers(4)), int(rng.integers(2)))
+    if rng.random() < 0.5:
+        return rotate(image, label, int(rng.integers(-20, 20)))
+    return image, label
+
+
+def turn_and_flip(
+    image: NDArray[np.float32], label: NDArray[Any], quarters: int, axis: int
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Turn by `quarters` quarter-turns, then flip rows (`axis` 0) or columns (1)."""
+    turned = np.rot90(image, quarters, axes=(-2, -1)), np.rot90(label, quarters, axes=(-2, -1))
+    return np.flip(turned[0], axis - 2), np.flip(turned[1], axis - 2)
+
+
+def rotate(
+    image: NDArray[np.float32], label: NDArray[Any], degrees: float
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Rotate about the middle, picking the nearest pixel, to the same size; corners become 0."""
+    # fidelity: 0 also where the darkest intensity is another, as the reference fills corners.
+    how: dict[str, Any] = {"axes": (-2, -1), "order": 0, "reshape": False}
+    return ndimage.rotate(image, degrees, **how), ndimage.rotate(label, degrees, **how)
 
 
 class BatchAugmentation:
@@ -48,11 +96,11 @@ class BatchAugmentation:
 
     @torch.no_grad()
     def __call__(
-        self, images: Tensor, labels: Tensor, draws: Sequence[Draw]
+        self, images: Tensor, labels: Tensor, keys: Sequence[SampleKey]
     ) -> tuple[Tensor, Tensor]:
         """Return changed images (B, C, H, W), float32, and labels (B, H, W), int64; both new."""
         images, labels = images.clone(), labels.clone()
-        rngs = [np.random.default_rng((self.seed, 2, *draw)) for draw in draws]
+        rngs = [np.random.default_rng((self.seed, 2, *key)) for key in keys]
         for p, change in self.changes:
             chosen = [i for i, rng in enumerate(rngs) if rng.random() < p]
             if chosen:
@@ -68,8 +116,12 @@ class BatchAugmentation:
         moved = [i for i, warp in enumerate(warps) if warp is not None]
         if not moved:
             return images, labels
-        matrices, bends = zip(*(warp for warp in warps if warp is not None), strict=True)
-        grid = _sampling_grid(np.stack(matrices), np.stack(bends), images)
+        matrices, bends = map(np.stack, zip(*(warp for warp in warps if warp), strict=True))
+        shape = [len(moved), 1, *size]
+        grid = F.affine_grid(torch.from_numpy(matrices).to(images), shape, align_corners=False)
+        if bends.any():
+            coarse = torch.from_numpy(bends).to(images)
+            grid += F.interpolate(coarse, size=size, mode="bicubic").permute(0, 2, 3, 1)
         floor = images[moved].amin((2, 3), keepdim=True)
         images[moved] = floor + F.grid_sample(images[moved] - floor, grid, align_corners=False)
         classes = labels[moved][:, None].float()
@@ -105,12 +157,25 @@ class BatchAugmentation:
 
     def _noise(self, images: Tensor, rngs: Rngs) -> Tensor:
         strength = _each(rngs, images, lambda rng: rng.uniform(0, self.settings.noise))
-        noise = torch.stack([_normal(image, rng) for image, rng in zip(images, rngs, strict=True)])
+        noise = torch.empty_like(images)
+        for image, rng in zip(noise, rngs, strict=True):
+            seed = int(rng.integers(2**63))
+            image.normal_(generator=torch.Generator(image.device).manual_seed(seed))
         return images + noise * strength * images.std((2, 3), keepdim=True)
 
     def _blur(self, images: Tensor, rngs: Rngs) -> Tensor:
+        """Blur each slice with its own sigma, edges repeated."""
         sigma = _each(rngs, images, lambda rng: rng.uniform(*self.settings.blur))
-        return _gaussian(images, sigma, ceil(3 * self.settings.blur[1]))
+        radius = ceil(3 * self.settings.blur[1])
+        offsets = torch.arange(-radius, radius + 1, device=images.device)
+        kernel = torch.exp(-0.5 * (offsets / sigma[:, 0, 0]).square())  # (B, taps)
+        kernel = kernel / kernel.sum(1, keepdim=True)
+        x = images.flatten(0, 1)[None]  # one group per slice and channel
+        kernel = kernel.repeat_interleave(images.shape[1], 0)[:, None, None]
+        x = F.pad(x, (radius, radius, radius, radius), mode="replicate")
+        x = F.conv2d(x, kernel, groups=len(kernel))
+        x = F.conv2d(x, kernel.transpose(2, 3), groups=len(kernel))
+        return x[0].reshape(images.shape)
 
     def _brightness(self, images: Tensor, rngs: Rngs) -> Tensor:
         most = self.settings.brightness
@@ -140,40 +205,11 @@ class BatchAugmentation:
         return torch.cat(results)
 
 
-def _intensity(change: Intensity) -> Change:
+def _intensity(change: Callable[[Tensor, Rngs], Tensor]) -> Change:
+    """Return a change that leaves labels as they are."""
     return lambda images, labels, rngs: (change(images, rngs), labels)
 
 
 def _each(rngs: Rngs, like: Tensor, draw: Callable[[np.random.Generator], float]) -> Tensor:
     """Return one number per slice, shaped to multiply images (B, C, H, W)."""
     return torch.tensor([draw(rng) for rng in rngs]).to(like)[:, None, None, None]
-
-
-def _normal(image: Tensor, rng: np.random.Generator) -> Tensor:
-    generator = torch.Generator(image.device).manual_seed(int(rng.integers(2**63)))
-    return torch.randn(image.shape, generator=generator, device=image.device)
-
-
-def _sampling_grid(matrices: np.ndarray, bends: np.ndarray, like: Tensor) -> Tensor:
-    """Return grid_sample's grid (B, H, W, 2) from matrices (B, 2, 3) and bends (B, 2, P, P)."""
-    height, width = like.shape[-2:]
-    shape = [len(matrices), 1, height, width]
-    grid = F.affine_grid(torch.from_numpy(matrices).to(like), shape, align_corners=False)
-    if bends.any():
-        coarse = torch.from_numpy(bends).to(like)
-        field = F.interpolate(coarse, size=(height, width), mode="bicubic")
-        grid += field.permute(0, 2, 3, 1)
-    return grid
-
-
-def _gaussian(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Blur each of (B, C, H, W) with its own sigma (B, 1, 1, 1), edges repeated."""
-    batch, channels = images.shape[:2]
-    offsets = torch.arange(-radius, radius + 1, device=images.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma[:, 0, 0]).square())  # (B, taps)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None, None]
-    x = images.flatten(0, 1)[None]  # one group per slice and channel
-    x = F.pad(x, (radius, radius, radius, radius), mode="replicate")
-    x = F.conv2d(x, kernel, groups=batch * channels)
-    x = F.conv2d(x, kernel.transpose(2, 3), groups=batch * channels)
-    return x[0].reshape(images.shape)

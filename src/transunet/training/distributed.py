@@ -1,6 +1,6 @@
 """Several processes that share every batch and compute what one process would.
 
-Started by `torchrun`, which tells each process its place in the environment. Three things make the
+Started by `torchrun`, which tells each process its rank in the environment. Three things make the
 result the same as alone: the loss sums over all processes before it divides, BatchNorm takes its
 statistics over all of them, and gradients are exchanged.
 """
@@ -19,16 +19,16 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-_PATIENCE = timedelta(hours=2)  # others may wait for a long validation or checkpoint
+_TIMEOUT = timedelta(hours=2)  # others may wait for a long validation or checkpoint
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process's place among those that share a batch."""
+class ProcessGroup:
+    """The processes that share a batch, and which of them this one is."""
 
     rank: int = 0
-    world: int = 1
-    local: int = 0
+    size: int = 1
+    local_rank: int = 0
     """Number on this machine, which chooses the device."""
 
     @property
@@ -38,7 +38,7 @@ class Processes:
 
     def largest(self, values: list[float], device: torch.device) -> list[float]:
         """Return the largest of each of `values` over all processes, the same to each of them."""
-        if self.world == 1:
+        if self.size == 1:
             return values
         shared = torch.tensor(values, device=device)
         dist.all_reduce(shared, dist.ReduceOp.MAX)
@@ -46,44 +46,42 @@ class Processes:
 
     def gather(self, value: Any) -> list[Any]:
         """Return the value of every process, by rank, to each of them."""
-        if self.world == 1:
+        if self.size == 1:
             return [value]
-        values = [None] * self.world
+        values = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
     def wait(self) -> None:
         """Go on when every process has come here."""
-        if self.world > 1:
+        if self.size > 1:
             dist.barrier()
 
 
 @contextmanager
-def processes(device: str) -> Iterator[Processes]:
-    """Join the other processes that torchrun started, if it started this one."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield Processes()
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """Join the other processes that torchrun started, if it started this one.
+
+    Args:
+        device: the type of device that they train on; "cuda" takes NCCL, others gloo.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ProcessGroup()
         return
-    place = Processes(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device == "cuda":
-        torch.cuda.set_device(place.local)
-    _meet("nccl" if device == "cuda" else "gloo")
+        torch.cuda.set_device(local_rank)
+    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    # Find the others, and not those of the attempt before torchrun restarted us: the store in which
+    # they leave their addresses may outlive them.
+    store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
-        yield place
+        yield ProcessGroup(rank, size, local_rank)
     finally:
         dist.destroy_process_group()
-
-
-def _meet(backend: str) -> None:
-    """Find the other processes, and not those of the attempt before torchrun restarted us.
-
-    The store in which they leave their addresses may outlive them.
-    """
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
-    store = PrefixStore(f"attempt-{attempt}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_PATIENCE)
 
 
 class _Sum(torch.autograd.Function):
@@ -119,22 +117,19 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         """Normalise (B, C, H, W)."""
         if not self.training:
             return super().forward(x)
-        mean, var, count = _moments(x.float())
-        with torch.no_grad():
-            self._remember(mean, var * count / (count - 1))
-        scale = torch.rsqrt(var + self.eps) * self.weight
-        return torch.addcmul((self.bias - mean * scale)[:, None, None], x, scale[:, None, None]).to(
-            x.dtype
-        )
-
-    def _remember(self, mean: Tensor, var: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var, self.momentum)
+        mean, var, count = _moments(x.float())
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        scale = torch.rsqrt(var + self.eps) * self.weight
+        return torch.addcmul((self.bias - mean * scale)[:, None, None], x, scale[:, None, None]).to(
+            x.dtype
+        )
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,9 +143,9 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, var, count
 
 
-def share_batches(model: nn.Module, place: Processes, device: torch.device) -> nn.Module:
+def share_batches(model: nn.Module, world: ProcessGroup, device: torch.device) -> nn.Module:
     """Return `model` such that a step over every process's part is a step over the whole batch."""
-    if place.world == 1:
+    if world.size == 1:
         return model
     _share_statistics(model)
     ids = [device.index] if device.type == "cuda" else None

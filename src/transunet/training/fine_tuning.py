@@ -4,27 +4,30 @@ A bundle decides on model, image size and preprocessing unless somebody says oth
 and channels are matched by name.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from transunet.bundle.bundle_config import BundleConfig, read_config
-from transunet.data.layouts import open_dataset
+from transunet.data.cases import DataSet
 from transunet.data.planning import describe, preprocessing_for
 from transunet.data.prepare import grids_of, labelled
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.store import Store
-from transunet.errors import ConfigError
+from transunet.errors import ConfigError, WeightsError, first_line
 from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
 from transunet.training.checkpoint import read_checkpoint
 from transunet.training.recipe import Recipe
-from transunet.training.runs import is_store
-from transunet.training.supervision import DeeplySupervised
+from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
+from transunet.weights.download import fetch
 from transunet.weights.load import LoadedWeights, load_weights, network_settings
-from transunet.weights.origin import CHECKPOINT, Origin, local_origin
+from transunet.weights.origin import CHECKPOINT, Origin, about_hub, local_origin
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,12 @@ class Beginning:
     notes: tuple[str, ...]
     """What was taken and what was not, in a few lines."""
 
-    def fill_heads(self, network: DeeplySupervised) -> None:
-        """Give the heads of deep supervision the classes that a run's checkpoint has for them."""
+    def fill_heads(self, heads: nn.Module) -> None:
+        """Give the `heads` of deep supervision the classes that a run's checkpoint has for them."""
         if self.origin is None or self.origin.file.name != CHECKPOINT or self.loaded.rows is None:
             return
         theirs: dict[str, Tensor] = read_checkpoint(self.origin.file).get("model", {})
-        for name, ours in network.heads.named_parameters(prefix="heads"):
+        for name, ours in heads.named_parameters(prefix="heads"):
             if name in theirs and theirs[name].shape[1:] == ours.shape[1:]:
                 ours.data.copy_(self.loaded.rows.of(theirs[name], ours))
 
@@ -63,69 +66,95 @@ def begin_from_weights(model: TransUNet, recipe: Recipe, store: Store) -> Beginn
     return Beginning(loaded, origin, tuple(notes))
 
 
-def check_agreement(recipe: Recipe) -> None:
-    """Make sure that `recipe` asks for the network that its weights are of.
+def check_weights(recipe: Recipe) -> None:
+    """Make sure that the weights are there and of the recipe's network, before any work.
+
+    Published ones are downloaded.
 
     Raises:
-        ConfigError: for another variant, or other skip connections; or when there are no weights.
-        WeightsError: when the weights, or their bundle's configuration, cannot be read.
+        ConfigError: when there are none, or they are of another variant or other skip connections.
+        WeightsError: when they, or their bundle's configuration, cannot be read or downloaded.
     """
-    origin = local_origin(recipe.weights)
+    weights, origin = recipe.weights, local_origin(recipe.weights)
     known = network_settings(origin) if origin else {}
     if known.get("model") not in (None, recipe.model):
         raise ConfigError(
-            f"The weights {recipe.weights} are of {known['model']}, and the recipe asks for "
+            f"The weights {weights} are of {known['model']}, and the recipe asks for "
             f"{recipe.model}. Leave out --model (or model in the recipe's file), or give weights "
             f"of {recipe.model}."
         )
     asked = variant(recipe.model, n_skip=recipe.n_skip).n_skip
     if known.get("n_skip") not in (None, asked):
         raise ConfigError(
-            f"The weights {recipe.weights} are of a network with n_skip={known['n_skip']}, and the "
+            f"The weights {weights} are of a network with n_skip={known['n_skip']}, and the "
             f"recipe asks for n_skip={asked}. Leave n_skip out, or --set n_skip={known['n_skip']}."
+        )
+    if weights in (*SOURCES, *RETIRED):
+        try:
+            for file in files_for(recipe.model, weights):
+                fetch(file)
+        except WeightsError as error:
+            raise WeightsError(f"{error}\nOr start from random weights: --weights none.") from None
+    elif weights not in ("auto", "none") and not Path(weights).expanduser().exists():
+        raise ConfigError(
+            f"There are no weights {weights!r}: no such file or bundle. Known besides: "
+            f"{', '.join(SOURCES)}, auto, none.{about_hub(weights)}"
         )
 
 
-def preprocessing_from_weights(
-    recipe: Recipe, dataset: Path, layout: str | None = None
-) -> Preprocessing | None:
-    """Return how `dataset` is to be prepared for weights of a bundle.
+def with_weights_chosen(recipe: Recipe) -> Recipe:
+    """Return `recipe` with the weights that "auto" stands for, downloaded if need be.
+
+    The published ones where there are any; "none" where they cannot be had, so that a machine
+    without a network trains all the same. RUN/recipe.json says which.
+    """
+    if recipe.weights != "auto":
+        return recipe
+    if recipe.model not in PARTS:
+        return recipe.replace(weights="none")
+    try:
+        for file in files_for(recipe.model, "imagenet21k"):
+            fetch(file)
+    except (WeightsError, ConfigError) as error:  # no network, no room, a cache that is read-only
+        _log.warning("The published weights cannot be had: %s", first_line(error))
+        return recipe.replace(weights="none")
+    return recipe.replace(weights="imagenet21k")
+
+
+def preprocessing_from_weights(recipe: Recipe, data: DataSet) -> Preprocessing | None:
+    """Return how `data` is to be prepared for weights of a bundle; None where there is no bundle.
 
     As the bundle's data were, but for channels that are of another kind, and for pictures that
-    would be cut into lines. None where there is no bundle, or the data are prepared already.
+    would be cut into lines.
     """
     origin = local_origin(recipe.weights)
-    if origin is None or origin.bundle is None or is_store(dataset):
+    if origin is None or origin.bundle is None:
         return None
-    data = open_dataset(dataset, layout)
     grids = grids_of(labelled(data))
     own = preprocessing_for(data, grids)
     theirs = read_config(origin.bundle).preprocessing
     if any(min(theirs.native_size(grid)) == 1 for grid in grids):  # pictures, cut on edge
         theirs = theirs.replace(orientation=own.orientation, slice_axis=own.slice_axis)
-    return theirs.replace(channels=_channels(own.channels, theirs.channels))
+    return theirs.replace(channels=normalised_as(own.channels, theirs.channels))
 
 
-def _channels(ours: Sequence[Channel], theirs: Sequence[Channel]) -> tuple[Channel, ...]:
+def normalised_as(ours: Sequence[Channel], theirs: Sequence[Channel]) -> tuple[Channel, ...]:
     """Return `ours`, normalised as their counterparts among `theirs`: by name, else by position."""
     by_name = {channel.name.casefold(): channel for channel in theirs}
-    as_many = len(ours) == len(theirs)
-    return tuple(
-        _normalised_as(
-            channel, by_name.get(channel.name.casefold()), theirs[index] if as_many else None
-        )
-        for index, channel in enumerate(ours)
-    )
-
-
-def _normalised_as(ours: Channel, namesake: Channel | None, neighbour: Channel | None) -> Channel:
-    theirs = namesake or neighbour
-    # What range the files' values lie in is a fact about them, whatever another data set had.
-    if theirs is None or "range" in (ours.normalisation, theirs.normalisation):
-        return ours
-    if namesake is None and theirs.normalisation != ours.normalisation:
-        return ours
-    return theirs.replace(name=ours.name)
+    channels = []
+    for index, channel in enumerate(ours):
+        namesake = by_name.get(channel.name.casefold())
+        other = namesake or (theirs[index] if len(ours) == len(theirs) else None)
+        if (
+            other is None
+            # What range the files' values lie in is a fact about them, whatever others had.
+            or "range" in (channel.normalisation, other.normalisation)
+            or (namesake is None and other.normalisation != channel.normalisation)
+        ):
+            channels.append(channel)
+        else:
+            channels.append(other.replace(name=channel.name))
+    return tuple(channels)
 
 
 def _about_preprocessing(used: Preprocessing, bundle: BundleConfig) -> str:
@@ -134,14 +163,11 @@ def _about_preprocessing(used: Preprocessing, bundle: BundleConfig) -> str:
         (name, str(getattr(used, name)), str(getattr(theirs, name)))
         for name in ("orientation", "slice_axis", "spacing_mm")
     ]
-    rows.append(("intensities", _intensities(used), _intensities(theirs)))
+    intensities = [", ".join(map(describe, each.channels)) for each in (used, theirs)]
+    rows.append(("intensities", intensities[0], intensities[1]))
     others = "; ".join(
         f"{name} {ours} (weights: {other})" for name, ours, other in rows if ours != other
     )
     if not others:
         return "preprocessing: as of the weights' own data"
     return f"preprocessing: the data set's, which is not that of the weights' data in: {others}"
-
-
-def _intensities(preprocessing: Preprocessing) -> str:
-    return ", ".join(describe(channel) for channel in preprocessing.channels)

@@ -1,12 +1,14 @@
 """What a run tells afterwards: one JSON object per line, and the same numbers for trackers.
 
-`log.jsonl` is the record; everything else can be made from it. TensorBoard files are written when
-its package is there (extra `train`), Weights & Biases and MLflow when the recipe asks for them.
+`log.jsonl` is the record; everything else, such as the curves, can be made from it. TensorBoard
+files are written when its package is there (extra `train`), Weights & Biases and MLflow when the
+recipe asks for them.
 """
 
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,10 +16,13 @@ from types import MappingProxyType
 from typing import Any, Protocol
 from uuid import uuid4
 
+import numpy as np
+
 from transunet.errors import ConfigError
 from transunet.files import atomic_path
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
+_POINTS = 500  # of the loss's curve: means over so many stretches, so that the trend is seen
 
 
 class Tracker(Protocol):
@@ -52,7 +57,8 @@ class Log:
         _cut(self.path, done)
         step = max(done.values())
         self._trackers = [TRACKERS[name](folder, step, settings) for name in trackers]
-        self._trackers += _tensorboard_if_there(folder, step)
+        with suppress(ModuleNotFoundError):
+            self._trackers.append(_TensorBoard(folder, step, settings))
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(
@@ -108,16 +114,13 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def _cut(path: Path, done: Mapping[str, int]) -> None:
+    """Leave the whole lines of `path` that tell of nothing later than `done`."""
     if not path.exists():
         return
     entries = map(_parsed, path.read_text(encoding="utf-8").splitlines())
-    kept = [json.dumps(entry) + "\n" for entry in entries if entry and _told(entry, done)]
+    kept = [entry for entry in entries if entry and entry["step"] <= done.get(entry["event"], -1)]
     with atomic_path(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
-
-
-def _told(entry: dict[str, Any], done: Mapping[str, int]) -> bool:
-    return bool(entry["step"] <= done.get(entry["event"], -1))
+        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 
 class _TensorBoard:
@@ -152,8 +155,10 @@ def _leave_errors_to_the_next_call(package: str) -> None:
 
 class _WandB:
     def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
-        known = _id(folder, "wandb") or uuid4().hex
-        _keep_id(folder, "wandb", known)
+        # By its id, resuming goes on with the same curves.
+        id_file = folder / "wandb.id"
+        known = id_file.read_text(encoding="utf-8") if id_file.exists() else uuid4().hex
+        id_file.write_text(known, encoding="utf-8")
         self._run = import_module("wandb").init(
             project="transunet",
             name=folder.name,
@@ -174,8 +179,10 @@ class _MLflow:
     def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
         self._mlflow = import_module("mlflow")
         self._mlflow.set_experiment("transunet")
-        run = self._mlflow.start_run(run_id=_id(folder, "mlflow"), run_name=folder.name)
-        _keep_id(folder, "mlflow", run.info.run_id)
+        id_file = folder / "mlflow.id"
+        known = id_file.read_text(encoding="utf-8") if id_file.exists() else None
+        run = self._mlflow.start_run(run_id=known, run_name=folder.name)
+        id_file.write_text(run.info.run_id, encoding="utf-8")
         self._mlflow.log_params(dict(settings))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -183,16 +190,6 @@ class _MLflow:
 
     def close(self) -> None:
         self._mlflow.end_run()
-
-
-def _id(folder: Path, name: str) -> str | None:
-    """Return by what a tracker knows the run, so that resuming goes on with the same curves."""
-    path = folder / f"{name}.id"
-    return path.read_text(encoding="utf-8") if path.exists() else None
-
-
-def _keep_id(folder: Path, name: str, known: str) -> None:
-    (folder / f"{name}.id").write_text(known, encoding="utf-8")
 
 
 TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]] = {
@@ -215,8 +212,41 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-def _tensorboard_if_there(folder: Path, step: int) -> list[Tracker]:
-    try:
-        return [_TensorBoard(folder, step, {})]
-    except ModuleNotFoundError:
-        return []
+def draw_curves(folder: Path) -> Path | None:
+    """Draw `folder/curves.png`: loss and learning rate by step, Dice by validation.
+
+    Without matplotlib (extra `train`), return None.
+    """
+    if find_spec("matplotlib") is None:
+        return None
+    figure = import_module("matplotlib.figure").Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+
+    entries = read_log(folder, "train")
+    steps, losses = ([entry[key] for entry in entries] for key in ("step", "loss"))
+    left.plot(_thinned(steps), _thinned(losses), color="tab:blue")
+    left.set(xlabel="step", ylabel="loss", title="Training")
+    rates = left.twinx()
+    rates.plot(steps, [entry["lr"] for entry in entries], color="tab:gray", linewidth=0.8)
+    rates.set_ylabel("learning rate")
+
+    entries = read_log(folder, "validation")
+    steps = [entry["step"] for entry in entries]
+    for name in entries[-1]["dice"] if entries else ():
+        values = np.array([entry["dice"][name] for entry in entries], float)  # None becomes NaN
+        right.plot(steps, values, linewidth=0.8, label=name)
+    means = np.array([entry["mean_dice"] for entry in entries], float)
+    right.plot(steps, means, color="black", label="mean")
+    right.set(xlabel="step", ylabel="Dice", title="Held-out cases", ylim=(0, 1))
+    if entries:
+        right.legend(fontsize="small")
+
+    path = folder / "curves.png"
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=120)
+    return path
+
+
+def _thinned(values: list[float]) -> list[float]:
+    parts = np.array_split(np.asarray(values, float), min(len(values), _POINTS) or 1)
+    return [float(part.mean()) for part in parts if len(part)]

@@ -1,24 +1,41 @@
 """The training loop: validate, set the rate, step, log, save."""
 
-from collections.abc import Generator, Mapping
-from contextlib import closing
+import signal
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from math import isnan
+from pathlib import Path
 from time import monotonic
-from typing import Any
+from types import FrameType
 
 import numpy as np
 import torch
 
 from transunet.bundle.io import save_pretrained
+from transunet.errors import TransUNetError
 from transunet.training.checkpoint import save_checkpoint
-from transunet.training.curves import draw_curves
 from transunet.training.error_messages import explained, non_finite
-from transunet.training.interruption import Interrupted, stop_wishes
-from transunet.training.log import Log, Silence
+from transunet.training.log import Log, Silence, draw_curves
+from transunet.training.run_lock import locked
 from transunet.training.schedule import rate_at
 from transunet.training.step import NonFiniteLossError, train_step
-from transunet.training.trainer import Job
-from transunet.training.validation import Outcome, validate
+from transunet.training.trainer import Trainer
+from transunet.training.validation import Validation, validate
+
+
+class Interrupted(TransUNetError):  # noqa: N818 - not a fault: everything was saved
+    """Training was asked to stop and has saved what going on needs."""
+
+    def __init__(self, folder: Path, step: int, signal_number: int | None) -> None:
+        self.folder, self.step = folder, step
+        super().__init__(
+            f"Stopped after step {step}; everything is saved. Go on with: "
+            f"transunet train --resume {folder}"
+        )
+        # None: another process was asked.
+        self.exit_code = 128 + (signal_number or signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -42,12 +59,12 @@ class Validated:
     """The held-out cases were predicted and measured, and bundles were written."""
 
     step: int
-    outcome: Outcome
+    outcome: Validation
     is_best: bool
 
 
-def train(job: Job) -> Generator[Stepped | Validated]:
-    """Train from the job's state on until the budget is spent.
+def train(trainer: Trainer) -> Generator[Stepped | Validated]:
+    """Train from the trainer's state on until the budget is spent.
 
     Yields:
         What has happened, step by step.
@@ -58,142 +75,161 @@ def train(job: Job) -> Generator[Stepped | Validated]:
         NonFiniteLossError: when the loss becomes NaN or infinite, naming the batch's cases.
         TransUNetError: when memory, the disk or a worker fails. What was saved before stays.
     """
-    recipe, state = job.recipe, job.state
+    recipe, state, world = trainer.recipe, trainer.state, trainer.world
     started = monotonic() - state.seconds
     saved = state.seconds
     # A data worker that dies interrupts whatever is going on, so all of it is explained.
     with (
-        explained(job),
-        job.run.locked(job.place),
-        stop_wishes() as wish,
-        closing(_open_log(job)) as log,
-        closing(job.batches()) as batches,
+        explained(trainer),
+        locked(trainer.folder, world),
+        stop_requests() as stop_request,
+        closing(_open_log(trainer)) as log,
+        closing(trainer.batches()) as batches,
     ):
         while True:
-            if _validation_is_due(job):
-                yield _validate(job, log)
+            if _validations_due(trainer) > state.validations:
+                yield _validate(trainer, log)
                 saved = state.seconds
-            if _is_finished(job):
+            stale = recipe.patience is not None and state.stale >= recipe.patience
+            if stale or trainer.budget.is_spent(state.step, state.seconds):
                 log.write("end", state.step, {"seconds": round(state.seconds, 2)})
                 return
 
-            _set_rate(job)
-            _seed_step(job)
-            batch = job.sampler.batch(state.step)  # of all processes
-            arithmetic = replace(job.arithmetic, accumulate=job.sampler.pieces(batch))
+            rate = rate_at(
+                recipe.schedule, trainer.budget, state.step, state.seconds, recipe.lr, recipe.warmup
+            )
+            for group in trainer.optimizer.param_groups:
+                group["lr"] = rate
+            # Dropout is a function of seed, step and process, so that resuming repeats it.
+            entropy = np.random.SeedSequence((recipe.seed, 3, state.step, world.rank))
+            torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+            keys = trainer.sampler.batch(state.step)  # of all processes
+            arithmetic = replace(trainer.arithmetic, accumulate=trainer.sampler.pieces(keys))
             images, labels = next(batches)
             try:
-                loss = train_step(job.trained, job.loss, job.optimizer, images, labels, arithmetic)
+                loss = train_step(
+                    trainer.trained, trainer.loss, trainer.optimizer, images, labels, arithmetic
+                )
             except NonFiniteLossError as error:
-                raise NonFiniteLossError(non_finite(job, error)) from None
-            if job.average:
-                job.average.update(job.model, state.step)
+                raise NonFiniteLossError(non_finite(trainer, error)) from None
+            if trainer.average:
+                trainer.average.update(trainer.model, state.step)
             state.step += 1
             # Processes must agree when to stop, and on the time where it is the budget.
-            stop, state.seconds = job.place.largest(
-                [float(bool(wish)), monotonic() - started], job.device
+            stop, state.seconds = world.largest(
+                [float(bool(stop_request)), monotonic() - started], trainer.device
             )
 
-            event = _stepped(job, len(batch), loss)
+            event = Stepped(
+                step=state.step,
+                epoch=(state.step - 1) // trainer.sampler.per_epoch + 1,
+                slices=len(keys),
+                loss=loss,
+                lr=rate,
+                progress=trainer.budget.progress(state.step, state.seconds),
+            )
             log.write("train", state.step, {**vars(event), "seconds": round(state.seconds, 2)})
             yield event
             if stop or state.seconds - saved >= 60 * recipe.checkpoint_minutes:
-                save(job)
+                save(trainer)
                 saved = state.seconds
             if stop:
-                raise Interrupted(job.run.folder, state.step, wish.signal_number)
+                raise Interrupted(trainer.folder, state.step, stop_request.signal_number)
 
 
-def save(job: Job) -> None:
+def save(trainer: Trainer) -> None:
     """Write RUN/last and the checkpoint.
 
     Raises:
         TransUNetError: when a weight is NaN or infinite, or the disk is full; the previous
             checkpoint stays.
     """
-    job.check_weights()
-    if job.place.first:
-        save_pretrained(job.best_guess, job.bundle_config, job.run.last)
-        save_checkpoint(job.run.checkpoint, job.state, job.parts)
+    trainer.check_weights()
+    if trainer.world.first:
+        save_pretrained(trainer.best_guess, trainer.bundle_config, trainer.folder / "last")
+        save_checkpoint(trainer.checkpoint, trainer.state, trainer.parts)
 
 
-def _validate(job: Job, log: Log | Silence) -> Validated:
+def _validate(trainer: Trainer, log: Log | Silence) -> Validated:
     """Measure the held-out cases, keep the best network, then save: in this order.
 
     Killed in between, the run resumes before this validation and does it again.
     """
-    job.check_weights()
-    state = job.state
-    outcome = validate(job.best_guess, job.store, job.split.validation, job.device, job.place)
+    trainer.check_weights()
+    state, folder, first = trainer.state, trainer.folder, trainer.world.first
+    outcome = validate(
+        trainer.best_guess, trainer.store, trainer.split.validation, trainer.device, trainer.world
+    )
     dice = outcome.decisive_dice
     # Where nothing can be measured, no network is known to be better: the last is the best.
-    is_best = state.best is None or np.isnan(dice) or dice > state.best
+    is_best = state.best is None or isnan(dice) or dice > state.best
     if is_best:
-        state.best = None if np.isnan(dice) else dice
+        state.best = None if isnan(dice) else dice
         state.best_step = state.step
     state.stale = 0 if is_best else state.stale + 1
-    state.validations, state.validated = _validations_due(job), state.step
-    if is_best and job.place.first:
-        save_pretrained(job.best_guess, job.bundle_config, job.run.best)
-    log.write("validation", state.step, *_described(outcome, is_best))
-    save(job)
-    if job.place.first:
-        draw_curves(job.run.folder)
+    state.validations, state.validated = _validations_due(trainer), state.step
+    if is_best and first:
+        save_pretrained(trainer.best_guess, trainer.bundle_config, folder / "best")
+    mean = None if isnan(outcome.mean_dice) else outcome.mean_dice
+    cases = {case: _none_for_nan(dice) for case, dice in outcome.cases.items()}
+    log.write(
+        "validation",
+        state.step,
+        {"mean_dice": mean, "dice": _none_for_nan(outcome.dice)},
+        {"best": is_best, "cases": cases},
+    )
+    save(trainer)
+    if first:
+        draw_curves(folder)
     return Validated(state.step, outcome, is_best)
 
 
-def _validations_due(job: Job) -> int:
-    return int(job.budget.progress(job.state.step, job.state.seconds) * job.recipe.validations)
+def _validations_due(trainer: Trainer) -> int:
+    progress = trainer.budget.progress(trainer.state.step, trainer.state.seconds)
+    return int(progress * trainer.recipe.validations)
 
 
-def _validation_is_due(job: Job) -> bool:
-    return _validations_due(job) > job.state.validations
+def _none_for_nan(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if isnan(value) else value for name, value in values.items()}
 
 
-def _is_finished(job: Job) -> bool:
-    state, patience = job.state, job.recipe.patience
-    stale = patience is not None and state.stale >= patience
-    return stale or job.budget.is_spent(state.step, state.seconds)
-
-
-def _set_rate(job: Job) -> None:
-    state, recipe = job.state, job.recipe
-    rate = rate_at(recipe.schedule, job.budget, state.step, state.seconds, recipe.lr, recipe.warmup)
-    for group in job.optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _seed_step(job: Job) -> None:
-    """Make dropout a function of seed, step and process, so that resuming repeats it."""
-    entropy = (job.recipe.seed, 3, job.state.step, job.place.rank)
-    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
-
-
-def _stepped(job: Job, slices: int, loss: float) -> Stepped:
-    state = job.state
-    return Stepped(
-        step=state.step,
-        epoch=(state.step - 1) // job.sampler.per_epoch + 1,
-        slices=slices,
-        loss=loss,
-        lr=job.optimizer.param_groups[0]["lr"],
-        progress=job.budget.progress(state.step, state.seconds),
-    )
-
-
-def _described(outcome: Outcome, is_best: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what everybody wants to see of a validation, and the details."""
-    cases = {case: _known(dice) for case, dice in outcome.cases.items()}
-    values = {**_known({"mean_dice": outcome.mean_dice}), "dice": _known(outcome.dice)}
-    return values, {"best": is_best, "cases": cases}
-
-
-def _known(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else value for name, value in values.items()}
-
-
-def _open_log(job: Job) -> Log | Silence:
-    if not job.place.first:
+def _open_log(trainer: Trainer) -> Log | Silence:
+    if not trainer.world.first:
         return Silence()
-    done = {"train": job.state.step, "validation": job.state.validated}
-    return Log(job.run.folder, done, job.recipe.loggers, job.recipe.model_dump())
+    done = {"train": trainer.state.step, "validation": trainer.state.validated}
+    return Log(trainer.folder, done, trainer.recipe.loggers, trainer.recipe.model_dump())
+
+
+@dataclass
+class StopRequest:
+    """Whether someone has asked to stop, and how."""
+
+    signal_number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Yield what SIGINT or SIGTERM sets, for the loop to stop at the next safe moment.
+
+    A second Ctrl-C stops at once. Outside the main thread, where Python takes no signals, it is
+    never set.
+    """
+    request = StopRequest()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if request and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.signal_number = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

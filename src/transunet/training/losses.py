@@ -1,11 +1,12 @@
-"""What training minimises: cross-entropy and Dice, over the whole batch, at one or more depths.
+"""What training minimises: terms such as cross-entropy and Dice, at one or more depths.
 
 Every sum over the batch goes through `reduce`, so that several processes, each with its share of a
 batch, see the loss of the whole batch: Dice is a ratio of sums, and a mean of ratios would be
 another function.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +18,26 @@ SMOOTH = 1e-5
 Reduce = Callable[[Tensor], Tensor]
 
 
-def dice_sums(probabilities: Tensor, labels: Tensor, ignored: int | None = None) -> Tensor:
-    """Return per class the sums that Dice is made of: p t, p p and t t, as (3, K).
+def cross_entropy_sums(logits: Tensor, labels: Tensor, ignored: int | None = None) -> Tensor:
+    """Return the sum of the cross-entropy over pixels, and the number of them, as (2,)."""
+    total = F.cross_entropy(
+        logits, labels, reduction="sum", ignore_index=-100 if ignored is None else ignored
+    )  # -100: torch's for "none"
+    pixels = torch.full_like(total, labels.numel())
+    if ignored is not None:
+        pixels = (labels != ignored).sum().to(pixels)
+    return torch.stack([total, pixels])
 
-    Args:
-        probabilities: (B, K, H, W), floating point.
-        labels: (B, H, W), int64 class indices below K, or `ignored`.
-        ignored: the label of pixels that are left out; None where there are none.
-    """
+
+def weighted_cross_entropy(weight: float, sums: Tensor) -> Tensor:
+    """Return `weight` times the mean cross-entropy, from (2,) sums."""
+    total, pixels = sums.unbind()
+    return weight * total / pixels.clamp(min=1)  # a batch that nobody labelled has the loss 0
+
+
+def dice_sums(logits: Tensor, labels: Tensor, ignored: int | None = None) -> Tensor:
+    """Return per class the sums that Dice is made of: p t, p p and t t, as (3, K)."""
+    probabilities = logits.softmax(1)
     if ignored is not None:
         counted = labels != ignored
         probabilities, labels = probabilities * counted[:, None], labels * counted
@@ -36,65 +49,68 @@ def dice_sums(probabilities: Tensor, labels: Tensor, ignored: int | None = None)
     return torch.stack([intersection, probabilities.square().sum(over), target.sum(over)])
 
 
-def dice_from_sums(sums: Tensor) -> Tensor:
-    """Return 1 - Dice averaged over classes, background included, from (3, K) sums."""
+def weighted_dice(weight: float, sums: Tensor) -> Tensor:
+    """Return `weight` times 1 - Dice averaged over classes, background too, from (3, K) sums."""
     intersection, predicted, present = sums.unbind()
     # fidelity: squared terms in the denominator, as in the paper's implementation.
     dice = (2 * intersection + SMOOTH) / (predicted + present + SMOOTH)
-    return torch.mean(1 - dice)
+    return weight * torch.mean(1 - dice)
 
 
-def dice_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Return the soft Dice loss over the whole batch, averaged over classes: a scalar in [0, 1].
+class LossTerm(NamedTuple):
+    """A loss of a whole batch, from sums over what each process has of it."""
 
-    Args:
-        probabilities: (B, K, H, W), floating point.
-        labels: (B, H, W), int64 class indices below K.
-    """
-    return dice_from_sums(dice_sums(probabilities, labels))
+    sums: Callable[[Tensor, Tensor, int | None], Tensor]
+    """From logits (B, K, H, W), float32, labels (B, H, W), int64 class indices below K or
+    `ignored`, and `ignored`, the label of pixels that count in nothing (None: there are none)."""
+    weighted: Callable[[float, Tensor], Tensor]
+    """From a weight and the sums over all processes to the weighted loss, a scalar."""
 
 
-def alone(sums: Tensor) -> Tensor:
+LOSSES: Mapping[str, LossTerm] = {
+    "ce_weight": LossTerm(cross_entropy_sums, weighted_cross_entropy),
+    "dice_weight": LossTerm(dice_sums, weighted_dice),
+}
+"""The terms of the loss, by the recipe's setting that weighs each."""
+
+
+def no_reduce(sums: Tensor) -> Tensor:
     """Return what a single process sums over all processes."""
     return sums
 
 
 class SegmentationLoss(nn.Module):
-    """Weighted sum of cross-entropy and Dice: the paper's 0.5 and 0.5.
+    """Weighted sum of terms of the loss.
 
     Args:
-        ce_weight: of the cross-entropy, averaged over the pixels of the whole batch.
-        dice_weight: of the Dice loss.
+        weights: key of `LOSSES` -> weight; the paper's 0.5 and 0.5 if not given.
         reduce: sums a tensor over the processes that share a batch, differentiably.
-        ignored: the label of pixels that count in neither; None where there are none.
+        ignored: the label of pixels that count in no term; None where there are none.
     """
 
     def __init__(
         self,
-        ce_weight: float = 0.5,
-        dice_weight: float = 0.5,
-        reduce: Reduce = alone,
+        weights: Mapping[str, float] | None = None,
+        reduce: Reduce = no_reduce,
         ignored: int | None = None,
     ) -> None:
         super().__init__()
-        self.ce_weight, self.dice_weight, self.reduce = ce_weight, dice_weight, reduce
-        self.ignored = ignored
+        weights = {"ce_weight": 0.5, "dice_weight": 0.5} if weights is None else weights
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+        self.reduce, self.ignored = reduce, ignored
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the float32 scalar loss of logits (B, K, H, W) and int64 labels (B, H, W)."""
         logits = logits.float()  # half precision overflows in sums over a batch
-        sums = dice_sums(logits.softmax(1), labels, self.ignored)
-        ignored = -100 if self.ignored is None else self.ignored  # -100: torch's for "none"
-        cross_entropy = F.cross_entropy(logits, labels, reduction="sum", ignore_index=ignored)
-        pixels = torch.full_like(cross_entropy, labels.numel())
-        if self.ignored is not None:
-            pixels = (labels != self.ignored).sum().to(pixels)
-        *flat, cross_entropy, pixels = self.reduce(
-            torch.cat([sums.flatten(), cross_entropy[None], pixels[None]])
-        ).unbind()
-        dice = dice_from_sums(torch.stack(flat).reshape(sums.shape))
-        pixels = pixels.clamp(min=1)  # a batch that nobody labelled has the loss 0
-        return self.ce_weight * cross_entropy / pixels + self.dice_weight * dice
+        sums = [LOSSES[name].sums(logits, labels, self.ignored) for name in self.weights]
+        # All sums in one message between the processes.
+        together = self.reduce(torch.cat([part.flatten() for part in sums]))
+        of_all = torch.split(together, [part.numel() for part in sums])
+        terms = [
+            LOSSES[name].weighted(weight, flat.reshape(part.shape))
+            for (name, weight), flat, part in zip(self.weights.items(), of_all, sums, strict=True)
+        ]
+        return torch.stack(terms).sum()
 
 
 class DeepSupervisionLoss(nn.Module):

@@ -15,12 +15,11 @@ from transunet.data.store import Store
 from transunet.device import free_memory
 from transunet.errors import ConfigError
 from transunet.models.transunet2d.config import variant
-from transunet.training.distributed import Processes
-from transunet.training.losses import alone
+from transunet.training.distributed import ProcessGroup
+from transunet.training.losses import no_reduce
 from transunet.training.recipe import Recipe
 from transunet.training.step import Arithmetic, train_step
-from transunet.training.supervision import DeeplySupervised
-from transunet.training.trainer import make_loss, make_model, make_optimizer
+from transunet.training.trainer import DeeplySupervised, make_loss, make_model, make_optimizer
 
 BATCH = 24
 """Slices per step that `auto` stands for: the paper's."""
@@ -30,7 +29,7 @@ _TRANSIENT = 1.5  # what a step holds at most, over what it keeps for the backwa
 
 
 def fit_to_memory(
-    recipe: Recipe, store: Store, device: torch.device, world: Processes | None = None
+    recipe: Recipe, store: Store, device: torch.device, world: ProcessGroup | None = None
 ) -> Recipe:
     """Return `recipe` with sizes for the memory of `device` where it says `auto`.
 
@@ -41,12 +40,12 @@ def fit_to_memory(
     Raises:
         ConfigError: when not even one slice fits, naming what to lower.
     """
-    world = world or Processes()
+    world = world or ProcessGroup()
     if recipe.image_size == "auto":
         size = _image_size(recipe, store, device)
         recipe = recipe.replace(image_size=world.gather(size)[0])
     if recipe.batch_size == "auto":
-        pieces = max(world.gather(_pieces(recipe, store, device, world.world)))
+        pieces = max(world.gather(_pieces(recipe, store, device, world.size)))
         recipe = recipe.replace(batch_size=BATCH, accumulate=pieces)
     return recipe
 
@@ -95,7 +94,7 @@ def _try_step(recipe: Recipe, store: Store, device: torch.device, slices: int) -
     network = _network(recipe, store, device)
     if recipe.compile:
         network.compile()
-    optimizer, loss = make_optimizer(recipe, network), make_loss(recipe, alone, store.ignored)
+    optimizer, loss = make_optimizer(recipe, network), make_loss(recipe, no_reduce, store.ignored)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     images, labels = _blank(recipe, store, device, slices)
     train_step(
@@ -109,7 +108,7 @@ def _counted(recipe: Recipe, store: Store, slices: int) -> float:
     On the device "meta", which knows shapes and computes nothing.
     """
     meta = torch.device("meta")
-    network, loss = _network(recipe, store, meta), make_loss(recipe, alone, store.ignored)
+    network, loss = _network(recipe, store, meta), make_loss(recipe, no_reduce, store.ignored)
     kept = []
     for number in (1, 2):
         storages: dict[int, torch.UntypedStorage] = {}

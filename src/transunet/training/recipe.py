@@ -20,6 +20,7 @@ from pydantic import (
 from transunet.errors import ConfigError
 from transunet.models.transunet2d.config import VARIANTS
 from transunet.settings import Configuration
+from transunet.training.losses import LOSSES
 from transunet.weights.catalog import SOURCES
 from transunet.weights.load import network_settings
 from transunet.weights.origin import local_origin
@@ -119,7 +120,7 @@ class Recipe(Configuration):
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay per step of the moving average of the weights, which is what is validated and kept."""
 
-    # The loss.
+    # The loss: a weight for each of `losses.LOSSES`.
     ce_weight: NonNegativeFloat = 0.5
     dice_weight: NonNegativeFloat = 0.5
     deep_supervision: tuple[NonNegativeFloat, ...] = Field(default=(), max_length=3)
@@ -190,8 +191,8 @@ class Recipe(Configuration):
             raise ValueError(
                 f"accumulate={self.accumulate} is more than the {self.batch_size} slices of a batch"
             )
-        if not self.ce_weight + self.dice_weight:
-            raise ValueError("ce_weight and dice_weight are both 0: nothing would be learned")
+        if not any(getattr(self, name) for name in LOSSES):
+            raise ValueError(f"{' and '.join(LOSSES)} are all 0: nothing would be learned")
         if self.folds and self.holdout is not None:
             raise ValueError("holdout and folds are two ways to split; give one of them")
         if self.fold is not None and (self.folds is None or self.fold >= self.folds):
@@ -225,8 +226,36 @@ def load_recipe(
         inherited = _decided_by_weights(overrides.get("weights", values.get("weights")))
     decided = {*overrides, *(() if str(source) in PRESETS else _parsed(Path(source)))}
     values |= {key: value for key, value in inherited.items() if key not in decided}
-    values = _with(values, overrides)
-    return Recipe.from_json(values, f"Recipe {str(source)!r}")
+    return Recipe.from_json(_overridden(values, overrides), f"Recipe {str(source)!r}")
+
+
+def changed_recipe(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """Return `recipe` with `overrides` applied, as `load_recipe` applies them.
+
+    Raises:
+        ConfigError: for an unknown setting, with the nearest known one, or a value that cannot
+            work.
+    """
+    return Recipe(**_overridden(recipe.model_dump(), overrides))
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Return `key=value` texts as overrides; values are TOML, or else plain text.
+
+    Raises:
+        ConfigError: for a text without `=`.
+    """
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not key:
+            raise ConfigError(f"--set takes key=value, such as --set lr=0.001 (got {setting!r}).")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = None if text.lower() == "none" else text
+        overrides[key] = value
+    return overrides
 
 
 def _decided_by_weights(weights: Any) -> dict[str, Any]:
@@ -237,47 +266,28 @@ def _decided_by_weights(weights: Any) -> dict[str, Any]:
     return settings
 
 
-def changed_recipe(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """Return `recipe` with `overrides` applied, as `load_recipe` applies them.
-
-    Raises:
-        ConfigError: as `load_recipe`.
-    """
-    return Recipe(**_with(recipe.model_dump(), overrides))
-
-
-def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Return `key=value` texts as overrides; values are TOML, or else plain text.
-
-    Raises:
-        ConfigError: for a text without `=`.
-    """
-    return dict(_parse(setting) for setting in settings)
-
-
-def _parse(setting: str) -> tuple[str, Any]:
-    key, equals, text = setting.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set takes key=value, such as --set lr=0.001 (got {setting!r}).")
-    if text.strip().lower() == "none":
-        return key.strip(), None
-    try:
-        return key.strip(), tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), text.strip()
-
-
 def _read(source: str | Path) -> dict[str, Any]:
+    """Return the settings of a preset or a file, on those of the recipe that it is based on."""
     if str(source) in PRESETS:
         text = (files(__package__) / "recipes" / f"{source}.toml").read_text(encoding="utf-8")
         return tomllib.loads(text)
     values = _parsed(Path(source))
-    return _on_base(values) if "base" in values else values
+    if "base" not in values:
+        return values
+    base = _read(values.pop("base"))
+    nested = {**base.get("augmentation", {}), **values.get("augmentation", {})}
+    merged = _with_one_budget({**base, **values}, values)
+    return {**merged, "augmentation": nested} if nested else merged
 
 
 def _parsed(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(_unknown(str(path)))
+        close = get_close_matches(str(path), PRESETS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(
+            f"No recipe or file is called {str(path)!r}.{hint} Known: {', '.join(PRESETS)}, or a "
+            "file.toml."
+        )
     try:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
@@ -290,39 +300,21 @@ def _parsed(path: Path) -> dict[str, Any]:
     return values
 
 
-def _on_base(values: dict[str, Any]) -> dict[str, Any]:
-    base = _read(values.pop("base"))
-    nested = {**base.get("augmentation", {}), **values.get("augmentation", {})}
-    merged = {**base, **values}
-    _one_budget(merged, values)
-    return {**merged, "augmentation": nested} if nested else merged
-
-
-def _unknown(source: str) -> str:
-    close = get_close_matches(source, PRESETS, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    known = ", ".join(PRESETS)
-    return f"No recipe or file is called {source!r}.{hint} Known: {known}, or a file.toml."
-
-
-def _with(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in overrides.items():
-        _set(values, key, value)
-    _one_budget(values, overrides)
-    return values
+        table, _, field = key.rpartition(".")
+        if table:
+            # An unknown table becomes an unknown setting, which the Recipe then refuses by name.
+            nested = values.get(table)
+            values[table] = {**(nested if isinstance(nested, dict) else {}), field: value}
+        else:
+            values[key] = value
+    return _with_one_budget(values, overrides)
 
 
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    table, _, field = key.rpartition(".")
-    if not table:
-        values[key] = value
-        return
-    # An unknown table becomes an unknown setting, which the Recipe then refuses by name.
-    nested = values.get(table)
-    values[table] = {**(nested if isinstance(nested, dict) else {}), field: value}
-
-
-def _one_budget(values: dict[str, Any], given: Mapping[str, Any]) -> None:
-    for one, other in (("epochs", "iterations"), ("iterations", "epochs")):
-        if given.get(one) and not given.get(other):
+def _with_one_budget(values: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Let a budget that is `given` replace the other one that `values` may hold."""
+    for budget, other in (("epochs", "iterations"), ("iterations", "epochs")):
+        if given.get(budget) and not given.get(other):
             values[other] = None
+    return values

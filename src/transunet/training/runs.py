@@ -1,54 +1,69 @@
-"""The folder of a training run: what lies where, and whether it may be begun or gone on with.
+"""Training runs in their folders: begun, gone on with, cross-validated.
 
-RUN/run.json        what was asked for: data set, store, recipe; written first
+RUN/run.json        what was asked for: data set, store, recipe, splits; written first
 RUN/recipe.json     the whole recipe in effect, with what was derived
 RUN/store/          prepared slices, where the data set came unprepared
 RUN/log.jsonl       every step and validation
 RUN/checkpoint.pt   what resuming needs
-RUN/best, RUN/last  bundles
+RUN/best, RUN/last  bundles: of the largest Dice on the held-out cases, and of the last validation
 RUN/curves.png, RUN/tensorboard
 RUN/.lock           held by the process that trains it; RUN/.lock.json says which that is
+
+A cross-validation is a run whose folds are runs in RUN/fold-K, on its store. They may be trained
+one after the other, or on several machines that share the folder; whoever finishes the last one
+can write the summary RUN/folds.json.
 """
 
-import logging
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from json import JSONDecodeError, dumps, loads
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
-from filelock import FileLock, Timeout
+import numpy as np
 
+from transunet.data.cases import DataSet
+from transunet.data.layouts import open_dataset
+from transunet.data.prepare import labelled, prepare
+from transunet.data.processes import Progress
 from transunet.data.preprocessing import Preprocessing
-from transunet.data.splits import Splits
+from transunet.data.split_rules import (
+    grouped_cases,
+    named_splits,
+    own_folds,
+    splits_in,
+    splits_of,
+    stored_splits,
+)
+from transunet.data.splits import Splits, split
 from transunet.data.store import MANIFEST, Store
-from transunet.errors import ConfigError
+from transunet.device import choose_device
+from transunet.errors import ConfigError, TransUNetError
 from transunet.files import atomic_path, writable_folder
+from transunet.models.transunet2d.config import variant
 from transunet.optional import own_version
 from transunet.settings import Configuration
-from transunet.training.distributed import Processes
+from transunet.training.distributed import ProcessGroup
+from transunet.training.fine_tuning import (
+    check_weights,
+    preprocessing_from_weights,
+    with_weights_chosen,
+)
+from transunet.training.log import check_trackers, read_log
+from transunet.training.memory import fit_to_memory
 from transunet.training.recipe import Recipe
+from transunet.training.run_lock import locked
+from transunet.training.trainer import Trainer
 from transunet.weights.catalog import SOURCES
 
 FORMAT = 1
-_PATIENCE = 10.0
-"""Seconds for which a lock is waited for: data workers, which hold it too, may outlive a killed
-process by five."""
-
-_log = logging.getLogger(__name__)
 
 
-class RunInUseError(ConfigError):
-    """Another process trains this run."""
-
-
-class Record(Configuration):
+class RunRecord(Configuration):
     """What a run was asked to do."""
 
     format: int = FORMAT
@@ -79,46 +94,7 @@ class Run:
     """A run's folder and what it was asked to do."""
 
     folder: Path
-    record: Record
-
-    @classmethod
-    def begin(
-        cls,
-        folder: Path,
-        dataset: Path,
-        store: Path | None,
-        recipe: Recipe,
-        *,
-        layout: str | None = None,
-        ignore: int | None = None,
-        preprocessing: Preprocessing | None = None,
-        splits: Splits | None = None,
-        group_by: str | None = None,
-        launch: str = "",
-    ) -> Self:
-        """Make the folder of a new run; a `dataset` that is a prepared store is used as it is.
-
-        Raises:
-            ConfigError: when something is there already, or it cannot be written.
-        """
-        refuse_if_taken(folder)
-        writable_folder(folder)
-        given = dataset if is_store(dataset) else store
-        record = Record(
-            transunet=own_version(),
-            dataset=_recorded(dataset, folder),
-            store=_recorded(given or folder / "store", folder),
-            recipe=_with_absolute_weights(recipe),
-            layout=layout,
-            ignore=ignore,
-            preprocessing=preprocessing,
-            splits=splits,
-            group_by=group_by,
-            launch=launch,
-        )
-        run = cls(folder, record)
-        run._write_record()
-        return run
+    record: RunRecord
 
     @classmethod
     def reopen(cls, folder: Path) -> Self:
@@ -142,7 +118,7 @@ class Run:
                 f"{path} has format {values.get('format')!r}, this version reads {FORMAT}. Resume "
                 f"with transunet {values.get('transunet')}, which began the run."
             )
-        return cls(folder, Record.from_json(values, str(path)))
+        return cls(folder, RunRecord.from_json(values, str(path)))
 
     @property
     def dataset(self) -> Path:
@@ -158,6 +134,51 @@ class Run:
                 if (whole / "run.json").is_file() and is_store(whole / "store"):
                     return whole / "store"
         return recorded
+
+    @property
+    def checkpoint(self) -> Path:
+        """What resuming needs."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether this is a cross-validation, and not one run."""
+        return self.record.recipe.folds is not None and self.record.recipe.fold is None
+
+    def fold(self, number: int) -> Path:
+        """Return the folder of a cross-validation's fold, from 0."""
+        return self.folder / f"fold-{number}"
+
+    def recipe(self) -> Recipe | None:
+        """Return the recipe in effect, or None while it has not been derived."""
+        path = self.folder / "recipe.json"
+        if not path.is_file():
+            return None
+        return Recipe.from_json(loads(path.read_text(encoding="utf-8")), str(path))
+
+    def splits(self, store: Store) -> Splits:
+        """Return which of the store's cases train and validate, as decided when the run was begun.
+
+        A run of a version that noted nothing goes on with what that version drew.
+        """
+        if self.record.splits:
+            return self.record.splits
+        recipe, cases = self.record.recipe, list(store.cases.values())
+        if not recipe.folds and recipe.holdout is None:
+            return store.prepared
+        if recipe.folds:
+            parts = split(cases, recipe.seed, how="kfold", folds=recipe.folds)
+        else:
+            parts = split(cases, recipe.seed, how="holdout", fraction=recipe.holdout or 0.0)
+        return Splits(parts, f"drawn with seed {recipe.seed}", drawn=True)
+
+    def write_record(self) -> None:
+        """Write RUN/run.json."""
+        _write(self.folder / "run.json", self.record.model_dump_json(indent=2))
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe in effect, RUN/recipe.json."""
+        _write(self.folder / "recipe.json", recipe.model_dump_json(indent=2))
 
     def with_data_at(self, dataset: Path) -> Self:
         """Return the run with its data set, which was moved, at `dataset`, and remember that.
@@ -177,117 +198,443 @@ class Run:
         if self.record.store == self.record.dataset:
             moved["store"] = moved["dataset"]
         run = replace(self, record=self.record.replace(**moved))
-        run._write_record()
+        run.write_record()
         return run
 
-    @contextmanager
-    def locked(self, processes: Processes, patience: float = _PATIENCE) -> Iterator[None]:
-        """Keep the run from other launches; all `processes` of this one come here together.
-
-        The lock is the operating system's, which releases it when its holder ends in whatever way.
-        Within one thread it may be taken again.
-
-        Args:
-            processes: those that share the run's batches; the first one holds the lock.
-            patience: seconds to wait for another holder; below 0 without end.
-
-        Raises:
-            RunInUseError: when another process holds it; the message says which one.
-            ConfigError: when the folder cannot be written to.
-        """
-        lock = FileLock(self.folder / ".lock", is_singleton=True)
-        try:
-            refusal = self._refusal(lock, patience) if processes.first else None
-            if refusal := processes.gather(refusal)[0]:
-                raise RunInUseError(refusal)
-            yield
-        finally:
-            if processes.first:
-                lock.release()
-
-    def _refusal(self, lock: FileLock, patience: float) -> str | None:
-        """Acquire the lock; return what to say where that cannot be."""
-        writable_folder(self.folder)
-        holder = self.folder / ".lock.json"
-        try:
-            lock.acquire(timeout=patience)
-        except Timeout:
-            return (
-                f"Another process trains the run in {self.folder}{_described_holder(holder)}. Wait "
-                "until it ends, or stop it; then go on with: transunet train --resume "
-                f"{self.folder}"
-            )
-        except (OSError, NotImplementedError) as error:
-            _log.warning(
-                "%s lies on a file system without locks (%s): see to it that no other process "
-                "trains this run at the same time.",
-                self.folder,
-                getattr(error, "strerror", None) or error,
-            )
-            return None
-        with atomic_path(holder) as partial:
-            partial.write_text(
-                dumps(
-                    {
-                        "host": platform.node(),
-                        "process": os.getpid(),
-                        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-                    }
-                ),
-                encoding="utf-8",
-            )
-        return None
-
-    def _write_record(self) -> None:
-        with atomic_path(self.folder / "run.json") as partial:
-            partial.write_text(self.record.model_dump_json(indent=2), encoding="utf-8")
-
-    @property
-    def checkpoint(self) -> Path:
-        """What resuming needs."""
-        return self.folder / "checkpoint.pt"
-
-    @property
-    def best(self) -> Path:
-        """The bundle with the largest Dice on the held-out cases."""
-        return self.folder / "best"
-
-    @property
-    def last(self) -> Path:
-        """The bundle of the last validation."""
-        return self.folder / "last"
-
-    def recipe(self) -> Recipe | None:
-        """Return the recipe in effect, or None while it has not been derived."""
-        path = self.folder / "recipe.json"
-        if not path.is_file():
-            return None
-        return Recipe.from_json(loads(path.read_text(encoding="utf-8")), str(path))
-
-    def keep_recipe(self, recipe: Recipe) -> None:
-        """Write the recipe in effect."""
-        with atomic_path(self.folder / "recipe.json") as partial:
-            partial.write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
-
-    def refuse_another(self, recipe: Recipe) -> None:
+    def check_same_recipe(self, recipe: Recipe) -> None:
         """Make sure that `recipe` is the one that this run was begun with.
 
         Raises:
             ConfigError: naming every setting that differs.
         """
-        changes = differences(self.record.recipe, _with_absolute_weights(recipe))
+        before = flat(self.record.recipe.model_dump(mode="json"))
+        now = flat(_with_absolute_weights(recipe).model_dump(mode="json"))
+        changes = [
+            f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
+        ]
         if changes:
-            listed = "; ".join(changes)
             raise ConfigError(
-                f"The run in {self.folder} was begun with another recipe: {listed}. Resume it as "
-                f"it was (transunet train --resume {self.folder}), or start a new run in another "
-                f"folder; --weights {self.last} takes over what was learned."
+                f"The run in {self.folder} was begun with another recipe: {'; '.join(changes)}. "
+                f"Resume it as it was (transunet train --resume {self.folder}), or start a new run "
+                f"in another folder; --weights {self.folder / 'last'} takes over what was learned."
             )
 
-    def sweep(self) -> None:
-        """Remove what an interrupted write left behind."""
-        for leftover in self.folder.rglob(".partial-*"):
+    def check_same_data(
+        self, splits: Path | None = None, group_by: str | None = None, ignore: int | None = None
+    ) -> None:
+        """Make sure that the run is gone on with the splits and labels that it was begun with.
+
+        Raises:
+            ConfigError: when a file of `splits`, `group_by` or `ignore`, if given, says otherwise.
+        """
+        record, asked = self.record, []
+        if splits:
+            parts = record.splits.parts if record.splits else ()
+            begun = [(set(part.train), set(part.validation)) for part in parts]
+            names = set().union(*chain(*begun))
+            now = [(set(train), set(val)) for train, val in named_splits(splits, names)]
+            asked += [f"--splits {splits}"] if now != begun else []
+        if group_by not in (None, record.group_by):
+            asked.append(f"--group-by {group_by}")
+        if ignore not in (None, record.ignore):
+            asked.append(f"--ignore {ignore}")
+        if asked:
+            raise ConfigError(
+                f"The run in {self.folder} was not begun with {' and '.join(asked)}. Leave that "
+                "out to go on with it, or start a new run in another folder."
+            )
+
+
+class DataOptions(TypedDict, total=False):
+    """What `begin` takes about the data."""
+
+    store: Path | None
+    layout: str | None
+    splits: Path | Splits | None
+    group_by: str | None
+    ignore: int | None
+
+
+def start(
+    folder: Path,
+    dataset: Path,
+    recipe: Recipe,
+    world: ProcessGroup | None = None,
+    *,
+    device: str | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
+    **data: Unpack[DataOptions],
+) -> Trainer:
+    """Begin a run and return its trainer.
+
+    Args:
+        folder: for the run; new or empty.
+        dataset: a data set, or a prepared store.
+        recipe: as asked for.
+        world: the processes that train it together; this one alone if not given.
+        device: "cpu", "cuda", ...; the best one if not given.
+        workers: processes that prepare batches, for each process of `world`.
+        progress: told about the preparation of data.
+        data: as for `begin`.
+
+    Raises:
+        ConfigError, DataError, GeometryError, WeightsError: for whatever cannot be used; nothing
+            is left behind.
+    """
+    world = world or ProcessGroup()
+    run = begin(folder, dataset, recipe, world, device=device, **data)
+    with locked(folder, world):
+        try:
+            return _trainer(run, world, device, workers, progress)
+        except TransUNetError:
+            if world.first and not run.checkpoint.is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def resume(
+    folder: Path,
+    world: ProcessGroup | None = None,
+    *,
+    device: str | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Trainer:
+    """Return the trainer of a run that was begun, from its checkpoint on if it has one.
+
+    Arguments as for `start`; processes, device and workers may be others than before.
+
+    Raises:
+        RunInUseError: when another process trains it.
+        ConfigError: when no run was begun there.
+        DataError: when its checkpoint or its data is damaged.
+    """
+    run, world = Run.reopen(folder), world or ProcessGroup()
+    with locked(folder, world):
+        return _trainer(run, world, device, workers, progress)
+
+
+def prepare_folds(
+    run: Run, world: ProcessGroup | None = None, workers: int = 0, progress: Progress | None = None
+) -> None:
+    """Prepare the data of a cross-validation and note the recipe of its folds.
+
+    Args:
+        run: begun with `folds` and without `fold`; others may train folds of it already.
+        world: the processes that train the folds; this one alone if not given.
+        workers: processes that prepare data.
+        progress: told about that.
+
+    Raises:
+        ConfigError, DataError, GeometryError: for data that cannot be used.
+    """
+    world = world or ProcessGroup()
+    with locked(run.folder, world, seconds=-1):  # others that train a fold need what is made here
+        if world.first:
+            prepare_store(run, workers, progress)
+            run.write_recipe(with_weights_chosen(run.record.recipe))
+    world.wait()
+
+
+def start_fold(
+    parent: Run,
+    number: int,
+    world: ProcessGroup | None = None,
+    *,
+    go_on: bool = False,
+    device: str | None = None,
+    workers: int = 0,
+) -> Trainer:
+    """Begin a fold of a cross-validation, or with `go_on` resume it where it was begun.
+
+    Arguments as for `start`.
+
+    Raises:
+        ConfigError: when the fold was begun already and `go_on` is False.
+    """
+    folder = parent.fold(number)
+    if go_on and (folder / "run.json").is_file():
+        return resume(folder, world, device=device, workers=workers)
+    recipe, store = parent.record.recipe.replace(fold=number), parent.store
+    splits = parent.splits(Store.open(store))
+    return start(folder, store, recipe, world, splits=splits, device=device, workers=workers)
+
+
+def begin(
+    folder: Path,
+    dataset: Path,
+    recipe: Recipe,
+    world: ProcessGroup | None = None,
+    *,
+    device: str | None = None,
+    join: bool = False,
+    store: Path | None = None,
+    layout: str | None = None,
+    splits: Path | Splits | None = None,
+    group_by: str | None = None,
+    ignore: int | None = None,
+) -> Run:
+    """Begin a run, or a cross-validation, and return it; what cannot work is refused before.
+
+    Processes that torchrun has started again go on with the run that they had begun.
+
+    Args:
+        folder: for the run; new or empty.
+        dataset: a data set, or a prepared store.
+        recipe: as asked for; of a cross-validation with `folds` and without `fold`.
+        world: the processes that train it together, all of which come here.
+        device: refused when it is not here.
+        join: whether the same run may have been begun already, by another machine.
+        store: where to prepare the data set; a folder in the run's if not given.
+        layout: the data set's; recognised if not given.
+        splits: which cases train and validate, or a file that says so (`split_rules.named_splits`);
+            if not given, see `choose_splits`.
+        group_by: a regular expression; cases in whose names it finds the same stay together.
+        ignore: the value in label maps of what nobody labelled; a data set's own label "ignore", or
+            a store's, need not be given.
+
+    Raises:
+        ConfigError, DataError, WeightsError: for what cannot work; nothing is written then.
+    """
+    world = world or ProcessGroup()
+    begun = is_restart_of_own_run(folder) or (join and (folder / "run.json").is_file())
+    if world.first and not begun:
+        check_free(folder)
+        choose_device(device)
+        check_trackers(recipe.loggers)
+        size = None if recipe.image_size == "auto" else recipe.image_size
+        variant(recipe.model, image_size=size, n_skip=recipe.n_skip)
+        data = _opened(dataset, layout, ignore)
+        if not isinstance(splits, Splits):
+            splits = choose_splits(recipe, data, splits, group_by)
+        check_weights(recipe)
+        preprocessing = None
+        if isinstance(data, Store):
+            store = dataset  # used as it is
+        else:
+            preprocessing = preprocessing_from_weights(recipe, data)
+        writable_folder(folder)
+        record = RunRecord(
+            transunet=own_version(),
+            dataset=_recorded(dataset, folder),
+            store=_recorded(store or folder / "store", folder),
+            recipe=_with_absolute_weights(recipe),
+            layout=layout,
+            ignore=ignore,
+            preprocessing=preprocessing,
+            splits=splits,
+            group_by=group_by,
+            launch=launch_id(),
+        )
+        Run(folder, record).write_record()
+    world.wait()
+    run = Run.reopen(folder)
+    run.check_same_recipe(recipe)
+    return run
+
+
+def _opened(dataset: Path, layout: str | None, ignore: int | None) -> DataSet | Store:
+    if not is_store(dataset):
+        return open_dataset(dataset, layout, ignore)
+    store = Store.open(dataset)
+    if ignore not in (None, store.manifest.ignore):
+        ignored = store.manifest.ignore
+        leaves_out = "nothing" if ignored is None else str(ignored)
+        raise ConfigError(
+            f"The store {dataset} was prepared with {leaves_out} left out, not {ignore}. Prepare "
+            f"the data set anew: transunet prepare {store.manifest.folder} -o STORE "
+            f"--ignore {ignore}"
+        )
+    return store
+
+
+def choose_splits(
+    recipe: Recipe, data: DataSet | Store, file: Path | None = None, group_by: str | None = None
+) -> Splits:
+    """Return which cases of a data set, or of a prepared store, train and validate.
+
+    First comes a user's file; then what the recipe asks for (folds, a share that is held out); then
+    what a store was prepared with, or what the data set brings; then a fifth, drawn.
+
+    Raises:
+        ConfigError, DataError: when that cannot be.
+    """
+    if file and recipe.holdout is not None:
+        raise ConfigError(f"--splits {file} and holdout={recipe.holdout:g} are two ways to split.")
+    if isinstance(data, Store):
+        if file:
+            return splits_in(file, grouped_cases(data, group_by), recipe.folds, group_by)
+        return stored_splits(
+            data, recipe.seed, fraction=recipe.holdout, folds=recipe.folds, group_by=group_by
+        )
+    data = data.grouped(group_by) if group_by else data
+    cases = labelled(data)
+    if file:
+        return splits_in(file, cases, recipe.folds, group_by)
+    if recipe.holdout is not None:
+        return splits_of(data, cases, recipe.seed, how="holdout", fraction=recipe.holdout)
+    return splits_of(data, cases, recipe.seed, folds=recipe.folds)
+
+
+def number_of_folds(dataset: Path, layout: str | None, file: Path | None) -> int | None:
+    """Return how many folds a file, a prepared store or a data set brings; None where it has none.
+
+    Raises:
+        ConfigError, DataError: when the file or the data set cannot be used.
+    """
+    if file:
+        return len(named_splits(file))
+    data = _opened(dataset, layout, None)
+    if isinstance(data, Store):
+        number = len(data.splits)
+    else:
+        folds = own_folds(data, labelled(data))
+        number = len(folds.parts) if folds else 1
+    return number if number > 1 else None
+
+
+def _trainer(
+    run: Run, world: ProcessGroup, device: str | None, workers: int, progress: Progress | None
+) -> Trainer:
+    """Prepare what is not there yet and return the trainer; the run is locked."""
+    if world.first:
+        for leftover in run.folder.rglob(".partial-*"):  # of writes that were interrupted
             shutil.rmtree(leftover, ignore_errors=True)
+        prepare_store(run, workers, progress)
+    world.wait()
+    store = Store.open(run.store)
+    chosen_device = choose_device(device)
+    if world.size > 1 and chosen_device.type == "cuda":
+        chosen_device = choose_device(f"cuda:{world.local_rank}")
+    recipe = run.recipe()
+    if recipe is None:
+        recipe = world.gather(with_weights_chosen(run.record.recipe))[0]
+        recipe = fit_to_memory(recipe, store, chosen_device, world)
+    splits = run.splits(store)
+    trainer = Trainer(run.folder, recipe, store, splits, chosen_device, workers, world)
+    trainer.check_batches()
+    if world.first:
+        run.write_recipe(recipe)
+    trainer.restore()
+    return trainer
+
+
+def prepare_store(run: Run, workers: int = 0, progress: Progress | None = None) -> None:
+    """Prepare a run's data where it is not there yet.
+
+    Raises:
+        ConfigError, DataError, GeometryError: for data that cannot be used.
+    """
+    store, source, record = run.store, run.dataset, run.record
+    trained = (run.folder / "recipe.json").is_file()
+    if trained and (store / MANIFEST).is_file():
+        return  # what a run is training on stays as it is
+    if not source.exists():
+        raise ConfigError(
+            f"The data of the run in {run.folder} are no longer in {source}. Say where they are: "
+            f"transunet train DATASET --resume {run.folder}"
+        )
+    if store == source:
+        return
+    dataset = open_dataset(source, record.layout, record.ignore)
+    prepare(
+        dataset.grouped(record.group_by) if record.group_by else dataset,
+        store,
+        preprocessing=record.preprocessing,
+        workers=max(workers, 1),
+        seed=record.recipe.seed,
+        splits=record.splits,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Dice on the held-out cases of all folds, each from its fold's best network."""
+
+    folds: Sequence[float]
+    """Mean foreground Dice of each fold."""
+    mean: Mapping[str, float]
+    """Class -> mean over the cases."""
+    deviation: Mapping[str, float]
+    """Class -> standard deviation over the cases."""
+    mean_dice: float
+    """Mean of the classes' means."""
+    cases: Mapping[str, Mapping[str, float | None]]
+    """Case -> class -> Dice; None where the class is in neither. Of a case in several folds, the
+    last one's; the means count each."""
+    held_out: int
+    """How often a case was held out, over all folds."""
+
+
+def summarise_folds(parent: Run) -> CrossValidation | None:
+    """Write RUN/folds.json and return it, or None while a fold is missing or unfinished."""
+    folders = [parent.fold(number) for number in range(parent.record.recipe.folds or 0)]
+    if not all(read_log(folder, "end") for folder in folders):
+        return None
+    best = [
+        [entry for entry in read_log(folder, "validation") if entry["best"]][-1]
+        for folder in folders
+    ]
+    measured = [dice for entry in best for dice in entry["cases"].values()]
+    values = {
+        name: [dice[name] for dice in measured if dice[name] is not None] for name in measured[0]
+    }
+    mean = {name: float(np.mean(known)) for name, known in values.items() if known}
+    summary = CrossValidation(
+        folds=[entry["mean_dice"] for entry in best],
+        mean=mean,
+        deviation={name: float(np.std(values[name])) for name in mean},
+        mean_dice=float(np.mean(list(mean.values()))) if mean else float("nan"),
+        cases={case: dice for entry in best for case, dice in entry["cases"].items()},
+        held_out=len(measured),
+    )
+    _write(parent.folder / "folds.json", dumps(asdict(summary), indent=1))
+    return summary
+
+
+def check_free(folder: Path) -> None:
+    """Make sure that nothing lies at `folder`.
+
+    Raises:
+        ConfigError: when something does; the message says how to go on with it if it is a run.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if (folder / "run.json").is_file():
+        raise ConfigError(
+            f"{folder} holds a run already. Go on with it: transunet train --resume {folder}; or "
+            "choose another folder."
+        )
+    raise ConfigError(f"{folder} is not an empty folder. Choose another one for the run.")
+
+
+def is_restart_of_own_run(folder: Path) -> bool:
+    """Return whether a run was begun in `folder` by this process before torchrun restarted it."""
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    begun = restarted and (folder / "run.json").is_file()
+    return begun and Run.reopen(folder).record.launch == launch_id()
+
+
+def launch_id() -> str:
+    """Return what tells this launch from others: torchrun, also after it has restarted us."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{run_id}/{platform.node()}/{os.getppid()}" if run_id else ""
+
+
+def is_store(folder: Path) -> bool:
+    """Return whether `folder` is a prepared store, and not a data set yet to be prepared."""
+    return (folder / MANIFEST).is_file() and (folder / "cases").is_dir()
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested `values` as one level, keys joined by dots."""
+    flattened: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        flattened |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flattened
 
 
 def _recorded(path: Path, folder: Path) -> str:
@@ -308,51 +655,6 @@ def _with_absolute_weights(recipe: Recipe) -> Recipe:
     return recipe.replace(weights=str(Path(recipe.weights).expanduser().resolve()))
 
 
-def _described_holder(path: Path) -> str:
-    try:
-        holder = loads(path.read_text(encoding="utf-8"))
-        return f" (process {holder['process']} on {holder['host']}, since {holder['since']})"
-    except (OSError, ValueError, KeyError, TypeError):  # it has this moment taken the lock
-        return ""
-
-
-def is_store(folder: Path) -> bool:
-    """Return whether `folder` is a prepared store, and not a data set yet to be prepared."""
-    return (folder / MANIFEST).is_file() and (folder / "cases").is_dir()
-
-
-def refuse_if_taken(folder: Path) -> None:
-    """Make sure that nothing lies at `folder`.
-
-    Raises:
-        ConfigError: when something does; the message says how to go on with it if it is a run.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if (folder / "run.json").is_file():
-        raise ConfigError(
-            f"{folder} holds a run already. Go on with it: transunet train --resume {folder}; or "
-            "choose another folder."
-        )
-    raise ConfigError(f"{folder} is not an empty folder. Choose another one for the run.")
-
-
-def differences(before: Configuration, now: Configuration) -> list[str]:
-    """Return `setting: before -> now` for every setting that differs."""
-    old, new = flat(before.model_dump(mode="json")), flat(now.model_dump(mode="json"))
-    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in new if old.get(key) != new[key]]
-
-
-def data_stamp(store: Store) -> str:
-    """Return a hash of what a store's slices were made from, to notice that they are others."""
-    lines = [f"{name} {case.made_with} {case.hashes}" for name, case in sorted(store.cases.items())]
-    return sha256("\n".join(lines).encode()).hexdigest()
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested `values` as one level, keys joined by dots."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict)
-        found |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return found
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -10,11 +10,11 @@ from itertools import count
 import numpy as np
 from torch.utils.data import Sampler
 
-Draw = tuple[int, int]
+SampleKey = tuple[int, int]
 """The number of a draw, which is unique and seeds its augmentation, and the slice's index."""
 
 
-class Batches(Sampler[list[Draw]]):
+class Batches(Sampler[list[SampleKey]]):
     """The batches of a training run from any step on.
 
     Every epoch is a permutation of the slices, its last batch possibly smaller. With `foreground`,
@@ -29,7 +29,7 @@ class Batches(Sampler[list[Draw]]):
         accumulate: pieces in which batches are computed; processes share each piece, so that the
             pieces hold the same slices however many processes there are.
         foreground: share of draws to replace.
-        holders: per foreground class, the indices of the slices that hold it.
+        indices_by_class: per foreground class, the indices of the slices that hold it.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class Batches(Sampler[list[Draw]]):
         part: tuple[int, int] = (0, 1),
         accumulate: int = 1,
         foreground: float = 0.0,
-        holders: Sequence[np.ndarray] = (),
+        indices_by_class: Sequence[np.ndarray] = (),
     ) -> None:
         self.slices, self.batch_size, self.seed = slices, batch_size, seed
         self.start, self.part, self.accumulate = start, part, accumulate
         self.foreground = foreground
-        self.holders = [indices for indices in holders if len(indices)]
+        self.indices_by_class = [indices for indices in indices_by_class if len(indices)]
         self._order: tuple[int, np.ndarray] | None = None
 
     @property
@@ -54,36 +54,32 @@ class Batches(Sampler[list[Draw]]):
         """Steps in which every slice comes once."""
         return -(-self.slices // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         """Yield this process's part of every batch, without end."""
         for step in count(self.start):
-            yield self._share(self.batch(step))
+            batch = self.batch(step)
+            rank, world_size = self.part
+            pieces = np.array_split(np.arange(len(batch)), self.pieces(batch))
+            yield [batch[i] for piece in pieces for i in piece[rank::world_size]]
 
-    def pieces(self, batch: list[Draw]) -> int:
+    def pieces(self, batch: list[SampleKey]) -> int:
         """Return in how many pieces `batch` is computed; every process has a share of each."""
         return max(1, min(self.accumulate, len(batch) // self.part[1]))
 
-    def batch(self, step: int) -> list[Draw]:
+    def batch(self, step: int) -> list[SampleKey]:
         """Return the whole batch of `step`."""
         epoch, position = divmod(step, self.per_epoch)
         first = position * self.batch_size
         indices = self._permutation(epoch)[first : first + self.batch_size].copy()
-        if self.foreground and self.holders:
-            self._replace_some(indices, np.random.default_rng((self.seed, 1, step)))
+        if self.foreground and self.indices_by_class:
+            rng = np.random.default_rng((self.seed, 1, step))
+            for i in np.flatnonzero(rng.random(len(indices)) < self.foreground):
+                holding = self.indices_by_class[rng.integers(len(self.indices_by_class))]
+                indices[i] = holding[rng.integers(len(holding))]
         return [(step * self.batch_size + i, int(index)) for i, index in enumerate(indices)]
-
-    def _share(self, batch: list[Draw]) -> list[Draw]:
-        rank, world = self.part
-        parts = np.array_split(np.arange(len(batch)), self.pieces(batch))
-        return [batch[i] for part in parts for i in part[rank::world]]
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
             order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.slices)
             self._order = epoch, order
         return self._order[1]
-
-    def _replace_some(self, indices: np.ndarray, rng: np.random.Generator) -> None:
-        for i in np.flatnonzero(rng.random(len(indices)) < self.foreground):
-            holders = self.holders[rng.integers(len(self.holders))]
-            indices[i] = holders[rng.integers(len(holders))]

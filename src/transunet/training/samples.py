@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from transunet.data.resize import nearest, resize
-from transunet.data.store import Store, StoredCase
+from transunet.data.store import Store
 from transunet.errors import ConfigError
-from transunet.training.paper_augmentation import Augmentation
+from transunet.training.augmentation import SliceAugmentation
 
 
 class SliceDataset(Dataset[dict[str, Any]]):
@@ -37,7 +37,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         store: Store,
         cases: Sequence[str],
         image_size: tuple[int, int] | None,
-        augment: Augmentation | None = None,
+        augment: SliceAugmentation | None = None,
         seed: int = 1234,
     ) -> None:
         if not cases:
@@ -47,7 +47,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.image_size = image_size
         self.augment = augment
         self.seed = seed
-        self._numbers = [_labelled_slices(store.case(name)) for name in self.cases]
+        labelled = [(case.slices, case.unlabelled) for case in map(store.case, self.cases)]
+        self._numbers = [np.setdiff1d(np.arange(slices), none) for slices, none in labelled]
         self._ends = np.cumsum([len(numbers) for numbers in self._numbers])
         if not len(self):
             raise ConfigError(
@@ -72,7 +73,11 @@ class SliceDataset(Dataset[dict[str, Any]]):
         if self.augment is not None:
             rng = np.random.default_rng((self.seed, epoch, index))
             image, label = self.augment(image, label, rng)
-        image, label = self._resized(image, label)
+        if self.image_size is not None:
+            # "kept": the reference's resizing sets a last row to background for some sizes, a fault
+            # of scipy's.
+            image = resize(image, self.image_size, order=3, edge="kept")
+            label = nearest(label, self.image_size, edge="kept")
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image)),
             "label": torch.from_numpy(label.astype(np.int64)),
@@ -91,28 +96,10 @@ class SliceDataset(Dataset[dict[str, Any]]):
         which = int(np.searchsorted(self._ends, index, side="right"))
         return self.cases[which], int(self._numbers[which][index - self._ends[which]])
 
-    def with_class(self, index: int | None = None) -> NDArray[np.intp]:
-        """Return the indices of slices that hold class `index` (None: any but the background)."""
-        found: list[NDArray[np.intp]] = []
+    def with_class(self, index: int) -> NDArray[np.intp]:
+        """Return the indices of the slices that hold class `index`."""
+        indices: list[NDArray[np.intp]] = []
         for end, numbers, name in zip(self._ends, self._numbers, self.cases, strict=True):
-            holding = self.store.case(name).slices_with
-            wanted = holding.values() if index is None else [holding.get(index, ())]
-            held = np.isin(numbers, [number for slices in wanted for number in slices])
-            found.append(end - len(numbers) + np.flatnonzero(held))
-        return np.concatenate(found)
-
-    def _resized(
-        self, image: NDArray[np.float32], label: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        if self.image_size is None:
-            return image, label
-        # "kept": the reference's resizing sets a last row to background for some sizes, a fault of
-        # scipy's.
-        return (
-            resize(image, self.image_size, order=3, edge="kept"),
-            nearest(label, self.image_size, edge="kept"),
-        )
-
-
-def _labelled_slices(case: StoredCase) -> NDArray[np.intp]:
-    return np.setdiff1d(np.arange(case.slices), case.unlabelled)
+            holding = np.isin(numbers, self.store.case(name).slices_with.get(index, ()))
+            indices.append(end - len(numbers) + np.flatnonzero(holding))
+        return np.concatenate(indices)

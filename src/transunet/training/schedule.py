@@ -25,27 +25,6 @@ class Budget:
         return self.progress(step, seconds) >= 1
 
 
-def poly_rate(step: int, total: int, base: float) -> float:
-    """Return the paper's learning rate in force at `step` (from 0) of `total`.
-
-    The reference sets the rate after a step, from that step's number: the steps 0 and 1 both use
-    `base`.
-    """
-    return poly(_one_step_late(step) / total, base)
-
-
-def poly(progress: float, base: float) -> float:
-    """Return base (1 - progress)^0.9 for a progress in [0, 1]."""
-    return float(base * (1 - progress) ** POLY_POWER)
-
-
-def warm_cosine(progress: float, base: float, warmup: float) -> float:
-    """Return the rate of a linear rise to `base` in the share `warmup`, then half a cosine to 0."""
-    if progress < warmup:
-        return base * progress / warmup
-    return 0.5 * base * (1 + cos(pi * (progress - warmup) / (1 - warmup)))
-
-
 def rate_at(
     schedule: Literal["poly", "cosine"],
     budget: Budget,
@@ -54,13 +33,24 @@ def rate_at(
     base: float,
     warmup: float,
 ) -> float:
-    """Return the learning rate in force at `step` (from 0), begun after `seconds` of training."""
+    """Return the learning rate in force at `step`, begun after `seconds` of training.
+
+    Args:
+        schedule: "poly", the paper's base (1 - progress)^0.9; or "cosine", a linear rise to `base`,
+            then half a cosine to 0.
+        budget: when training ends.
+        step: from 0.
+        seconds: spent on training before the step.
+        base: the largest rate.
+        warmup: the share of training in which a cosine's rate rises.
+    """
     if schedule == "poly":
-        return poly(budget.progress(_one_step_late(step), seconds), base)
+        # fidelity: the reference sets the rate after a step, from that step's number, so that the
+        # steps 0 and 1 both use `base`.
+        progress = budget.progress(max(step - 1, 0), seconds)
+        return float(base * (1 - progress) ** POLY_POWER)
     # In the middle of the step: neither the first nor the last has a rate of 0.
-    return warm_cosine(budget.progress(step + 0.5, seconds), base, warmup)
-
-
-def _one_step_late(step: int) -> int:
-    # fidelity: as the reference.
-    return max(step - 1, 0)
+    progress = budget.progress(step + 0.5, seconds)
+    if progress < warmup:
+        return base * progress / warmup
+    return 0.5 * base * (1 + cos(pi * (progress - warmup) / (1 - warmup)))

@@ -17,10 +17,6 @@ class NonFiniteLossError(TransUNetError):
     """The loss became NaN or infinite; the parameters were not updated."""
 
 
-def _no_scaling() -> torch.amp.GradScaler:
-    return torch.amp.GradScaler("cpu", enabled=False)
-
-
 @dataclass(frozen=True)
 class Arithmetic:
     """In which numbers a step is computed, and in how many pieces."""
@@ -29,7 +25,9 @@ class Arithmetic:
     accumulate: int = 1
     """Pieces of a batch, computed one after the other; never more than the batch has images."""
     clip_norm: float | None = None
-    scaler: torch.amp.GradScaler = field(default_factory=_no_scaling)
+    scaler: torch.amp.GradScaler = field(
+        default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False)
+    )
     """Keeps small fp16 gradients from vanishing; disabled for the other precisions."""
 
 
@@ -58,13 +56,19 @@ def train_step(
     """
     how = arithmetic or Arithmetic()
     optimizer.zero_grad(set_to_none=True)
+    dtype = _HALF.get(how.precision, torch.bfloat16)
     pieces = min(how.accumulate, len(images))
     total = torch.zeros((), device=images.device)
     for i, (piece, target) in enumerate(
         zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True)
     ):
-        with _synchronised(model, last=i == pieces - 1):
-            with _autocast(images.device, how.precision):
+        exchange: AbstractContextManager[None] = nullcontext()
+        if isinstance(model, DistributedDataParallel) and i < pieces - 1:
+            exchange = (
+                model.no_sync()
+            )  # gradients are exchanged once per batch, with its last piece
+        with exchange:
+            with torch.autocast(images.device.type, dtype=dtype, enabled=how.precision in _HALF):
                 share = loss(model(piece), target) / pieces
             how.scaler.scale(share).backward()
         total += share.detach()
@@ -77,15 +81,3 @@ def train_step(
     how.scaler.step(optimizer)
     how.scaler.update()
     return value
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    dtype = _HALF.get(precision, torch.bfloat16)
-    return torch.autocast(device.type, dtype=dtype, enabled=precision in _HALF)
-
-
-def _synchronised(model: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Let processes exchange gradients once per batch, with its last piece."""
-    if isinstance(model, DistributedDataParallel) and not last:
-        return model.no_sync()
-    return nullcontext()

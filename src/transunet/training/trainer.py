@@ -1,11 +1,14 @@
 """Everything that the loop works with, made from a recipe and a prepared store."""
 
 import atexit
+import copy
 import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,71 +17,78 @@ from torch.utils.data import DataLoader
 
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.checks.suitability import TrainingData
-from transunet.data.splits import Split, Splits, split
+from transunet.data.splits import Split, Splits
 from transunet.data.store import Store
 from transunet.errors import ConfigError, TransUNetError
 from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
-from transunet.training.augmentation import BatchAugmentation
+from transunet.training.augmentation import BatchAugmentation, paper
 from transunet.training.checkpoint import State, load_checkpoint
-from transunet.training.distributed import Processes, share_batches, sum_over_processes
-from transunet.training.ema import MovingAverage
+from transunet.training.distributed import ProcessGroup, share_batches, sum_over_processes
 from transunet.training.fine_tuning import begin_from_weights
-from transunet.training.losses import DeepSupervisionLoss, Reduce, SegmentationLoss
-from transunet.training.paper_augmentation import paper
+from transunet.training.losses import LOSSES, DeepSupervisionLoss, Reduce, SegmentationLoss
 from transunet.training.recipe import Recipe
-from transunet.training.runs import Run, data_stamp
 from transunet.training.sampler import Batches
 from transunet.training.samples import SliceDataset
 from transunet.training.schedule import Budget
 from transunet.training.step import Arithmetic
-from transunet.training.supervision import DeeplySupervised
 
 
 @dataclass
-class Job:
-    """One training run, ready to go."""
+class Trainer:
+    """One training run, ready to go.
 
-    run: Run
+    `model` is the network alone; `network` is it with the heads of deep supervision, if there are
+    any; `trained` is what steps are computed with, which shares batches and may be compiled.
+    """
+
+    folder: Path
+    """The run's; see `runs` for what lies where."""
     recipe: Recipe
+    """With a number wherever one may be derived."""
     store: Store
-    split: Split
+    splits: Splits
+    """Which of the store's cases train and validate."""
     device: torch.device
     workers: int
-    place: Processes
+    """Processes that prepare batches, for each process that trains; 0 for none."""
+    world: ProcessGroup
     state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
-        torch.manual_seed(self.recipe.seed)
-        self.model = make_model(self.recipe, self.store)
-        resumed = self.run.checkpoint.is_file()  # and brings the weights
-        self.beginning = (
-            None if resumed else begin_from_weights(self.model, self.recipe, self.store)
-        )
+        recipe = self.recipe
+        torch.manual_seed(recipe.seed)
+        self.model = make_model(recipe, self.store)
+        resumed = self.checkpoint.is_file()  # and brings the weights
+        self.beginning = None if resumed else begin_from_weights(self.model, recipe, self.store)
         self.model.to(self.device).train()
-        self.average = MovingAverage(self.model, self.recipe.ema) if self.recipe.ema else None
-        depths = len(self.recipe.deep_supervision)
-        self.bare: nn.Module = DeeplySupervised(self.model, depths) if depths else self.model
-        if self.beginning and isinstance(self.bare, DeeplySupervised):
-            self.beginning.fill_heads(self.bare)
-        self.bare.to(self.device).train()
-        self.loss = make_loss(self.recipe, ignored=self.store.ignored)
-        self.trained = self._wrapped()
-        self.optimizer = make_optimizer(self.recipe, self.bare)
-        scales = self.recipe.precision == "fp16"
-        scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
-        self.arithmetic = Arithmetic(
-            self.recipe.precision, self.recipe.accumulate, self.recipe.clip_norm, scaler
-        )
-        self.augment = BatchAugmentation(self.recipe.augmentation, self.recipe.seed)
+        self.average = MovingAverage(self.model, recipe.ema) if recipe.ema else None
+        self.network: nn.Module = self.model
+        if recipe.deep_supervision:
+            supervised = DeeplySupervised(self.model, len(recipe.deep_supervision))
+            if self.beginning:
+                self.beginning.fill_heads(supervised.heads)
+            self.network = supervised
+        self.network.to(self.device).train()
+        self.loss = make_loss(recipe, ignored=self.store.ignored)
+        self.model.set_gradient_checkpointing(recipe.gradient_checkpointing)
+        self.trained = share_batches(self.network, self.world, self.device)
+        if recipe.compile:
+            self.trained.compile()
+        self.optimizer = make_optimizer(recipe, self.network)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.arithmetic = Arithmetic(recipe.precision, recipe.accumulate, recipe.clip_norm, scaler)
+        self.augment = BatchAugmentation(recipe.augmentation, recipe.seed)
 
-    def _wrapped(self) -> nn.Module:
-        if self.recipe.gradient_checkpointing:
-            self.model.set_gradient_checkpointing(True)
-        shared = share_batches(self.bare, self.place, self.device)
-        if self.recipe.compile:
-            shared.compile()
-        return shared
+    @property
+    def checkpoint(self) -> Path:
+        """What resuming needs, once there is something to resume."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def split(self) -> Split:
+        """The cases that train, validate and test: those of the recipe's fold, if it names one."""
+        return self.splits.parts[self.recipe.fold or 0]
 
     @cached_property
     def dataset(self) -> SliceDataset:
@@ -95,10 +105,10 @@ class Job:
             len(self.dataset),
             recipe.batch,
             recipe.seed,
-            part=(self.place.rank, self.place.world),
+            part=(self.world.rank, self.world.size),
             accumulate=recipe.accumulate,
             foreground=recipe.foreground,
-            holders=[self.dataset.with_class(index) for index in classes],
+            indices_by_class=[self.dataset.with_class(index) for index in classes],
         )
 
     @cached_property
@@ -127,7 +137,7 @@ class Job:
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds the state of."""
         parts = {
-            "model": self.bare,
+            "model": self.network,
             "optimizer": self.optimizer,
             "scaler": self.arithmetic.scaler,
         }
@@ -145,10 +155,10 @@ class Job:
             worker_init_fn=_leave_signals_to_the_parent,
         )
         with _ending_workers(iter(loader)) as prepared:
-            for draws, batch in zip(self.sampler, prepared, strict=True):
+            for keys, batch in zip(self.sampler, prepared, strict=True):
                 images = batch["image"].to(self.device, non_blocking=True)
                 labels = batch["label"].to(self.device, non_blocking=True)
-                yield self.augment(images, labels, draws)
+                yield self.augment(images, labels, keys)
 
     def restore(self) -> None:
         """Take over the run's checkpoint, if there is one.
@@ -158,14 +168,16 @@ class Job:
                 fit.
             DataError: when the checkpoint is damaged.
         """
-        stamp = data_stamp(self.store)
-        if self.run.checkpoint.is_file():
-            self.state = load_checkpoint(self.run.checkpoint, self.parts)
+        cases = sorted(self.store.cases.items())
+        lines = [f"{name} {case.made_with} {case.hashes}" for name, case in cases]
+        stamp = sha256("\n".join(lines).encode()).hexdigest()
+        if self.checkpoint.is_file():
+            self.state = load_checkpoint(self.checkpoint, self.parts)
             if self.state.data != stamp:
                 raise ConfigError(
-                    f"The slices in {self.store.path} are not those that {self.run.folder} was "
+                    f"The slices in {self.store.path} are not those that {self.folder} was "
                     "trained on. Restore the data, or start a new run; --weights "
-                    f"{self.run.last} takes over what was learned."
+                    f"{self.folder / 'last'} takes over what was learned."
                 )
         self.state.data = stamp
 
@@ -175,11 +187,11 @@ class Job:
         Raises:
             TransUNetError: when a weight is NaN or infinite.
         """
-        for name, tensor in self.bare.state_dict().items():
+        for name, tensor in self.network.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise TransUNetError(
                     f"The weights {name} became NaN or infinite by step {self.state.step}; what "
-                    f"{self.run.folder} holds from before is kept. Start again with a lower "
+                    f"{self.folder} holds from before is kept. Start again with a lower "
                     "learning rate (--lr), or with --set clip_norm=1."
                 )
 
@@ -202,10 +214,10 @@ class Job:
                 "another --batch-size (2 or more in each step, the last of an epoch included), or "
                 "less of --set accumulate."
             )
-        if smallest < self.place.world:
+        if smallest < self.world.size:
             raise ConfigError(
                 f"An epoch of {len(self.dataset)} slices in batches of {self.recipe.batch_size} "
-                f"ends with a batch of {smallest}, fewer than the {self.place.world} processes. "
+                f"ends with a batch of {smallest}, fewer than the {self.world.size} processes. "
                 "Choose another --batch-size, or fewer processes."
             )
 
@@ -239,21 +251,52 @@ def _ending_workers(prepared: Any) -> Iterator[Any]:
         atexit.unregister(end)
 
 
-def splits_of_run(run: Run, store: Store) -> Splits:
-    """Return which of the store's cases train and validate, as decided when the run was begun.
+class DeeplySupervised(nn.Module):
+    """A TransUNet that also returns coarser logits, through 1x1 heads of its own, while training.
 
-    A run of a version that noted nothing goes on with what that version drew.
+    The heads are trained and thrown away: the network inside has the published parameters, and a
+    bundle of it costs nothing extra.
+
+    Args:
+        model: whose decoder is supervised.
+        depths: how many of the decoder's earlier blocks get a head, the last first (1 to 3).
     """
-    if run.record.splits:
-        return run.record.splits
-    recipe, cases = run.record.recipe, list(store.cases.values())
-    rule = f"drawn with seed {recipe.seed}"
-    if recipe.folds:
-        return Splits(split(cases, recipe.seed, how="kfold", folds=recipe.folds), rule, drawn=True)
-    if recipe.holdout is not None:
-        parts = split(cases, recipe.seed, how="holdout", fraction=recipe.holdout)
-        return Splits(parts, rule, drawn=True)
-    return store.prepared
+
+    def __init__(self, model: TransUNet, depths: int) -> None:
+        super().__init__()
+        self.model = model
+        channels = model.config.decoder_channels[2::-1][:depths]
+        self.heads = nn.ModuleList(nn.Conv2d(c, model.config.num_classes, 1) for c in channels)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the logits (B, K, H, W), then those at 1/2, 1/4 and 1/8 of that size."""
+        logits, features = self.model.forward_with_features(x)
+        # The last block's features have logits already, the network's own.
+        coarser = zip(self.heads, features[2::-1], strict=False)
+        return [logits, *(head(feature) for head, feature in coarser)]
+
+
+class MovingAverage:
+    """Exponential moving average of parameters and statistics of `model`, which predicts better.
+
+    The first steps average over what there is (decay (1 + n) / (10 + n)), so that the random start
+    is soon forgotten.
+    """
+
+    def __init__(self, model: TransUNet, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights of `model` after optimiser step `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages, values = self.model.state_dict(), model.state_dict()
+        counters = [name for name, value in values.items() if not value.is_floating_point()]
+        for name in counters:
+            averages.pop(name).copy_(values.pop(name))
+        # All tensors in a few kernels instead of one each, every step.
+        torch._foreach_lerp_(list(averages.values()), list(values.values()), 1 - decay)
 
 
 def make_model(recipe: Recipe, store: Store) -> TransUNet:
@@ -283,7 +326,8 @@ def make_loss(
         reduce: sums a tensor over the processes.
         ignored: the label of pixels that are left out, a store's `ignored`.
     """
-    loss = SegmentationLoss(recipe.ce_weight, recipe.dice_weight, reduce, ignored)
+    weights = {name: getattr(recipe, name) for name in LOSSES}
+    loss = SegmentationLoss(weights, reduce, ignored)
     if recipe.deep_supervision:
         return DeepSupervisionLoss(loss, recipe.deep_supervision)
     return loss

@@ -11,13 +11,13 @@ from transunet.data.store import Store
 from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.predictor import Predictor
 from transunet.models.transunet2d.network import TransUNet
-from transunet.training.distributed import Processes
+from transunet.training.distributed import ProcessGroup
 
 _BATCH = 8  # slices that are predicted at once
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Validation:
     """Dice on the held-out cases. NaN where a class is in no case and predicted in none."""
 
     cases: Mapping[str, Mapping[str, float]]
@@ -47,8 +47,8 @@ class Outcome:
 
 
 def validate(
-    model: TransUNet, store: Store, cases: Sequence[str], device: torch.device, place: Processes
-) -> Outcome:
+    model: TransUNet, store: Store, cases: Sequence[str], device: torch.device, world: ProcessGroup
+) -> Validation:
     """Predict `cases` of `store` with `model`, each process some of them, and measure them all.
 
     The store's slices are what the predictor makes of the volume itself; the prediction is measured
@@ -57,19 +57,17 @@ def validate(
     predictor = Predictor(
         model, store.preprocessing, store.labels, device=device, batch_size=_BATCH
     )
-    mine = {name: _measure(predictor, store, name) for name in cases[place.rank :: place.world]}
-    found = {name: dice for part in place.gather(mine) for name, dice in part.items()}
-    present = frozenset(store.labels[index] for index in classes_in(store, cases))
-    return Outcome({name: found[name] for name in cases}, present)
-
-
-def _measure(predictor: Predictor, store: Store, case: str) -> dict[str, float]:
-    predicted, label = predictor.label_slices(store.image(case)), np.asarray(store.label(case))
-    if store.ignored is not None:
-        predicted = np.where(label == store.ignored, 0, predicted)
     classes = [index for index in store.labels if index]
-    dice = dice_per_class(predicted, label, classes)
-    return {store.labels[index]: value for index, value in dice.items()}
+    measured: dict[str, dict[str, float]] = {}
+    for case in cases[world.rank :: world.size]:
+        predicted, label = predictor.label_slices(store.image(case)), np.asarray(store.label(case))
+        if store.ignored is not None:
+            predicted = np.where(label == store.ignored, 0, predicted)
+        dice = dice_per_class(predicted, label, classes)
+        measured[case] = {store.labels[index]: value for index, value in dice.items()}
+    of_all = {case: dice for part in world.gather(measured) for case, dice in part.items()}
+    present = frozenset(store.labels[index] for index in classes_in(store, cases))
+    return Validation({case: of_all[case] for case in cases}, present)
 
 
 def _mean(values: Sequence[float]) -> float:
