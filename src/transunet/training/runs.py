@@ -29,8 +29,8 @@ import numpy as np
 from transunet.data.cases import DataSet
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import labelled, prepare
-from transunet.data.processes import Progress
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.processes import Progress
 from transunet.data.split_rules import (
     grouped_cases,
     named_splits,
