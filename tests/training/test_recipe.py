@@ -79,7 +79,7 @@ def test_a_file_can_start_from_a_preset(tmp_path):
         ({"lr": -1}, "lr: Input should be greater than 0"),
         ({"warmup": 0.1}, "warmup needs schedule"),
         ({"accumulate": 30}, "accumulate=30 is more than the 24 slices"),
-        ({"ce_weight": 0, "dice_weight": 0}, "both 0"),
+        ({"ce_weight": 0, "dice_weight": 0}, "all 0"),
         ({"folds": 3, "fold": 3}, "fold=3"),
         ({"precision": "fp8"}, "precision"),
         ({"augmentation.scale": [1.2, 0.8]}, "scale"),

@@ -80,6 +80,7 @@ def test_a_run_is_free_when_training_has_ended(job, tmp_path, held):
     held(tmp_path / "run")  # though the job is still known here
 
 
+@pytest.mark.process
 def test_folds_of_one_cross_validation_may_be_trained_at_the_same_time(toy, tmp_path, recipe, held):
     parent = open_folds(tmp_path / "cv", toy, recipe(folds=2, iterations=1, validations=1))
     start_fold(parent, 0, device="cpu")
