@@ -1,5 +1,6 @@
 """Attention on volumes: the network's own values, in the right place of the volume's own grid."""
 
+import weakref
 from functools import cache
 
 import numpy as np
@@ -8,12 +9,13 @@ import torch
 
 from golden_figures import close, facts, image, seed_state
 from prediction import OBLIQUE, noise, tiny_model
-from transunet.attention.rollout import chosen, every_choice, rollout
+from transunet.attention.rollout import layers_and_heads, rollout, select_matrices
 from transunet.attention.token_grid import TokenGrid
 from transunet.attention.view import AttentionView
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
+from transunet.inference.volume_slices import VolumeSlices
 from transunet.models.transunet2d.config import TransUNetConfig, variant
 from transunet.models.transunet2d.network import TransUNet
 
@@ -126,7 +128,7 @@ def test_rollout_by_hand() -> None:
 
 def test_of_one_layer_and_head_there_is_a_rollout_too() -> None:
     view = AttentionView(tiny_model(), PLAIN, "cpu")
-    found = view.maps(volume(), every_choice(view.model.config))
+    found = view.maps(volume(), layers_and_heads("all", "all", view.model.config))
     assert [(one.layer, one.head) for one in found] == [(0, 0), (0, "mean"), ("rollout", "mean")]
     np.testing.assert_array_equal(found[0].tokens, found[1].tokens)
 
@@ -134,7 +136,7 @@ def test_of_one_layer_and_head_there_is_a_rollout_too() -> None:
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("orientation", ["RAS", "LPI", "SAR"])
 def test_a_voxel_lies_in_the_token_that_its_slice_puts_there(axis: int, orientation: str) -> None:
-    """Light up a voxel: after cutting, the bright pixel is in the token that `place` names."""
+    """Light up a voxel: after cutting, the bright pixel is in the token that `token_at` names."""
     preprocessing = PLAIN.replace(orientation=orientation, slice_axis=axis)
     rng = np.random.default_rng(axis)
     shape = (21, 34, 47)
@@ -151,8 +153,8 @@ def test_a_voxel_lies_in_the_token_that_its_slice_puts_there(axis: int, orientat
             min(int((pixel * 63 / (size - 1) + 0.5) // 16), 3)
             for pixel, size in zip((row, column), slices.shape[1:], strict=True)
         ]
-        assert grid.place(voxel) == (index, *expected)
-        assert grid.shares(one)[index].reshape(4, 4)[tuple(expected)] == 1
+        assert grid.token_at(voxel) == (index, *expected)
+        assert grid.token_shares(one)[index].reshape(4, 4)[tuple(expected)] == 1
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -188,10 +190,10 @@ def test_a_token_that_attends_to_itself_is_brightest_where_it_lies() -> None:
         preprocessing = PLAIN.replace(orientation=orientation)
         grid = TokenGrid(one.grid, preprocessing, (64, 64), 16)
         voxel = (33, 5, 22)
-        index, row, column = grid.place(voxel)
+        index, row, column = grid.token_at(voxel)
         tokens = np.zeros(grid.shape, np.float32)
         tokens[index, row, column] = 1
-        heat = grid.volume(tokens, one).array[0]
+        heat = grid.to_volume(tokens, one).array[0]
         assert heat[voxel] > 0.2
         peak = np.array(np.unravel_index(heat.argmax(), heat.shape))
         assert np.abs(peak - voxel).max() <= 11  # a token is up to 44 / 4 voxels wide
@@ -202,7 +204,7 @@ def test_between_tokens_values_are_bilinear_and_keep_their_range() -> None:
     one = volume((64, 64, 2), np.eye(4))
     grid = TokenGrid(one.grid, PLAIN, (64, 64), 16)
     ramp = np.tile(np.arange(4, dtype=np.float32), (2, 4, 1))
-    drawn = grid.slices(ramp)
+    drawn = grid.to_slices(ramp)
     assert drawn.shape == (2, 64, 64)
     # Centres at 7.5, 23.5, 39.5, 55.5: linear between them and constant outside.
     expected = np.clip((np.arange(64) - 7.5) / 16, 0, 3)
@@ -227,7 +229,7 @@ def test_a_mask_asks_the_tokens_that_it_covers_each_by_its_share() -> None:
 
 def test_what_all_tokens_receive_averages_to_the_even_share() -> None:
     view = AttentionView(several(), PLAIN, "cpu")
-    for one in view.maps(volume(), every_choice(view.model.config)):
+    for one in view.maps(volume(), layers_and_heads("all", "all", view.model.config)):
         np.testing.assert_allclose(one.tokens.mean(axis=(1, 2)), 1, rtol=1e-5)
         assert one.tokens.std() > 1e-4
 
@@ -247,7 +249,7 @@ def test_batches_of_slices_give_what_single_ones_do(monkeypatch: pytest.MonkeyPa
     one = volume((20, 24, 11))
     together = view.maps(one, [(1, "mean")])[0].tokens
     monkeypatch.setattr("transunet.attention.view._MOST_BYTES", 1)
-    assert view._batch == 1
+    assert view._batch_size == 1
     np.testing.assert_allclose(view.maps(one, [(1, "mean")])[0].tokens, together, rtol=1e-4)
 
 
@@ -304,17 +306,25 @@ def test_a_mask_on_another_grid_and_too_many_channels_are_refused() -> None:
 
 def test_choices_pick_layer_and_head() -> None:
     maps = [torch.rand(2, 3, 4, 4) for _ in range(2)]
-    first, second = chosen(maps, [(1, 2), (0, "mean")])
+    first, second = select_matrices(maps, [(1, 2), (0, "mean")])
     torch.testing.assert_close(first, maps[1][:, 2])
     torch.testing.assert_close(second, maps[0].mean(1))
 
 
-def test_a_volume_is_measured_once_and_let_go_with_its_last_owner() -> None:
-    view = AttentionView(several(), PLAIN, "cpu")
-    one = volume()
+def test_a_volume_is_measured_once_and_let_go_with_its_last_owner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = []
+
+    def measure(image: Volume, preprocessing: Preprocessing) -> VolumeSlices:
+        measured.append(image.name)
+        return VolumeSlices(image, preprocessing)
+
+    monkeypatch.setattr("transunet.attention.view.VolumeSlices", measure)
+    view, one = AttentionView(several(), PLAIN, "cpu"), volume()
     view.slice_at(one, (0, 0, 0), 0, 0)
-    (known,) = view._known.values()
     view.slice_at(one, (5, 5, 1), 2, 1)
-    assert view._known[one] is known
-    del one, known
-    assert len(view._known) == 0
+    assert measured == ["case"]
+    owner = weakref.ref(one)
+    del one
+    assert owner() is None

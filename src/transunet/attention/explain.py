@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
-from transunet.attention.rollout import Head, Layer, choices_of, every_choice
-from transunet.attention.view import At, AttentionMap, AttentionView
+from transunet.attention.rollout import Head, Layer, layers_and_heads
+from transunet.attention.view import AttentionMap, AttentionView, Query
 from transunet.bundle.io import BundleConfig, from_pretrained
 from transunet.data.formats import stem_of, write_volume
 from transunet.data.volume import Volume
 from transunet.drawing.colours import colour_of
 from transunet.drawing.figures import check_figure_path
-from transunet.drawing.heat import Heat, HeatMaps, draw_heat
+from transunet.drawing.heat import HeatMaps, draw_heat
 from transunet.drawing.panels import orientation_for, panel_of, tells_space
 from transunet.drawing.planes import PLANES, pixel_of, plane, plane_of
 from transunet.errors import ConfigError, DataError
@@ -55,10 +55,10 @@ class Explanation:
         Raises:
             ConfigError: for a map that was not asked for.
         """
-        for one in self.maps:
-            if (one.layer, one.head) == (layer, head):
-                return one.on(self.image)
-        there = ", ".join(_name(one) for one in self.maps)
+        for attention in self.maps:
+            if (attention.layer, attention.head) == (layer, head):
+                return attention.on(self.image)
+        there = ", ".join(attention.name for attention in self.maps)
         raise ConfigError(f"Layer {layer}, head {head} was not asked for; there is {there}.")
 
     def write(
@@ -77,10 +77,14 @@ class Explanation:
         folder = writable_folder(Path(folder))
         name = name or stem_of(Path(self.image.name))
         written = [self.draw(folder / f"{name}.png")]
-        for one in self.maps:
+        for attention in self.maps:
+            values = attention.on(self.image)
             suffix = ".nii.gz" if format_ == "nii" else ".npy"
-            with atomic_path(path := folder / f"{name}_{_name(one)}{suffix}") as scratch:
-                _write_map(one.on(self.image), scratch)
+            with atomic_path(path := folder / f"{name}_{attention.name}{suffix}") as scratch:
+                if format_ == "npy":
+                    np.save(scratch, values.array[0])
+                else:
+                    write_volume(values, scratch)
             written.append(path)
         return written
 
@@ -102,28 +106,24 @@ class Explanation:
             oriented=self.oriented,
             title="image and labels" if self.labels.array.any() else "image",
         )
-        heats = [plane(self._slice_of(one).array[0], axis, 0) for one in self.slice_maps]
-        shown = HeatMaps(
+        heats = [
+            plane(attention.slice_of(self.slice_index).reoriented(codes).array[0], axis, 0)
+            for attention in self.slice_maps
+        ]
+        per_layer = sum(attention.layer == 0 for attention in self.slice_maps)
+        layers = range(0, len(heats) - 1, per_layer)  # the last one is the roll-out
+        heat_maps = HeatMaps(
             panel,
             rollout=heats[-1],
-            layers=self._by_layer(heats[:-1]),
+            layers=[heats[start : start + per_layer] for start in layers],
             mark=self.voxel and pixel_of(self.image.grid, codes, grid.slice_axis, self.voxel),
         )
         colours = {self.names.get(v, f"label {v}"): colour_of(v - 1) for v in panel.values}
-        return draw_heat(shown, colours, Path(path), self._title(axis, index))
-
-    def _slice_of(self, one: AttentionMap) -> Volume:
-        return one.slice_of(self.slice_index).reoriented(orientation_for(self.oriented))
-
-    def _by_layer(self, heats: list[Heat]) -> list[list[Heat]]:
-        per_layer = sum(one.layer == 0 for one in self.slice_maps)
-        return [heats[start : start + per_layer] for start in range(0, len(heats), per_layer)]
-
-    def _title(self, axis: int, index: int) -> str:
-        count = self.slice_maps[0].tokens.shape[0]
-        plane = f"{PLANES[axis]} " if self.oriented else ""
-        where = f", {plane}slice {index + 1} of {count}" if count > 1 else ""
-        return f"{stem_of(Path(self.image.name))}{where}: attention of {self.asked}"
+        title, count = stem_of(Path(self.image.name)), grid.shape[0]
+        if count > 1:
+            plane_name = f"{PLANES[axis]} " if self.oriented else ""
+            title += f", {plane_name}slice {index + 1} of {count}"
+        return draw_heat(heat_maps, colours, Path(path), f"{title}: attention of {self.asked}")
 
 
 def explain(
@@ -132,7 +132,7 @@ def explain(
     *,
     layer: int | str = "rollout",
     head: int | str = "mean",
-    at: At | str = None,
+    at: Query | str = None,
     spacing_mm: Sequence[float] | None = None,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
@@ -172,42 +172,68 @@ def explain_with(
     *,
     layer: int | str = "rollout",
     head: int | str = "mean",
-    at: At | str = None,
+    at: Query | str = None,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
     force: bool = False,
 ) -> Explanation:
-    """Do as `explain` with a model that is loaded, for many images.
+    """Look at what a loaded model attends to, for many images; as `explain` in all else.
 
     Raises:
-        As `explain`.
+        ConfigError: for a layer, head, voxel or structure that there is not.
+        DataError: for an image that cannot be segmented, or a structure that is not found in it.
     """
-    choices = choices_of(layer, head, config.architecture)
-    _check_name(at, config)
+    choices = layers_and_heads(layer, head, config.architecture)
     view = AttentionView(model, config.preprocessing, device)
-    voxel = _voxel(at)
-    if voxel is not None:
-        view.grid_of(image).place(voxel)  # refused before anything is computed
+    grid = view.grid_of(image)
+    voxel: tuple[int, int, int] | None = None
+    structure: tuple[int, ...] = ()
+    # What there is not is refused before anything is computed.
+    if at is None:
+        asked = "all tokens alike"
+    elif isinstance(at, str):
+        structure, asked = classes_named([at], config.labels), f"the tokens of {at}"
+    elif isinstance(at, Volume):
+        asked = "the tokens of a mask"
+    else:
+        grid.token_at(at)
+        voxel = int(at[0]), int(at[1]), int(at[2])
+        asked = f"the token of voxel {', '.join(map(str, voxel))}"
     predictor = Predictor(
         model,
         config.preprocessing,
         config.labels,
-        device=view.place,
+        device=view.device,
         training_data=config.training_data,
         force=force,
     )
     labels = predictor(image)
-    asked = _mask(at, labels, config) if isinstance(at, str) else at
-    shown = _slice_to_show(asked, labels, view)
-    every = view.maps(image, every_choice(config.architecture), asked, slices=[shown])
+    query: Query
+    if isinstance(at, str):
+        query = labels.with_array(np.isin(labels.array, structure).astype(np.uint8))
+        if not query.array.any():
+            raise DataError(
+                f"{labels.name}: the network finds no {at} in it, so there is nothing to look "
+                "from. Choose another structure or a voxel."
+            )
+    else:
+        query = at
+    if voxel is not None:
+        slice_index = grid.token_at(voxel)[0]
+    else:  # the slice with most of what is asked about, or of all labels
+        counted = query if isinstance(query, Volume) else labels
+        others = tuple(axis for axis in range(3) if axis != grid.slice_axis)
+        counts = np.count_nonzero(counted.array[0], axis=others)
+        slice_index = grid.stored_index(int(counts.argmax()) if counts.any() else len(counts) // 2)
+    every = layers_and_heads("all", "all", config.architecture)
     return Explanation(
         image=image,
         labels=labels,
-        maps=tuple(view.maps(image, choices, asked, progress=progress)),
-        slice_maps=tuple(every),
-        slice_index=shown,
+        maps=tuple(view.maps(image, choices, query, progress=progress)),
+        slice_maps=tuple(view.maps(image, every, query, slices=[slice_index])),
+        slice_index=slice_index,
         names=dict(config.labels),
-        asked=_in_words(at),
+        asked=asked,
         voxel=voxel,
         oriented=tells_space(Path(image.name)),
     )
@@ -221,60 +247,3 @@ def check_writable(folder: Path) -> None:
     """
     check_figure_path(folder / "figure.png")
     writable_folder(folder)
-
-
-def _check_name(at: Any, config: BundleConfig) -> None:
-    if isinstance(at, str):
-        classes_named([at], config.labels)
-
-
-def _voxel(at: Any) -> tuple[int, int, int] | None:
-    if at is None or isinstance(at, str | Volume):
-        return None
-    return tuple(int(index) for index in at)  # type: ignore[return-value]
-
-
-def _mask(name: str, labels: Volume, config: BundleConfig) -> Volume:
-    mask = np.isin(labels.array, classes_named([name], config.labels))
-    if not mask.any():
-        raise DataError(
-            f"{labels.name}: the network finds no {name} in it, so there is nothing to look from. "
-            "Choose another structure or a voxel."
-        )
-    return labels.with_array(mask.astype(np.uint8))
-
-
-def _slice_to_show(asked: At, labels: Volume, view: AttentionView) -> int:
-    """The slice of a voxel, or the one with most of the structure or of all labels."""
-    if asked is not None and not isinstance(asked, Volume):
-        return view.grid_of(labels).place(asked)[0]
-    counted = labels if asked is None else asked
-    across = view.grid_of(labels).slice_axis
-    others = tuple(1 + axis for axis in range(3) if axis != across)
-    counts = np.count_nonzero(counted.array[:1], axis=(0, *others))
-    stored = int(counts.argmax()) if counts.any() else len(counts) // 2
-    return view.grid_of(labels).stored_index(stored)  # turning an index there and back is the same
-
-
-def _in_words(at: At | str) -> str:
-    if at is None:
-        return "all tokens alike"
-    if isinstance(at, str):
-        return f"the tokens of {at}"
-    if isinstance(at, Volume):
-        return "the tokens of a mask"
-    return f"the token of voxel {', '.join(str(int(index)) for index in at)}"
-
-
-def _name(one: AttentionMap) -> str:
-    if one.layer == "rollout":
-        return "rollout"
-    head = "mean" if one.head == "mean" else f"head{one.head:02d}"
-    return f"layer{one.layer:02d}_{head}"
-
-
-def _write_map(values: Volume, path: Path) -> None:
-    if path.suffix == ".npy":
-        np.save(path, values.array[0])
-    else:
-        write_volume(values, path)

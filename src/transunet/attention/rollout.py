@@ -13,7 +13,7 @@ Layer = int | Literal["rollout"]
 """A layer as the state dict numbers them, from 0, or all of them rolled out."""
 Head = int | Literal["mean"]
 """A head, from 0, or the mean of a layer's heads."""
-Choice = tuple[Layer, Head]
+LayerHead = tuple[Layer, Head]
 """A layer and a head; the roll-out always takes the mean of the heads."""
 
 RESIDUAL = 0.5
@@ -44,33 +44,26 @@ def rollout(maps: Sequence[Tensor]) -> Tensor:
     return rolled
 
 
-def chosen(maps: Sequence[Tensor], choices: Sequence[Choice]) -> list[Tensor]:
+def select_matrices(maps: Sequence[Tensor], choices: Sequence[LayerHead]) -> list[Tensor]:
     """Return one matrix (B, N, N) per choice: row by row, how much a token attends to the others.
 
     Args:
         maps: attention probabilities (B, heads, N, N), the first layer first.
-        choices: checked by `checked_choice`.
+        choices: layers and heads that there are.
     """
     rolled = rollout(maps) if any(layer == "rollout" for layer, _ in choices) else None
-    found = []
+    matrices = []
     for layer, head in choices:
         if layer == "rollout":
             assert rolled is not None
-            found.append(rolled)
+            matrices.append(rolled)
         else:
-            found.append(maps[layer].mean(dim=1) if head == "mean" else maps[layer][:, head])
-    return found
+            matrices.append(maps[layer].mean(dim=1) if head == "mean" else maps[layer][:, head])
+    return matrices
 
 
-def every_choice(config: TransUNetConfig) -> list[Choice]:
-    """Return all that there is to choose: each layer's heads and their mean, and the roll-out."""
-    heads: list[Head] = [*range(config.num_heads), "mean"]
-    found: list[Choice] = [(layer, head) for layer in range(config.num_layers) for head in heads]
-    return [*found, ("rollout", "mean")]
-
-
-def choices_of(layer: int | str, head: int | str, config: TransUNetConfig) -> list[Choice]:
-    """Return the choices that a layer ("rollout", "all") and a head ("mean", "all") stand for.
+def layers_and_heads(layer: int | str, head: int | str, config: TransUNetConfig) -> list[LayerHead]:
+    """Return what a layer ("rollout", "all") and a head ("mean", "all") stand for.
 
     All layers bring the roll-out with them, which is always of the heads' mean.
 
@@ -81,29 +74,28 @@ def choices_of(layer: int | str, head: int | str, config: TransUNetConfig) -> li
     heads = [*range(config.num_heads), "mean"] if head == "all" else [head]
     if layer == "rollout" and head == "all":
         heads = ["mean"]
-    found = [checked_choice(one, other, config) for one in layers for other in heads]
-    return [*found, ("rollout", "mean")] if layer == "all" else found
+    choices = [check_layer_head(one, other, config) for one in layers for other in heads]
+    return [*choices, ("rollout", "mean")] if layer == "all" else choices
 
 
-def checked_choice(layer: int | str, head: int | str, config: TransUNetConfig) -> Choice:
-    """Return a layer and a head as a choice.
+def check_layer_head(layer: int | str, head: int | str, config: TransUNetConfig) -> LayerHead:
+    """Return a layer and a head, which the network has.
 
     Raises:
         ConfigError: for a layer or head that the network does not have, naming those it has.
     """
-    _check_number("layer", layer, config.num_layers, "rollout")
-    _check_number("head", head, config.num_heads, "mean")
+    for what, value, count, word in (
+        ("layer", layer, config.num_layers, "rollout"),
+        ("head", head, config.num_heads, "mean"),
+    ):
+        number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count
+        if value != word and not number:
+            raise ConfigError(
+                f"The network has no {what} {value!r}; it has 0 to {count - 1}, and {word!r}."
+            )
     if layer == "rollout" and head != "mean":
         raise ConfigError(
             f"The roll-out takes the mean of every layer's heads; head {head!r} cannot be chosen "
             "with it. Choose a layer, or the head 'mean'."
         )
-    return cast("Choice", (layer, head))
-
-
-def _check_number(what: str, value: object, count: int, word: str) -> None:
-    number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count
-    if value != word and not number:
-        raise ConfigError(
-            f"The network has no {what} {value!r}; it has 0 to {count - 1}, and {word!r}."
-        )
+    return cast("LayerHead", (layer, head))

@@ -38,7 +38,7 @@ class TokenGrid:
         """The axis of the volume's own array that runs across the slices."""
         return self.preprocessing.stored_axis(self.grid)
 
-    def place(self, voxel: Sequence[int]) -> tuple[int, int, int]:
+    def token_at(self, voxel: Sequence[int]) -> tuple[int, int, int]:
         """Return the slice, and the row and column of the token that contains `voxel`.
 
         Args:
@@ -47,19 +47,25 @@ class TokenGrid:
         Raises:
             ConfigError: for a voxel that the volume does not have.
         """
-        self._check(voxel)
+        shape = self.grid.spatial_shape
+        if len(voxel) != 3 or not all(0 <= v < n for v, n in zip(voxel, shape, strict=False)):
+            ends = " x ".join(f"0..{size - 1}" for size in shape)
+            raise ConfigError(
+                f"{self.grid.name} has no voxel {tuple(voxel)}; expected three indices within "
+                f"{ends}."
+            )
         oriented = [0, 0, 0]
         change = orientation_change(self.grid.affine, self.preprocessing.orientation)
-        for index, size, (axis, flip) in zip(voxel, self.grid.spatial_shape, change, strict=True):
+        for index, size, (axis, flip) in zip(voxel, shape, change, strict=True):
             oriented[int(axis)] = int(index) if flip > 0 else size - 1 - int(index)
         slice_index = oriented.pop(self.preprocessing.slice_axis)
         row, column = (
-            int(_token_of(size, side, self._patch)[index])
-            for index, size, side in zip(oriented, self._native, self._image_size, strict=True)
+            int(tokens[index])
+            for index, tokens in zip(oriented, self._tokens_of_pixels, strict=True)
         )
         return slice_index, row, column
 
-    def shares(self, mask: Volume) -> NDArray[np.float32]:
+    def token_shares(self, mask: Volume) -> NDArray[np.float32]:
         """Return how a mask's voxels are shared out among each slice's tokens, (S, N).
 
         Rows sum to 1, or are 0 where a slice has none of the mask.
@@ -76,86 +82,78 @@ class TokenGrid:
             raise GeometryError(
                 f"{mask.name} does not lie on the grid of {self.grid.name}: {difference}."
             )
-        slices = self.preprocessing.cut(mask)[:, 0] != 0
+        slices = (self.preprocessing.cut(mask)[:, 0] != 0).astype(np.float32)
         rows, columns = (
-            np.eye(side // self._patch, dtype=np.float32)[:, _token_of(size, side, self._patch)]
-            for size, side in zip(self._native, self._image_size, strict=True)
+            np.eye(side // self._patch, dtype=np.float32)[:, tokens]
+            for side, tokens in zip(self._image_size, self._tokens_of_pixels, strict=True)
         )
-        counts = (rows @ slices.astype(np.float32) @ columns.T).reshape(len(slices), -1)
+        counts = (rows @ slices @ columns.T).reshape(len(slices), -1)
         return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
-    def slices(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+    def to_slices(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return values of tokens (S, rows, columns) at the slices' own size, (S, H, W).
 
         Bilinear between the tokens' centres and constant outside them.
         """
-        rows, columns = self._between
+        rows, columns = self._interpolations
         return np.asarray(rows @ tokens @ columns.T, dtype=np.float32)
 
-    def volume(self, tokens: NDArray[np.float32], like: Volume) -> Volume:
+    def to_volume(self, tokens: NDArray[np.float32], like: Volume) -> Volume:
         """Return values of all tokens (S, rows, columns) as float32 on the very grid of `like`."""
-        array = self.preprocessing.uncut(self.slices(tokens), self.grid)
+        array = self.preprocessing.uncut(self.to_slices(tokens), self.grid)
         return like.with_array(np.ascontiguousarray(array))
 
-    def slice_volume(self, tokens: NDArray[np.float32], index: int) -> Volume:
+    def slice_to_volume(self, tokens: NDArray[np.float32], index: int) -> Volume:
         """Return values of one slice's tokens (rows, columns) as a volume of that slice alone.
 
         Args:
             tokens: (rows, columns).
-            index: the slice, as `place` numbers them.
+            index: the slice, as `token_at` numbers them.
         """
-        array = self.preprocessing.uncut(self.slices(tokens[None]), self.grid)
+        array = self.preprocessing.uncut(self.to_slices(tokens[None]), self.grid)
         affine = self.grid.affine.copy()
         affine[:3, 3] += affine[:3, self.slice_axis] * self.stored_index(index)
         return Volume(np.ascontiguousarray(array), affine, self.grid.name)
 
     def stored_index(self, index: int) -> int:
-        """Return where the slice `index` lies along `slice_axis` of the volume's own array."""
+        """Return where the slice `index` lies along `slice_axis` of the volume's own array.
+
+        Given that, it returns the slice's index: turning a number round twice changes nothing.
+        """
         change = orientation_change(self.grid.affine, self.preprocessing.orientation)
         flipped = change[self.slice_axis, 1] < 0
         return self.grid.spatial_shape[self.slice_axis] - 1 - index if flipped else index
 
     @cached_property
-    def _native(self) -> tuple[int, int]:
-        return self.preprocessing.native_size(self.grid)
+    def _positions(self) -> list[NDArray[np.float64]]:
+        """Where a slice's rows, and its columns, lie in the network's image: end on end."""
+        return [
+            np.linspace(0, side - 1, size) if size > 1 else np.array([(side - 1) / 2])
+            for size, side in zip(
+                self.preprocessing.native_size(self.grid), self._image_size, strict=True
+            )
+        ]
 
     @cached_property
-    def _between(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        rows, columns = (
-            _interpolation(size, side, self._patch)
-            for size, side in zip(self._native, self._image_size, strict=True)
-        )
-        return rows, columns
+    def _tokens_of_pixels(self) -> list[NDArray[np.intp]]:
+        """The row of tokens that each row of pixels lies in, and the same of columns."""
+        return [
+            np.clip(np.floor((position + 0.5) / self._patch), 0, count - 1).astype(np.intp)
+            for position, count in zip(self._positions, (self.rows, self.columns), strict=True)
+        ]
 
-    def _check(self, voxel: Sequence[int]) -> None:
-        shape = self.grid.spatial_shape
-        if len(voxel) != 3 or not all(0 <= v < n for v, n in zip(voxel, shape, strict=False)):
-            ends = " x ".join(f"0..{size - 1}" for size in shape)
-            raise ConfigError(
-                f"{self.grid.name} has no voxel {tuple(voxel)}; expected three indices within "
-                f"{ends}."
-            )
-
-
-def _positions(size: int, side: int) -> NDArray[np.float64]:
-    """Where the pixels of a line of `size` lie on the network's line of `side`: end on end."""
-    return np.linspace(0, side - 1, size) if size > 1 else np.array([(side - 1) / 2])
-
-
-def _token_of(size: int, side: int, patch: int) -> NDArray[np.intp]:
-    """The token that each of a line's pixels lies in."""
-    token = np.floor((_positions(size, side) + 0.5) / patch)
-    return np.clip(token, 0, side // patch - 1).astype(np.intp)
-
-
-def _interpolation(size: int, side: int, patch: int) -> NDArray[np.float32]:
-    """(size, tokens): the weight of each token at each of a line's pixels."""
-    last = side // patch - 1
-    place = np.clip((_positions(size, side) - (patch - 1) / 2) / patch, 0, last)
-    below = np.minimum(np.floor(place).astype(np.intp), max(last - 1, 0))
-    above = np.minimum(below + 1, last)
-    matrix = np.zeros((size, last + 1), np.float32)
-    pixels = np.arange(size)
-    matrix[pixels, below] += 1 - (place - below)
-    matrix[pixels, above] += place - below
-    return matrix
+    @cached_property
+    def _interpolations(self) -> list[NDArray[np.float32]]:
+        """For rows and for columns, (pixels, tokens): the weight of each token at each pixel."""
+        matrices = []
+        for position, count in zip(self._positions, (self.rows, self.columns), strict=True):
+            last = count - 1
+            at_token = np.clip((position - (self._patch - 1) / 2) / self._patch, 0, last)
+            below = np.minimum(np.floor(at_token).astype(np.intp), max(last - 1, 0))
+            above = np.minimum(below + 1, last)
+            matrix = np.zeros((len(position), count), np.float32)
+            pixels = np.arange(len(position))
+            matrix[pixels, below] += 1 - (at_token - below)
+            matrix[pixels, above] += at_token - below
+            matrices.append(matrix)
+        return matrices

@@ -3,16 +3,15 @@
 A TransUNet segments slice by slice, so a token sees its own slice and no other.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from transunet.attention.rollout import Choice, Head, Layer, checked_choice, chosen
+from transunet.attention.rollout import Head, Layer, LayerHead, check_layer_head, select_matrices
 from transunet.attention.token_grid import TokenGrid
 from transunet.backends.pytorch import evaluating
 from transunet.data.preprocessing import Preprocessing
@@ -27,7 +26,7 @@ _MOST_BYTES = 256 * 2**20
 """Of one batch's attention probabilities, as far as a single slice's are not more."""
 _MOST_SLICES = 8
 
-At = Sequence[int] | Volume | None
+Query = Sequence[int] | Volume | None
 """Whose attention: of the token that contains a voxel; of the tokens that a mask on the volume's
 grid covers, each by its share of the mask; or of all tokens alike (None)."""
 
@@ -43,13 +42,21 @@ class AttentionMap:
     preference. 0 in slices without a token that was asked about."""
     grid: TokenGrid
 
+    @property
+    def name(self) -> str:
+        """Such as `rollout`, `layer03_mean` or `layer03_head11`."""
+        if self.layer == "rollout":
+            return "rollout"
+        head = "mean" if self.head == "mean" else f"head{self.head:02d}"
+        return f"layer{self.layer:02d}_{head}"
+
     def on(self, volume: Volume) -> Volume:
         """Return the map as float32 (1, X, Y, Z) on the grid of the volume it was made from."""
-        return self.grid.volume(self.tokens, volume)
+        return self.grid.to_volume(self.tokens, volume)
 
     def slice_of(self, index: int) -> Volume:
         """Return the map of one slice, numbered as in `tokens`, as a volume of that slice alone."""
-        return self.grid.slice_volume(self.tokens[index], index)
+        return self.grid.slice_to_volume(self.tokens[index], index)
 
 
 class AttentionView:
@@ -70,11 +77,11 @@ class AttentionView:
         preprocessing: Preprocessing,
         device: str | torch.device | None = None,
     ) -> None:
-        self.place = device if isinstance(device, torch.device) else choose_device(device)
-        self.model = model.to(self.place)
+        self.device = device if isinstance(device, torch.device) else choose_device(device)
+        self.model = model.to(self.device)
         self.preprocessing = preprocessing
         # Measuring a volume's intensities reads all of it: once, not for every voxel clicked at.
-        self._known: WeakKeyDictionary[Volume, VolumeSlices] = WeakKeyDictionary()
+        self._slices: WeakKeyDictionary[Volume, VolumeSlices] = WeakKeyDictionary()
 
     def grid_of(self, volume: Volume) -> TokenGrid:
         """Return where the network's tokens lie in `volume`."""
@@ -101,16 +108,16 @@ class AttentionView:
             DataError: for an image that cannot be segmented.
         """
         grid = self.grid_of(volume)
-        index, _, _ = grid.place(voxel)
-        (found,) = self.maps(volume, [(layer, head)], at=voxel)
-        tokens = found.tokens[index]
-        return grid.slice_volume(tokens / tokens.max(), index)
+        index, _, _ = grid.token_at(voxel)
+        (attention,) = self.maps(volume, [(layer, head)], at=voxel)
+        tokens = attention.tokens[index]
+        return grid.slice_to_volume(tokens / tokens.max(), index)
 
     def maps(
         self,
         volume: Volume,
-        choices: Sequence[Choice],
-        at: At = None,
+        choices: Sequence[LayerHead],
+        at: Query = None,
         *,
         slices: Collection[int] | None = None,
         progress: Progress | None = None,
@@ -123,7 +130,7 @@ class AttentionView:
         Args:
             volume: the image, as for predicting.
             choices: layers and heads.
-            at: whose attention; see `At`.
+            at: whose attention; see `Query`.
             slices: the slices to look at; others stay 0.
             progress: called with the slices done and the slices in all.
 
@@ -132,62 +139,53 @@ class AttentionView:
             GeometryError: for a mask on another grid than the volume's.
             DataError: for an image that cannot be segmented.
         """
-        choices = [checked_choice(*choice, self.model.config) for choice in choices]
+        config = self.model.config
+        choices = [check_layer_head(layer, head, config) for layer, head in choices]
         grid = self.grid_of(volume)
-        queries = _queries(grid, at)
-        todo = [index for index in range(len(queries)) if queries[index].any()]
-        todo = todo if slices is None else [index for index in todo if index in slices]
+        queries = _token_weights(grid, at)
+        wanted = [
+            index
+            for index in range(len(queries))
+            if queries[index].any() and (slices is None or index in slices)
+        ]
         tokens = np.zeros((len(choices), *grid.shape), np.float32)
-        for part, maps in self._attention(volume, todo, progress):
-            asked = torch.from_numpy(queries[part]).to(self.place)[:, None]  # (B, 1, N)
-            for out, matrix in zip(tokens, chosen(maps, choices), strict=True):
-                received = (asked @ matrix)[:, 0] * matrix.shape[-1]
+        if volume not in self._slices:
+            self._slices[volume] = VolumeSlices(volume, self.preprocessing)
+        for start in range(0, len(wanted), self._batch_size):
+            part = wanted[start : start + self._batch_size]
+            images = np.concatenate([self._slices[volume][i : i + 1] for i in part])
+            images = resize(images, config.image_size, order=3, edge="kept")
+            with torch.inference_mode(), evaluating(self.model):
+                batch = torch.from_numpy(images).to(self.device)
+                _, probabilities = self.model(batch, return_attention=True)
+            weights = torch.from_numpy(queries[part]).to(self.device)[:, None]  # (B, 1, N)
+            matrices = select_matrices([layer.float() for layer in probabilities], choices)
+            for out, matrix in zip(tokens, matrices, strict=True):
+                received = (weights @ matrix)[:, 0] * matrix.shape[-1]
                 out[part] = received.reshape(len(part), grid.rows, grid.columns).cpu().numpy()
+            if progress is not None:
+                progress(start + len(part), len(wanted))
         return [
             AttentionMap(layer, head, values, grid)
             for (layer, head), values in zip(choices, tokens, strict=True)
         ]
 
-    def _attention(
-        self, volume: Volume, todo: Sequence[int], progress: Progress | None
-    ) -> Iterator[tuple[list[int], tuple[Tensor, ...]]]:
-        """Yield the slices of each batch and every layer's probabilities (B, heads, N, N)."""
-        slices = self._slabs(volume)
-        size = self.model.config.image_size
-        for start in range(0, len(todo), self._batch):
-            part = list(todo[start : start + self._batch])
-            images = np.concatenate([slices[index : index + 1] for index in part])
-            yield part, self._probabilities(resize(images, size, order=3, edge="kept"))
-            if progress is not None:
-                progress(start + len(part), len(todo))
-
-    @torch.inference_mode()
-    def _probabilities(self, images: NDArray[np.float32]) -> tuple[Tensor, ...]:
-        with evaluating(self.model):
-            _, maps = self.model(torch.from_numpy(images).to(self.place), return_attention=True)
-        return tuple(one.float() for one in maps)
-
     @property
-    def _batch(self) -> int:
+    def _batch_size(self) -> int:
         config = self.model.config
         tokens = config.grid[0] * config.grid[1]
         each = 4 * config.num_layers * config.num_heads * tokens**2
         return max(1, min(_MOST_SLICES, _MOST_BYTES // each))
 
-    def _slabs(self, volume: Volume) -> VolumeSlices:
-        if volume not in self._known:
-            self._known[volume] = VolumeSlices(volume, self.preprocessing)
-        return self._known[volume]
 
-
-def _queries(grid: TokenGrid, at: At) -> NDArray[np.float32]:
+def _token_weights(grid: TokenGrid, at: Query) -> NDArray[np.float32]:
     """The weight of every token of every slice, (S, N); rows sum to 1 or are 0."""
     slices, rows, columns = grid.shape
     if at is None:
         return np.full((slices, rows * columns), 1 / (rows * columns), np.float32)
     if isinstance(at, Volume):
-        return grid.shares(at)
-    index, row, column = grid.place(at)
-    found = np.zeros((slices, rows * columns), np.float32)
-    found[index, row * columns + column] = 1
-    return found
+        return grid.token_shares(at)
+    index, row, column = grid.token_at(at)
+    weights = np.zeros((slices, rows * columns), np.float32)
+    weights[index, row * columns + column] = 1
+    return weights

@@ -89,7 +89,7 @@ def explain(
     slice is looked at by itself, as the network does.
     """
     from transunet.attention.explain import check_writable, explain_with
-    from transunet.attention.rollout import choices_of
+    from transunet.attention.rollout import layers_and_heads
     from transunet.bundle.io import from_pretrained
     from transunet.data.inputs import find_inputs
     from transunet.errors import ConfigError
@@ -99,7 +99,7 @@ def explain(
     whose = _voxel(at) if at is not None else structure
     layers, heads = _number(layer), _number(head)
     model, config = from_pretrained(bundle)
-    choices_of(layers, heads, config.architecture)
+    layers_and_heads(layers, heads, config.architecture)
     cases = find_inputs(inputs, len(config.preprocessing.channels))
     if at is not None and len(cases) > 1:
         raise ConfigError(f"--at is a voxel of one image; {len(cases)} were given.")
