@@ -41,12 +41,15 @@ def match_classes(first: Mapping[int, str], second: Mapping[int, str]) -> Matche
     """
     ours, theirs = _by_name(first), _by_name(second)
     numbers = {0: 0, **{ours[name]: theirs[name] for name in ours if name in theirs}}
-    others = _told_numbers(second, first)
-    for number, told in _told_numbers(first, second).items():
-        for other in (other for other in others if others[other] == told):
-            known = number in numbers or other in numbers.values()
-            named = _tells(first[number], ours) and _tells(second[other], theirs)
-            if not known and not named:
+    others = _numbers_in_files(second, first)
+    for number, in_files in _numbers_in_files(first, second).items():
+        for other in (other for other in others if others[other] == in_files):
+            matched = number in numbers or other in numbers.values()
+            named = all(
+                is_named(name) and plain_name(name) in by_name
+                for name, by_name in ((first[number], ours), (second[other], theirs))
+            )
+            if not matched and not named:
                 numbers[number] = other
     return MatchedClasses(
         numbers,
@@ -70,28 +73,29 @@ def _by_name(classes: Mapping[int, str]) -> dict[str, int]:
     """
     named = {number: plain_name(name) for number, name in classes.items() if number}
     counts = Counter(named.values())
-    told = {n for n in named.values() if _NUMBERED.fullmatch(n) or not _ANY_CLASS.fullmatch(n)}
-    return {n: number for number, n in named.items() if counts[n] == 1 and n in told}
+    return {
+        name: number
+        for number, name in named.items()
+        if counts[name] == 1 and (_NUMBERED.fullmatch(name) or not _ANY_CLASS.fullmatch(name))
+    }
 
 
-def _tells(name: str, by_name: Mapping[str, int]) -> bool:
-    return is_named(name) and plain_name(name) in by_name
-
-
-def _told_numbers(classes: Mapping[int, str], others: Mapping[int, str]) -> dict[int, int]:
+def _numbers_in_files(classes: Mapping[int, str], others: Mapping[int, str]) -> dict[int, int]:
     """Number -> the number that a class goes by among `others`.
 
-    "class 85", as it is called when found in masks, tells the value in the files: it goes by that
+    "class 85", as it is called when found in masks, says the value in the files: it goes by that
     where the others count so, and else by its own number.
     """
-    told = {number: _told_number(name) for number, name in classes.items() if number}
-    known = {*others, *map(_told_number, others.values())}
-    return {n: value if value is not None and value in known else n for n, value in told.items()}
+    in_names, in_other_names = (
+        {n: int(match[1]) for n, name in names.items() if (match := _number_in(name))}
+        for names in (classes, others)
+    )
+    known = {*others, *in_other_names.values()}
+    return {n: value if (value := in_names.get(n)) in known else n for n in classes if n}
 
 
-def _told_number(name: str) -> int | None:
-    match = _NUMBERED.fullmatch(plain_name(name))
-    return int(match[1]) if match else None
+def _number_in(name: str) -> re.Match[str] | None:
+    return _NUMBERED.fullmatch(plain_name(name))
 
 
 def plain_name(name: str) -> str:

@@ -169,9 +169,9 @@ def _prepare_case(
     made_with = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     files = [file for path in _files(case) for file in files_of(path)]
     hashes = {_stored_path(dataset, path): _sha256_of_all(path) for path in files}
-    there = case_on_disk(store, case.name)
-    if there and (there.hashes, there.made_with) == (hashes, made_with):
-        return there.replace(group=case.group, split=case.split)
+    prepared = case_on_disk(store, case.name)
+    if prepared and (prepared.hashes, prepared.made_with) == (hashes, made_with):
+        return prepared.replace(group=case.group, split=case.split)
     image, label = dataset.read_case(case)
     assert case.label is not None  # as in every labelled case
     assert label is not None

@@ -125,7 +125,7 @@ def check(
         return Report(folder, None, (problem_of(error, str(folder)),))
     work = partial(examine, replace(dataset, cases=(), notes=()))
     reports = spread(work, dataset.cases, workers, progress)
-    found = chain(
+    problems = chain(
         dataset.notes,
         labels_missing(dataset),
         (problem for report in reports for problem in report.problems),
@@ -137,9 +137,9 @@ def check(
     except ConfigError:
         pass  # too few cases, which other problems tell
     except TransUNetError as error:  # its own folds
-        found = chain([problem_of(error, str(dataset.folder))], found)
-    problems = sorted(found, key=lambda problem: problem.severity != "error")
-    return Report(folder, dataset, tuple(problems), tuple(reports), splits)
+        problems = chain([problem_of(error, str(dataset.folder))], problems)
+    errors_first = sorted(problems, key=lambda problem: problem.severity != "error")
+    return Report(folder, dataset, tuple(errors_first), tuple(reports), splits)
 
 
 def examine(dataset: DataSet, case: Case) -> CaseReport:

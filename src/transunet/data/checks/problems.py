@@ -54,29 +54,24 @@ def log_warnings(problems: Iterable[Problem]) -> None:
 
 def problem_of(error: TransUNetError, where: str) -> Problem:
     """Return the problem that an error carries, or one that holds its message."""
-    if isinstance(error, DataProblemError | GeometryProblemError):
+    if isinstance(error, _ProblemError):
         return error.problem
     geometry = isinstance(error, GeometryError)
     return Problem("unusable", where, str(error).rstrip("."), "See above", geometry=geometry)
 
 
-class DataProblemError(DataError):
+class _ProblemError(TransUNetError):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.text)
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type, tuple[Problem]]:  # so that it can come from another process
+        return type(self), (self.problem,)
+
+
+class DataProblemError(_ProblemError, DataError):
     """A `DataError` that carries its `Problem`."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.text)
-        self.problem = problem
 
-    def __reduce__(self) -> tuple[type, tuple[Problem]]:  # so that it can come from another process
-        return type(self), (self.problem,)
-
-
-class GeometryProblemError(GeometryError):
+class GeometryProblemError(_ProblemError, GeometryError):
     """A `GeometryError` that carries its `Problem`."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.text)
-        self.problem = problem
-
-    def __reduce__(self) -> tuple[type, tuple[Problem]]:  # so that it can come from another process
-        return type(self), (self.problem,)

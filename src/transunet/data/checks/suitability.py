@@ -206,12 +206,12 @@ def check_suitability(
     Raises:
         DataError: for an image of another kind than training saw, such as a CT for MRI.
     """
-    found = mismatch(preprocessing, training, ImageFacts.of(image))
-    if found.contradiction is None:
-        return list(found.doubts)
+    against = mismatch(preprocessing, training, ImageFacts.of(image))
+    if against.contradiction is None:
+        return list(against.doubts)
     if not force:
-        raise found.problem(image.name).error()
-    return [f"Segmented although {found.contradiction}.", *found.doubts]
+        raise against.problem(image.name).error()
+    return [f"Segmented although {against.contradiction}.", *against.doubts]
 
 
 def mismatch(
