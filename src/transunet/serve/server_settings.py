@@ -14,6 +14,7 @@ API = "/api/v1"
 """Where the API's routes begin."""
 SHORTEST_TOKEN = 16
 """Characters; a shorter one could be guessed."""
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class ServeSettings:
                 "auto (one is made and printed) or --token with your own, or leave out --host to "
                 "serve this machine only."
             )
-        if self.token is not None and not _is_token(self.token):
+        if self.token is not None and not re.fullmatch(
+            rf"[A-Za-z0-9_.~-]{{{SHORTEST_TOKEN},}}", self.token
+        ):
             raise ConfigError(
                 f"The token must be {SHORTEST_TOKEN} or more letters, digits, '-', '_', '.' or "
                 "'~'. Use --token auto to have one made."
@@ -77,35 +80,22 @@ class ServeSettings:
         if self.token_hours is not None and self.token_hours <= 0:
             raise ConfigError(f"--token-hours {self.token_hours:g} must be above 0.")
         for origin in self.allowed_origins:
-            _check_origin(origin)
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"--allow-origin {origin} is no origin as browsers send it; expected scheme, "
+                    "host and port alone, in small letters, such as https://app.example. Name each "
+                    "site: '*' would let every page in."
+                )
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the address."""
-        if self.host == "localhost":
-            return True
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
-
-
-def _check_origin(origin: str) -> None:
-    if not re.fullmatch(
-        r"https?://[a-z0-9._-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?", origin
-    ):
-        raise ConfigError(
-            f"--allow-origin {origin} is no origin as browsers send it; expected scheme, host and "
-            "port alone, in small letters, such as https://app.example. Name each site: '*' would "
-            "let every page in."
-        )
 
 
 def new_token() -> str:
     """Return a token that cannot be guessed."""
     return secrets.token_urlsafe(32)
-
-
-def _is_token(text: str) -> bool:
-    letters = text.replace("-", "").replace("_", "").replace(".", "").replace("~", "")
-    return len(text) >= SHORTEST_TOKEN and letters.isascii() and letters.isalnum()

@@ -90,13 +90,14 @@ class Service:
         async def load() -> None:
             try:
                 if not self.worker.ready:
-                    await asyncio.to_thread(self.worker.start, note)
-                self.queue.start()
+                    worker = asyncio.to_thread(self.worker.start, note)
+                    await asyncio.gather(worker, self.parsers.warm_up())
+                if not self.stopping:
+                    self.queue.start()
             except Exception as error:  # it must not leave a server that never begins
-                if self.stopping:
-                    return
-                self.failure = error
-            loaded()
+                self.failure = None if self.stopping else error
+            if not self.stopping:
+                loaded()
 
         async def sweep() -> None:
             while True:
@@ -106,19 +107,18 @@ class Service:
                     logging.getLogger(__name__).error("Nothing could be removed: %s", error)
                 await asyncio.sleep(_SWEEP_SECONDS)
 
-        starting = {asyncio.create_task(self.parsers.warm_up()), asyncio.create_task(load())}
-        sweeper = asyncio.create_task(sweep())
+        loading, sweeper = asyncio.create_task(load()), asyncio.create_task(sweep())
         try:
             yield
         finally:
             self.stop_waiting()
             sweeper.cancel()
             self.parsers.close()
-            while not all(task.done() for task in starting):  # a process may be about to start
+            await asyncio.to_thread(self.queue.stop)
+            while not loading.done():  # a process may be about to start
                 self.worker.stop()
                 self.parsers.close()
-                await asyncio.wait(starting, timeout=_STOP_SECONDS)
-            await asyncio.to_thread(self.queue.stop)
+                await asyncio.wait({loading}, timeout=_STOP_SECONDS)
             self.close()
 
     def close(self) -> None:

@@ -1,14 +1,15 @@
-"""The server's ASGI application: the API, the page, and every fault as the same kind of answer."""
+"""The server's ASGI application: the API, what it tells of the server, and the page."""
 
 import mimetypes
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,8 +17,11 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from transunet.serve.api import about, attention, images, jobs, results
+from transunet.serve.api import images, jobs, results
+from transunet.serve.api.dependencies import CurrentService, faults
+from transunet.serve.api.schemas import Bundle, Health, Label, ServerLimits
 from transunet.serve.api_errors import ApiError, api_error
+from transunet.serve.bundles import label_colour
 from transunet.serve.security import Guard, error_response
 from transunet.serve.server_settings import API
 from transunet.serve.service import Service
@@ -36,6 +40,7 @@ _MISSING_PAGE = f"""The page is not built in this installation.
 In a checkout, with Node installed, run: make web
 The API works without it: see {API}/openapi.json
 """
+router = APIRouter(tags=["about"])
 _MEDIA = {".js": "javascript", ".mjs": "javascript", ".css": "css"}
 
 
@@ -69,13 +74,72 @@ def create_api(
         redirect_slashes=False,
     )
     app.state.service = service
-    for routes in (about, images, jobs, results, attention):
-        app.include_router(routes.router, prefix=API)
+    for routes in (router, images.router, jobs.router, results.router, results.attention):
+        app.include_router(routes, prefix=API)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_routing)
     for kind in (ApiError, OSError, sqlite3.Error, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app
+
+
+@router.get("/bundles", responses=faults())
+def bundles(service: CurrentService) -> list[Bundle]:
+    """List the bundles that are served."""
+    return [
+        Bundle(
+            id=served.id,
+            name=served.name,
+            labels=[
+                Label(index=index, name=name, color=label_colour(index))
+                for index, name in sorted(served.config.labels.items())
+                if index
+            ],
+            channels=served.channels,
+            architecture=served.config.architecture.name,
+            image_size=served.config.architecture.image_size,
+            layers=served.config.architecture.num_layers,
+            heads=served.config.architecture.num_heads,
+        )
+        for served in service.bundles.values()
+    ]
+
+
+@router.get("/health", responses=faults())
+def health(service: CurrentService) -> Health:
+    """Tell that the server lives, and whether it could begin a job now. Needs no token."""
+    return Health(
+        ready=service.worker.ready,
+        loading=None if service.worker.ready else service.worker.loading,
+        queue=service.database.waiting(),
+        running=service.queue.running is not None,
+        version=service.version,
+        limits=ServerLimits(**asdict(service.limits)),
+    )
+
+
+@router.get("/ready", responses=faults("not_ready"))
+def ready(service: CurrentService) -> Health:
+    """As `/health`, but 503 while the models are loading. Needs no token."""
+    if not service.worker.ready:
+        message = f"The models are loading ({service.worker.loading or 'just begun'})."
+        raise ApiError("not_ready", message, "Try again.", {"Retry-After": "5"})
+    return health(service)
+
+
+@router.get("/metrics", response_class=PlainTextResponse, responses=faults(json=False))
+def metrics(service: CurrentService) -> PlainTextResponse:
+    """Counts for Prometheus."""
+    gauges = {
+        "transunet_jobs_waiting": service.database.waiting(),
+        "transunet_jobs_running": int(service.queue.running is not None),
+        "transunet_worker_ready": int(service.worker.ready),
+        "transunet_images": len(service.database.image_ids()),
+        "transunet_storage_bytes": service.database.used_bytes(),
+        "transunet_storage_quota_bytes": service.limits.quota_bytes,
+    }
+    text = service.metrics.text(gauges)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
 async def _answer_error(_: Request, error: Exception) -> Response:

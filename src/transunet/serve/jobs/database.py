@@ -32,7 +32,7 @@ _FROM_VERSION_1 = "ALTER TABLE jobs ADD COLUMN warnings TEXT NOT NULL DEFAULT '[
 _RESERVE = 1 << 19
 """Bytes that the records' files have to spare: on a full disk jobs still end and are deleted."""
 _JSON = frozenset({"metadata", "settings", "error", "statistics", "warnings"})
-_QUEUED = "SELECT * FROM jobs WHERE status = 'queued' ORDER BY place"
+_QUEUED = "SELECT id FROM jobs WHERE status = 'queued' ORDER BY place"
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,7 @@ class JobDatabase:
         self._rows("UPDATE images SET expires = max(expires, ?) WHERE id = ?", until, id_)
 
     def remove_image(self, id_: str) -> list[str] | None:
-        """Remove an image and its jobs, unless one of them is not over; return the jobs' ids.
-
-        Returns:
-            None where a job of it is queued or running.
-        """
+        """Remove an image and its jobs, and return the jobs' ids; None while one is not over."""
         with self._transaction():
             jobs = self._rows("SELECT id, status FROM jobs WHERE image = ?", id_)
             if any(row["status"] not in OVER for row in jobs):
@@ -170,8 +166,8 @@ class JobDatabase:
         return [_record(JobRecord, row) for row in self._rows("SELECT * FROM jobs ORDER BY place")]
 
     def waiting(self) -> int:
-        """How many jobs are queued."""
-        return int(self._rows("SELECT count(*) FROM jobs WHERE status = 'queued'")[0][0])
+        """Return how many jobs are queued."""
+        return len(self._rows(_QUEUED))
 
     def position(self, id_: str) -> int | None:
         """Return a queued job's place in the queue, 1 for the next one; None for any other."""
@@ -182,34 +178,25 @@ class JobDatabase:
         """Mark the first queued job as running and return it, or None where none waits."""
         begin = "UPDATE jobs SET status = 'running', attempts = attempts + 1, started = ?"
         with self._transaction():
-            rows = self._rows(f"{_QUEUED} LIMIT 1")
-            if not rows:
+            queued = self._rows(f"{_QUEUED} LIMIT 1")
+            if not queued:
                 return None
-            self._rows(f"{begin} WHERE id = ?", now, rows[0]["id"])
-            return self.job(rows[0]["id"])
+            self._rows(f"{begin} WHERE id = ?", now, queued[0]["id"])
+            return self.job(queued[0]["id"])
 
     def requeue(self, id_: str, *, counts: bool) -> None:
-        """Put a running job back to its place in the queue.
-
-        Args:
-            id_: the job's.
-            counts: whether this attempt counts as a failed one.
-        """
-        change = "" if counts else ", attempts = attempts - 1"
-        self._rows(
-            f"UPDATE jobs SET status = 'queued', started = NULL{change} "
-            "WHERE id = ? AND status = 'running'",
-            id_,
-        )
+        """Put a job that runs back to its place; its attempt `counts` as a failed one, or not."""
+        back = "UPDATE jobs SET status = 'queued', started = NULL, attempts = attempts - ?"
+        self._rows(f"{back} WHERE id = ? AND status = 'running'", 0 if counts else 1, id_)
 
     def finish(self, id_: str, from_: Sequence[str], **values: Any) -> bool:
         """Set `values` of a job if its status is one of `from_`; return whether it was."""
+        columns = _columns(values)
+        names = ", ".join(f"{name} = ?" for name in columns)
         with self._transaction():
             job = self.job(id_)
             if job is None or job.status not in from_:
                 return False
-            columns = _columns(values)
-            names = ", ".join(f"{name} = ?" for name in columns)
             self._rows(f"UPDATE jobs SET {names} WHERE id = ?", *columns.values(), id_)
         return True
 
@@ -232,9 +219,9 @@ class JobDatabase:
         return [row["id"] for row in images], [row["id"] for row in jobs]
 
     def used_bytes(self) -> int:
-        """Bytes that images and results take."""
-        total = "SELECT coalesce(sum(size), 0) FROM"
-        return sum(int(self._rows(f"{total} {table}")[0][0]) for table in ("images", "jobs"))
+        """Return the bytes that images and results take."""
+        every = self._rows("SELECT size FROM images UNION ALL SELECT size FROM jobs")
+        return sum(row["size"] for row in every)
 
     def _insert(self, table: str, record: ImageRecord | JobRecord) -> None:
         columns = _columns(vars(record))

@@ -21,6 +21,12 @@ from transunet.serve.uploads.quota import remove, size_of
 
 ATTEMPTS = 2
 """How often a job is begun before it is given up: it may be what kills the worker."""
+_KILLED = ApiError(
+    "worker_died",
+    f"The process that segmented it was killed {ATTEMPTS} times, as a rule because the memory ran "
+    "out.",
+    "Segment a smaller image, or give the server more memory.",
+)
 _AGAIN_SECONDS = 1.0  # between attempts to write to a full disk, or to start a worker
 _STOP_SECONDS = 0.5  # between attempts to stop the worker
 
@@ -91,7 +97,7 @@ class JobQueue:
         """Take up what an earlier server left, and go on."""
         for job in self._database.jobs():
             if job.status == "running":
-                self._requeue_or_fail(job)
+                self._settle(job, None)
         self._work.set()
         self._thread.start()
 
@@ -129,7 +135,8 @@ class JobQueue:
 
     def cancel(self, id_: str) -> bool:
         """Stop a job or take it out of the queue; False where it is over already."""
-        cancelled = self._end(id_, ("queued", "running"), {"status": "cancelled"})
+        outcome = {"status": "cancelled", **self._ends_now()}
+        cancelled = self._database.finish(id_, ("queued", "running"), **outcome)
         if cancelled:
             self._metrics.count("transunet_jobs_total", status="cancelled")
             self._worker.cancel(id_)
@@ -160,13 +167,9 @@ class JobQueue:
                 self._work.clear()
                 continue
             self.running = job.id
-            try:
-                self._forget_progress(job.id)
-                self._settle(job, self._carry_out(job))
-            finally:
-                self.running = None
-                if self._is_gone(job.id):
-                    remove(self._data / "jobs" / job.id)
+            self.notifier.notify()
+            self._settle(job, self._carry_out(job))
+            self.running = None
 
     def _carry_out(self, job: JobRecord) -> dict[str, Any] | None:
         """Return how a job ended, as columns of its record; None where it is to be begun again."""
@@ -187,7 +190,8 @@ class JobQueue:
                 job.bundle, job.image, image_folder, image.metadata, folder, job.settings
             )
             answer = self._worker.ask(job.id, task, on_progress)
-            if self._is_gone(job.id):  # cancelled before the worker knew of it
+            now = self._database.job(job.id)
+            if now is None or now.status == "cancelled":  # before the worker knew of it
                 self._worker.cancel(job.id)
             return {"status": "done", **answer.result(), "size": size_of(folder)}
         except Cancelled:
@@ -199,60 +203,41 @@ class JobQueue:
             return {"status": "failed", "error": fault.body["error"]}
 
     def _settle(self, job: JobRecord, outcome: dict[str, Any] | None) -> None:
-        while True:  # until the disk has room for what became of it
+        """Record what became of a job, or put it back whose attempt was cut off (None).
+
+        Each attempt counts but one that ends with this server, and the last is the end of the job.
+        """
+        stopping = self._stopping.is_set
+        again = outcome is None and (stopping() or job.attempts < ATTEMPTS)
+        while True:  # until the disk has room for it
             try:
-                if outcome is not None:
-                    self._finish(job, outcome)
-                elif self._stopping.is_set():
-                    self._database.requeue(job.id, counts=False)
+                if again:
+                    self._database.requeue(job.id, counts=not stopping())
                 else:
-                    self._requeue_or_fail(job)
-                return
+                    self._end(job, outcome or {"status": "failed", "error": _KILLED.body["error"]})
+                break
             except sqlite3.Error as error:
-                if self._stopping.is_set():
-                    return  # the next server finds it running, and begins it again
+                if stopping():
+                    break  # the next server finds it running, and begins it again
                 self._wait_after(error)
-
-    def _requeue_or_fail(self, job: JobRecord) -> None:
-        """Put a job back whose attempt was cut off, unless it was the last one."""
-        if job.attempts < ATTEMPTS:
-            self._database.requeue(job.id, counts=True)
-            self._forget_progress(job.id)
-            return
-        error = ApiError(
-            "worker_died",
-            f"The process that segmented it was killed {ATTEMPTS} times, as a rule because the "
-            "memory ran out.",
-            "Segment a smaller image, or give the server more memory.",
-        )
-        self._finish(job, {"status": "failed", "error": error.body["error"]})
-
-    def _finish(self, job: JobRecord, outcome: dict[str, Any]) -> None:
-        if self._end(job.id, ("running",), outcome):
-            until = time.time() + self._limits.keep_hours * 3600
-            self._database.keep_image(job.image, until)
-            self._metrics.count("transunet_jobs_total", status=outcome["status"])
-            if outcome["status"] == "done":
-                seconds = time.time() - (job.started or time.time())
-                self._metrics.count("transunet_job_seconds_sum", seconds)
-                self._metrics.count("transunet_job_seconds_count")
-        self._forget_progress(job.id)
-
-    def _end(self, id_: str, from_: tuple[str, ...], outcome: dict[str, Any]) -> bool:
-        now = time.time()
-        until = now + self._limits.keep_hours * 3600
-        return self._database.finish(id_, from_, **outcome, finished=now, expires=until)
-
-    def _forget_progress(self, id_: str) -> None:
-        self.progress.pop(id_, None)
+        self.progress.pop(job.id, None)
         self.notifier.notify()
 
-    def _is_gone(self, id_: str) -> bool:
-        try:
-            job = self._database.job(id_)
-        except sqlite3.Error:
-            return False
-        return job is None or job.status == "cancelled"
+    def _end(self, job: JobRecord, outcome: dict[str, Any]) -> None:
+        ends = self._ends_now()
+        if not self._database.finish(job.id, ("running",), **outcome, **ends):
+            remove(self._data / "jobs" / job.id)  # it was cancelled, or deleted
+            return
+        self._database.keep_image(job.image, ends["expires"])
+        self._metrics.count("transunet_jobs_total", status=outcome["status"])
+        if outcome["status"] == "done":
+            seconds = ends["finished"] - (job.started or ends["finished"])
+            self._metrics.count("transunet_job_seconds_sum", seconds)
+            self._metrics.count("transunet_job_seconds_count")
+
+    def _ends_now(self) -> dict[str, float]:
+        now = time.time()
+        return {"finished": now, "expires": now + self._limits.keep_hours * 3600}
 
     def _wait_after(self, error: Exception) -> None:
         logging.getLogger(__name__).error("The queue waits: %s", error)
