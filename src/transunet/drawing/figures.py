@@ -69,7 +69,7 @@ def svg_address(figure: Any) -> str:
     with require("matplotlib", "train").rc_context({"svg.hashsalt": "transunet"}):
         figure.savefig(content, format="svg", facecolor="none", metadata={"Date": None})
     # Hundredths of a point are enough: outlines are most of what a page with pictures weighs.
-    short = re.sub(rb"(\.\d\d)\d+", rb"\1", b" ".join(content.getvalue().split()))
+    short = re.sub(rb"(\.\d\d)\d+| *\n *", lambda m: m[1] or b"\n", content.getvalue())
     return "data:image/svg+xml;base64," + base64.b64encode(short).decode("ascii")
 
 

@@ -123,10 +123,10 @@ def draw_layers(worst: WorstSlice, structures: Sequence[Structure]) -> dict[str,
     high, wide = panel.size_mm
     scale = _SIDE / max(high, wide)
     layers = {}
-    for name, labels, opacity, dashes in (
-        ("image", None, 0.0, None),
-        ("prediction", worst.prediction, 0.3, (2.5, 2.0)),
-        ("reference", panel.labels, 0.0, None),
+    for name, labels, opacity, line, dashes in (
+        ("image", None, 0.0, 0.0, None),
+        ("prediction", worst.prediction, 0.3, 0.8, (2.5, 2.0)),
+        ("reference", panel.labels, 0.0, 1.0, None),
     ):
         figure = new_figure(wide * scale, high * scale)
         axes = figure.add_axes((0, 0, 1, 1))
@@ -137,6 +137,6 @@ def draw_layers(worst: WorstSlice, structures: Sequence[Structure]) -> dict[str,
             axes.set_axis_off()
             for index, structure in enumerate(structures):
                 mask = np.isin(labels, structure.values)
-                add_outline(axes, panel, mask, colour_of(index), opacity, 1.0, dashes)
+                add_outline(axes, panel, mask, colour_of(index), opacity, line, dashes)
         layers[name] = svg_address(figure)
     return layers
