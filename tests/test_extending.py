@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from transunet.data.formats.file_format import FileFormat
 from typer.testing import CliRunner
 
 import transunet
@@ -21,7 +22,6 @@ from small_data import save
 from transunet.backends.engines import NAMES, Engine
 from transunet.cli.main import app
 from transunet.data.cases import Case, DataSet
-from transunet.data.formats.file_format import FileFormat
 from transunet.data.layouts import open_dataset, recognises
 from transunet.data.prepare import prepare
 from transunet.data.volume import Grid, Volume

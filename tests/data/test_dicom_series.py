@@ -10,8 +10,8 @@ from dicom_made import AXIAL, OBLIQUE, STUDY, enhanced, header, positions, ramp,
 from transunet.data.formats.dicom import read, read_grid
 from transunet.data.formats.dicom.headers import is_dicom, is_slice, why_no_slice
 from transunet.data.formats.dicom.series import (
+    ListedSeries,
     NoSuchSeriesError,
-    SeriesChoice,
     SeveralSeriesError,
     choose_series,
     find_series,
@@ -465,8 +465,8 @@ def test_the_error_of_a_missing_choice_lists_the_choices(tmp_path):
     with pytest.raises(SeveralSeriesError, match=r"series=1 in Python.*--series 1") as several:
         read(tmp_path / "s")
     expected = [
-        SeriesChoice(1, STUDY + ".1", "CT", "made", 5, ""),
-        SeriesChoice(2, STUDY + ".2", "CT", "made", 4, ""),
+        ListedSeries(1, STUDY + ".1", "CT", "made", 5, ""),
+        ListedSeries(2, STUDY + ".2", "CT", "made", 4, ""),
     ]
     with pytest.raises(NoSuchSeriesError) as none:
         read(tmp_path / "s", 3)

@@ -20,7 +20,7 @@ from transunet.data.formats import (
     stem_of,
     write_volume,
 )
-from transunet.data.formats.file_format import FileFormat
+from transunet.data.formats.volume_format import VolumeFormat
 from transunet.data.layouts import open_dataset
 from transunet.data.volume import Grid, Volume
 from transunet.drawing.panels import tells_space
@@ -39,7 +39,7 @@ def write(volume: Volume, path: Path) -> None:
     path.write_text(json.dumps(volume.array.tolist()))
 
 
-TOY = FileFormat(
+TOY = VolumeFormat(
     read=read,
     read_labels=read,
     read_grid=lambda path: Grid(read(path).spatial_shape, np.diag([2.0, 2, 2, 1]), str(path)),
@@ -83,14 +83,14 @@ def test_what_it_tells_of_itself_counts_everywhere(scan, monkeypatch):
     check_format(scan)
     assert names_of(scan).labels[1] == "liver"
     assert files_in(scan.parent, "prediction") == {"scan": scan}
-    pictures = FileFormat(**{**vars(TOY), "space": "pixels", "oriented": False, "rank": 1})
+    pictures = VolumeFormat(**{**vars(TOY), "space": "pixels", "oriented": False, "rank": 1})
     monkeypatch.setitem(FORMATS, ".toy", pictures)
     assert not tells_space(scan)
     assert ImageFacts.of(read_volume(scan)).space == "pixels"
 
 
 def test_label_maps_in_two_files_are_refused(scan, monkeypatch):
-    split = FileFormat(**{**vars(TOY), "two_files": frozenset({".toy"})})
+    split = VolumeFormat(**{**vars(TOY), "two_files": frozenset({".toy"})})
     monkeypatch.setitem(FORMATS, ".toy", split)
     with pytest.raises(ConfigError, match="not written as two files"):
         write_labels(read_labels(scan), scan)

@@ -200,7 +200,7 @@ def image_problems(dataset: DataSet, image: Volume) -> Iterator[Problem]:
             f"it has {has}, the data set {len(dataset.channels)} ({', '.join(dataset.channels)})"
         )
         yield Problem("channels", image.name, found, "Give every case the same channels, in order")
-    picture = isinstance(image.header, raster.Header)
+    picture = isinstance(image.header, raster.PictureHeader)
     if picture and dataset.intensity_range and raster.white_of(image) is None:
         found = (
             f"its numbers are {image.header.dtype.name}, whose white is not known, so that they "

@@ -16,7 +16,7 @@ import numpy as np
 from transunet.data.checks.problems import Problem
 from transunet.data.fingerprint import PERCENTILES
 from transunet.data.formats import FORMATS, raster, suffix_of
-from transunet.data.formats.file_format import Space
+from transunet.data.formats.volume_format import Space
 from transunet.data.preprocessing import PHOTOGRAPH_CHANNELS, Channel, Preprocessing
 from transunet.data.store import StoredCase
 from transunet.data.volume import Grid, Volume

@@ -20,12 +20,12 @@ from transunet.data.formats.archive import Unpacked, is_zip, starts
 from transunet.data.formats.dicom.headers import SUFFIXES, is_dicom
 from transunet.data.formats.dicom.segmentation import is_seg, read_seg, seg_grid
 from transunet.data.formats.dicom.series import are_slices, open_series
-from transunet.data.formats.file_format import FileFormat
+from transunet.data.formats.volume_format import VolumeFormat
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError, TransUNetError
 from transunet.files import writing
 
-FORMATS: Mapping[str, FileFormat] = {
+FORMATS: Mapping[str, VolumeFormat] = {
     ".nii": nifti.FORMAT,
     ".nii.gz": nifti.FORMAT,
     ".hdr": nifti.FORMAT,
@@ -248,7 +248,7 @@ def join_channels(parts: Sequence[Volume]) -> Volume:
     return replace(first, array=np.concatenate([part.array for part in parts]))
 
 
-def format_of(path: Path) -> FileFormat:
+def format_of(path: Path) -> VolumeFormat:
     """Return the format that reads `path`.
 
     Raises:
@@ -290,7 +290,7 @@ def kind_of(path: Path) -> str | None:
     return kind or (".dcm" if is_dicom(path) else None)
 
 
-def known_format(path: Path) -> FileFormat | None:
+def known_format(path: Path) -> VolumeFormat | None:
     """Return the format that `path` is of, as `kind_of` finds it."""
     return FORMATS.get(kind_of(path) or "")
 
@@ -394,7 +394,7 @@ def _volumes_in(archive: Path) -> list[str]:
     return sorted(name for name in names if not name.lower().endswith((".hdr", ".hdr.gz")))
 
 
-def _format(path: Path) -> FileFormat:
+def _format(path: Path) -> VolumeFormat:
     if path.is_dir():
         return dicom.FORMAT  # the only images that are folders
     known = known_format(path)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats.file_format import (
+from transunet.data.formats.volume_format import (
     DAMAGED,
-    FileFormat,
+    VolumeFormat,
     channels_first,
     reading,
     unreadable,
@@ -229,7 +229,7 @@ def _remedy(path: Path) -> str:
     )
 
 
-FORMAT = FileFormat(
+FORMAT = VolumeFormat(
     read=read,
     read_labels=read_labels,
     read_grid=read_grid,

@@ -28,7 +28,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats.file_format import FileFormat, channels_first, reading, unreadable
+from transunet.data.formats.volume_format import VolumeFormat, channels_first, reading, unreadable
 from transunet.data.volume import Doubt, Grid, Volume, corner_distance, is_regular, same_grid
 
 Affine = NDArray[np.float64]
@@ -276,7 +276,7 @@ def _times(edges: Sequence[float] | Affine) -> str:
     return " x ".join(f"{edge:.5g}" for edge in edges)
 
 
-FORMAT = FileFormat(
+FORMAT = VolumeFormat(
     read=read,
     read_labels=read_labels,
     read_grid=read_grid,

@@ -17,7 +17,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats.file_format import FileFormat, reading, unreadable
+from transunet.data.formats.volume_format import VolumeFormat, reading, unreadable
 from transunet.data.volume import Grid, Volume
 
 _SIDECAR_BYTES = 1 << 16
@@ -26,7 +26,7 @@ _SIDECAR = 'Write {"spacing_mm": [x, y, z]} or {"affine": [4 rows of 4]}, or rem
 
 
 @dataclass(frozen=True)
-class Plane:
+class PlaneHeader:
     """The header of an image with two axes, so that its label map has two as well."""
 
 
@@ -41,7 +41,7 @@ def read(path: Path) -> Volume:
     array = _mapped(path)
     if _is_photograph(array):
         channels = np.array(np.moveaxis(array, -1, 0)[..., None])
-        return Volume(channels, _affine(path), str(path), Plane())
+        return Volume(channels, _affine(path), str(path), PlaneHeader())
     return read_labels(path)
 
 
@@ -51,7 +51,7 @@ def read_labels(path: Path) -> Volume:
     plane = array.ndim == 2
     volume = array[..., None] if plane else array
     channels = volume if volume.ndim == 4 else volume[None]
-    return Volume(channels, _affine(path), str(path), Plane() if plane else None)
+    return Volume(channels, _affine(path), str(path), PlaneHeader() if plane else None)
 
 
 def read_grid(path: Path) -> Grid:
@@ -77,7 +77,7 @@ def write(volume: Volume, path: Path) -> None:
         text = json.dumps({"affine": volume.affine.tolist()})
         sidecar_of(path).write_text(text + "\n", encoding="utf-8")
     array = volume.array if volume.channels > 1 else volume.array[0]
-    plane = isinstance(volume.header, Plane) and volume.array.shape[::3] == (1, 1)
+    plane = isinstance(volume.header, PlaneHeader) and volume.array.shape[::3] == (1, 1)
     np.save(path, array[:, :, 0] if plane else array, allow_pickle=False)
 
 
@@ -131,7 +131,7 @@ def _affine(path: Path) -> NDArray[np.float64]:
     return np.diag([*numbers, 1.0])
 
 
-FORMAT = FileFormat(
+FORMAT = VolumeFormat(
     read=read,
     read_labels=read_labels,
     read_grid=read_grid,

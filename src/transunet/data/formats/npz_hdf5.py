@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.data.formats.file_format import FileFormat, reading, unreadable
+from transunet.data.formats.volume_format import VolumeFormat, reading, unreadable
 from transunet.data.volume import Grid, Volume
 from transunet.optional import require
 
@@ -83,7 +83,7 @@ def _checked(path: Path, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-FORMAT = FileFormat(
+FORMAT = VolumeFormat(
     read=read,
     read_labels=read_labels,
     read_grid=read_grid,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
 from transunet.data.formats import tiff
-from transunet.data.formats.file_format import FileFormat, reading, unreadable
+from transunet.data.formats.volume_format import VolumeFormat, reading, unreadable
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, first_line
 from transunet.optional import require
@@ -57,7 +57,7 @@ _UPRIGHT: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 @dataclass(frozen=True)
-class Header:
+class PictureHeader:
     """What a picture's file tells before its pixels are read."""
 
     height: int
@@ -85,12 +85,12 @@ class Header:
 
 def white_of(volume: Volume) -> float | None:
     """Return the number of full brightness in a picture; None for what is none, or has none."""
-    return volume.header.white if isinstance(volume.header, Header) else None
+    return volume.header.white if isinstance(volume.header, PictureHeader) else None
 
 
 def is_turned(volume: Volume) -> bool:
     """Whether it is a picture that its orientation tag turns by a quarter."""
-    return isinstance(volume.header, Header) and volume.header.orientation >= 5
+    return isinstance(volume.header, PictureHeader) and volume.header.orientation >= 5
 
 
 def read(path: Path) -> Volume:
@@ -147,7 +147,7 @@ def channels_in(path: Path) -> int:
     return read_header(path).channels
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> PictureHeader:
     """Read what the file tells before its pixels.
 
     Raises:
@@ -167,7 +167,7 @@ def read_header(path: Path) -> Header:
     samples, colours = _PNG_BANDS[kind] if deep_colours else (0, 1 if grey else 3)
     if orientation >= 5:
         width, height = height, width
-    return Header(
+    return PictureHeader(
         height=height,
         width=width,
         axes=(("Z", 1),),
@@ -218,7 +218,7 @@ def write(volume: Volume, path: Path) -> None:
     first.save(path, **more)
 
 
-def _tiff_header(path: Path) -> Header:
+def _tiff_header(path: Path) -> PictureHeader:
     with _reading(path):
         first, *_ = pages = tuple(tiff.pages_of(path))
     if len({(page.height, page.width, page.samples, page.dtype) for page in pages}) > 1:
@@ -230,7 +230,7 @@ def _tiff_header(path: Path) -> Header:
     axes = tiff.page_axes(first, len(pages))
     bands = (1 if grey else 3) if first.fits_pillow else len(first.bands)
     turned = first.orientation >= 5
-    return Header(
+    return PictureHeader(
         height=first.width if turned else first.height,
         width=first.height if turned else first.width,
         axes=axes,
@@ -304,7 +304,7 @@ def _read(
         raise Problem("too-large", str(path), found, remedy).error() from None
 
 
-def _bands(path: Path, header: Header) -> NDArray[Any]:
+def _bands(path: Path, header: PictureHeader) -> NDArray[Any]:
     """(pages, H, W, C), upright, of what Pillow does not hold."""
     height, width = header.height, header.width
     if header.orientation >= 5:
@@ -416,7 +416,7 @@ def _opened(path: Path) -> Iterator[Any]:
                 pillow.MAX_IMAGE_PIXELS = _limit
 
 
-FORMAT = FileFormat(
+FORMAT = VolumeFormat(
     read=read,
     read_labels=read_labels,
     read_grid=read_grid,

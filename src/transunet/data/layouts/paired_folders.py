@@ -188,7 +188,7 @@ def channels_of(
     return names, (0.0, white) if white else None, list(_notes_on_photographs(folder, photographs))
 
 
-def _picture_header(path: Path) -> raster.Header | None:
+def _picture_header(path: Path) -> raster.PictureHeader | None:
     """A picture's header; None for other formats and for a damaged one, which reading will tell."""
     if known_format(path) is not raster.FORMAT:
         return None
@@ -198,7 +198,9 @@ def _picture_header(path: Path) -> raster.Header | None:
         return None
 
 
-def _notes_on_photographs(folder: Path, headers: Mapping[Case, raster.Header]) -> Iterator[Problem]:
+def _notes_on_photographs(
+    folder: Path, headers: Mapping[Case, raster.PictureHeader]
+) -> Iterator[Problem]:
     depths = Counter(f"{header.dtype.name}" for header in headers.values())
     if len(depths) > 1:
         counts = ", ".join(f"{count} of {name}" for name, count in depths.most_common())

@@ -173,7 +173,7 @@ def _tells_no_place(source: ImageSource, volume: Volume) -> bool:
     if source.dicom:
         return False
     known = known_format(source.paths[0])
-    return (known is not None and not known.oriented) or isinstance(volume.header, npy.Plane)
+    return (known is not None and not known.oriented) or isinstance(volume.header, npy.PlaneHeader)
 
 
 def _unusable_reason(volume: Volume) -> str | None:

@@ -14,7 +14,7 @@ from transunet.data.formats.dicom.frames import read_pixels
 from transunet.data.formats.dicom.headers import SUFFIXES
 from transunet.data.formats.dicom.segmentation import read_seg, segment_names, write_seg
 from transunet.data.formats.dicom.series import Series, open_series
-from transunet.data.formats.file_format import FileFormat
+from transunet.data.formats.volume_format import VolumeFormat
 from transunet.data.volume import Grid, Volume
 
 
@@ -63,7 +63,7 @@ def write(volume: Volume, path: Path) -> None:
     write_seg(volume, volume.header, names or {1: "label 1"}, path)
 
 
-FORMAT = FileFormat(
+FORMAT = VolumeFormat(
     read=read,
     read_labels=read_seg,
     read_grid=read_grid,

@@ -114,7 +114,7 @@ _SIDES = {"right": RIGHT, "r": RIGHT, "left": LEFT, "l": LEFT}
 
 
 @dataclass(frozen=True)
-class Structure:
+class CodedStructure:
     """How a segment is described."""
 
     category: Code
@@ -122,7 +122,7 @@ class Structure:
     side: Code | None = None
 
 
-def structure(name: str) -> Structure:
+def structure(name: str) -> CodedStructure:
     """Return the codes of the structure called `name`, such as "liver" or "left kidney".
 
     Case, hyphens and the place of "left" and "right" do not matter.
@@ -133,8 +133,8 @@ def structure(name: str) -> Structure:
     sides = [word for word in words if word in _SIDES]
     rest = _known([word for word in words if word not in _SIDES])
     if rest and len(sides) == 1:
-        return Structure(rest.category, rest.kind, _SIDES[sides[0]])
-    return Structure(ANATOMY, local_code(name))
+        return CodedStructure(rest.category, rest.kind, _SIDES[sides[0]])
+    return CodedStructure(ANATOMY, local_code(name))
 
 
 def local_code(name: str) -> Code:
@@ -143,11 +143,11 @@ def local_code(name: str) -> Code:
     return Code(value, LOCAL, name)
 
 
-def _known(words: list[str]) -> Structure | None:
+def _known(words: list[str]) -> CodedStructure | None:
     name = " ".join(words)
     name = SYNONYMS.get(name, name)
     for category, table in ((ANATOMY, STRUCTURES), (ABNORMAL, ABNORMALITIES)):
         for meaning, code in table.items():
             if meaning.lower() == name:
-                return Structure(category, Code(code, SNOMED, meaning))
+                return CodedStructure(category, Code(code, SNOMED, meaning))
     return None

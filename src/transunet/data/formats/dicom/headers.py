@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transunet.data.formats import file_format
+from transunet.data.formats import volume_format
 from transunet.data.formats.archive import Unpacked, is_zip
-from transunet.data.formats.file_format import reading
+from transunet.data.formats.volume_format import reading
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, TransUNetError
 from transunet.optional import require
@@ -195,7 +195,7 @@ def undamaged(path: Path | str) -> Iterator[None]:
 
 def unreadable(path: Path | str, found: str, remedy: str = DAMAGED) -> TransUNetError:
     """Return the error for a damaged file."""
-    return file_format.unreadable(path, found, remedy)
+    return volume_format.unreadable(path, found, remedy)
 
 
 def value(dataset: Any, index: int, group: str, keyword: str) -> Any:

@@ -90,7 +90,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class SeriesChoice:
+class ListedSeries:
     """One of several series at a path, as a user chooses it."""
 
     number: int
@@ -107,7 +107,7 @@ class SeriesChoice:
 class SeveralSeriesError(DataProblemError):
     """Several series, and none was chosen: `choices` are those there are."""
 
-    def __init__(self, problem: Problem, choices: Sequence[SeriesChoice]) -> None:
+    def __init__(self, problem: Problem, choices: Sequence[ListedSeries]) -> None:
         super().__init__(problem)
         self.choices = tuple(choices)
 
@@ -118,7 +118,7 @@ class SeveralSeriesError(DataProblemError):
 class NoSuchSeriesError(ConfigError):
     """The series that was asked for is not there: `choices` are those there are."""
 
-    def __init__(self, message: str, choices: Sequence[SeriesChoice]) -> None:
+    def __init__(self, message: str, choices: Sequence[ListedSeries]) -> None:
         super().__init__(message)
         self.choices = tuple(choices)
 
@@ -265,10 +265,10 @@ def choose_series(available: Sequence[Series], wanted: str | int | None = None) 
     raise SeveralSeriesError(Problem("several-series", source, what, remedy), choices)
 
 
-def choices_of(available: Sequence[Series]) -> list[SeriesChoice]:
+def choices_of(available: Sequence[Series]) -> list[ListedSeries]:
     """Return what a user chooses from, in the order of `available`."""
     return [
-        SeriesChoice(number, s.uid, s.modality, s.description, s.slices, s.part)
+        ListedSeries(number, s.uid, s.modality, s.description, s.slices, s.part)
         for number, s in enumerate(available, 1)
     ]
 

@@ -20,7 +20,7 @@ Space = Literal["known", "pixels", "unknown"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FileFormat:
+class VolumeFormat:
     """How files of a format are read and written, and what they can tell.
 
     A new format is a module that ends in one of these, and its suffixes in `kinds.FORMATS`. What
