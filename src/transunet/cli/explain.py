@@ -1,20 +1,14 @@
 """`transunet explain`: what the network attends to, as maps on the image's grid and a figure."""
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
-from transunet.cli.failures import raise_failed
-from transunet.cli.notes import showing_notes
+from transunet.cli.notes import raise_failed, say, showing_notes
 from transunet.cli.options import Device
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from transunet.attention.explain import Explanation
-    from transunet.data.cases import Case
+from transunet.errors import MACHINE_ERRORS, ConfigError, as_user_error
 
 EXAMPLE = "Example: transunet explain runs/hippocampus/best patient.nii.gz -o attention"
 
@@ -91,12 +85,13 @@ def explain(
     from transunet.attention.explain import check_writable, explain_with
     from transunet.attention.rollout import layers_and_heads
     from transunet.bundle.io import from_pretrained
+    from transunet.cli.progress import case_bars
     from transunet.data.inputs import find_inputs
-    from transunet.errors import ConfigError
+    from transunet.inference.read_input import read_image
 
     if at is not None and structure is not None:
         raise ConfigError("Give --at or --structure, not both.")
-    whose = _voxel(at) if at is not None else structure
+    query = _voxel(at) if at is not None else structure
     layers, heads = _number(layer), _number(head)
     model, config = from_pretrained(bundle)
     layers_and_heads(layers, heads, config.architecture)
@@ -104,32 +99,24 @@ def explain(
     if at is not None and len(cases) > 1:
         raise ConfigError(f"--at is a voxel of one image; {len(cases)} were given.")
     check_writable(out)
-    look = partial(
-        explain_with, model, config, layer=layers, head=heads, at=whose, device=device, force=force
-    )
-    with showing_notes():
-        _explain_all(cases, look, lambda case, found: found.write(out, case.name, format_), out)
-
-
-def _explain_all(
-    cases: "Sequence[Case]",
-    look: "Callable[..., Explanation]",
-    write: "Callable[[Case, Explanation], list[Path]]",
-    out: Path,
-) -> None:
-    """Explain every case; what fails is told at the end."""
-    from transunet.cli.progress import case_bars
-    from transunet.errors import MACHINE_ERRORS, as_user_error
-    from transunet.inference.read_input import read_image
-
     written: list[Path] = []
     failed: dict[str, Exception | None] = {}
-    with case_bars(len(cases)) as (begun, ended):
+    with showing_notes(), case_bars(len(cases)) as (begun, ended):
         for case in cases:
             progress = begun(case.name)
             try:
-                found = look(read_image(case.images, case.series), progress=progress)
-                written += write(case, found)
+                explanation = explain_with(
+                    model,
+                    config,
+                    read_image(case.images, case.series),
+                    layer=layers,
+                    head=heads,
+                    at=query,
+                    device=device,
+                    progress=progress,
+                    force=force,
+                )
+                written += explanation.write(out, case.name, format_)
             except MACHINE_ERRORS as error:
                 failed[case.name] = as_user_error(error, case.images[0])
             ended(case)
@@ -139,8 +126,6 @@ def _explain_all(
 
 
 def _voxel(text: str) -> tuple[int, ...]:
-    from transunet.errors import ConfigError
-
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -155,13 +140,9 @@ def _number(word: str) -> int | str:
 
 
 def _report(written: list[Path], out: Path) -> None:
-    from rich.console import Console
-
-    console = Console(soft_wrap=True)
     figures = [path for path in written if path.suffix == ".png"]
     maps = [path for path in written if path.suffix != ".png"]
     for what, paths in (("figure", figures), ("map", maps)):
         several = f"{len(paths)} {what}s in {out}"
-        told = f"{what.capitalize()}: {paths[0]}" if len(paths) == 1 else several
-        console.print(told, markup=False, highlight=False)
-    console.print(_UNIT, style="dim", highlight=False)
+        say(f"{what.capitalize()}: {paths[0]}" if len(paths) == 1 else several)
+    Console(soft_wrap=True).print(_UNIT, style="dim", highlight=False)

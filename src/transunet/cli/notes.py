@@ -1,11 +1,12 @@
-"""What the library notes by the way, such as work that is done once, on the error stream."""
+"""What commands say: lines of text, what the library logs, and which cases failed."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
 
+from transunet.errors import ConfigError, DataError
 from transunet.logs import forwarded_logs
 
 
@@ -30,3 +31,29 @@ def showing_notes() -> Iterator[None]:
 
     with forwarded_logs(show):
         yield
+
+
+def say(text: str) -> None:
+    """Print a line that is broken nowhere, so that paths and commands in it can be copied."""
+    Console(soft_wrap=True).print(text, markup=False, highlight=False)
+
+
+def raise_failed(failed: Mapping[str, Exception | None], count: int, done: str) -> None:
+    """Raise one error that lists what failed, if anything did.
+
+    Args:
+        failed: case -> why.
+        count: cases in all.
+        done: what could not be done to them, such as "predicted".
+
+    Raises:
+        ConfigError: when all of it is wrong use.
+        DataError: else.
+    """
+    if not failed:
+        return
+    listed = "\n".join(f"  {name}: {error}" for name, error in failed.items())
+    wrong_use = all(isinstance(error, ConfigError) for error in failed.values())
+    raise (ConfigError if wrong_use else DataError)(
+        f"{len(failed)} of {count} cases could not be {done}:\n{listed}"
+    )

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from transunet.cli.failures import raise_failed
-from transunet.cli.notes import showing_notes
+from transunet.cli.notes import raise_failed, say, showing_notes
 from transunet.cli.options import ON_THIS_MACHINE, Device, Engine, Precision
 from transunet.errors import TransUNetError
 
 if TYPE_CHECKING:
-    from transunet.batch.run import CaseOutcome, OutputOptions
+    from transunet.batch.run import CaseOutcome
     from transunet.data.cases import Case
-    from transunet.inference.predictor import Predictor
 
 EXAMPLE = "Example: transunet predict runs/hippocampus/best patient.nii.gz -o labels"
 
@@ -177,7 +175,8 @@ def predict(
     """
     from transunet.backends.engines import own_device
     from transunet.backends.opening import config_of
-    from transunet.batch.run import OutputOptions
+    from transunet.batch.run import OutputOptions, predict_cases
+    from transunet.cli.progress import case_bars
     from transunet.data.formats import warn_of_contradictions
     from transunet.data.inputs import find_inputs
     from transunet.files import writable_folder
@@ -196,7 +195,7 @@ def predict(
             precision=precision,
             trust=trust,
             batch_size=batch_size,
-            procedure="native" if procedure == "both" else procedure,
+            procedure="native" if both else procedure,
             mirror=mirror,
             window=window,
             largest_component=largest_component or (),
@@ -204,9 +203,10 @@ def predict(
         )
     writable_folder(out)
     options = OutputOptions(format_, probabilities, uncertainty, overwrite, both, view)
-    _say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")
+    say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")
     with showing_notes(), _stoppable(out):
-        outcomes = _predict_all(predictor, cases, out, options)
+        with case_bars(len(cases)) as (begun, ended):
+            outcomes = predict_cases(predictor, cases, out, options, begun, ended)
         if both and any(outcome.status != "failed" for outcome in outcomes):
             _measure_both(inputs, out)
     _report(outcomes, out, None if both else _next_command(inputs, cases, out))
@@ -236,16 +236,6 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _predict_all(
-    predictor: "Predictor", cases: "list[Case]", out: Path, options: "OutputOptions"
-) -> "list[CaseOutcome]":
-    from transunet.batch.run import predict_cases
-    from transunet.cli.progress import case_bars
-
-    with case_bars(len(cases)) as (begun, ended):
-        return predict_cases(predictor, cases, out, options, begun, ended)
-
-
 def _measure_both(inputs: list[Path], out: Path) -> None:
     """Measure what the two procedures give, where the input is a data set."""
     from rich.console import Console
@@ -254,35 +244,40 @@ def _measure_both(inputs: list[Path], out: Path) -> None:
     from transunet.data.layouts import recognises
     from transunet.evaluation.evaluate import EvaluationRequest
 
-    console = Console(soft_wrap=True)
     folders = out / "native", out / "paper"
     if len(inputs) == 1 and inputs[0].is_dir() and recognises(inputs[0]):
         request = EvaluationRequest(references=inputs[0], subset=True)
-        print_comparison(console, *folders, request, out=out)
+        print_comparison(Console(soft_wrap=True), *folders, request, out=out)
         return
-    told = "Not measured: the input is no data set of a known layout. With other references: "
     native, paper = (quote(str(folder)) for folder in folders)
-    command = f"transunet evaluate {native} {paper} REFERENCES"
-    console.print(told + command, markup=False, highlight=False)
+    say(
+        "Not measured: the input is no data set of a known layout. With other references: "
+        f"transunet evaluate {native} {paper} REFERENCES"
+    )
 
 
 def _report(outcomes: "list[CaseOutcome]", out: Path, next_command: str | None) -> None:
     """Print what came of it and what to do next; raise an error that lists what failed."""
     count = {"done": 0, "kept": 0, "elsewhere": 0, "failed": 0}
+    doubtful: dict[str, list[str]] = {}  # warning -> its cases
     for outcome in outcomes:
         count[outcome.status] += 1
+        for warning in outcome.warnings:
+            doubtful.setdefault(warning, []).append(outcome.case)
     more = [
         f"{count[status]} {words}"
         for status, words in (("kept", "finished before"), ("elsewhere", "by other processes"))
         if count[status]
     ]
     maps = "label map" if count["done"] == 1 else "label maps"
-    told = f"{count['done']} {maps} in {out}" + (f" ({', '.join(more)})" if more else "")
-    _say(told)
-    _warn(outcomes)
+    say(f"{count['done']} {maps} in {out}" + (f" ({', '.join(more)})" if more else ""))
+    with showing_notes():
+        for warning, names in doubtful.items():
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            logging.getLogger("transunet").warning("%s%s: %s", names[0], others, warning)
     if next_command and count["failed"] < len(outcomes):
-        _say(f"Next: {next_command}")
-    failed = {o.case: o.error for o in outcomes if o.status == "failed"}
+        say(f"Next: {next_command}")
+    failed = {outcome.case: outcome.error for outcome in outcomes if outcome.status == "failed"}
     raise_failed(failed, len(outcomes), "predicted")
 
 
@@ -295,22 +290,3 @@ def _next_command(inputs: list[Path], cases: "list[Case]", out: Path) -> str | N
     if any(case.label for case in cases):
         return f"transunet evaluate {labels} {images} --subset -o REPORT"
     return f"transunet view {images} {labels} -o SHEETS"
-
-
-def _warn(outcomes: "list[CaseOutcome]") -> None:
-    """Print what makes cases doubtful, each sentence once."""
-    cases: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        for warning in outcome.warnings:
-            cases.setdefault(warning, []).append(outcome.case)
-    log = logging.getLogger("transunet")
-    with showing_notes():
-        for warning, names in cases.items():
-            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            log.warning("%s%s: %s", names[0], others, warning)
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console(soft_wrap=True).print(text, markup=False, highlight=False)

@@ -1,15 +1,16 @@
 """`transunet view`: label maps drawn on their images, as sheets of slices."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from transunet.cli.notes import say
+from transunet.errors import DataError
+
 if TYPE_CHECKING:
-    from transunet.drawing.panels import Panel
     from transunet.drawing.planes import Window
-    from transunet.drawing.sheets import SheetOptions
 
 EXAMPLE = (
     "Example: transunet view scans labels -o sheets    "
@@ -72,90 +73,40 @@ def view(
     Slices are shown as radiologists look at them, in their true proportions; photographs as they
     are stored. Works for predictions and references alike.
     """
-    from rich.console import Console
-
+    from transunet.cli.progress import progress_bar
+    from transunet.data.formats import read_labels, read_volume
     from transunet.drawing.figures import SUFFIXES, check_figure_path
-    from transunet.drawing.sheets import SheetOptions
+    from transunet.drawing.panels import tells_space
+    from transunet.drawing.sheets import SheetOptions, draw_sheet, fullest_slice, slices_of
 
-    one = out.suffix.lower() in SUFFIXES
-    check_figure_path(out if one else out / "sheet.png")
+    one_picture = out.suffix.lower() in SUFFIXES
+    check_figure_path(out if one_picture else out / "sheet.png")
     cases = _pairs(image, labels)
     options = SheetOptions(axis, every, columns, window or _window(bundle), crop, opacity)
     names = _names(bundle, next(iter(cases.values()))[1], labels)
-    written = _one_sheet(cases, names, options, out) if one else _sheets(cases, names, options, out)
-    told = f"{written} sheets in {out}" if written > 1 else f"Written: {out}"
-    Console(soft_wrap=True).print(told, markup=False, highlight=False)
-
-
-def _one_sheet(
-    cases: Mapping[str, tuple[Sequence[Path], Path]],
-    names: Mapping[int, str],
-    options: "SheetOptions",
-    out: Path,
-) -> int:
-    """One picture: all slices of a single case, else the fullest slice of each."""
-    from transunet.drawing.sheets import draw_sheet
-
-    if len(cases) == 1:
-        ((name, files),) = cases.items()
-        draw_sheet(_slices(name, *files, options), names, out, options, title=name)
-        return 1
-    panels = [_fullest(name, *cases[name], options) for name in _watched(cases)]
-    draw_sheet(panels, names, out, options, title=f"{len(panels)} cases")
-    return 1
-
-
-def _sheets(
-    cases: Mapping[str, tuple[Sequence[Path], Path]],
-    names: Mapping[int, str],
-    options: "SheetOptions",
-    out: Path,
-) -> int:
-    from transunet.drawing.sheets import draw_sheet
-
-    for name in _watched(cases):
-        panels = _slices(name, *cases[name], options)
-        draw_sheet(panels, names, out / f"{name}.png", options, title=name)
-    return len(cases)
-
-
-def _slices(
-    name: str, image: Sequence[Path], labels: Path, options: "SheetOptions"
-) -> "list[Panel]":
-    from transunet.data.formats import read_labels, read_volume
-    from transunet.drawing.panels import tells_space
-    from transunet.drawing.sheets import slices_of
-
-    volume = read_volume(image)
-    label_map = read_labels(labels, volume.grid)
-    return slices_of(volume, label_map, options, oriented=tells_space(image[0]))
-
-
-def _fullest(name: str, image: Sequence[Path], labels: Path, options: "SheetOptions") -> "Panel":
-    from transunet.data.formats import read_labels, read_volume
-    from transunet.drawing.panels import tells_space
-    from transunet.drawing.sheets import fullest_slice
-
-    volume = read_volume(image)
-    label_map = read_labels(labels, volume.grid)
-    return fullest_slice(volume, label_map, options, oriented=tells_space(image[0]), title=name)
-
-
-def _watched(cases: Mapping[str, object]) -> Iterator[str]:
-    """The cases' names, with a bar that tells how many are drawn."""
-    from transunet.cli.progress import progress_bar
-
+    overview = one_picture and len(cases) > 1
+    panels = []  # of the overview: the fullest slice of each case
     with progress_bar("cases") as bar:
-        task = bar.add_task("drawing", total=len(cases))
-        for name in cases:
-            yield name
-            bar.advance(task)
+        for name, (files, label_file) in bar.track(cases.items(), description="drawing"):
+            volume = read_volume(files)
+            label_map = read_labels(label_file, volume.grid)
+            oriented = tells_space(files[0])
+            if overview:
+                panel = fullest_slice(volume, label_map, options, oriented=oriented, title=name)
+                panels.append(panel)
+            else:
+                slices = slices_of(volume, label_map, options, oriented=oriented)
+                sheet = out if one_picture else out / f"{name}.png"
+                draw_sheet(slices, names, sheet, options, title=name)
+    if overview:
+        draw_sheet(panels, names, out, options, title=f"{len(panels)} cases")
+    several = len(cases) > 1 and not one_picture
+    say(f"{len(cases)} sheets in {out}" if several else f"Written: {out}")
 
 
 def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
     """Case name -> image and label map; a single image and label map belong together."""
     from transunet.data.inputs import find_inputs
-    from transunet.errors import DataError
     from transunet.evaluation.pairs import files_in
 
     maps = files_in(labels, "label map")
@@ -165,15 +116,15 @@ def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
     images |= {case.name: case.images for case in cases}
     if len(cases) == len(maps) == 1 and labels.is_file():
         return {name: (cases[0].images, path) for name, path in maps.items()}
-    found = {name: images.get(name, images.get(f"{name}_0000")) for name in maps}
-    missing = [name for name, paths in found.items() if paths is None]
+    found = {name: images.get(name, images.get(f"{name}_0000", ())) for name in maps}
+    missing = [name for name, paths in found.items() if not paths]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(maps)} label maps in {labels} have no image in {image}: "
             f"{', '.join(missing[:8])}. An image and its label map need the same name; found the "
             f"images {', '.join(sorted(images)[:8])}."
         )
-    return {name: (paths, maps[name]) for name, paths in found.items() if paths is not None}
+    return {name: (paths, maps[name]) for name, paths in found.items()}
 
 
 def _names(bundle: str | None, label_map: Path, folder: Path) -> Mapping[int, str]:
