@@ -14,8 +14,15 @@ from transunet.models.transunet2d.network import TransUNet
 SMALL = "R26-ViT-Ti_16"
 # All blocks of an encoder are the same module: two show what twelve or thirty-two would. The
 # published depths are held by the parameters' number of every golden figure.
+WIDE = ("ViT-L_16", "ViT-L_32", "ViT-H_14", "R50-ViT-L_16")
 SHALLOW = [
-    pytest.param(name, min(2, config.num_layers), id=name) for name, config in VARIANTS.items()
+    pytest.param(
+        name,
+        min(2, config.num_layers),
+        id=name,
+        marks=[pytest.mark.slow] if name in WIDE else [],
+    )
+    for name, config in VARIANTS.items()
 ]
 
 

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
 from serving import API, image_bytes
 
-pytest.importorskip(
-    "schemathesis", reason="fuzzing needs schemathesis: pip install 'transunet-torch[dev]'"
+pytestmark = pytest.mark.skipif(
+    find_spec("schemathesis") is None,
+    reason="fuzzing needs schemathesis: pip install 'transunet-torch[dev]'",
 )
 
 # Left out: `positive_data_acceptance`, since bytes that fit the description of a file are no image;
