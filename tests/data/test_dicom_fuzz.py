@@ -11,6 +11,8 @@ from transunet.data.formats import dicom
 from transunet.data.formats.dicom.segmentation import read_seg, write_seg
 from transunet.errors import TransUNetError
 
+pytestmark = pytest.mark.slow  # damages and reads hundreds of files
+
 pydicom = pytest.importorskip("pydicom", reason="needs the extra [dicom]")
 
 TRIES = 60

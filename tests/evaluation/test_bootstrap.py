@@ -41,6 +41,7 @@ def test_the_interval_is_that_of_the_mean():
     assert high == pytest.approx(values.mean() + half, abs=0.002)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
     found = [bootstrap_interval(rng.uniform(size=40)) for _ in range(60)]
