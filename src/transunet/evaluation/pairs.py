@@ -236,7 +236,8 @@ def _check_exists(path: Path, role: str) -> None:
 def _volumes(files: Iterable[Path]) -> list[Path]:
     """Beside volumes, pictures are previews and arrays are probabilities: the first kind counts."""
     ranks = {path: FORMATS[kind].rank for path in files if (kind := kind_in_folder(path))}
-    return [path for path, rank in ranks.items() if rank == min(ranks.values())]
+    lowest = min(ranks.values(), default=0)
+    return [path for path, rank in ranks.items() if rank == lowest]
 
 
 def _case_called(name: str, references: References) -> str | None:

@@ -44,7 +44,17 @@ class Unpacked:
         """Where the files are."""
         try:
             self.folder.mkdir()
-            self._fill(path)
+            with zipfile.ZipFile(path) as archive:
+                members = [member for member in archive.infolist() if not member.is_dir()]
+                problem = _problem_of(path, members)
+                if problem:
+                    raise problem.error()
+                for member in members:
+                    target = self.folder / member.filename
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    # zipfile reads no more than the size that the check has seen.
+                    with archive.open(member) as packed, target.open("xb") as file:
+                        shutil.copyfileobj(packed, file, 2**20)
         except _DAMAGE as error:
             self.close()
             found = f"it cannot be unpacked ({first_line(error)[:200]})"
@@ -53,19 +63,6 @@ class Unpacked:
         except BaseException:
             self.close()
             raise
-
-    def _fill(self, path: Path) -> None:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-            problem = _problem_of(path, members)
-            if problem:
-                raise problem.error()
-            for member in members:
-                target = self.folder / member.filename
-                target.parent.mkdir(parents=True, exist_ok=True)
-                # zipfile reads no more than the size that the check has seen.
-                with archive.open(member) as packed, target.open("xb") as file:
-                    shutil.copyfileobj(packed, file, 2**20)
 
 
 def is_zip(path: Path) -> bool:
