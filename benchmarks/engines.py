@@ -169,7 +169,7 @@ def open_engine(
     if kind == "graphs":
         return with_graphs(model, chosen.device, precision)
     engine, int8 = ENGINES[kind], precision == "int8"
-    path = folder / f"{kind}{'-int8' if int8 else ''}{engine.format.suffix}"
+    path = folder / f"{kind}{'-int8' if int8 else ''}{engine.suffix}"
     if not path.exists():
         write(kind, int8, model, source, path, calibration)
     return engine.open(path, model.config.image_size, "", "cpu", precision)

@@ -120,19 +120,19 @@ def test_predicting_from_onnx_needs_no_torch(written: Any, tmp_path: Path) -> No
     assert done.stdout.strip() == "(2, 3, 32, 32)", done.stderr
 
 
-def wrong(model: torch.nn.Module, config: object, path: Path) -> None:
+def wrong(model: torch.nn.Module, config: object, path: Path, *_: object) -> None:
     """A writer that changes a weight on the way."""
     model.segmentation_head[0].bias.data[0] += 1
     pytorch.write(model, config, path)  # type: ignore[arg-type]
     model.segmentation_head[0].bias.data[0] -= 1
 
 
-def full(model: object, config: object, path: Path) -> None:
+def full(model: object, config: object, path: Path, *_: object) -> None:
     path.write_bytes(b"half")
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def broken(model: object, config: object, path: Path) -> None:
+def broken(model: object, config: object, path: Path, *_: object) -> None:
     path.write_bytes(b"half")
     raise RuntimeError("PytorchStreamWriter failed writing file data/3")
 

@@ -101,15 +101,13 @@ def _make(
     from transunet.bundle.io import from_pretrained
 
     engine, size = ENGINES[name], config.architecture.image_size
-    assert engine.write is not None
-    assert engine.format is not None
     title = name if precision == "fp32" else f"{name}-{precision}"
     _log.info("Converting %s for %s; this happens once and takes a minute.", source, title)
     model, _ = from_pretrained(source)
     try:
         with atomic_path(folder) as scratch:
             scratch.mkdir()
-            path = scratch / f"model{engine.format.suffix}"
+            path = scratch / f"model{engine.suffix}"
             engine.write(model, config, path, precision, None)
             network = engine.open(path, size, "", "cpu", precision)
             difference, _ = compare(model, network, noise(model, 1, size))

@@ -32,45 +32,37 @@ it gets the network as an ONNX file that is quantised already."""
 
 
 @dataclass(frozen=True)
-class FileFormat:
-    """A file that `transunet export` writes, and that predicting takes in a bundle's place."""
-
-    name: str
-    """Of `transunet export --format`."""
-    suffix: str
-    free_axes: tuple[str, ...] = ("batch",)
-    """Axes of the input that may have any length."""
-    opset: int | None = None
-    int8: bool = False
-    """Whether int8 can be written."""
-    weights_suffix: str = ""
-    """Of the file with the weights beside it."""
-    runs_code: bool = False
-    """Whether loading it runs code that is in it."""
-
-
-@dataclass(frozen=True)
 class Engine:
-    """One way to compute a network."""
+    """One way to compute a network, and the file that it writes of one."""
 
     open: Open
+    write: Write
+    texts: Callable[[Path], Mapping[str, str]]
+    """Reads the metadata of a file."""
     packages: tuple[str, ...]
     """What has to be installed: the engine itself first, then what converts a bundle for it."""
     precisions: Mapping[str, tuple[str, ...]]
     """Kind of device -> the precisions in which it computes a bundle there."""
     reads: tuple[str, ...]
     """Suffixes of exported files that it opens."""
-    texts: Callable[[Path], Mapping[str, str]]
-    """Reads the metadata of such a file."""
-    write: Write | None = None
-    format: FileFormat | None = None
-    """Of what `write` writes."""
-    converts: bool = False
-    """Whether a bundle is written as such a file first, which is then opened."""
     extra: str = ""
     """The extra that brings the packages; empty for what every installation has."""
     auto: bool = True
     """Whether `auto` may take it."""
+    converts: bool = False
+    """Whether a bundle is written as a file first, which is then opened."""
+    format: str = ""
+    """Of its files, in `transunet export --format`; empty where another engine writes the same."""
+    suffix: str = ""
+    weights_suffix: str = ""
+    """Of the file with the weights beside it."""
+    free_axes: tuple[str, ...] = ("batch",)
+    """Axes of the input that may have any length."""
+    opset: int | None = None
+    int8: bool = False
+    """Whether it writes int8."""
+    runs_code: bool = False
+    """Whether loading a file runs code that is in it."""
 
 
 def _in_torch(function: str) -> Callable[..., Any]:
@@ -89,28 +81,37 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "openvino": Engine(
             open=openvino.OpenVinoNetwork,
+            write=openvino.write,
+            texts=openvino.texts_of,
             packages=("openvino",),
             precisions={"cpu": ("fp32", "bf16", "fp16")},
             reads=(".xml", ".onnx"),
-            texts=openvino.texts_of,
-            write=openvino.write,
-            format=FileFormat("openvino", ".xml", int8=True, weights_suffix=".bin"),
-            converts=True,
             extra="openvino",
+            converts=True,
+            format="openvino",
+            suffix=".xml",
+            weights_suffix=".bin",
+            int8=True,
         ),
         "onnxruntime": Engine(
             open=onnxruntime.OnnxNetwork,
+            write=onnxruntime.write,
+            texts=onnxruntime.texts_of,
             packages=("onnxruntime", "onnx", "onnxscript"),
             precisions={"cpu": ("fp32",)},
             reads=(".onnx",),
-            texts=onnxruntime.texts_of,
-            write=onnxruntime.write,
-            format=FileFormat("onnx", ".onnx", onnxruntime.FREE_AXES, onnxruntime.OPSET, int8=True),
-            converts=True,
             extra="onnx",
+            converts=True,
+            format="onnx",
+            suffix=".onnx",
+            free_axes=("batch", "height", "width"),
+            opset=onnxruntime.OPSET,
+            int8=True,
         ),
         "eager": Engine(
             open=_in_torch("open_pytorch"),
+            write=_in_torch("write"),
+            texts=_in_torch("texts_of"),
             packages=("torch",),
             precisions={
                 "cpu": ("fp32", "bf16"),
@@ -118,17 +119,19 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 "mps": ("fp32", "fp16"),
             },
             reads=(".pt2",),
-            texts=_in_torch("texts_of"),
-            write=_in_torch("write"),
-            format=FileFormat("torch-export", ".pt2", runs_code=True),
+            format="torch-export",
+            suffix=".pt2",
+            runs_code=True,
         ),
         "compiled": Engine(
             open=_in_torch("open_compiled"),
+            write=_in_torch("write"),
+            texts=_in_torch("texts_of"),
             packages=("torch",),
             precisions={"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
             reads=(".pt2",),
-            texts=_in_torch("texts_of"),
             auto=False,
+            runs_code=True,
         ),
     }
 )

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 OPSET = 20
 """Of ONNX files: the first with Gelu as one operator."""
-AXES = ("batch", "channels", "height", "width")
-FREE_AXES = ("batch", "height", "width")
 _LARGEST_FILE = 1_900_000_000
 """Bytes of weights that one ONNX file holds; protobuf ends at 2 GiB. More lie beside it."""
 
@@ -172,8 +170,9 @@ def _traced(onnx: Any, model: "TransUNet") -> Any:
     assert program is not None
     proto = program.model_proto
     _pad_to_patches(onnx, proto, patch)
+    axes = ("batch", "channels", "height", "width")
     for tensor in (*proto.graph.input, *proto.graph.output):
-        for axis, dim in zip(AXES, tensor.type.tensor_type.shape.dim, strict=True):
+        for axis, dim in zip(axes, tensor.type.tensor_type.shape.dim, strict=True):
             if not dim.HasField("dim_value"):
                 dim.dim_param = axis
     del proto.graph.value_info[:]  # each runtime works out the lengths in between

@@ -171,9 +171,8 @@ def _open_bundle(source: Path | str, device: str | None, engine: str, precision:
 
 def _open_file(path: Path, device: str | None, engine: str, precision: str, trust: bool) -> Opened:
     readers = _readers(path)
-    file_format = ENGINES[readers[0]].format
-    assert file_format is not None
-    if file_format.runs_code and not trust:
+    writer = ENGINES[readers[0]]
+    if writer.runs_code and not trust:
         raise ConfigError(
             f"{path}: loading a {path.suffix} runs whatever code is in it (PyTorch unpickles parts "
             "of it). If you made it yourself or trust who did, add --trust (in Python: "
@@ -193,8 +192,8 @@ def _open_file(path: Path, device: str | None, engine: str, precision: str, trus
         )
     fingerprint = metadata.fingerprint
     if metadata.precision != "fp32":  # what int8 makes of the weights is in the file only
-        weights = path.with_suffix(file_format.weights_suffix)
-        files = [path, weights] if file_format.weights_suffix and weights.is_file() else [path]
+        weights = path.with_suffix(writer.weights_suffix)
+        files = [path, weights] if writer.weights_suffix and weights.is_file() else [path]
         parts = [fingerprint, *(sha256_of(file) for file in files)]
         fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     size = metadata.config.architecture.image_size
@@ -206,8 +205,7 @@ def _open_file(path: Path, device: str | None, engine: str, precision: str, trus
 def _readers(path: Path) -> list[str]:
     """Return the engines that read such a file, the one that writes it first."""
     names = [name for name, engine in ENGINES.items() if path.suffix in engine.reads]
-    own = [n for n in names if (kind := ENGINES[n].format) and kind.suffix == path.suffix]
-    return [*own, *(name for name in names if name not in own)]
+    return sorted(names, key=lambda name: ENGINES[name].suffix != path.suffix)
 
 
 def _usual_reader(path: Path) -> str:

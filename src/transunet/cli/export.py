@@ -2,15 +2,9 @@
 
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from transunet.export.export import Exported
 
 EXAMPLE = "Example: transunet export runs/hippocampus/best -o hippocampus.onnx"
 
@@ -63,15 +57,29 @@ def export(
 
     The file carries preprocessing and labels. It appears only when its logits are the bundle's.
     """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from transunet.bundle.bundle_config import read_config
     from transunet.cli.progress import progress_bar
     from transunet.errors import ConfigError
-    from transunet.export.export import check_target
+    from transunet.export.calibration import calibration_images
+    from transunet.export.export import FORMATS, check_target
     from transunet.export.export import export as export_bundle
 
     if calibrate and not int8:
         raise ConfigError("--calibrate is for --int8. Add --int8, or leave --calibrate out.")
-    name = check_target(out, format_, int8=int8, overwrite=overwrite)
-    images = _images(bundle, calibrate or [], calibrate_count) if int8 else None
+    name, images = check_target(out, format_, int8=int8, overwrite=overwrite), None
+    if int8:
+        with progress_bar("cases") as bar:
+            task = bar.add_task("Reading calibration images", total=None)
+            images = calibration_images(
+                calibrate or [],
+                read_config(bundle),
+                calibrate_count,
+                lambda done, total: bar.update(task, completed=done, total=total),
+            )
     with progress_bar("steps") as bar:
         task = bar.add_task("Starting", total=3 if name != "monai" else 2)
 
@@ -81,55 +89,23 @@ def export(
 
         done = export_bundle(bundle, out, name, images, overwrite=overwrite, progress=step)
         bar.advance(task)
-    _show(done)
-
-
-def _images(bundle: str, paths: list[Path], count: int) -> "NDArray[np.float32]":
-    from transunet.bundle.bundle_config import read_config
-    from transunet.cli.progress import progress_bar
-    from transunet.export.calibration import calibration_images
-
-    config = read_config(bundle)
-    with progress_bar("cases") as bar:
-        task = bar.add_task("Reading calibration images", total=None)
-        return calibration_images(
-            paths, config, count, lambda done, total: bar.update(task, completed=done, total=total)
-        )
-
-
-def _show(done: "Exported") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    rows = {
+        "file": str(done.path),
+        "format": f"{done.format}, {done.precision}",
+        "opset": str(done.opset or ""),
+        "size": f"{done.size_bytes / 1e6:.1f} MB",
+        "input": f"images {done.shape} float32",
+    }
+    if done.difference is not None and done.equal is not None:
+        rows["logits differ"] = f"by at most {done.difference:.1e} of their deviation"
+        rows["labels equal"] = f"{done.equal:.3%} on {done.compared}"
+    if name != "monai":
+        trust = " --trust" if FORMATS[name].runs_code else ""
+        rows["next"] = f"transunet predict {quote(str(done.path))} IMAGES -o OUT{trust}"
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in _rows(done):
-        table.add_row(name, Text(value))
+    for title, value in rows.items():
+        if value:
+            table.add_row(title, Text(value))
     Console().print(table)
-
-
-def _rows(done: "Exported") -> list[tuple[str, str]]:
-    rows = [
-        ("file", str(done.path)),
-        ("format", f"{done.format}, {done.precision}"),
-        ("size", f"{done.size_bytes / 1e6:.1f} MB"),
-        ("input", f"images {done.shape} float32"),
-    ]
-    if done.opset is not None:
-        rows.insert(2, ("opset", str(done.opset)))
-    if done.difference is not None and done.equal is not None:
-        rows += [
-            ("logits differ", f"by at most {done.difference:.1e} of their deviation"),
-            ("labels equal", f"{done.equal:.3%} on {done.compared}"),
-        ]
-    if done.format != "monai":
-        rows.append(
-            ("next", f"transunet predict {quote(str(done.path))} IMAGES -o OUT{_trust(done)}")
-        )
-    return rows
-
-
-def _trust(done: "Exported") -> str:
-    return " --trust" if done.format == "torch-export" else ""

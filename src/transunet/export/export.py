@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from transunet.backends import onnxruntime
 from transunet.backends.compare import FURTHEST, compare, noise
-from transunet.backends.engines import ENGINES, Engine, FileFormat
+from transunet.backends.engines import ENGINES, Engine
 from transunet.bundle.io import from_pretrained
 from transunet.errors import ConfigError, DataError, TransUNetError, first_line
 from transunet.export.quantise import quantise
@@ -29,7 +29,7 @@ LEAST_EQUAL = 0.95
 MONAI = "monai"
 """The format that is a folder, and holds the weights as they are."""
 FORMATS: Mapping[str, Engine] = MappingProxyType(
-    {engine.format.name: engine for engine in ENGINES.values() if engine.format}
+    {engine.format: engine for engine in ENGINES.values() if engine.format}
 )
 """Name of each format that is a file -> the engine that writes and computes it."""
 
@@ -102,9 +102,6 @@ def export(
         shape = f"(batch, {channels}, {height}, {width})"
         return Exported(path, name, "fp32", None, shape, size, None, None, "not computed")
     engine = FORMATS[name]
-    file_format, write = engine.format, engine.write
-    assert file_format is not None
-    assert write is not None
     if int8_images is not None and int8_images.shape[1:] != (channels, height, width):
         raise ConfigError(
             f"Calibration images of shape {int8_images.shape} do not fit; expected (N, {channels}, "
@@ -113,27 +110,27 @@ def export(
     with _errors_that_name(path), atomic_path(path) as scratch:
         if int8_images is None:
             progress("Writing")
-            write(model, config, scratch, "fp32", None)
+            engine.write(model, config, scratch, "fp32", None)
         else:
             progress("Calibrating and writing")
             with TemporaryDirectory(dir=scratch.parent) as folder:
                 plain = Path(folder) / "fp32.onnx"
                 onnxruntime.write(model, config, plain)
                 quantised = quantise(plain, plain.with_name("int8.onnx"), int8_images)
-                write(model, config, scratch, "int8", quantised)
+                engine.write(model, config, scratch, "int8", quantised)
         progress("Comparing")
-        difference, equal = _compared(engine, file_format, model, scratch, int8_images)
+        difference, equal = _compared(engine, model, scratch, int8_images)
         size = sum(file.stat().st_size for file in scratch.parent.iterdir())
         for file in scratch.parent.iterdir():  # weights beside the file
             if file != scratch:
                 file.replace(path.parent / file.name)
     lengths = {"channels": channels, "height": height, "width": width}
-    axes = [a if a in file_format.free_axes else str(lengths[a]) for a in ("batch", *lengths)]
+    axes = [a if a in engine.free_axes else str(lengths[a]) for a in ("batch", *lengths)]
     return Exported(
         path=path,
         format=name,
         precision="fp32" if int8_images is None else "int8",
-        opset=file_format.opset,
+        opset=engine.opset,
         shape=f"({', '.join(axes)})",
         size_bytes=size,
         difference=difference,
@@ -155,24 +152,23 @@ def check_target(
         ConfigError: for an unknown format, a suffix that does not fit, a path that is taken, a
             format without int8, or a package that is missing.
     """
-    formats = {name: engine.format for name, engine in FORMATS.items() if engine.format}
-    names = ", ".join((*formats, MONAI))
-    name = format or next((n for n, kind in formats.items() if kind.suffix == path.suffix), None)
+    names = ", ".join((*FORMATS, MONAI))
+    name = format or next((n for n, e in FORMATS.items() if e.suffix == path.suffix), None)
     if name is None:
-        known = ", ".join(f"{kind.suffix} ({n})" for n, kind in formats.items())
+        known = ", ".join(f"{engine.suffix} ({n})" for n, engine in FORMATS.items())
         raise ConfigError(
             f"{path}: its suffix is of no format. Expected {known}; or say --format, one of: "
             f"{names}."
         )
-    if name != MONAI and name not in formats:
+    if name != MONAI and name not in FORMATS:
         raise ConfigError(f"There is no format {name!r}; known: {names}.")
-    if int8 and (name == MONAI or not formats[name].int8):
-        able = ", ".join(n for n, kind in formats.items() if kind.int8)
+    if int8 and (name == MONAI or not FORMATS[name].int8):
+        able = ", ".join(n for n, engine in FORMATS.items() if engine.int8)
         raise ConfigError(f"The format {name} has no int8; possible: {able}.")
     if name == MONAI:
         return name
-    if path.suffix != formats[name].suffix:
-        raise ConfigError(f"{path}: files in the format {name} end in {formats[name].suffix}.")
+    if path.suffix != FORMATS[name].suffix:
+        raise ConfigError(f"{path}: files in the format {name} end in {FORMATS[name].suffix}.")
     if not overwrite and (path.exists() or path.is_symlink()):
         raise ConfigError(f"{path} exists already. Choose another name, or add --overwrite.")
     if path.is_dir():
@@ -204,7 +200,6 @@ def _errors_that_name(path: Path) -> Iterator[None]:
 
 def _compared(
     engine: Engine,
-    file_format: FileFormat,
     model: "TransUNet",
     path: Path,
     int8_images: Images | None,
@@ -222,7 +217,7 @@ def _compared(
             )
         return difference, equal
     sizes = [(height, width)]
-    if "width" in file_format.free_axes:
+    if "width" in engine.free_axes:
         sizes.append((height - 1, width + model.config.patch_size))
     difference, equal = 0.0, 1.0
     for size in sizes:
