@@ -12,8 +12,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
-from transunet.data.formats.file_format import FileFormat
 from typer.testing import CliRunner
 
 import transunet
@@ -22,11 +22,15 @@ from small_data import save
 from transunet.backends.engines import NAMES, Engine
 from transunet.cli.main import app
 from transunet.data.cases import Case, DataSet
+from transunet.data.formats.volume_format import VolumeFormat
 from transunet.data.layouts import open_dataset, recognises
 from transunet.data.prepare import prepare
 from transunet.data.volume import Grid, Volume
-from transunet.errors import DataError
+from transunet.errors import ConfigError, DataError
 from transunet.models.transunet2d.config import variant
+from transunet.training.losses import LossTerm
+from transunet.training.recipe import Recipe, load_recipe
+from transunet.training.trainer import make_loss
 
 __all__ = ["save"]  # a fixture
 
@@ -59,7 +63,7 @@ def write_toy(volume: Volume, path: Path) -> None:
     path.write_text(json.dumps(content))
 
 
-TOY_FORMAT = FileFormat(
+TOY_FORMAT = VolumeFormat(
     read=read_toy,
     read_labels=read_toy,
     read_grid=read_toy_grid,
@@ -129,6 +133,23 @@ def test_a_variant_is_built_by_its_name(enter):
     model = transunet.create_model("toy", num_classes=3, image_size=32)
     assert model.config.name == "toy"
     assert len(model.transformer.encoder.layer) == 2
+
+
+def test_a_loss_is_weighed_by_the_recipe(enter):
+    def squares(logits, labels, ignored):
+        return torch.stack([logits.square().sum(), torch.tensor(float(logits.numel()))])
+
+    enter("LOSSES", {"toy_weight": LossTerm(squares, lambda weight, s: weight * s[0] / s[1])})
+
+    class WithToy(Recipe):
+        toy_weight: float = 0.0
+
+    settings = load_recipe("paper").model_dump() | {"ce_weight": 0, "dice_weight": 0}
+    loss = make_loss(WithToy(**settings, toy_weight=3))
+    logits, labels = torch.full((2, 3, 4, 4), 2.0), torch.zeros(2, 4, 4, dtype=torch.int64)
+    assert loss(logits, labels) == 3 * 2**2
+    with pytest.raises(ConfigError, match="toy_weight are all 0"):
+        WithToy(**settings)
 
 
 class ToyNetwork:
