@@ -2,8 +2,7 @@
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,16 @@ def api_error(error: BaseException, folder: Path, code: str = "unreadable") -> A
     if is_full(error):
         return storage_full()
     if isinstance(error, SeveralSeriesError | NoSuchSeriesError):
-        return _choose_series(error)
+        several, holds = isinstance(error, SeveralSeriesError), f"{len(error.choices)} series"
+        return ApiError(
+            "several_series" if several else "no_such_series",
+            f"The upload holds {holds}, and one is segmented at a time."
+            if several
+            else f"The upload has no such series; it holds {holds}.",
+            "Send the files again with the field 'series': one of the numbers or UIDs in "
+            "error.series.",
+            details={"series": [asdict(choice) for choice in error.choices]},
+        )
     if not isinstance(error, TransUNetError):
         logging.getLogger(__name__).error("A request or job failed", exc_info=error)
         return ApiError("internal", "The server made a mistake; its log says more.")
@@ -108,23 +116,6 @@ def api_error(error: BaseException, folder: Path, code: str = "unreadable") -> A
     return ApiError(code, message, without_folder(problem.remedy) + ".")
 
 
-def _choose_series(error: SeveralSeriesError | NoSuchSeriesError) -> ApiError:
-    holds = f"{len(error.choices)} series"
-    if isinstance(error, SeveralSeriesError):
-        code, message = (
-            "several_series",
-            f"The upload holds {holds}, and one is segmented at a time.",
-        )
-    else:
-        code, message = "no_such_series", f"The upload has no such series; it holds {holds}."
-    return ApiError(
-        code,
-        message,
-        "Send the files again with the field 'series': one of the numbers or UIDs in error.series.",
-        details={"series": [asdict(choice) for choice in error.choices]},
-    )
-
-
 def is_full(error: BaseException) -> bool:
     """Return whether `error` is a full disk or database, or was raised for a full disk."""
     full_database = isinstance(error, sqlite3.OperationalError) and "full" in str(error)
@@ -135,18 +126,3 @@ def storage_full(message: str = "The server's disk is full.") -> ApiError:
     """Return the error for a disk or a quota that is full."""
     remedy = "Delete images and results that are no longer needed, or try again when some expired."
     return ApiError("storage_full", message, remedy)
-
-
-@contextmanager
-def answering_full_disks() -> Iterator[None]:
-    """Turn a full disk into an answer.
-
-    Raises:
-        ApiError: "storage_full" in place of the operating system's or the database's error.
-    """
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        if is_full(error):
-            raise storage_full() from None
-        raise

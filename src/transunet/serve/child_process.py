@@ -19,6 +19,10 @@ OnProgress = Callable[[int, int], None]
 Unanswered = dict[str, tuple[Future[Any], OnProgress | None]]
 """The requests that a process is at, by id."""
 
+_DIED_WHILE_LOADING = (
+    "The process that loads the models ended before it was ready, as a rule because the memory ran "
+    "out. Serve fewer bundles, or give the machine more memory."
+)
 _CONTEXT = multiprocessing.get_context("spawn")  # forking a process that has threads can deadlock
 _log = logging.getLogger(__name__)
 
@@ -66,34 +70,32 @@ class ChildProcess:
             TransUNetError: what it sends as "broken".
         """
         with self._starting:
-            if not self.ready:
-                self._start(note)
-
-    def _start(self, note: Callable[[str], None]) -> None:
-        pipe, child_pipe = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(
-            target=_run, args=(child_pipe, self._target, self._arguments), daemon=True
-        )
-        process.start()
-        child_pipe.close()
-        self._process, self._pipe, self._unanswered = process, pipe, {}
-        kind: str = ""
-        value: Any = None
-        while kind not in ("ready", "broken"):
-            try:
-                kind, _, value = pipe.recv()
-            except (EOFError, OSError):
-                kind, value = "broken", _died_while_loading()
-            if kind == "note":
-                note(value)
-            elif kind == "loading":
-                self.loading = value
-        if kind == "broken":
-            process.join()
-            raise value
-        self.ready = True
-        arguments = (process, pipe, self._unanswered)
-        threading.Thread(target=self._listen, args=arguments, daemon=True).start()
+            if self.ready:
+                return
+            pipe, child_pipe = _CONTEXT.Pipe()
+            process = _CONTEXT.Process(
+                target=_run, args=(child_pipe, self._target, self._arguments), daemon=True
+            )
+            process.start()
+            child_pipe.close()
+            self._process, self._pipe, self._unanswered = process, pipe, {}
+            kind: str = ""
+            value: Any = None
+            while kind not in ("ready", "broken"):
+                try:
+                    kind, _, value = pipe.recv()
+                except (EOFError, OSError):
+                    kind, value = "broken", ProcessDiedError("worker_died", _DIED_WHILE_LOADING)
+                if kind == "note":
+                    note(value)
+                elif kind == "loading":
+                    self.loading = value
+            if kind == "broken":
+                process.join()
+                raise value
+            self.ready = True
+            listening = (process, pipe, self._unanswered)
+            threading.Thread(target=self._listen, args=listening, daemon=True).start()
 
     def ask(self, id_: str, request: Any, on_progress: OnProgress | None = None) -> Future[Any]:
         """Send a request; its answer comes as the future's result.
@@ -155,14 +157,6 @@ class ChildProcess:
             future.set_exception(process_died())
 
 
-def _died_while_loading() -> ProcessDiedError:
-    return ProcessDiedError(
-        "worker_died",
-        "The process that loads the models ended before it was ready, as a rule because the memory "
-        "ran out. Serve fewer bundles, or give the machine more memory.",
-    )
-
-
 def process_died() -> ProcessDiedError:
     """Return the error of a request whose process died."""
     message = "The process that computes it is being replaced."
@@ -171,16 +165,16 @@ def process_died() -> ProcessDiedError:
 
 def _run(pipe: Connection, target: str, arguments: tuple[Any, ...]) -> None:
     """Be the process: leave Ctrl-C to the server, and end with it."""
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        wait([parent.sentinel])
+        os._exit(1)  # killed: nothing that is done here has anybody left who wants it
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         pkgutil.resolve_name(target)(pipe, *arguments)
     except (EOFError, OSError):
         return  # the server is gone
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)  # killed: nothing that is done here has anybody left who wants it

@@ -160,21 +160,18 @@ async def _answer_routing(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         answer = ApiError("not_found", "There is nothing at this address.", remedy)
     elif error.status_code == 405:
-        headers["Allow"] = ", ".join(_methods(request))
+        # All that may be done at the address, whichever route does it.
+        methods: set[str] = set()
+        for address, operations in request.app.openapi()["paths"].items():
+            pattern = re.sub(r"\{\w+\}", "[^/]+", address.replace(".", r"\."))
+            if not methods and re.fullmatch(pattern, request.url.path):
+                methods = {method.upper() for method in operations}
+        headers["Allow"] = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
         answer = ApiError("method_not_allowed", "This cannot be done here.", remedy, headers)
     else:
         code = "too_large" if error.status_code == 413 else "malformed"
         answer = ApiError(code, str(error.detail), None, headers)
     return error_response(answer)
-
-
-def _methods(request: Request) -> list[str]:
-    """What may be done at a request's address, whichever route does it."""
-    for address, operations in request.app.openapi()["paths"].items():
-        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", address.replace(".", r"\.")), request.url.path):
-            methods = {method.upper() for method in operations}
-            return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
-    return []
 
 
 def with_page(api: Any, folder: Path = PAGE) -> Any:

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 
 from transunet.serve.api.dependencies import GZIP, CurrentService, Id, faults, multipart
 from transunet.serve.api.schemas import Image, Suitability
-from transunet.serve.api_errors import ApiError, answering_full_disks
+from transunet.serve.api_errors import ApiError
 from transunet.serve.jobs.database import ImageRecord
 from transunet.serve.jobs.result_files import possible_formats
 from transunet.serve.service import Service
@@ -102,17 +102,16 @@ def _keep(service: Service, upload: Upload, metadata: dict[str, Any]) -> ImageRe
     name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     metadata["stem"] = metadata["stem"] or names[0].removesuffix(".zip")
     folder, until = service.image_folder(upload.id), now + service.limits.keep_hours * 3600
-    with answering_full_disks():
-        size = size_of(upload.folder)
-        record = ImageRecord(upload.id, name, metadata, size, now, until)
-        service.quota.forget_arriving(upload.id)
-        service.quota.add_arriving(upload.id, size)  # with the view, which came on top
-        shutil.move(upload.folder, folder)
-        try:
-            service.database.add_image(record)
-        except BaseException:
-            shutil.move(folder, upload.folder)  # to where it is removed
-            raise
+    size = size_of(upload.folder)
+    record = ImageRecord(upload.id, name, metadata, size, now, until)
+    service.quota.forget_arriving(upload.id)
+    service.quota.add_arriving(upload.id, size)  # with the view, which came on top
+    shutil.move(upload.folder, folder)
+    try:
+        service.database.add_image(record)
+    except BaseException:
+        shutil.move(folder, upload.folder)  # to where it is removed
+        raise
     service.metrics.count("transunet_uploads_total")
     service.metrics.count("transunet_upload_bytes_total", size)
     return record

@@ -207,33 +207,29 @@ class JobQueue:
 
         Each attempt counts but one that ends with this server, and the last is the end of the job.
         """
-        stopping = self._stopping.is_set
-        again = outcome is None and (stopping() or job.attempts < ATTEMPTS)
+        again = outcome is None and (self._stopping.is_set() or job.attempts < ATTEMPTS)
+        outcome = outcome or {"status": "failed", "error": _KILLED.body["error"]}
+        ends = self._ends_now()
         while True:  # until the disk has room for it
             try:
                 if again:
-                    self._database.requeue(job.id, counts=not stopping())
+                    self._database.requeue(job.id, counts=not self._stopping.is_set())
+                elif not self._database.finish(job.id, ("running",), **outcome, **ends):
+                    remove(self._data / "jobs" / job.id)  # it was cancelled, or deleted
                 else:
-                    self._end(job, outcome or {"status": "failed", "error": _KILLED.body["error"]})
+                    self._database.keep_image(job.image, ends["expires"])
+                    self._metrics.count("transunet_jobs_total", status=outcome["status"])
+                    if outcome["status"] == "done":
+                        seconds = ends["finished"] - (job.started or ends["finished"])
+                        self._metrics.count("transunet_job_seconds_sum", seconds)
+                        self._metrics.count("transunet_job_seconds_count")
                 break
             except sqlite3.Error as error:
-                if stopping():
+                if self._stopping.is_set():
                     break  # the next server finds it running, and begins it again
                 self._wait_after(error)
         self.progress.pop(job.id, None)
         self.notifier.notify()
-
-    def _end(self, job: JobRecord, outcome: dict[str, Any]) -> None:
-        ends = self._ends_now()
-        if not self._database.finish(job.id, ("running",), **outcome, **ends):
-            remove(self._data / "jobs" / job.id)  # it was cancelled, or deleted
-            return
-        self._database.keep_image(job.image, ends["expires"])
-        self._metrics.count("transunet_jobs_total", status=outcome["status"])
-        if outcome["status"] == "done":
-            seconds = ends["finished"] - (job.started or ends["finished"])
-            self._metrics.count("transunet_job_seconds_sum", seconds)
-            self._metrics.count("transunet_job_seconds_count")
 
     def _ends_now(self) -> dict[str, float]:
         now = time.time()

@@ -61,22 +61,29 @@ def inspect(
         paths = unpacked([folder / UPLOAD / name for name in files], room)
         source = arrange(paths, as_, series)
         volume = _read(source, most_voxels)
-        placeless = _tells_no_place(source, volume)
+        known = None if source.dicom else known_format(source.paths[0])
+        placeless = isinstance(volume.header, npy.PlaneHeader) or (
+            known is not None and not known.oriented
+        )
         affine = DOWN_AND_RIGHT if placeless else np.asarray(volume.affine)
         # Colours of 16 bits are shown as screens do, with 8.
         deep = raster.white_of(volume) == 65535 and volume.channels == 3
         write_view(volume.array // 257 if deep else volume.array, affine, folder / VIEW)
     except TransUNetError as error:
         raise api_error(error, folder / UPLOAD) from None
-    obstacle = _unusable_reason(volume)
+    unusable_reason = None  # what keeps it from being segmented, though it can be looked at
+    if not np.isfinite(volume.array).all():
+        unusable_reason = "It has voxels that are NaN or infinite; expected finite intensities."
+    elif all(channel.min() == channel.max() for channel in volume.array):
+        unusable_reason = "Every voxel has the same value, so there is nothing to segment."
     warnings = []
     if placeless:
         warnings.append("The file tells no voxel size: a pixel counts as one millimetre.")
     contradiction = volume.doubt.problem if volume.doubt else None
     if contradiction:
         warnings.append(f"{contradiction.found}. {contradiction.remedy}.")
-    if obstacle:
-        warnings.append(obstacle)
+    if unusable_reason:
+        warnings.append(unusable_reason)
     return {
         "shape": list(volume.spatial_shape),
         "channels": volume.channels,
@@ -85,8 +92,8 @@ def inspect(
         "affine": affine.tolist(),
         "kind": "picture" if placeless and volume.spatial_shape[2] == 1 else "volume",
         "warnings": warnings,
-        "obstacle": obstacle,
-        "measured": None if obstacle else ImageFacts.of(volume).model_dump(mode="json"),
+        "obstacle": unusable_reason,
+        "measured": None if unusable_reason else ImageFacts.of(volume).model_dump(mode="json"),
         "paths": [str(path.relative_to(folder)) for path in source.paths],
         "dicom": source.dicom,
         "series": source.series,
@@ -167,22 +174,6 @@ def _unpacked_bytes(path: Path) -> int:
             return sum(member.file_size for member in archive.infolist())
     except Exception:  # damaged in any way: the reader says how
         return 0
-
-
-def _tells_no_place(source: ImageSource, volume: Volume) -> bool:
-    if source.dicom:
-        return False
-    known = known_format(source.paths[0])
-    return (known is not None and not known.oriented) or isinstance(volume.header, npy.PlaneHeader)
-
-
-def _unusable_reason(volume: Volume) -> str | None:
-    """What keeps an image from being segmented, though it can be looked at."""
-    if not np.isfinite(volume.array).all():
-        return "It has voxels that are NaN or infinite; expected finite intensities."
-    if all(channel.min() == channel.max() for channel in volume.array):
-        return "Every voxel has the same value, so there is nothing to segment."
-    return None
 
 
 def write_view(array: NDArray[Any], affine: NDArray[Any], path: Path) -> None:

@@ -21,7 +21,7 @@ from python_multipart.exceptions import FormParserError
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from transunet.serve.api_errors import ApiError, answering_full_disks
+from transunet.serve.api_errors import ApiError
 from transunet.serve.jobs.database import new_id
 from transunet.serve.service import Service
 from transunet.serve.uploads.inspection import UPLOAD
@@ -72,7 +72,15 @@ async def received(request: Request, service: Service) -> AsyncIterator[Upload]:
 
     async def counted() -> AsyncGenerator[bytes, None]:
         size = 0
-        while (data := await _next(stream)) is not None:
+        while True:
+            try:
+                with anyio.fail_after(STALLED_SECONDS):
+                    data = await anext(stream, None)
+            except TimeoutError:
+                message = f"Nothing arrived for {STALLED_SECONDS:.0f} seconds."
+                raise ApiError("too_slow", message, "Send the file again.") from None
+            if data is None:
+                return
             size += len(data)
             if size > limits.upload_bytes:
                 raise too_large
@@ -81,16 +89,15 @@ async def received(request: Request, service: Service) -> AsyncIterator[Upload]:
 
     try:
         try:
-            with answering_full_disks():
-                declared = request.headers.get("content-length", "")
-                if declared.isdigit() and int(declared) > limits.upload_bytes:
-                    raise too_large
-                service.quota.check()
-                (upload.folder / UPLOAD).mkdir(parents=True)
-                await _UploadParser(request, counted(), upload, limits.files).receive()
-        except ApiError as error:
-            # A client that still sends does not see the answer.
-            if error.code in ("too_large", "storage_full") and "expect" not in request.headers:
+            declared = request.headers.get("content-length", "")
+            if declared.isdigit() and int(declared) > limits.upload_bytes:
+                raise too_large
+            service.quota.check()
+            (upload.folder / UPLOAD).mkdir(parents=True)
+            await _UploadParser(request, counted(), upload, limits.files).receive()
+        except (ApiError, OSError) as error:
+            code = error.code if isinstance(error, ApiError) else "storage_full"
+            if code in ("too_large", "storage_full") and "expect" not in request.headers:
                 await _drain(stream)
             raise
         yield upload
@@ -102,16 +109,8 @@ async def received(request: Request, service: Service) -> AsyncIterator[Upload]:
             await anyio.to_thread.run_sync(remove, upload.folder)
 
 
-async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
-    try:
-        with anyio.fail_after(STALLED_SECONDS):
-            return await anext(stream, None)
-    except TimeoutError:
-        message = f"Nothing arrived for {STALLED_SECONDS:.0f} seconds."
-        raise ApiError("too_slow", message, "Send the file again.") from None
-
-
 async def _drain(stream: AsyncIterator[bytes]) -> None:
+    """Take a little more of a refused body: a client that still sends does not see the answer."""
     size = 0
     with anyio.move_on_after(_DRAINED_SECONDS):
         async for data in stream:
@@ -130,6 +129,7 @@ class _UploadParser(MultiPartParser):
         super().__init__(request.headers, stream, max_files=unlimited, max_fields=unlimited)
         self._upload, self._most_files = upload, most_files
         self._open_files: list[_OpenFile] = []
+        self._taken: set[str] = set()  # names of files
         self._ended = False
 
     async def receive(self) -> None:
@@ -168,8 +168,8 @@ class _UploadParser(MultiPartParser):
             raise ApiError("too_large", message, "Send the series as one zip archive.")
         part.file.file.close()  # a temporary one, which nothing was written to
         name = decoded_name(part.file.filename or "", extended)
-        taken = {path.name for path in upload.files}
-        path = upload.folder / UPLOAD / name_on_disk(name, taken)
+        path = upload.folder / UPLOAD / name_on_disk(name, self._taken)
+        self._taken.add(path.name)
         upload.files.append(path)
         upload.names.append(name)
         self._open_files.append(_OpenFile(path))
