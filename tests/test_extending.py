@@ -98,7 +98,7 @@ def toy_layout(enter):
         cases = tuple(
             Case(path.stem[-1], (path,), label) for path, label in zip(images, labels, strict=True)
         )
-        return DataSet("toys", folder, "toy", cases, {0: "background", 1: "toy"}, ("MRI",))
+        return DataSet(cases, {0: "background", 1: "toy"}, ("MRI",))
 
     module = ModuleType("toy")
     module.SHAPE = "scan_NAME.nii and truth_NAME.nii"

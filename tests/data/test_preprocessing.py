@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,7 +11,7 @@ CT = Channel(name="CT", normalisation="clip", low=-125, high=275)
 
 
 def dataset(*channels: str) -> DataSet:
-    return DataSet("toy", Path(), "test", (), {0: "background", 1: "organ"}, channels)
+    return DataSet((), {0: "background", 1: "organ"}, channels, name="toy")
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -71,7 +71,7 @@ Ignore = Annotated[
 SplitsFile = Annotated[
     Path | None,
     typer.Option(
-        help='Your own: JSON as nnU-Net has it, [{"train": [names], "val": [names]}, ...], '
+        help='Your own: JSON as nnU-Net has it, [{"train": \\[names], "val": \\[names]}, ...], '
         "one for a plain split.",
         metavar="FILE",
         rich_help_panel=WHO_TRAINS,

@@ -52,14 +52,16 @@ class Case:
 class DataSet:
     """What a layout found in a folder."""
 
-    name: str
-    folder: Path
-    layout: str
     cases: tuple[Case, ...]
     labels: Mapping[int, str]
     """Class index -> name; consecutive, 0 is the background."""
     channels: tuple[str, ...]
     """What each channel is: "CT", "MRI", "T1", "red", ..."""
+    name: str = ""
+    """What its description calls it; `open_dataset` takes the folder's name where none does."""
+    folder: Path = Path()
+    """Filled in by `open_dataset`, like the layout's name."""
+    layout: str = ""
     label_values: Mapping[int, int] = field(default_factory=dict)
     """Value in the files -> class index, where they are not the same numbers."""
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

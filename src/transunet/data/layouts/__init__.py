@@ -1,6 +1,7 @@
 """Folders to data sets: one module per layout, recognised by itself or selected by name."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -64,6 +65,7 @@ def open_dataset(folder: Path, layout: str | None = None, ignore: int | None = N
             description.description_of(folder)  # says what is wrong with it, if that is why
         raise _not_recognised(folder)
     dataset: DataSet = LAYOUTS[name].open(folder)
+    dataset = replace(dataset, name=dataset.name or folder.name, folder=folder, layout=name)
     declared = [v for v, index in dataset.values.items() if dataset.labels[index] == "ignore"]
     for value in (*declared, ignore):
         dataset = dataset if value is None else dataset.ignoring(value)

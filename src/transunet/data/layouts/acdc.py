@@ -44,9 +44,6 @@ def open(folder: Path) -> DataSet:
             cases.append(Case(stem, (image,), label, group=stem.split("_frame")[0], split=split))
     labels = [path for root in _ROOTS for path in _files(folder / root, _LABEL)]
     return DataSet(
-        name=folder.name,
-        folder=folder,
-        layout="acdc",
         cases=tuple(cases),
         labels=LABELS,
         channels=("MRI",),

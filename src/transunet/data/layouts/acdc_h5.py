@@ -57,9 +57,6 @@ def open(folder: Path) -> DataSet:
         patient = path.name.split("_frame")[0]
         cases.append(Case(path.stem, (path,), path, group=patient, split=split_of.get(patient)))
     return DataSet(
-        name=folder.name,
-        folder=folder,
-        layout="acdc-h5",
         cases=tuple(cases),
         labels=LABELS,
         channels=("MRI",),

@@ -58,9 +58,6 @@ def open(folder: Path) -> DataSet:
             cases.append(Case(f"case{image.name[3:7]}", (image,), label, split=split))
     labels = [path for root in _TRAINING for path in _files(folder / root, "label")]
     return DataSet(
-        name=folder.name,
-        folder=folder,
-        layout="btcv",
         cases=tuple(cases),
         labels=ORGANS,
         channels=("CT",),

@@ -48,9 +48,7 @@ def open(folder: Path) -> DataSet:
         channels, intensity_range, notes_on_images = paired_folders.channels_of(folder, cases)
         notes += notes_on_images
     return DataSet(
-        name=str(content.get("name") or folder.name),
-        folder=folder,
-        layout="decathlon",
+        name=str(content.get("name") or ""),
         cases=tuple(cases),
         labels=labels,
         channels=channels,

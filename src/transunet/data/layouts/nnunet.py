@@ -51,9 +51,7 @@ def open(folder: Path) -> DataSet:
         for part in ("imagesTr", "labelsTr")
     )
     return DataSet(
-        name=str(content.get("name") or folder.name),
-        folder=folder,
-        layout="nnunet",
+        name=str(content.get("name") or ""),
         cases=tuple(cases),
         labels=labels,
         channels=channels,

@@ -102,7 +102,7 @@ def open(folder: Path) -> DataSet:
         if path.is_file() and kind_in_folder(path)
     ]
     notes = description.unused_files(files, cases, "this mask has no image")
-    dataset = dataset_of(folder, "pairs", cases, notes)
+    dataset = dataset_of(folder, cases, notes)
     if cases and (parts := sorted({pair.part for pair in pairs if pair.part})):
         # They may be patients, but also data sets of their own.
         more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
@@ -118,7 +118,6 @@ def open(folder: Path) -> DataSet:
 
 def dataset_of(
     folder: Path,
-    layout: str,
     cases: Sequence[Case],
     unused: Sequence[Problem],
     channels: Sequence[str] = (),
@@ -127,7 +126,6 @@ def dataset_of(
 
     Args:
         folder: the data set.
-        layout: what it is called.
         cases: perhaps none; of one name, they are called by their splits too.
         unused: notes on the masks that belong to no case.
         channels: what they are called; if not given, what the images tell.
@@ -137,7 +135,7 @@ def dataset_of(
         DataError: when no mask could be read, or they hold no classes that could be told apart.
     """
     if not cases:
-        return DataSet(folder.name, folder, layout, (), {}, ())
+        return DataSet((), {}, ())
     if len({case.name for case in cases}) < len(cases):  # train/1.png and test/1.png
         cases = [
             replace(case, name=f"{case.split}_{case.name}") if case.split else case
@@ -149,9 +147,6 @@ def dataset_of(
     if not channels:
         channels, intensity_range, notes = channels_of(folder, cases)
     return DataSet(
-        name=folder.name,
-        folder=folder,
-        layout=layout,
         cases=tuple(cases),
         labels=meaning.labels,
         channels=tuple(channels),

@@ -9,7 +9,7 @@ and masks each are read as `pairs` reads them.
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
@@ -44,7 +44,7 @@ def open(folder: Path) -> DataSet:
     """
     patients = _patients(folder)
     if not _mostly_one_mask(patients) and paired_folders.recognises_parts(folder):
-        return replace(paired_folders.open(folder), layout="patients")
+        return paired_folders.open(folder)
     counts = Counter(name for patient in patients for name in patient.images)
     channels = sorted(name for name, count in counts.items() if 2 * count > len(patients))
     single = all(len(patient.images) == 1 for patient in patients)
@@ -69,7 +69,7 @@ def open(folder: Path) -> DataSet:
         *description.unused_files(masks, cases, "another file is taken as this case's mask"),
     ]
     named_channels = () if single or len(channels) == 1 else channels
-    return paired_folders.dataset_of(folder, "patients", cases, notes, named_channels)
+    return paired_folders.dataset_of(folder, cases, notes, named_channels)
 
 
 def _patients(folder: Path) -> list[_Patient]:

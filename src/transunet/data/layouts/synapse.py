@@ -50,9 +50,6 @@ def open(folder: Path) -> DataSet:
     for path in _files(folder, "test", "test_vol_h5", ".npy.h5"):
         cases.append(Case(path.name.removesuffix(".npy.h5"), (path,), path, split="test"))
     return DataSet(
-        name=folder.name,
-        folder=folder,
-        layout="synapse",
         cases=tuple(cases),
         labels=ORGANS,
         channels=("CT",),
