@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from transunet.data.checks.check import Report
-    from transunet.data.checks.corrections import CorrectedCopy
     from transunet.data.checks.problems import Problem
 
 EXAMPLE = "Example: transunet check Task04_Hippocampus --fix Task04_corrected"
@@ -60,7 +59,17 @@ def check(
         assert data is not None  # else there was nothing to copy
         with count_cases("Checking") as progress:
             report = check_dataset(fix, data.layout, workers, progress, data.ignore)
-        _show_copy(console, copy, report)
+        for problem in _first_of_each_kind(console, copy.corrected):
+            done = f"{problem.found}; {problem.remedy}"
+            console.print(f"corrected {problem.where}: {done}.", markup=False)
+        for problem in _first_of_each_kind(console, copy.left_out):
+            console.print(f"left out  {problem.where}: {problem.found}.", markup=False)
+        console.print(
+            f"{fix}: {_counted(len(copy.corrected), 'correction')}, {len(copy.left_out)} left "
+            f"out, {_counted(len(report.errors), 'error')} and "
+            f"{_counted(len(report.warnings), 'warning')} remain.",
+            markup=False,
+        )
     if json:
         content = report.as_json()
         if copy:
@@ -94,22 +103,6 @@ def _show_problems(console: "Console", report: "Report") -> None:
         )
     if report.splits:
         console.print(f"To be prepared: {report.splits.text()}.", markup=False)
-
-
-def _show_copy(console: "Console", copy: "CorrectedCopy", report: "Report") -> None:
-    """Say what became of the copy, and how much `report` still finds wrong with it."""
-    for problem in _first_of_each_kind(console, copy.corrected):
-        console.print(
-            f"corrected {problem.where}: {problem.found}; {problem.remedy}.", markup=False
-        )
-    for problem in _first_of_each_kind(console, copy.left_out):
-        console.print(f"left out  {problem.where}: {problem.found}.", markup=False)
-    console.print(
-        f"{copy.folder}: {_counted(len(copy.corrected), 'correction')}, {len(copy.left_out)} left "
-        f"out, {_counted(len(report.errors), 'error')} and "
-        f"{_counted(len(report.warnings), 'warning')} remain.",
-        markup=False,
-    )
 
 
 def _first_of_each_kind(console: "Console", problems: "Sequence[Problem]") -> "Iterator[Problem]":

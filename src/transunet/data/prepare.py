@@ -168,7 +168,13 @@ def _prepare_case(
     }
     made_with = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     files = [file for path in _files(case) for file in files_of(path)]
-    hashes = {_stored_path(dataset, path): _sha256_of_all(path) for path in files}
+    hashes = {}
+    for path in files:  # of several, such as a DICOM series, the hash of their hashes
+        parts = [
+            sha256_of(file) for file in (walk(path).files if path.is_dir() else files_of(path))
+        ]
+        several = hashlib.sha256("".join(parts).encode()).hexdigest()
+        hashes[_stored_path(dataset, path)] = several if parts[1:] else parts[0]
     prepared = case_on_disk(store, case.name)
     if prepared and (prepared.hashes, prepared.made_with) == (hashes, made_with):
         return prepared.replace(group=case.group, split=case.split)
@@ -218,11 +224,3 @@ def _files(case: Case) -> list[Path]:
 def _stored_path(dataset: DataSet, path: Path) -> str:
     inside = path.is_relative_to(dataset.folder)
     return (path.relative_to(dataset.folder) if inside else path.resolve()).as_posix()
-
-
-def _sha256_of_all(path: Path) -> str:
-    """Of a file, or of the hashes of several: a DICOM series, a header and its voxels."""
-    hashes = [sha256_of(file) for file in (walk(path).files if path.is_dir() else files_of(path))]
-    if len(hashes) == 1:
-        return hashes[0]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()

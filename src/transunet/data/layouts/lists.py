@@ -61,7 +61,14 @@ def listed_cases(folder: Path, content: dict[str, Any]) -> tuple[list[Case], lis
             f"{' and '.join(repr(key) for key in dict.fromkeys(keys[repeated[0]]))}",
         )
     splits = Counter(SPLITS[entry.key] for entry in entries)
-    tests = [] if splits["test"] else _unlisted_tests(folder)
+    tests = []
+    if not splits["test"]:  # the images in `imagesTs` that no list names, as the first nnU-Net's
+        files = description.files_in(description.path_on_disk(folder, "imagesTs"), tuple(FORMATS))
+        name_of = {path: (channel_of(stem_of(path)) or [stem_of(path)])[0] for path in files}
+        for name in sorted(set(name_of.values())):
+            images = tuple(path for path in files if name_of[path] == name)
+            truth = description.path_on_disk(folder, f"labelsTs/{name}{suffix_of(images[0])}")
+            tests.append(Case(name, images, truth if truth.is_file() else None, split="test"))
     marked = bool(tests) or any(split != "train" for split in splits)
     cases, missing = [], []
     for entry in entries:
@@ -127,10 +134,17 @@ def _entries(folder: Path, content: dict[str, Any]) -> list[_Entry]:
             images = tuple(description.path_inside(folder, path) for path in paths)
             if images[0].name.startswith("."):
                 continue
+            label = None
             if values.get("label"):
-                label: Path | None = description.path_inside(folder, values["label"])
-            else:
-                label = _label_beside(images[0], SPLITS[key])
+                label = description.path_inside(folder, values["label"])
+            else:  # `labelsTs/CASE` for `imagesTs/CASE`, where a list names the image alone
+                part = images[0].parent
+                parts = ["imagests", "imagesva"]
+                parts += ["imagestr"] if SPLITS[key] == "validation" else []
+                if part.name.lower() in parts:
+                    beside = f"labels{part.name[-2:]}/{images[0].name}"
+                    path = description.path_on_disk(part.parent, beside)
+                    label = path if path.is_file() else None
             entries.append(_Entry(key, stem_of(images[0]), images, label, fold, item))
     stems = Counter(entry.name for entry in entries)
     files = Counter(entry.images[0] for entry in entries)
@@ -142,28 +156,6 @@ def _entries(folder: Path, content: dict[str, Any]) -> list[_Entry]:
             entry = replace(entry, name="_".join([*folders, entry.name]))
         named.append(entry)
     return named
-
-
-def _unlisted_tests(folder: Path) -> list[Case]:
-    """The images in `imagesTs` that no list names, as the first nnU-Net takes them."""
-    files = description.files_in(description.path_on_disk(folder, "imagesTs"), tuple(FORMATS))
-    name_of = {path: (channel_of(stem_of(path)) or [stem_of(path)])[0] for path in files}
-    cases = []
-    for name in sorted(set(name_of.values())):
-        images = tuple(path for path in files if name_of[path] == name)
-        label = description.path_on_disk(folder, f"labelsTs/{name}{suffix_of(images[0])}")
-        cases.append(Case(name, images, label if label.is_file() else None, split="test"))
-    return cases
-
-
-def _label_beside(image: Path, split: str) -> Path | None:
-    """`labelsTs/CASE` for `imagesTs/CASE`, where a list names the image alone."""
-    part = image.parent.name[-2:]
-    folders = ("imagests", "imagesva", "imagestr" if split == "validation" else "")
-    if image.parent.name.lower() not in folders:
-        return None
-    label = description.path_on_disk(image.parents[1], f"labels{part}/{image.name}")
-    return label if label.is_file() else None
 
 
 def _channel_files(image: Path) -> tuple[Path, ...]:
