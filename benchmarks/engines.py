@@ -29,14 +29,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu import training_step, with_graphs
+from gpu import fused_network, training_step, with_graphs
 from limits import matrix_product, operations, products_alone
 from rich.console import Console
 from rich.table import Table
 from subjects import Run, agreements, calibrating, images_of, subject
 
 from transunet.backends.engines import ENGINES
-from transunet.backends.pytorch import TorchNetwork, fused_network
+from transunet.backends.pytorch import TorchNetwork
 from transunet.bundle.io import from_pretrained
 from transunet.export.export import export
 from transunet.export.quantise import quantise

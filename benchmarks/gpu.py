@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from subjects import Run
 
-from transunet.backends.pytorch import fused_network
+from transunet.backends.pytorch import FixedNetwork
+from transunet.models.transunet2d.optimised import fuse
+
+
+def fused_network(
+    model: Any, device: str, precision: str = "fp32", compiled: bool = False
+) -> FixedNetwork:
+    """What predicting makes of a bundle's model."""
+    return FixedNetwork(fuse(model), model.config.image_size, "", device, precision, compiled)
 
 
 def with_graphs(model: Any, device: str, precision: str) -> Run:

@@ -14,12 +14,12 @@ from transunet.backends.pytorch import (
     FixedNetwork,
     TorchNetwork,
     fingerprint_of,
-    fused_network,
     model_of,
 )
 from transunet.errors import ConfigError
 from transunet.inference.predictor import Predictor
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.transunet2d.optimised import fuse
 
 IMAGES = np.random.default_rng(0).random((5, 1, 32, 32), dtype=np.float32)
 
@@ -27,6 +27,13 @@ IMAGES = np.random.default_rng(0).random((5, 1, 32, 32), dtype=np.float32)
 @pytest.fixture
 def model() -> TransUNet:
     return tiny_model()
+
+
+def fused_network(
+    model: TransUNet, device: str | None = None, precision: str = "fp32", compiled: bool = False
+) -> FixedNetwork:
+    size, fingerprint = model.config.image_size, fingerprint_of(model)
+    return FixedNetwork(fuse(model), size, fingerprint, device, precision, compiled)
 
 
 def logits(network: TorchNetwork | FixedNetwork, count: int = 5) -> Tensor:
@@ -89,9 +96,10 @@ def test_a_compiled_network_gives_the_plain_ones_logits(model: TransUNet) -> Non
         pytest.skip("no C++ compiler here")
     code = (
         "import numpy as np; from prediction import tiny_model;"
-        "from transunet.backends.pytorch import TorchNetwork, fused_network;"
+        "from transunet.backends.pytorch import FixedNetwork, TorchNetwork;"
+        "from transunet.models.transunet2d.optimised import fuse;"
         "x = np.random.default_rng(0).random((5, 1, 32, 32), dtype=np.float32);"
-        "n = fused_network(tiny_model(), 'cpu', compiled=True);"
+        "n = FixedNetwork(fuse(tiny_model()), (32, 32), '', 'cpu', compiled=True);"
         "p = TorchNetwork(tiny_model(), 'cpu');"
         "d = [float((n(x[:k]) - p(x[:k])).abs().max() / p(x).std()) for k in (5, 2)];"
         "print(max(d))"

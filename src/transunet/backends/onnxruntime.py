@@ -90,7 +90,10 @@ _unused: dict[tuple[object, ...], Any] = {}
 
 
 def _identity(path: Path | str) -> tuple[object, ...]:
-    status = Path(path).stat()
+    try:
+        status = Path(path).stat()
+    except OSError:  # said when it is read
+        return ()
     return Path(path), status.st_mtime_ns, status.st_size
 
 

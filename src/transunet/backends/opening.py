@@ -65,8 +65,8 @@ def open_network(
         return _open_bundle(source, device, engine, precision)
 
 
-def config_of(source: Path | str) -> BundleConfig:
-    """Read the configuration of a bundle or an exported file.
+def config_of(source: Path | str, engine: str = "auto") -> BundleConfig:
+    """Read the configuration of a bundle or of an exported file that `engine` will compute.
 
     Raises:
         ConfigError: when there is no such bundle or file, or it is none of ours.
@@ -74,8 +74,9 @@ def config_of(source: Path | str) -> BundleConfig:
     """
     if not is_exported(source):
         return read_config(source)
+    path = Path(source).expanduser()
     with _missing_packages_named(source):
-        return read_metadata(Path(source).expanduser()).config
+        return read_metadata(path, engine if engine in _readers(path) else None).config
 
 
 def is_exported(source: Path | str) -> bool:

@@ -110,7 +110,7 @@ class FixedNetwork:
         self.image_size, self._fingerprint = image_size, fingerprint
         self.compiled, self.precision = compiled, precision
         self._device = device if isinstance(device, torch.device) else choose_device(device)
-        self._type = _TYPES[precision]
+        self._type = _TYPES.get(precision, torch.float32)
         # Convolutions of either processor are faster with the channels last.
         last = self._device.type in ("cpu", "cuda")
         self._layout = torch.channels_last if last else torch.contiguous_format
@@ -197,18 +197,6 @@ def open_pytorch(
 
 
 open_compiled = partial(open_pytorch, compiled=True)
-
-
-def fused_network(
-    model: TransUNet, device: str | None = None, precision: str = "fp32", compiled: bool = False
-) -> FixedNetwork:
-    """Return a network that computes what `model` computes, made for predicting.
-
-    Raises:
-        ConfigError: for a device that is not here.
-    """
-    size, fingerprint = model.config.image_size, fingerprint_of(model)
-    return FixedNetwork(fuse(model), size, fingerprint, device, precision, compiled)
 
 
 def model_of(network: object) -> TransUNet | None:

@@ -184,7 +184,7 @@ def predict(
 
     # Mistyped paths first: loading a network may take a minute.
     both = procedure == "both"
-    channels = len(config_of(bundle).preprocessing.channels)
+    channels = len(config_of(bundle, engine).preprocessing.channels)
     with showing_notes():
         cases = find_inputs(inputs, channels, series=series, split=split, labelled=both)
         warn_of_contradictions(path for case in cases for path in case.images)
