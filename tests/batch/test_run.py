@@ -255,6 +255,39 @@ def test_workers_with_other_settings_are_refused_while_one_is_alive(
     assert statuses(go(predictor, images)) == "done done done"
 
 
+def test_a_single_case_takes_no_claim_but_joins_those_at_work(
+    predictor: Predictor, images: Path
+) -> None:
+    out, cases = images.parent / "out", find_inputs([images / "p1.nii.gz"], 1)
+    (outcome,) = predict_cases(predictor, cases, out)
+    assert outcome.status == "done"
+    assert shown(out) == {
+        "p1.nii.gz",
+        "cases",
+        "cases/p1.json",
+        "manifest.json",
+        "statistics.json",
+    }
+    assert [path.name for path in (out / ".transunet").iterdir()] == ["summary.lock"]
+    (outcome,) = predict_cases(predictor, cases, out)
+    assert outcome.status == "kept"
+    with (
+        join_run(out, "key of another", "runs/a/best, mirrored"),
+        pytest.raises(ConfigError, match=r"other settings \(runs/a/best, mirrored\)"),
+    ):
+        predict_cases(predictor, cases, out)
+
+
+def test_processes_that_began_together_share_a_single_case(
+    predictor: Predictor, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
+    out = images.parent / "out"
+    (outcome,) = predict_cases(predictor, find_inputs([images / "p1.nii.gz"], 1), out)
+    assert outcome.status == "done"
+    assert (out / ".transunet" / "case-p1.lock").exists()
+
+
 def test_photographs_become_png_masks(tmp_path: Path) -> None:
     pillow = pytest.importorskip("PIL.Image", reason="needs the extra [images]")
     predictor = Predictor.from_pretrained(

@@ -89,11 +89,11 @@ def write_summaries(
         cases = {}
         for record in records:
             always = ("status", "seconds", "images", "images_sha256", "outputs", "by")
-            told = {name: getattr(record, name) for name in always}
+            entry = {name: getattr(record, name) for name in always}
             for name in ("series", "problem", "warnings"):
                 if getattr(record, name):
-                    told[name] = getattr(record, name)
-            cases[record.case] = told
+                    entry[name] = getattr(record, name)
+            cases[record.case] = entry
         manifest = {
             "bundle": {"sources": predictor.sources, "sha256": predictor.fingerprint},
             "labels": predictor.labels,

@@ -173,12 +173,12 @@ def _images_below(folder: Path) -> list[InputImage]:
     images: list[InputImage] = []
     for inner, files in walked.folders:
         images += _images_in(folder, inner, files, passed_over)
-    told = f"passed over: {counted(passed_over)}"
+    without = f"passed over: {counted(passed_over)}"
     if not images:
-        more = f"; {told}" if passed_over else ""
+        more = f"; {without}" if passed_over else ""
         raise ConfigError(f"The folder {folder} holds no images ({', '.join(FORMATS)}){more}.")
     if passed_over:
-        _LOGGER.info("%s: %s", folder, told)
+        _LOGGER.info("%s: %s", folder, without)
     files_in = dict(walked.folders)
     series_folders = [image.path for image in images if image.path.is_dir()]
     for index, image in enumerate(images):

@@ -47,8 +47,8 @@ def load_networks(
                     f"{sources[0]} has {expected}, {source} has {found}. Leave one of them out."
                 )
     return Opened(
-        Ensemble([one.network for one in opened]),
+        Ensemble([each.network for each in opened]),
         first.config,
-        ", ".join(dict.fromkeys(one.engine for one in opened)),
-        ", ".join(dict.fromkeys(one.precision for one in opened)),
+        ", ".join(dict.fromkeys(each.engine for each in opened)),
+        ", ".join(dict.fromkeys(each.precision for each in opened)),
     )

@@ -7,8 +7,6 @@ import numpy as np
 
 from transunet.data.volume import Volume
 
-_AT_ONCE = 8  # planes; weighting counts needs double precision, which is not taken whole
-
 
 def measure_structures(
     labels: Volume, image: Volume, names: Mapping[int, str], axis: int
@@ -28,18 +26,16 @@ def measure_structures(
     count = max(names) + 1
     voxels, sums = np.zeros(count, np.int64), np.zeros((image.channels, count))
     slices = np.zeros(count, np.int64)
-    label_planes, pixels = (
-        np.moveaxis(labels.array[0], axis, 0),
-        np.moveaxis(image.array, 1 + axis, 1),
-    )
-    for start in range(0, len(label_planes), _AT_ONCE):
-        for offset, plane in enumerate(label_planes[start : start + _AT_ONCE]):
-            counts = np.bincount(plane.ravel(), minlength=count)
-            voxels += counts
-            slices += counts > 0
-            for channel in range(image.channels):
-                weights = pixels[channel, start + offset].ravel()
-                sums[channel] += np.bincount(plane.ravel(), weights, count)
+    # Plane by plane: weighting counts needs double precision, which is not taken whole.
+    label_planes = np.moveaxis(labels.array[0], axis, 0)
+    image_planes = np.moveaxis(image.array, 1 + axis, 0)
+    for label_plane, image_plane in zip(label_planes, image_planes, strict=True):
+        classes = label_plane.ravel()
+        counts = np.bincount(classes, minlength=count)
+        voxels += counts
+        slices += counts > 0
+        for channel, pixels in enumerate(image_plane):
+            sums[channel] += np.bincount(classes, pixels.ravel(), count)
     millilitres = abs(np.linalg.det(labels.affine[:3, :3])) / 1000
     return {
         name: {

@@ -32,9 +32,9 @@ class Ensemble:
     def __init__(self, networks: Sequence[Network]) -> None:
         sizes = {network.image_size for network in networks}
         if len(sizes) != 1:
-            found = ", ".join(sorted(map(str, sizes))) or "none"
+            listed = ", ".join(sorted(map(str, sizes))) or "none"
             raise ConfigError(
-                f"The networks of an ensemble must take slices of one size; found {found}."
+                f"The networks of an ensemble must take slices of one size; found {listed}."
             )
         self.networks = tuple(networks)
 
