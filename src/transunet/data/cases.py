@@ -47,6 +47,11 @@ class Case:
     series: str | None = None
     """Of several DICOM series at its path: the UID of its own, or its number in the list."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its images and, where it has one, its label map."""
+        return (*self.images, self.label) if self.label else self.images
+
 
 @dataclass(frozen=True)
 class DataSet:

@@ -88,7 +88,7 @@ def prepare(
     """
     cases = labelled(dataset)
     log_warnings(dataset.notes)
-    warn_of_contradictions(path for case in cases for path in _files(case))
+    warn_of_contradictions(path for case in cases for path in case.files)
     splits = splits or splits_of(dataset, cases, seed, how=how, fraction=fraction, folds=folds)
     preprocessing = preprocessing or preprocessing_for(dataset, grids_of(cases))
     if (store / MANIFEST).is_file():
@@ -167,7 +167,7 @@ def _prepare_case(
         "channels": dataset.channels,
     }
     made_with = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    files = [file for path in _files(case) for file in files_of(path)]
+    files = [file for path in case.files for file in files_of(path)]
     hashes = {}
     for path in files:  # of several, such as a DICOM series, the hash of their hashes
         parts = [
@@ -215,10 +215,6 @@ def _prepare_case(
         np.save(folder / "label.npy", label_slices)
         (folder / CASE).write_text(stored.model_dump_json(), "utf-8")
     return stored
-
-
-def _files(case: Case) -> list[Path]:
-    return [path for path in (*case.images, case.label) if path]
 
 
 def _stored_path(dataset: DataSet, path: Path) -> str:

@@ -198,8 +198,8 @@ def _hash_of_voxels(volume: Volume | None) -> str | None:
 
 def dataset_problems(dataset: DataSet, reports: Sequence[CaseReport]) -> Iterator[Problem]:
     """Yield what only several cases together show."""
-    files = [path for report in reports for path in (*report.case.images, report.case.label)]
-    if contradictions := header_contradictions(path for path in files if path):
+    files = (path for report in reports for path in report.case.files)
+    if contradictions := header_contradictions(files):
         yield contradictions
     first: dict[str, CaseReport] = {}
     for report in (report for report in reports if report.image is not None):

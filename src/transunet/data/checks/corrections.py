@@ -107,7 +107,7 @@ def fix(
                 progress(number, len(dataset.cases), case.name)
         orphans = [problem for problem in dataset.notes if problem.kind == "orphan"]
         # What belongs to no case is copied too: descriptions, lists, licences.
-        of_cases = [path for case in dataset.cases for path in (*case.images, case.label) if path]
+        of_cases = [path for case in dataset.cases for path in case.files]
         skipped = {file for path in of_cases for file in files_of(path)}
         skipped |= {Path(problem.where) for problem in orphans}
         for path in walk(dataset.folder).files:

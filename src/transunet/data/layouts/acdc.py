@@ -38,9 +38,7 @@ def open(folder: Path) -> DataSet:
     for root, split in _ROOTS.items():
         for image in _files(folder / root, _FRAME):
             stem, dot, suffix = image.name.partition(".")
-            label: Path | None = image.with_name(f"{stem}_gt{dot}{suffix}")
-            if split == "test" and not (label and label.is_file()):
-                label = None
+            label = description.label_if_needed(image.with_name(f"{stem}_gt{dot}{suffix}"), split)
             cases.append(Case(stem, (image,), label, group=stem.split("_frame")[0], split=split))
     labels = [path for root in _ROOTS for path in _files(folder / root, _LABEL)]
     return DataSet(

@@ -50,11 +50,9 @@ def open(folder: Path) -> DataSet:
     for split, roots in ((None, _TRAINING), ("test", _TESTING)):
         for image in (path for root in roots for path in _files(folder / root, "img")):
             name = f"label{image.name[3:]}"
-            label: Path | None = image.with_name(name)
-            if image.parent.name == "img":
-                label = image.parents[1] / "label" / name
-            if split == "test" and not (label and label.is_file()):
-                label = None
+            inside = image.parent.name == "img"
+            path = image.parents[1] / "label" / name if inside else image.with_name(name)
+            label = description.label_if_needed(path, split)
             cases.append(Case(f"case{image.name[3:7]}", (image,), label, split=split))
     labels = [path for root in _TRAINING for path in _files(folder / root, "label")]
     return DataSet(

@@ -183,6 +183,11 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def label_if_needed(path: Path, split: str | None) -> Path | None:
+    """Return the path of a case's label map, or None where it is a test case that has none."""
+    return path if split != "test" or path.is_file() else None
+
+
 def files_in(folder: Path, ending: str | tuple[str, ...] = "") -> list[Path]:
     """Return the files of a folder with one of these endings, sorted, without hidden ones.
 
@@ -210,8 +215,7 @@ def folders_in(root: Path) -> list[Path]:
 
 def unused_files(files: Sequence[Path], cases: Sequence[Case], found: str) -> list[Problem]:
     """Return a warning for each of `files` that no case uses."""
-    paths = [path for case in cases for path in (*case.images, case.label) if path]
-    used = {file for path in paths for file in files_of(path)}
+    used = {file for case in cases for path in case.files for file in files_of(path)}
     remedy = "Nothing uses it: list it in the description, give it its counterpart, or remove it"
     return [
         Problem("orphan", str(path), found, remedy, "warning") for path in files if path not in used

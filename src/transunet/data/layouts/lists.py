@@ -67,19 +67,18 @@ def listed_cases(folder: Path, content: dict[str, Any]) -> tuple[list[Case], lis
         name_of = {path: (channel_of(stem_of(path)) or [stem_of(path)])[0] for path in files}
         for name in sorted(set(name_of.values())):
             images = tuple(path for path in files if name_of[path] == name)
-            truth = description.path_on_disk(folder, f"labelsTs/{name}{suffix_of(images[0])}")
-            tests.append(Case(name, images, truth if truth.is_file() else None, split="test"))
+            path = description.path_on_disk(folder, f"labelsTs/{name}{suffix_of(images[0])}")
+            label = description.label_if_needed(path, "test")
+            tests.append(Case(name, images, label, split="test"))
     marked = bool(tests) or any(split != "train" for split in splits)
     cases, missing = [], []
     for entry in entries:
         split = SPLITS[entry.key]
         images = tuple(file for image in entry.images for file in _channel_files(image))
-        label = entry.label
         if split == "test" and not all(image.exists() for image in images):
             missing.append(images[0])
             continue
-        if split == "test" and label and not label.is_file():
-            label = None
+        label = entry.label and description.label_if_needed(entry.label, split)
         cases.append(
             Case(entry.name, images, label, split=split if marked else None, fold=entry.fold)
         )
