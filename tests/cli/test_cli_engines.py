@@ -3,6 +3,7 @@
 import json
 import logging
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from prediction import save_nifti, tiny_bundle
+from transunet.backends.engines import ENGINES, check_name
 from transunet.backends.exported import pack
 from transunet.bundle.bundle_config import read_config
 from transunet.cli.main import app
@@ -133,3 +135,29 @@ def test_a_mistyped_name_is_told_with_those_that_there_are(
     result = CliRunner().invoke(app, [*map(str, words)])
     assert isinstance(result.exception, ConfigError)
     assert f"There is no {option[2:]} 'fast'; known: {says}" in str(result.exception)
+
+
+def test_an_engine_is_one_entry(
+    bundle: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Left:
+        """Calls every pixel "left"."""
+
+        def __init__(self, source: object, image_size: tuple[int, int], *_: object) -> None:
+            self.image_size, self.device, self.fingerprint = image_size, "cpu", "left"
+
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            logits = np.zeros((len(images), 3, *self.image_size), np.float32)
+            logits[:, 1] = 1
+            return logits
+
+    everywhere = {"precisions": {"cpu": ("fp64",)}, "auto": False}
+    toy = replace(ENGINES["eager"], open=Left, format="", suffix="", reads=(), **everywhere)
+    monkeypatch.setitem(ENGINES, "toy", toy)
+    asked = ("--engine", "toy", "--precision", "fp64")
+    result = run(bundle, image, "-o", tmp_path / "out", *asked)
+    assert result.exit_code == 0, result.output
+    assert "Computing with toy in fp64 on cpu." in result.stdout
+    assert (labels(tmp_path / "out") == 1).all()
+    with pytest.raises(ConfigError, match=r"known: .*toy"):
+        check_name("engine", "tyo")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from transunet.backends import onnxruntime, openvino
@@ -77,75 +77,71 @@ def _in_torch(function: str) -> Callable[..., Any]:
     return call
 
 
-ENGINES: Mapping[str, Engine] = MappingProxyType(
-    {
-        "openvino": Engine(
-            open=openvino.OpenVinoNetwork,
-            write=openvino.write,
-            texts=openvino.texts_of,
-            packages=("openvino",),
-            precisions={"cpu": ("fp32", "bf16", "fp16")},
-            reads=(".xml", ".onnx"),
-            extra="openvino",
-            converts=True,
-            format="openvino",
-            suffix=".xml",
-            weights_suffix=".bin",
-            int8=True,
-        ),
-        "onnxruntime": Engine(
-            open=onnxruntime.OnnxNetwork,
-            write=onnxruntime.write,
-            texts=onnxruntime.texts_of,
-            packages=("onnxruntime", "onnx", "onnxscript"),
-            precisions={"cpu": ("fp32",)},
-            reads=(".onnx",),
-            extra="onnx",
-            converts=True,
-            format="onnx",
-            suffix=".onnx",
-            free_axes=("batch", "height", "width"),
-            opset=onnxruntime.OPSET,
-            int8=True,
-        ),
-        "eager": Engine(
-            open=_in_torch("open_pytorch"),
-            write=_in_torch("write"),
-            texts=_in_torch("texts_of"),
-            packages=("torch",),
-            precisions={
-                "cpu": ("fp32", "bf16"),
-                "cuda": ("fp32", "bf16", "fp16"),
-                "mps": ("fp32", "fp16"),
-            },
-            reads=(".pt2",),
-            format="torch-export",
-            suffix=".pt2",
-            runs_code=True,
-        ),
-        "compiled": Engine(
-            open=_in_torch("open_compiled"),
-            write=_in_torch("write"),
-            texts=_in_torch("texts_of"),
-            packages=("torch",),
-            precisions={"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
-            reads=(".pt2",),
-            auto=False,
-            runs_code=True,
-        ),
-    }
-)
+ENGINES: dict[str, Engine] = {
+    "openvino": Engine(
+        open=openvino.OpenVinoNetwork,
+        write=openvino.write,
+        texts=openvino.texts_of,
+        packages=("openvino",),
+        precisions={"cpu": ("fp32", "bf16", "fp16")},
+        reads=(".xml", ".onnx"),
+        extra="openvino",
+        converts=True,
+        format="openvino",
+        suffix=".xml",
+        weights_suffix=".bin",
+        int8=True,
+    ),
+    "onnxruntime": Engine(
+        open=onnxruntime.OnnxNetwork,
+        write=onnxruntime.write,
+        texts=onnxruntime.texts_of,
+        packages=("onnxruntime", "onnx", "onnxscript"),
+        precisions={"cpu": ("fp32",)},
+        reads=(".onnx",),
+        extra="onnx",
+        converts=True,
+        format="onnx",
+        suffix=".onnx",
+        free_axes=("batch", "height", "width"),
+        opset=onnxruntime.OPSET,
+        int8=True,
+    ),
+    "eager": Engine(
+        open=_in_torch("open_pytorch"),
+        write=_in_torch("write"),
+        texts=_in_torch("texts_of"),
+        packages=("torch",),
+        precisions={
+            "cpu": ("fp32", "bf16"),
+            "cuda": ("fp32", "bf16", "fp16"),
+            "mps": ("fp32", "fp16"),
+        },
+        reads=(".pt2",),
+        format="torch-export",
+        suffix=".pt2",
+        runs_code=True,
+    ),
+    "compiled": Engine(
+        open=_in_torch("open_compiled"),
+        write=_in_torch("write"),
+        texts=_in_torch("texts_of"),
+        packages=("torch",),
+        precisions={"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
+        reads=(".pt2",),
+        auto=False,
+        runs_code=True,
+    ),
+}
 """Name -> engine, the fastest first (docs/how-to/engines.md)."""
-_PRECISIONS = [
-    p for engine in ENGINES.values() for able in engine.precisions.values() for p in able
-]
-NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "engine": ("auto", *ENGINES),
-        "precision": ("auto", *dict.fromkeys([*_PRECISIONS, *FILE_PRECISIONS])),
-    }
-)
-"""What may be asked for."""
+
+
+def names_of(kind: str) -> list[str]:
+    """Return what may be asked for as an "engine", or as a "precision"."""
+    if kind == "engine":
+        return ["auto", *ENGINES]
+    computed = [able for engine in ENGINES.values() for able in engine.precisions.values()]
+    return list(dict.fromkeys(["auto", *chain(*computed), *FILE_PRECISIONS]))
 
 
 def check_name(kind: str, name: str) -> None:
@@ -154,8 +150,8 @@ def check_name(kind: str, name: str) -> None:
     Raises:
         ConfigError: naming those that there are.
     """
-    if name not in NAMES[kind]:
-        raise ConfigError(f"There is no {kind} {name!r}; known: {', '.join(NAMES[kind])}.")
+    if name not in names_of(kind):
+        raise ConfigError(f"There is no {kind} {name!r}; known: {', '.join(names_of(kind))}.")
 
 
 def is_installed(name: str, to_convert: bool = True) -> bool:

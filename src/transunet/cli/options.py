@@ -22,9 +22,9 @@ def _name_of(kind: str, help: str) -> Any:
         return name
 
     def complete(incomplete: str) -> list[str]:
-        from transunet.backends.engines import NAMES
+        from transunet.backends.engines import names_of
 
-        return [name for name in NAMES[kind] if name.startswith(incomplete)]
+        return [name for name in names_of(kind) if name.startswith(incomplete)]
 
     return typer.Option(
         help=help,
