@@ -24,6 +24,12 @@ SHALLOW = [
     )
     for name, config in VARIANTS.items()
 ]
+# Of the others, width alone differs, which no graph depends on.
+GRAPHS = [
+    part
+    for part in SHALLOW
+    if part.id in ("R50-ViT-B_16", "R26-ViT-Ti_16", "ViT-B_16", "ViT-B_32", "ViT-H_14", "testing")
+]
 
 
 def config_of(name: str, layers: int) -> TransUNetConfig:
@@ -76,14 +82,14 @@ def test_logits_come_back_at_the_inputs_size(name: str, layers: int, size: tuple
 
 
 @pytest.mark.runtime
-@pytest.mark.parametrize(("name", "layers"), SHALLOW)
+@pytest.mark.parametrize(("name", "layers"), GRAPHS)
 def test_compiles_into_one_graph(name: str, layers: int) -> None:
     compiled = torch.compile(meta(name, layers), fullgraph=True, backend="eager")
     assert compiled(torch.rand(2, 1, 50, 70, device="meta")).shape == (2, 3, 50, 70)
 
 
 @pytest.mark.runtime
-@pytest.mark.parametrize(("name", "layers"), SHALLOW)
+@pytest.mark.parametrize(("name", "layers"), GRAPHS)
 def test_exports_with_any_batch(name: str, layers: int) -> None:
     x = torch.rand(2, 1, side(name), side(name), device="meta")
     any_batch = ({0: torch.export.Dim.DYNAMIC},)
