@@ -121,7 +121,13 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        mean, var, count = _moments(x.float())
+        values, over = x.float(), (0, 2, 3)
+        count = values.new_tensor([values.numel() / values.shape[1]])
+        total = sum_over_processes(torch.cat([values.sum(over), count]))
+        mean, count = total[:-1] / total[-1], total[-1]
+        # The variance in a second pass: sums of squares would cancel.
+        squares = (values - mean[:, None, None]).square().sum(over)
+        var = sum_over_processes(squares) / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
@@ -130,17 +136,6 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         return torch.addcmul((self.bias - mean * scale)[:, None, None], x, scale[:, None, None]).to(
             x.dtype
         )
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, biased variance (C,) and the number of values over all processes."""
-    over = (0, 2, 3)
-    count = x.new_tensor([x.numel() / x.shape[1]])
-    total = sum_over_processes(torch.cat([x.sum(over), count]))
-    mean, count = total[:-1] / total[-1], total[-1]
-    # The variance in a second pass: sums of squares would cancel.
-    var = sum_over_processes((x - mean[:, None, None]).square().sum(over)) / count
-    return mean, var, count
 
 
 def share_batches(model: nn.Module, world: ProcessGroup, device: torch.device) -> nn.Module:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from transunet.bundle.bundle_config import BundleConfig, read_config
+from transunet.bundle.bundle_config import read_config
 from transunet.data.cases import DataSet
 from transunet.data.planning import describe, preprocessing_for
 from transunet.data.prepare import grids_of, labelled
@@ -26,6 +26,8 @@ from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
 from transunet.weights.download import fetch
 from transunet.weights.load import LoadedWeights, load_weights, network_settings
 from transunet.weights.origin import CHECKPOINT, Origin, about_hub, local_origin
+
+_COMPARED = ("orientation", "slice_axis", "spacing_mm")  # besides the channels
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +64,19 @@ def begin_from_weights(model: TransUNet, recipe: Recipe, store: Store) -> Beginn
     origin = local_origin(recipe.weights)
     notes = str(loaded).splitlines()
     if origin and origin.bundle:
-        notes.append(f"  {_about_preprocessing(store.preprocessing, read_config(origin.bundle))}")
+        ours, theirs = store.preprocessing, read_config(origin.bundle).preprocessing
+        rows = [(name, str(getattr(ours, name)), str(getattr(theirs, name))) for name in _COMPARED]
+        here, there = (", ".join(map(describe, each.channels)) for each in (ours, theirs))
+        rows.append(("intensities", here, there))
+        others = [
+            f"{name} {here} (weights: {there})" for name, here, there in rows if here != there
+        ]
+        notes.append(
+            "  preprocessing: the data set's, which is not that of the weights' data in: "
+            f"{'; '.join(others)}"
+            if others
+            else "  preprocessing: as of the weights' own data"
+        )
     return Beginning(loaded, origin, tuple(notes))
 
 
@@ -155,19 +169,3 @@ def normalised_as(ours: Sequence[Channel], theirs: Sequence[Channel]) -> tuple[C
         else:
             channels.append(other.replace(name=channel.name))
     return tuple(channels)
-
-
-def _about_preprocessing(used: Preprocessing, bundle: BundleConfig) -> str:
-    theirs = bundle.preprocessing
-    rows = [
-        (name, str(getattr(used, name)), str(getattr(theirs, name)))
-        for name in ("orientation", "slice_axis", "spacing_mm")
-    ]
-    intensities = [", ".join(map(describe, each.channels)) for each in (used, theirs)]
-    rows.append(("intensities", intensities[0], intensities[1]))
-    others = "; ".join(
-        f"{name} {ours} (weights: {other})" for name, ours, other in rows if ours != other
-    )
-    if not others:
-        return "preprocessing: as of the weights' own data"
-    return f"preprocessing: the data set's, which is not that of the weights' data in: {others}"

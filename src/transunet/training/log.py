@@ -54,7 +54,13 @@ class Log:
         settings: Mapping[str, Any],
     ) -> None:
         self.path = folder / "log.jsonl"
-        _cut(self.path, done)
+        if self.path.exists():
+            lines = map(_parsed, self.path.read_text(encoding="utf-8").splitlines())
+            kept = [line for line in lines if line and line["step"] <= done.get(line["event"], -1)]
+            with atomic_path(self.path) as partial:
+                partial.write_text(
+                    "".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8"
+                )
         step = max(done.values())
         self._trackers = [TRACKERS[name](folder, step, settings) for name in trackers]
         with suppress(ModuleNotFoundError):
@@ -111,16 +117,6 @@ def _parsed(line: str) -> dict[str, Any] | None:
         return dict(json.loads(line))
     except json.JSONDecodeError:  # the process was killed while writing it
         return None
-
-
-def _cut(path: Path, done: Mapping[str, int]) -> None:
-    """Leave the whole lines of `path` that tell of nothing later than `done`."""
-    if not path.exists():
-        return
-    entries = map(_parsed, path.read_text(encoding="utf-8").splitlines())
-    kept = [entry for entry in entries if entry and entry["step"] <= done.get(entry["event"], -1)]
-    with atomic_path(path) as partial:
-        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 
 class _TensorBoard:

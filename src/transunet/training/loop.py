@@ -78,12 +78,17 @@ def train(trainer: Trainer) -> Generator[Stepped | Validated]:
     recipe, state, world = trainer.recipe, trainer.state, trainer.world
     started = monotonic() - state.seconds
     saved = state.seconds
+    done = {"train": state.step, "validation": state.validated}
     # A data worker that dies interrupts whatever is going on, so all of it is explained.
     with (
         explained(trainer),
         locked(trainer.folder, world),
         stop_requests() as stop_request,
-        closing(_open_log(trainer)) as log,
+        closing(
+            Log(trainer.folder, done, recipe.loggers, recipe.model_dump())
+            if world.first
+            else Silence()
+        ) as log,
         closing(trainer.batches()) as batches,
     ):
         while True:
@@ -191,13 +196,6 @@ def _validations_due(trainer: Trainer) -> int:
 
 def _none_for_nan(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if isnan(value) else value for name, value in values.items()}
-
-
-def _open_log(trainer: Trainer) -> Log | Silence:
-    if not trainer.world.first:
-        return Silence()
-    done = {"train": trainer.state.step, "validation": trainer.state.validated}
-    return Log(trainer.folder, done, trainer.recipe.loggers, trainer.recipe.model_dump())
 
 
 @dataclass

@@ -223,7 +223,11 @@ def load_recipe(
     overrides = overrides or {}
     values = _read(source)
     if inherited is None:
-        inherited = _decided_by_weights(overrides.get("weights", values.get("weights")))
+        weights = overrides.get("weights", values.get("weights"))
+        origin = local_origin(weights) if isinstance(weights, str) else None
+        inherited = network_settings(origin) if origin else {}
+        if inherited and inherited.get("n_skip") == VARIANTS[inherited["model"]].n_skip:
+            inherited["n_skip"] = None  # the variant's own, as a preset says it
     decided = {*overrides, *(() if str(source) in PRESETS else _parsed(Path(source)))}
     values |= {key: value for key, value in inherited.items() if key not in decided}
     return Recipe.from_json(_overridden(values, overrides), f"Recipe {str(source)!r}")
@@ -256,14 +260,6 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
             value = None if text.lower() == "none" else text
         overrides[key] = value
     return overrides
-
-
-def _decided_by_weights(weights: Any) -> dict[str, Any]:
-    origin = local_origin(weights) if isinstance(weights, str) else None
-    settings = network_settings(origin) if origin else {}
-    if settings and settings.get("n_skip") == VARIANTS[settings["model"]].n_skip:
-        settings["n_skip"] = None  # the variant's own, as a preset says it
-    return settings
 
 
 def _read(source: str | Path) -> dict[str, Any]:

@@ -400,7 +400,13 @@ def begin(
     world = world or ProcessGroup()
     begun = is_restart_of_own_run(folder) or (join and (folder / "run.json").is_file())
     if world.first and not begun:
-        check_free(folder)
+        if (folder / "run.json").is_file():
+            raise ConfigError(
+                f"{folder} holds a run already. Go on with it: transunet train --resume {folder}; "
+                "or choose another folder."
+            )
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise ConfigError(f"{folder} is not an empty folder. Choose another one for the run.")
         choose_device(device)
         check_trackers(recipe.loggers)
         size = None if recipe.image_size == "auto" else recipe.image_size
@@ -592,22 +598,6 @@ def summarise_folds(parent: Run) -> CrossValidation | None:
     )
     _write(parent.folder / "folds.json", dumps(asdict(summary), indent=1))
     return summary
-
-
-def check_free(folder: Path) -> None:
-    """Make sure that nothing lies at `folder`.
-
-    Raises:
-        ConfigError: when something does; the message says how to go on with it if it is a run.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if (folder / "run.json").is_file():
-        raise ConfigError(
-            f"{folder} holds a run already. Go on with it: transunet train --resume {folder}; or "
-            "choose another folder."
-        )
-    raise ConfigError(f"{folder} is not an empty folder. Choose another one for the run.")
 
 
 def is_restart_of_own_run(folder: Path) -> bool:
