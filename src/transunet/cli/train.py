@@ -217,24 +217,18 @@ def _train_all(
     world: "ProcessGroup",
 ) -> None:
     """Train one run, or the folds of the cross-validation `parent` one after the other."""
-    from transunet.cli.train_display import (
-        show_folds,
-        show_recipe,
-        show_result,
-        show_split,
-        watch,
-    )
+    from transunet.cli import train_display
     from transunet.training.loop import Interrupted
 
     try:
         for number, trainer in enumerate(trainers):
             if world.first and not number:
-                show_recipe(trainer, asked)
+                train_display.show_recipe(trainer, asked)
             if world.first:
-                show_split(trainer)
-            watch(trainer)
+                train_display.show_split(trainer)
+            train_display.watch(trainer)
             if world.first:
-                show_result(trainer)
+                train_display.show_result(trainer)
     except Interrupted as stop:
         if world.first:
             typer.echo(
@@ -243,7 +237,7 @@ def _train_all(
             )
         raise typer.Exit(stop.exit_code) from None
     if world.first and parent is not None:
-        show_folds(parent)
+        train_display.show_folds(parent)
 
 
 @contextmanager

@@ -5,22 +5,20 @@ from datetime import timedelta
 from math import isnan
 from pathlib import Path
 from shlex import quote
+from time import monotonic
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
-from rich.text import Text
 
 from transunet.data.split_rules import classes_in, split_warnings
 from transunet.training.error_messages import explained
 from transunet.training.log import read_log
-from transunet.training.loop import Stepped, Validated, train
+from transunet.training.loop import Stepped, train
 from transunet.training.recipe import PRESETS, Recipe, load_recipe
 from transunet.training.runs import Run, flat, summarise_folds
 from transunet.training.trainer import Trainer
 from transunet.weights.catalog import PARTS
-
-_SMOOTHING = 0.95  # of the loss that is shown
 
 
 def show_recipe(trainer: Trainer, asked: Recipe) -> None:
@@ -78,22 +76,36 @@ def watch(trainer: Trainer) -> None:
     with Progress(
         # One line of 80 columns, and not in red, which is for errors.
         BarColumn(8, complete_style="cyan", finished_style="green"),
-        _Numbers(table_column=Column(no_wrap=True)),
-        _TimeLeft(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True)),
         console=console,
         disable=not trainer.world.first,
     ) as progress:
-        task = progress.add_task(
-            "Training", total=1.0, slices=0, step=0, begun=None, loss=None, dice=None
-        )
+        task = progress.add_task("Training", total=1.0, numbers="step 0")
+        started, slices, first = monotonic(), 0, None
+        loss = dice = None
         # What a dying data worker interrupts may be the display.
         with explained(trainer), closing(train(trainer)) as events:
             for event in events:
                 if isinstance(event, Stepped):
-                    _show_step(progress, progress.tasks[task], event)
+                    loss = event.loss if loss is None else loss + 0.05 * (event.loss - loss)
+                    slices += event.slices
+                    first = event.progress if first is None else first
+                    seconds, left = max(monotonic() - started, 1e-3), "-:--:--"
+                    if event.progress > first:  # from what this session has done of the budget
+                        share = (1 - event.progress) / (event.progress - first)
+                        left = str(timedelta(seconds=int(seconds * share)))
+                    numbers = (
+                        f"step {event.step}  loss {_number(loss)}  Dice {_number(dice)}  "
+                        f"{slices / seconds:.1f} slices/s {left} left"
+                    )
+                    progress.update(task, completed=event.progress, numbers=numbers)
                 elif trainer.world.first:
-                    progress.update(task, dice=event.outcome.mean_dice)
-                    progress.console.print(_validation_line(event), highlight=False)
+                    dice = event.outcome.mean_dice
+                    classes = "  ".join(f"{k} {_number(v)}" for k, v in event.outcome.dice.items())
+                    is_measured = not isnan(event.outcome.decisive_dice)
+                    best = "  (best so far)" if event.is_best and is_measured else ""
+                    line = f"step {event.step}  mean Dice {_number(dice)}{best}  {classes}"
+                    progress.console.print(line, highlight=False)
 
 
 def show_result(trainer: Trainer) -> None:
@@ -147,51 +159,6 @@ def show_folds(parent: Run) -> None:
     console.print("folds: " + "  ".join(_number(dice) for dice in summary.folds))
     console.print(f"mean foreground Dice {_number(summary.mean_dice)}")
     console.print(f"summary: {parent.folder / 'folds.json'}")
-
-
-def _show_step(progress: Progress, task: Task, event: Stepped) -> None:
-    before = task.fields["loss"]
-    smooth = event.loss if before is None else _SMOOTHING * before + (1 - _SMOOTHING) * event.loss
-    progress.update(
-        task.id,
-        completed=event.progress,
-        slices=task.fields["slices"] + event.slices,
-        begun=event.progress if task.fields["begun"] is None else task.fields["begun"],
-        loss=smooth,
-        step=event.step,
-    )
-
-
-def _validation_line(event: Validated) -> str:
-    classes = "  ".join(f"{name} {_number(dice)}" for name, dice in event.outcome.dice.items())
-    measured = not isnan(event.outcome.decisive_dice)
-    best = "  (best so far)" if event.is_best and measured else ""
-    mean = _number(event.outcome.mean_dice)
-    return f"step {event.step}  mean Dice {mean}{best}  {classes}"
-
-
-class _Numbers(ProgressColumn):
-    """Step, smoothed loss, last Dice, slices per second."""
-
-    def render(self, task: Task) -> Text:
-        """Return the numbers of `task`."""
-        fields = task.fields
-        seconds = task.elapsed or 0
-        speed = fields["slices"] / seconds if seconds else 0
-        loss, dice = _number(fields["loss"]), _number(fields["dice"])
-        return Text(f"step {fields['step']}  loss {loss}  Dice {dice}  {speed:.1f} slices/s")
-
-
-class _TimeLeft(ProgressColumn):
-    """Time left, from what this session has done of the budget."""
-
-    def render(self, task: Task) -> Text:
-        """Return the time left of `task`."""
-        done = task.completed - (task.fields["begun"] or 0)
-        if not task.elapsed or done <= 0:
-            return Text("-:--:-- left")
-        left = timedelta(seconds=int(task.elapsed / done * (1 - task.completed)))
-        return Text(f"{left} left")
 
 
 def _number(value: float | None) -> str:

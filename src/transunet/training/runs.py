@@ -136,11 +136,6 @@ class Run:
         return recorded
 
     @property
-    def checkpoint(self) -> Path:
-        """What resuming needs."""
-        return self.folder / "checkpoint.pt"
-
-    @property
     def has_folds(self) -> bool:
         """Whether this is a cross-validation, and not one run."""
         return self.record.recipe.folds is not None and self.record.recipe.fold is None
@@ -172,14 +167,6 @@ class Run:
             parts = split(cases, recipe.seed, how="holdout", fraction=recipe.holdout or 0.0)
         return Splits(parts, f"drawn with seed {recipe.seed}", drawn=True)
 
-    def write_record(self) -> None:
-        """Write RUN/run.json."""
-        _write(self.folder / "run.json", self.record.model_dump_json(indent=2))
-
-    def write_recipe(self, recipe: Recipe) -> None:
-        """Write the recipe in effect, RUN/recipe.json."""
-        _write(self.folder / "recipe.json", recipe.model_dump_json(indent=2))
-
     def with_data_at(self, dataset: Path) -> Self:
         """Return the run with its data set, which was moved, at `dataset`, and remember that.
 
@@ -198,7 +185,7 @@ class Run:
         if self.record.store == self.record.dataset:
             moved["store"] = moved["dataset"]
         run = replace(self, record=self.record.replace(**moved))
-        run.write_record()
+        _write(run.folder / "run.json", run.record)
         return run
 
     def check_same_recipe(self, recipe: Recipe) -> None:
@@ -288,7 +275,7 @@ def start(
         try:
             return _trainer(run, world, device, workers, progress)
         except TransUNetError:
-            if world.first and not run.checkpoint.is_file():
+            if world.first and not (folder / "checkpoint.pt").is_file():
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -333,7 +320,8 @@ def prepare_folds(
     with locked(run.folder, world, seconds=-1):  # others that train a fold need what is made here
         if world.first:
             prepare_store(run, workers, progress)
-            run.write_recipe(with_weights_chosen(run.record.recipe))
+            recipe = with_weights_chosen(run.record.recipe)
+            _write(run.folder / "recipe.json", recipe)
     world.wait()
 
 
@@ -433,7 +421,7 @@ def begin(
             group_by=group_by,
             launch=launch_id(),
         )
-        Run(folder, record).write_record()
+        _write(folder / "run.json", record)
     world.wait()
     run = Run.reopen(folder)
     run.check_same_recipe(recipe)
@@ -521,7 +509,7 @@ def _trainer(
     trainer = Trainer(run.folder, recipe, store, splits, chosen_device, workers, world)
     trainer.check_batches()
     if world.first:
-        run.write_recipe(recipe)
+        _write(run.folder / "recipe.json", recipe)
     trainer.restore()
     return trainer
 
@@ -596,7 +584,8 @@ def summarise_folds(parent: Run) -> CrossValidation | None:
         cases={case: dice for entry in best for case, dice in entry["cases"].items()},
         held_out=len(measured),
     )
-    _write(parent.folder / "folds.json", dumps(asdict(summary), indent=1))
+    with atomic_path(parent.folder / "folds.json") as partial:
+        partial.write_text(dumps(asdict(summary), indent=1), encoding="utf-8")
     return summary
 
 
@@ -645,6 +634,6 @@ def _with_absolute_weights(recipe: Recipe) -> Recipe:
     return recipe.replace(weights=str(Path(recipe.weights).expanduser().resolve()))
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, values: Configuration) -> None:
     with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(values.model_dump_json(indent=2), encoding="utf-8")
