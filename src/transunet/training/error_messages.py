@@ -58,15 +58,15 @@ def _explanation(trainer: Trainer, error: Exception) -> str | None:
     kept = trainer.checkpoint.is_file()
     state = "The last checkpoint is whole" if kept else "Nothing was saved yet"
     go_on = f"transunet train --resume {folder}"
-    ours = isinstance(error, TransUNetError)
-    if is_full_disk(error) and (type(error) is ConfigError or not ours):
+    explained_already = isinstance(error, TransUNetError)
+    if is_full_disk(error) and (type(error) is ConfigError or not explained_already):
         return f"No space is left on the disk of {folder}. {state}. Make room, then: {go_on}"
     raised = _IN_WORKER.match(said)
-    if raised and (ours or isinstance(error, OSError) or raised[1] in _PROBLEMS):
+    if raised and (explained_already or isinstance(error, OSError) or raised[1] in _PROBLEMS):
         # Without the traceback that PyTorch puts before it.
         reason = said.rstrip().rpartition(f"{raised[1]}: ")[2] or raised[1]
         return f"{reason} {state}. Then: {go_on}"
-    if ours:
+    if explained_already:
         return None
     if isinstance(error, torch.OutOfMemoryError):
         return _out_of_memory(trainer)

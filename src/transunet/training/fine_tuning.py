@@ -45,10 +45,10 @@ class Beginning:
         """Give the `heads` of deep supervision the classes that a run's checkpoint has for them."""
         if self.origin is None or self.origin.file.name != CHECKPOINT or self.loaded.rows is None:
             return
-        theirs: dict[str, Tensor] = read_checkpoint(self.origin.file).get("model", {})
-        for name, ours in heads.named_parameters(prefix="heads"):
-            if name in theirs and theirs[name].shape[1:] == ours.shape[1:]:
-                ours.data.copy_(self.loaded.rows.of(theirs[name], ours))
+        saved: dict[str, Tensor] = read_checkpoint(self.origin.file).get("model", {})
+        for name, parameter in heads.named_parameters(prefix="heads"):
+            if name in saved and saved[name].shape[1:] == parameter.shape[1:]:
+                parameter.data.copy_(self.loaded.rows.of(saved[name], parameter))
 
 
 def begin_from_weights(model: TransUNet, recipe: Recipe, store: Store) -> Beginning | None:
@@ -64,9 +64,9 @@ def begin_from_weights(model: TransUNet, recipe: Recipe, store: Store) -> Beginn
     origin = local_origin(recipe.weights)
     notes = str(loaded).splitlines()
     if origin and origin.bundle:
-        ours, theirs = store.preprocessing, read_config(origin.bundle).preprocessing
-        rows = [(name, str(getattr(ours, name)), str(getattr(theirs, name))) for name in _COMPARED]
-        here, there = (", ".join(map(describe, each.channels)) for each in (ours, theirs))
+        used, bundled = store.preprocessing, read_config(origin.bundle).preprocessing
+        rows = [(name, str(getattr(used, name)), str(getattr(bundled, name))) for name in _COMPARED]
+        here, there = (", ".join(map(describe, each.channels)) for each in (used, bundled))
         rows.append(("intensities", here, there))
         others = [
             f"{name} {here} (weights: {there})" for name, here, there in rows if here != there
@@ -146,19 +146,19 @@ def preprocessing_from_weights(recipe: Recipe, data: DataSet) -> Preprocessing |
         return None
     grids = grids_of(labelled(data))
     own = preprocessing_for(data, grids)
-    theirs = read_config(origin.bundle).preprocessing
-    if any(min(theirs.native_size(grid)) == 1 for grid in grids):  # pictures, cut on edge
-        theirs = theirs.replace(orientation=own.orientation, slice_axis=own.slice_axis)
-    return theirs.replace(channels=normalised_as(own.channels, theirs.channels))
+    bundled = read_config(origin.bundle).preprocessing
+    if any(min(bundled.native_size(grid)) == 1 for grid in grids):  # pictures, cut on edge
+        bundled = bundled.replace(orientation=own.orientation, slice_axis=own.slice_axis)
+    return bundled.replace(channels=normalised_as(own.channels, bundled.channels))
 
 
-def normalised_as(ours: Sequence[Channel], theirs: Sequence[Channel]) -> tuple[Channel, ...]:
-    """Return `ours`, normalised as their counterparts among `theirs`: by name, else by position."""
-    by_name = {channel.name.casefold(): channel for channel in theirs}
+def normalised_as(own: Sequence[Channel], bundled: Sequence[Channel]) -> tuple[Channel, ...]:
+    """Return `own`, normalised as their counterparts among `bundled`: by name, else by position."""
+    by_name = {channel.name.casefold(): channel for channel in bundled}
     channels = []
-    for index, channel in enumerate(ours):
+    for index, channel in enumerate(own):
         namesake = by_name.get(channel.name.casefold())
-        other = namesake or (theirs[index] if len(ours) == len(theirs) else None)
+        other = namesake or (bundled[index] if len(own) == len(bundled) else None)
         if (
             other is None
             # What range the files' values lie in is a fact about them, whatever others had.

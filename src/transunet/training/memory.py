@@ -124,8 +124,9 @@ def _counted(recipe: Recipe, store: Store, slices: int) -> float:
         kept.append(sum(storage.nbytes() for storage in storages.values()))
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     states = 2 if recipe.optimizer == "adamw" else 1
-    one, two = kept
-    return _TRANSIENT * (one + (slices - 1) * (two - one)) + (1 + states) * weights
+    kept_of_one, kept_of_two = kept
+    activations = kept_of_one + (slices - 1) * (kept_of_two - kept_of_one)
+    return _TRANSIENT * activations + (1 + states) * weights
 
 
 def _network(recipe: Recipe, store: Store, device: torch.device) -> nn.Module:
