@@ -12,6 +12,8 @@ from transunet.training.losses import (
     nearest_labels,
     weighted_dice,
 )
+from transunet.training.recipe import Recipe
+from transunet.training.trainer import make_loss
 
 
 @pytest.fixture
@@ -61,14 +63,18 @@ def test_a_class_that_is_absent_and_not_predicted_costs_nothing():
     assert weighted_dice(1.0, sums).item() == 0
 
 
-def test_a_new_term_is_an_entry(golden_batch, monkeypatch):
+def test_a_new_loss_is_an_entry_and_a_setting_of_the_recipe(golden_batch, monkeypatch):
+    class RecipeWithSquares(Recipe):
+        square_weight: float = 0.0
+
     # Each process sums its share; the term is made of the sums over all of them.
     squares = LossTerm(lambda logits, labels, ignored: logits.square().sum(), torch.mul)
     monkeypatch.setitem(LOSSES, "square_weight", squares)
+    recipe = RecipeWithSquares(epochs=1, ce_weight=1, dice_weight=0, square_weight=0.5)
     logits, labels = golden_batch
-    found = SegmentationLoss({"ce_weight": 1, "square_weight": 0.5}, lambda sums: 2 * sums)
+    found = make_loss(recipe, lambda sums: 2 * sums)(logits, labels)
     expected = SegmentationLoss({"ce_weight": 1})(logits, labels) + logits.square().sum()
-    assert found(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_half_precision_logits_give_a_float32_loss(golden_batch):
