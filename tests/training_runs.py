@@ -22,13 +22,9 @@ SETTINGS = [
     *("--set", "checkpoint_minutes=0", "--device", "cpu"),
 ]
 
-# The command, without what takes longer than training here: the curves, and torch's compiler, which
-# an optimiser imports only to tell it what not to compile.
+# The command, without the curves, which take longer than training here.
 COMMAND = """
-import sys, types
 from transunet.cli.main import main
-import torch
-sys.modules["torch._dynamo"] = torch._dynamo = types.SimpleNamespace(disable=lambda f, *_, **__: f)
 from transunet.training import loop
 loop.draw_curves = lambda folder: None
 """
