@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prediction import tiny_model
+from prediction import tiny_bundle, tiny_model
 from transunet.backends.pytorch import (
     FixedNetwork,
     TorchNetwork,
     fingerprint_of,
     model_of,
+    open_pytorch,
 )
-from transunet.errors import ConfigError
+from transunet.errors import ConfigError, DataError
 from transunet.inference.predictor import Predictor
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.transunet2d.optimised import fuse
@@ -136,6 +137,14 @@ def test_fingerprints_follow_weights_and_architecture(model: TransUNet) -> None:
     with torch.no_grad():
         model.segmentation_head[0].bias[0] += 1
     assert fingerprint_of(model) != first
+
+
+def test_a_bundles_fingerprint_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
+    first, second = (open_pytorch(tiny_bundle(tmp_path), (32, 32), "", "cpu") for _ in range(2))
+    assert second.fingerprint == fingerprint_of(tiny_model())
+    tiny_bundle(tmp_path, seed=1)
+    with pytest.raises(DataError, match="was replaced after it was loaded"):
+        _ = first.fingerprint
 
 
 def _has_compiler() -> bool:

@@ -5,7 +5,7 @@ below "transunet" (the part of the name after the dot), torch.export as `extra_f
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,19 @@ FORMAT_VERSION = "1"
 FILE_PRECISIONS = ("fp32", "int8")
 INPUT, OUTPUT = "images", "logits"
 """Names of the network's tensors: (B, C, H, W) and (B, classes, H, W), both float32."""
+
+
+def check_tensors(names: Sequence[str], path: Path) -> None:
+    """Refuse a network whose inputs and outputs have other names than ours.
+
+    Raises:
+        DataError: saying so.
+    """
+    if list(names) != [INPUT, OUTPUT]:
+        raise DataError(
+            f"{path}: its inputs and outputs are called {', '.join(names)}; expected {INPUT} and "
+            f"{OUTPUT}. Export the bundle anew."
+        )
 
 
 class Metadata(NamedTuple):

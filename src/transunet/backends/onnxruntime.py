@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.exported import INPUT, OUTPUT, pack
+from transunet.backends.exported import INPUT, OUTPUT, check_tensors, pack
 from transunet.backends.threads import spinning, threads
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.errors import DataError, first_sentence
@@ -47,12 +47,8 @@ class OnnxNetwork:
         self.path, self.image_size, self.fingerprint = path, image_size, fingerprint
         self.device, self.precision = device, precision
         self._session = _unused.pop(_identity(path), None) or _session(path)
-        names = [t.name for t in (*self._session.get_inputs(), *self._session.get_outputs())]
-        if names != [INPUT, OUTPUT]:
-            raise DataError(
-                f"{path}: its inputs and outputs are called {', '.join(names)}; expected {INPUT} "
-                f"and {OUTPUT}. Export the bundle anew."
-            )
+        tensors = (*self._session.get_inputs(), *self._session.get_outputs())
+        check_tensors([tensor.name for tensor in tensors], Path(path))
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of `images`.

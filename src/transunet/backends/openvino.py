@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.exported import INPUT, KEYS, OUTPUT, PREFIX, pack
+from transunet.backends.exported import INPUT, KEYS, OUTPUT, PREFIX, check_tensors, pack
 from transunet.backends.protocol import PrecisionError
 from transunet.backends.threads import threads
 from transunet.bundle.bundle_config import BundleConfig
@@ -151,15 +151,8 @@ def _read(path: Path) -> Any:
         raise DataError(
             f"{path}: OpenVINO cannot read it: {last_sentence(error)} Export the bundle anew."
         ) from error
-    names = [
-        next((name for name in (INPUT, OUTPUT) if name in known), min(known, default="nothing"))
-        for known in (tensor.get_names() for tensor in (*model.inputs, *model.outputs))
-    ]
-    if names != [INPUT, OUTPUT]:
-        raise DataError(
-            f"{path}: its inputs and outputs are called {', '.join(names)}; expected {INPUT} and "
-            f"{OUTPUT}. Export the bundle anew."
-        )
+    names = [tensor.get_names() for tensor in (*model.inputs, *model.outputs)]  # of each a set
+    check_tensors([min(known & {INPUT, OUTPUT} or known or {"nothing"}) for known in names], path)
     return model
 
 

@@ -9,16 +9,11 @@ from transunet.models.transunet2d.config import TransUNetConfig, variant
 def config_for_plans(
     name: str, patch_size: Sequence[int], in_channels: int, num_classes: int
 ) -> TransUNetConfig:
-    """Return the variant `name` for what nnU-Net planned.
+    """Return the variant `name` for what nnU-Net planned: patches of height and width in pixels.
 
     A patch of any size fits: the network pads it to whole tokens (16 pixels) and crops its logits,
-    so position embeddings are held for the next multiple.
-
-    Args:
-        name: one of `transunet.VARIANTS`.
-        patch_size: height and width in pixels.
-        in_channels: channels of the images.
-        num_classes: segmentation heads: classes with the background, or regions without it.
+    so position embeddings are held for the next multiple. `num_classes` are classes with the
+    background, or regions without it.
 
     Raises:
         ConfigError: when the patches are not two-dimensional.
@@ -37,11 +32,10 @@ def check_2d(patch_size: Sequence[int], configuration: str | None = None) -> Non
     Raises:
         ConfigError: when the patches are not two-dimensional.
     """
-    if len(patch_size) == 2:
-        return
-    named = "" if configuration is None else f"of the configuration {configuration!r} "
-    raise ConfigError(
-        f"The patches {named}are {' x '.join(map(str, patch_size))} voxels, but TransUNet segments "
-        "slices. Train it with nnU-Net's configuration 2d: "
-        "nnUNetv2_train DATASET 2d FOLD -tr nnUNetTrainerTransUNet"
-    )
+    if len(patch_size) != 2:
+        named = "" if configuration is None else f"of the configuration {configuration!r} "
+        raise ConfigError(
+            f"The patches {named}are {' x '.join(map(str, patch_size))} voxels, but TransUNet "
+            "segments slices. Train it with nnU-Net's configuration 2d: "
+            "nnUNetv2_train DATASET 2d FOLD -tr nnUNetTrainerTransUNet"
+        )
