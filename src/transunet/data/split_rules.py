@@ -66,9 +66,8 @@ def splits_of(
     elif brought and (how == "own" or folds in (None, len(brought.parts))):
         chosen = brought
     else:
-        parts = split(cases, seed, how=how, fraction=fraction, folds=folds or FOLDS)
         unused = brought.rule if brought else dataset.split_rule if marked else None
-        chosen = Splits(parts, _drawn(parts, cases, seed, dataset.group_by, unused), drawn=True)
+        chosen = _draw(cases, seed, how, fraction, folds, dataset.group_by, unused)
     if dataset.group_by:
         refuse_divided(chosen, cases)
     return chosen
@@ -114,16 +113,10 @@ def stored_splits(
             if not prepared.drawn:
                 raise
             folds = len(prepared.parts) if has_folds else None
-    parts = split(
-        cases,
-        seed,
-        how="kfold" if folds else "holdout",
-        fraction=FRACTION if fraction is None else fraction,
-        folds=folds or FOLDS,
-    )
+    how: How = "kfold" if folds else "holdout"
     unused = None if prepared.drawn else prepared.rule
     group_by = group_by or store.manifest.group_by
-    return Splits(parts, _drawn(parts, cases, seed, group_by, unused), drawn=True)
+    return _draw(cases, seed, how, fraction, folds, group_by, unused)
 
 
 def grouped_cases(store: Store, group_by: str | None) -> list[Splittable]:
@@ -143,7 +136,7 @@ def own_folds(dataset: DataSet, cases: Sequence[Case]) -> Splits | None:
     """
     if file := dataset.folds_file:
         try:
-            return _fitted(named_splits(file, _names(cases)), cases, file.name, file)
+            return _checked_splits(named_splits(file, _names(cases)), cases, file.name, file)
         except ConfigError as error:
             found = str(error).removeprefix(f"{file}: ").rstrip(".")
             remedy = "Correct the file, or take it away to have a split drawn"
@@ -156,7 +149,7 @@ def own_folds(dataset: DataSet, cases: Sequence[Case]) -> Splits | None:
     ]
     if not all(train for train, _ in pairs):
         return None  # one number for all of them makes no folds
-    return _fitted(pairs, cases, "folds of dataset.json", dataset.folder) if pairs else None
+    return _checked_splits(pairs, cases, "folds of dataset.json", dataset.folder) if pairs else None
 
 
 def splits_in(
@@ -173,7 +166,7 @@ def splits_in(
     Raises:
         ConfigError: for a file that cannot be used, names other cases, or holds another number.
     """
-    splits = _fitted(named_splits(path, _names(cases)), cases, f"--splits {path}", path)
+    splits = _checked_splits(named_splits(path, _names(cases)), cases, f"--splits {path}", path)
     if folds not in (None, len(splits.parts)):
         raise ConfigError(
             f"{path} holds {len(splits.parts)} splits, and --folds {folds} are asked for. Leave "
@@ -208,12 +201,12 @@ def named_splits(path: Path, cases: Collection[str] = ()) -> list[tuple[list[str
         for side in sides:
             if not isinstance(side, list) or not all(isinstance(name, str) for name in side):
                 raise ConfigError(f"{path}: expected {_FORM}, found split {number}: {item!r:.100}.")
-        train, validation = ([_called(n, cases) for n in item[key]] for key in ("train", "val"))
+        train, validation = ([_case_of(n, cases) for n in item[key]] for key in ("train", "val"))
         pairs.append((train, validation))
     return pairs
 
 
-def _called(name: str, cases: Collection[str]) -> str:
+def _case_of(name: str, cases: Collection[str]) -> str:
     """The case that is meant by its name, or by a file's: CASE.nii.gz, CASE_0000, CASE."""
     stem = stem_of(Path(name))
     names = (name, stem, f"{stem}_0000", (channel_of(stem) or [stem])[0])
@@ -224,7 +217,7 @@ def _names(cases: Sequence[Splittable]) -> set[str]:
     return {case.name for case in cases}
 
 
-def _fitted(
+def _checked_splits(
     pairs: Sequence[tuple[Sequence[str], Sequence[str]]],
     cases: Sequence[Splittable],
     rule: str,
@@ -258,20 +251,25 @@ def _fitted(
     return Splits(tuple(parts), rule)
 
 
-def _drawn(
-    parts: Sequence[Split],
+def _draw(
     cases: Sequence[Splittable],
     seed: int,
+    how: How,
+    fraction: float | None,
+    folds: int | None,
     group_by: str | None,
     unused: str | None,
-) -> str:
-    """Say that a seed decided, how groups were made, and what was not used."""
+) -> Splits:
+    """Draw splits; the rule says the seed, how groups were made, and what was not used."""
+    share = FRACTION if fraction is None else fraction
+    parts = split(cases, seed, how=how, fraction=share, folds=folds or FOLDS)
     if not parts[0].validation:
-        return "none held out, as asked for"
+        return Splits(parts, "none held out, as asked for", drawn=True)
     groups = f" by group: --group-by {group_by}" if group_by else ""
     if not groups and any(case.group for case in cases if case.split != "test"):
         groups = ", groups kept whole"
-    return f"drawn with seed {seed}{groups}{f', not the {unused}' if unused else ''}"
+    rule = f"drawn with seed {seed}{groups}{f', not the {unused}' if unused else ''}"
+    return Splits(parts, rule, drawn=True)
 
 
 def split_warnings(store: Store, split: Split) -> list[str]:
