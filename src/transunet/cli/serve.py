@@ -99,19 +99,19 @@ def serve(
     Nothing leaves this machine. Only this machine can reach it, unless --host says otherwise, which
     needs a token. Jobs survive a restart. Ctrl-C ends it.
     """
+    import webbrowser
+    from dataclasses import replace
+
+    from transunet.cache import cache_folder
     from transunet.optional import require
     from transunet.serve.server_settings import Limits, ServeSettings, new_token
 
     for module in ("fastapi", "uvicorn", "python_multipart"):
         require(module, extra="serve")
-    from transunet.cache import cache_folder
+    from transunet.serve.server import listen
+    from transunet.serve.server import serve as serve_until_stopped
+    from transunet.serve.service import Service
 
-    limits = Limits(
-        queue=queue,
-        keep_hours=keep,
-        upload_bytes=max_upload * 2**20,
-        quota_bytes=quota * 2**20,
-    )
     settings = ServeSettings(
         data=data or cache_folder() / "serve",
         host=host,
@@ -119,7 +119,12 @@ def serve(
         token=new_token() if token == "auto" else token or None,
         token_hours=token_hours,
         allowed_origins=tuple(allow_origin or ()),
-        limits=limits,
+        limits=Limits(
+            queue=queue,
+            keep_hours=keep,
+            upload_bytes=max_upload * 2**20,
+            quota_bytes=quota * 2**20,
+        ),
         predictor={
             "device": device,
             "engine": engine,
@@ -127,42 +132,29 @@ def serve(
             "batch_size": batch_size,
         },
     )
-    _serve(bundles, settings, open_, show_token=token == "auto")
 
-
-def _serve(bundles: list[str], settings: "ServeSettings", open_: bool, show_token: bool) -> None:
-    import webbrowser
-    from dataclasses import replace
-
-    from transunet.serve.server import listen, serve
-    from transunet.serve.service import Service
+    def note(text: str) -> None:
+        print(text, flush=True)
 
     with listen(settings.host, settings.port) as listener:
         settings = replace(settings, port=listener.getsockname()[1])
         service = Service(bundles, settings)
 
-        def note(text: str) -> None:
-            print(text, flush=True)
-
         def loaded() -> None:
-            note(_welcome(settings, show_token))
+            # What was given in secret is not printed into a journal.
+            note(f"Open {_address(settings, settings.token if token == 'auto' else None)}")
+            if settings.token and token != "auto":
+                note("The page asks for the token, which is not shown here.")
+            kept = f"Images and results are kept in {settings.data} for {keep:g} hours."
+            if not settings.loopback:
+                kept += "\nThe connection is not encrypted: put a proxy with TLS in front of it."
+            note(f"{kept} Ctrl-C ends.")
             if open_:
                 webbrowser.open(_address(settings, settings.token))
 
         note(f"Listening at {_address(settings, None)}; jobs begin when the bundles are loaded.")
-        serve(service, listener, note, loaded)
+        serve_until_stopped(service, listener, note, loaded)
     print("Stopped; jobs that were waiting go on with the next start.")
-
-
-def _welcome(settings: "ServeSettings", show_token: bool) -> str:
-    limits = settings.limits
-    kept = f"Images and results are kept in {settings.data} for {limits.keep_hours:g} hours."
-    if not settings.loopback:
-        kept += "\nThe connection is not encrypted: put a proxy with TLS in front of it."
-    if settings.token and not show_token:  # what was given in secret is not printed into a journal
-        kept = f"The page asks for the token, which is not shown here.\n{kept}"
-    address = _address(settings, settings.token if show_token else None)
-    return f"Open {address}\n{kept} Ctrl-C ends."
 
 
 def _address(settings: "ServeSettings", token: str | None) -> str:

@@ -17,7 +17,7 @@ from transunet.optional import own_version
 from transunet.serve.api_errors import ApiError
 from transunet.serve.bundles import ServedBundle, read_bundles
 from transunet.serve.child_process import ChildProcess
-from transunet.serve.jobs.database import ImageRecord, JobDatabase, JobRecord, new_id
+from transunet.serve.jobs.database import ImageRecord, JobDatabase, JobRecord
 from transunet.serve.jobs.queue import JobQueue
 from transunet.serve.prometheus import ServerMetrics
 from transunet.serve.server_settings import ServeSettings
@@ -140,27 +140,15 @@ class Service:
         """Return the folder of a job's files."""
         return self.data / "jobs" / id_
 
-    def scratch_file(self, suffix: str) -> Path:
-        """Return a path for a file that somebody is about to write and remove."""
-        return self.data / "scratch" / f"{new_id()}{suffix}"
-
     def image(self, id_: str) -> ImageRecord:
-        """Return an image.
-
-        Raises:
-            ApiError: when there is none.
-        """
+        """Return an image, or raise the `ApiError` that there is none."""
         image = self.database.image(id_)
         if image is None:
             raise self._gone("image", "Upload it again.")
         return image
 
     def job(self, id_: str) -> JobRecord:
-        """Return a job.
-
-        Raises:
-            ApiError: when there is none.
-        """
+        """Return a job, or raise the `ApiError` that there is none."""
         job = self.database.job(id_)
         if job is None:
             raise self._gone("job", "Segment the image again.")
@@ -172,11 +160,7 @@ class Service:
         return ApiError("not_found", message, remedy)
 
     def bundle(self, id_: str) -> ServedBundle:
-        """Return a bundle that is served.
-
-        Raises:
-            ApiError: when it is not.
-        """
+        """Return a bundle, or raise the `ApiError` that it is not served."""
         if id_ not in self.bundles:
             known = ", ".join(self.bundles)
             raise ApiError("not_found", f"No bundle {id_!r:.100} is served; there are: {known}.")

@@ -18,7 +18,7 @@ from transunet.serve.bundles import ServedBundle
 from transunet.serve.jobs.database import ImageRecord, JobRecord, new_id
 from transunet.serve.jobs.messages import LABELS, OVERLAY, AttentionTask
 from transunet.serve.jobs.reference import score
-from transunet.serve.jobs.result_files import FORMATS, ResultFormat, check_possible, convert
+from transunet.serve.jobs.result_files import RESULT_FORMATS, ResultFormat, check_possible, convert
 from transunet.serve.service import Service
 from transunet.serve.uploads.quota import size_of
 from transunet.serve.uploads.receive import received
@@ -28,7 +28,7 @@ router, attention = APIRouter(tags=["results"]), APIRouter(tags=["attention"])
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {media: _BINARY for _, media in FORMATS.values()},
+        "content": {media: _BINARY for _, media in RESULT_FORMATS.values()},
         "description": "The label map.",
     },
     **faults("not_found", "not_done", "format_not_fitting", "invalid_request", "storage_full",
@@ -78,7 +78,7 @@ async def result(
     image = await anyio.to_thread.run_sync(service.image, job.image)
     served, metadata = service.bundle(job.bundle), image.metadata
     check_possible(format_, metadata)
-    suffix, media = FORMATS[format_]
+    suffix, media = RESULT_FORMATS[format_]
     folder, name = service.job_folder(id), LABELS
     if format_ != "nifti":
         name = f"result{suffix}"
@@ -148,7 +148,8 @@ async def _slice(
     service: Service, image: ImageRecord, served: ServedBundle, question: Question
 ) -> FileResponse:
     _check(image, served, question)
-    path, folder = service.scratch_file(".nii.gz"), service.image_folder(image.id)
+    id_, folder = new_id(), service.image_folder(image.id)
+    path = service.data / "scratch" / f"{id_}.nii.gz"  # removed when it is sent
     x, y, z = question.voxel
     task = AttentionTask(
         served.id,
@@ -161,7 +162,7 @@ async def _slice(
         question.head,
     )
     try:
-        await asyncio.wrap_future(service.worker.ask(new_id(), task))
+        await asyncio.wrap_future(service.worker.ask(id_, task))
     except TransUNetError as error:
         raise api_error(error, folder, "unusable") from None
     removal = BackgroundTask(Path.unlink, path, missing_ok=True)

@@ -13,7 +13,7 @@ from transunet.serve.jobs.messages import LABELS
 from transunet.serve.uploads.inspection import read_kept
 
 ResultFormat = Literal["nifti", "dicom-seg", "png", "npz"]
-FORMATS: Mapping[str, tuple[str, str]] = {
+RESULT_FORMATS: Mapping[str, tuple[str, str]] = {
     "nifti": (".nii.gz", "application/gzip"),
     "dicom-seg": (".dcm", "application/dicom"),
     "png": (".png", "image/png"),
@@ -68,7 +68,7 @@ def convert(
         ApiError: when the image's headers do not allow it, or the disk is full.
         OSError: when a file cannot be read or written for another reason.
     """
-    name = f"result{FORMATS[format_][0]}"
+    name = f"result{RESULT_FORMATS[format_][0]}"
     try:
         labels = read_labels(folder / LABELS)
         if format_ == "dicom-seg":  # it refers to the image's instances
