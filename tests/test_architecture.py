@@ -1,6 +1,7 @@
 """The house rules that a reader can rely on: arrows point one way, and only the CLI prints."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,6 +138,21 @@ def test_an_import_inside_a_function_spares_torch() -> None:
             continue
         inside = set(imported_modules(path)) - set(imported_at_top(path))
         assert inside <= heavy, f"{name}: {', '.join(sorted(inside - heavy))}"
+
+
+def test_a_name_occurs_once() -> None:
+    """Searching for a module or a class finds it."""
+    modules = Counter(
+        path.stem for path in FILES if part_of(path) != "cli" and path.stem != "__init__"
+    )
+    classes = Counter(
+        node.name
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    )
+    twice = [name for name, times in (modules + classes).items() if times > 1]
+    assert not twice
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

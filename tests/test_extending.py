@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import transunet
 from prediction import tiny_bundle
 from small_data import save
-from transunet.backends.engines import NAMES, Engine
+from transunet.backends.engines import Engine
 from transunet.cli.main import app
 from transunet.data.cases import Case, DataSet
 from transunet.data.formats.volume_format import VolumeFormat
@@ -167,9 +167,16 @@ class ToyNetwork:
 
 def test_an_engine_computes_where_it_is_asked_for(enter, tmp_path):
     bundle = tiny_bundle(tmp_path / "bundle")
-    engine = Engine(ToyNetwork, ("numpy",), {"cpu": ("fp32",)}, (), lambda path: {}, auto=False)
+    engine = Engine(
+        open=ToyNetwork,
+        write=lambda *settings: None,
+        texts=lambda path: {},
+        packages=("numpy",),
+        precisions={"cpu": ("fp32",)},
+        reads=(),
+        auto=False,
+    )
     enter("ENGINES", {"toy": engine})
-    enter("NAMES", {"engine": (*NAMES["engine"], "toy")})  # made of ENGINES at its import
     predictor = transunet.Predictor.from_pretrained(bundle, device="cpu", engine="toy")
     assert (predictor.engine, predictor.precision) == ("toy", "fp32")
     image = np.zeros((1, 32, 32, 2))

@@ -36,7 +36,7 @@ AFFINE = np.array([[-0.9, 0, 0, 5], [0, 1.1, 0, -3], [0, 0, 3.0, 7], [0, 0, 0, 1
 LABELS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
 TRAINERS = """
 import os
-from transunet.integrations.nnunet.trainer import nnUNetTrainerTransUNet_R26Ti
+from transunet.integrations.nnunet.nnunet_trainer import nnUNetTrainerTransUNet_R26Ti
 
 class nnUNetTrainerTransUNetShort(nnUNetTrainerTransUNet_R26Ti):
     def __init__(self, plans, configuration, fold, dataset_json, device):
@@ -168,7 +168,7 @@ def test_training_starts_from_the_weights_that_are_named(planned: Project, tmp_p
     code = (
         "import sys, torch, nnunetv2.run.run_training as r\n"
         "from safetensors.torch import load_file\n"
-        "from transunet.integrations.nnunet.trainer import nnUNetTrainerTransUNet_R26Ti\n"
+        "from transunet.integrations.nnunet.nnunet_trainer import nnUNetTrainerTransUNet_R26Ti\n"
         "r.recursive_find_trainer_class_by_name = lambda name: nnUNetTrainerTransUNet_R26Ti\n"
         "t = r.get_trainer_from_args('777', '2d', 'all', device=torch.device('cpu'))\n"
         "t.initialize()\n"

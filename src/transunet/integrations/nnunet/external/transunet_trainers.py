@@ -3,7 +3,7 @@
 nnU-Net imports every module of that folder by its bare name, so it must not be a package's own.
 """
 
-from transunet.integrations.nnunet.trainer import (
+from transunet.integrations.nnunet.nnunet_trainer import (
     nnUNetTrainerTransUNet,
     nnUNetTrainerTransUNet_R26S,
     nnUNetTrainerTransUNet_R26Ti,
