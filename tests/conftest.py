@@ -49,6 +49,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for folder, mark in FOLDERS.items():
             if TESTS / folder in item.path.parents:
                 item.add_marker(mark)
+    if WORKER:  # the longest first; and a worker that is done takes over the end of another's list,
+        # so that the modules whose fixtures cost most stay whole
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.hookimpl(wrapper=True)
