@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from transunet.bundle.io import BundleConfig, save_pretrained
-from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.preprocessing import Channel, Preprocessing, planes_first
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
 
@@ -65,7 +65,7 @@ def tiny_bundle(
         channels=tuple(
             Channel(name=name) for name in channels_named or map("MRI {}".format, range(count))
         ),
-        slice_axis=slice_axis,
+        orientation=planes_first("RAS", slice_axis),
     )
     names = ("background", "left", "right", "middle", "top")
     labels = {index: names[index] for index in range(model.config.num_classes)}

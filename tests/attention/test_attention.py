@@ -12,7 +12,7 @@ from prediction import OBLIQUE, noise, tiny_model
 from transunet.attention.rollout import layers_and_heads, rollout, select_matrices
 from transunet.attention.token_grid import TokenGrid
 from transunet.attention.view import AttentionView
-from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.preprocessing import Channel, Preprocessing, planes_first
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 from transunet.inference.volume_slices import VolumeSlices
@@ -137,7 +137,7 @@ def test_of_one_layer_and_head_there_is_a_rollout_too() -> None:
 @pytest.mark.parametrize("orientation", ["RAS", "LPI", "SAR"])
 def test_a_voxel_lies_in_the_token_that_its_slice_puts_there(axis: int, orientation: str) -> None:
     """Light up a voxel: after cutting, the bright pixel is in the token that `token_at` names."""
-    preprocessing = PLAIN.replace(orientation=orientation, slice_axis=axis)
+    preprocessing = PLAIN.replace(orientation=planes_first(orientation, axis))
     rng = np.random.default_rng(axis)
     shape = (21, 34, 47)
     for _ in range(10):
@@ -146,7 +146,7 @@ def test_a_voxel_lies_in_the_token_that_its_slice_puts_there(axis: int, orientat
         array[(0, *voxel)] = 1
         one = Volume(array, OBLIQUE, "point")
         grid = TokenGrid(one.grid, preprocessing, (64, 64), 16)
-        slices = preprocessing.to_slices(one)[:, 0]
+        slices = preprocessing.to_working(one)[0]
         index, row, column = np.unravel_index(slices.argmax(), slices.shape)
         # Corner on corner: the end pixels of the slice are those of the network's image.
         expected = [
@@ -159,7 +159,7 @@ def test_a_voxel_lies_in_the_token_that_its_slice_puts_there(axis: int, orientat
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_slice_lies_exactly_on_the_volumes(axis: int) -> None:
-    preprocessing = PLAIN.replace(slice_axis=axis)
+    preprocessing = PLAIN.replace(orientation=planes_first("RAS", axis))
     view = AttentionView(several(), preprocessing, "cpu")
     one = volume((20, 24, 30))
     voxel = (4, 17, 9)

@@ -75,7 +75,7 @@ def test_the_hub_without_a_network_fails_at_once(monkeypatch: pytest.MonkeyPatch
     [
         ({"colour": "red"}, "unknown setting 'colour'"),
         ({"labels": {"0": "background"}}, "do not number the model's 3 classes"),
-        ({"format_version": 2}, "format_version"),
+        ({"format_version": 3}, "format_version"),
     ],
 )
 def test_a_wrong_configuration_names_the_file(bundle: Path, change: dict, says: str) -> None:

@@ -95,7 +95,7 @@ def test_prepare_makes_a_store_and_shows_what_it_derived(decathlon, run, tmp_pat
     for expected in (
         "mean 0 and deviation 1",
         "--normalisation",
-        "axis 2 of RAS",
+        "S, rows along R, columns along A",
         f"image size     {recipe.size[0]}",
         "auto and --recipe modern take 64: the median slice has 8 x 9 pixels",
         f"batch size     {recipe.batch}",
@@ -115,13 +115,13 @@ def test_every_derived_value_can_be_overridden(decathlon, run, tmp_path):
     assert result.exit_code == 0, result.output
     store = Store.open(tmp_path / "store")
     used = store.preprocessing
-    assert (used.slice_axis, used.orientation, used.spacing_mm) == (1, "LPS", (2, 1))
+    assert (used.orientation, used.spacing_mm) == ("PLS", (None, 2, 1))
     assert (used.channels[0].normalisation, used.channels[0].low, used.channels[0].high) == (
         "clip",
         -10,
         90,
     )
-    assert store.image("toy_00").shape == (9, 1, 4, 5)
+    assert store.image("toy_00").shape == (1, 9, 4, 5)
     assert len(store.splits) == 2
 
 

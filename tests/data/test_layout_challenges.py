@@ -83,7 +83,7 @@ def test_synapse_trains_on_slices_and_tests_on_volumes(synapse, tmp_path):
     store = prepare(data, tmp_path / "store")
     # The authors' values are in [0, 1] already and stay as they are.
     assert store.image("case0005_slice001")[0, 0, 0, 0] == 0.5
-    assert store.image("case0001").shape == (4, 1, 6, 7)
+    assert store.image("case0001").shape == (1, 4, 6, 7)
     assert store.image("case0001").max() == 0.25
     assert store.label("case0005_slice001").max() == 3
 

@@ -57,7 +57,7 @@ def test_masks_of_0_and_255_are_one_class(folders):
 def test_photographs_are_scaled_by_their_range(folders, tmp_path):
     store = prepare(open_dataset(folders(mask(255), mask(255))), tmp_path / "store")
     np.testing.assert_allclose(
-        store.image("im0")[0], photograph(0).transpose(2, 0, 1) / np.float32(255), rtol=1e-6
+        store.image("im0")[:, 0], photograph(0).transpose(2, 0, 1) / np.float32(255), rtol=1e-6
     )
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from transunet.data.fingerprint import CaseFingerprint, intensities_of, summarise
-from transunet.data.planning import image_sides, normalisation_of, slice_axis_of
+from transunet.data.planning import image_sides, normalisation_of, orientation_of
 from transunet.data.preprocessing import Channel, Preprocessing
 
 
@@ -38,13 +38,13 @@ def test_the_image_size_follows_the_median_slice(rows, columns, sides):
 def test_the_normalisation_is_told_with_its_reason():
     ct = Channel(name="CT", normalisation="clip", low=-125, high=275)
     photograph = Channel(name="red", normalisation="range", high=255)
-    used = Preprocessing(channels=(ct, photograph, Channel(name="MRI")), slice_axis=1)
-    normalisation, slice_axis = normalisation_of(used), slice_axis_of(used, fingerprint())
+    used = Preprocessing(channels=(ct, photograph, Channel(name="MRI")), orientation="ARS")
+    normalisation, orientation = normalisation_of(used), orientation_of(used, fingerprint())
     assert normalisation.value == (
         "CT: -125..275 to 0..1, clipped",
         "red: divided by 255",
         "MRI: mean 0 and deviation 1 per volume",
     )
     assert "Hounsfield" in normalisation.reason
-    assert slice_axis.value == 1
-    assert "3 x 0.7 x 0.7" in slice_axis.reason
+    assert orientation.value == "ARS"
+    assert "3 x 0.7 x 0.7" in orientation.reason

@@ -27,9 +27,9 @@ def test_slices_are_those_of_the_preprocessing(data, tmp_path):
     store = prepare(data, tmp_path / "store")
     assert list(store.cases) == [case.name for case in data.cases]
     image, label = data.read_case(data.cases[2])
-    np.testing.assert_array_equal(store.image("toy_02"), store.preprocessing.to_slices(image))
+    np.testing.assert_array_equal(store.image("toy_02"), store.preprocessing.to_working(image))
     np.testing.assert_array_equal(
-        store.label("toy_02"), store.preprocessing.labels_to_slices(label)
+        store.label("toy_02"), store.preprocessing.labels_to_working(label)
     )
     assert isinstance(store.image("toy_02"), np.memmap)
     assert store.image("toy_02").dtype == np.float32
@@ -103,8 +103,8 @@ def test_a_changed_file_redoes_only_its_case(data, tmp_path, save):
 def test_another_setting_redoes_every_case(data, tmp_path):
     prepare(data, tmp_path / "store")
     before = times(tmp_path / "store")
-    store = prepare(data, tmp_path / "store", preprocessing=Preprocessing(slice_axis=0))
-    assert store.image("toy_00").shape == (8, 1, 9, 5)
+    store = prepare(data, tmp_path / "store", preprocessing=Preprocessing(orientation="RAS"))
+    assert store.image("toy_00").shape == (1, 8, 9, 5)
     assert all(before[path] != time for path, time in times(tmp_path / "store").items())
 
 
@@ -146,7 +146,7 @@ def test_damaged_slices_are_made_again(data, tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match="transunet prepare"):
         store.image("toy_01")
-    assert prepare(data, tmp_path / "store").image("toy_01").shape == (5, 1, 8, 9)
+    assert prepare(data, tmp_path / "store").image("toy_01").shape == (1, 5, 8, 9)
 
 
 def test_a_case_that_left_the_data_set_leaves_the_store(decathlon, tmp_path):
@@ -248,9 +248,29 @@ def test_a_store_of_another_version_is_refused(data, tmp_path):
     path.write_text("{")
     with pytest.raises(DataError, match=r"manifest\.json"):
         Store.open(store.path)
-    path.write_text('{"format": 1}')
+    path.write_text('{"format": 2}')
     with pytest.raises(DataError, match="damaged"):
         Store.open(store.path)
+
+
+def test_a_store_of_format_1_is_made_anew(data, tmp_path, caplog):
+    """It held slices (S, C, H, W), and named the axis that they were cut along."""
+    store = prepare(data, tmp_path / "store")
+    whole = np.array(store.image("toy_01"))
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    manifest["format"] = 1
+    preprocessing = manifest["preprocessing"]
+    preprocessing |= {"orientation": "RAS", "slice_axis": 2}
+    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    for case in store.cases:
+        folder = store.path / "cases" / case
+        np.save(folder / "image.npy", np.load(folder / "image.npy").swapaxes(0, 1))
+    with pytest.raises(DataError, match="format 1, this version reads and writes 2"):
+        Store.open(store.path)
+    anew = prepare(data, store.path)
+    assert "an earlier version: it is made anew" in caplog.text
+    np.testing.assert_array_equal(anew.image("toy_01"), whole)
+    assert Store.open(store.path).preprocessing == store.preprocessing
 
 
 def test_a_full_disk_is_one_clear_error(data, tmp_path, monkeypatch):
@@ -277,12 +297,8 @@ def test_ct_is_windowed(decathlon, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_hippocampus_is_prepared_in_seconds(shared, tmp_path):
-    import time
-
+def test_the_real_hippocampus_is_prepared(shared, tmp_path):
     data = open_dataset(shared("Task04_Hippocampus"))
-    start = time.perf_counter()
     store = prepare(data, tmp_path / "store")
-    assert time.perf_counter() - start < 20
     assert store.fingerprint.slices == 7158
     assert len(store.splits[0].validation) == 40

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prediction import OBLIQUE, left_in, noise, tiny_model
-from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.preprocessing import Channel, Preprocessing, planes_first
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 from transunet.inference import probability_files
@@ -18,7 +18,7 @@ NAMES = {0: "background", 1: "one", 2: "two"}
 
 
 def predictor(axis: int = 2, **settings: object) -> Predictor:
-    unit = Preprocessing(channels=(Channel(),), slice_axis=axis)
+    unit = Preprocessing(channels=(Channel(),), orientation=planes_first("RAS", axis))
     return Predictor(tiny_model(), unit, NAMES, device="cpu", batch_size=3, **settings)
 
 

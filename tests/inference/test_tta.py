@@ -87,7 +87,7 @@ def test_bundles_make_an_ensemble(tmp_path: Path) -> None:
     sources = [tiny_bundle(tmp_path / str(seed), seed) for seed in (1, 2)]
     image = noise().astype(np.float32)
     predictor = Predictor.from_pretrained(sources, device="cpu")
-    slices = predictor.preprocessing.to_slices(_volume(image))
+    slices = predictor.preprocessing.to_working(_volume(image)).swapaxes(0, 1)
     from transunet.data.resize import resize
 
     small = resize(slices, (32, 32), edge="kept")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prediction import OBLIQUE, noise
-from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.preprocessing import Channel, Preprocessing, planes_first
 from transunet.data.volume import Volume
 from transunet.errors import DataError
 from transunet.inference.volume_slices import VolumeSlices
@@ -21,9 +21,10 @@ def volume(channels: int = 1) -> Volume:
 @pytest.mark.parametrize("channels", [(CT,), (MRI,), (MRI, CT)])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_every_slab_is_a_part_of_the_whole(channels: tuple[Channel, ...], axis: int) -> None:
-    settings = Preprocessing(channels=channels, slice_axis=axis, orientation="LPS")
+    settings = Preprocessing(channels=channels, orientation=planes_first("LPS", axis))
     image = volume(len(channels))
-    whole, slabs = settings.to_slices(image), VolumeSlices(image, settings)
+    whole = settings.to_working(image).swapaxes(0, 1)
+    slabs = VolumeSlices(image, settings)
     assert slabs.shape == whole.shape
     assert len(slabs) == len(whole)
     for part in (slice(0, 3), slice(5, 6), slice(len(slabs) - 2, len(slabs))):
@@ -31,8 +32,8 @@ def test_every_slab_is_a_part_of_the_whole(channels: tuple[Channel, ...], axis: 
 
 
 def test_resampling_in_the_plane_is_done_slab_by_slab_too() -> None:
-    settings = Preprocessing(channels=(MRI,), spacing_mm=(1.0, 0.9))
-    whole = settings.to_slices(volume())
+    settings = Preprocessing(channels=(MRI,), spacing_mm=(None, 1.0, 0.9))
+    whole = settings.to_working(volume()).swapaxes(0, 1)
     slabs = VolumeSlices(volume(), settings)
     assert slabs.shape == whole.shape
     np.testing.assert_allclose(slabs[2:4], whole[2:4], atol=1e-5)

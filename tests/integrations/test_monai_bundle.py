@@ -106,18 +106,18 @@ def windowed_floats(folder: Path) -> list[Path]:
 
 IMAGES = {
     "ct, whole numbers": (ct, Preprocessing(channels=(CT,))),
-    "ct, real numbers": (windowed_floats, Preprocessing(channels=(CT,), orientation="LPS")),
-    "mri, sagittal": (mri, Preprocessing(channels=(MRI,), slice_axis=0)),
-    "mri, resampled": (mri, Preprocessing(channels=(MRI,), spacing_mm=(1.3, 0.7))),
-    "microns, resampled": (microns, Preprocessing(channels=(MRI,), spacing_mm=(1.0, 1.0))),
+    "ct, real numbers": (windowed_floats, Preprocessing(channels=(CT,), orientation="SLP")),
+    "mri, sagittal": (mri, Preprocessing(channels=(MRI,), orientation="RAS")),
+    "mri, resampled": (mri, Preprocessing(channels=(MRI,), spacing_mm=(None, 1.3, 0.7))),
+    "microns, resampled": (microns, Preprocessing(channels=(MRI,), spacing_mm=(None, 1.0, 1.0))),
     "unit steps, resampled": (
         unit_steps,
-        Preprocessing(channels=(MRI,), spacing_mm=(1.0, 1.0)),
+        Preprocessing(channels=(MRI,), spacing_mm=(None, 1.0, 1.0)),
     ),
     "photograph": (photograph, Preprocessing(channels=PHOTOGRAPH)),
     "two files": (
         two_files,
-        Preprocessing(channels=(HALF, MRI), slice_axis=1, orientation="ASR"),
+        Preprocessing(channels=(HALF, MRI), orientation="SAR"),
     ),
 }
 
@@ -306,7 +306,7 @@ def test_a_volume_without_its_affine_is_not_resampled() -> None:
 
     model = model_for(Preprocessing(channels=(MRI,)))
     with pytest.raises(ConfigError, match="MetaTensor"):
-        SliceBySlice(spacing_mm=(1.0, 1.0))(torch.rand(1, 1, 8, 8, 2), model)
+        SliceBySlice(spacing_mm=(None, 1.0, 1.0))(torch.rand(1, 1, 8, 8, 2), model)
     assert SliceBySlice()(torch.rand(2, 1, 8, 9, 2), model).shape == (2, 1, 8, 9, 2)
 
 

@@ -147,7 +147,6 @@ def test_what_contradicts_the_weights_is_refused_before_any_work(tmp_path, toy, 
 def test_a_raw_data_set_is_prepared_as_the_bundles_was(tmp_path, toy):
     theirs = Preprocessing(
         channels=(Channel(name="MRI", normalisation="clip", low=-50, high=250),),
-        slice_axis=0,
         orientation="LPS",
     )
     bundle, _ = bundle_at(tmp_path / "bundle", preprocessing=theirs)
@@ -156,12 +155,12 @@ def test_a_raw_data_set_is_prepared_as_the_bundles_was(tmp_path, toy):
     assert job.bundle_config.preprocessing == theirs
     assert "preprocessing: as of the weights' own data" in job.beginning.notes[-1]
     image = job.store.image(next(iter(job.store.cases)))
-    assert image.shape[0] == 24  # sagittal
+    assert image.shape[1] == 24  # sagittal
     assert 0 <= image.min() < image.max() <= 1
 
 
 def test_pictures_are_not_cut_into_lines(tmp_path):
-    bundle, _ = bundle_at(tmp_path / "bundle", preprocessing=Preprocessing(slice_axis=0))
+    bundle, _ = bundle_at(tmp_path / "bundle", preprocessing=Preprocessing(orientation="RAS"))
     for index in range(2):
         for kind in ("images", "masks"):
             path = tmp_path / "data" / kind / f"a{index}.png"
@@ -171,17 +170,17 @@ def test_pictures_are_not_cut_into_lines(tmp_path):
             )
     recipe = load_recipe("paper", QUICK | {"weights": str(bundle)})
     preprocessing = preprocessing_from_weights(recipe, open_dataset(tmp_path / "data"))
-    assert preprocessing.slice_axis == 2
+    assert preprocessing.orientation == "SRA"
     assert preprocessing.channels[0].normalisation == "range"
 
 
 def test_a_store_is_taken_as_it_was_prepared_and_the_difference_is_said(tmp_path, store):
-    theirs = Preprocessing(channels=(Channel(name="CT"),), slice_axis=0)
+    theirs = Preprocessing(channels=(Channel(name="CT"),), orientation="RAS")
     bundle, _ = bundle_at(tmp_path / "bundle", preprocessing=theirs)
     job = begin(tmp_path / "run", store, bundle)
     assert job.store.preprocessing == Store.open(store).preprocessing
     assert "the data set's, which is not" in job.beginning.notes[-1]
-    assert "slice_axis 2 (weights: 0)" in job.beginning.notes[-1]
+    assert "orientation SRA (weights: RAS)" in job.beginning.notes[-1]
 
 
 def test_intensities_are_taken_over_where_they_are_of_one_kind():
@@ -201,7 +200,7 @@ def test_intensities_are_taken_over_where_they_are_of_one_kind():
 
 
 def test_a_resumed_run_needs_no_source_and_ends_the_same_to_the_bit(tmp_path, toy):
-    bundle, _ = bundle_at(tmp_path / "bundle", preprocessing=Preprocessing(slice_axis=1))
+    bundle, _ = bundle_at(tmp_path / "bundle", preprocessing=Preprocessing(orientation="ARS"))
     how = {"checkpoint_minutes": 0, "iterations": 6}
     steps(begin(tmp_path / "whole", toy, bundle, **how))
     job = begin(tmp_path / "parted", toy, bundle, **how)

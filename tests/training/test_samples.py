@@ -23,7 +23,7 @@ def test_a_sample_is_a_resized_slice(store):
     assert (sample["case"], sample["slice"]) == ("toy_00", 2)
     assert sample["image"].dtype == torch.float32
     assert sample["label"].dtype == torch.int64
-    expected = resize(store.image("toy_00")[2], (16, 32), edge="kept")
+    expected = resize(store.image("toy_00")[:, 2], (16, 32), edge="kept")
     np.testing.assert_array_equal(sample["image"].numpy(), expected)
     expected = nearest(store.label("toy_00")[2], (16, 32), edge="kept")
     np.testing.assert_array_equal(sample["label"].numpy(), expected)

@@ -31,12 +31,12 @@ class TokenGrid:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Slices, and rows and columns of tokens in each."""
-        return self.preprocessing.slice_count(self.grid), self.rows, self.columns
+        return self.preprocessing.native_shape(self.grid)[0], self.rows, self.columns
 
     @property
     def slice_axis(self) -> int:
         """The axis of the volume's own array that runs across the slices."""
-        return self.preprocessing.stored_axis(self.grid)
+        return self.preprocessing.plane_axis(self.grid)
 
     def token_at(self, voxel: Sequence[int]) -> tuple[int, int, int]:
         """Return the slice, and the row and column of the token that contains `voxel`.
@@ -58,7 +58,7 @@ class TokenGrid:
         change = orientation_change(self.grid.affine, self.preprocessing.orientation)
         for index, size, (axis, flip) in zip(voxel, shape, change, strict=True):
             oriented[int(axis)] = int(index) if flip > 0 else size - 1 - int(index)
-        slice_index = oriented.pop(self.preprocessing.slice_axis)
+        slice_index = oriented.pop(0)
         row, column = (
             int(tokens[index])
             for index, tokens in zip(oriented, self._tokens_of_pixels, strict=True)
@@ -82,7 +82,7 @@ class TokenGrid:
             raise GeometryError(
                 f"{mask.name} does not lie on the grid of {self.grid.name}: {difference}."
             )
-        slices = (self.preprocessing.cut(mask)[:, 0] != 0).astype(np.float32)
+        slices = (self.preprocessing.oriented(mask)[0] != 0).astype(np.float32)
         rows, columns = (
             np.eye(side // self._patch, dtype=np.float32)[:, tokens]
             for side, tokens in zip(self._image_size, self._tokens_of_pixels, strict=True)
@@ -100,7 +100,7 @@ class TokenGrid:
 
     def to_volume(self, tokens: NDArray[np.float32], like: Volume) -> Volume:
         """Return values of all tokens (S, rows, columns) as float32 on the very grid of `like`."""
-        array = self.preprocessing.uncut(self.to_slices(tokens), self.grid)
+        array = self.preprocessing.unoriented(self.to_slices(tokens)[None], self.grid)
         return like.with_array(np.ascontiguousarray(array))
 
     def slice_to_volume(self, tokens: NDArray[np.float32], index: int) -> Volume:
@@ -110,7 +110,7 @@ class TokenGrid:
             tokens: (rows, columns).
             index: the slice, as `token_at` numbers them.
         """
-        array = self.preprocessing.uncut(self.to_slices(tokens[None]), self.grid)
+        array = self.preprocessing.unoriented(self.to_slices(tokens[None])[None], self.grid)
         affine = self.grid.affine.copy()
         affine[:3, 3] += affine[:3, self.slice_axis] * self.stored_index(index)
         return Volume(np.ascontiguousarray(array), affine, self.grid.name)
@@ -130,7 +130,7 @@ class TokenGrid:
         return [
             np.linspace(0, side - 1, size) if size > 1 else np.array([(side - 1) / 2])
             for size, side in zip(
-                self.preprocessing.native_size(self.grid), self._image_size, strict=True
+                self.preprocessing.native_shape(self.grid)[1:], self._image_size, strict=True
             )
         ]
 

@@ -391,9 +391,9 @@ class BatchPredictor:
         labels = job.labels["labels"]
         if "sheet" in job.files:
             write_sheet(job.image, labels, names, preprocessing, self.folder / job.files["sheet"])
-        slice_axis = preprocessing.stored_axis(job.image)
+        plane_axis = preprocessing.plane_axis(job.image)
         return {
-            "structures": measure_structures(labels, job.image, names, slice_axis),
+            "structures": measure_structures(labels, job.image, names, plane_axis),
             "seconds": round(time.perf_counter() - job.start, 3),
             "warnings": tuple(job.warnings),
         }

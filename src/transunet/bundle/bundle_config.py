@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from transunet.bundle.hub import download_file
 from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.sampling.slices import Slices
 from transunet.errors import ConfigError, DataError
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.settings import Configuration
@@ -25,15 +26,34 @@ class BundleConfig(Configuration):
         ConfigError: when the parts contradict each other.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     architecture: TransUNetConfig
     preprocessing: Preprocessing
+    """Volume -> working volume, and label maps back."""
+    sampling: Slices
+    """Working volume -> what the network takes; of the architecture's size if not given."""
     labels: Mapping[int, str]
     """Class index -> name; 0 is the background."""
     training_data: TrainingData | None = None
     """What training saw, so that an image of another kind is noticed; older bundles lack it."""
     versions: Mapping[str, str] = {}
     """Packages that wrote the bundle."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Read format 1, which names a slice axis and no sampling."""
+        values = dict(values)
+        if values.get("format_version") == 1:
+            values["format_version"] = 2
+            if isinstance(values.get("preprocessing"), Mapping):
+                values["preprocessing"] = Preprocessing.of_format_1(values["preprocessing"])
+        architecture = values.get("architecture")
+        if "sampling" not in values and architecture is not None:
+            if isinstance(architecture, Mapping):
+                architecture = TransUNetConfig(**architecture)
+            values["sampling"] = Slices(size=architecture.image_size)
+        return values
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -45,6 +65,16 @@ class BundleConfig(Configuration):
             raise ValueError(
                 f"preprocessing describes {len(self.preprocessing.channels)} channels, "
                 f"the model takes {channels}"
+            )
+        if self.sampling.size != self.architecture.image_size:
+            raise ValueError(
+                f"sampling gives slices of {self.sampling.size} pixels, the model takes "
+                f"{self.architecture.image_size}"
+            )
+        if self.preprocessing.spacing_mm and self.preprocessing.spacing_mm[0] is not None:
+            raise ValueError(
+                f"spacing_mm={self.preprocessing.spacing_mm} resamples from plane to plane; slices "
+                "keep the volume's own planes: (null, rows, columns)"
             )
         return self
 

@@ -30,7 +30,9 @@ def save_pretrained(model: TransUNet, config: BundleConfig, folder: Path | str) 
         save_file(state, path, metadata={"format": "pt"})
         path.chmod(mode)  # safetensors makes files that only their owner can read
     config = config.replace(
-        architecture=model.config, versions=versions_of((DISTRIBUTION, "torch", "numpy"))
+        architecture=model.config,
+        sampling=config.sampling.replace(size=model.config.image_size),
+        versions=versions_of((DISTRIBUTION, "torch", "numpy")),
     )
     with atomic_path(folder / CONFIG) as path:
         path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -101,6 +101,7 @@ def prepare(
     from transunet.cli.progress import count_cases
     from transunet.data.layouts import open_dataset
     from transunet.data.prepare import prepare as prepare_dataset
+    from transunet.data.preprocessing import planes_first
 
     data = open_dataset(dataset, layout, ignore)
     if modality:
@@ -108,11 +109,13 @@ def prepare(
     if group_by:
         data = data.grouped(group_by)
     chosen = _splits(data, split, fraction, folds, splits, seed)
-    preprocessing = _preprocessing(data, normalisation, window).replace(
-        orientation=orientation, spacing_mm=spacing
+    preprocessing = _preprocessing(data, normalisation, window)
+    if slice_axis is None:
+        slice_axis = "RAS".index(preprocessing.orientation[0])
+    preprocessing = preprocessing.replace(
+        orientation=planes_first(orientation, slice_axis),
+        spacing_mm=spacing and (None, *spacing),
     )
-    if slice_axis is not None:
-        preprocessing = preprocessing.replace(slice_axis=slice_axis)
     with showing_notes(), count_cases("Preparing") as progress:
         store = prepare_dataset(
             data,
@@ -184,12 +187,14 @@ def _preprocessing(
 
 def _show_settings(console: "Console", store: "Store") -> None:
     from transunet.cli.hanging import hanging
-    from transunet.data.planning import image_sides, normalisation_of, slice_axis_of
+    from transunet.data.planning import image_sides, normalisation_of, orientation_of
     from transunet.training.recipe import load_recipe
 
     used, recipe = store.preprocessing, load_recipe()
     normalisation = normalisation_of(used)
-    spacing = " x ".join(f"{edge:g}" for edge in used.spacing_mm) if used.spacing_mm else "as it is"
+    spacing = "as it is"
+    if used.spacing_mm:
+        spacing = " x ".join("own" if edge is None else f"{edge:g}" for edge in used.spacing_mm[1:])
     sides = image_sides(store.fingerprint)
     of_recipe = f"the default recipe's ({recipe.name})"
     less = ", less where memory is short" if sides.value[1:] else ""
@@ -203,8 +208,9 @@ def _show_settings(console: "Console", store: "Store") -> None:
         ),
         (
             "slices along",
-            f"axis {used.slice_axis} of {used.orientation}",
-            slice_axis_of(used, store.fingerprint).reason,
+            f"{used.orientation[0]}, rows along {used.orientation[1]}, columns along "
+            f"{used.orientation[2]}",
+            orientation_of(used, store.fingerprint).reason,
             "--slice-axis, --orientation",
         ),
         ("in-plane mm", spacing, "slices keep their own unless told otherwise", "--spacing"),

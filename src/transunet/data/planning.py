@@ -12,7 +12,7 @@ import numpy as np
 
 from transunet.data.cases import DataSet
 from transunet.data.fingerprint import Fingerprint
-from transunet.data.preprocessing import PHOTOGRAPH_CHANNELS, Channel, Preprocessing
+from transunet.data.preprocessing import PHOTOGRAPH_CHANNELS, Channel, Preprocessing, planes_first
 from transunet.data.volume import Grid
 
 Value = TypeVar("Value")
@@ -51,7 +51,7 @@ def preprocessing_for(dataset: DataSet, grids: Sequence[Grid] = ()) -> Preproces
         spacing = np.median(in_ras, axis=0)
         coarse = [a for a in (2, 1, 0) if spacing[a] > ANISOTROPY * np.delete(spacing, a).max()]
         slice_axis = coarse[0] if coarse else 2
-    return Preprocessing(channels=channels, slice_axis=slice_axis)
+    return Preprocessing(channels=channels, orientation=planes_first("RAS", slice_axis))
 
 
 def channel_for(name: str, intensity_range: tuple[float, float] | None = None) -> Channel:
@@ -86,11 +86,11 @@ def describe(channel: Channel) -> str:
     return f"{channel.name}: mean 0 and deviation 1 per volume"
 
 
-def slice_axis_of(preprocessing: Preprocessing, fingerprint: Fingerprint) -> Derived[int]:
-    """Return the axis across the slices, in the preprocessing's orientation, and why it is it."""
+def orientation_of(preprocessing: Preprocessing, fingerprint: Fingerprint) -> Derived[str]:
+    """Return the directions of planes, rows and columns, and why it is they."""
     spacing = " x ".join(f"{edge:.3g}" for edge in fingerprint.spacing_mm["median"])
     return Derived(
-        preprocessing.slice_axis,
+        preprocessing.orientation,
         f"slices, rows and columns lie {spacing} mm apart (median); axial, unless another axis is "
         f"more than {ANISOTROPY:g} times coarser",
     )

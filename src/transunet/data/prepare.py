@@ -6,6 +6,7 @@ changed: preparing twice does nothing, and after an interruption it goes on wher
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -41,6 +42,7 @@ from transunet.data.store import (
     StoredCase,
     case_folder,
     case_on_disk,
+    is_older,
 )
 from transunet.data.volume import Grid
 from transunet.data.walking import walk
@@ -49,6 +51,8 @@ from transunet.files import atomic_path, sha256_of, writable_folder, writing
 
 _READING = 2
 """Counted up when files are read otherwise than before, so that stores are made anew."""
+
+_log = logging.getLogger("transunet")
 
 _GRIDS = 500  # cases whose headers decide on the slice axis
 
@@ -92,7 +96,10 @@ def prepare(
     splits = splits or splits_of(dataset, cases, seed, how=how, fraction=fraction, folds=folds)
     preprocessing = preprocessing or preprocessing_for(dataset, grids_of(cases))
     if (store / MANIFEST).is_file():
-        Store.open(store)  # refuses another version's
+        if is_older(store):
+            _log.warning("%s was prepared by an earlier version: it is made anew.", store)
+        else:
+            Store.open(store)  # refuses a later version's
     elif store.is_dir():
         others = {entry.name for entry in store.iterdir()} - {"cases"}
         if others:
@@ -181,12 +188,12 @@ def _prepare_case(
     image, label = dataset.read_case(case)
     assert case.label is not None  # as in every labelled case
     assert label is not None
-    slices = preprocessing.to_slices(image)
-    label_slices = preprocessing.labels_to_slices(label)
-    classes = [int(index) for index in np.unique(label_slices) if index in dataset.labels]
-    unlabelled = np.zeros(len(label_slices), np.bool_)
+    working = preprocessing.to_working(image)
+    working_labels = preprocessing.labels_to_working(label)
+    classes = [int(index) for index in np.unique(working_labels) if index in dataset.labels]
+    unlabelled = np.zeros(len(working_labels), np.bool_)
     if dataset.ignore is not None:
-        unlabelled = (label_slices == IGNORED).all(axis=(1, 2))
+        unlabelled = (working_labels == IGNORED).all(axis=(1, 2))
     stored = StoredCase(
         name=case.name,
         images=tuple(_stored_path(dataset, path) for path in case.images),
@@ -195,11 +202,11 @@ def _prepare_case(
         made_with=made_with,
         group=case.group,
         split=case.split,
-        slices=len(slices),
-        size=(slices.shape[2], slices.shape[3]),
-        spacing_mm=preprocessing.slice_spacing(image),
+        slices=working.shape[1],
+        size=(working.shape[2], working.shape[3]),
+        spacing_mm=preprocessing.working_spacing_mm(image),
         slices_with={
-            index: tuple(np.flatnonzero((label_slices == index).any(axis=(1, 2))).tolist())
+            index: tuple(np.flatnonzero((working_labels == index).any(axis=(1, 2))).tolist())
             for index in classes
             if index
         },
@@ -211,8 +218,8 @@ def _prepare_case(
     remedy = "Choose another place or make room; the cases that are done stay done."
     with writing(store, remedy), atomic_path(case_folder(store, case.name)) as folder:
         folder.mkdir()
-        np.save(folder / "image.npy", slices)
-        np.save(folder / "label.npy", label_slices)
+        np.save(folder / "image.npy", working)
+        np.save(folder / "label.npy", working_labels)
         (folder / CASE).write_text(stored.model_dump_json(), "utf-8")
     return stored
 

@@ -1,9 +1,9 @@
-"""Volumes to slices and label slices back to volumes: orientation, intensities, slice axis.
+"""Volumes to working volumes, and label maps back: orientation, intensities, spacing.
 
 It travels in the bundle, so that predicting does what training did.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -94,19 +94,34 @@ class Channel(Configuration):
 
 
 class Preprocessing(Configuration):
-    """From a volume to slices for the network, and from label slices back to the volume's own grid.
+    """From a volume to the working volume that a network sees samples of, and label maps back.
+
+    A working volume is (C, D, H, W): channels, planes, rows, columns.
 
     Raises:
         ConfigError: for settings that cannot work.
     """
 
     channels: tuple[Channel, ...] = Field(default=(Channel(),), min_length=1)
-    orientation: str = "RAS"
-    """The directions that the axes are permuted and flipped to before cutting."""
-    slice_axis: int = Field(default=2, ge=0, le=2)
-    """The axis, after reorienting, that slices are cut along: 2 gives axial slices in RAS."""
-    spacing_mm: tuple[float, float] | None = None
-    """In-plane spacing (rows, columns) that slices are resampled to; None keeps each volume's."""
+    orientation: str = "SRA"
+    """The directions in which planes, rows and columns follow each other: "SRA", axial planes from
+    the feet up, rows from left to right, columns from back to front."""
+    spacing_mm: tuple[float | None, float | None, float | None] | None = None
+    """From plane to plane, row to row, column to column; None keeps each volume's own."""
+
+    @classmethod
+    def of_format_1(cls, values: Mapping[str, Any]) -> Self:
+        """Return what bundles, runs and stores of format 1 mean, which name an axis to cut along.
+
+        Args:
+            values: its fields: `orientation`, `slice_axis` in it, `spacing_mm` within the slices.
+        """
+        values = dict(values)
+        axis = values.pop("slice_axis", 2)
+        values["orientation"] = planes_first(values.get("orientation", "RAS"), axis)
+        if values.get("spacing_mm") is not None:
+            values["spacing_mm"] = (None, *values["spacing_mm"])
+        return cls(**values)
 
     @field_validator("orientation")
     @classmethod
@@ -119,19 +134,19 @@ class Preprocessing(Configuration):
 
     @field_validator("spacing_mm")
     @classmethod
-    def _positive(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and min(value) <= 0:
+    def _positive(cls, value: tuple[float | None, ...] | None) -> tuple[float | None, ...] | None:
+        if value is not None and min(edge for edge in (*value, 1) if edge is not None) <= 0:
             raise ValueError(f"spacing_mm={value} must be positive")
         return value
 
-    def to_slices(
+    def to_working(
         self, volume: Volume, scales: Sequence[Scale | None] | None = None
     ) -> NDArray[np.float32]:
-        """Return the volume as normalised slices, (S, C, H, W) float32.
+        """Return the normalised working volume, (C, D, H, W) float32.
 
         Args:
-            volume: a whole one, or a slab of it.
-            scales: of a slab, each channel's `measure` of the whole.
+            volume: a whole one, or some of its planes.
+            scales: of some planes, each channel's `measure` of the whole.
 
         Raises:
             DataError: when the volume has another number of channels.
@@ -143,93 +158,93 @@ class Preprocessing(Configuration):
                 f"({names}). Give one file per channel, in this order; of a series over time, one "
                 "volume."
             )
-        slices = self.cut(volume)
-        out = np.empty(slices.shape, np.float32)
+        oriented = self.oriented(volume)
+        out = np.empty(oriented.shape, np.float32)
         white = raster.white_of(volume)
         for index, channel in enumerate(self.channels):
             channel = channel.for_white(white)
-            out[:, index] = channel.normalise(slices[:, index], scales[index] if scales else None)
-        size = self.slice_size(volume)
-        return out if size == tuple(out.shape[-2:]) else resize(out, size, order=3, edge="kept")
+            out[index] = channel.normalise(oriented[index], scales[index] if scales else None)
+        shape = self.working_shape(volume)
+        same = shape == oriented.shape[1:]
+        return out if same else resize(out, shape, order=3, edge="kept")
 
-    def labels_to_slices(self, volume: Volume) -> NDArray[Any]:
-        """Return a label map as slices, (S, H, W) uint8 (uint16 above 255)."""
-        slices = self.cut(volume)[:, 0]
-        return np.ascontiguousarray(
-            nearest(smallest_unsigned(slices), self.slice_size(volume), edge="kept")
-        )
+    def labels_to_working(self, volume: Volume) -> NDArray[Any]:
+        """Return a label map as a working volume, (D, H, W) uint8 (uint16 above 255)."""
+        oriented = smallest_unsigned(self.oriented(volume)[0])
+        return np.ascontiguousarray(nearest(oriented, self.working_shape(volume), edge="kept"))
 
-    def from_slices(self, labels: NDArray[Any], like: Volume) -> Volume:
-        """Return label slices, cut as `to_slices(like)` cuts, as a label map on `like`'s own grid.
+    def from_working(self, labels: NDArray[Any], like: Volume) -> Volume:
+        """Return the labels of a working volume as a label map on `like`'s own grid.
 
         Args:
-            labels: (S, H, W), unsigned.
-            like: The volume that was cut.
+            labels: (D, H, W), unsigned.
+            like: The volume that `to_working` made it of.
 
         Raises:
-            GeometryError: when the slices are not as many and as large as those of `like`.
+            GeometryError: when they are not as many planes, and as large, as those of `like`.
         """
-        expected = (self.slice_count(like), *self.slice_size(like))
-        if labels.shape != expected:
+        if labels.shape != (expected := self.working_shape(like)):
             raise GeometryError(
-                f"{like.name}: label slices of shape {labels.shape} do not fit; expected "
-                f"{expected}."
+                f"{like.name}: labels of shape {labels.shape} do not fit; expected {expected}."
             )
-        native = nearest(labels, self.native_size(like), edge="kept")
-        return like.with_array(np.ascontiguousarray(smallest_unsigned(self.uncut(native, like))))
+        native = nearest(labels, self.native_shape(like), edge="kept")
+        array = smallest_unsigned(self.unoriented(native[None], like))
+        return like.with_array(np.ascontiguousarray(array))
 
-    def cut(self, volume: Volume) -> NDArray[Any]:
-        """Return `volume`'s voxels as its slices at their own size, (S, C, H, W): a view."""
-        oriented = volume.reoriented(self.orientation).array
-        return np.moveaxis(oriented, 1 + self.slice_axis, 0)
+    def oriented(self, volume: Volume) -> NDArray[Any]:
+        """Return `volume`'s voxels as planes, rows and columns, (C, D, H, W): a view."""
+        return volume.reoriented(self.orientation).array
 
-    def uncut(self, slices: NDArray[Any], like: Volume | Grid) -> NDArray[Any]:
-        """Return slices (S, H, W), as `cut` gives them, as `like`'s (1, X, Y, Z): a view."""
-        oriented = np.moveaxis(slices[None], 1, 1 + self.slice_axis)
-        return apply_orientation(oriented, orientation_back(like.affine, self.orientation))
+    def unoriented(self, array: NDArray[Any], like: Volume | Grid) -> NDArray[Any]:
+        """Return (C, D, H, W), as `oriented` gives it, as `like`'s (C, X, Y, Z): a view."""
+        return apply_orientation(array, orientation_back(like.affine, self.orientation))
 
-    def slice_count(self, volume: Volume | Grid) -> int:
-        """How many slices `volume` is cut into."""
-        return volume.spatial_shape[self.stored_axis(volume)]
+    def native_shape(self, volume: Volume | Grid) -> tuple[int, int, int]:
+        """Planes, rows and columns of `volume` before it is resampled."""
+        planes, rows, columns = (volume.spatial_shape[axis] for axis in self._axes(volume))
+        return planes, rows, columns
 
-    def native_size(self, volume: Volume | Grid) -> tuple[int, int]:
-        """Height and width in pixels of `volume`'s slices before they are resampled."""
-        _, rows, columns = self._axes(volume)
-        return volume.spatial_shape[rows], volume.spatial_shape[columns]
-
-    def slice_size(self, volume: Volume | Grid) -> tuple[int, int]:
-        """Height and width in pixels of `volume`'s slices."""
-        size = self.native_size(volume)
+    def working_shape(self, volume: Volume | Grid) -> tuple[int, int, int]:
+        """Planes, rows and columns of the working volume."""
+        shape = self.native_shape(volume)
         if self.spacing_mm is None:
-            return size
-        native = self.slice_spacing(volume, resampled=False)[1:]
-        height, width = (
-            max(1, round(n * has / wants))
-            for n, has, wants in zip(size, native, self.spacing_mm, strict=True)
+            return shape
+        native_mm = self.working_spacing_mm(volume, resampled=False)
+        planes, rows, columns = (
+            n if wanted is None else max(1, round(n * has / wanted))
+            for n, has, wanted in zip(shape, native_mm, self.spacing_mm, strict=True)
         )
-        return height, width
+        return planes, rows, columns
 
-    def slice_spacing(
+    def working_spacing_mm(
         self, volume: Volume | Grid, resampled: bool = True
     ) -> tuple[float, float, float]:
-        """Distance in mm from slice to slice, row to row and column to column."""
+        """Distance in mm from plane to plane, row to row and column to column."""
         spacing = _grid(volume).spacing_mm
-        between, row, column = (spacing[axis] for axis in self._axes(volume))
+        native_mm = [spacing[axis] for axis in self._axes(volume)]
         if resampled and self.spacing_mm is not None:
-            # What the rounding to whole pixels made of the wanted spacing.
-            native, size = self.native_size(volume), self.slice_size(volume)
-            row, column = row * native[0] / size[0], column * native[1] / size[1]
-        return between, row, column
+            # What the rounding to whole voxels made of the wanted spacing.
+            native, working = self.native_shape(volume), self.working_shape(volume)
+            native_mm = [
+                edge if wanted is None else edge * n / new
+                for edge, wanted, n, new in zip(
+                    native_mm, self.spacing_mm, native, working, strict=True
+                )
+            ]
+        planes, rows, columns = native_mm
+        return planes, rows, columns
 
-    def stored_axis(self, volume: Volume | Grid) -> int:
-        """The axis of `volume`'s own array that runs across the slices."""
+    def plane_axis(self, volume: Volume | Grid) -> int:
+        """The axis of `volume`'s own array that runs across the planes."""
         return self._axes(volume)[0]
 
     def _axes(self, volume: Volume | Grid) -> tuple[int, int, int]:
-        """The array axes that run across the slices, down their rows and along their columns."""
-        axes = list(_grid(volume).axes_in(self.orientation))
-        across = axes.pop(self.slice_axis)
-        return across, axes[0], axes[1]
+        return _grid(volume).axes_in(self.orientation)
+
+
+def planes_first(orientation: str, axis: int) -> str:
+    """Return `orientation`, such as "RAS", with the axis across the planes in front: 2 is "SRA"."""
+    return orientation[axis : axis + 1] + orientation[:axis] + orientation[axis + 1 :]
 
 
 def _grid(volume: Volume | Grid) -> Grid:

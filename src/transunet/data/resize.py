@@ -65,6 +65,8 @@ def nearest(labels: NDArray[Any], size: tuple[int, ...], edge: Edge = "scipy") -
         return labels
     out = labels
     for axis, new in zip(range(-len(size), 0), size, strict=True):
+        if labels.shape[axis] == new:
+            continue
         picked, inside = _indices(labels.shape[axis], new, edge)
         out = out.take(picked, axis=axis)
         if not inside.all():

@@ -1,8 +1,8 @@
-"""A prepared store: a folder with a manifest and, per case, slices that training maps into memory.
+"""A prepared store: a manifest and, per case, a working volume that training maps into memory.
 
 STORE/manifest.json            data set, labels, preprocessing, fingerprint, splits, every case
-STORE/cases/NAME/image.npy     (S, C, H, W) float32, normalised, at the case's own in-plane size
-STORE/cases/NAME/label.npy     (S, H, W) uint8 (uint16 above 255 classes), class indices; 255 where
+STORE/cases/NAME/image.npy     (C, D, H, W) float32: channels, planes, rows and columns
+STORE/cases/NAME/label.npy     (D, H, W) uint8 (uint16 above 255 classes), class indices; 255 where
                                nobody labelled a voxel, in a store that has such
 STORE/cases/NAME/case.json     the case's entry of the manifest
 """
@@ -24,8 +24,8 @@ from transunet.data.splits import Split, Splits
 from transunet.errors import ConfigError, TransUNetError
 from transunet.settings import Configuration
 
-FORMAT = 1
-"""Version of the store's layout; another one is refused."""
+FORMAT = 2
+"""Version of the store's layout; another one is refused, and an older one prepared anew."""
 
 MANIFEST = "manifest.json"
 CASE = "case.json"
@@ -157,11 +157,11 @@ class Store:
         return self.manifest.cases
 
     def image(self, name: str) -> NDArray[np.float32]:
-        """Map the slices of a case into memory, (S, C, H, W) float32, read-only."""
+        """Map the working volume of a case into memory, (C, D, H, W) float32, read-only."""
         return self._array(name, "image.npy")
 
     def label(self, name: str) -> NDArray[Any]:
-        """Map the label slices of a case into memory, (S, H, W) unsigned, read-only."""
+        """Map the labels of a case's working volume into memory, (D, H, W) unsigned, read-only."""
         return self._array(name, "label.npy")
 
     def case(self, name: str) -> StoredCase:
@@ -188,6 +188,15 @@ class Store:
             raise Problem("store", str(path), found, remedy).error() from None
 
 
+def is_older(store: Path) -> bool:
+    """Return whether a store is of a format of before, which preparing makes anew."""
+    try:
+        version = json.loads((store / MANIFEST).read_text("utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return isinstance(version, int) and version < FORMAT
+
+
 def case_folder(store: Path, name: str) -> Path:
     """Return the folder that holds one case's slices."""
     return store / "cases" / name
@@ -203,4 +212,4 @@ def case_on_disk(store: Path, name: str) -> StoredCase | None:
     except (OSError, ValueError, EOFError, TransUNetError):
         return None
     whole = (case.slices, *case.size)
-    return case if label.shape == whole == (image.shape[0], *image.shape[2:]) else None
+    return case if label.shape == whole == image.shape[1:] else None

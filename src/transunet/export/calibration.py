@@ -93,7 +93,7 @@ def _slices_of_image(case: Case, config: BundleConfig, most: int) -> list[NDArra
 
 def _slices_of_store(store: Store, name: str, most: int) -> list[NDArray[np.float32]]:
     """Return up to `most` slices (C, H, W) of a case, those with structures where it has any."""
-    image = store.image(name)
+    image = store.image(name).swapaxes(0, 1)
     chosen = sorted(set().union(*store.case(name).slices_with.values())) or range(len(image))
     return [np.array(image[chosen[i]]) for i in _spread(len(chosen), min(len(chosen), most))]
 

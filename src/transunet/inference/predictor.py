@@ -252,7 +252,7 @@ class Predictor:
                 stores.append(lambda part, values: store(part, entropy(values)[:, None]))
             labels = self._label(slices, progress, stores)
         del slices  # not held while pieces are looked for
-        label_map = self.preprocessing.from_slices(labels, volume)
+        label_map = self.preprocessing.from_working(labels, volume)
         del labels
         keep_largest(label_map.array[0], self.largest_component)
         return label_map

@@ -46,15 +46,15 @@ def probability_file(
     """
     if path.suffix not in _OPENERS:
         raise ConfigError(f"{path}: maps are written as {' or '.join(_OPENERS)}.")
-    slice_axis = preprocessing.stored_axis(volume)
+    plane_axis = preprocessing.plane_axis(volume)
     with atomic_path(path) as scratch:
         with writing(path):
-            stored = _OPENERS[path.suffix](scratch, channels, volume, slice_axis)
-        slices = preprocessing.cut(replace(volume, array=stored))
-        height, width = slices.shape[2:]
+            stored = _OPENERS[path.suffix](scratch, channels, volume, plane_axis)
+        planes = preprocessing.oriented(replace(volume, array=stored)).swapaxes(0, 1)
+        height, width = planes.shape[2:]
 
         def store(part: slice, values: NDArray[np.float32]) -> None:
-            slices[part] = nearest(values, (height, width), edge="kept")
+            planes[part] = nearest(values, (height, width), edge="kept")
             stored.flush()
             _release_pages(stored)
 
@@ -62,16 +62,16 @@ def probability_file(
         stored.flush()
 
 
-def _open_npy(path: Path, channels: int, volume: Volume, slice_axis: int) -> Any:
+def _open_npy(path: Path, channels: int, volume: Volume, plane_axis: int) -> Any:
     shape = (channels, *volume.spatial_shape)
     # Each slice in one piece: spread over the whole file, every one would touch every page of it.
-    last = slice_axis == 2
+    last = plane_axis == 2
     stored = open_memmap(path, mode="w+", dtype=np.float16, shape=shape, fortran_order=last)
     _reserve(path, stored.offset + stored.nbytes)
     return stored
 
 
-def _open_nifti(path: Path, channels: int, volume: Volume, _slice_axis: int) -> Any:
+def _open_nifti(path: Path, channels: int, volume: Volume, _plane_axis: int) -> Any:
     header = nib.Nifti1Header()
     shape = (*volume.spatial_shape, channels)
     header.set_data_shape(shape[:3] if channels == 1 else shape)

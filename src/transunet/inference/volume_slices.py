@@ -16,14 +16,13 @@ _AT_ONCE = 8  # slices that are looked at together when the volume is measured
 
 
 class VolumeSlices:
-    """The slices (S, C, H, W) of `preprocessing.to_slices(volume)`; index with a slice.
+    """The planes (D, C, H, W) of `preprocessing.to_working(volume)`; index with a slice.
 
     Raises:
         DataError: for another number of channels, or voxels that are not finite.
     """
 
     def __init__(self, volume: Volume, preprocessing: Preprocessing) -> None:
-        self._axis = 1 + preprocessing.slice_axis
         self._volume = volume.reoriented(preprocessing.orientation)
         self._preprocessing = preprocessing
         self._scales: list[Scale | None] | None = None
@@ -44,18 +43,16 @@ class VolumeSlices:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Slices, channels, height and width."""
-        height, width = self._preprocessing.slice_size(self._volume)
-        return len(self), self._volume.channels, height, width
+        planes, rows, columns = self._preprocessing.working_shape(self._volume)
+        return planes, self._volume.channels, rows, columns
 
     def __len__(self) -> int:
-        return int(self._volume.array.shape[self._axis])
+        return int(self._volume.array.shape[1])
 
     def __getitem__(self, part: slice) -> NDArray[np.float32]:
         slab = replace(self._volume, array=self._voxels(part))
-        return self._preprocessing.to_slices(slab, self._scales)
+        return self._preprocessing.to_working(slab, self._scales).swapaxes(0, 1)
 
     def _voxels(self, part: slice) -> NDArray[np.float32]:
-        """The voxels of some slices as they are, (C, X, Y, Z)."""
-        index = [slice(None)] * 4
-        index[self._axis] = part
-        return np.asarray(self._volume.array[tuple(index)])
+        """The voxels of some planes as they are, (C, D, H, W)."""
+        return np.asarray(self._volume.array[:, part])

@@ -27,7 +27,7 @@ from transunet.weights.download import fetch
 from transunet.weights.load import LoadedWeights, load_weights, network_settings
 from transunet.weights.origin import CHECKPOINT, Origin, about_hub, local_origin
 
-_COMPARED = ("orientation", "slice_axis", "spacing_mm")  # besides the channels
+_COMPARED = ("orientation", "spacing_mm")  # besides the channels
 
 _log = logging.getLogger(__name__)
 
@@ -147,8 +147,8 @@ def preprocessing_from_weights(recipe: Recipe, data: DataSet) -> Preprocessing |
     grids = grids_of(labelled(data))
     own = preprocessing_for(data, grids)
     bundled = read_config(origin.bundle).preprocessing
-    if any(min(bundled.native_size(grid)) == 1 for grid in grids):  # pictures, cut on edge
-        bundled = bundled.replace(orientation=own.orientation, slice_axis=own.slice_axis)
+    if any(min(bundled.native_shape(grid)[1:]) == 1 for grid in grids):  # pictures, cut on edge
+        bundled = bundled.replace(orientation=own.orientation)
     return bundled.replace(channels=normalised_as(own.channels, bundled.channels))
 
 

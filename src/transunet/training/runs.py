@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
+from pydantic import field_validator
 
 from transunet.data.cases import DataSet
 from transunet.data.layouts import open_dataset
@@ -87,6 +88,12 @@ class RunRecord(Configuration):
     """The pattern that keeps cases together, where one was given."""
     launch: str = ""
     """Which torchrun began it, if one did."""
+
+    @field_validator("preprocessing", mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, value: Any) -> Any:
+        earlier = isinstance(value, Mapping) and "slice_axis" in value
+        return Preprocessing.of_format_1(value) if earlier else value
 
 
 @dataclass(frozen=True)

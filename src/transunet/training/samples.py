@@ -68,7 +68,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         """
         epoch, index = key
         case, number = self.locate(index)
-        image = np.array(self.store.image(case)[number])
+        image = np.array(self.store.image(case)[:, number])
         label = np.array(self.store.label(case)[number])
         if self.augment is not None:
             rng = np.random.default_rng((self.seed, epoch, index))

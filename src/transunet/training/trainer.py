@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.checks.suitability import TrainingData
+from transunet.data.sampling.slices import Slices
 from transunet.data.splits import Split, Splits
 from transunet.data.store import Store
 from transunet.errors import ConfigError, TransUNetError
@@ -124,6 +125,7 @@ class Trainer:
         return BundleConfig(
             architecture=self.model.config,
             preprocessing=self.store.preprocessing,
+            sampling=Slices(size=self.model.config.image_size),
             labels=dict(self.store.labels),
             training_data=TrainingData.of(self.store.cases.values(), self.store.preprocessing),
         )

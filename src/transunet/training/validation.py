@@ -60,7 +60,8 @@ def validate(
     classes = [index for index in store.labels if index]
     measured: dict[str, dict[str, float]] = {}
     for case in cases[world.rank :: world.size]:
-        predicted, label = predictor.label_slices(store.image(case)), np.asarray(store.label(case))
+        label = np.asarray(store.label(case))
+        predicted = predictor.label_slices(store.image(case).swapaxes(0, 1))
         if store.ignored is not None:
             predicted = np.where(label == store.ignored, 0, predicted)
         dice = dice_per_class(predicted, label, classes)

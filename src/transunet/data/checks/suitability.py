@@ -338,8 +338,8 @@ def _doubtful_grid(
             return ["It is a picture without voxel sizes; training saw images that tell them."]
         return ["It is an image with voxel sizes; training saw pictures, which have none."]
     grid = Grid(image.shape, np.array(image.affine))
-    spacing = preprocessing.slice_spacing(grid)
-    view = _view(preprocessing.slice_size(grid), spacing)
+    spacing = preprocessing.working_spacing_mm(grid)
+    view = _view(preprocessing.working_shape(grid)[1:], spacing)
     unit, doubts = ("pixels" if image.space == "pixels" else "mm"), []
     if _outside(spacing, training.spacing_mm, factor=SPACING_FACTOR):
         doubts.append(

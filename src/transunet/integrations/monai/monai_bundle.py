@@ -199,8 +199,8 @@ def inference(config: BundleConfig) -> dict[str, Any]:
         },
         "inferer": {
             "_target_": f"{PARTS}.SliceBySlice",
-            "slice_axis": preprocessing.slice_axis,
-            "spacing_mm": preprocessing.spacing_mm,
+            "slice_axis": 0,
+            "spacing_mm": preprocessing.spacing_mm and preprocessing.spacing_mm[1:],
             "batch_size": 8,
             "procedure": "native",
             "mirror": False,
@@ -242,7 +242,7 @@ def _intensities(preprocessing: Preprocessing) -> dict[str, Any]:
     return {
         "_target_": f"{PARTS}.NormaliseChannelsd",
         "channels": [channel.model_dump(mode="json") for channel in preprocessing.channels],
-        "slice_axis": preprocessing.slice_axis,
+        "slice_axis": 0,
     }
 
 
@@ -255,7 +255,6 @@ def metadata(config: BundleConfig) -> dict[str, Any]:
     names = [config.labels[index] for index in sorted(config.labels)]
     classes = ", ".join(f"{index} {name}" for index, name in enumerate(names))
     structures = ", ".join(names[1:])
-    axis = ("first", "second", "third")[preprocessing.slice_axis]
     modalities = {_MODALITIES.get(c.name.lower(), "n/a") for c in preprocessing.channels}
     bounded = all(channel.normalisation != "zscore" for channel in preprocessing.channels)
 
@@ -284,7 +283,7 @@ def metadata(config: BundleConfig) -> dict[str, Any]:
         "name": f"TransUNet {network.name}",
         "task": f"Segmentation of {structures} slice by slice",
         "description": f"TransUNet ({network.name}), a 2-D network of convolutions and a "
-        f"transformer, segments {structures} in slices along the {axis} axis of volumes oriented "
+        f"transformer, segments {structures} in slices along the first axis of volumes oriented "
         f"{preprocessing.orientation}.",
         "authors": "whoever trained the model",
         "copyright": "of the weights: whoever trained the model",

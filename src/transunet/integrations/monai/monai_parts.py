@@ -16,7 +16,7 @@ from monai.utils import convert_to_dst_type
 
 from transunet.data.formats import nifti, suffix_of
 from transunet.data.inputs import find_inputs
-from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.preprocessing import Channel, Preprocessing, planes_first
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 from transunet.inference.predictor import Predictor
@@ -81,8 +81,10 @@ class NormaliseChannelsd(MapTransform):  # type: ignore[misc]
         slice_axis: int = 2,
     ) -> None:
         super().__init__(keys)
+        self.slice_axis = slice_axis
         self.preprocessing = Preprocessing(
-            channels=tuple(Channel(**channel) for channel in channels), slice_axis=slice_axis
+            channels=tuple(Channel(**channel) for channel in channels),
+            orientation=planes_first("RAS", slice_axis),
         )
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +97,7 @@ class NormaliseChannelsd(MapTransform):  # type: ignore[misc]
         for key in self.key_iterator(out):
             name = str(out[key].meta.get("filename_or_obj", "the image"))
             slices = VolumeSlices(Volume(out[key].numpy(), np.eye(4), name), self.preprocessing)
-            array = np.moveaxis(slices[0 : len(slices)], 0, 1 + self.preprocessing.slice_axis)
+            array = np.moveaxis(slices[0 : len(slices)], 0, 1 + self.slice_axis)
             out[key] = convert_to_dst_type(array, dst=out[key], dtype=np.float32)[0]
         return out
 
@@ -149,8 +151,8 @@ class SliceBySlice(Inferer):  # type: ignore[misc]
         as_it_is = Channel(normalisation="range", high=1.0)  # the transforms have normalised
         preprocessing = Preprocessing(
             channels=(as_it_is,) * network.config.in_channels,
-            slice_axis=self.slice_axis,
-            spacing_mm=self.spacing_mm,
+            orientation=planes_first("RAS", self.slice_axis),
+            spacing_mm=self.spacing_mm and (None, *self.spacing_mm),
         )
         names = {index: str(index) for index in range(network.config.num_classes)}
         predictor = Predictor(network, preprocessing, names, device=inputs.device, **self.settings)

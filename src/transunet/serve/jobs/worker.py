@@ -165,14 +165,14 @@ class Worker:
         with atomic_path(job.folder / OVERLAY) as path:
             write_view(labels.array, np.array(job.metadata["affine"]), path)
         settings = predictor.preprocessing
-        axis = settings.stored_axis(image)
+        axis = settings.plane_axis(image)
         measured = measure_structures(labels, image, predictor.labels, axis)
         statistics = [
             {"index": index, "name": name, "color": label_colour(index), **measured[name]}
             for index, name in sorted(predictor.labels.items())
             if index
         ]
-        return {"statistics": statistics, "slices": settings.slice_count(image)}
+        return {"statistics": statistics, "slices": settings.native_shape(image)[0]}
 
     def _show_attention(self, task: AttentionTask) -> None:
         image = self._read(task)
