@@ -13,7 +13,7 @@ OUT    ?= demo
 WORKERS ?= logical
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-CORE := $(addprefix tests/,models data inference evaluation training bundle)
+CORE := $(addprefix tests/,models data inference evaluation training)
 
 .PHONY: demo quick test web lint format docs clean
 

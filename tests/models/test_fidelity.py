@@ -10,9 +10,13 @@ from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig, varia
 from transunet.models.transunet2d.embedding import Transformer
 from transunet.models.transunet2d.network import TransUNet
 
-LARGE = ("pth_l16_224", "pth_l32_224_half", "pth_r50l16_224")
+# The large sizes, and what other numbers of skips and channels add to the paper's network.
+SLOW = (
+    *("pth_l16_224", "pth_l32_224_half", "pth_r50l16_224"),
+    *("pth_r50b16_224_skip0", "pth_r50b16_224_skip1", "pth_r50b16_224_skip2", "pth_r50b16_224_rgb"),
+)
 LOGITS = [
-    pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
     for name in facts()
     if name.startswith("pth_") and name != "pth_h14_encoded"
 ]

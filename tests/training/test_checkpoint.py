@@ -9,6 +9,8 @@ from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.training.checkpoint import State, load_checkpoint, save_checkpoint
 from transunet.training.runs import resume
 
+pytestmark = pytest.mark.slow  # an optimiser imports torch's compiler
+
 
 @pytest.fixture
 def parts():
