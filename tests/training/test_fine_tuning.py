@@ -9,13 +9,15 @@ import torch
 from PIL import Image
 
 from training_runs import same, steps, weights
-from transunet.bundle.bundle_config import BundleConfig
+from transunet.bundle.bundle_config import BundleConfig, read_config
 from transunet.bundle.io import save_pretrained
 from transunet.create import create_model
 from transunet.data.layouts import open_dataset
 from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.sampling.slices import Slices
 from transunet.data.store import Store
 from transunet.errors import ConfigError, WeightsError
+from transunet.inference.predictor import Predictor
 from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
 from transunet.training.fine_tuning import normalised_as, preprocessing_from_weights
@@ -269,3 +271,22 @@ def test_a_checkpoint_without_a_bundle_needs_the_number_of_classes_said(tmp_path
     assert "head: fresh (3 classes in the weights, 2 here)" in caplog.text
     name = "decoder.conv_more.0.weight"
     assert torch.equal(model.state_dict()[name], state[name])
+
+
+def test_neighbours_are_seen_from_the_weights_of_single_slices_on(tmp_path, store):
+    """2.5D: one grey channel is repeated to three, so three planes take its weights unchanged."""
+    bundle, state = bundle_at(tmp_path / "bundle", labels=("background", "disc", "spot"))
+    job = begin(tmp_path / "run", store, bundle, context=1)
+    assert job.model.config.in_channels == 3
+    for name, value in job.model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert job.dataset[0, 0]["image"].shape == (3, 48, 48)
+    assert len([event for event in train(job) if isinstance(event, Stepped)]) == 4
+    kept = read_config(tmp_path / "run" / "last")
+    assert kept.sampling == Slices(size=(48, 48), context=1)
+    predictor = Predictor.from_pretrained(tmp_path / "run" / "last", device="cpu", engine="eager")
+    planes = job.store.image(next(iter(job.store.cases))).swapaxes(0, 1)
+    assert predictor.label_slices(planes).shape == (len(planes), *planes.shape[2:])
+    # What begins from it sees as much, unless told otherwise.
+    assert load_recipe("paper", {"weights": str(tmp_path / "run" / "last")}).context == 1
+    assert load_recipe("paper", {"weights": str(tmp_path / "run"), "context": 0}).context == 0

@@ -16,6 +16,7 @@ from transunet.attention.token_grid import TokenGrid
 from transunet.backends.pytorch import evaluating
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.resize import resize
+from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
 from transunet.data.volume import Volume
 from transunet.device import choose_device
 from transunet.inference.slice_inference import Progress
@@ -65,6 +66,7 @@ class AttentionView:
     Args:
         model: the network; it computes in evaluation mode.
         preprocessing: how volumes become slices, from the model's bundle.
+        context: neighbours on each side that the model sees with each slice.
         device: where the model computes; the best one there is if not given.
 
     Raises:
@@ -75,11 +77,12 @@ class AttentionView:
         self,
         model: TransUNet,
         preprocessing: Preprocessing,
+        context: int = 0,
         device: str | torch.device | None = None,
     ) -> None:
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self.model = model.to(self.device)
-        self.preprocessing = preprocessing
+        self.preprocessing, self.context = preprocessing, context
         # Measuring a volume's intensities reads all of it: once, not for every voxel clicked at.
         self._slices: WeakKeyDictionary[Volume, VolumeSlices] = WeakKeyDictionary()
 
@@ -153,7 +156,7 @@ class AttentionView:
             self._slices[volume] = VolumeSlices(volume, self.preprocessing)
         for start in range(0, len(wanted), self._batch_size):
             part = wanted[start : start + self._batch_size]
-            images = np.concatenate([self._slices[volume][i : i + 1] for i in part])
+            images = np.concatenate([self._sample(self._slices[volume], i) for i in part])
             images = resize(images, config.image_size, order=3, edge="kept")
             with torch.inference_mode(), evaluating(self.model):
                 batch = torch.from_numpy(images).to(self.device)
@@ -169,6 +172,10 @@ class AttentionView:
             AttentionMap(layer, head, values, grid)
             for (layer, head), values in zip(choices, tokens, strict=True)
         ]
+
+    def _sample(self, slices: VolumeSlices, index: int) -> NDArray[np.float32]:
+        around, chosen = neighbourhoods(slice(index, index + 1), len(slices), self.context)
+        return stack_neighbours(slices[around], chosen)
 
     @property
     def _batch_size(self) -> int:

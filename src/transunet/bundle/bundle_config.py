@@ -61,9 +61,10 @@ class BundleConfig(Configuration):
         if sorted(self.labels) != list(range(classes)):
             found = ", ".join(map(str, sorted(self.labels)))
             raise ValueError(f"labels {found} do not number the model's {classes} classes from 0")
-        if len(self.preprocessing.channels) != channels:
+        if len(self.preprocessing.channels) * self.sampling.planes != channels:
+            neighbours = f" in {self.sampling.planes} planes" if self.sampling.context else ""
             raise ValueError(
-                f"preprocessing describes {len(self.preprocessing.channels)} channels, "
+                f"preprocessing describes {len(self.preprocessing.channels)} channels{neighbours}, "
                 f"the model takes {channels}"
             )
         if self.sampling.size != self.architecture.image_size:

@@ -11,6 +11,7 @@ from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.cases import Case
 from transunet.data.inputs import find_inputs
 from transunet.data.resize import resize
+from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
 from transunet.data.store import MANIFEST, Store
 from transunet.errors import ConfigError, DataError
 from transunet.inference.read_input import open_image
@@ -61,9 +62,9 @@ def calibration_images(
                 "the store that the bundle was trained on, or images."
             )
         names = store.splits[0].train
-        readers = [partial(_slices_of_store, store, name) for name in names]
+        readers = [partial(_slices_of_store, store, name, config) for name in names]
     else:
-        cases = find_inputs(paths, config.architecture.in_channels)
+        cases = find_inputs(paths, len(config.preprocessing.channels))
         readers = [partial(_slices_of_image, case, config) for case in cases]
     readers = [readers[i] for i in _spread(len(readers), min(count, len(readers)))]
     each = -(-count // len(readers))
@@ -88,14 +89,27 @@ def _slices_of_image(case: Case, config: BundleConfig, most: int) -> list[NDArra
     """Return up to `most` slices (C, H, W) of an image, as predicting cuts them."""
     _, read = open_image(case)
     slices = VolumeSlices(read(), config.preprocessing)
-    return [slices[i : i + 1][0] for i in _spread(len(slices), min(len(slices), most))]
+    chosen = _spread(len(slices), min(len(slices), most))
+    return [_sample(slices, i, config.sampling.context) for i in chosen]
 
 
-def _slices_of_store(store: Store, name: str, most: int) -> list[NDArray[np.float32]]:
+def _slices_of_store(
+    store: Store, name: str, config: BundleConfig, most: int
+) -> list[NDArray[np.float32]]:
     """Return up to `most` slices (C, H, W) of a case, those with structures where it has any."""
     image = store.image(name).swapaxes(0, 1)
     chosen = sorted(set().union(*store.case(name).slices_with.values())) or range(len(image))
-    return [np.array(image[chosen[i]]) for i in _spread(len(chosen), min(len(chosen), most))]
+    return [
+        _sample(image, chosen[i], config.sampling.context)
+        for i in _spread(len(chosen), min(len(chosen), most))
+    ]
+
+
+def _sample(
+    slices: NDArray[np.float32] | VolumeSlices, index: int, context: int
+) -> NDArray[np.float32]:
+    around, planes = neighbourhoods(slice(index, index + 1), len(slices), context)
+    return np.array(stack_neighbours(slices[around], planes)[0])
 
 
 def _spread(length: int, count: int) -> list[int]:

@@ -55,6 +55,7 @@ class Predictor:
         model: a model, or any other `Network`.
         preprocessing: how volumes become slices.
         labels: class index -> name.
+        context: neighbours on each side that the network sees with each slice (2.5D).
         device: where the model computes; the best one there is if not given.
         batch_size: slices that go through at once.
         procedure: see above.
@@ -82,6 +83,7 @@ class Predictor:
         preprocessing: Preprocessing,
         labels: Mapping[int, str],
         *,
+        context: int = 0,
         device: "str | torch.device | None" = None,
         batch_size: int = 8,
         procedure: Procedure = "native",
@@ -106,6 +108,7 @@ class Predictor:
             )
         self._plain_network, own_engine = _network_of(model, device)
         self.preprocessing, self.labels = preprocessing, dict(labels)
+        self.context = context
         self.batch_size, self.procedure = batch_size, procedure
         self.mirror, self.window = mirror, window
         self.largest_component = classes_named(largest_component, labels)
@@ -155,6 +158,7 @@ class Predictor:
             loaded.network,
             loaded.config.preprocessing,
             loaded.config.labels,
+            context=loaded.config.sampling.context,
             training_data=loaded.config.training_data,
             sources=sources,
             engine=loaded.engine,
@@ -170,6 +174,7 @@ class Predictor:
         """
         own: dict[str, Any] = {
             **self.settings,
+            "context": self.context,
             "batch_size": self.batch_size,
             "training_data": self.training_data,
             "force": self.force,
@@ -185,8 +190,9 @@ class Predictor:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what came with the bundle: weights, architecture, preprocessing, labels."""
+        """SHA-256 of what came with the bundle: weights, preprocessing, sampling, labels."""
         parts = [self.network.fingerprint, self.preprocessing.model_dump_json(), str(self.labels)]
+        parts += [f"context {self.context}"] if self.context else []
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
@@ -295,6 +301,7 @@ class Predictor:
             self.network,
             slices,
             len(self.labels),
+            context=self.context,
             batch_size=self.batch_size,
             procedure=self.procedure,
             progress=progress,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from transunet.backends.protocol import Network
 from transunet.data.resize import Edge, nearest, resize
+from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
 from transunet.inference.logits import argmax, as_array, enlarge, softmax
 from transunet.inference.prefetch import map_in_thread, prefetch
 from transunet.inference.volume_slices import VolumeSlices
@@ -31,6 +32,7 @@ def label_slices(
     slices: NDArray[np.float32] | VolumeSlices,
     classes: int,
     *,
+    context: int = 0,
     batch_size: int = 8,
     procedure: Procedure = "native",
     progress: Progress | None = None,
@@ -42,6 +44,7 @@ def label_slices(
         network: what gives the logits.
         slices: an array, or slices that are made when they are asked for.
         classes: how many there are.
+        context: neighbours on each side that the network sees with each slice.
         batch_size: slices that go through at once.
         procedure: "native" resizes the logits to the slices' size and then takes the label; "paper"
             takes the label at the network's size and enlarges it with nearest neighbour.
@@ -57,7 +60,9 @@ def label_slices(
     def resized() -> Iterator[tuple[slice, NDArray[np.float32]]]:
         for start in range(0, len(slices), batch_size):
             part = slice(start, min(start + batch_size, len(slices)))
-            yield part, resize(slices[part], network_size, order=3, edge=edge)
+            around, chosen = neighbourhoods(part, len(slices), context)
+            planes = resize(slices[around], network_size, order=3, edge=edge)
+            yield part, stack_neighbours(planes, chosen)
 
     def computed() -> "Iterator[tuple[slice, Logits]]":
         for part, images in prefetch(resized()):

@@ -88,6 +88,8 @@ class Recipe(Configuration):
     model: str = "R50-ViT-B_16"
     image_size: tuple[PositiveInt, PositiveInt] | Literal["auto"] = (224, 224)
     """Height and width in pixels to which slices are resized; `auto` asks data and memory."""
+    context: int = Field(default=0, ge=0)
+    """Neighbours on each side that the network sees with each slice: 1, 2 or 3 make it 2.5D."""
     n_skip: int | None = Field(default=None, ge=0)
     """Skip connections; None for the variant's own number."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
@@ -167,11 +169,17 @@ class Recipe(Configuration):
         return self.batch_size
 
     @property
+    def planes(self) -> int:
+        """Planes that the network sees at once."""
+        return 2 * self.context + 1
+
+    @property
     def taken_over(self) -> dict[str, Any]:
         """What the bundle that training begins from decides; {} where it begins from no file."""
         if self.weights in {"auto", "none", *SOURCES}:
             return {}
-        return {"model": self.model, "image_size": self.image_size, "n_skip": self.n_skip}
+        names = ("model", "image_size", "context", "n_skip")
+        return {name: getattr(self, name) for name in names}
 
     @model_validator(mode="before")
     @classmethod

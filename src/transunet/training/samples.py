@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from transunet.data.resize import nearest, resize
+from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
 from transunet.data.store import Store
 from transunet.errors import ConfigError
 from transunet.training.augmentation import SliceAugmentation
@@ -27,6 +28,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         image_size: height and width of the samples; None keeps each slice's own.
         augment: applied at the slice's own size, before resizing.
         seed: of the augmentation.
+        context: neighbours on each side that a sample has with its slice.
 
     Raises:
         ConfigError: when there are no cases, one is not in the store, or nobody labelled a slice.
@@ -39,6 +41,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         image_size: tuple[int, int] | None,
         augment: SliceAugmentation | None = None,
         seed: int = 1234,
+        context: int = 0,
     ) -> None:
         if not cases:
             raise ConfigError(f"No cases of the store {store.path} were chosen; give at least one.")
@@ -47,6 +50,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.image_size = image_size
         self.augment = augment
         self.seed = seed
+        self.context = context
         labelled = [(case.slices, case.unlabelled) for case in map(store.case, self.cases)]
         self._numbers = [np.setdiff1d(np.arange(slices), none) for slices, none in labelled]
         self._ends = np.cumsum([len(numbers) for numbers in self._numbers])
@@ -63,12 +67,14 @@ class SliceDataset(Dataset[dict[str, Any]]):
         """Return the sample (epoch, index).
 
         Returns:
-            `image` float32 (C, H, W), `label` int64 (H, W), `case` its name, `slice` its number in
-            the case. Labels are `store.ignored` where nobody labelled a pixel.
+            `image` float32 (C (2 context + 1), H, W), `label` int64 (H, W), `case` its name,
+            `slice` its number in it. Labels are `store.ignored` where nobody labelled a pixel.
         """
         epoch, index = key
         case, number = self.locate(index)
-        image = np.array(self.store.image(case)[:, number])
+        working = self.store.image(case).swapaxes(0, 1)
+        around, chosen = neighbourhoods(slice(number, number + 1), len(working), self.context)
+        image = np.array(stack_neighbours(working[around], chosen)[0])
         label = np.array(self.store.label(case)[number])
         if self.augment is not None:
             rng = np.random.default_rng((self.seed, epoch, index))

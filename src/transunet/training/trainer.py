@@ -96,7 +96,7 @@ class Trainer:
         """The training slices."""
         augment = paper if self.recipe.paper_augmentation else None
         cases, recipe = self.split.train, self.recipe
-        return SliceDataset(self.store, cases, recipe.size, augment, recipe.seed)
+        return SliceDataset(self.store, cases, recipe.size, augment, recipe.seed, recipe.context)
 
     @cached_property
     def sampler(self) -> Batches:
@@ -125,7 +125,7 @@ class Trainer:
         return BundleConfig(
             architecture=self.model.config,
             preprocessing=self.store.preprocessing,
-            sampling=Slices(size=self.model.config.image_size),
+            sampling=Slices(size=self.model.config.image_size, context=self.recipe.context),
             labels=dict(self.store.labels),
             training_data=TrainingData.of(self.store.cases.values(), self.store.preprocessing),
         )
@@ -310,7 +310,7 @@ def make_model(recipe: Recipe, store: Store) -> TransUNet:
     config = variant(
         recipe.model,
         num_classes=len(store.labels),
-        in_channels=len(store.preprocessing.channels),
+        in_channels=len(store.preprocessing.channels) * recipe.planes,
         image_size=recipe.size,
         n_skip=recipe.n_skip,
         dropout=recipe.dropout,

@@ -47,7 +47,12 @@ class Validation:
 
 
 def validate(
-    model: TransUNet, store: Store, cases: Sequence[str], device: torch.device, world: ProcessGroup
+    model: TransUNet,
+    store: Store,
+    cases: Sequence[str],
+    context: int,
+    device: torch.device,
+    world: ProcessGroup,
 ) -> Validation:
     """Predict `cases` of `store` with `model`, each process some of them, and measure them all.
 
@@ -55,7 +60,10 @@ def validate(
     at the slices' own size.
     """
     predictor = Predictor(
-        model, store.preprocessing, store.labels, device=device, batch_size=_BATCH
+        *(model, store.preprocessing, store.labels),
+        context=context,
+        device=device,
+        batch_size=_BATCH,
     )
     classes = [index for index in store.labels if index]
     measured: dict[str, dict[str, float]] = {}

@@ -136,16 +136,17 @@ def read_renamed(origin: Origin) -> RenamedState:
 
 
 def network_settings(origin: Origin) -> dict[str, Any]:
-    """Return what `origin` tells of its network: model, n_skip and image_size, each where known.
+    """Return what `origin` tells of its network: model, n_skip, image_size, context, where known.
 
-    A bundle tells all three; of a bare file the shapes tell the variant, and of a whole TransUNet
-    the skip connections. {} for none of the known variants.
+    A bundle tells all (no context means none); of a bare file the shapes tell the variant, and of a
+    whole TransUNet the skip connections. {} for none of the known variants.
 
     Raises:
         WeightsError: when the file is damaged, or its entries have nobody's names.
     """
     if config := origin.config:
         whole = {"model": config.name, "n_skip": config.n_skip, "image_size": config.image_size}
+        whole |= {"context": origin.context} if origin.context else {}
         return whole if config.name in VARIANTS else {}
     state = read_renamed(origin).state
     name, skips = variant_of(state), skips_of(state)

@@ -29,6 +29,8 @@ class Origin:
     """Class index -> name, as the bundle names them."""
     channels: tuple[str, ...] | None = None
     """The names of the image's channels."""
+    context: int = 0
+    """Neighbours on each side that the bundle's network sees with each slice."""
 
 
 def origin_of(path: Path) -> Origin:
@@ -112,4 +114,6 @@ def _described(file: Path, bundle: Path | None) -> Origin:
     with suppress(TypeError, KeyError):
         channels = tuple(str(channel["name"]) for channel in values["preprocessing"]["channels"])
     config = TransUNetConfig.from_json(values["architecture"], str(path))
-    return Origin(file, bundle, config, labels, channels)
+    sampling = values.get("sampling")
+    context = sampling.get("context") if isinstance(sampling, dict) else 0
+    return Origin(file, bundle, config, labels, channels, context or 0)

@@ -202,6 +202,7 @@ def inference(config: BundleConfig) -> dict[str, Any]:
             "slice_axis": 0,
             "spacing_mm": preprocessing.spacing_mm and preprocessing.spacing_mm[1:],
             "batch_size": 8,
+            "context": config.sampling.context,
             "procedure": "native",
             "mirror": False,
             "window": False,

@@ -125,7 +125,7 @@ class SliceBySlice(Inferer):  # type: ignore[misc]
     Args:
         slice_axis: the axis along which slices are cut.
         spacing_mm: the in-plane spacing to which they are resampled, if any.
-        settings: the predictor's: `batch_size`, `procedure`, `mirror`, `window`.
+        settings: the predictor's: `batch_size`, `context`, `procedure`, `mirror`, `window`.
     """
 
     def __init__(
@@ -149,8 +149,9 @@ class SliceBySlice(Inferer):  # type: ignore[misc]
         if self.spacing_mm is not None and not isinstance(inputs, MetaTensor):
             raise ConfigError("Resampling needs volumes that carry their affine (MetaTensor).")
         as_it_is = Channel(normalisation="range", high=1.0)  # the transforms have normalised
+        planes = 2 * self.settings.get("context", 0) + 1
         preprocessing = Preprocessing(
-            channels=(as_it_is,) * network.config.in_channels,
+            channels=(as_it_is,) * (network.config.in_channels // planes),
             orientation=planes_first("RAS", self.slice_axis),
             spacing_mm=self.spacing_mm and (None, *self.spacing_mm),
         )

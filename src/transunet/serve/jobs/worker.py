@@ -91,7 +91,9 @@ class LoadedBundle:
         """
         if self._view is None:
             model = model_of(self.base.network) or from_pretrained(self.served.source)[0]
-            self._view = AttentionView(model, self.base.preprocessing, self.base.device)
+            self._view = AttentionView(
+                *(model, self.base.preprocessing, self.base.context, self.base.device)
+            )
         return self._view
 
 
