@@ -67,7 +67,7 @@ def images_of(chosen: Any, config: BundleConfig) -> tuple[np.ndarray | None, np.
     ]
     step = max(1, len(known) // chosen.slices)
     taken = known[::step][: chosen.slices]
-    images = [resize(np.array(store.image(n)[i]), size, order=3, edge="kept") for n, i in taken]
+    images = [resize(np.array(store.image(n)[:, i]), size, order=3, edge="kept") for n, i in taken]
     labels = [nearest(np.array(store.label(n)[i]), size, edge="kept") for n, i in taken]
     return np.stack(images), np.stack(labels)
 

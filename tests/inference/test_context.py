@@ -93,11 +93,11 @@ def test_attention_sees_the_neighbours_too():
     grey, three = grey_and_three()
     image = scan()
     flat = AttentionView(grey, GREY, device="cpu").maps(image, [("rollout", "mean")])[0].tokens
-    deep = AttentionView(three, GREY, 1, "cpu").maps(image, [("rollout", "mean")])[0].tokens
+    deep = AttentionView(three, GREY, "cpu", context=1).maps(image, [("rollout", "mean")])[0].tokens
     assert deep.shape == flat.shape
     assert not np.allclose(deep, flat)
     same = image.with_array(np.repeat(image.array[..., :1], 9, axis=3))
     along = GREY.replace(orientation="".join(image.orientation[i] for i in (2, 0, 1)))
     flat = AttentionView(grey, along, device="cpu").maps(same, [("rollout", "mean")])[0].tokens
-    deep = AttentionView(three, along, 1, "cpu").maps(same, [("rollout", "mean")])[0].tokens
+    deep = AttentionView(three, along, "cpu", context=1).maps(same, [("rollout", "mean")])[0].tokens
     torch.testing.assert_close(torch.from_numpy(deep), torch.from_numpy(flat), rtol=1e-5, atol=1e-6)

@@ -47,7 +47,10 @@ def test_held_out_cases_are_measured_where_somebody_labelled_them(partly, recipe
     case, *_ = job.split.validation
     outcome = validate(job.model, job.store, [case], job.device, ProcessGroup())
     predictor = Predictor(job.model, job.store.preprocessing, job.store.labels, device="cpu")
-    predicted, label = predictor.label_slices(job.store.image(case)), job.store.label(case)
+    predicted, label = (
+        predictor.label_slices(job.store.image(case).swapaxes(0, 1)),
+        job.store.label(case),
+    )
     counted = np.asarray(label) != IGNORED
     expected = dice_per_class(predicted[counted], np.asarray(label)[counted], [1, 2])
     assert list(outcome.cases[case].values()) == pytest.approx(list(expected.values()), nan_ok=True)

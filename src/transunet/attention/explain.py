@@ -184,7 +184,7 @@ def explain_with(
         DataError: for an image that cannot be segmented, or a structure that is not found in it.
     """
     choices = layers_and_heads(layer, head, config.architecture)
-    view = AttentionView(model, config.preprocessing, config.sampling.context, device)
+    view = AttentionView(model, config.preprocessing, device, context=config.sampling.context)
     grid = view.grid_of(image)
     voxel: tuple[int, int, int] | None = None
     structure: tuple[int, ...] = ()

@@ -66,8 +66,8 @@ class AttentionView:
     Args:
         model: the network; it computes in evaluation mode.
         preprocessing: how volumes become slices, from the model's bundle.
-        context: neighbours on each side that the model sees with each slice.
         device: where the model computes; the best one there is if not given.
+        context: neighbours on each side that the model sees with each slice.
 
     Raises:
         ConfigError: for a device that is not here.
@@ -77,8 +77,9 @@ class AttentionView:
         self,
         model: TransUNet,
         preprocessing: Preprocessing,
-        context: int = 0,
         device: str | torch.device | None = None,
+        *,
+        context: int = 0,
     ) -> None:
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self.model = model.to(self.device)

@@ -39,7 +39,7 @@ def load_networks(
         for what, expected, found in (
             ("labels", first.config.labels, other.config.labels),
             ("preprocessing", first.config.preprocessing, other.config.preprocessing),
-            ("sampling", first.config.sampling, other.config.sampling),
+            ("context", first.config.sampling.context, other.config.sampling.context),
             ("image_size", first.network.image_size, other.network.image_size),
         ):
             if expected != found:

@@ -163,8 +163,8 @@ def _validate(trainer: Trainer, log: Log | Silence) -> Validated:
     trainer.check_weights()
     state, folder, first = trainer.state, trainer.folder, trainer.world.first
     outcome = validate(
-        *(trainer.best_guess, trainer.store, trainer.split.validation, trainer.recipe.context),
-        *(trainer.device, trainer.world),
+        *(trainer.best_guess, trainer.store, trainer.split.validation),
+        *(trainer.device, trainer.world, trainer.recipe.context),
     )
     dice = outcome.decisive_dice
     # Where nothing can be measured, no network is known to be better: the last is the best.

@@ -50,9 +50,9 @@ def validate(
     model: TransUNet,
     store: Store,
     cases: Sequence[str],
-    context: int,
     device: torch.device,
     world: ProcessGroup,
+    context: int = 0,
 ) -> Validation:
     """Predict `cases` of `store` with `model`, each process some of them, and measure them all.
 

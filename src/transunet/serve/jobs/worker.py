@@ -92,7 +92,7 @@ class LoadedBundle:
         if self._view is None:
             model = model_of(self.base.network) or from_pretrained(self.served.source)[0]
             self._view = AttentionView(
-                *(model, self.base.preprocessing, self.base.context, self.base.device)
+                model, self.base.preprocessing, self.base.device, context=self.base.context
             )
         return self._view
 
