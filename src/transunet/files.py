@@ -1,6 +1,5 @@
 """Outputs are written beside their place and renamed: a reader never sees half of one."""
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -80,5 +79,7 @@ def sha256_of(path: Path) -> str:
     Raises:
         OSError: when it cannot be read.
     """
+    import hashlib  # OpenSSL takes 4 ms and 5 MiB, which `--help` need not pay
+
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

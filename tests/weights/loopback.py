@@ -27,7 +27,8 @@ class Host:
     sizes: bool = True
 
     def gets(self):
-        return [one for one in self.requests if one[0] == "GET"]
+        """Each GET of a file; the hub's client asks once per process for other things, too."""
+        return [one for one in self.requests if one[0] == "GET" and "/resolve/" in one[1]]
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -81,6 +81,7 @@ def fetch(file: WeightFile, *, offline: bool | None = None) -> Path:
     with cache.cache_lock(path):
         if not path.is_file():
             _download(file, path)
+            return path  # checked on its way: hundreds of megabytes are not read once more
     return _checked(file)
 
 
