@@ -16,7 +16,7 @@ from transunet.attention.token_grid import TokenGrid
 from transunet.backends.pytorch import evaluating
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.resize import resize
-from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
+from transunet.data.sampling.slices import sample_at
 from transunet.data.volume import Volume
 from transunet.device import choose_device
 from transunet.inference.slice_inference import Progress
@@ -157,7 +157,7 @@ class AttentionView:
             self._slices[volume] = VolumeSlices(volume, self.preprocessing)
         for start in range(0, len(wanted), self._batch_size):
             part = wanted[start : start + self._batch_size]
-            images = np.concatenate([self._sample(self._slices[volume], i) for i in part])
+            images = np.stack([sample_at(self._slices[volume], i, self.context) for i in part])
             images = resize(images, config.image_size, order=3, edge="kept")
             with torch.inference_mode(), evaluating(self.model):
                 batch = torch.from_numpy(images).to(self.device)
@@ -173,10 +173,6 @@ class AttentionView:
             AttentionMap(layer, head, values, grid)
             for (layer, head), values in zip(choices, tokens, strict=True)
         ]
-
-    def _sample(self, slices: VolumeSlices, index: int) -> NDArray[np.float32]:
-        around, chosen = neighbourhoods(slice(index, index + 1), len(slices), self.context)
-        return stack_neighbours(slices[around], chosen)
 
     @property
     def _batch_size(self) -> int:

@@ -135,7 +135,7 @@ class Preprocessing(Configuration):
     @field_validator("spacing_mm")
     @classmethod
     def _positive(cls, value: tuple[float | None, ...] | None) -> tuple[float | None, ...] | None:
-        if value is not None and min(edge for edge in (*value, 1) if edge is not None) <= 0:
+        if value is not None and any(edge is not None and edge <= 0 for edge in value):
             raise ValueError(f"spacing_mm={value} must be positive")
         return value
 

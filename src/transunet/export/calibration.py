@@ -11,7 +11,7 @@ from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.cases import Case
 from transunet.data.inputs import find_inputs
 from transunet.data.resize import resize
-from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
+from transunet.data.sampling.slices import sample_at
 from transunet.data.store import MANIFEST, Store
 from transunet.errors import ConfigError, DataError
 from transunet.inference.read_input import open_image
@@ -90,7 +90,7 @@ def _slices_of_image(case: Case, config: BundleConfig, most: int) -> list[NDArra
     _, read = open_image(case)
     slices = VolumeSlices(read(), config.preprocessing)
     chosen = _spread(len(slices), min(len(slices), most))
-    return [_sample(slices, i, config.sampling.context) for i in chosen]
+    return [sample_at(slices, i, config.sampling.context) for i in chosen]
 
 
 def _slices_of_store(
@@ -100,16 +100,9 @@ def _slices_of_store(
     image = store.image(name).swapaxes(0, 1)
     chosen = sorted(set().union(*store.case(name).slices_with.values())) or range(len(image))
     return [
-        _sample(image, chosen[i], config.sampling.context)
+        sample_at(image, chosen[i], config.sampling.context)
         for i in _spread(len(chosen), min(len(chosen), most))
     ]
-
-
-def _sample(
-    slices: NDArray[np.float32] | VolumeSlices, index: int, context: int
-) -> NDArray[np.float32]:
-    around, planes = neighbourhoods(slice(index, index + 1), len(slices), context)
-    return np.array(stack_neighbours(slices[around], planes)[0])
 
 
 def _spread(length: int, count: int) -> list[int]:

@@ -141,6 +141,6 @@ def _network(recipe: Recipe, store: Store, device: torch.device) -> nn.Module:
 def _blank(
     recipe: Recipe, store: Store, device: torch.device, slices: int
 ) -> tuple[Tensor, Tensor]:
-    channels = len(store.preprocessing.channels) * recipe.planes
+    channels = len(store.preprocessing.channels) * recipe.sampling.planes
     images = torch.zeros(slices, channels, *recipe.size, device=device)
     return images, torch.zeros(slices, *recipe.size, dtype=torch.int64, device=device)

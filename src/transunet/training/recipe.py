@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from transunet.data.sampling.slices import Slices
 from transunet.errors import ConfigError
 from transunet.models.transunet2d.config import VARIANTS
 from transunet.settings import Configuration
@@ -169,9 +170,9 @@ class Recipe(Configuration):
         return self.batch_size
 
     @property
-    def planes(self) -> int:
-        """Planes that the network sees at once."""
-        return 2 * self.context + 1
+    def sampling(self) -> Slices:
+        """What the network takes of a working volume, where its image size is known."""
+        return Slices(size=self.size, context=self.context)
 
     @property
     def taken_over(self) -> dict[str, Any]:

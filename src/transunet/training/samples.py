@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from transunet.data.resize import nearest, resize
-from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
+from transunet.data.sampling.slices import sample_at
 from transunet.data.store import Store
 from transunet.errors import ConfigError
 from transunet.training.augmentation import SliceAugmentation
@@ -72,9 +72,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         """
         epoch, index = key
         case, number = self.locate(index)
-        working = self.store.image(case).swapaxes(0, 1)
-        around, chosen = neighbourhoods(slice(number, number + 1), len(working), self.context)
-        image = np.array(stack_neighbours(working[around], chosen)[0])
+        image = sample_at(self.store.image(case).swapaxes(0, 1), number, self.context)
         label = np.array(self.store.label(case)[number])
         if self.augment is not None:
             rng = np.random.default_rng((self.seed, epoch, index))

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.checks.suitability import TrainingData
-from transunet.data.sampling.slices import Slices
 from transunet.data.splits import Split, Splits
 from transunet.data.store import Store
 from transunet.errors import ConfigError, TransUNetError
@@ -125,7 +124,7 @@ class Trainer:
         return BundleConfig(
             architecture=self.model.config,
             preprocessing=self.store.preprocessing,
-            sampling=Slices(size=self.model.config.image_size, context=self.recipe.context),
+            sampling=self.recipe.sampling,
             labels=dict(self.store.labels),
             training_data=TrainingData.of(self.store.cases.values(), self.store.preprocessing),
         )
@@ -310,7 +309,7 @@ def make_model(recipe: Recipe, store: Store) -> TransUNet:
     config = variant(
         recipe.model,
         num_classes=len(store.labels),
-        in_channels=len(store.preprocessing.channels) * recipe.planes,
+        in_channels=len(store.preprocessing.channels) * recipe.sampling.planes,
         image_size=recipe.size,
         n_skip=recipe.n_skip,
         dropout=recipe.dropout,

@@ -1,6 +1,6 @@
 """A working volume as its planes, each with its neighbours: what a 2D network takes."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,22 @@ class Slices(Configuration):
         return 2 * self.context + 1
 
 
+class Planes(Protocol):
+    """A volume's planes (D, C, H, W): an array, or what makes them when they are asked for."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, part: slice, /) -> NDArray[Any]:
+        """Some of them."""
+
+
+def sample_at(planes: Planes, index: int, context: int) -> NDArray[Any]:
+    """Return the sample (C (2 context + 1), H, W) of the plane `index`, a copy."""
+    around, chosen = neighbourhoods(slice(index, index + 1), len(planes), context)
+    return stack_neighbours(planes[around], chosen)[0]  # type: ignore[no-any-return]
+
+
 def neighbourhoods(part: slice, count: int, context: int) -> tuple[slice, NDArray[np.intp]]:
     """Return which planes the samples of the planes `part` are made of.
 
@@ -50,7 +66,5 @@ def neighbourhoods(part: slice, count: int, context: int) -> tuple[slice, NDArra
 
 def stack_neighbours(planes: NDArray[Any], chosen: NDArray[np.intp]) -> NDArray[Any]:
     """Return samples (B, C N, H, W) of planes (D, C, H, W) and those chosen for each, (B, N)."""
-    if chosen.shape[1] == 1:
-        return planes if len(planes) == len(chosen) else planes[chosen[:, 0]]
     stacked = planes[chosen].swapaxes(1, 2)  # (B, C, N, H, W)
     return stacked.reshape(len(chosen), -1, *planes.shape[2:])

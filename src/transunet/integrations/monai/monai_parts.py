@@ -17,6 +17,7 @@ from monai.utils import convert_to_dst_type
 from transunet.data.formats import nifti, suffix_of
 from transunet.data.inputs import find_inputs
 from transunet.data.preprocessing import Channel, Preprocessing, planes_first
+from transunet.data.sampling.slices import Slices
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 from transunet.inference.predictor import Predictor
@@ -149,7 +150,8 @@ class SliceBySlice(Inferer):  # type: ignore[misc]
         if self.spacing_mm is not None and not isinstance(inputs, MetaTensor):
             raise ConfigError("Resampling needs volumes that carry their affine (MetaTensor).")
         as_it_is = Channel(normalisation="range", high=1.0)  # the transforms have normalised
-        planes = 2 * self.settings.get("context", 0) + 1
+        context = self.settings.get("context", 0)
+        planes = Slices(size=network.config.image_size, context=context).planes
         preprocessing = Preprocessing(
             channels=(as_it_is,) * (network.config.in_channels // planes),
             orientation=planes_first("RAS", self.slice_axis),
