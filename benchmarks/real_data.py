@@ -95,7 +95,7 @@ def train(experiment: Experiment, folder: Path, recipes: Sequence[str]) -> None:
             options += [experiment.batch_size, "--iterations", experiment.iterations]
             options += ["--set", "validations=5"]
             seconds = run("train", store, "--resume", folder / recipe, *options)
-            _note(folder / recipe / "seconds.json", seconds)
+            write_json(folder / recipe / "seconds.json", seconds)
 
 
 def predict(experiment: Experiment, folder: Path, recipes: Sequence[str]) -> None:
@@ -150,13 +150,13 @@ def _rows(folder: Path) -> Iterator[tuple[str, ...]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         used = json.loads((folder / recipe / "seconds.json").read_text(encoding="utf-8"))
         seconds = f"{used['wall']:.0f} ({used['processor']:.0f})"
-        yield folder.name, recipe, "mean", *_cells(content["mean_foreground"]), seconds
+        yield folder.name, recipe, "mean", *interval_cells(content["mean_foreground"]), seconds
         for structure in content["structures"]:
-            yield "", "", structure["name"], *_cells(structure), ""
+            yield "", "", structure["name"], *interval_cells(structure), ""
     comparison = folder / "comparison" / "comparison.json"
     if comparison.is_file():
         mean = json.loads(comparison.read_text(encoding="utf-8"))["mean_of_structures"]
-        yield "", "modern - paper", "mean", *_cells(mean, "mean_difference"), ""
+        yield "", "modern - paper", "mean", *interval_cells(mean, "mean_difference"), ""
         wins = (f"{one['a_better']} of {one['compared']} better" for one in _both(mean))
         yield "", "", "cases", *wins, ""
         yield "", "", "paired test", *(f"p = {one['p_value']:.2g}" for one in _both(mean)), ""
@@ -166,7 +166,7 @@ def _both(metrics: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return metrics["dice"], metrics["hd95_mm"]
 
 
-def _cells(metrics: dict[str, Any], key: str = "mean") -> Iterator[str]:
+def interval_cells(metrics: dict[str, Any], key: str = "mean") -> Iterator[str]:
     for metric, digits in zip(_both(metrics), (3, 2), strict=True):
         low, high = metric["interval_95"]
         yield f"{metric[key]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -189,7 +189,7 @@ def _copy(source: Path, target: Path, names: Sequence[str]) -> None:
         (target / "dataset.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def _note(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
