@@ -1,12 +1,14 @@
 """Outputs are written beside their place and renamed: a reader never sees half of one."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from transunet.errors import ConfigError, is_full_disk
+from transunet.errors import ConfigError, DataError, is_full_disk
 
 
 @contextmanager
@@ -64,6 +66,37 @@ def writing(path: Path, remedy: str = "Choose another place or make room.") -> I
         yield
     except OSError as error:
         raise ConfigError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from None
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a file in UTF-8, all of it or nothing.
+
+    Raises:
+        ConfigError: when it cannot be written, or there is no room.
+    """
+    with writing(path), atomic_path(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def write_json(values: Any, path: Path) -> None:
+    """Write plain values as JSON, all of it or nothing; errors as of `write_text`."""
+    write_text(json.dumps(values, indent=2) + "\n", path)
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Return what a JSON file holds, of whatever kind.
+
+    Args:
+        path: the file.
+        remedy: what to do where it cannot be read, as a sentence.
+
+    Raises:
+        DataError: when it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}). {remedy}") from None
 
 
 def _replace(new: Path, path: Path) -> None:

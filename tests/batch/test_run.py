@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from prediction import left_in, noise, save_nifti, tiny_bundle
+from transunet import files
 from transunet.batch import outputs, run
 from transunet.batch.case_queue import claim_cases, join_run
 from transunet.batch.run import CaseOutcome, OutputOptions, predict_cases
@@ -202,7 +203,7 @@ def test_a_disk_too_full_to_note_anything_stops_the_run(
         with pytest.raises(ConfigError, match="No space left on device"):
             go(predictor, images)
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "atomic_path", full)
+        patch.setattr(files, "atomic_path", full)
         with pytest.raises(ConfigError, match=r"Cannot write .*p0.json: No space left"):
             go(predictor, images)
     assert not list((images.parent / "out").rglob(".partial-*"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from transunet.errors import ConfigError, WeightsError
+from transunet.errors import ConfigError, DataError, WeightsError
 from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.load import load_weights
 from transunet.weights.partial import match_rows
@@ -166,7 +166,7 @@ def test_folders_without_weights(tmp_path):
 def test_a_bundle_that_cannot_be_read(tmp_path):
     bundle, _ = write_bundle(tmp_path, small())
     (bundle / "config.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"config\.json: cannot be read as JSON"):
+    with pytest.raises(DataError, match=r"config\.json: cannot be read as JSON"):
         load_weights(fresh(), bundle)
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transunet.batch.case_queue import summary_lock
-from transunet.batch.outputs import write_values
 from transunet.data.formats import files_of
 from transunet.data.walking import walk
+from transunet.files import write_json
 from transunet.inference.predictor import Predictor
 from transunet.optional import DISTRIBUTION, versions_of
 
@@ -73,7 +73,7 @@ def write_record(folder: Path, record: PredictionRecord) -> None:
     Raises:
         ConfigError: when the folder cannot be written to, or the disk is full.
     """
-    write_values(record_path(folder, record.case), asdict(record))
+    write_json(asdict(record), record_path(folder, record.case))
 
 
 def write_summaries(
@@ -107,9 +107,9 @@ def write_summaries(
             "finished": time_now(),
             "cases": cases,
         }
-        write_values(folder / "manifest.json", manifest)
+        write_json(manifest, folder / "manifest.json")
         done = {record.case: record.structures for record in records if record.status == "done"}
-        write_values(folder / "statistics.json", done)
+        write_json(done, folder / "statistics.json")
 
 
 def _all_records(folder: Path) -> list[PredictionRecord]:

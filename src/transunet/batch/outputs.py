@@ -1,10 +1,9 @@
 """Where the files of a case go, and in which format its label map is written."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -64,16 +63,6 @@ def write_labels(labels: Volume, path: Path, names: Mapping[int, str] | None = N
             sidecar_of(scratch).replace(sidecar_of(path))
         elif kind == ".npy":
             sidecar_of(path).unlink(missing_ok=True)  # of a label map that is replaced
-
-
-def write_values(path: Path, values: Any) -> None:
-    """Write values as JSON; the file appears when it is complete.
-
-    Raises:
-        ConfigError: where there is no room.
-    """
-    with writing(path), atomic_path(path) as scratch:
-        scratch.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def write_sheet(

@@ -1,6 +1,5 @@
 """What a bundle says of itself, and where its files lie; for those who need no torch."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,7 +10,8 @@ from transunet.bundle.hub import download_file
 from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.sampling.slices import Slices
-from transunet.errors import ConfigError, DataError
+from transunet.errors import ConfigError
+from transunet.files import read_json
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.settings import Configuration
 
@@ -88,12 +88,7 @@ def read_config(source: Path | str) -> BundleConfig:
         DataError: when its configuration is not readable.
     """
     path = locate(source, CONFIG)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read as JSON ({error}). Restore the bundle's configuration."
-        ) from None
+    values = read_json(path, "Restore the bundle's configuration.")
     return BundleConfig.from_json(values, str(path))
 
 

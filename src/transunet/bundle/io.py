@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transunet.bundle.bundle_config import CONFIG, MODEL, BundleConfig, locate, read_config
 from transunet.bundle.hub import upload_folder
 from transunet.errors import WeightsError, first_line
-from transunet.files import atomic_path, writable_folder
+from transunet.files import atomic_path, writable_folder, write_text
 from transunet.models.transunet2d.network import TransUNet
 from transunet.optional import DISTRIBUTION, versions_of
 
@@ -34,8 +34,7 @@ def save_pretrained(model: TransUNet, config: BundleConfig, folder: Path | str) 
         sampling=config.sampling.replace(size=model.config.image_size),
         versions=versions_of((DISTRIBUTION, "torch", "numpy")),
     )
-    with atomic_path(folder / CONFIG) as path:
-        path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_text(config.model_dump_json(indent=2) + "\n", folder / CONFIG)
     return folder
 
 

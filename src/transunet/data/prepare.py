@@ -47,7 +47,7 @@ from transunet.data.store import (
 from transunet.data.volume import Grid
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError, GeometryError
-from transunet.files import atomic_path, sha256_of, writable_folder, writing
+from transunet.files import atomic_path, sha256_of, writable_folder, write_text, writing
 
 _READING = 2
 """Counted up when files are read otherwise than before, so that stores are made anew."""
@@ -133,8 +133,7 @@ def prepare(
     )
     text, path = manifest.model_dump_json(indent=1), store / MANIFEST
     if not path.is_file() or path.read_text("utf-8") != text:
-        with atomic_path(path) as scratch:
-            scratch.write_text(text, "utf-8")
+        write_text(text, path)
     for folder in (store / "cases").iterdir():
         if folder.name not in manifest.cases:  # left the data set, or an interrupted run's
             shutil.rmtree(folder)

@@ -17,7 +17,7 @@ from transunet.evaluation.pages import comparison_page, report_page
 from transunet.evaluation.pairs import Pair, References, match, references_in
 from transunet.evaluation.pictures import CasePicture, case_picture
 from transunet.evaluation.records import CaseRecord, Evaluation
-from transunet.files import atomic_path
+from transunet.files import write_text
 from transunet.optional import require
 
 _LOGGER = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def write_report(result: EvaluationResult, folder: Path, pictures: int = 12) -> 
     for pair in result.pairs if not no_pictures else ():
         if pair.name in worst:
             worst[pair.name] = case_picture(pair, result.settings, evaluation.structures)
-    _write_text(report_page(evaluation, worst, no_pictures), paths[0])
+    write_text(report_page(evaluation, worst, no_pictures), paths[0])
     report.write_csv(evaluation, paths[1])
     report.write_json(report.to_json(evaluation), paths[2])
     return paths
@@ -147,7 +147,7 @@ def write_comparison(compared: PairedComparison, folder: Path) -> list[Path]:
         ConfigError: when the folder cannot be written to.
     """
     paths = [folder / f"comparison.{suffix}" for suffix in ("html", "csv", "json")]
-    _write_text(comparison_page(compared), paths[0])
+    write_text(comparison_page(compared), paths[0])
     comparison.write_csv(compared, paths[1])
     report.write_json(comparison.to_json(compared), paths[2])
     return paths
@@ -220,8 +220,3 @@ def _notes(settings: Settings, records: Sequence[CaseRecord]) -> Iterator[str]:
     ignore = settings.dataset.ignore if settings.dataset else settings.ignore
     if ignore is not None:
         yield f"Voxels that hold {ignore} in the reference count in neither map."
-
-
-def _write_text(text: str, path: Path) -> None:
-    with atomic_path(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 from transunet.evaluation.bootstrap import AGGREGATION, INTERVAL
 from transunet.evaluation.metrics import ClassMetrics
 from transunet.evaluation.records import Evaluation, Metric, Structure
-from transunet.files import atomic_path
+from transunet.files import atomic_path, write_text
 from transunet.optional import DISTRIBUTION, version_of
 
 FORMAT_VERSION = 1
@@ -92,9 +92,7 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     Raises:
         ConfigError: when the folder cannot be written to.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_path(path) as scratch:
-        scratch.write_text(text + "\n", encoding="utf-8")
+    write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
 
 
 def write_csv(evaluation: Evaluation, path: Path) -> None:

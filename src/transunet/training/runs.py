@@ -44,7 +44,7 @@ from transunet.data.splits import Splits, split
 from transunet.data.store import MANIFEST, Store
 from transunet.device import choose_device
 from transunet.errors import ConfigError, TransUNetError
-from transunet.files import atomic_path, writable_folder
+from transunet.files import read_json, writable_folder, write_text
 from transunet.models.transunet2d.config import variant
 from transunet.optional import own_version
 from transunet.settings import Configuration
@@ -156,7 +156,8 @@ class Run:
         path = self.folder / "recipe.json"
         if not path.is_file():
             return None
-        return Recipe.from_json(loads(path.read_text(encoding="utf-8")), str(path))
+        values = read_json(path, "Restore the file, or train into a new folder.")
+        return Recipe.from_json(values, str(path))
 
     def splits(self, store: Store) -> Splits:
         """Return which of the store's cases train and validate, as decided when the run was begun.
@@ -192,7 +193,7 @@ class Run:
         if self.record.store == self.record.dataset:
             moved["store"] = moved["dataset"]
         run = replace(self, record=self.record.replace(**moved))
-        _write(run.folder / "run.json", run.record)
+        write_text(run.record.model_dump_json(indent=2), run.folder / "run.json")
         return run
 
     def check_same_recipe(self, recipe: Recipe) -> None:
@@ -328,7 +329,7 @@ def prepare_folds(
         if world.first:
             prepare_store(run, workers, progress)
             recipe = with_weights_chosen(run.record.recipe)
-            _write(run.folder / "recipe.json", recipe)
+            write_text(recipe.model_dump_json(indent=2), run.folder / "recipe.json")
     world.wait()
 
 
@@ -428,7 +429,7 @@ def begin(
             group_by=group_by,
             launch=launch_id(),
         )
-        _write(folder / "run.json", record)
+        write_text(record.model_dump_json(indent=2), folder / "run.json")
     world.wait()
     run = Run.reopen(folder)
     run.check_same_recipe(recipe)
@@ -516,7 +517,7 @@ def _trainer(
     trainer = Trainer(run.folder, recipe, store, splits, chosen_device, workers, world)
     trainer.check_batches()
     if world.first:
-        _write(run.folder / "recipe.json", recipe)
+        write_text(recipe.model_dump_json(indent=2), run.folder / "recipe.json")
     trainer.restore()
     return trainer
 
@@ -591,8 +592,7 @@ def summarise_folds(parent: Run) -> CrossValidation | None:
         cases={case: dice for entry in best for case, dice in entry["cases"].items()},
         held_out=len(measured),
     )
-    with atomic_path(parent.folder / "folds.json") as partial:
-        partial.write_text(dumps(asdict(summary), indent=1), encoding="utf-8")
+    write_text(dumps(asdict(summary), indent=1), parent.folder / "folds.json")
     return summary
 
 
@@ -639,8 +639,3 @@ def _with_absolute_weights(recipe: Recipe) -> Recipe:
     if recipe.weights in {"auto", "none", *SOURCES}:
         return recipe
     return recipe.replace(weights=str(Path(recipe.weights).expanduser().resolve()))
-
-
-def _write(path: Path, values: Configuration) -> None:
-    with atomic_path(path) as partial:
-        partial.write_text(values.model_dump_json(indent=2), encoding="utf-8")

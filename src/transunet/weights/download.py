@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transunet import cache
 from transunet.errors import ConfigError, WeightsError, first_line, is_full_disk
-from transunet.files import atomic_path, sha256_of
+from transunet.files import sha256_of, write_json
 from transunet.weights.catalog import WeightFile
 from transunet.weights.content import looks_like
 
@@ -174,8 +174,7 @@ def _checked(file: WeightFile) -> Path:
 
 
 def _remember(file: WeightFile, record: DownloadRecord) -> None:
-    with atomic_path(_note(cached_path(file))) as note:
-        note.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+    write_json(asdict(record), _note(cached_path(file)))
 
 
 def _note(path: Path) -> Path:

@@ -1,13 +1,13 @@
 """Where weights come from: the file that holds them, and what a bundle says of them besides."""
 
-import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from transunet.errors import ConfigError, WeightsError
+from transunet.errors import ConfigError
+from transunet.files import read_json
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.weights.catalog import RETIRED, SOURCES
 
@@ -38,7 +38,7 @@ def origin_of(path: Path) -> Origin:
 
     Raises:
         ConfigError: when there is nothing of the kind.
-        WeightsError: when the bundle's configuration cannot be read.
+        DataError: when the bundle's configuration cannot be read.
     """
     path = path.expanduser()
     if path.is_dir():
@@ -60,7 +60,7 @@ def local_origin(weights: str | Path) -> Origin | None:
     None for a name of the catalogue, and where there is nothing of the kind.
 
     Raises:
-        ConfigError, WeightsError: as `origin_of`.
+        ConfigError, DataError: as `origin_of`.
     """
     if (
         str(weights) in {"auto", "none", *SOURCES, *RETIRED}
@@ -99,12 +99,7 @@ def _described(file: Path, bundle: Path | None) -> Origin:
     if bundle is None or not (bundle / _CONFIG).is_file():
         return Origin(file)
     path = bundle / _CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: cannot be read as JSON ({error}). Restore the bundle's configuration."
-        ) from None
+    values = read_json(path, "Restore the bundle's configuration.")
     if not isinstance(values, dict) or not isinstance(values.get("architecture"), dict):
         return Origin(file)  # of another library: the hub's folders of timm hold one, too
     labels: dict[int, str] | None = None
