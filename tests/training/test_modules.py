@@ -6,7 +6,7 @@ from torch import nn
 
 from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
-from transunet.training.distributed import SharedBatchNorm2d
+from transunet.training.distributed import SharedBatchNorm
 from transunet.training.trainer import DeeplySupervised, MovingAverage
 
 
@@ -59,7 +59,7 @@ def test_the_average_is_by_hand(model):
 
 def test_shared_batch_norm_takes_half_precision():
     x = torch.randn(2, 3, 4, 4, dtype=torch.bfloat16)
-    found = SharedBatchNorm2d(3)(x)
+    found = SharedBatchNorm(3)(x)
     assert found.dtype == torch.bfloat16
     expected = nn.BatchNorm2d(3)(x.float())
     torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
@@ -68,7 +68,7 @@ def test_shared_batch_norm_takes_half_precision():
 @pytest.mark.parametrize("training", [True, False])
 def test_shared_batch_norm_alone_is_batch_norm(training):
     torch.manual_seed(0)
-    usual, shared = nn.BatchNorm2d(5).train(training), SharedBatchNorm2d(5).train(training)
+    usual, shared = nn.BatchNorm2d(5).train(training), SharedBatchNorm(5).train(training)
     with torch.no_grad():
         for p, q in zip(usual.parameters(), shared.parameters(), strict=True):
             q.copy_(p.uniform_(0.5, 2))

@@ -1,10 +1,11 @@
 """What training does to images and labels: the paper's slice by slice, a recipe's by the batch.
 
-Every slice has its own random numbers, seeded by its key: what happens to it depends neither on its
-neighbours in the batch nor on the process that it is in.
+Every sample has its own random numbers, seeded by its key: what happens to it depends neither on
+its neighbours in the batch nor on the process that it is in.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from math import ceil
 from typing import Any
 
@@ -28,7 +29,7 @@ SliceAugmentation = Callable[
 
 Rngs = Sequence[np.random.Generator]
 Change = Callable[[Tensor, Tensor, Rngs], tuple[Tensor, Tensor]]
-"""From the slices that it was drawn for, their labels and generators, to new ones."""
+"""From the samples that it was drawn for, their labels and generators, to new ones."""
 
 
 def paper(
@@ -72,15 +73,18 @@ def rotate(
 
 
 class BatchAugmentation:
-    """What a recipe's `augmentation` does to a batch.
+    """What a recipe's `augmentation` does to a batch of images with two or three axes.
 
     Args:
         settings: probabilities and sizes.
         seed: the run's.
+        spared_axis: the axis (0 is the first) along which images are much coarser than along the
+            others: planes across it are neither mixed nor moved against each other, as if each were
+            an image of its own; mirroring, which keeps planes whole, takes it as any other.
     """
 
-    def __init__(self, settings: Augmentation, seed: int) -> None:
-        self.settings, self.seed = settings, seed
+    def __init__(self, settings: Augmentation, seed: int, spared_axis: int | None = None) -> None:
+        self.settings, self.seed, self.spared_axis = settings, seed, spared_axis
         s = settings
         changes: list[tuple[float, Change]] = [
             (1.0 if s.p_affine or s.p_elastic else 0.0, self._warp),
@@ -98,7 +102,7 @@ class BatchAugmentation:
     def __call__(
         self, images: Tensor, labels: Tensor, keys: Sequence[SampleKey]
     ) -> tuple[Tensor, Tensor]:
-        """Return changed images (B, C, H, W), float32, and labels (B, H, W), int64; both new."""
+        """Return changed images (B, C, *spatial), float32, and labels (B, *spatial), int64."""
         images, labels = images.clone(), labels.clone()
         rngs = [np.random.default_rng((self.seed, 2, *key)) for key in keys]
         for p, change in self.changes:
@@ -111,7 +115,7 @@ class BatchAugmentation:
 
     def _warp(self, images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
         """Rotate, zoom, shift and bend in one resampling; outside lies background."""
-        size = images.shape[-2:]
+        size = images.shape[2:]
         warps = [self._draw_warp(rng, size) for rng in rngs]
         moved = [i for i, warp in enumerate(warps) if warp is not None]
         if not moved:
@@ -120,9 +124,8 @@ class BatchAugmentation:
         shape = [len(moved), 1, *size]
         grid = F.affine_grid(torch.from_numpy(matrices).to(images), shape, align_corners=False)
         if bends.any():
-            coarse = torch.from_numpy(bends).to(images)
-            grid += F.interpolate(coarse, size=size, mode="bicubic").permute(0, 2, 3, 1)
-        floor = images[moved].amin((2, 3), keepdim=True)
+            grid += _cubic(torch.from_numpy(bends).to(images), size).movedim(1, -1)
+        floor = images[moved].amin(_spatial(images), keepdim=True)
         images[moved] = floor + F.grid_sample(images[moved] - floor, grid, align_corners=False)
         classes = labels[moved][:, None].float()
         nearest = F.grid_sample(classes, grid, mode="nearest", align_corners=False)
@@ -132,26 +135,37 @@ class BatchAugmentation:
     def _draw_warp(
         self, rng: np.random.Generator, size: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return where each pixel of a slice looks, in units of [-1, 1] across it; None for itself.
+        """Return where each pixel looks, in units of [-1, 1] across the image; None for itself.
 
-        As a matrix (2, 3) and a displacement (2, P, P) at P x P points, x before y in both.
+        As a matrix (axes, axes + 1) and a displacement (axes, P, ..., P) at P points along each
+        axis, the last axis (x) before the others in both.
         """
-        s, sides = self.settings, np.array([size[1], size[0]])
+        s, axes, sides = self.settings, len(size), np.array(size[::-1])
+        spared = None if self.spared_axis is None else axes - 1 - self.spared_axis
         turns, bends = rng.random() < s.p_affine, rng.random() < s.p_elastic
-        matrix, bend = np.eye(2, 3), np.zeros((2, _ELASTIC_POINTS, _ELASTIC_POINTS))
+        matrix, bend = np.eye(axes, axes + 1), np.zeros((axes, *axes * [_ELASTIC_POINTS]))
         if turns:
-            angle = np.deg2rad(rng.uniform(-s.rotation, s.rotation))
+            planes = list(combinations(range(axes), 2))  # a rotation in each: x-y, x-z, y-z
+            angles = np.deg2rad(rng.uniform(-s.rotation, s.rotation, len(planes)))
             zoom = np.exp(rng.uniform(*np.log(s.scale)))
-            turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            matrix[:, :2] = turn / zoom * sides / sides[:, None]  # a circle stays one
-            matrix[:, 2] = 2 * rng.uniform(-s.shift, s.shift, 2)
+            turn = np.eye(axes)
+            for (a, b), angle in zip(planes, angles, strict=True):
+                if spared not in (a, b):
+                    rotation, (cos, sin) = np.eye(axes), (np.cos(angle), np.sin(angle))
+                    rotation[[a, a, b, b], [a, b, a, b]] = cos, -sin, sin, cos
+                    turn = turn @ rotation
+            matrix[:, :-1] = turn / zoom * sides / sides[:, None]  # a circle stays one
+            matrix[:, -1] = 2 * rng.uniform(-s.shift, s.shift, axes)
         if bends:
             bend = rng.uniform(-1, 1, bend.shape) * 2 * rng.uniform(0, s.elastic)
+        if spared is not None:
+            matrix[spared], bend[spared] = np.eye(axes, axes + 1)[spared], 0.0
         return (matrix, bend) if turns or bends else None
 
     def _mirror(self, images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
+        spatial = images.ndim - 2
         for i, rng in enumerate(rngs):
-            axes = [axis - 2 for axis in self.settings.mirror_axes if rng.random() < 0.5]
+            axes = [axis - spatial for axis in self.settings.mirror_axes if rng.random() < 0.5]
             images[i], labels[i] = images[i].flip(axes), labels[i].flip(axes)
         return images, labels
 
@@ -161,20 +175,25 @@ class BatchAugmentation:
         for image, rng in zip(noise, rngs, strict=True):
             seed = int(rng.integers(2**63))
             image.normal_(generator=torch.Generator(image.device).manual_seed(seed))
-        return images + noise * strength * images.std((2, 3), keepdim=True)
+        return images + noise * strength * images.std(_spatial(images), keepdim=True)
 
     def _blur(self, images: Tensor, rngs: Rngs) -> Tensor:
-        """Blur each slice with its own sigma, edges repeated."""
+        """Blur each image with its own sigma, edges repeated."""
         sigma = _each(rngs, images, lambda rng: rng.uniform(*self.settings.blur))
-        radius = ceil(3 * self.settings.blur[1])
+        radius, axes = ceil(3 * self.settings.blur[1]), images.ndim - 2
         offsets = torch.arange(-radius, radius + 1, device=images.device)
-        kernel = torch.exp(-0.5 * (offsets / sigma[:, 0, 0]).square())  # (B, taps)
-        kernel = kernel / kernel.sum(1, keepdim=True)
-        x = images.flatten(0, 1)[None]  # one group per slice and channel
-        kernel = kernel.repeat_interleave(images.shape[1], 0)[:, None, None]
-        x = F.pad(x, (radius, radius, radius, radius), mode="replicate")
-        x = F.conv2d(x, kernel, groups=len(kernel))
-        x = F.conv2d(x, kernel.transpose(2, 3), groups=len(kernel))
+        kernel = torch.exp(-0.5 * (offsets / sigma.reshape(-1, 1)).square())  # (B, taps)
+        kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(images.shape[1], 0)
+        convolve = F.conv2d if axes == 2 else F.conv3d
+        x = images.flatten(0, 1)[None]  # one group per image and channel
+        for axis in reversed(range(axes)):
+            if axis != self.spared_axis:
+                around = [0, 0] * axes
+                last_first = 2 * (axes - 1 - axis)
+                around[last_first : last_first + 2] = radius, radius
+                shape = [len(kernel), 1, *(len(offsets) if i == axis else 1 for i in range(axes))]
+                x = F.pad(x, around, mode="replicate")
+                x = convolve(x, kernel.reshape(shape), groups=len(kernel))
         return x[0].reshape(images.shape)
 
     def _brightness(self, images: Tensor, rngs: Rngs) -> Tensor:
@@ -182,27 +201,45 @@ class BatchAugmentation:
         return images * _each(rngs, images, lambda rng: rng.uniform(1 - most, 1 + most))
 
     def _contrast(self, images: Tensor, rngs: Rngs) -> Tensor:
-        most = self.settings.contrast
+        most, over = self.settings.contrast, _spatial(images)
         factor = _each(rngs, images, lambda rng: rng.uniform(1 - most, 1 + most))
-        mean = images.mean((2, 3), keepdim=True)
-        low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+        mean = images.mean(over, keepdim=True)
+        low, high = images.amin(over, keepdim=True), images.amax(over, keepdim=True)
         return ((images - mean) * factor + mean).clamp(low, high)
 
     def _gamma(self, images: Tensor, rngs: Rngs) -> Tensor:
         exponent = _each(rngs, images, lambda rng: rng.uniform(*self.settings.gamma))
-        low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+        over = _spatial(images)
+        low, high = images.amin(over, keepdim=True), images.amax(over, keepdim=True)
         span = (high - low).clamp(min=1e-6)
         return ((images - low) / span).pow(exponent) * span + low
 
     def _low_resolution(self, images: Tensor, rngs: Rngs) -> Tensor:
-        height, width = images.shape[-2:]
-        results = []
+        size, results = images.shape[2:], []
         for image, rng in zip(images, rngs, strict=True):
             factor = rng.uniform(*self.settings.low_resolution)
-            small = (max(round(height * factor), 1), max(round(width * factor), 1))
+            small = [
+                side if axis == self.spared_axis else max(round(side * factor), 1)
+                for axis, side in enumerate(size)
+            ]
             coarse = F.interpolate(image[None], size=small, mode="nearest")
-            results.append(F.interpolate(coarse, size=(height, width), mode="bicubic"))
+            results.append(_cubic(coarse, size))
         return torch.cat(results)
+
+
+def _spatial(images: Tensor) -> tuple[int, ...]:
+    return tuple(range(2, images.ndim))
+
+
+def _cubic(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize images (B, C, *spatial) to `size` by cubic convolution."""
+    in_plane = F.interpolate(x.flatten(1, -3), size=tuple(size[-2:]), mode="bicubic")
+    if x.ndim == 4:
+        return in_plane
+    # PyTorch has no tricubic: the third axis, with each plane as a row, which keeps its length.
+    rows = in_plane.reshape(*x.shape[:3], -1)
+    between = F.interpolate(rows, size=(size[0], rows.shape[3]), mode="bicubic")
+    return between.reshape(*x.shape[:2], *size)
 
 
 def _intensity(change: Callable[[Tensor, Rngs], Tensor]) -> Change:
@@ -211,5 +248,5 @@ def _intensity(change: Callable[[Tensor, Rngs], Tensor]) -> Change:
 
 
 def _each(rngs: Rngs, like: Tensor, draw: Callable[[np.random.Generator], float]) -> Tensor:
-    """Return one number per slice, shaped to multiply images (B, C, H, W)."""
-    return torch.tensor([draw(rng) for rng in rngs]).to(like)[:, None, None, None]
+    """Return one number per image, shaped to multiply images (B, C, *spatial)."""
+    return torch.tensor([draw(rng) for rng in rngs]).to(like).reshape(-1, *like[0].ndim * [1])

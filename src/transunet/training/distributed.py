@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 _TIMEOUT = timedelta(hours=2)  # others may wait for a long validation or checkpoint
@@ -107,35 +108,39 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return _Sum.apply(value)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class SharedBatchNorm2d(nn.BatchNorm2d):
+class SharedBatchNorm(_BatchNorm):
     """BatchNorm whose batch is that of all processes, on any device.
 
-    PyTorch's SyncBatchNorm does the same, on CUDA only. The parameters' names stay.
+    For images of any number of axes. PyTorch's SyncBatchNorm does the same, on CUDA only. The
+    parameters' names stay.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, H, W)."""
+        """Normalise (B, C, *spatial)."""
         if not self.training:
             return super().forward(x)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        values, over = x.float(), (0, 2, 3)
+        values, over = x.float(), (0, *range(2, x.ndim))
+        per_channel = (-1, *(1 for _ in over[1:]))
         count = values.new_tensor([values.numel() / values.shape[1]])
         total = sum_over_processes(torch.cat([values.sum(over), count]))
         mean, count = total[:-1] / total[-1], total[-1]
         # The variance in a second pass: sums of squares would cancel.
-        squares = (values - mean[:, None, None]).square().sum(over)
+        squares = (values - mean.view(per_channel)).square().sum(over)
         var = sum_over_processes(squares) / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
         scale = torch.rsqrt(var + self.eps) * self.weight
-        return torch.addcmul((self.bias - mean * scale)[:, None, None], x, scale[:, None, None]).to(
-            x.dtype
-        )
+        shift = self.bias - mean * scale
+        return torch.addcmul(shift.view(per_channel), x, scale.view(per_channel)).to(x.dtype)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Take any number of axes; PyTorch's forward calls this."""
 
 
 def share_batches(model: nn.Module, world: ProcessGroup, device: torch.device) -> nn.Module:
@@ -149,8 +154,8 @@ def share_batches(model: nn.Module, world: ProcessGroup, device: torch.device) -
 
 def _share_statistics(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if type(child) is nn.BatchNorm2d:
-            shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum)
+        if isinstance(child, _BatchNorm):
+            shared = SharedBatchNorm(child.num_features, child.eps, child.momentum)
             shared.load_state_dict(child.state_dict())
             setattr(module, name, shared.to(child.weight.device))
         else:

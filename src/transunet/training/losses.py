@@ -44,7 +44,7 @@ def dice_sums(logits: Tensor, labels: Tensor, ignored: int | None = None) -> Ten
     target = torch.zeros_like(probabilities).scatter_(1, labels[:, None], 1.0)
     if ignored is not None:
         target = target * counted[:, None]
-    over = (0, 2, 3)
+    over = (0, *range(2, logits.ndim))
     intersection = (probabilities * target).sum(over)
     return torch.stack([intersection, probabilities.square().sum(over), target.sum(over)])
 
@@ -61,7 +61,7 @@ class LossTerm(NamedTuple):
     """A loss of a whole batch, from sums over what each process has of it."""
 
     sums: Callable[[Tensor, Tensor, int | None], Tensor]
-    """From logits (B, K, H, W), float32, labels (B, H, W), int64 class indices below K or
+    """From logits (B, K, *spatial), float32, labels (B, *spatial), int64 class indices below K or
     `ignored`, and `ignored`, the label of pixels that count in nothing (None: there are none)."""
     weighted: Callable[[float, Tensor], Tensor]
     """From a weight and the sums over all processes to the weighted loss, a scalar."""
@@ -100,7 +100,7 @@ class SegmentationLoss(nn.Module):
         self.reduce, self.ignored = reduce, ignored
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the float32 scalar loss of logits (B, K, H, W) and int64 labels (B, H, W)."""
+        """Return the scalar loss, float32: logits (B, K, *spatial), int64 labels (B, *spatial)."""
         logits = logits.float()  # half precision overflows in sums over a batch
         sums = [LOSSES[name].sums(logits, labels, self.ignored) for name in self.weights]
         # All sums in one message between the processes.
@@ -129,21 +129,19 @@ class DeepSupervisionLoss(nn.Module):
         self.weights = [1 / total, *(weight / total for weight in weights)]
 
     def forward(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """Return the scalar loss of every depth's logits (B, K, h, w) and labels (B, H, W)."""
+        """Return the scalar loss of logits (B, K, ...) of every size and labels (B, *spatial)."""
         terms = [
-            weight * self.loss(logits, nearest_labels(labels, logits.shape[-2:]))
+            weight * self.loss(logits, nearest_labels(labels, logits.shape[2:]))
             for weight, logits in zip(self.weights, outputs, strict=True)
         ]
         return torch.stack(terms).sum()
 
 
 def nearest_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Return labels (B, H, W) resized to `size` without making up classes."""
-    if tuple(labels.shape[-2:]) == tuple(size):
-        return labels
-    rows, columns = (
-        # The pixel under each new pixel's centre.
-        (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
-        for new, old in zip(size, labels.shape[-2:], strict=True)
-    )
-    return labels[:, rows][:, :, columns]
+    """Return labels (B, *spatial) resized to `size` without making up classes."""
+    for axis, new in enumerate(size, start=1):
+        old = labels.shape[axis]
+        if new != old:  # the pixel under each new pixel's centre
+            centres = (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
+            labels = labels.index_select(axis, centres)
+    return labels

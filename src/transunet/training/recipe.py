@@ -33,12 +33,12 @@ Share = float
 
 
 class Augmentation(Configuration):
-    """What is done to batches on the training device; a `p_...` is a probability per slice."""
+    """What is done to batches on the training device; a `p_...` is a probability per sample."""
 
     p_mirror: Share = Field(default=0.0, ge=0, le=1)
     """Flips along each axis of `mirror_axes`. Only where both sides mean the same."""
-    mirror_axes: tuple[Literal[0, 1], ...] = (0, 1)
-    """0 for rows, 1 for columns."""
+    mirror_axes: tuple[Literal[0, 1, 2], ...] = (0, 1)
+    """Of an image's axes from the first on: of slices, 0 for rows and 1 for columns."""
     p_affine: Share = Field(default=0.0, ge=0, le=1)
     rotation: NonNegativeFloat = 30.0
     """Largest angle in degrees."""
@@ -200,6 +200,8 @@ class Recipe(Configuration):
             raise ValueError(
                 f"accumulate={self.accumulate} is more than the {self.batch_size} slices of a batch"
             )
+        if 2 in self.augmentation.mirror_axes:
+            raise ValueError("augmentation.mirror_axes: slices have 0 (rows) and 1 (columns), no 2")
         if not any(getattr(self, name) for name in LOSSES):
             raise ValueError(f"{' and '.join(LOSSES)} are all 0: nothing would be learned")
         if self.folds and self.holdout is not None:
