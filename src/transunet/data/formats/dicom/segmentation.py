@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats.dicom.codes import Code, structure
+from transunet.data.formats.dicom.codes import structure
 from transunet.data.formats.dicom.frames import Frame, frames_of
 from transunet.data.formats.dicom.headers import (
     is_called_dicom,
@@ -362,11 +362,10 @@ def _refused(series: Series, found: str) -> TransUNetError:
 
 
 def _segment(highdicom: Any, number: int, name: str, method: tuple[str, str]) -> Any:
-    def coded(code: Code) -> Any:
-        return highdicom.sr.CodedConcept(code.value, code.scheme, _text(code.meaning))
+    def coded(code: Any) -> Any:
+        return highdicom.sr.CodedConcept(code.value, code.scheme_designator, _text(code.meaning))
 
     described = structure(name)
-    families = require("pydicom.sr.codedict", extra="dicom").codes.cid7162
     segment = highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=_text(name),
@@ -374,7 +373,9 @@ def _segment(highdicom: Any, number: int, name: str, method: tuple[str, str]) ->
         segmented_property_type=coded(described.kind),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name=method[0], version=method[1], family=families.ArtificialIntelligence
+            name=method[0],
+            version=method[1],
+            family=require("pydicom.sr", extra="dicom").codes.cid7162.ArtificialIntelligence,
         ),
     )
     if described.side:
