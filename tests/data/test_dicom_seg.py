@@ -16,6 +16,7 @@ from transunet.data.formats.dicom.segmentation import (
 )
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
+from transunet.optional import own_version
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra [dicom]")
 highdicom = pytest.importorskip("highdicom", reason="needs the extra [dicom]")
@@ -57,7 +58,7 @@ def test_highdicom_reads_the_same_labels_by_source_instance(tmp_path, image, lab
 
 
 def test_what_the_file_says_of_itself(tmp_path, image, labels):
-    write_seg(labels, image, NAMES, tmp_path / "l.dcm", algorithm_version="7.8")
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
     seg = pydicom.dcmread(tmp_path / "l.dcm")
     assert (seg.PatientName, seg.StudyInstanceUID) == ("Test^Case", STUDY)
     assert seg.SeriesInstanceUID != image.header.uid
@@ -69,7 +70,7 @@ def test_what_the_file_says_of_itself(tmp_path, image, labels):
     local = lesion.SegmentedPropertyTypeCodeSequence[0]
     assert (local.CodingSchemeDesignator, local.CodeMeaning) == (LOCAL, NAMES[3])
     method = liver.SegmentationAlgorithmIdentificationSequence[0]
-    assert (method.AlgorithmName, method.AlgorithmVersion) == ("TransUNet", "7.8")
+    assert (method.AlgorithmName, method.AlgorithmVersion) == ("TransUNet", own_version())
 
 
 def test_labels_with_turned_axes_are_turned_back(tmp_path, image, labels):

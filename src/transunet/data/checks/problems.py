@@ -4,7 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from transunet.errors import DataError, GeometryError, TransUNetError
 
@@ -65,8 +65,8 @@ class _ProblemError(TransUNetError):
         super().__init__(problem.text)
         self.problem = problem
 
-    def __reduce__(self) -> tuple[type, tuple[Problem]]:  # so that it can come from another process
-        return type(self), (self.problem,)
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it can come from another process
+        return type(self), (self.problem,), vars(self)
 
 
 class DataProblemError(_ProblemError, DataError):

@@ -68,19 +68,6 @@ MAY_ALTERNATE = frozenset(
 """Marks that may differ from slice to slice of one volume, as where odd and even slices are
 acquired one after the other; the images that differ in another mark are never one volume."""
 
-
-JPEG = "pylibjpeg and pylibjpeg-libjpeg"
-JPEG_2000 = "pylibjpeg and pylibjpeg-openjpeg"
-JPEG_LS = "pyjpegls"
-
-_SYNTAX = "1.2.840.10008.1.2.4."
-DECODERS = {
-    **{_SYNTAX + end: JPEG for end in ("50", "51", "57", "70")},
-    **{_SYNTAX + end: JPEG_LS for end in ("80", "81")},
-    **{_SYNTAX + end: JPEG_2000 for end in ("90", "91", "201", "202", "203")},
-}
-"""Compressed transfer syntax -> packages that decode it; RLE and deflate need none."""
-
 # Their numbers are physical (HU, Bq/ml) whichever way they are displayed.
 _PHYSICAL = frozenset({"CT", "PT"})
 
@@ -227,20 +214,20 @@ def _check_decodable(path: Path, dataset: Any) -> None:
     """Refuse compression that nothing decodes, and a HighBit that only the decoder would know."""
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        available = require("pydicom.pixels", extra="dicom").get_decoder(syntax).is_available
+        decoder = require("pydicom.pixels", extra="dicom").get_decoder(syntax)
     except NotImplementedError:
         remedy = "Export the series uncompressed"
         raise unreadable(path, f"its transfer syntax {syntax.name} is not known", remedy) from None
-    if not available:
-        package = DECODERS.get(str(syntax), "python-gdcm")
-        remedy = f"Install {package} (pip install), or export the series uncompressed"
+    if not decoder.is_available:
+        needs = [text.partition("requires ")[2] for text in decoder.missing_dependencies[::-1]]
+        remedy = f"Install {needs[0]} (pip install), or export the series uncompressed"
         found = f"it is compressed as {syntax.name}, for which no decoder is installed"
         raise unreadable(path, found, remedy)
     if "PixelData" not in dataset:
         return  # floating point numbers
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     high = _high_bit(dataset)
-    as_they_lie = str(syntax) not in DECODERS
+    as_they_lie = not syntax.is_encapsulated or syntax.name == "RLE Lossless"
     if high != stored - 1 and not (as_they_lie and stored - 1 < high < allocated):
         found = f"its HighBit is {high}, with BitsStored {stored} and BitsAllocated {allocated}"
         remedy = f"Export it again: the present standard wants HighBit {stored - 1}"

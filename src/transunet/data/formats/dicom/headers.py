@@ -1,20 +1,18 @@
-"""DICOM files: which of a folder's files they are, their headers, what is no slice of a volume."""
+"""DICOM files: how one is known, its header, and what it is instead of a slice of a volume."""
 
 import struct
 import warnings
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transunet.data.formats import volume_format
-from transunet.data.formats.archive import Unpacked, is_zip
+from transunet.data.formats.archive import is_zip
 from transunet.data.formats.volume_format import reading
 from transunet.data.walking import walk
-from transunet.errors import ConfigError, TransUNetError
+from transunet.errors import TransUNetError
 from transunet.optional import require
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -49,7 +47,8 @@ _SYNTAXES = {
     (False, True): "1.2.840.10008.1.2.1",
     (False, False): "1.2.840.10008.1.2.2",
 }
-_UNPLACED = " image without a position"
+UNPLACED = " image without a position"
+"""What follows the modality where an image does not say where it lies."""
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 # CT, MR and PET: plain, Enhanced and Legacy Converted Enhanced; and 3D angiography.
@@ -61,70 +60,6 @@ _VOLUMES = frozenset(
 _IMAGES = frozenset({"CT", "MR", "PT"})
 # Have rows, columns and positions, but are no images.
 _NO_IMAGES = frozenset({"RTDOSE", "SEG", "PR", "REG"})
-
-
-@dataclass
-class Scan:
-    """What lies at a path."""
-
-    images: list[tuple[Path, Any]] = field(default_factory=list)
-    """Files of slices, with their headers (datasets without pixel data)."""
-    unplaced: list[tuple[Path, Any]] = field(default_factory=list)
-    """Files of CT, MR and PET that do not say where they lie, such as a screen capture."""
-    skipped: Counter[str] = field(default_factory=Counter)
-    """What else was there: how often each kind."""
-    unpacked: Unpacked | None = None
-    """The temporary files, if it was an archive."""
-
-    def add(self, file: Path) -> None:
-        """Read the header of `file` and sort it in.
-
-        Raises:
-            DataError: when it is damaged.
-        """
-        if not begins_as_dicom(file):
-            if file.stat().st_size and file.suffix.lower() in SUFFIXES:
-                what = (
-                    "it does not begin as a DICOM file does (128 bytes, then DICM; or an element)"
-                )
-                raise unreadable(file, what)
-            self.skipped[OTHER if file.stat().st_size else EMPTY] += 1
-            return
-        dataset = read_dataset(file, pixels=False)
-        with undamaged(file):
-            kind = _kind(file, dataset)
-        if kind is None:
-            self.images.append((file, dataset))
-        elif _sop_class(dataset) in _VOLUMES and kind.endswith(_UNPLACED):
-            self.unplaced.append((file, dataset))
-        else:
-            self.skipped[kind] += 1
-
-
-def scan(path: Path | Sequence[Path]) -> Scan:
-    """Read the headers of a folder (with the folders in it), a zip of one, or some files.
-
-    Raises:
-        ConfigError: without pydicom, or for a path that does not exist.
-        DataError: for a damaged file or an archive that is refused.
-    """
-    require("pydicom", extra="dicom")
-    result = Scan()
-    for source in [path] if isinstance(path, Path) else path:
-        if not source.exists():
-            raise ConfigError(f"There is no file or folder {source}. Check the path.")
-        if source.is_file() and is_zip(source):
-            result.unpacked = Unpacked(source)
-        folder = result.unpacked.folder if result.unpacked else source
-        if folder.is_file():
-            result.add(folder)
-            continue
-        walked = walk(folder)
-        for file in walked.files:
-            result.add(file)
-        if walked.not_followed:
-            result.skipped["links that lead to nothing new"] += len(walked.not_followed)
-    return result
 
 
 def is_dicom(path: Path) -> bool:
@@ -151,13 +86,46 @@ def why_no_slice(path: Path) -> str | None:
     it says what is wrong.
     """
     try:
-        if not begins_as_dicom(path):
-            return EMPTY if path.stat().st_size == 0 else OTHER
-        dataset = read_dataset(path, pixels=False)
-        with undamaged(path):
-            return _kind(path, dataset)
+        return look_at(path)[1]
     except (TransUNetError, OSError) as error:
         return OTHER if isinstance(error.__cause__, OSError) else None
+
+
+def look_at(path: Path) -> tuple[Any, str | None]:
+    """Return a file's header (None for no DICOM), and what it is instead of a slice, if it is none.
+
+    Raises:
+        DataError: when it is damaged.
+    """
+    if not begins_as_dicom(path):
+        return None, OTHER if path.stat().st_size else EMPTY
+    dataset = read_dataset(path, pixels=False)
+    with undamaged(path):
+        sop_class = _sop_class(dataset)
+        if not sop_class and "Rows" not in dataset:
+            raise unreadable(path, "its header ends before it says what it is")
+        if sop_class == _DIRECTORY:
+            return dataset, "DICOMDIR"
+        modality = str(dataset.get("Modality") or "DICOM object without modality")
+        if modality in _NO_IMAGES or (sop_class not in _VOLUMES and "Rows" not in dataset):
+            return dataset, f"{modality} object without pixels" if modality in _IMAGES else modality
+        image_type = dataset.get("ImageType") or ()
+        if "LOCALIZER" in image_type:
+            return dataset, "localizer"
+        if "MOSAIC" in image_type:
+            return dataset, "mosaic of many slices in one picture"
+        placed = all(
+            value(dataset, 0, *where) is not None for where in (POSITION, DIRECTIONS, SPACING)
+        )
+        if not placed and "Rows" in dataset:  # else the header is cut short
+            return dataset, modality + UNPLACED
+        several = int(dataset.get("SamplesPerPixel") or 1) != 1
+        return dataset, "colour image" if several else None
+
+
+def is_volume_class(dataset: Any) -> bool:
+    """Whether a file is a slice of a volume by its SOP class: CT, MR, PET, 3D angiography."""
+    return _sop_class(dataset) in _VOLUMES
 
 
 def read_dataset(path: Path, *, pixels: bool) -> Any:
@@ -235,29 +203,6 @@ def _sop_class(dataset: Any) -> str:
     """The UID of the kind of object that `dataset` is; "" if it does not say."""
     meta = getattr(dataset, "file_meta", {})
     return str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
-
-
-def _kind(path: Path, dataset: Any) -> str | None:
-    """Return None for an image that is part of a volume, else what it is instead."""
-    kind = _sop_class(dataset)
-    if not kind and "Rows" not in dataset:
-        raise unreadable(path, "its header ends before it says what it is")
-    if kind == _DIRECTORY:
-        return "DICOMDIR"
-    modality = str(dataset.get("Modality") or "DICOM object without modality")
-    if modality in _NO_IMAGES or (kind not in _VOLUMES and "Rows" not in dataset):
-        return f"{modality} object without pixels" if modality in _IMAGES else modality
-    image_type = dataset.get("ImageType") or ()
-    if "LOCALIZER" in image_type:
-        return "localizer"
-    if "MOSAIC" in image_type:
-        return "mosaic of many slices in one picture"
-    placed = all(value(dataset, 0, *where) is not None for where in (POSITION, DIRECTIONS, SPACING))
-    if not placed and "Rows" in dataset:  # else the header is cut short
-        return modality + _UNPLACED
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
-        return "colour image"
-    return None
 
 
 def _check_inflated(path: Path, meta_length: int) -> None:

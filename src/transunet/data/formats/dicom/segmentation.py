@@ -7,6 +7,7 @@ first slice to its last. Files are written through highdicom.
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from transunet.data.formats.dicom.series import Series
 from transunet.data.formats.dicom.slice_grid import (
     GRID_TOLERANCE,
     SAME_MM,
-    by_offset,
     plane_affine,
 )
 from transunet.data.volume import LPS_TO_RAS, Grid, Volume, same_grid
@@ -37,9 +37,8 @@ from transunet.errors import ConfigError, TransUNetError, first_line
 from transunet.files import writing
 from transunet.optional import own_version, require
 
-SERIES_NUMBER = 900
-"""Of the segmentation's series; viewers sort by it."""
-
+_SERIES_NUMBER = 900  # of the segmentation's series; viewers sort by it
+_ALGORITHM = "TransUNet"
 _GIVE_IMAGE = "Give the image that it belongs to"
 _PER_FRAME = "PerFrameFunctionalGroupsSequence"
 _NAME_LENGTH = 64  # of a segment's label and a code's meaning
@@ -142,10 +141,6 @@ def write_seg(
     source: Series | Volume,
     label_names: Mapping[int, str],
     path: Path,
-    *,
-    description: str = "TransUNet segmentation",
-    algorithm: str = "TransUNet",
-    algorithm_version: str | None = None,
 ) -> None:
     """Write a label map as a binary DICOM SEG that refers to the instances it was made from.
 
@@ -158,9 +153,6 @@ def write_seg(
         source: the series, or the volume that was read from it.
         label_names: label value -> structure, numbered from 1 without gaps; 0 is skipped.
         path: the file.
-        description: of the new series.
-        algorithm: its name, given in every segment.
-        algorithm_version: this package's where None.
 
     Raises:
         ConfigError: without highdicom, for names that do not fit the labels, a source that is no
@@ -180,9 +172,7 @@ def write_seg(
             f"{labels.channels} channels of {labels.array.dtype}."
         )
     slices = labels.array[0].transpose(2, 1, 0)  # in the order of the series' frames
-    names = _checked_names(label_names, slices, labels.name)
-    method = (algorithm, algorithm_version or own_version())
-    seg = _segmentation(series, slices, names, description, method)
+    seg = _segmentation(series, slices, label_names, labels.name)
     with writing(path, "Make room."):
         seg.save_as(path)
 
@@ -201,8 +191,7 @@ def check_source(source: Series | Volume, label_names: Mapping[int, str]) -> Non
     series = _series_of(source, source.name if isinstance(source, Volume) else source.source)
     slices = np.zeros((series.slices, *series.frames[0].shape), np.uint8)
     slices[0, 0, 0] = 1
-    names = _checked_names(label_names, slices, series.source)
-    _segmentation(series, slices, names, "check", ("check", "check"))
+    _segmentation(series, slices, label_names, series.source)
 
 
 def _open(path: Path, *, pixels: bool = True) -> Any:
@@ -223,28 +212,24 @@ def _open(path: Path, *, pixels: bool = True) -> Any:
 
 def _grid_of(frames: Sequence[Frame], path: Path) -> Grid:
     """The grid from the first frame to the last, of the step that the file tells if that fits."""
-
-    def on_steps(step: float) -> bool:
-        steps = offsets / step
-        return bool(np.abs(steps - np.rint(steps)).max() <= GRID_TOLERANCE)
-
-    ordered = by_offset(frames)
+    ordered = sorted(frames, key=attrgetter("offset_mm"))
     first, last = ordered[0], ordered[-1]
+    rows, columns = first.shape
+    stated = first.thickness_mm
     offsets = np.array([frame.offset_mm for frame in ordered]) - first.offset_mm
     gaps = np.diff(offsets)
     gaps = gaps[gaps > SAME_MM]
-    rows, columns = first.shape
-    stated = first.thickness_mm
     if not gaps.size:
         affine = plane_affine(first, first.normal * (stated or 1.0))
         return Grid((columns, rows, 1), affine, str(path))
-    step = next((step for step in (stated, float(gaps.min())) if step and on_steps(step)), None)
-    if not step:
-        found = "its frames are not evenly spaced, so that they make no grid of their own"
-        raise Problem("seg-grid", str(path), found, _GIVE_IMAGE, geometry=True).error()
-    count = round(offsets[-1] / step) + 1
-    affine = plane_affine(first, (last.position - first.position) / (count - 1))
-    return Grid((columns, rows, count), affine, str(path))
+    for step in filter(None, (stated, float(gaps.min()))):
+        steps = offsets / step
+        if np.abs(steps - np.rint(steps)).max() <= GRID_TOLERANCE:
+            count = round(steps[-1]) + 1
+            affine = plane_affine(first, (last.position - first.position) / (count - 1))
+            return Grid((columns, rows, count), affine, str(path))
+    found = "its frames are not evenly spaced, so that they make no grid of their own"
+    raise Problem("seg-grid", str(path), found, _GIVE_IMAGE, geometry=True).error()
 
 
 def _slice_of(frame: Frame, image: Volume, path: Path) -> int:
@@ -273,56 +258,46 @@ def _series_of(source: Any, name: str) -> Series:
     )
 
 
-def _checked_names(names: Mapping[int, str], slices: NDArray[Any], where: str) -> dict[int, str]:
-    found, named = int(slices.max()), {n: names[n] for n in sorted(names) if n != 0}
-    if list(named) != list(range(1, len(named) + 1)) or not named or found > len(named):
-        raise ConfigError(
-            f"{where}: segments are numbered from 1 without gaps and all labels have names; found "
-            f"names for {sorted(named)} and labels up to {found}. Name every label."
-        )
-    return named
-
-
 def _segmentation(
-    series: Series,
-    slices: NDArray[Any],
-    names: Mapping[int, str],
-    description: str,
-    method: tuple[str, str],
+    series: Series, slices: NDArray[Any], label_names: Mapping[int, str], where: str
 ) -> Any:
     """Return the dataset; what a header lacks for it is an error."""
+    most, names = int(slices.max()), {n: label_names[n] for n in sorted(label_names) if n != 0}
+    if list(names) != list(range(1, len(names) + 1)) or not names or most > len(names):
+        raise ConfigError(
+            f"{where}: segments are numbered from 1 without gaps and all labels have names; found "
+            f"names for {sorted(names)} and labels up to {most}. Name every label."
+        )
     highdicom = require("highdicom", extra="dicom")
     _check_references(series)
-    frames = series.frames if slices.any() else series.frames[:1]
+    frames = series.frames if most else series.frames[:1]
     step_mm = series.frames[0].thickness_mm or 1.0
     if series.slices > 1:
         first, last = series.frames[0].position, series.frames[-1].position
         step_mm = float(np.linalg.norm(last - first)) / (series.slices - 1)
     several = _PER_FRAME in series.datasets[0]
-    images = [_with_frames(series, frames)] if several else [frame.dataset for frame in frames]
-    images = [_complete(image, step_mm) for image in images]
-    smallest = np.uint8 if int(slices.max()) <= 255 else np.uint16
+    images = _source_images(series, frames, several, f"{step_mm:.10g}")
     try:
         with warnings.catch_warnings(action="ignore"):
             seg = highdicom.seg.Segmentation(
                 source_images=images,
-                pixel_array=slices[: len(frames)].astype(smallest),
+                pixel_array=slices[: len(frames)].astype(np.uint8 if most <= 255 else np.uint16),
                 segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-                segment_descriptions=[_segment(highdicom, *item, method) for item in names.items()],
+                segment_descriptions=[_segment(highdicom, *item) for item in names.items()],
                 series_instance_uid=highdicom.UID(),
-                series_number=SERIES_NUMBER,
+                series_number=_SERIES_NUMBER,
                 sop_instance_uid=highdicom.UID(),
                 instance_number=1,
                 manufacturer="transunet",
-                manufacturer_model_name=method[0],
-                software_versions=method[1],
+                manufacturer_model_name=_ALGORITHM,
+                software_versions=own_version(),
                 device_serial_number="0",
-                series_description=_text(description),
+                series_description="TransUNet segmentation",
                 content_label="SEGMENTATION",
                 specific_character_set="ISO_IR 192",  # UTF-8: a structure may have any name
-                omit_empty_frames=bool(slices.any()),
+                omit_empty_frames=bool(most),
             )
-            if several:  # references to the frames of `_with_frames` are to name those of the file
+            if several:  # references to the frames of `images` are to name those of the file
                 references = {
                     id(reference): reference  # segments share them
                     for item in seg[_PER_FRAME].value
@@ -361,7 +336,7 @@ def _refused(series: Series, found: str) -> TransUNetError:
     return Problem("seg", series.source, found, remedy).error()
 
 
-def _segment(highdicom: Any, number: int, name: str, method: tuple[str, str]) -> Any:
+def _segment(highdicom: Any, number: int, name: str) -> Any:
     def coded(code: Any) -> Any:
         return highdicom.sr.CodedConcept(code.value, code.scheme_designator, _text(code.meaning))
 
@@ -373,8 +348,8 @@ def _segment(highdicom: Any, number: int, name: str, method: tuple[str, str]) ->
         segmented_property_type=coded(described.kind),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name=method[0],
-            version=method[1],
+            name=_ALGORITHM,
+            version=own_version(),
             family=require("pydicom.sr", extra="dicom").codes.cid7162.ArtificialIntelligence,
         ),
     )
@@ -390,29 +365,28 @@ def _text(text: str) -> str:
     return plain.strip()[:_NAME_LENGTH] or "?"
 
 
-def _with_frames(series: Series, frames: Sequence[Frame]) -> Any:
-    """A multi-frame header with the frames of the series only, in the order of the slices.
+def _source_images(
+    series: Series, frames: Sequence[Frame], several: bool, thickness: str
+) -> list[Any]:
+    """Copies of the headers that a segmentation refers to, with what highdicom wants to copy.
 
-    The file may hold other echoes at the same places, which highdicom refuses.
+    Of a multi-frame file with the frames of the series only, in the order of the slices: it may
+    hold other echoes at the same places, which highdicom refuses.
     """
-    if len(series.datasets) > 1:
-        raise ConfigError(
-            f"{series.source}: a segmentation can refer to one multi-frame file, this series has "
-            f"{len(series.datasets)}. Write NIfTI (.nii.gz) instead."
-        )
-    part = copy.copy(series.datasets[0])
-    groups = part[_PER_FRAME].value
-    part.PerFrameFunctionalGroupsSequence = [groups[frame.index] for frame in frames]
-    part.NumberOfFrames = len(frames)
-    return part
-
-
-def _complete(dataset: Any, step_mm: float) -> Any:
-    """A copy with what highdicom wants to copy."""
-    complete = copy.copy(dataset)
-    for keyword in _COPIED:
-        if keyword not in complete:
-            setattr(complete, keyword, "")
-    if not complete.get("SliceThickness"):
-        complete.SliceThickness = f"{step_mm:.10g}"
-    return complete
+    images = [copy.copy(frame.dataset) for frame in (frames[:1] if several else frames)]
+    if several:
+        if len(series.datasets) > 1:
+            raise ConfigError(
+                f"{series.source}: a segmentation can refer to one multi-frame file, this series "
+                f"has {len(series.datasets)}. Write NIfTI (.nii.gz) instead."
+            )
+        groups = images[0][_PER_FRAME].value
+        images[0].PerFrameFunctionalGroupsSequence = [groups[frame.index] for frame in frames]
+        images[0].NumberOfFrames = len(frames)
+    for image in images:
+        for keyword in _COPIED:
+            if keyword not in image:
+                setattr(image, keyword, "")
+        if not image.get("SliceThickness"):
+            image.SliceThickness = thickness
+    return images

@@ -3,34 +3,38 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise, takewhile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from transunet.data.checks.problems import DataProblemError, Problem
-from transunet.data.formats.archive import Unpacked
+from transunet.data.formats.archive import Unpacked, is_zip
 from transunet.data.formats.dicom.frames import MAY_ALTERNATE, Frame, frames_of, read_pixels
 from transunet.data.formats.dicom.headers import (
+    OTHER,
+    SUFFIXES,
+    UNPLACED,
     is_called_dicom,
-    read_dataset,
-    scan,
+    is_volume_class,
+    look_at,
     undamaged,
     unreadable,
-    why_no_slice,
 )
 from transunet.data.formats.dicom.slice_grid import (
     GRID_TOLERANCE,
     SAME_MM,
     affine_of,
-    by_offset,
     coincident,
     is_even,
 )
 from transunet.data.volume import Grid
+from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError
+from transunet.optional import require
 
 DIRECTION_TOLERANCE = 1e-3
 """Directions and relative pixel sizes that differ by less are the same."""
@@ -105,25 +109,17 @@ class ListedSeries:
 
 
 class SeveralSeriesError(DataProblemError):
-    """Several series, and none was chosen: `choices` are those there are."""
+    """Several series, and none was chosen."""
 
-    def __init__(self, problem: Problem, choices: Sequence[ListedSeries]) -> None:
-        super().__init__(problem)
-        self.choices = tuple(choices)
-
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:  # so that it can come from a process
-        return type(self), (self.problem, self.choices)
+    choices: tuple[ListedSeries, ...] = ()
+    """Those there are."""
 
 
 class NoSuchSeriesError(ConfigError):
-    """The series that was asked for is not there: `choices` are those there are."""
+    """The series that was asked for is not there."""
 
-    def __init__(self, message: str, choices: Sequence[ListedSeries]) -> None:
-        super().__init__(message)
-        self.choices = tuple(choices)
-
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:  # so that it can come from a process
-        return type(self), (str(self), self.choices)
+    choices: tuple[ListedSeries, ...] = ()
+    """Those there are."""
 
 
 def open_series(path: Path | Sequence[Path], wanted: str | int | None = None) -> Series:
@@ -164,26 +160,52 @@ def find_series(path: Path | Sequence[Path], uid: str | None = None) -> list[Ser
         ConfigError: without pydicom, or for a path that does not exist.
         DataError: for a damaged file, an unsafe archive, or when there is no series.
     """
-    files = scan(path)
+    require("pydicom", extra="dicom")
     source = str(path) if isinstance(path, Path) else str(path[0].parent) if path else "no files"
-    uids = {file: _uid(file, dataset) for file, dataset in files.images}
-    wanted = uid if uid in uids.values() else None
-    by_uid: dict[str, list[Frame]] = defaultdict(list)
-    for file, dataset in files.images:
-        if wanted not in (None, uids[file]):
+    unpacked: Unpacked | None = None
+    files: list[Path] = []
+    skipped: Counter[str] = Counter()
+    for given in [path] if isinstance(path, Path) else path:
+        if not given.exists():
+            raise ConfigError(f"There is no file or folder {given}. Check the path.")
+        if given.is_file() and is_zip(given):
+            unpacked = Unpacked(given)
+        folder = unpacked.folder if unpacked else given
+        if folder.is_file():
+            files.append(folder)
             continue
-        if not uids[file]:
-            raise unreadable(file, "its header has no SeriesInstanceUID")
-        by_uid[uids[file]].extend(frames_of(file, dataset))
-    for file, dataset in files.unplaced:
+        walked = walk(folder)
+        files += walked.files
+        if walked.not_followed:
+            skipped["links that lead to nothing new"] += len(walked.not_followed)
+    images, unplaced = [], []
+    for file in files:
+        dataset, kind = look_at(file)
+        if kind is None:
+            images.append((file, dataset, _uid(file, dataset)))
+        elif kind == OTHER and file.suffix.lower() in SUFFIXES:
+            found = "it does not begin as a DICOM file does (128 bytes, then DICM; or an element)"
+            raise unreadable(file, found)
+        elif kind.endswith(UNPLACED) and is_volume_class(dataset):
+            unplaced.append((file, dataset, kind))
+        else:
+            skipped[kind] += 1
+    wanted = uid if uid in {uid_of_file for *_, uid_of_file in images} else None
+    by_uid: dict[str, list[Frame]] = defaultdict(list)
+    for file, dataset, uid_of_file in images:
+        if wanted in (None, uid_of_file):
+            if not uid_of_file:
+                raise unreadable(file, "its header has no SeriesInstanceUID")
+            by_uid[uid_of_file].extend(frames_of(file, dataset))
+    for file, dataset, kind in unplaced:
         others = [frame.dataset for frame in by_uid.get(_uid(file, dataset), ())]
         with undamaged(file):
             alike = any(all(dataset.get(k) == other.get(k) for k in _KIND) for other in others)
         if alike:
             frames_of(file, dataset)  # raises: a slice that lost its place would be missed
-        files.skipped[f"{dataset.get('Modality')} image without a position"] += 1
+        skipped[kind] += 1
     if not by_uid:
-        found = f"it holds no DICOM image series; found: {counted(files.skipped) or 'no files'}"
+        found = f"it holds no DICOM image series; found: {counted(skipped) or 'no files'}"
         remedy = "Give the folder of a CT, MR or PET series whose images have positions"
         raise Problem("no-series", source, found, remedy).error()
     result = []
@@ -193,18 +215,12 @@ def find_series(path: Path | Sequence[Path], uid: str | None = None) -> list[Ser
             number = int(first.get("SeriesNumber") or 0)
             description = str(first.get("SeriesDescription") or "")
             modality = str(first.get("Modality") or "?")
-        result += [
-            Series(uid_of_series, number, description, modality, tuple(part), source, name)
-            for geometry, alike_frames in _by_geometry(frames)
-            for name, part in _by_mark(
-                geometry, _without_copies(by_offset(alike_frames), files.skipped)
-            )
-        ]
-    result.sort(key=lambda series: (series.number, series.uid))
-    return [
-        replace(series, unpacked=files.unpacked, passed_over=dict(files.skipped))
-        for series in result
-    ]
+        for geometry, alike_frames in _by_geometry(frames):
+            ordered = sorted(alike_frames, key=attrgetter("offset_mm"))
+            for part, slices in _by_mark(geometry, _without_copies(ordered, skipped)):
+                about = (uid_of_series, number, description, modality, tuple(slices), source, part)
+                result.append(Series(*about, unpacked, skipped))
+    return sorted(result, key=attrgetter("number", "uid"))
 
 
 def are_slices(paths: Sequence[Path]) -> bool:
@@ -221,15 +237,14 @@ def are_slices(paths: Sequence[Path]) -> bool:
     positions: dict[str, Any] = {}
     for path in paths:
         try:
-            dataset = None if why_no_slice(path) else read_dataset(path, pixels=False)
-            frame = frames_of(path, dataset)[0] if dataset else None
+            dataset, kind = look_at(path)
+            if kind:
+                continue
+            position = frames_of(path, dataset)[0].position
         except DataError:  # told when it is read
             continue
-        if frame and not np.allclose(
-            frame.position,
-            positions.setdefault(_uid(path, dataset), frame.position),
-            atol=SAME_MM,
-        ):
+        first = positions.setdefault(_uid(path, dataset), position)
+        if not np.allclose(position, first, atol=SAME_MM):
             return True
     return False
 
@@ -253,24 +268,20 @@ def choose_series(available: Sequence[Series], wanted: str | int | None = None) 
         chosen = [series for series in available if series.uid == wanted]
     if len(chosen) == 1:
         return chosen[0]
-    source, choices = available[0].source, choices_of(available)
-    if not chosen:
-        message = f"{source}: has no series {wanted}; it holds:\n{listing(available)}"
-        raise NoSuchSeriesError(message, choices)
-    what = f"it holds {len(available)} series:\n{listing(available)}\nand one is read at a time"
+    source, holds = available[0].source, listing(available)
     remedy = (
-        "Choose one by its number or UID: series=1 in Python and in a request, --series 1 on "
-        "the command line (--series all predicts each)"
+        "Choose one by its number or UID: series=1 in Python and in a request, --series 1 on the "
+        "command line (--series all predicts each)"
     )
-    raise SeveralSeriesError(Problem("several-series", source, what, remedy), choices)
-
-
-def choices_of(available: Sequence[Series]) -> list[ListedSeries]:
-    """Return what a user chooses from, in the order of `available`."""
-    return [
+    found = f"it holds {len(available)} series:\n{holds}\nand one is read at a time"
+    several = SeveralSeriesError(Problem("several-series", source, found, remedy))
+    none = NoSuchSeriesError(f"{source}: has no series {wanted}; it holds:\n{holds}")
+    error = several if chosen else none
+    error.choices = tuple(
         ListedSeries(number, s.uid, s.modality, s.description, s.slices, s.part)
         for number, s in enumerate(available, 1)
-    ]
+    )
+    raise error
 
 
 def listing(available: Sequence[Series]) -> str:

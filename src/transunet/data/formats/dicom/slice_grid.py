@@ -30,11 +30,6 @@ TILT_DEGREES = 0.1
 _SHOWN = 5
 
 
-def by_offset(frames: Sequence[Frame]) -> list[Frame]:
-    """Sort slices of one orientation along their normal."""
-    return sorted(frames, key=lambda frame: frame.offset_mm)
-
-
 def coincident(frames: Sequence[Frame]) -> list[tuple[Frame, Frame]]:
     """Return the neighbours among sorted slices that lie at one place."""
     gaps = np.diff([frame.offset_mm for frame in frames])
