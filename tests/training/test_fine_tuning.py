@@ -20,7 +20,7 @@ from transunet.errors import ConfigError, WeightsError
 from transunet.inference.predictor import Predictor
 from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
-from transunet.training.fine_tuning import normalised_as, preprocessing_from_weights
+from transunet.training.fine_tuning import preprocessing_from_weights
 from transunet.training.loop import Stepped, train
 from transunet.training.recipe import load_recipe
 from transunet.training.runs import resume, start
@@ -183,22 +183,6 @@ def test_a_store_is_taken_as_it_was_prepared_and_the_difference_is_said(tmp_path
     assert job.store.preprocessing == Store.open(store).preprocessing
     assert "the data set's, which is not" in job.beginning.notes[-1]
     assert "orientation SRA (weights: RAS)" in job.beginning.notes[-1]
-
-
-def test_intensities_are_taken_over_where_they_are_of_one_kind():
-    ct, wide = (Channel(name="CT", normalisation="clip", low=low, high=275) for low in (-125, -900))
-    mri, flair = Channel(name="MRI"), Channel(name="FLAIR")
-    photo = Channel(name="red", normalisation="range", high=255)
-    assert normalised_as([ct], [wide]) == (wide,)
-    assert normalised_as([ct], [mri]) == (ct,)
-    assert normalised_as([mri], [wide]) == (mri,)
-    assert normalised_as([mri], [flair]) == (mri,)
-    assert normalised_as([photo], [photo.replace(high=65535)]) == (photo,)
-    assert normalised_as([photo.replace(name="CT", high=1)], [ct]) == (
-        photo.replace(name="CT", high=1),
-    )
-    assert normalised_as([flair, ct], [wide, flair]) == (flair, wide)
-    assert normalised_as([ct, mri], [wide]) == (wide, mri)
 
 
 def test_a_resumed_run_needs_no_source_and_ends_the_same_to_the_bit(tmp_path, toy):

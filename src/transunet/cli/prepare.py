@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from transunet.data.cases import DataSet
-    from transunet.data.preprocessing import Preprocessing
     from transunet.data.splits import How, Splits
     from transunet.data.store import Store
 
@@ -100,8 +99,9 @@ def prepare(
 
     from transunet.cli.progress import count_cases
     from transunet.data.layouts import open_dataset
+    from transunet.data.planning import grids_of, preprocessing_for
+    from transunet.data.prepare import labelled
     from transunet.data.prepare import prepare as prepare_dataset
-    from transunet.data.preprocessing import planes_first
 
     data = open_dataset(dataset, layout, ignore)
     if modality:
@@ -109,13 +109,14 @@ def prepare(
     if group_by:
         data = data.grouped(group_by)
     chosen = _splits(data, split, fraction, folds, splits, seed)
-    preprocessing = _preprocessing(data, normalisation, window)
-    if slice_axis is None:
-        slice_axis = "RAS".index(preprocessing.orientation[0])
-    preprocessing = preprocessing.replace(
-        orientation=planes_first(orientation, slice_axis),
-        spacing_mm=spacing and (None, *spacing),
-    )
+    preprocessing = preprocessing_for(
+        data,
+        grids_of(labelled(data)),
+        normalisation=normalisation,
+        window=window,
+        orientation=orientation,
+        slice_axis=slice_axis,
+    ).replace(spacing_mm=spacing and (None, *spacing))
     with showing_notes(), count_cases("Preparing") as progress:
         store = prepare_dataset(
             data,
@@ -162,74 +163,22 @@ def _splits(
     return splits_of(data, labelled(data), seed, how=how, fraction=share, folds=folds)
 
 
-def _preprocessing(
-    data: "DataSet", normalisation: Normalisation | None, window: tuple[float, float] | None
-) -> "Preprocessing":
-    """Return what suits the data, with the normalisation that was asked for."""
-    from transunet.data.planning import preprocessing_for
-    from transunet.data.prepare import grids_of, labelled
-    from transunet.errors import ConfigError
-
-    derived = preprocessing_for(data, grids_of(labelled(data)))
-    channels = []
-    for channel in derived.channels:
-        kind = normalisation or ("clip" if window else channel.normalisation)
-        if kind != channel.normalisation or window:
-            if kind != "zscore" and not window:
-                raise ConfigError(
-                    f"--normalisation {kind} needs --window LOW HIGH, such as -125 275."
-                )
-            low, high = window or (0.0, 1.0)
-            channel = channel.replace(normalisation=kind, low=low, high=high)
-        channels.append(channel)
-    return derived.replace(channels=tuple(channels))
-
-
 def _show_settings(console: "Console", store: "Store") -> None:
     from transunet.cli.hanging import hanging
-    from transunet.data.planning import image_sides, normalisation_of, orientation_of
+    from transunet.data.planning import decisions
     from transunet.training.recipe import load_recipe
 
-    used, recipe = store.preprocessing, load_recipe()
-    normalisation = normalisation_of(used)
-    spacing = "as it is"
-    if used.spacing_mm:
-        spacing = " x ".join("own" if edge is None else f"{edge:g}" for edge in used.spacing_mm[1:])
-    sides = image_sides(store.fingerprint)
-    of_recipe = f"the default recipe's ({recipe.name})"
-    less = ", less where memory is short" if sides.value[1:] else ""
-    # Name, value, reason, and the option that overrides it.
-    rows = [
-        (
-            "normalisation",
-            ", ".join(normalisation.value),
-            normalisation.reason,
-            "--modality, --normalisation, --window",
-        ),
-        (
-            "slices along",
-            f"{used.orientation[0]}, rows along {used.orientation[1]}, columns along "
-            f"{used.orientation[2]}",
-            orientation_of(used, store.fingerprint).reason,
-            "--slice-axis, --orientation",
-        ),
-        ("in-plane mm", spacing, "slices keep their own unless told otherwise", "--spacing"),
-        (
-            "image size",
-            str(recipe.size[0]),
-            f"{of_recipe}; auto and --recipe modern take {sides.value[0]}{less}: {sides.reason}",
-            "train --image-size",
-        ),
-        (
-            "batch size",
-            str(recipe.batch),
-            f"{of_recipe}; auto and --recipe modern compute it in as many pieces as memory asks",
-            "train --batch-size",
-        ),
-    ]
-    for name, value, reason, option in rows:
-        console.print(f"{name:<15}[bold]{hanging(console, value, 15)}[/bold]")
-        why = hanging(console, f"{reason}; change with {option}", 15)
+    recipe = load_recipe()
+    for decision in decisions(
+        store.preprocessing,
+        store.fingerprint,
+        recipe=recipe.name,
+        image_size=recipe.size[0],
+        batch_size=recipe.batch,
+    ):
+        value = hanging(console, decision.value, 15)
+        console.print(f"{decision.name:<15}[bold]{value}[/bold]")
+        why = hanging(console, f"{decision.reason}; change with {decision.option}", 15)
         console.print(f"{'':<15}{why}", style="dim", markup=False)
 
 

@@ -1,21 +1,29 @@
-"""What is taken where nobody says otherwise, each value with the reason for it.
+"""What is taken where nobody says otherwise, and why: preprocessing, image size, batch.
 
-Channels and slice axis are decided here before a store is made, the image size after it. What
-fits into memory is measured in training, where there is a network.
+All of it is decided here: the preprocessing from the images' headers before a store is made, sizes
+from its fingerprint after it. What fits into memory is measured in training, where there is a
+network.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from math import ceil
 
 import numpy as np
 
-from transunet.data.cases import DataSet
+from transunet.data.cases import Case, DataSet
 from transunet.data.fingerprint import Fingerprint
-from transunet.data.preprocessing import PHOTOGRAPH_CHANNELS, Channel, Preprocessing, planes_first
+from transunet.data.formats import read_grid
+from transunet.data.preprocessing import (
+    PHOTOGRAPH_CHANNELS,
+    Channel,
+    Normalisation,
+    Preprocessing,
+    planes_first,
+)
 from transunet.data.volume import Grid
-
-Value = TypeVar("Value")
+from transunet.errors import ConfigError, DataError, GeometryError
 
 CT_WINDOW = (-125.0, 275.0)
 """Hounsfield units that the paper keeps, for soft tissue of the abdomen."""
@@ -24,34 +32,80 @@ ANISOTROPY = 2.0
 LEAST, MOST, STEP = 64, 512, 32
 """Image sizes in pixels: the least that leaves the transformer a grid, the most, the steps."""
 PAPER_SIZE = 224
+"""Below this, memory does not make an image smaller."""
 ENOUGH = 8
 """Slices per batch below which a smaller image is preferred: the Dice loss needs several."""
+BATCH = 24
+"""Slices per step that `auto` stands for: the paper's, since the learning rate belongs to it."""
+
+_GRIDS = 500  # cases whose headers decide on the slice axis
 
 
 @dataclass(frozen=True)
-class Derived(Generic[Value]):
-    """A value and why it is the default."""
+class Decision:
+    """A value that was taken, as it is told."""
 
-    value: Value
+    name: str
+    value: str
     reason: str
+    option: str
+    """What a user changes it with."""
 
 
-def preprocessing_for(dataset: DataSet, grids: Sequence[Grid] = ()) -> Preprocessing:
-    """Choose the normalisation by modality and the slice axis by spacing.
+def grids_of(cases: Sequence[Case]) -> list[Grid]:
+    """Read the grids of (at most 500, evenly chosen) cases from their headers."""
+    grids = []
+    for case in cases[:: -(-len(cases) // _GRIDS)]:
+        with suppress(DataError, GeometryError):  # reading the case will tell what is wrong with it
+            grids.append(read_grid(case.images[0]))
+    return grids
+
+
+def preprocessing_for(
+    dataset: DataSet,
+    grids: Sequence[Grid] = (),
+    *,
+    normalisation: Normalisation | None = None,
+    window: tuple[float, float] | None = None,
+    orientation: str = "RAS",
+    slice_axis: int | None = None,
+) -> Preprocessing:
+    """Choose the normalisation by modality and the slice axis by spacing, where they are not given.
 
     Args:
         dataset: its channels name the modality.
-        grids: grids of its images (`formats.read_grid`), for the slice axis; without them slices
-            are axial.
+        grids: of its images, from `grids_of`; without them slices are axial.
+        normalisation: of every channel.
+        window: lowest and highest intensity; alone it means "clip".
+        orientation: what the axes are turned to.
+        slice_axis: the axis of `orientation` that runs across the slices.
+
+    Raises:
+        ConfigError: for another normalisation than the modality's that has no window.
     """
-    channels = tuple(channel_for(name, dataset.intensity_range) for name in dataset.channels)
-    slice_axis = 2
-    if grids:
-        in_ras = [[grid.spacing_mm[axis] for axis in grid.axes_in("RAS")] for grid in grids]
-        spacing = np.median(in_ras, axis=0)
-        coarse = [a for a in (2, 1, 0) if spacing[a] > ANISOTROPY * np.delete(spacing, a).max()]
-        slice_axis = coarse[0] if coarse else 2
-    return Preprocessing(channels=channels, orientation=planes_first("RAS", slice_axis))
+    if window and not normalisation:
+        normalisation = "clip"
+    channels = []
+    for name in dataset.channels:
+        channel = channel_for(name, dataset.intensity_range)
+        if window or normalisation not in (None, channel.normalisation):
+            if normalisation != "zscore" and not window:
+                raise ConfigError(
+                    f"--normalisation {normalisation} needs --window LOW HIGH, such as -125 275."
+                )
+            low, high = window or (0.0, 1.0)
+            channel = channel.replace(normalisation=normalisation, low=low, high=high)
+        channels.append(channel)
+    if slice_axis is None:
+        slice_axis = 2
+        if grids:
+            in_ras = [[grid.spacing_mm[axis] for axis in grid.axes_in("RAS")] for grid in grids]
+            spacing = np.median(in_ras, axis=0)
+            coarse = [a for a in (2, 1, 0) if spacing[a] > ANISOTROPY * np.delete(spacing, a).max()]
+            slice_axis = coarse[0] if coarse else 2
+    return Preprocessing(
+        channels=tuple(channels), orientation=planes_first(orientation, slice_axis)
+    )
 
 
 def channel_for(name: str, intensity_range: tuple[float, float] | None = None) -> Channel:
@@ -65,16 +119,47 @@ def channel_for(name: str, intensity_range: tuple[float, float] | None = None) -
     return Channel(name=name, normalisation="zscore")
 
 
-def normalisation_of(preprocessing: Preprocessing) -> Derived[tuple[str, ...]]:
-    """Return what happens to each channel's intensities, in words, and why."""
-    reasons = {
-        "clip": "CT counts in Hounsfield units; the paper's window for soft tissue",
-        "range": "the range of the values is known",
-        "zscore": "no absolute scale is known, so each volume is brought to its own",
-    }
-    channels = preprocessing.channels
-    why = dict.fromkeys(reasons[channel.normalisation] for channel in channels)
-    return Derived(tuple(describe(channel) for channel in channels), "; ".join(why))
+def preprocessing_like(
+    bundled: Preprocessing, dataset: DataSet, grids: Sequence[Grid]
+) -> Preprocessing:
+    """Prepare a data set as the data of the bundle were that training begins from.
+
+    But for channels that are of another kind, and for pictures that would be cut into lines.
+    """
+    own = preprocessing_for(dataset, grids)
+    if any(min(bundled.native_shape(grid)[1:]) == 1 for grid in grids):  # pictures, cut on edge
+        bundled = bundled.replace(orientation=own.orientation)
+    return bundled.replace(channels=channels_like(bundled.channels, own.channels))
+
+
+def channels_like(bundled: Sequence[Channel], own: Sequence[Channel]) -> tuple[Channel, ...]:
+    """Return `own`, normalised as their counterparts in the bundle: by name, else by position."""
+    by_name = {channel.name.casefold(): channel for channel in bundled}
+    channels = []
+    for index, channel in enumerate(own):
+        namesake = by_name.get(channel.name.casefold())
+        other = namesake or (bundled[index] if len(own) == len(bundled) else None)
+        if (
+            other is None
+            # What range the files' values lie in is a fact about them, whatever others had.
+            or "range" in (channel.normalisation, other.normalisation)
+            or (namesake is None and other.normalisation != channel.normalisation)
+        ):
+            channels.append(channel)
+        else:
+            channels.append(other.replace(name=channel.name))
+    return tuple(channels)
+
+
+def image_sides(fingerprint: Fingerprint, patch: int = 1) -> tuple[int, ...]:
+    """Return sides in pixels of the (square) images that suit a data set, in whole patches.
+
+    The first is the median slice's longer side; those after it, down to the paper's, are for a
+    memory that has no room for `ENOUGH` slices of it.
+    """
+    side = min(MOST, max(LEAST, ceil(max(fingerprint.size["median"][1:]) / STEP) * STEP))
+    sides = range(side, min(side, PAPER_SIZE) - 1, -STEP)
+    return tuple(ceil(side / patch) * patch for side in sides)
 
 
 def describe(channel: Channel) -> str:
@@ -86,23 +171,70 @@ def describe(channel: Channel) -> str:
     return f"{channel.name}: mean 0 and deviation 1 per volume"
 
 
-def orientation_of(preprocessing: Preprocessing, fingerprint: Fingerprint) -> Derived[str]:
-    """Return the directions of planes, rows and columns, and why it is they."""
-    spacing = " x ".join(f"{edge:.3g}" for edge in fingerprint.spacing_mm["median"])
-    return Derived(
-        preprocessing.orientation,
-        f"slices, rows and columns lie {spacing} mm apart (median); axial, unless another axis is "
-        f"more than {ANISOTROPY:g} times coarser",
-    )
+def decisions(
+    preprocessing: Preprocessing,
+    fingerprint: Fingerprint,
+    *,
+    recipe: str,
+    image_size: int,
+    batch_size: int,
+) -> list[Decision]:
+    """Say all that was taken for a prepared data set, and why.
 
-
-def image_sides(fingerprint: Fingerprint) -> Derived[tuple[int, ...]]:
-    """Return sides in pixels of the (square) images that suit a data set, and why.
-
-    The first is the median slice's longer side; those after it, down to the paper's, are for a
-    memory that has no room for `ENOUGH` slices of it.
+    Args:
+        preprocessing: what it was prepared with.
+        fingerprint: what it is like.
+        recipe: the name of the recipe that training takes if none is given.
+        image_size: that one's, in pixels.
+        batch_size: that one's, in slices.
     """
-    _, rows, columns = fingerprint.size["median"]
-    side = min(MOST, max(LEAST, -(-max(rows, columns) // STEP) * STEP))
-    sides = tuple(range(side, min(side, PAPER_SIZE) - 1, -STEP))
-    return Derived(sides, f"the median slice has {rows} x {columns} pixels")
+    reasons = []
+    for channel in preprocessing.channels:
+        if channel.normalisation == "range":
+            reasons.append("the range of the values is known")
+        elif channel.normalisation == "zscore":
+            reasons.append("no absolute scale is known, so each volume is brought to its own")
+        elif (channel.low, channel.high) == CT_WINDOW:
+            reasons.append("CT counts in Hounsfield units; the paper's window for soft tissue")
+        else:
+            reasons.append("the window that was asked for")
+    planes, rows, columns = list(preprocessing.orientation)
+    apart = " x ".join(f"{edge:.3g}" for edge in fingerprint.spacing_mm["median"])
+    in_plane = "as it is"
+    if preprocessing.spacing_mm:
+        edges = preprocessing.spacing_mm[1:]
+        in_plane = " x ".join("own" if edge is None else f"{edge:g}" for edge in edges)
+    sides = image_sides(fingerprint)
+    less = ", less where memory is short" if sides[1:] else ""
+    _, height, width = fingerprint.size["median"]
+    of_recipe = f"the default recipe's ({recipe}); auto and --recipe modern"
+    return [
+        Decision(
+            "normalisation",
+            ", ".join(map(describe, preprocessing.channels)),
+            "; ".join(dict.fromkeys(reasons)),
+            "--modality, --normalisation, --window",
+        ),
+        Decision(
+            "slices along",
+            f"{planes}, rows along {rows}, columns along {columns}",
+            f"slices, rows and columns lie {apart} mm apart (median); axial, unless another axis "
+            f"is more than {ANISOTROPY:g} times coarser",
+            "--slice-axis, --orientation",
+        ),
+        Decision(
+            "in-plane mm", in_plane, "slices keep their own unless told otherwise", "--spacing"
+        ),
+        Decision(
+            "image size",
+            str(image_size),
+            f"{of_recipe} take {sides[0]}{less}: the median slice has {height} x {width} pixels",
+            "train --image-size",
+        ),
+        Decision(
+            "batch size",
+            str(batch_size),
+            f"{of_recipe} compute it in as many pieces as memory asks",
+            "train --batch-size",
+        ),
+    ]

@@ -8,8 +8,6 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,8 +25,8 @@ from transunet.data.cases import (
 from transunet.data.checks.problems import log_warnings
 from transunet.data.checks.suitability import modality_of_header
 from transunet.data.fingerprint import CaseFingerprint, summarise
-from transunet.data.formats import files_of, read_grid, warn_of_contradictions
-from transunet.data.planning import preprocessing_for
+from transunet.data.formats import files_of, warn_of_contradictions
+from transunet.data.planning import grids_of, preprocessing_for
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.processes import Progress, spread
 from transunet.data.split_rules import FRACTION, splits_of
@@ -44,17 +42,14 @@ from transunet.data.store import (
     case_on_disk,
     is_older,
 )
-from transunet.data.volume import Grid
 from transunet.data.walking import walk
-from transunet.errors import ConfigError, DataError, GeometryError
+from transunet.errors import ConfigError
 from transunet.files import atomic_path, sha256_of, writable_folder, write_text, writing
 
 _READING = 2
 """Counted up when files are read otherwise than before, so that stores are made anew."""
 
 _log = logging.getLogger("transunet")
-
-_GRIDS = 500  # cases whose headers decide on the slice axis
 
 
 def prepare(
@@ -151,15 +146,6 @@ def labelled(dataset: DataSet) -> tuple[Case, ...]:
     for case in cases:
         raise_first(file_problems(case))
     return cases
-
-
-def grids_of(cases: Sequence[Case]) -> list[Grid]:
-    """Read the grids of (at most 500, evenly chosen) cases from their headers."""
-    grids = []
-    for case in cases[:: -(-len(cases) // _GRIDS)]:
-        with suppress(DataError, GeometryError):  # reading the case will tell what is wrong with it
-            grids.append(read_grid(case.images[0]))
-    return grids
 
 
 def _prepare_case(

@@ -27,6 +27,9 @@ PHOTOGRAPH_CHANNELS = frozenset(
 )
 
 
+Normalisation = Literal["clip", "zscore", "range"]
+
+
 class Scale(NamedTuple):
     """Mean and standard deviation of a channel in one volume."""
 
@@ -39,7 +42,7 @@ class Channel(Configuration):
     """How the intensities of one channel are normalised."""
 
     name: str = "image"
-    normalisation: Literal["clip", "zscore", "range"] = "zscore"
+    normalisation: Normalisation = "zscore"
     """clip: `low`..`high` to [0, 1], the rest clipped; zscore: mean 0 and deviation 1 per volume;
     range: divided by `high`."""
     low: float = 0.0

@@ -5,7 +5,6 @@ and channels are matched by name.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 
 from transunet.bundle.bundle_config import read_config
 from transunet.data.cases import DataSet
-from transunet.data.planning import describe, preprocessing_for
-from transunet.data.prepare import grids_of, labelled
-from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.planning import describe, grids_of, preprocessing_like
+from transunet.data.prepare import labelled
+from transunet.data.preprocessing import Preprocessing
 from transunet.data.store import Store
 from transunet.errors import ConfigError, WeightsError, first_line
 from transunet.models.transunet2d.config import variant
@@ -136,36 +135,9 @@ def with_weights_chosen(recipe: Recipe) -> Recipe:
 
 
 def preprocessing_from_weights(recipe: Recipe, data: DataSet) -> Preprocessing | None:
-    """Return how `data` is to be prepared for weights of a bundle; None where there is no bundle.
-
-    As the bundle's data were, but for channels that are of another kind, and for pictures that
-    would be cut into lines.
-    """
+    """Return how `data` is to be prepared for weights of a bundle; None for other weights."""
     origin = local_origin(recipe.weights)
     if origin is None or origin.bundle is None:
         return None
-    grids = grids_of(labelled(data))
-    own = preprocessing_for(data, grids)
     bundled = read_config(origin.bundle).preprocessing
-    if any(min(bundled.native_shape(grid)[1:]) == 1 for grid in grids):  # pictures, cut on edge
-        bundled = bundled.replace(orientation=own.orientation)
-    return bundled.replace(channels=normalised_as(own.channels, bundled.channels))
-
-
-def normalised_as(own: Sequence[Channel], bundled: Sequence[Channel]) -> tuple[Channel, ...]:
-    """Return `own`, normalised as their counterparts among `bundled`: by name, else by position."""
-    by_name = {channel.name.casefold(): channel for channel in bundled}
-    channels = []
-    for index, channel in enumerate(own):
-        namesake = by_name.get(channel.name.casefold())
-        other = namesake or (bundled[index] if len(own) == len(bundled) else None)
-        if (
-            other is None
-            # What range the files' values lie in is a fact about them, whatever others had.
-            or "range" in (channel.normalisation, other.normalisation)
-            or (namesake is None and other.normalisation != channel.normalisation)
-        ):
-            channels.append(channel)
-        else:
-            channels.append(other.replace(name=channel.name))
-    return tuple(channels)
+    return preprocessing_like(bundled, data, grids_of(labelled(data)))

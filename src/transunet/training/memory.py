@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transunet.data.planning import ENOUGH, image_sides
+from transunet.data.planning import BATCH, ENOUGH, image_sides
 from transunet.data.store import Store
 from transunet.device import free_memory
 from transunet.errors import ConfigError
@@ -20,9 +20,6 @@ from transunet.training.losses import no_reduce
 from transunet.training.recipe import Recipe
 from transunet.training.step import Arithmetic, train_step
 from transunet.training.trainer import DeeplySupervised, make_loss, make_model, make_optimizer
-
-BATCH = 24
-"""Slices per step that `auto` stands for: the paper's."""
 
 _SHARE = 0.85  # of the free memory that a step may fill; the rest is for what cannot be foreseen
 _TRANSIENT = 1.5  # what a step holds at most, over what it keeps for the backward pass
@@ -52,8 +49,7 @@ def fit_to_memory(
 
 def _image_size(recipe: Recipe, store: Store, device: torch.device) -> tuple[int, int]:
     """Return height and width in pixels, in whole patches of the recipe's network."""
-    patch = variant(recipe.model).patch_size
-    sides = [ceil(side / patch) * patch for side in image_sides(store.fingerprint).value]
+    sides = image_sides(store.fingerprint, variant(recipe.model).patch_size)
     for side in sides[:-1]:
         if _fits(recipe.replace(image_size=side), store, device, ENOUGH):
             return side, side
