@@ -70,7 +70,8 @@ def test_the_normalisation_is_told_with_its_reason():
     used = Preprocessing(channels=(ct, photograph, Channel(name="MRI")), orientation="ARS")
     normalisation = told(used)["normalisation"]
     assert normalisation.value == (
-        "CT: -125..275 to 0..1, clipped, red: divided by 255, MRI: mean 0 and deviation 1 per volume"
+        "CT: -125..275 to 0..1, clipped, red: divided by 255, "
+        "MRI: mean 0 and deviation 1 per volume"
     )
     assert "Hounsfield" in normalisation.reason
     assert told(used)["slices along"].value == "A, rows along R, columns along S"

@@ -18,7 +18,7 @@ from transunet.data.formats import (
     read_volume,
     smallest_unsigned,
 )
-from transunet.data.splits import groups_by, some
+from transunet.data.text import groups_by, some
 from transunet.data.volume import Volume, corner_distance, same_grid
 from transunet.errors import ConfigError
 
@@ -140,7 +140,7 @@ class DataSet:
     def grouped(self, pattern: str) -> "DataSet":
         """Return the data set with cases in groups: by what `pattern` finds in their names.
 
-        Test cases are in no group, since they are never split. See `splits.groups_by`.
+        Test cases are in no group, since they are never split. See `text.groups_by`.
 
         Raises:
             ConfigError: for a pattern that is no regular expression or does not fit every name.

@@ -6,11 +6,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.data.checks.suitability import PERCENTILES, SAMPLES
 from transunet.data.volume import Volume
 from transunet.settings import Configuration
-
-PERCENTILES = (0.5, 50.0, 99.5)
-_SAMPLES = 200_000  # voxels of a case that percentiles are taken of
 
 
 class Intensity(Configuration):
@@ -88,7 +86,7 @@ def intensities_of(array: NDArray[Any]) -> tuple[Intensity, ...]:
     """Measure each channel of an array (C, ...); nothing for an empty one."""
     intensities = []
     for values in (channel.ravel("K") for channel in array if channel.size):
-        sample = values[:: max(1, values.size // _SAMPLES)]
+        sample = values[:: max(1, values.size // SAMPLES)]
         intensities.append(
             Intensity(
                 voxels=values.size,

@@ -12,13 +12,11 @@ from transunet.data.splits import (
     Split,
     Splits,
     Splittable,
-    groups_by,
     refuse_divided,
-    some,
     split,
 )
 from transunet.data.store import Store
-from transunet.data.text import text_of
+from transunet.data.text import groups_by, some, text_of
 from transunet.errors import ConfigError
 
 _FORM = 'nnU-Net\'s form, [{"train": ["a", "b"], "val": ["c"]}, ...]'

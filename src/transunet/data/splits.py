@@ -1,11 +1,11 @@
 """Which cases train, validate and test: seeded, by group, whatever order the files come in."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, Protocol
 
+from transunet.data.text import some
 from transunet.errors import ConfigError
 
 How = Literal["auto", "own", "holdout", "kfold"]
@@ -134,28 +134,6 @@ def _split(rest: Iterable[Splittable], validation: set[str], test: Iterable[Spli
     )
 
 
-def groups_by(pattern: str, names: Sequence[str]) -> Mapping[str, str]:
-    """Return the group of each name: what `pattern` finds in it.
-
-    The first parenthesis counts where there is one, else the whole match.
-
-    Raises:
-        ConfigError: for a pattern that is no regular expression or does not fit every name.
-    """
-    try:
-        matches = {name: re.search(pattern, name) for name in names}
-    except re.error as error:
-        raise ConfigError(f"{pattern!r} is no regular expression: {error}.") from None
-    groups = {name: match[1 if match.re.groups else 0] for name, match in matches.items() if match}
-    unfit = [name for name in names if not groups.get(name)]
-    if unfit:
-        raise ConfigError(
-            f"{pattern!r} finds no group in {len(unfit)} of {len(names)} names of cases: "
-            f"{some(unfit)}. Choose a pattern that fits every case."
-        )
-    return groups
-
-
 def refuse_divided(splits: Splits, cases: Sequence[Splittable]) -> None:
     """Make sure that no group has cases that train and cases that validate.
 
@@ -170,9 +148,3 @@ def refuse_divided(splits: Splits, cases: Sequence[Splittable]) -> None:
                 f"{splits.rule_of(fold)}: it has cases of one group in training and in validation: "
                 f"{some(divided)}. Correct it, or leave --group-by out."
             )
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """Return the first of `names`, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

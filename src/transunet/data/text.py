@@ -1,7 +1,11 @@
-"""Text files, in the encodings that programs write without asking."""
+"""Texts: files in the encodings that programs write without asking, names and lists of them."""
 
 import codecs
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from transunet.errors import ConfigError
 
 
 def text_of(path: Path) -> str:
@@ -14,3 +18,31 @@ def text_of(path: Path) -> str:
     content = path.read_bytes()
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if wide else "utf-8-sig")
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """Return the first of `names`, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def groups_by(pattern: str, names: Sequence[str]) -> Mapping[str, str]:
+    """Return the group of each name: what `pattern` finds in it.
+
+    The first parenthesis counts where there is one, else the whole match.
+
+    Raises:
+        ConfigError: for a pattern that is no regular expression or does not fit every name.
+    """
+    try:
+        matches = {name: re.search(pattern, name) for name in names}
+    except re.error as error:
+        raise ConfigError(f"{pattern!r} is no regular expression: {error}.") from None
+    groups = {name: match[1 if match.re.groups else 0] for name, match in matches.items() if match}
+    unfit = [name for name in names if not groups.get(name)]
+    if unfit:
+        raise ConfigError(
+            f"{pattern!r} finds no group in {len(unfit)} of {len(names)} names of cases: "
+            f"{some(unfit)}. Choose a pattern that fits every case."
+        )
+    return groups

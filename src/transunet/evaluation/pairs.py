@@ -21,6 +21,7 @@ from transunet.data.formats import (
 )
 from transunet.data.formats.dicom.headers import is_slice
 from transunet.data.layouts import open_dataset, recognises
+from transunet.data.text import some
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError
 from transunet.evaluation.records import Structure, structures_of
@@ -195,8 +196,8 @@ def match(
     if missing := [name for name, case in cases.items() if case is None]:
         raise DataError(
             f"{len(missing)} of {len(cases)} predictions in {predictions} have no reference in "
-            f"{references.source}: {_some(missing)}. The references there are called "
-            f"{_some(references.labels)}; prediction and reference need the same name."
+            f"{references.source}: {some(sorted(missing), 8)}. The references there are called "
+            f"{some(sorted(references.labels), 8)}; prediction and reference need the same name."
         )
     chosen: dict[str, Path] = {}
     for name, case in cases.items():
@@ -212,7 +213,7 @@ def match(
     if left_out and not subset and predictions.is_dir():
         raise DataError(
             f"{len(left_out)} of {len(references.labels)} references in {references.source} have "
-            f"no prediction in {predictions}: {_some(left_out)}. Predict them too, or pass "
+            f"no prediction in {predictions}: {some(left_out, 8)}. Predict them too, or pass "
             "--subset to evaluate only the cases that are predicted (the report says how many "
             "were left out)."
         )
@@ -296,16 +297,10 @@ def _with_images(pairs: list[Pair], images: Path) -> list[Pair]:
         by_case.setdefault(_case_called(name, cases), file)  # the first channel is shown
     if set(by_case) == {None}:
         raise DataError(
-            f"{images}: no image is called like a case ({_some(pair.name for pair in pairs)}); "
-            f"found {_some(files)}."
+            f"{images}: no image is called like a case ({some([p.name for p in pairs], 8)}); "
+            f"found {some(sorted(files), 8)}."
         )
     return [
         replace(pair, images=(by_case[pair.name],) if pair.name in by_case else ())
         for pair in pairs
     ]
-
-
-def _some(names: Iterable[str], most: int = 8) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more

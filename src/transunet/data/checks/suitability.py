@@ -9,18 +9,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from transunet.data.checks.problems import Problem
-from transunet.data.fingerprint import PERCENTILES
 from transunet.data.formats import FORMATS, raster, suffix_of
 from transunet.data.formats.volume_format import Space
 from transunet.data.preprocessing import PHOTOGRAPH_CHANNELS, Channel, Preprocessing
-from transunet.data.store import StoredCase
 from transunet.data.volume import Grid, Volume
 from transunet.settings import Configuration
+
+if TYPE_CHECKING:
+    from transunet.data.store import StoredCase
 
 MODALITIES: Mapping[str, str] = MappingProxyType(
     {
@@ -65,7 +66,9 @@ DEVIATIONS, SHARE = 1.0, 0.5
 """How far percentiles may lie outside those of training: in standard deviations, where each volume
 is brought to its own; else as a share of the known range."""
 _NARROW = 0.05  # of the known range; values that fill less of it are on another scale
-_SAMPLES = 200_000  # voxels of a channel that percentiles are taken of
+PERCENTILES = (0.5, 50.0, 99.5)
+SAMPLES = 200_000
+"""Voxels of a channel that percentiles are taken of, evenly spaced."""
 
 Triple = tuple[float, float, float]
 Span = tuple[tuple[float, ...], tuple[float, ...]]
@@ -109,7 +112,7 @@ class TrainingData(Configuration):
     """Height and width of the slices."""
 
     @classmethod
-    def of(cls, cases: Iterable[StoredCase], preprocessing: Preprocessing) -> Self:
+    def of(cls, cases: "Iterable[StoredCase]", preprocessing: Preprocessing) -> Self:
         """Summarise the cases of a store, at least one."""
         stored = list(cases)
         channels = []
@@ -156,7 +159,7 @@ class ImageFacts(Configuration):
         channels = []
         for channel in array:
             values = channel.ravel("K")
-            sample = values[:: max(1, values.size // _SAMPLES)].astype(np.float64)
+            sample = values[:: max(1, values.size // SAMPLES)].astype(np.float64)
             low, middle, high = np.percentile(sample, PERCENTILES).tolist()
             channels.append(
                 ChannelValues(
