@@ -7,6 +7,7 @@ from transunet.data.layouts import LAYOUTS, open_dataset
 from transunet.data.layouts.btcv import BTCV, BTCV_TO_PAPER
 from transunet.data.layouts.synapse import ORGANS
 from transunet.data.prepare import prepare
+from transunet.data.split_rules import splits_of
 from transunet.data.splits import split
 from transunet.errors import DataError
 
@@ -148,7 +149,7 @@ def test_acdc_keeps_patients_together(acdc, root):
     assert data.labels[3] == "left ventricle"
     assert len(data.cases) == 10  # the 4-D files are no cases
     assert data.cases[0].group == data.cases[1].group == "patient001"
-    for part in (*split(data.cases), *split(data.cases, how="kfold", folds=5)):
+    for part in (*split(data.cases), *split(data.cases, folds=5)):
         patients = [{name[:10] for name in names} for names in (part.train, part.validation)]
         assert not patients[0] & patients[1]
 
@@ -182,7 +183,7 @@ def test_acdc_as_hdf5(tmp_path, sub):
     (tmp_path / "a/test.list").write_text("patient003_frame01\n")
     data = open_dataset(tmp_path / "a")
     assert (data.layout, len(data.cases)) == ("acdc-h5", 10)
-    (part,) = split(data.cases)
+    (part,) = splits_of(data, data.cases).parts
     assert part.validation == ("patient002_frame01", "patient002_frame12")
     assert part.test == ("patient003_frame01", "patient003_frame12")
     image, _ = data.read_case(data.cases[0])

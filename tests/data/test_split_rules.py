@@ -58,6 +58,11 @@ def test_a_validation_list_is_the_split(decathlon):
     assert drawn.rule == "drawn with seed 1234, not the split of dataset.json"
 
 
+def test_own_asks_for_a_split_that_the_data_set_has(decathlon):
+    with pytest.raises(ConfigError, match="no split of its own"):
+        of(decathlon(cases=3), how="own")
+
+
 def test_an_unlabelled_validation_list_is_no_split(decathlon):
     folder = decathlon(cases=6)
     mark(folder, validation=2)
@@ -80,7 +85,7 @@ def test_data_lists_with_folds_are_cross_validated_as_they_say(decathlon):
     assert of(folder).rule_of(1) == "folds of dataset.json, fold 1 of 3"
     two = of(folder, folds=2)
     assert two.rule == "drawn with seed 1234, not the folds of dataset.json"
-    assert two.parts == split(open_dataset(folder).cases, how="kfold", folds=2)
+    assert two.parts == split(open_dataset(folder).cases, folds=2)
 
 
 @pytest.mark.parametrize("place", ["inside", "beside", "variable"])

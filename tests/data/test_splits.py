@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from transunet.data.splits import Split, split
+from transunet.data.splits import split
 from transunet.errors import ConfigError
 
 
@@ -41,28 +41,22 @@ def test_one_more_case_leaves_the_others_where_they_are():
 
 
 def test_groups_stay_together():
-    for part in split(PATIENTS, how="kfold", folds=3) + split(PATIENTS, how="holdout"):
+    for part in split(PATIENTS, folds=3) + split(PATIENTS):
         groups = [{name.split("_")[0] for name in names} for names in (part.train, part.validation)]
         assert not groups[0] & groups[1]
         assert len(part.validation) % 2 == 0
 
 
 def test_folds_validate_every_case_once():
-    parts = split(CASES, how="kfold", folds=3)
+    parts = split(CASES, folds=3)
     assert sorted(name for part in parts for name in part.validation) == [c.name for c in CASES]
     assert sorted(len(part.validation) for part in parts) == [6, 7, 7]
     assert all(not set(p.train) & set(p.validation) for p in parts)
 
 
-def test_the_data_sets_own_split_is_taken():
-    cases = [Named("a", split="train"), Named("b", split="validation"), Named("c", split="test")]
-    assert split(cases) == (Split(("a",), ("b",), ("c",)),)
-    assert split(cases, how="own") == split(cases)
-
-
 def test_test_cases_are_never_trained_on():
     cases = [*CASES, Named("x", split="test")]
-    for part in (*split(cases), *split(cases, how="kfold"), *split(cases, how="own")):
+    for part in (*split(cases), *split(cases, folds=5)):
         assert part.test == ("x",)
         assert "x" not in part.train + part.validation
 
@@ -78,9 +72,8 @@ def test_everything_may_train():
     [
         (CASES[:1], {}, "at least 2"),
         (CASES, {"fraction": 1}, "0 to below 1"),
-        (CASES, {"how": "own"}, "no split of its own"),
-        (CASES, {"how": "kfold", "folds": 21}, "2 to 20"),
-        (CASES, {"how": "kfold", "folds": 1}, "2 to 20"),
+        (CASES, {"folds": 21}, "2 to 20"),
+        (CASES, {"folds": 1}, "2 to 20"),
     ],
 )
 def test_impossible_splits_are_refused(cases, options, says):

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from transunet.data.cases import DataSet
-    from transunet.data.splits import How, Splits
+    from transunet.data.split_rules import How
+    from transunet.data.splits import Splits
     from transunet.data.store import Store
 
 EXAMPLE = "Example: transunet prepare Task04_Hippocampus -o stores/hippocampus --folds 5"
@@ -143,7 +144,8 @@ def _splits(
 ) -> "Splits":
     """Return who trains and who validates; refuse options that contradict each other."""
     from transunet.data.prepare import labelled
-    from transunet.data.split_rules import FRACTION, splits_in, splits_of
+    from transunet.data.split_rules import splits_in, splits_of
+    from transunet.data.splits import FRACTION
     from transunet.errors import ConfigError
 
     asked = {

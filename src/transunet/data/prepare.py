@@ -29,8 +29,8 @@ from transunet.data.formats import files_of, warn_of_contradictions
 from transunet.data.planning import grids_of, preprocessing_for
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.processes import Progress, spread
-from transunet.data.split_rules import FRACTION, splits_of
-from transunet.data.splits import How, Splits
+from transunet.data.split_rules import How, splits_of
+from transunet.data.splits import FRACTION, Splits
 from transunet.data.store import (
     CASE,
     FORMAT,

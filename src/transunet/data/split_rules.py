@@ -3,29 +3,20 @@
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Literal
 
 from transunet.data.cases import Case, DataSet
 from transunet.data.checks.problems import Problem
 from transunet.data.formats import channel_of, stem_of
-from transunet.data.splits import (
-    How,
-    Split,
-    Splits,
-    Splittable,
-    refuse_divided,
-    split,
-)
+from transunet.data.splits import FOLDS, FRACTION, Split, Splits, Splittable, group_of, split
 from transunet.data.store import Store
 from transunet.data.text import groups_by, some, text_of
 from transunet.errors import ConfigError
 
+How = Literal["auto", "own", "holdout", "kfold"]
+Names = Sequence[str]
+
 _FORM = 'nnU-Net\'s form, [{"train": ["a", "b"], "val": ["c"]}, ...]'
-
-FOLDS = 5
-"""How many, where nobody says."""
-
-FRACTION = 0.2
-"""How many of the groups are held out, where nobody says."""
 
 
 def splits_of(
@@ -55,19 +46,22 @@ def splits_of(
             although the data set was `grouped`.
         DataError: when the data set's file of folds does not fit the cases.
     """
-    marked = any(case.split == "validation" for case in cases)
+    marked = [case.name for case in cases if case.split == "validation"]
     brought = None if how == "holdout" else own_folds(dataset, cases)
     if how == "auto":
         how = "kfold" if folds else "own" if marked or brought else "holdout"
     if how == "own" and (marked or not brought):
-        chosen = Splits(split(cases, how="own"), dataset.split_rule)
+        if not any(case.split in ("validation", "test") for case in cases):
+            raise ConfigError("The data set has no split of its own. Choose 'holdout' or 'kfold'.")
+        chosen = Splits((Split.of(cases, marked),), dataset.split_rule)
     elif brought and (how == "own" or folds in (None, len(brought.parts))):
         chosen = brought
     else:
         unused = brought.rule if brought else dataset.split_rule if marked else None
-        chosen = _draw(cases, seed, how, fraction, folds, dataset.group_by, unused)
+        count = (folds or FOLDS) if how == "kfold" else None
+        chosen = _draw(cases, seed, fraction, count, dataset.group_by, unused)
     if dataset.group_by:
-        refuse_divided(chosen, cases)
+        _refuse_divided(chosen, cases)
     return chosen
 
 
@@ -105,16 +99,15 @@ def stored_splits(
     if fraction is None and (has_folds or not folds):
         try:
             if group_by:
-                refuse_divided(prepared, cases)
+                _refuse_divided(prepared, cases)
             return prepared
         except ConfigError:
             if not prepared.drawn:
                 raise
             folds = len(prepared.parts) if has_folds else None
-    how: How = "kfold" if folds else "holdout"
     unused = None if prepared.drawn else prepared.rule
-    group_by = group_by or store.manifest.group_by
-    return _draw(cases, seed, how, fraction, folds, group_by, unused)
+    share = FRACTION if fraction is None else fraction
+    return _draw(cases, seed, share, folds, group_by or store.manifest.group_by, unused)
 
 
 def grouped_cases(store: Store, group_by: str | None) -> list[Splittable]:
@@ -126,6 +119,36 @@ def grouped_cases(store: Store, group_by: str | None) -> list[Splittable]:
     return [case.model_copy(update={"group": groups.get(case.name)}) for case in cases]
 
 
+def _draw(
+    cases: Sequence[Splittable],
+    seed: int,
+    fraction: float,
+    folds: int | None,
+    group_by: str | None,
+    unused: str | None,
+) -> Splits:
+    """Draw splits; the rule says the seed, how groups were made, and what was not used."""
+    parts = split(cases, seed, fraction=fraction, folds=folds)
+    if not parts[0].validation:
+        return Splits(parts, "none held out, as asked for", drawn=True)
+    groups = f" by group: --group-by {group_by}" if group_by else ""
+    if not groups and any(case.group for case in cases if case.split != "test"):
+        groups = ", groups kept whole"
+    rule = f"drawn with seed {seed}{groups}{f', not the {unused}' if unused else ''}"
+    return Splits(parts, rule, drawn=True)
+
+
+def _refuse_divided(splits: Splits, cases: Sequence[Splittable]) -> None:
+    groups = {case.name: group_of(case) for case in cases}
+    for fold, part in enumerate(splits.parts):
+        train, validation = ({groups[n] for n in names} for names in (part.train, part.validation))
+        if divided := sorted(train & validation):
+            raise ConfigError(
+                f"{splits.rule_of(fold)}: it has cases of one group in training and in validation: "
+                f"{some(divided)}. Correct it, or leave --group-by out."
+            )
+
+
 def own_folds(dataset: DataSet, cases: Sequence[Case]) -> Splits | None:
     """Return the folds that a data set brings: nnU-Net's `splits_final.json`, or keys `fold`.
 
@@ -134,48 +157,53 @@ def own_folds(dataset: DataSet, cases: Sequence[Case]) -> Splits | None:
     """
     if file := dataset.folds_file:
         try:
-            return _checked_splits(named_splits(file, _names(cases)), cases, file.name, file)
+            return splits_in(file, cases, rule=file.name)
         except ConfigError as error:
             found = str(error).removeprefix(f"{file}: ").rstrip(".")
             remedy = "Correct the file, or take it away to have a split drawn"
             raise Problem("splits", str(file), found, remedy).error() from None
     rest = [case for case in cases if case.split != "test"]
-    numbers = sorted({case.fold for case in rest if case.fold is not None})
     pairs = [
         ([c.name for c in rest if c.fold != number], [c.name for c in rest if c.fold == number])
-        for number in numbers
+        for number in sorted({case.fold for case in rest if case.fold is not None})
     ]
-    if not all(train for train, _ in pairs):
+    if not pairs or not all(train for train, _ in pairs):
         return None  # one number for all of them makes no folds
-    return _checked_splits(pairs, cases, "folds of dataset.json", dataset.folder) if pairs else None
+    return _checked_splits(pairs, cases, "folds of dataset.json", dataset.folder)
 
 
 def splits_in(
-    path: Path, cases: Sequence[Splittable], folds: int | None = None, group_by: str | None = None
+    path: Path,
+    cases: Sequence[Splittable],
+    folds: int | None = None,
+    group_by: str | None = None,
+    rule: str = "",
 ) -> Splits:
-    """Return the splits in a user's file; cases that are for testing stay so.
+    """Return the splits in a file; cases that are for testing stay so.
 
     Args:
         path: JSON in nnU-Net's form, see `named_splits`.
         cases: those that are used.
         folds: how many the file must hold; None for any number.
         group_by: the pattern that made the groups of `cases`, if they must not be divided.
+        rule: what the file is called; as a user's option if not given.
 
     Raises:
         ConfigError: for a file that cannot be used, names other cases, or holds another number.
     """
-    splits = _checked_splits(named_splits(path, _names(cases)), cases, f"--splits {path}", path)
+    pairs = named_splits(path, {case.name for case in cases})
+    splits = _checked_splits(pairs, cases, rule or f"--splits {path}", path)
     if folds not in (None, len(splits.parts)):
         raise ConfigError(
             f"{path} holds {len(splits.parts)} splits, and --folds {folds} are asked for. Leave "
             "--folds out, or give the number in the file."
         )
     if group_by:
-        refuse_divided(splits, cases)
+        _refuse_divided(splits, cases)
     return splits
 
 
-def named_splits(path: Path, cases: Collection[str] = ()) -> list[tuple[list[str], list[str]]]:
+def named_splits(path: Path, cases: Collection[str] = ()) -> list[tuple[Names, Names]]:
     """Return the names that train and that validate, split by split, of a file in nnU-Net's form.
 
     That is JSON: a list of objects with the lists `train` and `val`; one object alone is one split.
@@ -190,84 +218,51 @@ def named_splits(path: Path, cases: Collection[str] = ()) -> list[tuple[list[str
         raise ConfigError(f"{path}: it cannot be read ({error.strerror or error}).") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: it is not JSON ({error}); expected {_FORM}.") from None
+
+    def case_of(name: str) -> str:
+        stem = stem_of(Path(name))
+        names = (name, stem, f"{stem}_0000", (channel_of(stem) or [stem])[0])
+        return next((known for known in names if known in cases), name)
+
     items = [content] if isinstance(content, dict) else content
     if not isinstance(items, list) or not items:
         raise ConfigError(f"{path}: expected {_FORM}, found {content!r:.100}.")
-    pairs = []
+    pairs: list[tuple[Names, Names]] = []
     for number, item in enumerate(items):
         sides = [item.get(key) for key in ("train", "val")] if isinstance(item, dict) else [None]
         for side in sides:
             if not isinstance(side, list) or not all(isinstance(name, str) for name in side):
                 raise ConfigError(f"{path}: expected {_FORM}, found split {number}: {item!r:.100}.")
-        train, validation = ([_case_of(n, cases) for n in item[key]] for key in ("train", "val"))
+        train, validation = ([case_of(name) for name in item[key]] for key in ("train", "val"))
         pairs.append((train, validation))
     return pairs
 
 
-def _case_of(name: str, cases: Collection[str]) -> str:
-    """The case that is meant by its name, or by a file's: CASE.nii.gz, CASE_0000, CASE."""
-    stem = stem_of(Path(name))
-    names = (name, stem, f"{stem}_0000", (channel_of(stem) or [stem])[0])
-    return next((known for known in names if known in cases), name)
-
-
-def _names(cases: Sequence[Splittable]) -> set[str]:
-    return {case.name for case in cases}
-
-
 def _checked_splits(
-    pairs: Sequence[tuple[Sequence[str], Sequence[str]]],
-    cases: Sequence[Splittable],
-    rule: str,
-    source: Path,
+    pairs: Sequence[tuple[Names, Names]], cases: Sequence[Splittable], rule: str, source: Path
 ) -> Splits:
     """Make sure that the names in `source` are those of `cases`, each on one side, none empty."""
-    names = _names(cases)
     test = {case.name for case in cases if case.split == "test"}
+    names = {case.name for case in cases}
     for number, (train, validation) in enumerate(pairs):
-        empty = [key for key, side in (("train", train), ("val", validation)) if not side]
         faults = {
-            "no labelled cases of the data set": sorted({*train, *validation} - names),
-            "test cases of the data set": sorted({*train, *validation} & test),
-            "both in 'train' and in 'val'": sorted({*train} & {*validation}),
+            "no labelled cases of the data set": {*train, *validation} - names,
+            "test cases of the data set": {*train, *validation} & test,
+            "both in 'train' and in 'val'": {*train} & {*validation},
         }
         for what, wrong in faults.items():
             if wrong:
                 raise ConfigError(
-                    f"{source}: split {number} names {len(wrong)} that are {what}: {some(wrong)}. "
-                    f"Cases are called {some(sorted(names - test), 3)}."
+                    f"{source}: split {number} names {len(wrong)} that are {what}: "
+                    f"{some(sorted(wrong))}. Cases are called {some(sorted(names - test), 3)}."
                 )
-        if empty:
+        if empty := [key for key, side in (("train", train), ("val", validation)) if not side]:
             raise ConfigError(
                 f"{source}: split {number} has no cases in {' and '.join(map(repr, empty))}. "
                 "Every split needs cases to train and to validate."
             )
-    parts = [
-        Split(tuple(sorted({*train})), tuple(sorted({*validation})), tuple(sorted(test)))
-        for train, validation in pairs
-    ]
-    return Splits(tuple(parts), rule)
-
-
-def _draw(
-    cases: Sequence[Splittable],
-    seed: int,
-    how: How,
-    fraction: float | None,
-    folds: int | None,
-    group_by: str | None,
-    unused: str | None,
-) -> Splits:
-    """Draw splits; the rule says the seed, how groups were made, and what was not used."""
-    share = FRACTION if fraction is None else fraction
-    parts = split(cases, seed, how=how, fraction=share, folds=folds or FOLDS)
-    if not parts[0].validation:
-        return Splits(parts, "none held out, as asked for", drawn=True)
-    groups = f" by group: --group-by {group_by}" if group_by else ""
-    if not groups and any(case.group for case in cases if case.split != "test"):
-        groups = ", groups kept whole"
-    rule = f"drawn with seed {seed}{groups}{f', not the {unused}' if unused else ''}"
-    return Splits(parts, rule, drawn=True)
+    sides = [[tuple(sorted({*side})) for side in (*pair, test)] for pair in pairs]
+    return Splits(tuple(Split(*each) for each in sides), rule)
 
 
 def split_warnings(store: Store, split: Split) -> list[str]:

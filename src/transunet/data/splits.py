@@ -1,14 +1,17 @@
 """Which cases train, validate and test: seeded, by group, whatever order the files come in."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Literal, Protocol
+from typing import Protocol, Self
 
-from transunet.data.text import some
 from transunet.errors import ConfigError
 
-How = Literal["auto", "own", "holdout", "kfold"]
+FOLDS = 5
+"""How many, where nobody says."""
+
+FRACTION = 0.2
+"""How many of the groups are held out, where nobody says."""
 
 
 class Splittable(Protocol):
@@ -34,6 +37,13 @@ class Split:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, cases: Sequence[Splittable], validation: Collection[str]) -> Self:
+        """Let cases validate by their names, those marked "test" test, and the others train."""
+        test = {case.name for case in cases if case.split == "test"}
+        train = {case.name for case in cases} - test - set(validation)
+        return cls(tuple(sorted(train)), tuple(sorted(validation)), tuple(sorted(test)))
 
 
 @dataclass(frozen=True)
@@ -64,50 +74,37 @@ def split(
     cases: Sequence[Splittable],
     seed: int = 1234,
     *,
-    how: How = "auto",
-    fraction: float = 0.2,
-    folds: int = 5,
+    fraction: float = FRACTION,
+    folds: int | None = None,
 ) -> tuple[Split, ...]:
-    """Split cases, never a group; the result depends on names, groups and the seed only.
+    """Draw a split, or folds, never of a group; names, groups and the seed alone decide.
 
     A case that the data set marks "test" is always a test case.
 
     Args:
         cases: any order.
         seed: another seed, another split.
-        how: "own" takes the data set's own split; "holdout" holds out `fraction` of the groups for
-            validation; "kfold" gives `folds` splits whose validation cases together are all cases,
-            once each; "auto" is "own" where the data set marks validation cases, else "holdout".
-        fraction: of the groups, for "holdout": at least one group; 0 trains on everything.
-        folds: how many, for "kfold".
-
-    Returns:
-        One split, or `folds` of them.
+        fraction: of the groups, held out for validation: at least one; 0 trains on everything.
+        folds: instead, so many splits whose validation cases together are all cases, once each.
 
     Raises:
-        ConfigError: when there are too few groups, or no split of its own.
+        ConfigError: when there are too few groups.
     """
-    test = [case for case in cases if case.split == "test"]
     rest = [case for case in cases if case.split != "test"]
-    own = any(case.split == "validation" for case in cases)
-    if how == "own" and not (own or test):
-        raise ConfigError("The data set has no split of its own. Choose 'holdout' or 'kfold'.")
-    if how == "own" or (how == "auto" and own):
-        return (_split(rest, {c.name for c in rest if c.split == "validation"}, test),)
     # By hash: independent of numpy's version, and one more case leaves the others where they are.
-    names = {_group(case) for case in rest}
+    names = {group_of(case) for case in rest}
     groups = sorted(names, key=lambda group: sha256(f"{seed}/{group}".encode()).digest())
-    if how == "kfold":
+    if folds is not None:
         if not 2 <= folds <= len(groups):
             choice = f"choose 2 to {len(groups)}" if len(groups) > 1 else "that takes at least 2"
             raise ConfigError(
                 f"Cannot make {folds} folds of {len(groups)} groups of cases: {choice}."
             )
-        held_out = [set(groups[fold::folds]) for fold in range(folds)]
+        held_out = [groups[fold::folds] for fold in range(folds)]
     elif not 0 <= fraction < 1:
         raise ConfigError(f"Cannot hold out {fraction:g} of the cases: choose 0 to below 1.")
     elif fraction == 0:
-        held_out = [set()]
+        held_out = [[]]
     elif len(groups) < 2:
         raise ConfigError(
             f"Holding out cases for validation needs at least 2 groups of cases, found "
@@ -115,36 +112,12 @@ def split(
             "holdout=0."
         )
     else:
-        count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
-        held_out = [set(groups[:count])]
+        held_out = [groups[: min(len(groups) - 1, max(1, round(fraction * len(groups))))]]
     return tuple(
-        _split(rest, {c.name for c in rest if _group(c) in part}, test) for part in held_out
+        Split.of(cases, [case.name for case in rest if group_of(case) in part]) for part in held_out
     )
 
 
-def _group(case: Splittable) -> str:
+def group_of(case: Splittable) -> str:
+    """Return what a case must stay together with."""
     return case.name if case.group is None else case.group
-
-
-def _split(rest: Iterable[Splittable], validation: set[str], test: Iterable[Splittable]) -> Split:
-    return Split(
-        train=tuple(sorted(case.name for case in rest if case.name not in validation)),
-        validation=tuple(sorted(validation)),
-        test=tuple(sorted(case.name for case in test)),
-    )
-
-
-def refuse_divided(splits: Splits, cases: Sequence[Splittable]) -> None:
-    """Make sure that no group has cases that train and cases that validate.
-
-    Raises:
-        ConfigError: naming the first groups that have.
-    """
-    groups = {case.name: _group(case) for case in cases}
-    for fold, part in enumerate(splits.parts):
-        train, validation = ({groups[n] for n in names} for names in (part.train, part.validation))
-        if divided := sorted(train & validation):
-            raise ConfigError(
-                f"{splits.rule_of(fold)}: it has cases of one group in training and in validation: "
-                f"{some(divided)}. Correct it, or leave --group-by out."
-            )

@@ -170,9 +170,9 @@ class Run:
         if not recipe.folds and recipe.holdout is None:
             return store.prepared
         if recipe.folds:
-            parts = split(cases, recipe.seed, how="kfold", folds=recipe.folds)
+            parts = split(cases, recipe.seed, folds=recipe.folds)
         else:
-            parts = split(cases, recipe.seed, how="holdout", fraction=recipe.holdout or 0.0)
+            parts = split(cases, recipe.seed, fraction=recipe.holdout or 0.0)
         return Splits(parts, f"drawn with seed {recipe.seed}", drawn=True)
 
     def with_data_at(self, dataset: Path) -> Self:
