@@ -27,7 +27,7 @@ from transunet.data.layouts import open_dataset, recognises
 from transunet.data.prepare import prepare
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, DataError
-from transunet.models.transunet2d.config import variant
+from transunet.models.variants import variant
 from transunet.training.losses import LossTerm
 from transunet.training.recipe import Recipe, load_recipe
 from transunet.training.trainer import make_loss

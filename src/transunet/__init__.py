@@ -23,8 +23,9 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from transunet.inference.predictor import Predictor
-    from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig
+    from transunet.models.transunet2d.config import TransUNetConfig
     from transunet.models.transunet2d.network import TransUNet
+    from transunet.models.variants import VARIANTS
 
 _HOME = {
     "BundleConfig": "bundle.bundle_config",
@@ -36,7 +37,7 @@ _HOME = {
     "TransUNet": "models.transunet2d.network",
     "TransUNetConfig": "models.transunet2d.config",
     "TransUNetError": "errors",
-    "VARIANTS": "models.transunet2d.config",
+    "VARIANTS": "models.variants",
     "Volume": "data.volume",
     "WeightsError": "errors",
     "create_model": "create",

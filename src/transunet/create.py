@@ -3,9 +3,12 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from transunet.models.transunet2d.config import TransUNetConfig, variant
-from transunet.models.transunet2d.network import TransUNet
+from transunet.models.architecture import Architecture
+from transunet.models.families import build
+from transunet.models.segmentation_network import SegmentationNetwork
+from transunet.models.variants import variant
 from transunet.weights.load import Source, load_weights
 from transunet.weights.origin import local_origin
 
@@ -18,12 +21,13 @@ def create_model(
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | tuple[int, ...] | None = None,
     n_skip: int | None = None,
     weights: Source | None = None,
     class_names: Sequence[str] | None = None,
-) -> TransUNet:
-    """Build a TransUNet.
+    **settings: Any,
+) -> SegmentationNetwork:
+    """Build a network.
 
     With the weights of a bundle or run, what is not given is taken from there, and what is given
     may differ from it in classes, channels and image size: the model is then one to fine-tune, and
@@ -34,13 +38,15 @@ def create_model(
         num_classes: Classes of the logits, background included; 2 if not given.
         in_channels: Channels of the image; 1 if not given. One is repeated to three, as in the
             reference.
-        image_size: Height and width in pixels, or one side, for which position embeddings are made;
-            224 if not given. The model runs other sizes too.
+        image_size: Height and width in pixels (of volumes three sides), or one for all of them, for
+            which position embeddings are made; 224 of slices if not given. The model runs other
+            sizes too.
         n_skip: Skip connections, 0 to 3 (0 without a ResNet); the variant's own if not given.
         weights: None for fresh weights, "imagenet21k" for the published ones, or the path of a
             `.npz`, `.pth` or `.safetensors` file, of a bundle or of a run.
         class_names: What the classes are called, background first: classes keep the weights of the
             bundle's classes of their names.
+        settings: Any other field of the configuration of the name's family.
 
     Raises:
         ConfigError: for an unknown name or impossible settings.
@@ -58,8 +64,9 @@ def create_model(
         "in_channels": in_channels,
         "image_size": image_size,
         "n_skip": n_skip,
+        **settings,
     }
-    model = TransUNet(usual.replace(**{k: v for k, v in given.items() if v is not None}))
+    model = build(usual.replace(**{k: v for k, v in given.items() if v is not None}))
     if weights is not None:
         partial = bundle is not None or num_classes is not None
         loaded = load_weights(model, weights, partial=partial, labels=class_names)
@@ -68,7 +75,7 @@ def create_model(
     return model
 
 
-def _bundle_config(weights: Source | None) -> TransUNetConfig | None:
+def _bundle_config(weights: Source | None) -> Architecture | None:
     """Return the architecture of the bundle that `weights` is, None for anything else."""
     origin = local_origin(weights) if isinstance(weights, str | Path) else None
     return origin.config if origin else None

@@ -16,8 +16,9 @@ from transunet.data.preprocessing import Channel, Preprocessing, planes_first
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 from transunet.inference.volume_slices import VolumeSlices
-from transunet.models.transunet2d.config import TransUNetConfig, variant
+from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 
 PLAIN = Preprocessing(channels=(Channel(normalisation="range", high=1.0),))
 
@@ -145,7 +146,7 @@ def test_a_voxel_lies_in_the_token_that_its_slice_puts_there(axis: int, orientat
         array = np.zeros((1, *shape), np.float32)
         array[(0, *voxel)] = 1
         one = Volume(array, OBLIQUE, "point")
-        grid = TokenGrid(one.grid, preprocessing, (64, 64), 16)
+        grid = TokenGrid(one.grid, preprocessing, (64, 64), (16, 16))
         slices = preprocessing.to_working(one)[0]
         index, row, column = np.unravel_index(slices.argmax(), slices.shape)
         # Corner on corner: the end pixels of the slice are those of the network's image.
@@ -188,7 +189,7 @@ def test_a_token_that_attends_to_itself_is_brightest_where_it_lies() -> None:
     for orientation in ("RAS", "LAS", "PSR"):
         one = volume((40, 44, 30))
         preprocessing = PLAIN.replace(orientation=orientation)
-        grid = TokenGrid(one.grid, preprocessing, (64, 64), 16)
+        grid = TokenGrid(one.grid, preprocessing, (64, 64), (16, 16))
         voxel = (33, 5, 22)
         index, row, column = grid.token_at(voxel)
         tokens = np.zeros(grid.shape, np.float32)
@@ -202,7 +203,7 @@ def test_a_token_that_attends_to_itself_is_brightest_where_it_lies() -> None:
 
 def test_between_tokens_values_are_bilinear_and_keep_their_range() -> None:
     one = volume((64, 64, 2), np.eye(4))
-    grid = TokenGrid(one.grid, PLAIN, (64, 64), 16)
+    grid = TokenGrid(one.grid, PLAIN, (64, 64), (16, 16))
     ramp = np.tile(np.arange(4, dtype=np.float32), (2, 4, 1))
     drawn = grid.to_slices(ramp)
     assert drawn.shape == (2, 64, 64)

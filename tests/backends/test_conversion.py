@@ -102,8 +102,8 @@ def test_a_hybrid_is_converted_too(tmp_path: Path) -> None:
 
     from transunet.bundle.io import save_pretrained
     from transunet.data.preprocessing import Preprocessing
-    from transunet.models.transunet2d.config import variant
     from transunet.models.transunet2d.network import TransUNet
+    from transunet.models.variants import variant
 
     torch.manual_seed(0)
     model = TransUNet(variant("R26-ViT-Ti_16", num_classes=2, image_size=(32, 48), num_layers=2))

@@ -16,8 +16,8 @@ from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.errors import TransUNetError
 from transunet.evaluation.evaluate import EvaluationRequest, evaluate
 from transunet.inference.predictor import Predictor
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 
 pytest.importorskip("highdicom", reason="needs the extra [dicom]")
 NAMES = {0: "background", 1: "liver"}

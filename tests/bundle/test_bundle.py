@@ -8,8 +8,8 @@ import transunet
 from transunet.bundle.io import BundleConfig, from_pretrained, save_pretrained
 from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError, DataError, WeightsError
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 
 LABELS = {0: "background", 1: "anterior", 2: "posterior"}
 

@@ -10,8 +10,8 @@ import torch
 from transunet.bundle.io import BundleConfig, from_pretrained, push_to_hub, save_pretrained
 from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 from weights.loopback import serving
 
 

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from transunet.cli.weights import app
 from transunet.errors import ConfigError, WeightsError
-from transunet.models.transunet2d.config import VARIANTS
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import VARIANTS
 from transunet.weights.catalog import files_for
 from transunet.weights.download import cached_path
 from weights.loopback import serving

@@ -12,8 +12,8 @@ from transunet.data.formats.dicom.segmentation import read_seg, write_seg
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.files import atomic_path
 from transunet.inference.predictor import Predictor
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 
 pytestmark = pytest.mark.slow  # reads whole series
 

@@ -22,8 +22,8 @@ from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError, DataError
 from transunet.export.export import FORMATS, check_target, export
 from transunet.inference.loading import load_networks
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")

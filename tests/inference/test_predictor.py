@@ -9,8 +9,8 @@ from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 from transunet.inference.predictor import Predictor
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 
 UNIT = Preprocessing(channels=(Channel(normalisation="range", high=1.0),))
 NAMES = {0: "background", 1: "one", 2: "two", 3: "three"}

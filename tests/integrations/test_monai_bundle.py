@@ -20,8 +20,8 @@ from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError
 from transunet.inference.predictor import Predictor
 from transunet.integrations.monai.monai_bundle import inference, write_monai_bundle
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 
 pytest.importorskip("monai", reason="MONAI is not installed")
 pytest.importorskip("ignite", reason="pytorch-ignite is not installed")

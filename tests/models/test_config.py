@@ -2,7 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from transunet.errors import ConfigError
-from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig, variant
+from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.models.variants import VARIANTS, variant
 
 
 @pytest.mark.parametrize(

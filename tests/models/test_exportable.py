@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from transunet.models.transunet2d.config import TransUNetConfig, variant
+from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.exportable import ChannelGroupNorm, Exportable, exportable
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 
 SMALL = {"hidden_size": 8, "mlp_size": 8, "num_heads": 2, "num_layers": 1, "bridge_channels": 8}
 HYBRID = {"resnet_units": (1, 1, 1), "resnet_width": 0.5, "n_skip": 3}

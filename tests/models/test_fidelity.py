@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden_figures import close, facts, image, names, seed_state
-from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig, variant
+from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.embedding import Transformer
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import VARIANTS, variant
 
 # The large sizes, and what other numbers of skips and channels add to the paper's network.
 SLOW = (

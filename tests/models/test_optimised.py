@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from golden_figures import close, facts, image, seed_state
 from prediction import tiny_config
-from transunet.models.transunet2d.config import TransUNetConfig, variant
+from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.transunet2d.optimised import fuse
 from transunet.models.transunet2d.resnet import StdConv2d
+from transunet.models.variants import variant
 
 CONFIGS = {
     "hybrid": variant("R26-ViT-Ti_16", num_classes=4, image_size=32),

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from transunet.errors import ConfigError
 from transunet.models.positions import resize_positions
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.transunet2d.resnet import GroupNorm
+from transunet.models.variants import variant
 
 
 def small(**changes: object) -> TransUNet:

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig, variant
+from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import VARIANTS, variant
 
 SMALL = "R26-ViT-Ti_16"
 # All blocks of an encoder are the same module: two show what twelve or thirty-two would. The

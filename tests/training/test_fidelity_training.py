@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from golden_figures import facts, seed_state, uniform
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 from transunet.training.losses import SegmentationLoss
 from transunet.training.schedule import Budget, rate_at
 from transunet.training.step import train_step

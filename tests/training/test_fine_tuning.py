@@ -18,8 +18,8 @@ from transunet.data.sampling.slices import Slices
 from transunet.data.store import Store
 from transunet.errors import ConfigError, WeightsError
 from transunet.inference.predictor import Predictor
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 from transunet.training.fine_tuning import preprocessing_from_weights
 from transunet.training.loop import Stepped, train
 from transunet.training.recipe import load_recipe

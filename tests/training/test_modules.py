@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 from transunet.training.distributed import SharedBatchNorm
 from transunet.training.trainer import DeeplySupervised, MovingAverage
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from transunet.errors import ConfigError
-from transunet.models.transunet2d.config import VARIANTS
+from transunet.models.variants import VARIANTS
 from transunet.weights.catalog import FILES, PARTS, SOURCES, files_for
 
 HERE = Path(__file__).parent

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from golden_figures import close, facts, image, names, npz_entry, seed_state
-from transunet.models.transunet2d.config import variant
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import variant
 from transunet.weights.load import load_weights
 
 FIGURES = [name for name in facts() if name.startswith("npz_")]

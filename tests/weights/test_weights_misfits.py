@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from transunet.errors import ConfigError, WeightsError
-from transunet.models.transunet2d.config import VARIANTS
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import VARIANTS
 from transunet.weights.load import load_weights
 from weights.written import seeded_model, small, write_npz, write_pth, write_timm
 

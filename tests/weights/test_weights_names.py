@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from transunet.models.transunet2d.config import VARIANTS
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import VARIANTS
 from transunet.weights.catalog import PARTS, files_for
 from transunet.weights.fit import adapted
 from transunet.weights.identify import traits_of, traits_of_config, variant_of

@@ -24,7 +24,7 @@ from transunet.inference.postprocessing import classes_named
 from transunet.inference.predictor import Predictor
 from transunet.inference.read_input import Image, as_volume
 from transunet.inference.slice_inference import Progress
-from transunet.models.transunet2d.network import TransUNet
+from transunet.models.segmentation_network import SegmentationNetwork
 
 MapFormat = Literal["nii", "npy"]
 
@@ -166,7 +166,7 @@ def explain(
 
 
 def explain_with(
-    model: TransUNet,
+    model: SegmentationNetwork,
     config: BundleConfig,
     image: Volume,
     *,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from transunet.errors import ConfigError
-from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.models.architecture import Architecture
 
 Layer = int | Literal["rollout"]
 """A layer as the state dict numbers them, from 0, or all of them rolled out."""
@@ -62,7 +62,7 @@ def select_matrices(maps: Sequence[Tensor], choices: Sequence[LayerHead]) -> lis
     return matrices
 
 
-def layers_and_heads(layer: int | str, head: int | str, config: TransUNetConfig) -> list[LayerHead]:
+def layers_and_heads(layer: int | str, head: int | str, config: Architecture) -> list[LayerHead]:
     """Return what a layer ("rollout", "all") and a head ("mean", "all") stand for.
 
     All layers bring the roll-out with them, which is always of the heads' mean.
@@ -70,23 +70,23 @@ def layers_and_heads(layer: int | str, head: int | str, config: TransUNetConfig)
     Raises:
         ConfigError: for a layer or head that the network does not have.
     """
-    layers = [*range(config.num_layers)] if layer == "all" else [layer]
-    heads = [*range(config.num_heads), "mean"] if head == "all" else [head]
+    layers = [*range(config.layers)] if layer == "all" else [layer]
+    heads = [*range(config.heads), "mean"] if head == "all" else [head]
     if layer == "rollout" and head == "all":
         heads = ["mean"]
     choices = [check_layer_head(one, other, config) for one in layers for other in heads]
     return [*choices, ("rollout", "mean")] if layer == "all" else choices
 
 
-def check_layer_head(layer: int | str, head: int | str, config: TransUNetConfig) -> LayerHead:
+def check_layer_head(layer: int | str, head: int | str, config: Architecture) -> LayerHead:
     """Return a layer and a head, which the network has.
 
     Raises:
         ConfigError: for a layer or head that the network does not have, naming those it has.
     """
     for what, value, count, word in (
-        ("layer", layer, config.num_layers, "rollout"),
-        ("head", head, config.num_heads, "mean"),
+        ("layer", layer, config.layers, "rollout"),
+        ("head", head, config.heads, "mean"),
     ):
         number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count
         if value != word and not number:

@@ -18,15 +18,21 @@ class TokenGrid:
         grid: where the volume's voxels lie.
         preprocessing: how it is cut into slices.
         image_size: height and width that each slice is resized to, corner on corner.
-        patch_size: side in pixels, after resizing, of what a token stands for.
+        stride: height and width in pixels, after resizing, of what a token stands for.
     """
 
     def __init__(
-        self, grid: Grid, preprocessing: Preprocessing, image_size: tuple[int, int], patch_size: int
+        self,
+        grid: Grid,
+        preprocessing: Preprocessing,
+        image_size: tuple[int, ...],
+        stride: tuple[int, ...],
     ) -> None:
         self.grid, self.preprocessing = grid, preprocessing
-        self._image_size, self._patch = image_size, patch_size
-        self.rows, self.columns = (side // patch_size for side in image_size)
+        self._image_size, self._stride = image_size, stride
+        self.rows, self.columns = (
+            side // step for side, step in zip(image_size, stride, strict=True)
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -84,8 +90,8 @@ class TokenGrid:
             )
         slices = (self.preprocessing.oriented(mask)[0] != 0).astype(np.float32)
         rows, columns = (
-            np.eye(side // self._patch, dtype=np.float32)[:, tokens]
-            for side, tokens in zip(self._image_size, self._tokens_of_pixels, strict=True)
+            np.eye(count, dtype=np.float32)[:, tokens]
+            for count, tokens in zip(self.shape[1:], self._tokens_of_pixels, strict=True)
         )
         counts = (rows @ slices @ columns.T).reshape(len(slices), -1)
         return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
@@ -138,17 +144,21 @@ class TokenGrid:
     def _tokens_of_pixels(self) -> list[NDArray[np.intp]]:
         """The row of tokens that each row of pixels lies in, and the same of columns."""
         return [
-            np.clip(np.floor((position + 0.5) / self._patch), 0, count - 1).astype(np.intp)
-            for position, count in zip(self._positions, (self.rows, self.columns), strict=True)
+            np.clip(np.floor((position + 0.5) / step), 0, count - 1).astype(np.intp)
+            for position, step, count in zip(
+                self._positions, self._stride, self.shape[1:], strict=True
+            )
         ]
 
     @cached_property
     def _interpolations(self) -> list[NDArray[np.float32]]:
         """For rows and for columns, (pixels, tokens): the weight of each token at each pixel."""
         matrices = []
-        for position, count in zip(self._positions, (self.rows, self.columns), strict=True):
+        for position, step, count in zip(
+            self._positions, self._stride, self.shape[1:], strict=True
+        ):
             last = count - 1
-            at_token = np.clip((position - (self._patch - 1) / 2) / self._patch, 0, last)
+            at_token = np.clip((position - (step - 1) / 2) / step, 0, last)
             below = np.minimum(np.floor(at_token).astype(np.intp), max(last - 1, 0))
             above = np.minimum(below + 1, last)
             matrix = np.zeros((len(position), count), np.float32)

@@ -19,9 +19,10 @@ from transunet.data.resize import resize
 from transunet.data.sampling.slices import sample_at
 from transunet.data.volume import Volume
 from transunet.device import choose_device
+from transunet.errors import ConfigError
 from transunet.inference.slice_inference import Progress
 from transunet.inference.volume_slices import VolumeSlices
-from transunet.models.transunet2d.network import TransUNet
+from transunet.models.segmentation_network import SegmentationNetwork
 
 _MOST_BYTES = 256 * 2**20
 """Of one batch's attention probabilities, as far as a single slice's are not more."""
@@ -75,7 +76,7 @@ class AttentionView:
 
     def __init__(
         self,
-        model: TransUNet,
+        model: SegmentationNetwork,
         preprocessing: Preprocessing,
         device: str | torch.device | None = None,
         *,
@@ -90,7 +91,11 @@ class AttentionView:
     def grid_of(self, volume: Volume) -> TokenGrid:
         """Return where the network's tokens lie in `volume`."""
         config = self.model.config
-        return TokenGrid(volume.grid, self.preprocessing, config.image_size, config.patch_size)
+        if config.axes != 2 or not config.layers:
+            raise ConfigError(
+                f"The network {config.name} has no attention among the tokens of a slice to show."
+            )
+        return TokenGrid(volume.grid, self.preprocessing, config.image_size, config.stride)
 
     def slice_at(
         self, volume: Volume, voxel: tuple[int, int, int], layer: Layer, head: Head
@@ -139,7 +144,7 @@ class AttentionView:
             progress: called with the slices done and the slices in all.
 
         Raises:
-            ConfigError: for a layer, head or voxel that there is not.
+            ConfigError: for a layer, head or voxel that there is not, or a network without any.
             GeometryError: for a mask on another grid than the volume's.
             DataError: for an image that cannot be segmented.
         """
@@ -177,8 +182,7 @@ class AttentionView:
     @property
     def _batch_size(self) -> int:
         config = self.model.config
-        tokens = config.grid[0] * config.grid[1]
-        each = 4 * config.num_layers * config.num_heads * tokens**2
+        each = 4 * config.layers * config.heads * config.tokens**2
         return max(1, min(_MOST_SLICES, _MOST_BYTES // each))
 
 

@@ -9,7 +9,7 @@ from transunet.backends.protocol import Network
 from transunet.backends.pytorch import TorchNetwork
 
 if TYPE_CHECKING:
-    from transunet.models.transunet2d.network import TransUNet
+    from transunet.models.segmentation_network import SegmentationNetwork
 
 FURTHEST = 1e-3
 """Largest difference of fp32 logits from the model's, as a share of their standard deviation.
@@ -20,9 +20,9 @@ _BATCH = 8
 
 
 def compare(
-    model: "TransUNet", network: Network, images: NDArray[np.float32]
+    model: "SegmentationNetwork", network: Network, images: NDArray[np.float32]
 ) -> tuple[float, float]:
-    """Return how far `network` is from `model` on `images` (N, C, H, W), which may be real ones.
+    """Return how far `network` is from `model` on images (N, C, *spatial), real ones or noise.
 
     Returns:
         The largest difference of the logits as a share of their standard deviation, and the share
@@ -37,12 +37,12 @@ def compare(
         # max() would pass over NaN.
         furthest = float(np.maximum(furthest, np.abs(other - expected).max()))
         deviations.append(float(expected.std()))
-        equal.append((other.argmax(1) == expected.argmax(1)).mean(axis=(1, 2)))
+        equal.append((other.argmax(1) == expected.argmax(1)).reshape(len(batch), -1).mean(1))
     scale = max(float(np.mean(deviations)), float(np.finfo(np.float32).tiny))
     return furthest / scale, float(np.concatenate(equal).mean())
 
 
-def noise(model: "TransUNet", count: int, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return `count` images (C, H, W) of standard normal noise, always the same."""
+def noise(model: "SegmentationNetwork", count: int, size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return `count` images (C, *size) of standard normal noise, always the same."""
     rng = np.random.default_rng(0)
     return rng.standard_normal((count, model.config.in_channels, *size), dtype=np.float32)

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transunet.backends import onnxruntime, openvino
-from transunet.backends.exported import FILE_PRECISIONS
+from transunet.backends.exported import AXES, FILE_PRECISIONS
 from transunet.backends.protocol import Network
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transunet.models.transunet2d.network import TransUNet
+    from transunet.models.segmentation_network import SegmentationNetwork
 
 
-Open = Callable[[Path | str, tuple[int, int], str, str, str], Network]
-"""From a bundle or a file, height and width of the slices, fingerprint, device and precision."""
-Write = Callable[["TransUNet", BundleConfig, Path, str, Path | None], None]
+Open = Callable[[Path | str, tuple[int, ...], str, str, str], Network]
+"""From a bundle or a file, sides of the samples, fingerprint, device and precision."""
+Write = Callable[["SegmentationNetwork", BundleConfig, Path, str, Path | None], None]
 """Writes a model with its bundle's configuration to a file, to be computed in a precision; for int8
 it gets the network as an ONNX file that is quantised already."""
 
@@ -103,7 +103,7 @@ ENGINES: dict[str, Engine] = {
         converts=True,
         format="onnx",
         suffix=".onnx",
-        free_axes=("batch", "height", "width"),
+        free_axes=("batch", *AXES),
         opset=onnxruntime.OPSET,
         int8=True,
     ),

@@ -27,7 +27,9 @@ KEYS = (CONFIG, FINGERPRINT, PRECISION, VERSIONS, FORMAT)
 FORMAT_VERSION = "1"
 FILE_PRECISIONS = ("fp32", "int8")
 INPUT, OUTPUT = "images", "logits"
-"""Names of the network's tensors: (B, C, H, W) and (B, classes, H, W), both float32."""
+"""Names of the network's tensors: (B, C, *spatial) and (B, classes, *spatial), both float32."""
+AXES = ("depth", "height", "width")
+"""What the axes of a sample are called; of slices the last two."""
 
 
 def check_tensors(names: Sequence[str], path: Path) -> None:

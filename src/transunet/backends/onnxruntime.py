@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.exported import INPUT, OUTPUT, check_tensors, pack
+from transunet.backends.exported import AXES, INPUT, OUTPUT, check_tensors, pack
 from transunet.backends.threads import spinning, threads
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.errors import DataError, first_sentence
 from transunet.optional import require
 
 if TYPE_CHECKING:
-    from transunet.models.transunet2d.network import TransUNet
+    from transunet.models.segmentation_network import SegmentationNetwork
 
 OPSET = 20
 """Of ONNX files: the first with Gelu as one operator."""
@@ -26,7 +26,7 @@ class OnnxNetwork:
 
     Args:
         path: the file. Weights beside it are read from its own folder only.
-        image_size: height and width of the slices it will get.
+        image_size: sides of the samples that it will get.
         fingerprint: SHA-256 of what its results depend on.
         device: "cpu".
         precision: the file's own, "fp32" or "int8".
@@ -39,7 +39,7 @@ class OnnxNetwork:
     def __init__(
         self,
         path: Path | str,
-        image_size: tuple[int, int],
+        image_size: tuple[int, ...],
         fingerprint: str = "",
         device: str = "cpu",
         precision: str = "fp32",
@@ -111,7 +111,7 @@ def _session(path: Path | str) -> Any:
 
 
 def write(
-    model: "TransUNet",
+    model: "SegmentationNetwork",
     config: BundleConfig,
     path: Path,
     precision: str = "fp32",
@@ -141,68 +141,72 @@ def write(
     onnx.save_model(proto, path, save_as_external_data=outside, **location)
 
 
-def _traced(onnx: Any, model: "TransUNet") -> Any:
+def _traced(onnx: Any, model: "SegmentationNetwork") -> Any:
     """Return the ONNX model of `model`, whose free axes have plain names."""
     import torch
     from torch.export import Dim
 
     from transunet.backends.pytorch import quiet
-    from transunet.models.transunet2d.exportable import exportable
+    from transunet.models.families import exportable
 
     require("onnxscript", "onnx")
-    patch = model.config.patch_size
+    stride, axes = model.config.stride, AXES[-model.config.axes :]
+    # One token would be a number in the graph; what is traced with two fits one as well.
+    sides = {
+        number: step * Dim(f"{axis}_steps", min=2) if step > 1 else Dim(axis, min=2)
+        for number, (axis, step) in enumerate(zip(axes, stride, strict=True), 2)
+    }
+    # Sides differ, and are not the model's own, so that no length stands for another.
+    example = [2 * number * step for number, step in enumerate(stride, 2)]
     with quiet():
         program = torch.onnx.export(
             exportable(model, any_size=True),
-            # Not square, and not the model's own size, so that no length stands for another.
-            (torch.zeros(2, model.config.in_channels, 4 * patch, 6 * patch),),
+            (torch.zeros(2, model.config.in_channels, *example),),
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            # One token would be a number in the graph; what is traced with two fits one as well.
-            dynamic_shapes=(
-                {0: Dim("batch"), 2: patch * Dim("rows", min=2), 3: patch * Dim("columns", min=2)},
-            ),
+            dynamic_shapes=({0: Dim("batch"), **sides},),
         )
     assert program is not None
     proto = program.model_proto
-    _pad_to_patches(onnx, proto, patch)
-    axes = ("batch", "channels", "height", "width")
+    if max(stride) > 1:
+        _pad_to_strides(onnx, proto, stride)
     for tensor in (*proto.graph.input, *proto.graph.output):
-        for axis, dim in zip(axes, tensor.type.tensor_type.shape.dim, strict=True):
+        lengths = tensor.type.tensor_type.shape.dim
+        for axis, dim in zip(("batch", "channels", *axes), lengths, strict=True):
             if not dim.HasField("dim_value"):
                 dim.dim_param = axis
     del proto.graph.value_info[:]  # each runtime works out the lengths in between
     return proto
 
 
-def _pad_to_patches(onnx: Any, proto: Any, patch: int) -> None:
-    """Have an ONNX network for whole patches take any size, as the model does.
+def _pad_to_strides(onnx: Any, proto: Any, stride: tuple[int, ...]) -> None:
+    """Have an ONNX network for whole strides take any size, as the model does.
 
-    Images are padded with zeros at the bottom and right, and the logits cropped to their size. This
+    Images are padded with zeros at the end of each axis, and the logits cropped to their size. This
     is added to the graph, since torch.export cannot follow a size that is rounded up.
     """
-    graph, whole, padded = proto.graph, "logits_of_whole_patches", "images_in_whole_patches"
+    graph, whole, padded = proto.graph, "logits_of_whole_strides", "images_in_whole_strides"
     for node in graph.node:
         node.input[:] = [padded if name == INPUT else name for name in node.input]
         node.output[:] = [whole if name == OUTPUT else name for name in node.output]
     for name, values in (
-        ("patch", [patch]),
-        ("no_pads", [0] * 6),  # before every axis, and after batch and channels
-        ("top_left", [0, 0]),
-        ("height_and_width", [2, 3]),
+        ("stride", list(stride)),
+        ("no_pads", [0] * (len(stride) + 4)),  # before every axis, and after batch and channels
+        ("first_corner", [0] * len(stride)),
+        ("spatial_axes", [*range(2, len(stride) + 2)]),
     ):
         graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.int64), name))
     make = onnx.helper.make_node
     first = [
         make("Shape", [INPUT], ["size"], start=2),
         make("Neg", ["size"], ["minus_size"]),
-        make("Mod", ["minus_size", "patch"], ["missing"]),
+        make("Mod", ["minus_size", "stride"], ["missing"]),
         make("Concat", ["no_pads", "missing"], ["pads"], axis=0),
         make("Pad", [INPUT, "pads"], [padded]),
     ]
     for node in reversed(first):
         graph.node.insert(0, node)
-    graph.node.append(make("Slice", [whole, "top_left", "size", "height_and_width"], [OUTPUT]))
+    graph.node.append(make("Slice", [whole, "first_corner", "size", "spatial_axes"], [OUTPUT]))

@@ -18,7 +18,7 @@ from transunet.errors import DataError, last_sentence
 from transunet.optional import require
 
 if TYPE_CHECKING:
-    from transunet.models.transunet2d.network import TransUNet
+    from transunet.models.segmentation_network import SegmentationNetwork
 
 _TYPES: Mapping[str, str] = MappingProxyType({"fp32": "f32", "bf16": "bf16", "fp16": "f16"})
 """Our names of precisions -> OpenVINO's. An int8 network computes the rest of itself in fp32."""
@@ -29,7 +29,7 @@ class OpenVinoNetwork:
 
     Args:
         path: the file.
-        image_size: height and width of the slices it will get.
+        image_size: sides of the samples that it will get.
         fingerprint: SHA-256 of what its results depend on.
         device: "cpu".
         precision: "fp32", "bf16", "fp16"; "int8" for a file that holds such a network.
@@ -43,7 +43,7 @@ class OpenVinoNetwork:
     def __init__(
         self,
         path: Path | str,
-        image_size: tuple[int, int],
+        image_size: tuple[int, ...],
         fingerprint: str = "",
         device: str = "cpu",
         precision: str = "fp32",
@@ -157,7 +157,7 @@ def _read(path: Path) -> Any:
 
 
 def write(
-    model: "TransUNet",
+    model: "SegmentationNetwork",
     config: BundleConfig,
     path: Path,
     precision: str = "fp32",
@@ -179,8 +179,7 @@ def write(
         PrecisionError: for a precision that this processor lacks.
     """
     from transunet.backends.pytorch import fingerprint_of, program_of, quiet
-    from transunet.models.transunet2d.exportable import exportable
-    from transunet.models.transunet2d.optimised import fuse
+    from transunet.models.families import exportable, optimised
 
     ov = require("openvino", "openvino")
     check_precision(precision)
@@ -191,7 +190,7 @@ def write(
         # The GroupNorm of `exportable`, made of several operators, rounds after each: in bf16 its
         # logits lie four times as far from fp32's as those of PyTorch's own, which OpenVINO
         # computes in one operator and which keeps to 1e-2 of the logits' scale.
-        module = exportable(model) if precision == "fp32" else fuse(model)
+        module = exportable(model) if precision == "fp32" else optimised(model)
         with quiet():
             network = ov.convert_model(program_of(module, model.config))
         network.inputs[0].set_names({INPUT})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Logits: TypeAlias = NDArray[np.float32] | Tensor
-    """(B, classes, H, W): an array, or a tensor left on the device that computed it."""
+    """(B, classes, *spatial): an array, or a tensor left on the device that computed it."""
 
 
 class PrecisionError(ConfigError):
@@ -23,11 +23,11 @@ class PrecisionError(ConfigError):
 
 
 class Network(Protocol):
-    """Images (B, C, H, W) float32 -> logits (B, classes, H, W) at the same height and width."""
+    """Images (B, C, *spatial) float32 -> logits (B, classes, *spatial) of the same size."""
 
     @property
-    def image_size(self) -> tuple[int, int] | None:
-        """Height and width that slices are resized to first; None where any size will do."""
+    def image_size(self) -> tuple[int, ...] | None:
+        """Sides that samples are resized to first; None where any size will do."""
 
     @property
     def device(self) -> str:
@@ -48,7 +48,7 @@ class Wrapped:
         self.network = network
 
     @property
-    def image_size(self) -> tuple[int, int] | None:
+    def image_size(self) -> tuple[int, ...] | None:
         """The network's."""
         return self.network.image_size
 

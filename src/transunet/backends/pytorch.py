@@ -26,9 +26,9 @@ from transunet.bundle.bundle_config import MODEL, BundleConfig, locate
 from transunet.bundle.io import from_pretrained
 from transunet.device import choose_device
 from transunet.errors import ConfigError, DataError, first_sentence
-from transunet.models.transunet2d.config import TransUNetConfig
-from transunet.models.transunet2d.network import TransUNet
-from transunet.models.transunet2d.optimised import fuse
+from transunet.models.architecture import Architecture
+from transunet.models.families import optimised
+from transunet.models.segmentation_network import SegmentationNetwork
 
 PROGRAM = ".pt2"
 """Suffix of a program of torch.export."""
@@ -43,12 +43,14 @@ class TorchNetwork:
         ConfigError: for a device that is not here.
     """
 
-    def __init__(self, model: TransUNet, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self, model: SegmentationNetwork, device: str | torch.device | None = None
+    ) -> None:
         self._device = device if isinstance(device, torch.device) else choose_device(device)
         self.model = model.to(self._device)
 
     @property
-    def image_size(self) -> tuple[int, int]:
+    def image_size(self) -> tuple[int, ...]:
         """The size for which the model holds its position embeddings."""
         return self.model.config.image_size
 
@@ -87,8 +89,8 @@ class FixedNetwork:
     """A module that stays as it is: a fused model or an exported program.
 
     Args:
-        module: images (B, C, H, W) in, logits (B, classes, H, W) out.
-        image_size: height and width of the slices it will get.
+        module: images (B, C, *spatial) in, logits (B, classes, *spatial) out.
+        image_size: sides of the samples that it will get.
         fingerprint: SHA-256 of what its results depend on, or what returns it when it is asked for.
         device: where it computes.
         precision: "fp32", "bf16" or "fp16": of the weights and all that is computed.
@@ -101,7 +103,7 @@ class FixedNetwork:
     def __init__(
         self,
         module: nn.Module,
-        image_size: tuple[int, int],
+        image_size: tuple[int, ...],
         fingerprint: str | Callable[[], str],
         device: str | torch.device | None = None,
         precision: str = "fp32",
@@ -140,7 +142,8 @@ class FixedNetwork:
         batch = len(images)
         if self.compiled:
             self._batch = max(self._batch, batch)
-            images = np.pad(images, ((0, self._batch - batch), (0, 0), (0, 0), (0, 0)))
+            unused = [(0, self._batch - batch)] + [(0, 0)] * (images.ndim - 1)
+            images = np.pad(images, unused)
         x = torch.from_numpy(images).to(self._device, self._type, memory_format=self._layout)
         if not self.compiled:
             return self._run(x).float()  # type: ignore[no-any-return]
@@ -161,7 +164,7 @@ class FixedNetwork:
 
 def open_pytorch(
     source: Path | str,
-    image_size: tuple[int, int],
+    image_size: tuple[int, ...],
     fingerprint: str,
     device: str | None,
     precision: str = "fp32",
@@ -193,29 +196,32 @@ def open_pytorch(
             tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
             return _digest(config.architecture, tensors)
 
-    return FixedNetwork(fuse(model), image_size, fingerprint_of_file, device, precision, compiled)
+    return FixedNetwork(
+        optimised(model), image_size, fingerprint_of_file, device, precision, compiled
+    )
 
 
 open_compiled = partial(open_pytorch, compiled=True)
 
 
-def model_of(network: object) -> TransUNet | None:
+def model_of(network: object) -> SegmentationNetwork | None:
     """Return the model that `network` computes with in fp32; None where there is none."""
     if isinstance(network, TorchNetwork):
         return network.model
     if isinstance(network, FixedNetwork) and network.precision == "fp32":
-        return network.module if isinstance(network.module, TransUNet) else None
+        return network.module if isinstance(network.module, SegmentationNetwork) else None
     return None
 
 
-def fingerprint_of(model: TransUNet) -> str:
+def fingerprint_of(model: SegmentationNetwork) -> str:
     """Return the SHA-256 of a model's architecture and of every weight."""
     state = sorted(model.state_dict().items())
     return _digest(model.config, ((name, value.detach().cpu().numpy()) for name, value in state))
 
 
-def _digest(config: TransUNetConfig, weights: Iterable[tuple[str, NDArray[Any]]]) -> str:
-    digest = hashlib.sha256(config.model_dump_json().encode())
+def _digest(config: Architecture, weights: Iterable[tuple[str, NDArray[Any]]]) -> str:
+    # Without the family, which the names of weights tell too: files of before it was told compare.
+    digest = hashlib.sha256(config.model_dump_json(exclude={"family"}).encode())
     for name, value in weights:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value).data)
@@ -243,7 +249,7 @@ def texts_of(path: Path) -> Mapping[str, str]:
 
 
 def write(
-    model: TransUNet,
+    model: SegmentationNetwork,
     config: BundleConfig,
     path: Path,
     precision: str = "fp32",
@@ -252,14 +258,14 @@ def write(
     """Write a `.pt2` program of torch.export for any batch, at the bundle's height and width."""
     assert (precision, quantised) == ("fp32", None)
     with quiet():
-        program = program_of(fuse(model), model.config)
+        program = program_of(optimised(model), model.config)
         # Not to the file itself: on a full disk PyTorch's writer ends the whole process.
         buffer = BytesIO()
         torch.export.save(program, buffer, extra_files=pack(config, fingerprint_of(model)))
     path.write_bytes(buffer.getbuffer())
 
 
-def program_of(module: nn.Module, config: TransUNetConfig) -> ExportedProgram:
+def program_of(module: nn.Module, config: Architecture) -> ExportedProgram:
     """Return `module` traced for any batch, at the size of `config`."""
     example = (torch.zeros(2, config.in_channels, *config.image_size),)
     return torch.export.export(module, example, dynamic_shapes=({0: Dim("batch")},))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import SerializeAsAny, model_validator
 
 from transunet.bundle.hub import download_file
 from transunet.data.checks.suitability import TrainingData
@@ -12,7 +12,8 @@ from transunet.data.preprocessing import Preprocessing
 from transunet.data.sampling.slices import Slices
 from transunet.errors import ConfigError
 from transunet.files import read_json
-from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.models.architecture import Architecture
+from transunet.models.variants import architecture_of
 from transunet.settings import Configuration
 
 CONFIG = "config.json"
@@ -27,7 +28,7 @@ class BundleConfig(Configuration):
     """
 
     format_version: Literal[2] = 2
-    architecture: TransUNetConfig
+    architecture: SerializeAsAny[Architecture]
     preprocessing: Preprocessing
     """Volume -> working volume, and label maps back."""
     sampling: Slices
@@ -49,9 +50,9 @@ class BundleConfig(Configuration):
             if isinstance(values.get("preprocessing"), Mapping):
                 values["preprocessing"] = Preprocessing.of_format_1(values["preprocessing"])
         architecture = values.get("architecture")
-        if "sampling" not in values and architecture is not None:
-            if isinstance(architecture, Mapping):
-                architecture = TransUNetConfig(**architecture)
+        if isinstance(architecture, Mapping):
+            values["architecture"] = architecture = architecture_of(architecture)
+        if "sampling" not in values and isinstance(architecture, Architecture):
             values["sampling"] = Slices(size=architecture.image_size)
         return values
 

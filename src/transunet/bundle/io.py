@@ -10,13 +10,14 @@ from transunet.bundle.bundle_config import CONFIG, MODEL, BundleConfig, locate, 
 from transunet.bundle.hub import upload_folder
 from transunet.errors import WeightsError, first_line
 from transunet.files import atomic_path, writable_folder, write_text
-from transunet.models.transunet2d.network import TransUNet
+from transunet.models.families import build
+from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.optional import DISTRIBUTION, versions_of
 
 __all__ = ["BundleConfig", "from_pretrained", "push_to_hub", "save_pretrained"]
 
 
-def save_pretrained(model: TransUNet, config: BundleConfig, folder: Path | str) -> Path:
+def save_pretrained(model: SegmentationNetwork, config: BundleConfig, folder: Path | str) -> Path:
     """Write a bundle to `folder`, each file beside its place and then renamed; return `folder`.
 
     Raises:
@@ -40,7 +41,7 @@ def save_pretrained(model: TransUNet, config: BundleConfig, folder: Path | str) 
 
 def from_pretrained(
     source: Path | str, device: torch.device | str = "cpu"
-) -> tuple[TransUNet, BundleConfig]:
+) -> tuple[SegmentationNetwork, BundleConfig]:
     """Load a bundle from a folder or from the hub (`user/name`): the model in evaluation mode.
 
     Raises:
@@ -58,7 +59,7 @@ def from_pretrained(
             "bundle again."
         ) from None
     with torch.device("meta"):  # the weights are about to be read: do not draw others first
-        model = TransUNet(config.architecture)
+        model = build(config.architecture)
     own = model.state_dict()
     differing = [
         f"{name} {tuple(state[name].shape) if name in state else 'missing'}, expected "
@@ -82,7 +83,7 @@ def from_pretrained(
     return model.eval(), config
 
 
-def push_to_hub(model: TransUNet, config: BundleConfig, repository: str) -> str:
+def push_to_hub(model: SegmentationNetwork, config: BundleConfig, repository: str) -> str:
     """Upload a bundle to the hub as `user/name` and return its address.
 
     Raises:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transunet.backends import onnxruntime
 from transunet.backends.compare import FURTHEST, compare, noise
 from transunet.backends.engines import ENGINES, Engine
+from transunet.backends.exported import AXES
 from transunet.bundle.io import from_pretrained
 from transunet.errors import ConfigError, DataError, TransUNetError, first_line
 from transunet.export.quantise import quantise
@@ -22,7 +23,7 @@ from transunet.integrations.monai.monai_bundle import write_monai_bundle
 from transunet.optional import require
 
 if TYPE_CHECKING:
-    from transunet.models.transunet2d.network import TransUNet
+    from transunet.models.segmentation_network import SegmentationNetwork
 
 LEAST_EQUAL = 0.95
 """Share of pixels whose label int8 must leave as it is on the calibration images."""
@@ -94,18 +95,18 @@ def export(
     name = check_target(path, format, int8=int8_images is not None, overwrite=overwrite)
     progress("Loading")
     model, config = from_pretrained(source)
-    channels, (height, width) = model.config.in_channels, model.config.image_size
+    expected = (model.config.in_channels, *model.config.image_size)
     if name == MONAI:
         progress("Writing")
         write_monai_bundle(model, config, path)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        shape = f"(batch, {channels}, {height}, {width})"
+        shape = f"(batch, {', '.join(map(str, expected))})"
         return Exported(path, name, "fp32", None, shape, size, None, None, "not computed")
     engine = FORMATS[name]
-    if int8_images is not None and int8_images.shape[1:] != (channels, height, width):
+    if int8_images is not None and int8_images.shape[1:] != expected:
         raise ConfigError(
-            f"Calibration images of shape {int8_images.shape} do not fit; expected (N, {channels}, "
-            f"{height}, {width}) with at least one."
+            f"Calibration images of shape {int8_images.shape} do not fit; expected (N, "
+            f"{', '.join(map(str, expected))}) with at least one."
         )
     with _errors_that_name(path), atomic_path(path) as scratch:
         if int8_images is None:
@@ -124,7 +125,7 @@ def export(
         for file in scratch.parent.iterdir():  # weights beside the file
             if file != scratch:
                 file.replace(path.parent / file.name)
-    lengths = {"channels": channels, "height": height, "width": width}
+    lengths = dict(zip(("channels", *AXES[-model.config.axes :]), expected, strict=True))
     axes = [a if a in engine.free_axes else str(lengths[a]) for a in ("batch", *lengths)]
     return Exported(
         path=path,
@@ -200,14 +201,14 @@ def _errors_that_name(path: Path) -> Iterator[None]:
 
 def _compared(
     engine: Engine,
-    model: "TransUNet",
+    model: "SegmentationNetwork",
     path: Path,
     int8_images: Images | None,
 ) -> tuple[float, float]:
     """Return the largest difference and the share of equal labels; refuse what is too far off."""
-    height, width = model.config.image_size
+    size = model.config.image_size
     if int8_images is not None:
-        network = engine.open(path, (height, width), "", "cpu", "int8")
+        network = engine.open(path, size, "", "cpu", "int8")
         difference, equal = compare(model, network, int8_images)
         if not equal >= LEAST_EQUAL:
             raise DataError(
@@ -216,9 +217,9 @@ def _compared(
                 "leave out --int8. Nothing was left behind."
             )
         return difference, equal
-    sizes = [(height, width)]
+    sizes = [size]
     if "width" in engine.free_axes:
-        sizes.append((height - 1, width + model.config.patch_size))
+        sizes.append((size[0] - 1, *size[1:-1], size[-1] + model.config.stride[-1]))
     difference, equal = 0.0, 1.0
     for size in sizes:
         network = engine.open(path, size, "", "cpu", "fp32")

@@ -35,7 +35,7 @@ from transunet.inference.volume_slices import VolumeSlices
 if TYPE_CHECKING:
     import torch
 
-    from transunet.models.transunet2d.network import TransUNet
+    from transunet.models.segmentation_network import SegmentationNetwork
 
 _LARGEST_SIDE = 16384
 """Pixels along a slice that is resized as a whole: the resizing matrix is the square of it."""
@@ -79,7 +79,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: "TransUNet | Network",
+        model: "SegmentationNetwork | Network",
         preprocessing: Preprocessing,
         labels: Mapping[int, str],
         *,
@@ -310,7 +310,7 @@ class Predictor:
 
 
 def _network_of(
-    model: "TransUNet | Network", device: "str | torch.device | None"
+    model: "SegmentationNetwork | Network", device: "str | torch.device | None"
 ) -> tuple[Network, str]:
     """A model as a network, or the network that was given, and what computes it."""
     torch = sys.modules.get("torch")  # where it was never imported, nobody has a model

@@ -39,7 +39,7 @@ class Ensemble:
         self.networks = tuple(networks)
 
     @property
-    def image_size(self) -> tuple[int, int] | None:
+    def image_size(self) -> tuple[int, ...] | None:
         """The size that they all take."""
         return self.networks[0].image_size
 

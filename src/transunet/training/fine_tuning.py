@@ -17,8 +17,8 @@ from transunet.data.prepare import labelled
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.store import Store
 from transunet.errors import ConfigError, WeightsError, first_line
-from transunet.models.transunet2d.config import variant
-from transunet.models.transunet2d.network import TransUNet
+from transunet.models.segmentation_network import SegmentationNetwork
+from transunet.models.variants import variant
 from transunet.training.checkpoint import read_checkpoint
 from transunet.training.recipe import Recipe
 from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
@@ -50,7 +50,9 @@ class Beginning:
                 parameter.data.copy_(self.loaded.rows.of(saved[name], parameter))
 
 
-def begin_from_weights(model: TransUNet, recipe: Recipe, store: Store) -> Beginning | None:
+def begin_from_weights(
+    model: SegmentationNetwork, recipe: Recipe, store: Store
+) -> Beginning | None:
     """Load what `recipe` starts from into `model`; None where it starts from random weights.
 
     Raises:
@@ -96,7 +98,7 @@ def check_weights(recipe: Recipe) -> None:
             f"{recipe.model}. Leave out --model (or model in the recipe's file), or give weights "
             f"of {recipe.model}."
         )
-    asked = variant(recipe.model, n_skip=recipe.n_skip).n_skip
+    asked = getattr(variant(recipe.model, n_skip=recipe.n_skip), "n_skip", None)
     if known.get("n_skip") not in (None, asked):
         raise ConfigError(
             f"The weights {weights} are of a network with n_skip={known['n_skip']}, and the "

@@ -14,7 +14,7 @@ from transunet.data.planning import BATCH, ENOUGH, image_sides
 from transunet.data.store import Store
 from transunet.device import free_memory
 from transunet.errors import ConfigError
-from transunet.models.transunet2d.config import variant
+from transunet.models.variants import variant
 from transunet.training.distributed import ProcessGroup
 from transunet.training.losses import no_reduce
 from transunet.training.recipe import Recipe
@@ -49,7 +49,7 @@ def fit_to_memory(
 
 def _image_size(recipe: Recipe, store: Store, device: torch.device) -> tuple[int, int]:
     """Return height and width in pixels, in whole patches of the recipe's network."""
-    sides = image_sides(store.fingerprint, variant(recipe.model).patch_size)
+    sides = image_sides(store.fingerprint, max(variant(recipe.model).stride))
     for side in sides[:-1]:
         if _fits(recipe.replace(image_size=side), store, device, ENOUGH):
             return side, side
@@ -58,7 +58,7 @@ def _image_size(recipe: Recipe, store: Store, device: torch.device) -> tuple[int
 
 def _pieces(recipe: Recipe, store: Store, device: torch.device, world_size: int) -> int:
     """Return in how few equal pieces a process's part of a batch of 24 slices fits."""
-    if variant(recipe.model, image_size=recipe.size).grid == (1, 1):
+    if variant(recipe.model, image_size=recipe.size).tokens == 1:
         return 1  # the least there is, and BatchNorm would refuse to try a single slice
     for pieces in (n for n in range(1, BATCH + 1) if BATCH % n == 0):
         if _fits(recipe, store, device, ceil(BATCH / world_size / pieces)):

@@ -19,7 +19,7 @@ from pydantic import (
 
 from transunet.data.sampling.slices import Slices
 from transunet.errors import ConfigError
-from transunet.models.transunet2d.config import VARIANTS
+from transunet.models.variants import VARIANTS
 from transunet.settings import Configuration
 from transunet.training.losses import LOSSES
 from transunet.weights.catalog import SOURCES
@@ -237,7 +237,9 @@ def load_recipe(
         weights = overrides.get("weights", values.get("weights"))
         origin = local_origin(weights) if isinstance(weights, str) else None
         inherited = network_settings(origin) if origin else {}
-        if inherited and inherited.get("n_skip") == VARIANTS[inherited["model"]].n_skip:
+        if inherited and inherited.get("n_skip") == getattr(
+            VARIANTS[inherited["model"]], "n_skip", None
+        ):
             inherited["n_skip"] = None  # the variant's own, as a preset says it
     decided = {*overrides, *(() if str(source) in PRESETS else _parsed(Path(source)))}
     values |= {key: value for key, value in inherited.items() if key not in decided}

@@ -45,7 +45,7 @@ from transunet.data.store import MANIFEST, Store
 from transunet.device import choose_device
 from transunet.errors import ConfigError, TransUNetError
 from transunet.files import read_json, writable_folder, write_text
-from transunet.models.transunet2d.config import variant
+from transunet.models.variants import variant
 from transunet.optional import own_version
 from transunet.settings import Configuration
 from transunet.training.distributed import ProcessGroup

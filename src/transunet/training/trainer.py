@@ -20,8 +20,9 @@ from transunet.data.checks.suitability import TrainingData
 from transunet.data.splits import Split, Splits
 from transunet.data.store import Store
 from transunet.errors import ConfigError, TransUNetError
-from transunet.models.transunet2d.config import variant
-from transunet.models.transunet2d.network import TransUNet
+from transunet.models.families import build
+from transunet.models.segmentation_network import SegmentationNetwork
+from transunet.models.variants import variant
 from transunet.training.augmentation import BatchAugmentation, paper
 from transunet.training.checkpoint import State, load_checkpoint
 from transunet.training.distributed import ProcessGroup, share_batches, sum_over_processes
@@ -130,7 +131,7 @@ class Trainer:
         )
 
     @property
-    def best_guess(self) -> TransUNet:
+    def best_guess(self) -> SegmentationNetwork:
         """The network that is validated and kept: the average where there is one."""
         return self.average.model if self.average else self.model
 
@@ -204,14 +205,13 @@ class Trainer:
                 is a single token, of which BatchNorm cannot tell the variance.
         """
         smallest = len(self.dataset) % self.recipe.batch or self.recipe.batch
-        rows, columns = self.model.config.grid
         pieces = self.sampler.pieces(self.sampler.batch(self.sampler.per_epoch - 1))
-        if rows * columns * (smallest // pieces) == 1:
+        if self.model.config.tokens * (smallest // pieces) == 1:
             raise ConfigError(
                 f"{self.recipe.model} makes one token of a slice of {self.recipe.size[0]} x "
                 f"{self.recipe.size[1]} pixels, and an epoch of {len(self.dataset)} slices has a "
                 "step that computes one slice alone: BatchNorm cannot be trained on a single "
-                f"value. Take an --image-size of {2 * self.model.config.patch_size} or more, "
+                f"value. Take an --image-size of {2 * max(self.model.config.stride)} or more, "
                 "another --batch-size (2 or more in each step, the last of an epoch included), or "
                 "less of --set accumulate."
             )
@@ -253,28 +253,26 @@ def _ending_workers(prepared: Any) -> Iterator[Any]:
 
 
 class DeeplySupervised(nn.Module):
-    """A TransUNet that also returns coarser logits, through 1x1 heads of its own, while training.
+    """A network that also returns coarser logits while training, through heads beside its own.
 
-    The heads are trained and thrown away: the network inside has the published parameters, and a
-    bundle of it costs nothing extra.
+    The heads are trained and thrown away.
 
     Args:
         model: whose decoder is supervised.
-        depths: how many of the decoder's earlier blocks get a head, the last first (1 to 3).
+        depths: how many coarser outputs it has, the finest first.
+
+    Raises:
+        ConfigError: when the network has not so many.
     """
 
-    def __init__(self, model: TransUNet, depths: int) -> None:
+    def __init__(self, model: SegmentationNetwork, depths: int) -> None:
         super().__init__()
         self.model = model
-        channels = model.config.decoder_channels[2::-1][:depths]
-        self.heads = nn.ModuleList(nn.Conv2d(c, model.config.num_classes, 1) for c in channels)
+        self.heads = model.auxiliary_heads(depths)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the logits (B, K, H, W), then those at 1/2, 1/4 and 1/8 of that size."""
-        logits, features = self.model.forward_with_features(x)
-        # The last block's features have logits already, the network's own.
-        coarser = zip(self.heads, features[2::-1], strict=False)
-        return [logits, *(head(feature) for head, feature in coarser)]
+    def forward(self, images: Tensor) -> Any:
+        """Return what the loss takes: for most networks logits, then coarser ones."""
+        return self.model.training_outputs(images, self.heads)
 
 
 class MovingAverage:
@@ -284,7 +282,7 @@ class MovingAverage:
     is soon forgotten.
     """
 
-    def __init__(self, model: TransUNet, decay: float) -> None:
+    def __init__(self, model: SegmentationNetwork, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
 
@@ -300,7 +298,7 @@ class MovingAverage:
         torch._foreach_lerp_(list(averages.values()), list(values.values()), 1 - decay)
 
 
-def make_model(recipe: Recipe, store: Store) -> TransUNet:
+def make_model(recipe: Recipe, store: Store) -> SegmentationNetwork:
     """Return the recipe's network for a store's channels and classes, with random weights.
 
     Raises:
@@ -314,7 +312,7 @@ def make_model(recipe: Recipe, store: Store) -> TransUNet:
         n_skip=recipe.n_skip,
         dropout=recipe.dropout,
     )
-    return TransUNet(config)
+    return build(config)
 
 
 def make_loss(

@@ -10,7 +10,7 @@ from transunet.data.split_rules import classes_in
 from transunet.data.store import Store
 from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.predictor import Predictor
-from transunet.models.transunet2d.network import TransUNet
+from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.training.distributed import ProcessGroup
 
 _BATCH = 8  # slices that are predicted at once
@@ -47,7 +47,7 @@ class Validation:
 
 
 def validate(
-    model: TransUNet,
+    model: SegmentationNetwork,
     store: Store,
     cases: Sequence[str],
     device: torch.device,

@@ -111,7 +111,7 @@ def adapt_stem(weight: Tensor, channels: int) -> Tensor:
     return weight[:, turns] * (3 / channels)
 
 
-def position_grid(renamed: RenamedState, config: TransUNetConfig) -> tuple[int, int] | None:
+def position_grid(renamed: RenamedState, config: TransUNetConfig) -> tuple[int, ...] | None:
     """Return the grid that the position embeddings of `renamed` fill, None where none is known.
 
     Its bundle tells. Without one a file of this project with as many tokens as the model is taken

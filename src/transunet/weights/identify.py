@@ -7,7 +7,7 @@ from math import isqrt
 
 from torch import Tensor
 
-from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig
+from transunet.models.transunet2d.config import TRANSUNET2D_VARIANTS, TransUNetConfig
 from transunet.weights.renaming import BACKBONE, ENCODER, PATCHES, POSITIONS, ROOT
 
 
@@ -67,7 +67,11 @@ def traits_of_config(config: TransUNetConfig) -> Traits:
 def variant_of(state: Mapping[str, Tensor]) -> str | None:
     """Return the variant that `state` is of, or None when it is no known one, or might be two."""
     traits = traits_of(state)
-    fitting = [name for name, config in VARIANTS.items() if traits.fits(traits_of_config(config))]
+    fitting = [
+        name
+        for name, config in TRANSUNET2D_VARIANTS.items()
+        if traits.fits(traits_of_config(config))
+    ]
     return fitting[0] if len(fitting) == 1 else None
 
 

@@ -9,8 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from transunet.errors import ConfigError, WeightsError
-from transunet.models.transunet2d.config import VARIANTS, TransUNetConfig
+from transunet.models.segmentation_network import SegmentationNetwork
+from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
+from transunet.models.variants import VARIANTS
 from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
 from transunet.weights.download import fetch
 from transunet.weights.fit import about_positions, doubt_about_positions, fit
@@ -56,7 +58,7 @@ class LoadedWeights:
 
 
 def load_weights(
-    model: TransUNet,
+    model: SegmentationNetwork,
     source: Source,
     *,
     partial: bool = False,
@@ -87,6 +89,8 @@ def load_weights(
         ConfigError: when there is no such file, or no such weights for this variant.
         WeightsError: when a file cannot be had, is damaged, or does not fit; it names the entries.
     """
+    if not isinstance(model, TransUNet):
+        raise ConfigError(f"No weights are known for networks of the family {model.config.family}.")
     config = model.config
     if isinstance(source, str) and source in (*SOURCES, *RETIRED):
         origins = [Origin(fetch(file, offline=offline)) for file in files_for(config.name, source)]
@@ -145,7 +149,11 @@ def network_settings(origin: Origin) -> dict[str, Any]:
         WeightsError: when the file is damaged, or its entries have nobody's names.
     """
     if config := origin.config:
-        whole = {"model": config.name, "n_skip": config.n_skip, "image_size": config.image_size}
+        whole = {
+            "model": config.name,
+            "n_skip": getattr(config, "n_skip", None),
+            "image_size": config.image_size,
+        }
         whole |= {"context": origin.context} if origin.context else {}
         return whole if config.name in VARIANTS else {}
     state = read_renamed(origin).state

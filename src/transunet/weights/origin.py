@@ -8,7 +8,8 @@ from pathlib import Path
 
 from transunet.errors import ConfigError
 from transunet.files import read_json
-from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.models.architecture import Architecture
+from transunet.models.variants import architecture_of
 from transunet.weights.catalog import RETIRED, SOURCES
 
 CHECKPOINT = "checkpoint.pt"
@@ -23,7 +24,7 @@ class Origin:
     file: Path
     bundle: Path | None = None
     """The folder whose `config.json` describes the file: its own bundle, or another of its run."""
-    config: TransUNetConfig | None = None
+    config: Architecture | None = None
     """The architecture that the bundle names."""
     labels: Mapping[int, str] | None = None
     """Class index -> name, as the bundle names them."""
@@ -108,7 +109,10 @@ def _described(file: Path, bundle: Path | None) -> Origin:
         labels = {int(index): str(name) for index, name in values["labels"].items()}
     with suppress(TypeError, KeyError):
         channels = tuple(str(channel["name"]) for channel in values["preprocessing"]["channels"])
-    config = TransUNetConfig.from_json(values["architecture"], str(path))
+    try:
+        config = architecture_of(values["architecture"])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     sampling = values.get("sampling")
     context = sampling.get("context") if isinstance(sampling, dict) else 0
     return Origin(file, bundle, config, labels, channels, context or 0)

@@ -35,7 +35,7 @@ class RenamedState:
     """Entries that nobody expects, with their shapes."""
     heads: int | None = None
     """Attention heads, where the file tells."""
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
     """Rows and columns of its position embeddings, where the file or its bundle tells."""
     ours: bool = False
     """Whether this project wrote it, which trains grids of any shape; others' are square."""

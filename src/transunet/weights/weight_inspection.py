@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from transunet.models.transunet2d.config import VARIANTS
+from transunet.models.transunet2d.config import TRANSUNET2D_VARIANTS, TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
 from transunet.weights.fit import EntryMismatch, adapted, mismatches, wanted
 from transunet.weights.identify import (
@@ -41,7 +41,7 @@ class Inspection:
     entries: int
     parameters: int
     """Numbers in all entries, those without use included."""
-    grid: tuple[int, int] | None
+    grid: tuple[int, ...] | None
     """Rows and columns of its position embeddings, None when they fill no square."""
     grid_told: bool
     """Whether its bundle tells that grid; otherwise it is assumed to be a square."""
@@ -93,8 +93,10 @@ def inspect(path: Path) -> Inspection:
 
 def _mismatches(variant: str, renamed: RenamedState, origin: Origin) -> list[EntryMismatch]:
     config = origin.config
-    if config is None:  # the variant's, with what a file may differ in and still be of it
-        usual, state = VARIANTS[variant], renamed.state
+    if not isinstance(
+        config, TransUNetConfig
+    ):  # the variant's, with what a file may differ in and still be of it
+        usual, state = TRANSUNET2D_VARIANTS[variant], renamed.state
         grid, skips = square_grid_of(state), skips_of(state)
         config = usual.replace(
             image_size=tuple(n * usual.patch_size for n in grid) if grid else usual.image_size,

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+import transunet
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError
 from transunet.files import atomic_path
-from transunet.models.transunet2d.network import TransUNet
+from transunet.models.families import FAMILIES
+from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.optional import DISTRIBUTION, own_version, versions_of
 
 METADATA = Path("configs/metadata.json")
@@ -77,7 +79,9 @@ _INTENSITIES = {
 }
 
 
-def write_monai_bundle(model: TransUNet, config: BundleConfig, folder: Path | str) -> Path:
+def write_monai_bundle(
+    model: SegmentationNetwork, config: BundleConfig, folder: Path | str
+) -> Path:
     """Write a MONAI bundle: configuration, weights, documents; return `folder`.
 
     The weights are a plain state dict, which MONAI opens with `weights_only=True`: nothing in the
@@ -173,9 +177,9 @@ def inference(config: BundleConfig) -> dict[str, Any]:
         "imports": ["$import transunet"],
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "network_def": {
-            "_target_": "transunet.TransUNet",
+            "_target_": _importable(FAMILIES[config.architecture.family].network),
             "config": {
-                "_target_": "transunet.TransUNetConfig",
+                "_target_": _importable(type(config.architecture)),
                 **config.architecture.model_dump(mode="json"),
             },
         },
@@ -283,9 +287,9 @@ def metadata(config: BundleConfig) -> dict[str, Any]:
         "supported_apps": {},
         "name": f"TransUNet {network.name}",
         "task": f"Segmentation of {structures} slice by slice",
-        "description": f"TransUNet ({network.name}), a 2-D network of convolutions and a "
-        f"transformer, segments {structures} in slices along the first axis of volumes oriented "
-        f"{preprocessing.orientation}.",
+        "description": f"TransUNet ({network.name}), a {network.axes}-D network of convolutions "
+        f"and a transformer, segments {structures} in slices along the first axis of volumes "
+        f"oriented {preprocessing.orientation}.",
         "authors": "whoever trained the model",
         "copyright": "of the weights: whoever trained the model",
         "data_type": "nibabel",
@@ -309,6 +313,12 @@ def metadata(config: BundleConfig) -> dict[str, Any]:
             "outputs": {"pred": tensor(names, format="labels", modality="n/a", value_range=[])},
         },
     }
+
+
+def _importable(cls: type) -> str:
+    """Return the name by which MONAI imports a class: the public one, if it has one."""
+    public = cls.__name__ in transunet.__all__
+    return f"transunet.{cls.__name__}" if public else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _json(values: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 from transunet.inference.predictor import Predictor
 from transunet.inference.volume_slices import VolumeSlices
-from transunet.models.transunet2d.network import TransUNet
+from transunet.models.segmentation_network import SegmentationNetwork
 
 _NIFTI = (".nii", ".nii.gz")
 
@@ -140,7 +140,7 @@ class SliceBySlice(Inferer):  # type: ignore[misc]
         self.settings = settings
 
     def __call__(
-        self, inputs: torch.Tensor, network: TransUNet, *args: Any, **kwargs: Any
+        self, inputs: torch.Tensor, network: SegmentationNetwork, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """Return label maps (B, 1, X, Y, Z) of volumes (B, C, X, Y, Z), on their device.
 

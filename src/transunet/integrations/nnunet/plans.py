@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from transunet.errors import ConfigError
-from transunet.models.transunet2d.config import TransUNetConfig, variant
+from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.models.variants import variant
 
 
 def config_for_plans(
@@ -19,10 +20,12 @@ def config_for_plans(
         ConfigError: when the patches are not two-dimensional.
     """
     check_2d(patch_size)
-    patch = variant(name).patch_size
+    config = variant(name)
+    assert isinstance(config, TransUNetConfig)
+    patch = config.patch_size
     height, width = (-(-int(side) // patch) * patch for side in patch_size)
-    return variant(
-        name, image_size=(height, width), in_channels=in_channels, num_classes=num_classes
+    return config.replace(
+        image_size=(height, width), in_channels=in_channels, num_classes=num_classes
     )
 
 

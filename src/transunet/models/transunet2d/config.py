@@ -1,29 +1,22 @@
 """What a TransUNet is made of, as a frozen value, and the published variants. Imports no torch."""
 
-from collections.abc import Mapping
-from difflib import get_close_matches
-from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from transunet.errors import ConfigError
-from transunet.settings import Configuration
+from transunet.models.architecture import Architecture
 
 _GROUPS = 32  # of every GroupNorm in the backbone but the projection's
 
 
-class TransUNetConfig(Configuration):
+class TransUNetConfig(Architecture):
     """Architecture of one TransUNet (Chen et al. 2021, sections 3.1 and 3.2).
 
     Raises:
         ConfigError: when the parts cannot fit together; the message says what would be possible.
     """
 
-    name: str = "custom"
-    """Name of the variant that this was made from."""
-    num_classes: PositiveInt = 2
-    """Classes of the logits, background included."""
+    family: Literal["transunet2d"] = "transunet2d"
     in_channels: PositiveInt = 1
     """Channels of the input image. One channel is repeated to three, as in the reference."""
     image_size: tuple[PositiveInt, PositiveInt] = (224, 224)
@@ -46,11 +39,6 @@ class TransUNetConfig(Configuration):
     bridge_channels: PositiveInt = 512
     """Channels of the decoder's first convolution (`conv_more`)."""
     decoder_channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (256, 128, 64, 16)
-
-    @field_validator("image_size", mode="before")
-    @classmethod
-    def _square(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -107,9 +95,24 @@ class TransUNetConfig(Configuration):
         return int(64 * self.resnet_width)
 
     @property
+    def stride(self) -> tuple[int, int]:
+        """Height and width in pixels of what one token stands for."""
+        return self.patch_size, self.patch_size
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens at `image_size`."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def layers(self) -> int:
+        """The transformer's blocks."""
+        return self.num_layers
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of each block."""
+        return self.num_heads
 
     @property
     def patch_kernel(self) -> int:
@@ -158,20 +161,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "R26-ViT-Ti_16": {**_VIT_TI, **_R26_NARROW},
 }
 
-VARIANTS: Mapping[str, TransUNetConfig] = MappingProxyType(
-    {name: TransUNetConfig(name=name, **settings) for name, settings in _SETTINGS.items()}
-)
+TRANSUNET2D_VARIANTS = {
+    name: TransUNetConfig(name=name, **settings) for name, settings in _SETTINGS.items()
+}
 """The eight published configurations by their names, and two small ones of the same family."""
-
-
-def variant(name: str, **changes: Any) -> TransUNetConfig:
-    """Return the configuration called `name` with `changes` (a value of None changes nothing).
-
-    Raises:
-        ConfigError: for an unknown name or impossible settings.
-    """
-    if name not in VARIANTS:
-        close = get_close_matches(name, VARIANTS, n=1, cutoff=0.3)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"No model is called {name!r}.{hint} Known: {', '.join(VARIANTS)}.")
-    return VARIANTS[name].replace(**{k: v for k, v in changes.items() if v is not None})

@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transunet.errors import ConfigError
+from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.decoder import DecoderCup, SegmentationHead, upsample
 from transunet.models.transunet2d.embedding import Transformer
 
 
-class TransUNet(nn.Module):
+class TransUNet(SegmentationNetwork):
     """The network: an image (B, C, H, W) in, logits (B, num_classes, H, W) out.
 
     Any height and width: the input is padded with zeros at the bottom and right to whole patches,
@@ -19,9 +20,12 @@ class TransUNet(nn.Module):
     names are the reference's, so its checkpoints load. Intensities are the caller's business.
     """
 
+    config: TransUNetConfig
+    head_names = ("segmentation_head.0.weight", "segmentation_head.0.bias")
+    position_name = "transformer.embeddings.position_embeddings"
+
     def __init__(self, config: TransUNetConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.transformer = Transformer(config)
         self.decoder = DecoderCup(config)
         self.segmentation_head = SegmentationHead(config.decoder_channels[-1], config.num_classes)
@@ -50,15 +54,32 @@ class TransUNet(nn.Module):
         tokens, grid, skips, maps = self.transformer.forward_with_attention(padded)
         return self._to_logits(self.decoder(tokens, grid, skips), padded, x), maps
 
-    def forward_with_features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the logits, and what every block of the decoder gives, the coarsest first.
+    @property
+    def stem_name(self) -> str:
+        """The backbone's root, or the patch embedding of a plain ViT."""
+        stem = "hybrid_model.root.conv" if self.config.hybrid else "patch_embeddings"
+        return f"transformer.embeddings.{stem}.weight"
+
+    def auxiliary_heads(self, depths: int) -> nn.ModuleList:
+        """Return a 1x1 head for each of the last `depths` (0 to 3) of the decoder's earlier blocks.
+
+        The network keeps the published parameters, and a bundle of it costs nothing extra.
+        """
+        channels = self.config.decoder_channels[2::-1][:depths]
+        return nn.ModuleList(nn.Conv2d(c, self.config.num_classes, 1) for c in channels)
+
+    def training_outputs(self, images: Tensor, heads: nn.ModuleList) -> list[Tensor]:
+        """Return the logits (B, K, H, W), then those at 1/2, 1/4 and 1/8 of that size.
 
         Raises:
             ConfigError: as `forward`.
         """
-        padded = self._to_patches(x)
+        padded = self._to_patches(images)
         features = self.decoder.features(*self.transformer(padded))
-        return self._to_logits(features[-1], padded, x), features
+        # The last block's features have logits already, the network's own.
+        coarser = zip(heads, features[2::-1], strict=False)
+        own = self._to_logits(features[-1], padded, images)
+        return [own, *(head(feature) for head, feature in coarser)]
 
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Recompute transformer blocks and ResNet stages in the backward pass, to save memory.

@@ -98,8 +98,8 @@ def bundles(service: CurrentService) -> list[Bundle]:
             channels=served.channels,
             architecture=served.config.architecture.name,
             image_size=served.config.architecture.image_size,
-            layers=served.config.architecture.num_layers,
-            heads=served.config.architecture.num_heads,
+            layers=served.config.architecture.layers,
+            heads=served.config.architecture.heads,
         )
         for served in service.bundles.values()
     ]

@@ -178,8 +178,8 @@ def _check(image: ImageRecord, served: ServedBundle, question: Question) -> None
         message = f"There is no voxel {question.voxel}: the image has {metadata['shape']}."
         raise ApiError("invalid_request", message)
     for what, value, count in (
-        ("layer", question.layer, architecture.num_layers),
-        ("head", question.head, architecture.num_heads),
+        ("layer", question.layer, architecture.layers),
+        ("head", question.head, architecture.heads),
     ):
         if isinstance(value, int) and value >= count:
             message = f"There is no {what} {value}: {served.name} has {count}, from 0."

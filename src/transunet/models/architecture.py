@@ -1,0 +1,75 @@
+"""What every network's configuration tells, whatever its family. Imports no torch."""
+
+from math import prod
+from typing import Any, Literal
+
+from pydantic import PositiveInt, field_validator
+
+from transunet.settings import Configuration
+
+
+class Architecture(Configuration):
+    """Base of the configurations of networks: a bundle holds one of them, told by `family`.
+
+    A family sets `family` and `image_size`, defines `stride`, and where its network has attention
+    to show, `layers` and `heads`.
+
+    Raises:
+        ConfigError: when the parts cannot fit together; the message says what would be possible.
+    """
+
+    family: str
+    """A key of `variants.ARCHITECTURES`; each family declares its own, a literal."""
+    name: str = "custom"
+    """Name of the variant that this was made from."""
+    num_classes: PositiveInt = 2
+    """Classes of the logits, background included."""
+    in_channels: PositiveInt = 1
+    """Channels of the input image."""
+    image_size: tuple[PositiveInt, ...]
+    """Pixels along each axis of a sample, for which position embeddings are held. One number is the
+    length of every side, where the family says how many there are."""
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _equal_sides(cls, value: Any) -> Any:
+        usual = cls.model_fields["image_size"].default
+        return (value,) * len(usual) if isinstance(value, int) and usual else value
+
+    @property
+    def axes(self) -> int:
+        """Axes of a sample: 2 for slices, 3 for volumes."""
+        return len(self.image_size)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Pixels along each axis that one position of the coarsest feature map stands for.
+
+        Samples of other sides than multiples of it are padded by the network.
+        """
+        raise NotImplementedError
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Positions of the coarsest feature map along each axis, at `image_size`: the tokens."""
+        return tuple(side // step for side, step in zip(self.image_size, self.stride, strict=True))
+
+    @property
+    def tokens(self) -> int:
+        """Positions in `grid`."""
+        return prod(self.grid)
+
+    @property
+    def layers(self) -> int:
+        """Layers whose attention the network returns; 0 where it has none."""
+        return 0
+
+    @property
+    def heads(self) -> int:
+        """Heads of each of those layers."""
+        return 0
+
+    @property
+    def criterion(self) -> Literal["dense", "queries"]:
+        """What training minimises: "dense" of logits, "queries" of classes and masks of queries."""
+        return "dense"

@@ -1,0 +1,63 @@
+"""What the rest of the package knows of a network, whatever its family."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from transunet.errors import ConfigError
+from transunet.models.architecture import Architecture
+
+
+class SegmentationNetwork(nn.Module):
+    """Base of the networks: an image (B, C, *spatial) in, logits (B, num_classes, *spatial) out.
+
+    A network takes samples of any size; along each axis `spatial` has as many as `config.axes`. Its
+    `forward(images, return_attention=True)` returns the logits and the attention probabilities of
+    each of `config.layers` layers, (B, config.heads, N, N), N being the tokens row by row.
+
+    Args:
+        config: what it is made of.
+    """
+
+    head_names: ClassVar[tuple[str, ...]] = ()
+    """Entries of the state dict with a row for each class: what starts anew with other classes."""
+    position_name: ClassVar[str | None] = None
+    """The entry with position embeddings (1, N, D) of the tokens of `config.grid`."""
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def stem_name(self) -> str | None:
+        """The entry of the first convolution, (channels out, channels in, *kernel)."""
+        return None
+
+    def auxiliary_heads(self, depths: int) -> nn.ModuleList:
+        """Return fresh heads for `depths` coarser outputs, which training adds and throws away.
+
+        Empty where the network has heads of its own for them.
+
+        Raises:
+            ConfigError: when it has no outputs as coarse.
+        """
+        if depths:
+            raise ConfigError(f"{self.config.name} has no coarser outputs (deep_supervision).")
+        return nn.ModuleList()
+
+    def training_outputs(self, images: Tensor, heads: nn.ModuleList) -> Any:
+        """Return what the loss of `config.criterion` takes, for `images` (B, C, *spatial).
+
+        For "dense" a list of logits (B, num_classes, *spatial): the network's own, then coarser
+        ones, the finest first. For "queries" what that family's loss takes.
+        """
+        return [self(images)]
+
+    def set_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Recompute parts of the network in the backward pass, to save memory.
+
+        Raises:
+            ConfigError: where the network has no parts to recompute.
+        """
+        if enabled:
+            raise ConfigError(f"{self.config.name} has nothing to recompute: leave it out.")
