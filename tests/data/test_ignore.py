@@ -12,11 +12,12 @@ from transunet.data.checks.corrections import fix
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.data.resize import nearest
+from transunet.data.sampling.slices import Slices
 from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError
 from transunet.training.augmentation import BatchAugmentation, rotate
 from transunet.training.recipe import Augmentation
-from transunet.training.samples import SliceDataset
+from transunet.training.samples import Samples
 
 
 @pytest.fixture
@@ -150,8 +151,8 @@ def test_other_values_make_the_slices_anew(nnunet, tmp_path):
 
 
 def test_slices_that_nobody_labelled_do_not_train(store):
-    slices = SliceDataset(store, ["c0", "c1"], (16, 16))
-    seen = [(s["case"], s["slice"]) for s in (slices[0, i] for i in range(len(slices)))]
+    slices = Samples(store, ["c0", "c1"], Slices(size=(16, 16)))
+    seen = [(s["case"], s["number"]) for s in (slices[0, i] for i in range(len(slices)))]
     assert seen == [(case, number) for case in ("c0", "c1") for number in range(4)]
     assert slices.with_class(1).tolist() == [1, 2, 5, 6]
     assert slices.with_class(2).tolist() == [1, 2, 3, 5, 6, 7]
@@ -163,8 +164,8 @@ def test_cases_that_nobody_labelled_cannot_train(nnunet, save, tmp_path):
     save(folder / "labelsTr/c0.nii.gz", np.full((8, 9, 5), 3, np.uint8))
     store = prepare(open_dataset(folder), tmp_path / "store")
     with pytest.raises(ConfigError, match="ignored value 3"):
-        SliceDataset(store, ["c0"], (16, 16))
-    assert len(SliceDataset(store, ["c0", "c1"], (16, 16))) == 4
+        Samples(store, ["c0"], Slices(size=(16, 16)))
+    assert len(Samples(store, ["c0", "c1"], Slices(size=(16, 16)))) == 4
 
 
 def test_resizing_and_augmenting_make_no_other_classes(store):

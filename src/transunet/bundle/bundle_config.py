@@ -9,6 +9,7 @@ from pydantic import SerializeAsAny, model_validator
 from transunet.bundle.hub import download_file
 from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.sampling import Sampling
 from transunet.data.sampling.slices import Slices
 from transunet.errors import ConfigError
 from transunet.files import read_json
@@ -31,7 +32,7 @@ class BundleConfig(Configuration):
     architecture: SerializeAsAny[Architecture]
     preprocessing: Preprocessing
     """Volume -> working volume, and label maps back."""
-    sampling: Slices
+    sampling: Sampling
     """Working volume -> what the network takes; of the architecture's size if not given."""
     labels: Mapping[int, str]
     """Class index -> name; 0 is the background."""
@@ -62,16 +63,17 @@ class BundleConfig(Configuration):
         if sorted(self.labels) != list(range(classes)):
             found = ", ".join(map(str, sorted(self.labels)))
             raise ValueError(f"labels {found} do not number the model's {classes} classes from 0")
-        if len(self.preprocessing.channels) * self.sampling.planes != channels:
-            neighbours = f" in {self.sampling.planes} planes" if self.sampling.context else ""
+        if self.sampling.input_channels(len(self.preprocessing.channels)) != channels:
+            planes = self.sampling.input_channels(1)
+            neighbours = f" in {planes} planes" if planes > 1 else ""
             raise ValueError(
                 f"preprocessing describes {len(self.preprocessing.channels)} channels{neighbours}, "
                 f"the model takes {channels}"
             )
         if self.sampling.size != self.architecture.image_size:
             raise ValueError(
-                f"sampling gives slices of {self.sampling.size} pixels, the model takes "
-                f"{self.architecture.image_size}"
+                f"sampling gives {self.sampling.kind} of {self.sampling.size} pixels, the model "
+                f"takes {self.architecture.image_size}"
             )
         if self.preprocessing.spacing_mm and self.preprocessing.spacing_mm[0] is not None:
             raise ValueError(

@@ -6,21 +6,18 @@ numbers are those of MONAI's `sliding_window_inference(mode="gaussian")`, which 
 """
 
 from collections.abc import Iterator
-from functools import reduce
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transunet.backends.protocol import Network, Wrapped
+from transunet.data.sampling.patches import gaussian
 from transunet.errors import ConfigError
 from transunet.inference.logits import as_array
 
 OVERLAP = 0.5
 """The share of a window that its neighbour sees too."""
-SIGMA = 0.125
-"""Standard deviation of the weights, as a share of the window's side."""
-_LEAST_WEIGHT = 1e-3  # of the far corners, so that they count a little and none divides by 0
 
 Region = tuple[slice, ...]
 """Where a window lies along each of an image's axes."""
@@ -72,15 +69,6 @@ def windows(size: tuple[int, ...], window: tuple[int, ...]) -> Iterator[Region]:
         starts.append([min(start, length - side) for start in range(0, ends, step)])
     for corner in product(*starts):
         yield tuple(slice(n, n + side) for n, side in zip(corner, window, strict=True))
-
-
-def gaussian(window: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the weight of each pixel of a window, 1 in the middle."""
-    along_axes = (
-        np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / (SIGMA * side)) ** 2) for side in window
-    )
-    weights = reduce(np.multiply.outer, along_axes)
-    return np.asarray(np.maximum(weights, max(weights.min(), _LEAST_WEIGHT)), dtype=np.float32)
 
 
 def pad(image: NDArray[np.float32], window: tuple[int, ...]) -> tuple[NDArray[np.float32], Region]:

@@ -100,11 +100,11 @@ class BatchAugmentation:
 
     @torch.no_grad()
     def __call__(
-        self, images: Tensor, labels: Tensor, keys: Sequence[SampleKey]
+        self, images: Tensor, labels: Tensor, keys: Sequence[SampleKey | tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
         """Return changed images (B, C, *spatial), float32, and labels (B, *spatial), int64."""
         images, labels = images.clone(), labels.clone()
-        rngs = [np.random.default_rng((self.seed, 2, *key)) for key in keys]
+        rngs = [np.random.default_rng((self.seed, 2, *key[:2])) for key in keys]
         for p, change in self.changes:
             chosen = [i for i, rng in enumerate(rngs) if rng.random() < p]
             if chosen:

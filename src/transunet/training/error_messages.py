@@ -35,8 +35,8 @@ def explained(trainer: Trainer) -> Iterator[None]:
 def non_finite(trainer: Trainer, error: NonFiniteLossError) -> str:
     """Return what became NaN, in which cases, and what to do."""
     slices: dict[str, list[int]] = {}
-    for _, index in trainer.sampler.batch(trainer.state.step):
-        case, number = trainer.dataset.locate(index)
+    for key in trainer.sampler.batch(trainer.state.step):
+        case, number = trainer.dataset.locate(key.sample)
         slices.setdefault(case, []).append(number)
     cases = ", ".join(
         f"{case} (slice {' '.join(map(str, sorted(numbers)))})"

@@ -137,6 +137,7 @@ def _network(recipe: Recipe, store: Store, device: torch.device) -> nn.Module:
 def _blank(
     recipe: Recipe, store: Store, device: torch.device, slices: int
 ) -> tuple[Tensor, Tensor]:
-    channels = len(store.preprocessing.channels) * recipe.sampling.planes
-    images = torch.zeros(slices, channels, *recipe.size, device=device)
-    return images, torch.zeros(slices, *recipe.size, dtype=torch.int64, device=device)
+    channels = recipe.sampling.input_channels(len(store.preprocessing.channels))
+    size = recipe.sampling.size
+    images = torch.zeros(slices, channels, *size, device=device)
+    return images, torch.zeros(slices, *size, dtype=torch.int64, device=device)

@@ -1,58 +1,70 @@
-"""Which slices make up the batch of which step: a function of seed and step, with no memory.
+"""Which samples make up the batch of which step: a function of seed and step, with no memory.
 
 Resuming is therefore nothing but starting at another step, and several processes agree without
 talking to each other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import count
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
-SampleKey = tuple[int, int]
-"""The number of a draw, which is unique and seeds its augmentation, and the slice's index."""
+
+class SampleKey(NamedTuple):
+    """What a sample is a function of, besides the seed."""
+
+    draw: int
+    """A number that is the sample's own."""
+    sample: int
+    """Which of the data set's samples."""
+    wanted_class: int = 0
+    """The class that it was drawn for; 0 for any."""
 
 
 class Batches(Sampler[list[SampleKey]]):
     """The batches of a training run from any step on.
 
-    Every epoch is a permutation of the slices, its last batch possibly smaller. With `foreground`,
-    that share of the draws is replaced by slices holding a class drawn at random.
+    Every epoch is a permutation of the samples, its last batch possibly smaller. With `foreground`,
+    that share of the draws is replaced by samples holding a class drawn at random.
 
     Args:
-        slices: how many there are.
-        batch_size: slices per step, over all processes.
+        samples: how many there are.
+        batch_size: samples per step, over all processes.
         seed: of the permutations.
         start: first step to yield.
         part: this process's number and how many share each batch.
         accumulate: pieces in which batches are computed; processes share each piece, so that the
-            pieces hold the same slices however many processes there are.
+            pieces hold the same samples however many processes there are.
         foreground: share of draws to replace.
-        indices_by_class: per foreground class, the indices of the slices that hold it.
+        indices_by_class: foreground class -> the indices of the samples that hold it.
     """
 
     def __init__(
         self,
-        slices: int,
+        samples: int,
         batch_size: int,
         seed: int,
         start: int = 0,
         part: tuple[int, int] = (0, 1),
         accumulate: int = 1,
         foreground: float = 0.0,
-        indices_by_class: Sequence[np.ndarray] = (),
+        indices_by_class: Mapping[int, np.ndarray] = MappingProxyType({}),
     ) -> None:
-        self.slices, self.batch_size, self.seed = slices, batch_size, seed
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
         self.start, self.part, self.accumulate = start, part, accumulate
         self.foreground = foreground
-        self.indices_by_class = [indices for indices in indices_by_class if len(indices)]
+        self.indices_by_class = [
+            (index, holding) for index, holding in indices_by_class.items() if len(holding)
+        ]
         self._order: tuple[int, np.ndarray] | None = None
 
     @property
     def per_epoch(self) -> int:
-        """Steps in which every slice comes once."""
-        return -(-self.slices // self.batch_size)
+        """Steps in which every sample comes once."""
+        return -(-self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         """Yield this process's part of every batch, without end."""
@@ -71,15 +83,17 @@ class Batches(Sampler[list[SampleKey]]):
         epoch, position = divmod(step, self.per_epoch)
         first = position * self.batch_size
         indices = self._permutation(epoch)[first : first + self.batch_size].copy()
+        wanted = np.zeros(len(indices), np.intp)
         if self.foreground and self.indices_by_class:
             rng = np.random.default_rng((self.seed, 1, step))
             for i in np.flatnonzero(rng.random(len(indices)) < self.foreground):
-                holding = self.indices_by_class[rng.integers(len(self.indices_by_class))]
+                wanted[i], holding = self.indices_by_class[rng.integers(len(self.indices_by_class))]
                 indices[i] = holding[rng.integers(len(holding))]
-        return [(step * self.batch_size + i, int(index)) for i, index in enumerate(indices)]
+        draws = range(step * self.batch_size, step * self.batch_size + len(indices))
+        return list(map(SampleKey, draws, indices.tolist(), wanted.tolist()))
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
-            order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.slices)
+            order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.samples)
             self._order = epoch, order
         return self._order[1]

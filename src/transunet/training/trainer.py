@@ -30,7 +30,7 @@ from transunet.training.fine_tuning import begin_from_weights
 from transunet.training.losses import LOSSES, DeepSupervisionLoss, Reduce, SegmentationLoss
 from transunet.training.recipe import Recipe
 from transunet.training.sampler import Batches
-from transunet.training.samples import SliceDataset
+from transunet.training.samples import Samples
 from transunet.training.schedule import Budget
 from transunet.training.step import Arithmetic
 
@@ -92,15 +92,15 @@ class Trainer:
         return self.splits.parts[self.recipe.fold or 0]
 
     @cached_property
-    def dataset(self) -> SliceDataset:
-        """The training slices."""
+    def dataset(self) -> Samples:
+        """The training samples."""
         augment = paper if self.recipe.paper_augmentation else None
         cases, recipe = self.split.train, self.recipe
-        return SliceDataset(self.store, cases, recipe.size, augment, recipe.seed, recipe.context)
+        return Samples(self.store, cases, recipe.sampling, augment, recipe.seed)
 
     @cached_property
     def sampler(self) -> Batches:
-        """Which slices make which batch."""
+        """Which samples make which batch."""
         recipe, classes = self.recipe, [index for index in self.store.labels if index]
         return Batches(
             len(self.dataset),
@@ -109,7 +109,7 @@ class Trainer:
             part=(self.world.rank, self.world.size),
             accumulate=recipe.accumulate,
             foreground=recipe.foreground,
-            indices_by_class=[self.dataset.with_class(index) for index in classes],
+            indices_by_class={index: self.dataset.with_class(index) for index in classes},
         )
 
     @cached_property
@@ -307,7 +307,7 @@ def make_model(recipe: Recipe, store: Store) -> SegmentationNetwork:
     config = variant(
         recipe.model,
         num_classes=len(store.labels),
-        in_channels=len(store.preprocessing.channels) * recipe.sampling.planes,
+        in_channels=recipe.sampling.input_channels(len(store.preprocessing.channels)),
         image_size=recipe.size,
         n_skip=recipe.n_skip,
         dropout=recipe.dropout,
@@ -345,7 +345,7 @@ def make_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
-    matrices = [p for p in module.parameters() if p.ndim in (2, 4)]
-    others = [p for p in module.parameters() if p.ndim not in (2, 4)]
+    matrices = [p for p in module.parameters() if p.ndim in (2, 4, 5)]
+    others = [p for p in module.parameters() if p.ndim not in (2, 4, 5)]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 
+from transunet.data.resize import nearest, resize
+from transunet.data.store import Store, StoredCase
 from transunet.settings import Configuration
 
 
@@ -26,10 +28,42 @@ class Slices(Configuration):
     context: NonNegativeInt = 0
     """Neighbours on each side."""
 
-    @property
-    def planes(self) -> int:
-        """Planes in a sample."""
-        return 2 * self.context + 1
+    def input_channels(self, channels: int) -> int:
+        """Return the channels that a network takes of a volume's `channels`."""
+        return channels * (2 * self.context + 1)
+
+    def samples_in(self, case: StoredCase) -> NDArray[np.intp]:
+        """Return the planes of a case from which there is something to learn."""
+        return np.setdiff1d(np.arange(case.slices), case.unlabelled)
+
+    def samples_with(self, case: StoredCase, index: int) -> NDArray[np.intp]:
+        """Return those of `samples_in` that hold class `index`."""
+        numbers = self.samples_in(case)
+        return numbers[np.isin(numbers, case.slices_with.get(index, ()))]
+
+    def cut(
+        self, store: Store, name: str, number: int, wanted_class: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """Return the sample (C (2 context + 1), H, W) of a plane and its label (H, W), copies.
+
+        Args:
+            store: holds the case.
+            name: the case's.
+            number: of the plane.
+            wanted_class: the class that the sample was drawn for, which decides nothing more.
+            rng: likewise.
+        """
+        image = sample_at(store.image(name).swapaxes(0, 1), number, self.context)
+        return image, np.array(store.label(name)[number])
+
+    def fit(
+        self, image: NDArray[np.float32], label: NDArray[Any]
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """Return a sample and its label at the network's size."""
+        # "kept": the reference's resizing sets a last row to background for some sizes, a fault of
+        # scipy's.
+        resized = resize(image, self.size, order=3, edge="kept")
+        return resized, nearest(label, self.size, edge="kept")
 
 
 class Planes(Protocol):

@@ -151,7 +151,7 @@ class SliceBySlice(Inferer):  # type: ignore[misc]
             raise ConfigError("Resampling needs volumes that carry their affine (MetaTensor).")
         as_it_is = Channel(normalisation="range", high=1.0)  # the transforms have normalised
         context = self.settings.get("context", 0)
-        planes = Slices(size=network.config.image_size, context=context).planes
+        planes = Slices(size=network.config.image_size, context=context).input_channels(1)
         preprocessing = Preprocessing(
             channels=(as_it_is,) * (network.config.in_channels // planes),
             orientation=planes_first("RAS", self.slice_axis),
