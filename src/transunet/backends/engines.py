@@ -14,7 +14,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transunet.backends import onnxruntime, openvino
 from transunet.backends.exported import AXES, FILE_PRECISIONS
 from transunet.backends.protocol import Network
 from transunet.bundle.bundle_config import BundleConfig
@@ -65,23 +64,23 @@ class Engine:
     """Whether loading a file runs code that is in it."""
 
 
-def _in_torch(function: str) -> Callable[..., Any]:
-    """Return a function of `pytorch`, imported when it is called.
+def _in(module: str, function: str) -> Callable[..., Any]:
+    """Return a function of an engine's file, which is imported when it is called.
 
     torch takes seconds to import, and is missing where exported files alone are computed.
     """
 
     def call(*arguments: Any) -> Any:
-        return getattr(import_module("transunet.backends.pytorch"), function)(*arguments)
+        return getattr(import_module(f"transunet.backends.{module}"), function)(*arguments)
 
     return call
 
 
 ENGINES: dict[str, Engine] = {
     "openvino": Engine(
-        open=openvino.OpenVinoNetwork,
-        write=openvino.write,
-        texts=openvino.texts_of,
+        open=_in("openvino", "OpenVinoNetwork"),
+        write=_in("openvino", "write"),
+        texts=_in("openvino", "texts_of"),
         packages=("openvino",),
         precisions={"cpu": ("fp32", "bf16", "fp16")},
         reads=(".xml", ".onnx"),
@@ -93,9 +92,9 @@ ENGINES: dict[str, Engine] = {
         int8=True,
     ),
     "onnxruntime": Engine(
-        open=onnxruntime.OnnxNetwork,
-        write=onnxruntime.write,
-        texts=onnxruntime.texts_of,
+        open=_in("onnxruntime", "OnnxNetwork"),
+        write=_in("onnxruntime", "write"),
+        texts=_in("onnxruntime", "texts_of"),
         packages=("onnxruntime", "onnx", "onnxscript"),
         precisions={"cpu": ("fp32",)},
         reads=(".onnx",),
@@ -104,13 +103,13 @@ ENGINES: dict[str, Engine] = {
         format="onnx",
         suffix=".onnx",
         free_axes=("batch", *AXES),
-        opset=onnxruntime.OPSET,
+        opset=20,
         int8=True,
     ),
     "eager": Engine(
-        open=_in_torch("open_pytorch"),
-        write=_in_torch("write"),
-        texts=_in_torch("texts_of"),
+        open=_in("pytorch", "open_pytorch"),
+        write=_in("pytorch", "write"),
+        texts=_in("pytorch", "texts_of"),
         packages=("torch",),
         precisions={
             "cpu": ("fp32", "bf16"),
@@ -123,9 +122,9 @@ ENGINES: dict[str, Engine] = {
         runs_code=True,
     ),
     "compiled": Engine(
-        open=_in_torch("open_compiled"),
-        write=_in_torch("write"),
-        texts=_in_torch("texts_of"),
+        open=_in("pytorch", "open_compiled"),
+        write=_in("pytorch", "write"),
+        texts=_in("pytorch", "texts_of"),
         packages=("torch",),
         precisions={"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")},
         reads=(".pt2",),

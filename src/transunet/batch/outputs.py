@@ -9,12 +9,8 @@ import numpy as np
 
 from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, kind_of, suffix_of, write_volume
-from transunet.data.formats.dicom.segmentation import write_seg
-from transunet.data.formats.npy import sidecar_of
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.volume import Volume
-from transunet.drawing.panels import tells_space
-from transunet.drawing.sheets import SheetOptions, draw_sheet, slices_of
 from transunet.errors import ConfigError
 from transunet.files import atomic_path, writing
 
@@ -56,13 +52,18 @@ def write_labels(labels: Volume, path: Path, names: Mapping[int, str] | None = N
             with scratch.open("wb") as file:  # by its name, numpy would add a suffix
                 np.savez_compressed(file, label=slices, affine=labels.affine)
         elif kind == ".dcm" and names is not None:
+            from transunet.data.formats.dicom.segmentation import write_seg
+
             write_seg(labels, labels, names, scratch)
         else:
             write_volume(labels, scratch)
-        if sidecar_of(scratch).exists():  # first, so that a label map never lacks its place
-            sidecar_of(scratch).replace(sidecar_of(path))
-        elif kind == ".npy":
-            sidecar_of(path).unlink(missing_ok=True)  # of a label map that is replaced
+        if kind == ".npy":
+            from transunet.data.formats.npy import sidecar_of
+
+            if sidecar_of(scratch).exists():  # first, so that a label map never lacks its place
+                sidecar_of(scratch).replace(sidecar_of(path))
+            else:
+                sidecar_of(path).unlink(missing_ok=True)  # of a label map that is replaced
 
 
 def write_sheet(
@@ -84,6 +85,9 @@ def write_sheet(
     Raises:
         ConfigError: without matplotlib, or for a path that cannot be written.
     """
+    from transunet.drawing.panels import tells_space
+    from transunet.drawing.sheets import SheetOptions, draw_sheet, slices_of
+
     channel = preprocessing.channels[0]
     window = (channel.low, channel.high) if channel.normalisation == "clip" else None
     options = SheetOptions(window=window)

@@ -39,9 +39,7 @@ from transunet.batch.outputs import (
 )
 from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, suffix_of
-from transunet.data.formats.dicom.segmentation import check_source
 from transunet.data.volume import Volume
-from transunet.drawing.figures import check_figure_path
 from transunet.errors import (
     MACHINE_ERRORS,
     ConfigError,
@@ -134,6 +132,8 @@ def predict_file(
     try:
         volume = read_image(paths, series)
         if output.suffix.lower() == ".dcm":  # told before it is computed
+            from transunet.data.formats.dicom.segmentation import check_source
+
             check_source(volume, bundle.labels)
         labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
     except MACHINE_ERRORS as error:
@@ -221,6 +221,8 @@ class BatchPredictor:
         on_case_start: OnCaseStart,
     ) -> None:
         if options.view:
+            from transunet.drawing.figures import check_figure_path
+
             check_figure_path(Path("sheet.png"))  # matplotlib is missed before any work
         if options.both and (predictor.window or options.probabilities or options.uncertainty):
             raise ConfigError(
@@ -342,6 +344,8 @@ class BatchPredictor:
                 assert job.read is not None  # else there would be an error
                 job.image = job.read()
             if self.options.format == "dicom-seg":  # told before it is computed
+                from transunet.data.formats.dicom.segmentation import check_source
+
                 check_source(job.image, self.predictor.labels)
             progress = self.on_case_start(job.case.name)
             if self.options.both:

@@ -13,7 +13,6 @@ from transunet.data.formats import (
     FORMATS,
     is_header_of_pair,
     kind_in_folder,
-    raster,
     read_labels,
     read_volume,
     smallest_unsigned,
@@ -207,8 +206,7 @@ def image_problems(dataset: DataSet, image: Volume) -> Iterator[Problem]:
             f"it has {has}, the data set {len(dataset.channels)} ({', '.join(dataset.channels)})"
         )
         yield Problem("channels", image.name, found, "Give every case the same channels, in order")
-    picture = isinstance(image.header, raster.PictureHeader)
-    if picture and dataset.intensity_range and raster.white_of(image) is None:
+    if dataset.intensity_range and hasattr(image.header, "white") and image.white is None:
         found = (
             f"its numbers are {image.header.dtype.name}, whose white is not known, so that they "
             "cannot be compared with those of the other images"
@@ -235,7 +233,10 @@ def label_problems(dataset: DataSet, image: Volume, label: Volume) -> Iterator[P
         remedy = "Resample the label map to the image's grid with nearest neighbour"
         if placement := placed(image, label):
             remedy = f"Let transunet check --fix write a copy with this corrected ({placement[1]})"
-        if raster.is_turned(image) and label.spatial_shape[:2] == image.spatial_shape[1::-1]:
+        if (
+            getattr(image.header, "is_turned", False)
+            and label.spatial_shape[:2] == image.spatial_shape[1::-1]
+        ):
             found += f"; the orientation tag of {image.name} turns it"
             remedy = (
                 "The mask lies on the picture as it is stored: turn the mask as viewers show the "

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
 
-from transunet.data.cases import Case, DataSet
+from transunet.data.cases import Case
 from transunet.data.formats import (
     FORMATS,
     SLICES,
+    are_slices,
     channel_of,
     channels_in,
     is_dicom_path,
@@ -22,32 +22,12 @@ from transunet.data.formats import (
     stem_of,
     suffix_of,
 )
-from transunet.data.formats.dicom.headers import EMPTY, OTHER, is_slice, why_no_slice
-from transunet.data.formats.dicom.series import are_slices, counted, find_series
-from transunet.data.layouts import open_dataset, recognises
-from transunet.data.layouts.lists import MISSING_TEST
-from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError, TransUNetError
 
 ALL_SERIES = "all"
 LOCKS_FOLDER = ".transunet"
 """In a folder that predictions were written to: such a folder below an input is no input."""
 _LOGGER = logging.getLogger(__name__)
-
-
-class InputImage(NamedTuple):
-    """An image file or a folder with DICOM slices, and what its case is called."""
-
-    path: Path
-    name: str
-    """Its stem, behind the folders that lead to it: `patient101/patient101_frame01`."""
-    slices: tuple[Path, ...] = ()
-    """Of a DICOM folder above others: its own files, without those of the others."""
-
-    @property
-    def case(self) -> Case:
-        """The case of this image alone."""
-        return Case(self.name, self.slices or (self.path,), None)
 
 
 def find_inputs(
@@ -81,45 +61,46 @@ def find_inputs(
         DataError: when a case lacks a channel, or two cases have one name.
     """
     cases: list[Case] = []
-    images: list[InputImage] = []
+    images: list[Case] = []
     for path in paths:
-        if path.is_dir() and _is_dataset(path, split, labelled):
-            cases += _cases_of(open_dataset(path), split, labelled)
-        else:
+        of_dataset = _dataset_cases(path, split, labelled) if path.is_dir() else None
+        if of_dataset is None:
             images += _images_at(path)
+        else:
+            cases += of_dataset
     series_cases, images = _group_slices(images)
     if split and images:
         raise ConfigError(
-            f"{images[0].path} is of no data set of a known layout, so it has no splits."
+            f"{images[0].images[0]} is of no data set of a known layout, so it has no splits."
         )
     numbers = [channel_of(image.name) for image in images]
     if channels == 1:  # only if all end in _0000: scan_0001, scan_0002 may be patients
         numbered = all(number is not None and number[1] == 0 for number in numbers)
     else:
         numbered = any(numbers)
-    cases += _join_channels(images, channels) if numbered else [image.case for image in images]
+    cases += _join_channels(images, channels) if numbered else images
     cases += series_cases
     return _named_apart(_with_series(cases, series) if series else cases)
 
 
-def _is_dataset(folder: Path, split: str | None, labelled: bool) -> bool:
-    """Whether a folder's cases are taken as those of a data set, not as images that lie in it.
+def _dataset_cases(folder: Path, split: str | None, labelled: bool) -> list[Case] | None:
+    """Return the cases of the data set that `folder` is: those of `split`; else its test cases.
 
-    Images that lie in the folder itself are meant themselves, unless a part of a data set is asked
-    for.
-    """
-    if not recognises(folder):
-        return False
-    return bool(split or labelled) or not any(_is_image(file) for file in folder.iterdir())
-
-
-def _cases_of(dataset: DataSet, split: str | None, labelled: bool) -> list[Case]:
-    """Return the cases of `split`; without one, the test cases, or all if none is.
+    All, if none is a test case. None for a folder that is no data set of a known layout, or in
+    which images lie: those are meant themselves, unless a part of a data set is asked for.
 
     Raises:
         ConfigError: when there are no such cases.
         DataError: when the test cases are asked for, and none of those that are listed is there.
     """
+    from transunet.data.layouts import open_dataset, recognises
+    from transunet.data.layouts.lists import MISSING_TEST
+
+    if not recognises(folder):
+        return None
+    if not (split or labelled) and any(_is_image(file) for file in folder.iterdir()):
+        return None
+    dataset = open_dataset(folder)
     cases = [case for case in dataset.cases if not labelled or (case.label and case.label.exists())]
     chosen = [case for case in cases if case.split == (split or "test")]
     missing = [note for note in dataset.notes if note.kind == MISSING_TEST]
@@ -139,13 +120,13 @@ def _cases_of(dataset: DataSet, split: str | None, labelled: bool) -> list[Case]
     return chosen
 
 
-def _images_at(path: Path) -> list[InputImage]:
+def _images_at(path: Path) -> list[Case]:
     if path.is_dir():
         return _images_below(path)
     if path.exists():
         if kind_of(path) is None:
             raise ConfigError(f"{path} is not an image that can be read: {', '.join(FORMATS)}.")
-        return [InputImage(path, path.name if suffix_of(path) is None else stem_of(path))]
+        return [Case(path.name if suffix_of(path) is None else stem_of(path), (path,), None)]
     if path.is_symlink():
         raise ConfigError(f"{path} is a link to {path.readlink()}, which is not there.")
     # A pattern that the shell did not expand.
@@ -155,7 +136,7 @@ def _images_at(path: Path) -> list[InputImage]:
     return [image for match in matches for image in _images_at(match)]
 
 
-def _images_below(folder: Path) -> list[InputImage]:
+def _images_below(folder: Path) -> list[Case]:
     """Return the images in `folder` and in the folders below it, by name.
 
     A folder with DICOM slices is one image, and so is each folder with slices below it. Links to
@@ -166,39 +147,45 @@ def _images_below(folder: Path) -> list[InputImage]:
     Raises:
         ConfigError: when there are none.
     """
+    from transunet.data.formats.dicom.headers import is_slice
+    from transunet.data.walking import walk
+
     walked = walk(folder, lambda inner, names: LOCKS_FOLDER in names and inner != folder)
     if walked.not_followed:
         _LOGGER.warning("Not followed: %s", walked)
     passed_over: Counter[str] = Counter()
-    images: list[InputImage] = []
+    images: list[Case] = []
     for inner, files in walked.folders:
         images += _images_in(folder, inner, files, passed_over)
-    without = f"passed over: {counted(passed_over)}"
+    without = f"passed over: {_counted(passed_over)}"
     if not images:
         more = f"; {without}" if passed_over else ""
         raise ConfigError(f"The folder {folder} holds no images ({', '.join(FORMATS)}){more}.")
     if passed_over:
         _LOGGER.info("%s: %s", folder, without)
+    # Of a DICOM folder above others, its own files, without those of the others.
     files_in = dict(walked.folders)
-    series_folders = [image.path for image in images if image.path.is_dir()]
+    series_folders = [image.images[0] for image in images if image.images[0].is_dir()]
     for index, image in enumerate(images):
-        if any(image.path in other.parents for other in series_folders):
-            own = tuple(filter(is_slice, files_in[image.path]))
-            images[index] = image._replace(slices=own)
+        if any(image.images[0] in other.parents for other in series_folders):
+            own = tuple(filter(is_slice, files_in[image.images[0]]))
+            images[index] = replace(image, images=own)
     volumes = [
         image
         for image in images
-        if (known := known_format(image.path)) is None
+        if image.images[0].is_dir()
+        or (known := known_format(image.images[0])) is None
         or known.space != "pixels"
-        or image.path.is_dir()
     ]
     return volumes or images
 
 
 def _images_in(
     root: Path, folder: Path, files: list[Path], passed_over: Counter[str]
-) -> Iterator[InputImage]:
+) -> Iterator[Case]:
     """Yield the images of one folder below `root`; count the DICOM files that are no slices."""
+    from transunet.data.formats.dicom.headers import EMPTY, OTHER, why_no_slice
+
     below = folder.relative_to(root)
     no_slices: Counter[str] = Counter()
     for file in files:
@@ -207,7 +194,7 @@ def _images_in(
             continue
         why = why_no_slice(file)
         if why is None:
-            yield InputImage(folder, root.name if folder == root else below.as_posix())
+            yield Case(root.name if folder == root else below.as_posix(), (folder,), None)
             break  # reading the series tells what is passed over in its folder
         if suffix is not None or why not in (EMPTY, OTHER):
             no_slices[why] += 1
@@ -215,7 +202,7 @@ def _images_in(
         passed_over.update(no_slices)
     for file in files:
         if _is_image(file):
-            yield InputImage(file, (below / stem_of(file)).as_posix())
+            yield Case((below / stem_of(file)).as_posix(), (file,), None)
 
 
 def _is_image(path: Path) -> bool:
@@ -225,16 +212,22 @@ def _is_image(path: Path) -> bool:
     return kind_in_folder(path) not in (None, *SLICES)
 
 
-def _group_slices(images: Sequence[InputImage]) -> tuple[list[Case], list[InputImage]]:
+def _group_slices(images: list[Case]) -> tuple[list[Case], list[Case]]:
     """Return the DICOM files that are slices of one volume as cases, and the other images.
 
     The files of one folder belong together if any do, as they would if the folder were given.
     """
     by_folder: dict[Path, list[Path]] = {}
     for image in images:
-        if image.path.is_file() and kind_of(image.path) in SLICES:
-            by_folder.setdefault(image.path.parent, []).append(image.path)
-    cases, taken, no_slices = [], set[Path](), {}
+        path, *others = image.images
+        if not others and path.is_file() and kind_of(path) in SLICES:
+            by_folder.setdefault(path.parent, []).append(path)
+    if not by_folder:
+        return [], images
+    from transunet.data.formats.dicom.headers import why_no_slice
+
+    cases: list[Case] = []
+    taken, no_slices = set[Path](), dict[Path, str]()
     for folder, files in by_folder.items():
         if are_slices(files):
             cases.append(Case(folder.absolute().name, tuple(files), None))
@@ -243,33 +236,39 @@ def _group_slices(images: Sequence[InputImage]) -> tuple[list[Case], list[InputI
             no_slices.update({file: why for file in files if (why := why_no_slice(file))})
     if no_slices and (cases or len(no_slices) < len(images)):  # else reading them tells why
         taken |= no_slices.keys()
-        _LOGGER.info("Passed over: %s", counted(Counter(no_slices.values())))
-    return cases, [image for image in images if image.path not in taken]
+        _LOGGER.info("Passed over: %s", _counted(Counter(no_slices.values())))
+    return cases, [image for image in images if image.images[0] not in taken]
 
 
-def _join_channels(images: Iterable[InputImage], channels: int) -> list[Case]:
-    grouped: dict[str, dict[int, InputImage]] = {}
+def _counted(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def _join_channels(images: Iterable[Case], channels: int) -> list[Case]:
+    grouped: dict[str, dict[int, Case]] = {}
     for image in images:
         name, index = channel_of(image.name) or (image.name, 0)
         grouped.setdefault(name, {})[index] = image
-    cases = []
+    cases: list[Case] = []
     for name, parts in grouped.items():
-        if sorted(parts) != [0] and all(_holds(part.path, channels) for part in parts.values()):
-            cases += [part.case for part in parts.values()]  # numbers of cases, not of channels
+        if sorted(parts) != [0] and all(_holds(part, channels) for part in parts.values()):
+            cases += parts.values()  # numbers of cases, not of channels
         elif sorted(parts) in ([0], list(range(channels))):
-            cases.append(Case(name, tuple(parts[index].path for index in sorted(parts)), None))
+            files = tuple(file for index in sorted(parts) for file in parts[index].images)
+            cases.append(Case(name, files, None))
         else:
             raise DataError(
                 f"Case {name} has the channel files "
-                f"{', '.join(part.path.name for part in parts.values())}; "
+                f"{', '.join(part.images[0].name for part in parts.values())}; "
                 f"expected {channels}, numbered from _0000, or files of {channels} channels each."
             )
     return cases
 
 
-def _holds(path: Path, channels: int) -> bool:
+def _holds(image: Case, channels: int) -> bool:
+    path, *others = image.images
     try:
-        return path.is_file() and channels_in(path) == channels
+        return not others and path.is_file() and channels_in(path) == channels
     except TransUNetError:
         return False  # reading the case will tell what is wrong with it
 
@@ -279,23 +278,24 @@ def _with_series(cases: Sequence[Case], series: str) -> list[Case]:
     are_dicom = [is_dicom_path(case.images[0]) for case in cases]
     if not any(are_dicom):
         raise ConfigError(f"--series {series}: none of the inputs is DICOM; leave it out.")
+    from transunet.data.formats.dicom.series import find_series
+
     chosen: list[Case] = []
     for case, dicom in zip(cases, are_dicom, strict=True):
-        if dicom and series != ALL_SERIES:
-            chosen.append(replace(case, series=series))
-        elif dicom and (count := _count_series(case)) > 1:
-            numbers = [str(number) for number in range(1, count + 1)]
-            chosen += [replace(case, name=f"{case.name}_series{n}", series=n) for n in numbers]
-        else:
+        if not dicom:
             chosen.append(case)
+        elif series != ALL_SERIES:
+            chosen.append(replace(case, series=series))
+        else:
+            try:
+                slices = are_slices(case.images)
+                count = len(find_series(case.images if slices else case.images[0]))
+            except TransUNetError:
+                count = 1  # reading the case will tell what is wrong with it
+            numbers = [str(number) for number in range(1, count + 1)]
+            each = [replace(case, name=f"{case.name}_series{n}", series=n) for n in numbers]
+            chosen += each if count > 1 else [case]
     return chosen
-
-
-def _count_series(case: Case) -> int:
-    try:
-        return len(find_series(case.images if are_slices(case.images) else case.images[0]))
-    except TransUNetError:
-        return 1  # reading the case will tell what is wrong with it
 
 
 def _named_apart(cases: Iterable[Case]) -> list[Case]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from transunet.data.formats import raster, smallest_unsigned
+from transunet.data.formats import smallest_unsigned
 from transunet.data.resize import nearest, resize
 from transunet.data.volume import (
     Grid,
@@ -25,6 +25,8 @@ from transunet.settings import Configuration
 PHOTOGRAPH_CHANNELS = frozenset(
     {"r", "g", "b", "red", "green", "blue", "grey", "gray", "rgb", "rgb_to_0_1"}
 )
+
+_WHITES = (255.0, 65535.0)  # the numbers of full brightness: of 8 bits and of 16
 
 
 Normalisation = Literal["clip", "zscore", "range"]
@@ -59,7 +61,7 @@ class Channel(Configuration):
 
         So a bundle (or a data set) of pictures with 8 bits takes one with 16, and the reverse.
         """
-        photograph = self.normalisation == "range" and self.high in raster.WHITES
+        photograph = self.normalisation == "range" and self.high in _WHITES
         return self.replace(high=white) if white and photograph else self
 
     def measure(self, parts: Sequence[NDArray[Any]]) -> Scale | None:
@@ -163,7 +165,7 @@ class Preprocessing(Configuration):
             )
         oriented = self.oriented(volume)
         out = np.empty(oriented.shape, np.float32)
-        white = raster.white_of(volume)
+        white = volume.white
         for index, channel in enumerate(self.channels):
             channel = channel.for_white(white)
             out[index] = channel.normalise(oriented[index], scales[index] if scales else None)

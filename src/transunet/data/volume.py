@@ -140,6 +140,11 @@ class Volume:
         """Where each array axis points, such as "RAS" (right, anterior, superior)."""
         return self.grid.orientation
 
+    @property
+    def white(self) -> float | None:
+        """The number of full brightness in a picture; None for what is none, or has none."""
+        return getattr(self.header, "white", None)
+
     def with_array(self, array: Array) -> Self:
         """Return a volume on the same grid with other voxels.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats import FORMATS, raster, suffix_of
+from transunet.data.formats import FORMATS, suffix_of
 from transunet.data.formats.volume_format import Space
 from transunet.data.preprocessing import PHOTOGRAPH_CHANNELS, Channel, Preprocessing
 from transunet.data.volume import Grid, Volume
@@ -172,7 +172,7 @@ class ImageFacts(Configuration):
             modality=modality_of_header(volume.header),
             space=space,
             colour=space == "pixels" and len(array) == 3 and not (array[0] == array[1]).all(),
-            white=raster.white_of(volume),
+            white=volume.white,
             channels=tuple(channels),
             shape=volume.spatial_shape,
             affine=tuple(map(tuple, volume.affine.tolist())),

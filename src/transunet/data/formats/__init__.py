@@ -3,10 +3,12 @@
 import logging
 import re
 import zlib
+from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from gzip import GzipFile
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,44 +17,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
-from transunet.data.formats import dicom, itk, nifti, npy, npz_hdf5, raster
-from transunet.data.formats.archive import Unpacked, is_zip, starts
-from transunet.data.formats.dicom.headers import SUFFIXES, is_dicom
-from transunet.data.formats.dicom.segmentation import is_seg, read_seg, seg_grid
-from transunet.data.formats.dicom.series import are_slices, open_series
+from transunet.data.formats import nifti
 from transunet.data.formats.volume_format import VolumeFormat
 from transunet.data.volume import Grid, Volume, same_grid
 from transunet.errors import ConfigError, TransUNetError
 from transunet.files import writing
 
-FORMATS: Mapping[str, VolumeFormat] = {
-    ".nii": nifti.FORMAT,
-    ".nii.gz": nifti.FORMAT,
-    ".hdr": nifti.FORMAT,
-    ".img": nifti.FORMAT,
-    ".hdr.gz": nifti.FORMAT,
-    ".img.gz": nifti.FORMAT,
-    ".nrrd": itk.FORMAT,
-    ".nhdr": itk.FORMAT,
-    ".mha": itk.FORMAT,
-    ".mhd": itk.FORMAT,
-    ".png": raster.FORMAT,
-    ".jpg": raster.FORMAT,
-    ".jpeg": raster.FORMAT,
-    ".tif": raster.FORMAT,
-    ".tiff": raster.FORMAT,
-    ".bmp": raster.FORMAT,
-    ".npy": npy.FORMAT,
-    ".npz": npz_hdf5.FORMAT,
-    ".h5": npz_hdf5.FORMAT,
-    ".npy.h5": npz_hdf5.FORMAT,
-    ".dcm": dicom.FORMAT,
-    ".dicom": dicom.FORMAT,
-    ".ima": dicom.FORMAT,
-    ".zip": dicom.FORMAT,
-}
-"""Suffix -> format. The one place that lists them."""
-SLICES = frozenset(SUFFIXES)
+
+class _Registry(UserDict[str, Any]):
+    """Suffix -> format; its module is imported when the first such file is met."""
+
+    def __getitem__(self, suffix: str) -> VolumeFormat:
+        known = self.data[suffix]
+        if isinstance(known, str):
+            known = import_module(f"{__name__}.{known}").FORMAT
+        assert isinstance(known, VolumeFormat)
+        return known
+
+
+FORMATS: Mapping[str, VolumeFormat] = _Registry(
+    {
+        ".nii": "nifti",
+        ".nii.gz": "nifti",
+        ".hdr": "nifti",
+        ".img": "nifti",
+        ".hdr.gz": "nifti",
+        ".img.gz": "nifti",
+        ".nrrd": "itk",
+        ".nhdr": "itk",
+        ".mha": "itk",
+        ".mhd": "itk",
+        ".png": "raster",
+        ".jpg": "raster",
+        ".jpeg": "raster",
+        ".tif": "raster",
+        ".tiff": "raster",
+        ".bmp": "raster",
+        ".npy": "npy",
+        ".npz": "npz_hdf5",
+        ".h5": "npz_hdf5",
+        ".npy.h5": "npz_hdf5",
+        ".dcm": "dicom",
+        ".dicom": "dicom",
+        ".ima": "dicom",
+        ".zip": "dicom",
+    }
+)
+"""Suffix -> format, the module here whose `FORMAT` it is. The one place that lists them."""
+SLICES = frozenset({".dcm", ".dicom", ".ima"})
 """Suffixes of files of which a folder holds one image."""
 _START = 352  # bytes at the beginning of a file that tell its format
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -81,7 +93,7 @@ def read_volume(path: Path | str | Sequence[Path], series: str | int | None = No
     if not isinstance(path, Path | str):
         paths = [Path(file) for file in path]
         if are_slices(paths):
-            return _as_float(dicom.read(paths, series))
+            return _as_float(FORMATS[".dcm"].read(paths, series))
         parts = [read_volume(file, series) for file in paths]
         return parts[0] if len(parts) == 1 else join_channels(parts)
     path = Path(path)
@@ -104,8 +116,11 @@ def open_volume(
     """
     slices = are_slices(paths)
     if slices or (len(paths) == 1 and is_dicom_path(paths[0])):
+        from transunet.data.formats.dicom import read_series
+        from transunet.data.formats.dicom.series import open_series
+
         opened = open_series(paths if slices else paths[0], series)
-        return opened.grid, 1, lambda: _as_float(dicom.read_series(opened))
+        return opened.grid, 1, lambda: _as_float(read_series(opened))
     return read_grid(paths[0]), len(paths), lambda: read_volume(paths, series)
 
 
@@ -127,7 +142,7 @@ def read_labels(path: Path, like: Grid | None = None) -> Volume:
         if files:
             return replace(read_labels(files[0]), name=str(path))
     known = format_of(path)
-    volume = read_seg(path, like) if known is dicom.FORMAT else known.read_labels(path)
+    volume = known.read_labels(path, like) if is_dicom_path(path) else known.read_labels(path)
     if volume.channels != 1:
         found = f"a label map has one channel, this file has {volume.channels}"
         remedy = "Store one integer per voxel, the number of its class"
@@ -146,6 +161,8 @@ def read_label_pair(first: Path, second: Path, image: Path | None = None) -> tup
         second: another one.
         image: what they were made of, if at hand.
     """
+    from transunet.data.formats.dicom.segmentation import is_seg, seg_grid
+
     segmentations = [path for path in (first, second) if is_seg(path)]
     if not segmentations:
         return read_labels(first), read_labels(second)
@@ -181,7 +198,9 @@ def write_volume(volume: Volume, path: Path | str) -> None:
         ConfigError: for a format that is not known, or a path that cannot be written.
     """
     path = Path(path)
-    known = _format(path)
+    known = known_format(path)
+    if known is None:
+        raise _unknown(path)
     if known.write is None:
         raise ConfigError(
             f"Cannot write {path}: volumes are not written in this format. Use NIfTI (.nii.gz)."
@@ -256,7 +275,10 @@ def format_of(path: Path) -> VolumeFormat:
     """
     if not path.exists():
         raise ConfigError(f"There is no file {path}. Check the path.")
-    return _format(path)
+    known = FORMATS[".dcm"] if path.is_dir() else known_format(path)  # no other image is a folder
+    if known is None:
+        raise _unknown(path)
+    return known
 
 
 def suffix_of(path: Path) -> str | None:
@@ -287,6 +309,8 @@ def kind_of(path: Path) -> str | None:
     kind = next((suffix for suffix in magic if re.match(magic[suffix], start, re.DOTALL)), None)
     if packed:
         return ".nii.gz" if kind == ".nii" else None
+    from transunet.data.formats.dicom.headers import is_dicom
+
     return kind or (".dcm" if is_dicom(path) else None)
 
 
@@ -346,9 +370,23 @@ def case_of_mask(name: str) -> str | None:
 
 def is_dicom_path(path: Path) -> bool:
     """Whether `path` would be read as DICOM: a folder, a zip of one, or a DICOM file."""
-    if is_zip(path) and path.is_file():
+    kind = kind_of(path)
+    if kind == ".zip" and path.is_file():
         return not _volumes_in(path)
-    return path.is_dir() or known_format(path) is dicom.FORMAT
+    return path.is_dir() or kind in (*SLICES, ".zip")
+
+
+def are_slices(paths: Sequence[Path]) -> bool:
+    """Whether files are slices of a DICOM series, given one by one; not an image or channel each.
+
+    Raises:
+        ConfigError: for DICOM without pydicom.
+    """
+    if len(paths) < 2:
+        return False
+    from transunet.data.formats.dicom import series
+
+    return series.are_slices(paths)
 
 
 def volumes_in_zip(path: Path) -> list[str]:
@@ -370,10 +408,12 @@ def volumes_in_zip(path: Path) -> list[str]:
 @contextmanager
 def unzipped(path: Path) -> Iterator[list[Path]]:
     """The volume's files in the archive that `path` is, for a while; none for any other file."""
-    names = volumes_in_zip(path) if path.is_file() and is_zip(path) else []
+    names = volumes_in_zip(path) if suffix_of(path) == ".zip" and path.is_file() else []
     if not names:
         yield []
         return
+    from transunet.data.formats.archive import Unpacked
+
     unpacked = Unpacked(path)
     try:
         yield [unpacked.folder / name for name in names]
@@ -383,6 +423,8 @@ def unzipped(path: Path) -> Iterator[list[Path]]:
 
 def _volumes_in(archive: Path) -> list[str]:
     """NIfTI, NRRD and MetaImage files, where there is no DICOM, which comes first."""
+    from transunet.data.formats.archive import starts
+
     first_bytes, names = starts(archive, 132), []
     for name, start in first_bytes.items():
         suffix = suffix_of(Path(name))
@@ -394,16 +436,11 @@ def _volumes_in(archive: Path) -> list[str]:
     return sorted(name for name in names if not name.lower().endswith((".hdr", ".hdr.gz")))
 
 
-def _format(path: Path) -> VolumeFormat:
-    if path.is_dir():
-        return dicom.FORMAT  # the only images that are folders
-    known = known_format(path)
-    if known is None:
-        raise ConfigError(
-            f"{path}: neither its suffix nor its first bytes are of a format that is known. Known: "
-            f"{', '.join(FORMATS)}."
-        )
-    return known
+def _unknown(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path}: neither its suffix nor its first bytes are of a format that is known. Known: "
+        f"{', '.join(FORMATS)}."
+    )
 
 
 def _choice(path: Path, series: str | int | None) -> dict[str, str | int]:

@@ -34,9 +34,6 @@ COLOUR = 1 << 24
 JPEG = frozenset({".jpg", ".jpeg"})
 """Suffixes of a format that is not exact."""
 
-WHITES = frozenset({255.0, 65535.0})
-"""The numbers of full brightness: of 8 bits and of 16."""
-
 _PAGES = {".tif", ".tiff"}
 # Pillow's modes of one number per pixel; any other is turned into RGB.
 _GREY = {"L", "I", "F", "I;16", "I;16L", "I;16B"}
@@ -82,15 +79,10 @@ class PictureHeader:
         """The number of full brightness; None for floats and more than 16 bits, which have none."""
         return {"|u1": 255.0, "u2": 65535.0}.get(self.dtype.str.lstrip("<>"))
 
-
-def white_of(volume: Volume) -> float | None:
-    """Return the number of full brightness in a picture; None for what is none, or has none."""
-    return volume.header.white if isinstance(volume.header, PictureHeader) else None
-
-
-def is_turned(volume: Volume) -> bool:
-    """Whether it is a picture that its orientation tag turns by a quarter."""
-    return isinstance(volume.header, PictureHeader) and volume.header.orientation >= 5
+    @property
+    def is_turned(self) -> bool:
+        """Whether its orientation tag turns it by a quarter."""
+        return self.orientation >= 5
 
 
 def read(path: Path) -> Volume:

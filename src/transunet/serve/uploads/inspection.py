@@ -18,7 +18,6 @@ from transunet.data.formats import (
     kind_of,
     known_format,
     npy,
-    raster,
     read_grid,
     read_volume,
     stem_of,
@@ -67,7 +66,7 @@ def inspect(
         )
         affine = DOWN_AND_RIGHT if placeless else np.asarray(volume.affine)
         # Colours of 16 bits are shown as screens do, with 8.
-        deep = raster.white_of(volume) == 65535 and volume.channels == 3
+        deep = volume.white == 65535 and volume.channels == 3
         write_view(volume.array // 257 if deep else volume.array, affine, folder / VIEW)
     except TransUNetError as error:
         raise api_error(error, folder / UPLOAD) from None
