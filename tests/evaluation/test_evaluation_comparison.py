@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from transunet.errors import DataError
-from transunet.evaluation import comparison as module
+from transunet.evaluation import report
 from transunet.evaluation.comparison import PairedComparison, PairedTest, holm, paired_test
 from transunet.evaluation.pages import comparison_page
 from transunet.evaluation.table import comparison_table
@@ -88,7 +88,7 @@ def test_other_cases_are_refused(evaluation_of):
 
 
 def test_json_is_complete_and_valid(compared):
-    found = json.loads(json.dumps(module.to_json(compared), allow_nan=False))
+    found = json.loads(json.dumps(report.comparison_to_json(compared), allow_nan=False))
     assert (found["kind"], found["a"], found["b"]) == ("comparison", "A/", "B/")
     assert "Wilcoxon" in found["test"]
     assert "not counted" in found["policy"]
@@ -100,7 +100,7 @@ def test_json_is_complete_and_valid(compared):
 
 
 def test_csv_has_both_side_by_side(compared, tmp_path):
-    module.write_csv(compared, tmp_path / "c.csv")
+    report.write_comparison_csv(compared, tmp_path / "c.csv")
     with (tmp_path / "c.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12
@@ -141,4 +141,7 @@ def test_the_official_convention_is_labelled(evaluation_of):
     content = comparison_page(PairedComparison(*both))
     assert "Official convention" in content
     assert "Dice (official)" in content
-    assert "dice_official" in module.to_json(PairedComparison(*both))["mean_of_structures"]
+    written = report.comparison_to_json(PairedComparison(*both))
+    assert "dice_official" in written["mean_of_structures"]
+        "dice_official" in report.comparison_to_json(PairedComparison(*both))["mean_of_structures"]
+    )

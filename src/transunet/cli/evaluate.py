@@ -149,7 +149,8 @@ def print_comparison(
             when the two hold different cases.
         GeometryError: for a prediction on another grid than its reference.
     """
-    from transunet.evaluation import comparison, report, table
+    from transunet.evaluation import report, table
+    from transunet.evaluation.comparison import TEST
     from transunet.evaluation.evaluate import compare, write_comparison
 
     _check_outputs(out, json)
@@ -158,11 +159,11 @@ def print_comparison(
     for metric in compared.metrics:
         if metric.field in ("dice", "hd95"):  # the files hold the others
             console.print(table.comparison_table(compared, metric))
-    _print_notes(console, f"{comparison.TEST} {compared.first.policy}", compared.first)
+    _print_notes(console, f"{TEST} {compared.first.policy}", compared.first)
     if out:
         _print_written(console, write_comparison(compared, out))
     if json:
-        report.write_json(comparison.to_json(compared), json)
+        report.write_json(report.comparison_to_json(compared), json)
     for side, evaluation in (("A", compared.first), ("B", compared.second)):
         line = f"{side} ({evaluation.predictions}): {table.closing_line(evaluation)}"
         console.print(line, markup=False, highlight=False)

@@ -1,20 +1,15 @@
 """Two predictions of the same cases, compared case by case against one reference."""
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import nan
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from transunet.errors import DataError
 from transunet.evaluation.bootstrap import Interval, Values, bootstrap_interval, nanmean
 from transunet.evaluation.records import Evaluation, Metric, Structure
-from transunet.evaluation.report import FORMAT_VERSION, identity, plain, plain_fields, provenance
-from transunet.files import atomic_path
 
 TEST = (
     "Differences are A minus B, case by case, where both have a value. p: two-sided Wilcoxon "
@@ -127,58 +122,3 @@ def holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
         highest = max(highest, min((len(order) - rank) * tests[index].p_value, 1.0))
         corrected[index] = highest
     return [replace(test, p_holm=corrected.get(i, nan)) for i, test in enumerate(tests)]
-
-
-def to_json(comparison: PairedComparison) -> dict[str, Any]:
-    """Everything a comparison found, ready for `json.dumps`; NaN is None."""
-    about = provenance(comparison.first)
-    del about["predictions"]
-    return {
-        "kind": "comparison",
-        "format_version": FORMAT_VERSION,
-        "a": comparison.first.predictions,
-        "b": comparison.second.predictions,
-        **about,
-        "test": TEST,
-        "mean_of_structures": {k: plain_fields(test) for k, test in comparison.overall.items()},
-        "structures": [
-            identity(structure)
-            | {m.key: plain_fields(comparison.tests[m.key][i]) for m in comparison.metrics}
-            for i, structure in enumerate(comparison.structures)
-        ],
-        "cases": [
-            {"name": name, "structure": structure} | figures
-            for name, structure, figures in _rows(comparison)
-        ],
-    }
-
-
-def write_csv(comparison: PairedComparison, path: Path) -> None:
-    """Write A's and B's figures of each case and structure side by side.
-
-    Raises:
-        ConfigError: when the folder cannot be written to.
-    """
-    keys = [f"{metric.key}_{side}" for metric in comparison.metrics for side in "ab"]
-    with atomic_path(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["case", "structure", "convention", *keys])
-        for name, structure, figures in _rows(comparison):
-            writer.writerow([name, structure, comparison.first.convention, *figures.values()])
-
-
-def _rows(comparison: PairedComparison) -> Iterator[tuple[str, str, dict[str, float | None]]]:
-    """Case, structure, and both sides' figures by their names in files."""
-    for first, second in zip(comparison.first.cases, comparison.second.cases, strict=True):
-        for structure in comparison.structures:
-            yield (
-                first.name,
-                structure.name,
-                {
-                    f"{metric.key}_{side}": plain(
-                        getattr(case.metrics[structure.key], metric.field)
-                    )
-                    for metric in comparison.metrics
-                    for side, case in (("a", first), ("b", second))
-                },
-            )

@@ -8,7 +8,7 @@ from pathlib import Path
 from transunet.data.formats import warn_of_contradictions
 from transunet.data.processes import Progress
 from transunet.errors import ConfigError
-from transunet.evaluation import comparison, report
+from transunet.evaluation import report
 from transunet.evaluation.comparison import PairedComparison
 from transunet.evaluation.measure import Settings, gather, measure_all
 from transunet.evaluation.metrics import Convention
@@ -91,21 +91,18 @@ def compare(
         GeometryError: for a prediction on another grid than its reference.
     """
     references = _references(request)
+    sides = []
+    for half, predictions in enumerate((first, second)):
 
-    def first_half(done: int, total: int, case: str) -> None:
-        if progress:
-            progress(done, 2 * total, case)
+        def of_both(done: int, total: int, case: str, half: int = half) -> None:
+            if progress:
+                progress(half * total + done, 2 * total, case)
 
-    def second_half(done: int, total: int, case: str) -> None:
-        if progress:
-            progress(total + done, 2 * total, case)
-
-    a = _evaluate(first, references, request, first_half).evaluation
-    b = _evaluate(second, references, request, second_half).evaluation
+        sides.append(_evaluate(predictions, references, request, of_both).evaluation)
     # Without names, A may hold labels that B has not: both get the union, and all notes.
-    union = tuple(sorted({*a.structures, *b.structures}))
-    notes = tuple(dict.fromkeys((*a.notes, *b.notes)))
-    return PairedComparison(*(replace(side.with_structures(union), notes=notes) for side in (a, b)))
+    union = tuple(sorted({structure for side in sides for structure in side.structures}))
+    notes = tuple(dict.fromkeys(note for side in sides for note in side.notes))
+    return PairedComparison(*(side.with_structures(union, notes) for side in sides))
 
 
 def write_report(result: EvaluationResult, folder: Path, pictures: int = 12) -> list[Path]:
@@ -148,8 +145,8 @@ def write_comparison(compared: PairedComparison, folder: Path) -> list[Path]:
     """
     paths = [folder / f"comparison.{suffix}" for suffix in ("html", "csv", "json")]
     write_text(comparison_page(compared), paths[0])
-    comparison.write_csv(compared, paths[1])
-    report.write_json(comparison.to_json(compared), paths[2])
+    report.write_comparison_csv(compared, paths[1])
+    report.write_json(report.comparison_to_json(compared), paths[2])
     return paths
 
 

@@ -140,10 +140,10 @@ class Evaluation:
         ranked = zip(self.cases, means, strict=True)
         return sorted(ranked, key=lambda r: (inf if isnan(r[1]) else r[1], r[0].name))
 
-    def with_structures(self, structures: tuple[Structure, ...]) -> Self:
+    def with_structures(self, structures: tuple[Structure, ...], notes: tuple[str, ...]) -> Self:
         """Return the same evaluation with other structures, empty where a case has none."""
         cases = complete(self.cases, structures, self.convention)
-        return replace(self, structures=structures, cases=cases)
+        return replace(self, structures=structures, cases=cases, notes=notes)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
-"""An evaluation as plain data: JSON for programs, CSV for spreadsheets."""
+"""Evaluations and comparisons as plain data: JSON for programs, CSV for spreadsheets."""
 
 import csv
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from transunet.evaluation.bootstrap import AGGREGATION, INTERVAL
+from transunet.evaluation.bootstrap import AGGREGATION, INTERVAL, StructureSummary
+from transunet.evaluation.comparison import TEST, PairedComparison, PairedTest
 from transunet.evaluation.metrics import ClassMetrics
 from transunet.evaluation.records import Evaluation, Metric, Structure
 from transunet.files import atomic_path, write_text
@@ -46,23 +47,47 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         **provenance(evaluation),
         "mean_foreground": {
-            key: {"mean": plain(s.mean_foreground), "interval_95": plain(s.interval_95)}
+            key: {"mean": _plain(s.mean_foreground), "interval_95": _plain(s.interval_95)}
             for key, s in evaluation.summaries.items()
         },
         "structures": [
-            identity(structure)
-            | {m.key: plain_fields(evaluation.summaries[m.key].structures[i]) for m in metrics}
+            _identity(structure)
+            | {m.key: _plain_fields(evaluation.summaries[m.key].structures[i]) for m in metrics}
             for i, structure in enumerate(evaluation.structures)
         ],
         "cases": [
             {
                 "name": case.name,
                 "structures": [
-                    identity(structure) | _figures(metrics, case.metrics[structure.key])
+                    _identity(structure) | _figures(metrics, case.metrics[structure.key])
                     for structure in evaluation.structures
                 ],
             }
             for case in evaluation.cases
+        ],
+    }
+
+
+def comparison_to_json(comparison: PairedComparison) -> dict[str, Any]:
+    """Everything a comparison found, ready for `json.dumps`; NaN is None."""
+    about = provenance(comparison.first)
+    del about["predictions"]
+    return {
+        "kind": "comparison",
+        "format_version": FORMAT_VERSION,
+        "a": comparison.first.predictions,
+        "b": comparison.second.predictions,
+        **about,
+        "test": TEST,
+        "mean_of_structures": {k: _plain_fields(test) for k, test in comparison.overall.items()},
+        "structures": [
+            _identity(structure)
+            | {m.key: _plain_fields(comparison.tests[m.key][i]) for m in comparison.metrics}
+            for i, structure in enumerate(comparison.structures)
+        ],
+        "cases": [
+            {"name": name, "structure": structure} | figures
+            for name, structure, figures in _sides(comparison)
         ],
     }
 
@@ -87,7 +112,7 @@ def provenance(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write `content` to `path`, all of it or nothing.
+    """Write what `to_json` returned, all of it or nothing.
 
     Raises:
         ConfigError: when the folder cannot be written to.
@@ -102,37 +127,63 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
         ConfigError: when the folder cannot be written to.
     """
     keys = [metric.key for metric in evaluation.metrics] + [key for key, _ in _VOLUMES]
+    rows: list[list[Any]] = [["case", "labels", "structure", "convention", "empty", *keys]]
+    for case in evaluation.cases:
+        for structure in evaluation.structures:
+            measured = case.metrics[structure.key]
+            present = measured.prediction_ml > 0, measured.reference_ml > 0
+            empty = "" if all(present) else _EMPTY[evaluation.convention][present]
+            row = [case.name, structure.key, structure.name, evaluation.convention, empty]
+            rows.append([*row, *_figures(evaluation.metrics, measured).values()])
+    _write_rows(rows, path)
+
+
+def write_comparison_csv(comparison: PairedComparison, path: Path) -> None:
+    """Write A's and B's figures of each case and structure side by side.
+
+    Raises:
+        ConfigError: when the folder cannot be written to.
+    """
+    keys = [f"{metric.key}_{side}" for metric in comparison.metrics for side in "ab"]
+    rows: list[list[Any]] = [["case", "structure", "convention", *keys]]
+    for name, structure, figures in _sides(comparison):
+        rows.append([name, structure, comparison.first.convention, *figures.values()])
+    _write_rows(rows, path)
+
+
+def _write_rows(rows: list[list[Any]], path: Path) -> None:
     with atomic_path(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["case", "labels", "structure", "convention", "empty", *keys])
-        for case in evaluation.cases:
-            for structure in evaluation.structures:
-                measured = case.metrics[structure.key]
-                present = measured.prediction_ml > 0, measured.reference_ml > 0
-                empty = "" if all(present) else _EMPTY[evaluation.convention][present]
-                row = [case.name, structure.key, structure.name, evaluation.convention, empty]
-                figures = _figures(evaluation.metrics, measured)
-                writer.writerow([*row, *(figures[key] for key in keys)])
+        csv.writer(file).writerows(rows)
 
 
-def plain(value: Any) -> Any:
+def _sides(comparison: PairedComparison) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Case, structure, and both sides' figures by their names in files."""
+    for first, second in zip(comparison.first.cases, comparison.second.cases, strict=True):
+        for structure in comparison.structures:
+            figures = {
+                f"{metric.key}_{side}": _plain(getattr(case.metrics[structure.key], metric.field))
+                for metric in comparison.metrics
+                for side, case in (("a", first), ("b", second))
+            }
+            yield first.name, structure.name, figures
+
+
+def _plain(value: Any) -> Any:
     """A figure or an interval for JSON, which knows neither NaN nor infinity: None for them."""
     if isinstance(value, tuple):
-        figures = [plain(figure) for figure in value]
+        figures = [_plain(figure) for figure in value]
         return None if None in figures else figures
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def plain_fields(record: Any) -> dict[str, Any]:
-    """A dataclass of figures for JSON."""
-    return {key: plain(value) for key, value in asdict(record).items()}
+def _plain_fields(record: StructureSummary | PairedTest) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in asdict(record).items()}
 
 
-def identity(structure: Structure) -> dict[str, Any]:
-    """What a structure is called in JSON."""
+def _identity(structure: Structure) -> dict[str, Any]:
     return {"labels": list(structure.values), "name": structure.name}
 
 
 def _figures(metrics: tuple[Metric, ...], measured: ClassMetrics) -> dict[str, float | None]:
     named = [(metric.key, metric.field) for metric in metrics] + list(_VOLUMES)
-    return {key: plain(getattr(measured, field)) for key, field in named}
+    return {key: _plain(getattr(measured, field)) for key, field in named}

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transunet.evaluation.bootstrap import Interval
-from transunet.evaluation.comparison import PairedComparison, PairedTest
+from transunet.evaluation.comparison import PairedComparison
 from transunet.evaluation.records import Evaluation, Metric
 
 _COLUMNS = 8
@@ -85,28 +85,31 @@ def comparison_table(comparison: PairedComparison, metric: Metric) -> Table:
     for title in ("A", "B", "A - B [95 % interval]", "A/B better", "p (Holm)"):
         table.add_column(title, justify="right", no_wrap=True)
     first, second = (side.summaries[metric.key] for side in (comparison.first, comparison.second))
-
-    def add_row(name: Text, a: float, b: float, test: PairedTest, p: float, style: str) -> None:
-        low, high = (signed(end, metric) for end in test.interval_95)
-        ends = "" if isnan(test.interval_95[0]) else f" [{low}, {high}]"
+    overall = comparison.overall[metric.key]
+    rows = [
+        (structure.name, a.mean, b.mean, test, test.p_holm)
+        for structure, a, b, test in zip(
+            comparison.structures,
+            first.structures,
+            second.structures,
+            comparison.tests[metric.key],
+            strict=True,
+        )
+    ]
+    whole = first.mean_foreground, second.mean_foreground, overall, overall.p_value
+    for name, a, b, test, p in (*rows, ("mean of structures", *whole)):
+        ends = interval(test.interval_95, metric, signed).replace(" to ", ", ")
+        if test is overall:
+            table.add_section()
         table.add_row(
-            name,
+            Text(name),
             number(a, metric),
             number(b, metric),
-            signed(test.mean_difference, metric) + ends,
+            signed(test.mean_difference, metric) + (f" [{ends}]" if ends else ""),
             f"{test.a_better}/{test.b_better}",
             p_text(p),
-            style=style,
+            style="bold" if test is overall else "",
         )
-
-    for index, test in enumerate(comparison.tests[metric.key]):
-        name = Text(comparison.structures[index].name)
-        means = first.structures[index].mean, second.structures[index].mean
-        add_row(name, *means, test, test.p_holm, "")
-    table.add_section()
-    overall = comparison.overall[metric.key]
-    means = first.mean_foreground, second.mean_foreground
-    add_row(Text("mean of structures"), *means, overall, overall.p_value, "bold")
     return table
 
 
