@@ -157,7 +157,7 @@ def test_an_array_and_a_mask(bundle: Path) -> None:
 
 def test_the_figure_marks_the_voxel_where_it_lies(bundle: Path, tmp_path: Path) -> None:
     """The voxel is lit in the image; the cross is drawn on the bright pixel."""
-    from transunet.drawing.planes import pixel_of, plane, plane_of
+    from transunet.drawing.panels import pixel_of, plane, plane_of
 
     array = np.zeros((20, 24, 6), np.float32)
     array[3, 20, 2] = 1

@@ -5,7 +5,7 @@ import pytest
 
 from transunet.data.volume import Volume
 from transunet.drawing.panels import draw_panel
-from transunet.drawing.sheets import SheetOptions, draw_sheet, fullest_slice, slices_of
+from transunet.drawing.sheets import SheetOptions, draw_sheet, slices_of
 from transunet.errors import ConfigError, GeometryError
 
 pytest.importorskip("matplotlib", reason="pictures are drawn with the extra [train]")
@@ -104,11 +104,11 @@ def test_one_window_serves_all_slices():
 
 def test_the_fullest_slice_stands_for_a_case():
     labels = labelled((10, 10, 9), np.s_[2:4, 2:4, 2], np.s_[2:8, 2:8, 6])
-    panel = fullest_slice(grey(labels), labels, title="case 7")
+    (panel,) = slices_of(grey(labels), labels, case="case 7")
     assert panel.title == "case 7\naxial 7 of 9"
     assert panel.values == (2,)
     empty = labelled((10, 10, 9))
-    assert fullest_slice(None, empty).title == "axial 5 of 9"
+    assert slices_of(None, empty, case="")[0].title == "axial 5 of 9"
 
 
 def test_a_photograph_is_shown_as_it_is_stored_and_in_colour():

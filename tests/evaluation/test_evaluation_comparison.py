@@ -143,5 +143,3 @@ def test_the_official_convention_is_labelled(evaluation_of):
     assert "Dice (official)" in content
     written = report.comparison_to_json(PairedComparison(*both))
     assert "dice_official" in written["mean_of_structures"]
-        "dice_official" in report.comparison_to_json(PairedComparison(*both))["mean_of_structures"]
-    )

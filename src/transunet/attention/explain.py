@@ -16,8 +16,15 @@ from transunet.data.volume import Volume
 from transunet.drawing.colours import colour_of
 from transunet.drawing.figures import check_figure_path
 from transunet.drawing.heat import HeatMaps, draw_heat
-from transunet.drawing.panels import orientation_for, panel_of, tells_space
-from transunet.drawing.planes import PLANES, pixel_of, plane, plane_of
+from transunet.drawing.panels import (
+    PLANES,
+    orientation_for,
+    panel_of,
+    pixel_of,
+    plane,
+    plane_of,
+    tells_space,
+)
 from transunet.errors import ConfigError, DataError
 from transunet.files import atomic_path, writable_folder
 from transunet.inference.postprocessing import classes_named

@@ -10,7 +10,7 @@ from transunet.cli.notes import say
 from transunet.errors import DataError
 
 if TYPE_CHECKING:
-    from transunet.drawing.planes import Window
+    from transunet.drawing.panels import Window
 
 EXAMPLE = (
     "Example: transunet view scans labels -o sheets    "
@@ -77,7 +77,7 @@ def view(
     from transunet.data.formats import read_labels, read_volume
     from transunet.drawing.figures import SUFFIXES, check_figure_path
     from transunet.drawing.panels import tells_space
-    from transunet.drawing.sheets import SheetOptions, draw_sheet, fullest_slice, slices_of
+    from transunet.drawing.sheets import SheetOptions, draw_sheet, slices_of
 
     one_picture = out.suffix.lower() in SUFFIXES
     check_figure_path(out if one_picture else out / "sheet.png")
@@ -92,8 +92,7 @@ def view(
             label_map = read_labels(label_file, volume.grid)
             oriented = tells_space(files[0])
             if overview:
-                panel = fullest_slice(volume, label_map, options, oriented=oriented, title=name)
-                panels.append(panel)
+                panels += slices_of(volume, label_map, options, oriented=oriented, case=name)
             else:
                 slices = slices_of(volume, label_map, options, oriented=oriented)
                 sheet = out if one_picture else out / f"{name}.png"

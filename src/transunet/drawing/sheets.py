@@ -4,16 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from transunet.data.volume import Volume, same_grid
 from transunet.drawing.colours import colour_of
 from transunet.drawing.figures import add_legend, add_text, axes_at, new_figure, save_figure
-from transunet.drawing.panels import Panel, draw_panel, orientation_for, panel_of
-from transunet.drawing.planes import PLANES, Window, around, leafed_axis, window_of
+from transunet.drawing.panels import (
+    PLANES,
+    Panel,
+    Window,
+    around,
+    draw_panel,
+    leafed_axis,
+    orientation_for,
+    panel_of,
+    plane,
+    window_of,
+)
 from transunet.errors import ConfigError, GeometryError
 
 Axis = Literal["axial", "coronal", "sagittal"]
@@ -64,39 +73,60 @@ def slices_of(
     options: SheetOptions | None = None,
     *,
     oriented: bool = True,
+    case: str | None = None,
 ) -> list[Panel]:
-    """Return the slices of a case that a contact sheet shows.
+    """Return the slices of a case that a contact sheet shows, the last (topmost) one last.
 
     Args:
         image: on the labels' grid, or None.
         labels: label map.
         options: which slices, and how.
         oriented: whether the file says how the patient lies.
+        case: the case's name where one slice stands for it: the one with most labelled voxels
+            (without any, the middle one).
 
     Raises:
         GeometryError: when image and labels lie on different grids.
     """
-    case = _Case(image, labels, options or SheetOptions(), oriented)
-    return [case.panel(index) for index in case.shown]
-
-
-def fullest_slice(
-    image: Volume | None,
-    labels: Volume,
-    options: SheetOptions | None = None,
-    *,
-    oriented: bool = True,
-    title: str = "",
-) -> Panel:
-    """Return the slice of a case with most labelled voxels (without any, the middle one).
-
-    Raises:
-        GeometryError: when image and labels lie on different grids.
-    """
-    case = _Case(image, labels, options or SheetOptions(), oriented)
-    index = int(case.counts.argmax()) if case.counts.any() else len(case.counts) // 2
-    panel = case.panel(index)
-    return replace(panel, title="\n".join(line for line in (title, panel.title) if line))
+    options = options or SheetOptions()
+    labels = (image and labels.on_grid(image)) or labels
+    if image is not None and (difference := same_grid(image, labels)):
+        raise GeometryError(
+            f"{labels.name} does not lie on the grid of its image {image.name}: {difference}. "
+            "Give the image that was segmented."
+        )
+    codes = orientation_for(oriented)
+    image, labels = image and image.reoriented(codes), labels.reoriented(codes)
+    axis = PLANES.index(options.axis) if options.axis else leafed_axis(labels)
+    counts = np.count_nonzero(labels.array[0], axis=tuple(a for a in range(3) if a != axis))
+    labelled = np.flatnonzero(counts).tolist() or [0, len(counts) - 1]
+    first, last = labelled[0], labelled[-1]
+    evenly = np.linspace(first, last, min(_MOST_PANELS, last - first + 1)).round()
+    every = options.every and range(0, len(counts), options.every)
+    shown = list(every or map(int, evenly))
+    window = options.window
+    flat_colour = image is not None and image.channels == 3 and len(counts) == 1
+    if window is None and image is not None and not flat_colour:
+        window = window_of(np.take(image.array[0], shown, axis=axis))
+    if case is not None:
+        shown = [int(counts.argmax()) if counts.any() else len(counts) // 2]
+    plane_name = f"{PLANES[axis]} " if oriented else ""
+    titles = [f"{plane_name}{index + 1} of {len(counts)}" for index in shown]
+    # To what the labels of all slices cover together.
+    cut = around(plane(labels.array[0].any(axis=axis, keepdims=True), axis, 0))
+    return [
+        panel_of(
+            image,
+            labels,
+            axis,
+            index,
+            oriented=oriented,
+            cut=cut if options.crop else None,
+            window=window,
+            title="\n".join(filter(None, (case, title if len(counts) > 1 else ""))),
+        )
+        for index, title in zip(shown, titles, strict=True)
+    ]
 
 
 def draw_sheet(
@@ -155,53 +185,3 @@ def draw_sheet(
     add_text(figure, 0.5, 1 - 0.55 * above / height, title, ha="center", va="center")
     add_legend(figure, legend, loc="lower center", ncols=names_per_row)
     return save_figure(figure, path)
-
-
-class _Case:
-    """A case turned as it is drawn."""
-
-    def __init__(
-        self, image: Volume | None, labels: Volume, options: SheetOptions, oriented: bool
-    ) -> None:
-        labels = (image and labels.on_grid(image)) or labels
-        difference = image and same_grid(image, labels)
-        if image is not None and difference:
-            raise GeometryError(
-                f"{labels.name} does not lie on the grid of its image {image.name}: {difference}. "
-                "Give the image that was segmented."
-            )
-        codes = orientation_for(oriented)
-        self.image = image and image.reoriented(codes)
-        self.labels = labels.reoriented(codes)
-        self.oriented = oriented
-        self.axis = PLANES.index(options.axis) if options.axis else leafed_axis(self.labels)
-        others = tuple(axis for axis in range(3) if axis != self.axis)
-        self.counts: NDArray[Any] = np.count_nonzero(self.labels.array[0], axis=others)
-        """Labelled voxels per slice."""
-        labelled = np.flatnonzero(self.counts).tolist() or [0, len(self.counts) - 1]
-        first, last = labelled[0], labelled[-1]
-        evenly = np.linspace(first, last, min(_MOST_PANELS, last - first + 1)).round()
-        every = options.every and range(0, len(self.counts), options.every)
-        self.shown = list(every or map(int, evenly))
-        """The slices of a sheet, the last (topmost) one last."""
-        self.cut = None
-        if options.crop:  # to what the labels of all slices cover together
-            self.cut = around(self.labels.array[0].any(axis=self.axis).T[::-1, ::-1])
-        self.window = options.window
-        flat_colour = image is not None and image.channels == 3 and len(self.counts) == 1
-        if self.window is None and self.image is not None and not flat_colour:
-            self.window = window_of(np.take(self.image.array[0], self.shown, axis=self.axis))
-
-    def panel(self, index: int) -> Panel:
-        plane = f"{PLANES[self.axis]} " if self.oriented else ""
-        count = len(self.counts)
-        return panel_of(
-            self.image,
-            self.labels,
-            self.axis,
-            index,
-            oriented=self.oriented,
-            cut=self.cut,
-            window=self.window,
-            title=f"{plane}{index + 1} of {count}" if count > 1 else "",
-        )

@@ -12,15 +12,18 @@ from transunet.data.volume import Volume, same_grid
 from transunet.drawing.colours import colour_of
 from transunet.drawing.figures import new_figure, svg_address
 from transunet.drawing.panels import (
+    PLANES,
     Panel,
     add_outline,
+    around,
     draw_panel,
+    leafed_axis,
     orientation_for,
     panel_of,
+    plane,
     set_extent,
     without_labels,
 )
-from transunet.drawing.planes import PLANES, around, leafed_axis, plane
 from transunet.evaluation.measure import Settings, read_pair
 from transunet.evaluation.pairs import Pair
 from transunet.evaluation.records import Structure
