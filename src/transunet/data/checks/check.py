@@ -37,6 +37,8 @@ from transunet.errors import ConfigError, TransUNetError
 SPACING_TOLERANCE = 0.1
 """A case whose spacing differs from the median by more than this share is reported."""
 
+_TOLD = ("severity", "kind", "where", "found", "remedy")  # of a problem, in JSON
+
 
 @dataclass(frozen=True)
 class CaseReport:
@@ -88,11 +90,7 @@ class Report:
             "errors": len(self.errors),
             "warnings": len(self.warnings),
             "problems": [
-                {
-                    key: getattr(problem, key)
-                    for key in ("severity", "kind", "where", "found", "remedy")
-                }
-                for problem in self.problems
+                {key: getattr(problem, key) for key in _TOLD} for problem in self.problems
             ],
         }
 
@@ -145,10 +143,20 @@ def check(
 def examine(dataset: DataSet, case: Case) -> CaseReport:
     """Read one case and say what is wrong with it."""
     problems = list(file_problems(case))
+
+    def read(reader: Callable[[], Volume]) -> Volume | None:
+        try:
+            return reader()
+        except ConfigError:
+            raise  # a package is missing: no problem of the data
+        except TransUNetError as error:
+            problems.append(problem_of(error, "the case"))
+            return None
+
     image = label = None
     if not problems:
-        image = _read(problems, partial(read_volume, case.images))
-        label = _read(problems, partial(read_labels, case.label)) if case.label else None
+        image = read(partial(read_volume, case.images))
+        label = read(partial(read_labels, case.label)) if case.label else None
     if image:
         problems += image_problems(dataset, image)
         for name, channel in zip(dataset.channels, image.array, strict=False):
@@ -178,16 +186,6 @@ def examine(dataset: DataSet, case: Case) -> CaseReport:
     )
 
 
-def _read(problems: list[Problem], read: Callable[[], Volume]) -> Volume | None:
-    try:
-        return read()
-    except ConfigError:
-        raise  # a package is missing: no problem of the data
-    except TransUNetError as error:
-        problems.append(problem_of(error, "the case"))
-        return None
-
-
 def _hash_of_voxels(volume: Volume | None) -> str | None:
     if volume is None:
         return None
@@ -209,37 +207,34 @@ def dataset_problems(dataset: DataSet, reports: Sequence[CaseReport]) -> Iterato
             found = f"the same voxels as case {other.case.name} ({other.case.images[0]}), {labels}"
             remedy = "Take one of them out: one trains and the other tests, and the figures flatter"
             yield Problem("duplicate", str(report.case.images[0]), found, remedy, "warning")
-    yield from _odd_grids([(report.case, report.grid) for report in reports if report.grid])
+    if placed := [report for report in reports if report.grid]:
+        yield from _odd_grids(placed)
     yield from _odd_classes(dataset, reports)
 
 
-def _odd_grids(grids: Sequence[tuple[Case, Grid]]) -> Iterator[Problem]:
-    if not grids:
-        return
-    spacings = np.array(
-        [[grid.spacing_mm[axis] for axis in grid.axes_in("RAS")] for _, grid in grids]
-    )
+def _odd_grids(reports: Sequence[CaseReport]) -> Iterator[Problem]:
+    grids = [report.grid for report in reports if report.grid]
+    spacings = np.array([[grid.spacing_mm[axis] for axis in grid.axes_in("RAS")] for grid in grids])
     median = np.median(spacings, axis=0)
     apart = np.abs(spacings / median - 1).max(axis=1) > SPACING_TOLERANCE
-    for (case, _), spacing, odd in zip(grids, spacings, apart, strict=True):
+    files = [str(report.case.images[0]) for report in reports]
+    for file, spacing, odd in zip(files, spacings, apart, strict=True):
         if odd:
-            own, usual = (
-                " x ".join(f"{edge:.3g}" for edge in s) + " mm" for s in (spacing, median)
-            )
+            own, usual = (" x ".join(f"{edge:.3g}" for edge in s) for s in (spacing, median))
             found = (
-                f"its spacing (right, front, up) is {own}, more than {SPACING_TOLERANCE:.0%} from "
-                f"the median {usual}"
+                f"its spacing (right, front, up) is {own} mm, more than {SPACING_TOLERANCE:.0%} "
+                f"from the median {usual} mm"
             )
             remedy = "Resample slices to one spacing: transunet prepare --spacing"
-            yield Problem("spacing", str(case.images[0]), found, remedy, "warning")
-    usual, _ = Counter(grid.orientation for _, grid in grids).most_common(1)[0]
-    for case, grid in grids:
+            yield Problem("spacing", file, found, remedy, "warning")
+    usual, _ = Counter(grid.orientation for grid in grids).most_common(1)[0]
+    for file, grid in zip(files, grids, strict=True):
         if grid.orientation != usual:
             found = f"its axes run towards {grid.orientation}, those of most cases towards {usual}"
             remedy = (
                 "Preparing turns all alike; look at an overlay to see that this header is right"
             )
-            yield Problem("orientation", str(case.images[0]), found, remedy, "warning")
+            yield Problem("orientation", file, found, remedy, "warning")
 
 
 def _odd_classes(dataset: DataSet, reports: Sequence[CaseReport]) -> Iterator[Problem]:

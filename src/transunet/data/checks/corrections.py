@@ -98,11 +98,11 @@ def fix(
                         if volume is None:
                             for file in files_of(path):
                                 _copy(file, target.with_name(file.name))
-                            continue
-                        if target.suffix.lower() in {".jpg", ".jpeg"}:  # which change when written
-                            target = target.with_suffix(".png")
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        write_volume(volume, target)
+                        else:
+                            if target.suffix.lower() in {".jpg", ".jpeg"}:  # change when written
+                                target = target.with_suffix(".png")
+                            target.parent.mkdir(parents=True, exist_ok=True)
+                            write_volume(volume, target)
             if progress:
                 progress(number, len(dataset.cases), case.name)
         orphans = [problem for problem in dataset.notes if problem.kind == "orphan"]
@@ -147,56 +147,45 @@ def _corrected(
     """
     raise_first(file_problems(case))
     done: list[Problem] = []
-    separate = case.label not in case.images  # one file that holds both is never written
+
+    def note(kind: str, volume: Volume, found: str, remedy: str) -> None:
+        done.append(Problem(kind, volume.name, found, remedy, "warning"))
+
     images: dict[Path, Volume] = {path: format_of(path).read(path) for path in case.images}
-    if separate:
-        images = {
-            path: _corrected_image(dataset, case, volume, done) for path, volume in images.items()
-        }
+    separate = case.label not in case.images  # one file that holds both is never written
+    for path, volume in images.items() if separate else ():
+        finite = np.isfinite(volume.array)
+        if finite.any() and not finite.all():
+            least = volume.array[finite].min()
+            found = f"{int((~finite).sum())} of {finite.size} voxels were NaN or infinite"
+            note("not-finite", volume, found, f"replaced by the smallest value, {least:g}")
+            images[path] = volume = volume.with_array(np.where(finite, volume.array, least))
+        photograph = dataset.intensity_range is not None and volume.array.dtype == np.uint8
+        if not photograph or len(case.images) > 1:
+            continue
+        has, wanted = volume.channels, len(dataset.channels)
+        if (has, wanted) == (1, 3):
+            note("channels", volume, "it was grey", "channel repeated three times")
+            images[path] = volume.with_array(np.repeat(volume.array, 3, axis=0))
+        elif (has, wanted) == (3, 1) and (volume.array == volume.array[:1]).all():
+            note("channels", volume, "it held grey as colours", "one channel kept")
+            images[path] = volume.with_array(volume.array[:1])
     image = join_channels(list(images.values()))
     raise_first(image_problems(dataset, image))
     changed = {problem.where for problem in done}
     files = {path: volume if str(path) in changed else None for path, volume in images.items()}
-    if case.label is not None:
-        label = read_labels(case.label)
-        if separate:
-            corrected = _corrected_label(dataset, image, label, done)
-            files[case.label] = None if corrected is label else corrected
-        else:
-            raise_first(label_problems(dataset, image, label))
-    return files, tuple(done)
-
-
-def _corrected_image(dataset: DataSet, case: Case, volume: Volume, done: list[Problem]) -> Volume:
-    finite = np.isfinite(volume.array)
-    if finite.any() and not finite.all():
-        least = volume.array[finite].min()
-        found = f"{int((~finite).sum())} of {finite.size} voxels were NaN or infinite"
-        remedy = f"replaced by the smallest value, {least:g}"
-        done.append(Problem("not-finite", volume.name, found, remedy, "warning"))
-        volume = volume.with_array(np.where(finite, volume.array, least))
-    wanted, has = len(dataset.channels), volume.channels
-    photograph = dataset.intensity_range is not None and volume.array.dtype == np.uint8
-    if not photograph or len(case.images) > 1:
-        return volume
-    if (has, wanted) == (1, 3):
-        remedy = "channel repeated three times"
-        done.append(Problem("channels", volume.name, "it was grey", remedy, "warning"))
-        return volume.with_array(np.repeat(volume.array, 3, axis=0))
-    if (has, wanted) == (3, 1) and (volume.array == volume.array[:1]).all():
-        found = "it held grey as colours"
-        done.append(Problem("channels", volume.name, found, "one channel kept", "warning"))
-        return volume.with_array(volume.array[:1])
-    return volume
-
-
-def _corrected_label(dataset: DataSet, image: Volume, label: Volume, done: list[Problem]) -> Volume:
+    if case.label is None:
+        return files, tuple(done)
+    label = original = read_labels(case.label)
+    if not separate:
+        raise_first(label_problems(dataset, image, label))
+        return files, tuple(done)
     difference, placement = same_grid(image, label), placed(image, label)
     if difference and placement:
         label, how = placement
-        done.append(Problem("grid", label.name, difference, how, "warning"))
+        note("grid", label, difference, how)
     values = set(np.unique(label.array.ravel("K")).tolist())
-    placed_label = label
+    as_placed = label
     if 255 in values <= {0, 255} and set(dataset.values) == {0, 1}:
         # 255 that no description lists, where only class 1 can be meant.
         label = label.with_array((label.array > 0).astype(np.uint8))
@@ -205,7 +194,7 @@ def _corrected_label(dataset: DataSet, image: Volume, label: Volume, done: list[
     if found_alone and not (dataset.folder / LABELS).exists():
         # 255 that was found to be the only class, and no `labels.json` says so.
         label = label.with_array((label.array > 0).astype(np.uint8))
-    if label is not placed_label:
-        found = "its foreground was stored as 255"
-        done.append(Problem("255-mask", label.name, found, "stored as 1", "warning"))
-    return label
+    if label is not as_placed:
+        note("255-mask", label, "its foreground was stored as 255", "stored as 1")
+    files[case.label] = None if label is original else label
+    return files, tuple(done)
