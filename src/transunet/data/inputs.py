@@ -94,7 +94,7 @@ def _dataset_cases(folder: Path, split: str | None, labelled: bool) -> list[Case
         DataError: when the test cases are asked for, and none of those that are listed is there.
     """
     from transunet.data.layouts import open_dataset, recognises
-    from transunet.data.layouts.lists import MISSING_TEST
+    from transunet.data.layouts.decathlon import MISSING_TEST
 
     if not recognises(folder):
         return None

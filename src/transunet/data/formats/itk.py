@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,7 @@ class ItkHeader:
     """The affine (RAS) that was made of them."""
 
 
-@dataclass(frozen=True)
-class SlicerSegment:
+class SlicerSegment(NamedTuple):
     """A segment that 3D Slicer lists in a header."""
 
     name: str
@@ -79,10 +78,8 @@ def read_labels(path: Path) -> Volume:
     """Read a label map: as `read`, and 3D Slicer's segmentation in several layers as one.
 
     Slicer writes layers where segments have overlapped at some time, and each may hold the same
-    values; in the label map, segments are numbered as they are listed, from 1.
-
-    Raises:
-        DataError: also when segments do overlap.
+    values; in the label map, segments are numbered as they are listed, from 1. A `DataError` when
+    they do overlap.
     """
     volume, segments = read(path), _segments(path)
     if not any(segment.layer for segment in segments):
@@ -140,11 +137,7 @@ def voxel_files(path: Path) -> list[str] | None:
 
 
 def write(volume: Volume, path: Path) -> None:
-    """Write `volume`, compressed; several channels become the components of a vector.
-
-    Raises:
-        ConfigError: without SimpleITK, or when it cannot write there.
-    """
+    """Write `volume`, compressed; several channels become the components of a vector."""
     itk = require("SimpleITK", extra="images")
     header = volume.header if isinstance(volume.header, ItkHeader) else None
     if header is None or not np.array_equal(header.affine, volume.affine):
@@ -200,7 +193,7 @@ def _segments(path: Path) -> list[SlicerSegment]:
 
 
 def _header(image: Any, path: Path) -> ItkHeader:
-    """From an image, or from a reader that has read the information."""
+    """Of an image, or of a reader that has read the information."""
     dimension = image.GetDimension()
     if dimension < 2:
         raise unreadable(path, "it has one axis; expected 2 to 4", _remedy(path))

@@ -62,8 +62,7 @@ class NiftiHeader:
 def read(path: Path) -> Volume:
     """Read one file in its own dtype (floating point where the header scales).
 
-    Args:
-        path: 2-D, 3-D, or 4-D with the channels last; further axes of one are dropped.
+    It is 2-D, 3-D, or 4-D with the channels last; further axes of one are dropped.
 
     Raises:
         DataError: when the file is damaged or holds something else than numbers.
@@ -84,12 +83,7 @@ def read_labels(path: Path) -> Volume:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read where the voxels lie, without reading them.
-
-    Raises:
-        DataError: when the header is damaged.
-        GeometryError: when its affine is singular, or a spacing that counts zero.
-    """
+    """Read where the voxels lie, without reading them; errors as `read`."""
     return _grid(path, _load(path))
 
 
@@ -122,9 +116,7 @@ def other_of_pair(path: Path) -> Path | None:
 def write(volume: Volume, path: Path) -> None:
     """Write `volume`, with the shape, affines, spacings, codes and units of the header it carries.
 
-    Args:
-        volume: any number of channels; they become the fourth axis.
-        path: ends in `.nii` or `.nii.gz`; beside an `.img` its `.hdr` is written.
+    Channels become the fourth axis; beside an `.img` its `.hdr` is written.
     """
     source = volume.header if isinstance(volume.header, NiftiHeader) else None
     header = source.header if source else None

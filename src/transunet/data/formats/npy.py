@@ -48,10 +48,10 @@ def read(path: Path) -> Volume:
 def read_labels(path: Path) -> Volume:
     """Read a label map: (X, Y, Z) or (H, W), also of bytes; as an array, (C, X, Y, Z), too."""
     array = np.array(_mapped(path))  # from the map: a header that claims too much costs no memory
-    plane = array.ndim == 2
-    volume = array[..., None] if plane else array
+    header = PlaneHeader() if array.ndim == 2 else None
+    volume = array[..., None] if header else array
     channels = volume if volume.ndim == 4 else volume[None]
-    return Volume(channels, _affine(path), str(path), PlaneHeader() if plane else None)
+    return Volume(channels, _affine(path), str(path), header)
 
 
 def read_grid(path: Path) -> Grid:

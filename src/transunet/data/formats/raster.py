@@ -99,10 +99,7 @@ def read_labels(path: Path) -> Volume:
     """Read a mask: indices, brightness, or `COLOUR` + 0xRRGGBB where it has colours.
 
     The indices of a palette count, unless it holds greys only: then a pixel's brightness does. A
-    JPEG is not exact: a black-and-white one is rounded to 0 and 255, another is refused.
-
-    Raises:
-        DataError: also for a JPEG that is not black and white.
+    JPEG is not exact: a black-and-white one is rounded to 0 and 255, another is a `DataError`.
     """
     volume = _read(path, _indices, _indices_of_bands)
     if path.suffix.lower() not in JPEG:
@@ -140,12 +137,7 @@ def channels_in(path: Path) -> int:
 
 
 def read_header(path: Path) -> PictureHeader:
-    """Read what the file tells before its pixels.
-
-    Raises:
-        ConfigError: without Pillow.
-        DataError: when it is damaged.
-    """
+    """Read what the file tells before its pixels; errors as `read`."""
     with _reading(path), path.open("rb") as file:
         start = file.read(26)
     if start.startswith(tiff.MAGIC):
@@ -157,11 +149,9 @@ def read_header(path: Path) -> PictureHeader:
     depth, kind = (start[24], start[25]) if start.startswith(_PNG) else (8, 0)
     deep_colours = depth == 16 and kind in _PNG_BANDS
     samples, colours = _PNG_BANDS[kind] if deep_colours else (0, 1 if grey else 3)
-    if orientation >= 5:
-        width, height = height, width
     return PictureHeader(
-        height=height,
-        width=width,
+        height=width if orientation >= 5 else height,
+        width=height if orientation >= 5 else width,
         axes=(("Z", 1),),
         channels=colours,
         dtype=np.dtype(np.uint16 if depth == 16 else np.uint8),
@@ -178,8 +168,7 @@ def write(volume: Volume, path: Path) -> None:
         ConfigError: for JPEG, which is not exact, several slices in another format than TIFF, or
             other numbers.
     """
-    pillow = require("PIL.Image", extra="images")
-    suffix, array, slices = path.suffix.lower(), volume.array, volume.spatial_shape[2]
+    suffix, dtype, slices = path.suffix.lower(), volume.array.dtype, volume.spatial_shape[2]
     if suffix in JPEG:
         raise ConfigError(
             f"{path}: JPEG changes values a little, so no labels are written to it. Use PNG."
@@ -189,25 +178,23 @@ def write(volume: Volume, path: Path) -> None:
             f"{path}: {volume.name} has {slices} slices, an image of this format has one. Write it "
             "as TIFF or NIfTI."
         )
-    pages = np.ascontiguousarray(np.moveaxis(array, (3, 0), (0, -1)))  # (Z, H, W, C)
+    pages = np.ascontiguousarray(np.moveaxis(volume.array, (3, 0), (0, -1)))  # (Z, H, W, C)
     pages = pages[..., 0] if volume.channels == 1 else pages
-    if array.dtype == np.float32 and suffix in _PAGES:  # each pixel with all of its channels
+    if dtype == np.float32 and suffix in _PAGES:  # each pixel with all of its channels
+        colours = "rgb" if volume.channels == 3 else "minisblack"
+        planes = "contig" if volume.channels > 1 else None
         require("tifffile", extra="images").imwrite(
-            path,
-            pages,
-            photometric="rgb" if volume.channels == 3 else "minisblack",
-            planarconfig="contig" if volume.channels > 1 else None,
-            metadata=None,
+            path, pages, photometric=colours, planarconfig=planes, metadata=None
         )
         return
-    if (volume.channels, array.dtype.name) not in ((1, "uint8"), (1, "uint16"), (3, "uint8")):
+    if (volume.channels, dtype.name) not in ((1, "uint8"), (1, "uint16"), (3, "uint8")):
         raise ConfigError(
             f"{path}: an image holds one channel of uint8 or uint16 or three of uint8, found "
-            f"{volume.channels} of {array.dtype}. Write it as NIfTI."
+            f"{volume.channels} of {dtype}. Write it as NIfTI."
         )
+    pillow = require("PIL.Image", extra="images")
     first, *others = [pillow.fromarray(np.ascontiguousarray(page)) for page in pages]
-    more = {"save_all": True, "append_images": others} if others else {}
-    first.save(path, **more)
+    first.save(path, **({"save_all": True, "append_images": others} if others else {}))
 
 
 def _tiff_header(path: Path) -> PictureHeader:

@@ -4,8 +4,6 @@
 frames of a patient are one group, so that they never part.
 """
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
@@ -16,7 +14,8 @@ SHAPE = "patientNNN/patientNNN_frameNN.nii.gz and patientNNN_frameNN_gt.nii.gz"
 LABELS = {0: "background", 1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 """The challenge's label values."""
 
-_FRAME, _LABEL = r"patient\d+_frame\d+\.nii(\.gz)?", r".*_gt\.nii(\.gz)?"
+_FRAME = r"((patient\d+)_frame\d+)(\.nii(?:\.gz)?)"
+_LABEL = r".*_gt\.nii(\.gz)?"
 # Where patients' folders lie -> the split that this says.
 _ROOTS = {
     ".": None,
@@ -29,18 +28,18 @@ _ROOTS = {
 
 def recognises(folder: Path) -> bool:
     """Whether there is a patient's frame in `folder` or where the challenge puts it."""
-    return any(True for root in _ROOTS for _ in _files(folder / root, _FRAME))
+    return any(description.files_named(patient, _FRAME) for patient, _ in _patients(folder))
 
 
 def open(folder: Path) -> DataSet:
     """Find the frames of every patient; those of the test set may have no label."""
-    cases = []
-    for root, split in _ROOTS.items():
-        for image in _files(folder / root, _FRAME):
-            stem, dot, suffix = image.name.partition(".")
-            label = description.label_if_needed(image.with_name(f"{stem}_gt{dot}{suffix}"), split)
-            cases.append(Case(stem, (image,), label, group=stem.split("_frame")[0], split=split))
-    labels = [path for root in _ROOTS for path in _files(folder / root, _LABEL)]
+    cases, labels = [], []
+    for patient, split in _patients(folder):
+        labels += [path for path, _ in description.files_named(patient, _LABEL)]
+        for image, match in description.files_named(patient, _FRAME):
+            stem, name, suffix = match.groups()
+            label = description.label_if_needed(patient / f"{stem}_gt{suffix}", split)
+            cases.append(Case(stem, (image,), label, group=name, split=split))
     return DataSet(
         cases=tuple(cases),
         labels=LABELS,
@@ -49,8 +48,9 @@ def open(folder: Path) -> DataSet:
     )
 
 
-def _files(root: Path, name: str) -> Iterator[Path]:
-    for patient in sorted(root.glob("patient*")):
-        for path in description.files_in(patient, (".nii", ".nii.gz")):
-            if re.fullmatch(name, path.name, re.IGNORECASE):
-                yield path
+def _patients(folder: Path) -> list[tuple[Path, str | None]]:
+    return [
+        (path, split)
+        for root, split in _ROOTS.items()
+        for path in sorted((folder / root).glob("patient*"))
+    ]

@@ -5,7 +5,6 @@ Where both are there, the volumes are taken: they hold the same slices. Lists (`
 whole.
 """
 
-import re
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
@@ -17,7 +16,7 @@ SHAPE = (
     "patientNNN_frameNN.h5 or patientNNN_frameNN_slice_N.h5, lists train.list, val.list, test.list"
 )
 
-_FILE = re.compile(r"(patient\d+)_frame\d+(_slice_?\d+)?\.h5", re.IGNORECASE)
+_FILE = r"(patient\d+)_frame\d+(_slice_?\d+)?\.h5"
 _FOLDERS = (
     ".",
     "data",
@@ -27,42 +26,27 @@ _FOLDERS = (
     "data/slices",
     "ACDC_training_slices",
 )
-_LISTS = {
-    "train": "train",
-    "train_slices": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-"""Name of a list -> the split that it makes."""
+_LISTS = {**description.SPLITS, "train_slices": "train"}
 
 
 def recognises(folder: Path) -> bool:
     """Whether there is a patient's file in `folder` or where such data sets keep them."""
-    return bool(_files(folder))
+    return any(description.files_named(folder / part, _FILE) for part in _FOLDERS)
 
 
 def open(folder: Path) -> DataSet:
     """Find the volumes (or slices) and the split that lists give them."""
-    files = _files(folder)
-    volumes = [path for path in files if "_slice" not in path.name]
+    files = sorted(
+        file for part in _FOLDERS for file in description.files_named(folder / part, _FILE)
+    )
+    volumes = [file for file in files if not file[1][2]]
     split_of: dict[str, str] = {}  # a list that names one frame of a patient means all of them
     for name, split in _LISTS.items():
         for path in (folder / f"{name}.list", folder / f"{name}.txt"):
             lines = text_of(path).split() if path.is_file() else []
             split_of |= {line.split("_frame")[0]: split for line in lines}
-    cases = []
-    for path in sorted(volumes or files):
-        patient = path.name.split("_frame")[0]
-        cases.append(Case(path.stem, (path,), path, group=patient, split=split_of.get(patient)))
-    return DataSet(
-        cases=tuple(cases),
-        labels=LABELS,
-        channels=("MRI",),
-    )
-
-
-def _files(folder: Path) -> list[Path]:
-    files = (path for part in _FOLDERS for path in description.files_in(folder / part, ".h5"))
-    return [path for path in files if _FILE.fullmatch(path.name)]
+    cases = [
+        Case(path.stem, (path,), path, group=match[1], split=split_of.get(match[1]))
+        for path, match in volumes or files
+    ]
+    return DataSet(cases=tuple(cases), labels=LABELS, channels=("MRI",))

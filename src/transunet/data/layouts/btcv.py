@@ -1,7 +1,6 @@
 """Raw BTCV (Synapse): `imgNNNN.nii.gz`, `labelNNNN.nii.gz`, 13 organs mapped to the paper's 8."""
 
-import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
@@ -37,24 +36,25 @@ BTCV_TO_PAPER = {
 # Where the challenge's archive puts the scans, and where people move them.
 _TRAINING = (".", "Training", "RawData/Training", "train")
 _TESTING = ("Testing", "RawData/Testing", "test")
+_NAME = r"\d{4}\.nii(\.gz)?"
 
 
 def recognises(folder: Path) -> bool:
     """Whether there is a scan of that name in `folder` or where the challenge puts it."""
-    return any(True for root in (*_TRAINING, *_TESTING) for _ in _files(folder / root, "img"))
+    return bool(_files(folder, (*_TRAINING, *_TESTING), "img"))
 
 
 def open(folder: Path) -> DataSet:
     """Find the scans; those of the test set may have no label."""
     cases = []
     for split, roots in ((None, _TRAINING), ("test", _TESTING)):
-        for image in (path for root in roots for path in _files(folder / root, "img")):
+        for image in _files(folder, roots, "img"):
             name = f"label{image.name[3:]}"
             inside = image.parent.name == "img"
             path = image.parents[1] / "label" / name if inside else image.with_name(name)
             label = description.label_if_needed(path, split)
             cases.append(Case(f"case{image.name[3:7]}", (image,), label, split=split))
-    labels = [path for root in _TRAINING for path in _files(folder / root, "label")]
+    labels = _files(folder, _TRAINING, "label")
     return DataSet(
         cases=tuple(cases),
         labels=ORGANS,
@@ -65,9 +65,11 @@ def open(folder: Path) -> DataSet:
     )
 
 
-def _files(root: Path, kind: str) -> Iterator[Path]:
-    """The files `imgNNNN` or `labelNNNN` in a folder or its `img` or `label`."""
-    for folder in (root, root / kind):
-        for path in description.files_in(folder, (".nii", ".nii.gz")):
-            if re.fullmatch(rf"{kind}\d{{4}}\.nii(\.gz)?", path.name, re.IGNORECASE):
-                yield path
+def _files(folder: Path, roots: Sequence[str], kind: str) -> list[Path]:
+    """The files `imgNNNN` or `labelNNNN` in folders or their `img` or `label`."""
+    return [
+        path
+        for root in roots
+        for part in (folder / root, folder / root / kind)
+        for path, _ in description.files_named(part, kind + _NAME)
+    ]

@@ -1,6 +1,7 @@
 """The `dataset.json` of Decathlon and nnU-Net, and the files of a data set by their names."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -14,14 +15,20 @@ from transunet.data.text import text_of
 from transunet.errors import TransUNetError
 
 NAME = "dataset.json"
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders and lists are called -> the split that this says."""
 
 
 def description_of(folder: Path) -> dict[str, Any]:
-    """Return the parsed `dataset.json` of `folder`.
-
-    Raises:
-        DataError: when it is missing, is no JSON, or holds no object.
-    """
+    """Return the parsed `dataset.json` of `folder`, an object; else a `DataError`."""
     path = folder / NAME
     try:
         content = json.loads(text_of(path))
@@ -52,11 +59,7 @@ def wrong(path: Path, found: str) -> TransUNetError:
 
 
 def section(folder: Path, content: Mapping[str, Any], key: str, kind: type) -> Any:
-    """Return `content[key]`, checked to be of `kind` (dict or list).
-
-    Raises:
-        DataError: when it is missing or of another kind.
-    """
+    """Return `content[key]`, of `kind` (dict or list); a `DataError` for another, or without it."""
     value = content.get(key)
     if not isinstance(value, kind):
         words = "an object" if kind is dict else "a list"
@@ -65,11 +68,7 @@ def section(folder: Path, content: Mapping[str, Any], key: str, kind: type) -> A
 
 
 def channel_names(folder: Path, content: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """Return the values of `{"0": "CT", "1": "PET"}` under `key`, in order.
-
-    Raises:
-        DataError: when the keys are not 0, 1, 2, ...
-    """
+    """Return the values of `{"0": "CT", "1": "PET"}` under `key`; a `DataError` for other keys."""
     names = section(folder, content, key, dict)
     if not names or sorted(names) != sorted(str(index) for index in range(len(names))):
         raise wrong(folder, f"{key!r} must count 0, 1, 2, ..., found {', '.join(names) or 'none'}")
@@ -77,11 +76,7 @@ def channel_names(folder: Path, content: Mapping[str, Any], key: str) -> tuple[s
 
 
 def names_by_value(folder: Path, labels: Mapping[str, int]) -> dict[int, str]:
-    """Turn name -> value into value -> name.
-
-    Raises:
-        DataError: when two names have one value.
-    """
+    """Turn name -> value into value -> name; a `DataError` when two names have one value."""
     names = {value: name for name, value in labels.items()}
     if len(names) < len(labels):
         raise wrong(folder, f"two labels have the same value: {labels!r}"[:300])
@@ -94,18 +89,16 @@ def classes(
     """Turn label values and their names into class index -> name and value -> class index.
 
     The second is empty where the values are consecutive already. Classes are numbered by their
-    values, or `as_listed` in `names`, the background first.
-
-    Raises:
-        DataError: when 0, the background, is not among them, or nothing else is.
+    values, or `as_listed` in `names`, the background first. A `DataError` when 0, the background,
+    is not among them, or nothing else is.
     """
     values = sorted(names, key=bool if as_listed else None)
     if 0 not in names or len(values) < 2 or min(values) < 0:
         raise wrong(
             path, f"the labels must hold 0 (the background) and at least one more, found {values}"
         )
-    labels = {index: names[value] for index, value in enumerate(values)}
     indices = {value: index for index, value in enumerate(values)}
+    labels = {index: names[value] for value, index in indices.items()}
     return labels, {} if values == list(labels) else indices
 
 
@@ -127,8 +120,7 @@ def rewrite(folder: Path, content: dict[str, Any]) -> None:
 def path_inside(folder: Path, entry: Any, source: Path | None = None) -> Path:
     """Return the path of a file that the description (or the list `source`) names.
 
-    Raises:
-        DataError: when `entry` is no path, or leads out of the folder.
+    A `DataError` when `entry` is no path, or leads out of the folder.
     """
     if not isinstance(entry, str) or not entry:
         raise wrong(source or folder, f"expected the path of a file, found {entry!r}"[:300])
@@ -204,6 +196,12 @@ def files_in(folder: Path, ending: str | tuple[str, ...] = "") -> list[Path]:
     }
     headers = {path for path in files if is_header_of_pair(path)}
     return sorted(files - {path for path in headers if files.intersection(files_of(path)[1:])})
+
+
+def files_named(folder: Path, pattern: str) -> list[tuple[Path, re.Match[str]]]:
+    """Return the files of a folder whose names fit a regular expression in any case, sorted."""
+    matches = (re.fullmatch(pattern, path.name, re.IGNORECASE) for path in files_in(folder))
+    return [(folder / match[0], match) for match in matches if match]
 
 
 def folders_in(root: Path) -> list[Path]:

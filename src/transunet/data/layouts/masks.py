@@ -56,12 +56,11 @@ def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) ->
         DataError: when `labels.json` is wrong, no mask could be read, or they hold no foreground or
             too many values.
     """
-    path = folder / LABELS
-    listed = (
-        description.classes(path, _listed_values(path), as_listed=True) if path.is_file() else None
-    )
-    if listed and (len(listed[0]) > 2 or set(listed[1]) - {0, 255}):
-        return Meaning(*listed)
+    path, listed = folder / LABELS, None
+    if path.is_file():
+        listed = description.classes(path, _listed_values(path), as_listed=True)
+        if len(listed[0]) > 2 or set(listed[1]) - {0, 255}:
+            return Meaning(*listed)
     chosen = masks[:: -(-len(masks) // _SAMPLED) or 1]
     with ThreadPoolExecutor(4) as pool:  # decoding waits for the disk, without the interpreter
         counted = dict(zip(chosen, pool.map(_pixels_by_value, chosen), strict=True))

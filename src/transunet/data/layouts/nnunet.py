@@ -14,7 +14,7 @@ from typing import Any
 from transunet.data.cases import Case, DataSet
 from transunet.data.checks.problems import Problem
 from transunet.data.formats import channel_of, stem_of, suffix_of
-from transunet.data.layouts import description, lists
+from transunet.data.layouts import decathlon, description
 
 SHAPE = (
     "dataset.json with 'channel_names' and 'labels'; "
@@ -57,7 +57,7 @@ def open(folder: Path) -> DataSet:
         channels=channels,
         label_values=label_values,
         regions={name: tuple(index[v] for v in members) for name, members in regions.items()},
-        split_rule=lists.RULE,
+        split_rule=decathlon.RULE,
         notes=(
             *notes,
             *description.unused_files(images, cases, "no case has a channel of this name"),
@@ -73,7 +73,7 @@ def without(folder: Path, names: frozenset[str]) -> None:
         content["dataset"] = {k: v for k, v in content["dataset"].items() if k not in names}
     description.rewrite(folder, content)
     if content.get("training"):
-        lists.without(folder, names)
+        decathlon.without(folder, names)
     cases = [case for case in open(folder).cases if case.split in (None, "train")]
     content = description.description_of(folder)
     description.rewrite(folder, {**content, "numTraining": len(cases)})
@@ -171,7 +171,7 @@ def _cases(
         items = training if isinstance(training, list) else []
         folds = any(isinstance(item, dict) and "fold" in item for item in items)
         if folds or content.get("validation") or content.get("val") or not numbered:
-            cases, notes = lists.listed_cases(folder, content)
+            cases, notes = decathlon.listed_cases(folder, content)
             # Called by the first channel's file CASE, not CASE_0000.
             of_channel = [channel_of(case.name) for case in cases]
             return [

@@ -8,10 +8,9 @@ the masks themselves (`masks.py`). Folders `train`, `val` and `test` are the dat
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from transunet.data.formats import (
 )
 from transunet.data.formats.dicom.headers import is_dicom
 from transunet.data.layouts import description, masks
-from transunet.data.layouts.description import files_in, folders_in
+from transunet.data.layouts.description import SPLITS, files_in, folders_in
 from transunet.data.walking import walk
 from transunet.errors import DataError, TransUNetError
 
@@ -44,18 +43,6 @@ MASKS = (
     *("groundtruth", "segmentations", "segmentation", "seg"),
 )
 """What the two folders may be called, in any case and with the name of a split around it."""
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
-
-Entry = TypeVar("Entry")
-
 _SAMPLED = 2000  # images whose headers tell colours, depth and orientation
 _HOUNSFIELD_AIR = -500  # a volume of whole numbers that reaches this low is CT
 
@@ -79,9 +66,7 @@ def recognises(folder: Path) -> bool:
 def recognises_parts(folder: Path) -> bool:
     """Whether there are several folders, such as patients', and each holds images and masks."""
     parts = folders_in(folder)
-    return len(parts) > 1 and all(
-        any(pair.masks.is_dir() for pair in _pairs_in(part)) for part in parts
-    )
+    return len(parts) > 1 and all(any(p.masks.is_dir() for p in _pairs_in(part)) for part in parts)
 
 
 def open(folder: Path) -> DataSet:
@@ -117,22 +102,12 @@ def open(folder: Path) -> DataSet:
 
 
 def dataset_of(
-    folder: Path,
-    cases: Sequence[Case],
-    unused: Sequence[Problem],
-    channels: Sequence[str] = (),
+    folder: Path, cases: Sequence[Case], unused: Sequence[Problem], channels: Sequence[str] = ()
 ) -> DataSet:
-    """Return the data set of `cases`, with what its masks and images tell.
+    """Return the data set of `cases`, perhaps none, with what its masks and images tell.
 
-    Args:
-        folder: the data set.
-        cases: perhaps none; of one name, they are called by their splits too.
-        unused: notes on the masks that belong to no case.
-        channels: what they are called; if not given, what the images tell.
-
-    Raises:
-        ConfigError: for photographs without pillow.
-        DataError: when no mask could be read, or they hold no classes that could be told apart.
+    Cases of one name are called by their splits too. `unused` are notes on masks that belong to no
+    case. Where `channels` are not named, the images tell them. Errors as `open`.
     """
     if not cases:
         return DataSet((), {}, ())
@@ -165,22 +140,24 @@ def channels_of(
         for case in cases[:: -(-len(cases) // _SAMPLED)]
         if (header := _picture_header(case.images[0]))
     }
-    if not photographs:
-        try:
-            array = read_volume(cases[0].images[0]).array
-        except TransUNetError:
-            return ("image",), None, []  # reading the case will tell what is wrong with it
-        if array.min() <= _HOUNSFIELD_AIR and (array == np.rint(array)).all():
-            return ("CT",) * len(array), None, []
-        names = tuple(f"image {index}" for index in range(len(array)))
-        return names if names[1:] else ("image",), None, []
-    kinds = Counter((head.channels, head.dtype.name, head.white) for head in photographs.values())
-    channels, _, white = max(kinds, key=lambda kind: kinds[kind])
-    if white is None or channels not in (1, 3):
-        names = tuple(f"band {index + 1}" for index in range(channels))
-    else:
-        names = ("red", "green", "blue") if channels == 3 else ("grey",)
-    return names, (0.0, white) if white else None, list(_notes_on_photographs(folder, photographs))
+    if photographs:
+        kinds = Counter((h.channels, h.dtype.name, h.white) for h in photographs.values())
+        channels, _, white = max(kinds, key=lambda kind: kinds[kind])
+        if white is None or channels not in (1, 3):
+            names = tuple(f"band {index + 1}" for index in range(channels))
+        else:
+            names = ("red", "green", "blue") if channels == 3 else ("grey",)
+        notes = list(_notes_on_photographs(folder, photographs))
+        return names, (0.0, white) if white else None, notes
+    try:
+        array = read_volume(cases[0].images[0]).array
+    except TransUNetError:
+        return ("image",), None, []  # reading the case will tell what is wrong with it
+    if array.min() <= _HOUNSFIELD_AIR and (array == np.rint(array)).all():
+        return ("CT",) * len(array), None, []
+    if len(array) == 1:
+        return ("image",), None, []
+    return tuple(f"image {index}" for index in range(len(array))), None, []
 
 
 def _picture_header(path: Path) -> raster.PictureHeader | None:
@@ -310,54 +287,46 @@ def _suffixes() -> tuple[str, ...]:
     return tuple(suffix for suffix, known in FORMATS.items() if known.stands_alone)
 
 
-def _masks_of_images(images: Iterable[str], labels: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+def _masks_of_images(images: Sequence[str], labels: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     """Image -> its mask: of the same name, else of a name that begins with the image's.
 
     Accents count as the same in both ways of writing them. What differs in the case of letters, in
     folders (`p1/0` and `p1_0`, or `p1`), or where the image's name ends in `_image` or `_0000`, is
     paired where only one image and one mask are left that it can be.
     """
+
+    def composed(name: str) -> str:
+        return unicodedata.normalize("NFC", name)
+
+    def case_of_label(name: str) -> str:
+        return case_of_mask(composed(name)) or composed(name)
+
+    def loose(name: str) -> str:
+        return case_of_label(name).casefold().replace("/", "_")
+
+    def loose_image(name: str) -> str:
+        name = composed(name).casefold().replace("/", "_")
+        channel = channel_of(name)
+        return channel[0] if channel else re.sub("[-_.](image|img|im)$", "", name)
+
+    rules: tuple[tuple[Callable[[str], str], Callable[[str], str], bool], ...] = (
+        (composed, composed, True),
+        (composed, case_of_label, True),
+        (case_of_label, case_of_label, True),  # images whose own names end as masks' do
+        (loose_image, loose, False),
+        (lambda name: loose_image(name.split("/")[0]), loose, False),
+    )
     mask_of: dict[str, Path] = {}
-    for case_of_image, case_of_label, exact in (
-        (_composed, _composed, True),
-        (_composed, _case_of_mask, True),
-        (_case_of_mask, _case_of_mask, True),  # images whose own names end as masks' do
-        (_case_of_image, _loose_case_of_mask, False),
-        (lambda name: _case_of_image(name.split("/")[0]), _loose_case_of_mask, False),
-    ):
-        images_left = {(name, name) for name in images if name not in mask_of}
+    for case_of_name, case_of_path, exact in rules:
         taken = set(mask_of.values())
-        labels_left = [(name, path) for name, path in labels if path not in taken]
-        masks_of = _grouped(labels_left, case_of_label)
-        for case, names in _grouped(images_left, case_of_image).items():
-            paths = masks_of.get(case, [])
-            if len(names) == 1 and (len(paths) == 1 or (paths and exact)):
-                mask_of[names[0]] = paths[0]
+        names, paths = defaultdict[str, list[str]](list), defaultdict[str, list[Path]](list)
+        for name in dict.fromkeys(images):
+            if name not in mask_of:
+                names[case_of_name(name)].append(name)
+        for name, path in labels:
+            if path not in taken:
+                paths[case_of_path(name)].append(path)
+        for case, alike in names.items():
+            if len(alike) == 1 and (len(paths[case]) == 1 or (paths[case] and exact)):
+                mask_of[alike[0]] = paths[case][0]
     return mask_of
-
-
-def _grouped(
-    entries: Iterable[tuple[str, Entry]], key: Callable[[str], str]
-) -> dict[str, list[Entry]]:
-    groups = defaultdict[str, list[Entry]](list)
-    for name, entry in entries:
-        groups[key(name)].append(entry)
-    return groups
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-def _case_of_mask(name: str) -> str:
-    return case_of_mask(_composed(name)) or _composed(name)
-
-
-def _loose_case_of_mask(name: str) -> str:
-    return _case_of_mask(name).casefold().replace("/", "_")
-
-
-def _case_of_image(name: str) -> str:
-    name = _composed(name).casefold().replace("/", "_")
-    channel = channel_of(name)
-    return channel[0] if channel else re.sub("[-_.](image|img|im)$", "", name)

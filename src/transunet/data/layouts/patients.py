@@ -75,7 +75,7 @@ def open(folder: Path) -> DataSet:
 def _patients(folder: Path) -> list[_Patient]:
     patients = []
     for inner in folders_in(folder):
-        split = paired_folders.SPLITS.get(inner.name.lower())
+        split = description.SPLITS.get(inner.name.lower())
         for patient in folders_in(inner) if split else [inner]:
             files = [
                 (name, path)

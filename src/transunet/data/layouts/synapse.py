@@ -5,7 +5,6 @@ cases; without them every file is one.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from transunet.data.cases import Case, DataSet
@@ -42,19 +41,19 @@ def open(folder: Path) -> DataSet:
         DataError: when a list names a file outside of the folder.
     """
     cases = []
-    for path in _files(folder, "train", "train_npz", ".npz"):
-        name = path.name.removesuffix(".npz")
-        of_patient = re.fullmatch(r"(.+)_slice\d+", name, re.IGNORECASE)
-        patient = of_patient[1] if of_patient else path.name
-        cases.append(Case(name, (path,), path, group=patient, split="train"))
-    for path in _files(folder, "test", "test_vol_h5", ".npy.h5"):
-        cases.append(Case(path.name.removesuffix(".npy.h5"), (path,), path, split="test"))
-    return DataSet(
-        cases=tuple(cases),
-        labels=ORGANS,
-        channels=("CT",),
-        intensity_range=(0.0, 1.0),
-    )
+    for split, part, suffix in (("train", "train_npz", ".npz"), ("test", "test_vol_h5", ".npy.h5")):
+        files = description.files_in(folder / part, suffix)
+        for listed in _lists(folder, split)[:1]:
+            names = sorted({line.strip() for line in text_of(listed).splitlines()} - {""})
+            entries = [f"{part}/{name}{suffix}" for name in names]
+            files = [description.path_inside(folder, entry, listed) for entry in entries]
+        for path in files:
+            name = path.name.removesuffix(suffix)
+            group = (
+                re.sub(r"_slice\d+$", "", name, flags=re.IGNORECASE) if split == "train" else None
+            )
+            cases.append(Case(name, (path,), path, group=group, split=split))
+    return DataSet(cases=tuple(cases), labels=ORGANS, channels=("CT",), intensity_range=(0.0, 1.0))
 
 
 def without(folder: Path, names: frozenset[str]) -> None:
@@ -64,21 +63,11 @@ def without(folder: Path, names: frozenset[str]) -> None:
         path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
-def _files(folder: Path, split: str, part: str, suffix: str) -> Iterator[Path]:
-    lists = _lists(folder, split)
-    if not lists:
-        yield from description.files_in(folder / part, suffix)
-        return
-    names = {line.strip() for line in text_of(lists[0]).splitlines() if line.strip()}
-    for name in sorted(names):
-        yield description.path_inside(folder, f"{part}/{name}{suffix}", lists[0])
-
-
 def _lists(folder: Path, split: str) -> list[Path]:
     return [
         path
         for name in _LISTS[split]
         for path in sorted(
-            [*folder.glob(name), *folder.glob(f"lists/{name}"), *folder.glob(f"lists/*/{name}")]
+            path for part in ("", "lists/", "lists/*/") for path in folder.glob(part + name)
         )
     ]
