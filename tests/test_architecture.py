@@ -158,10 +158,14 @@ def test_an_import_inside_a_function_spares_torch_or_what_is_rarely_met() -> Non
 
 
 def test_a_name_occurs_once() -> None:
-    """Searching for a module or a class finds it."""
-    modules = Counter(
-        path.stem for path in FILES if part_of(path) != "cli" and path.stem != "__init__"
-    )
+    """Searching for a module or a class finds it.
+
+    The parts of a network are called alike in every family's folder.
+    """
+    named = [path for path in FILES if part_of(path) != "cli" and path.stem != "__init__"]
+    networks = {path: path.parent.parent.name == "models" for path in named}
+    modules = Counter({path.stem for path in named if networks[path]})
+    modules.update(path.stem for path in named if not networks[path])
     classes = Counter(
         node.name
         for path in FILES
@@ -189,6 +193,7 @@ def test_config_and_catalogue_need_no_torch() -> None:
     for name in (
         "models/architecture.py",
         "models/transunet2d/config.py",
+        "models/transunet3d/config.py",
         "models/variants.py",
         "weights/catalog.py",
         "evaluation/metrics.py",

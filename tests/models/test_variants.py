@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.models.transunet2d.config import TRANSUNET2D_VARIANTS, TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
-from transunet.models.variants import VARIANTS, variant
+from transunet.models.variants import variant
 
 SMALL = "R26-ViT-Ti_16"
 # All blocks of an encoder are the same module: two show what twelve or thirty-two would. The
@@ -23,7 +23,7 @@ SHALLOW = [
         id=name,
         marks=[pytest.mark.slow] if name in WIDE else [],
     )
-    for name, config in VARIANTS.items()
+    for name, config in TRANSUNET2D_VARIANTS.items()
 ]
 # Of the others, width alone differs, which no graph depends on.
 GRAPHS = [
@@ -38,7 +38,7 @@ def config_of(name: str, layers: int) -> TransUNetConfig:
 
 
 def side(name: str) -> int:
-    return 2 * VARIANTS[name].patch_size
+    return 2 * TRANSUNET2D_VARIANTS[name].patch_size
 
 
 def meta(name: str, layers: int) -> TransUNet:
@@ -123,7 +123,7 @@ def test_building_one_model_never_changes_another() -> None:
 def test_small_configurations_are_small() -> None:
     def millions(name: str) -> float:
         with torch.device("meta"):
-            return sum(p.numel() for p in TransUNet(VARIANTS[name]).parameters()) / 1e6
+            return sum(p.numel() for p in TransUNet(TRANSUNET2D_VARIANTS[name]).parameters()) / 1e6
 
     assert 5.5 < millions("R26-ViT-Ti_16") < 6.5
     assert 23 < millions("R26-ViT-S_16") < 27

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from transunet.models.transunet2d.config import TRANSUNET2D_VARIANTS
 from transunet.models.transunet2d.network import TransUNet
-from transunet.models.variants import VARIANTS
 from transunet.weights.catalog import PARTS, files_for
 from transunet.weights.fit import adapted
 from transunet.weights.identify import traits_of, traits_of_config, variant_of
@@ -25,7 +25,7 @@ def meta(shapes):
 
 def model_shapes(name, **changes):
     with torch.device("meta"):
-        state = TransUNet(VARIANTS[name].replace(**changes)).state_dict()
+        state = TransUNet(TRANSUNET2D_VARIANTS[name].replace(**changes)).state_dict()
     return {key: tuple(value.shape) for key, value in state.items()}
 
 
@@ -50,7 +50,7 @@ def google_entries(name):
     """The golden names of the base models, with the widths and layers of `name`."""
     if name == "R50-ViT-B_16":
         return GOLDEN["npz/R50+ViT-B_16"]
-    config = VARIANTS[name]
+    config = TRANSUNET2D_VARIANTS[name]
     rows, columns = config.grid
     sizes = {768: config.hidden_size, 3072: config.mlp_size, 12: config.num_heads}
     sizes |= {64: config.hidden_size // config.num_heads, 16: config.patch_size}
@@ -83,7 +83,7 @@ def test_google(name):
     assert set(renamed.unused) == {
         *("cls", "head/kernel", "head/bias", "pre_logits/kernel", "pre_logits/bias")
     }
-    assert renamed.heads == VARIANTS[name].num_heads
+    assert renamed.heads == TRANSUNET2D_VARIANTS[name].num_heads
     assert variant_of(renamed.state) == name
 
 
@@ -99,10 +99,10 @@ def test_official(name):
         assert variant_of(renamed.state) == name
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", TRANSUNET2D_VARIANTS)
 def test_every_variant_is_told_by_its_own_shapes(name):
     state = meta(model_shapes(name))
-    assert traits_of(state) == traits_of_config(VARIANTS[name])
+    assert traits_of(state) == traits_of_config(TRANSUNET2D_VARIANTS[name])
     assert variant_of(state) == name
 
 
@@ -120,5 +120,5 @@ def test_each_scheme_recognises_its_own_names_only():
 
 def test_positions_of_the_published_grid_are_left_as_they_are():
     renamed = timm.renamed(meta(timm_entries("vit_huge_patch14_224.orig_in21k")))
-    state = adapted(renamed, VARIANTS["ViT-H_14"])
+    state = adapted(renamed, TRANSUNET2D_VARIANTS["ViT-H_14"])
     assert shapes(state) == encoder_shapes("ViT-H_14")

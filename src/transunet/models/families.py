@@ -13,6 +13,7 @@ from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.models.transunet2d.exportable import exportable as exportable_2d
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.transunet2d.optimised import fuse
+from transunet.models.transunet3d.network import TransUNet3D
 
 
 @torch.no_grad()
@@ -36,6 +37,7 @@ class Family:
 
 FAMILIES: Mapping[str, Family] = {
     "transunet2d": Family(TransUNet, optimised=fuse, exportable=exportable_2d),
+    "transunet3d": Family(TransUNet3D),
 }
 """Name of each family -> its network; `variants.ARCHITECTURES` has the configurations."""
 

@@ -1,5 +1,6 @@
 """The transformer: tokens in, tokens out, whatever they stand for (Dosovitskiy et al. 2021)."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -106,11 +107,11 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """All blocks and the final norm."""
+    """All blocks, each made by `block`, and the final norm."""
 
-    def __init__(self, config: TransformerSizes) -> None:
+    def __init__(self, config: TransformerSizes, block: Callable[..., Block] = Block) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.layer = nn.ModuleList(block(config) for _ in range(config.num_layers))
         self.encoder_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
         self.gradient_checkpointing = False
 

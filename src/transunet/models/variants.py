@@ -11,10 +11,16 @@ from typing import Any
 from transunet.errors import ConfigError
 from transunet.models.architecture import Architecture
 from transunet.models.transunet2d.config import TRANSUNET2D_VARIANTS, TransUNetConfig
+from transunet.models.transunet3d.config import TRANSUNET3D_VARIANTS, TransUNet3DConfig
 
-ARCHITECTURES: Mapping[str, type[Architecture]] = {"transunet2d": TransUNetConfig}
+ARCHITECTURES: Mapping[str, type[Architecture]] = {
+    "transunet2d": TransUNetConfig,
+    "transunet3d": TransUNet3DConfig,
+}
 """Name of each family -> its configuration."""
-VARIANTS: Mapping[str, Architecture] = MappingProxyType({**TRANSUNET2D_VARIANTS})
+VARIANTS: Mapping[str, Architecture] = MappingProxyType(
+    {**TRANSUNET2D_VARIANTS, **TRANSUNET3D_VARIANTS}
+)
 """Name of each variant, whatever its family -> its configuration."""
 
 

@@ -54,3 +54,19 @@ def rate_at(
     if progress < warmup:
         return base * progress / warmup
     return 0.5 * base * (1 + cos(pi * (progress - warmup) / (1 - warmup)))
+
+
+def epoch_rate(epoch: int, base: float, epochs: int = 125, warmup: int = 10) -> float:
+    """Return the learning rate of 3D TransUNet's code in `epoch` (from 0): a rise, half a cosine.
+
+    Args:
+        epoch: below `epochs`.
+        base: the largest rate.
+        epochs: how many there are.
+        warmup: how many of them the rate rises in.
+    """
+    if epoch < warmup:
+        # fidelity: the rate is set at an epoch's end for the next, counted from that one, so that
+        # the epochs 0 and 1 have the same and none has 0.
+        return base * max(epoch, 1) / (warmup - 1)
+    return 0.5 * base * (1 + cos(pi * (epoch - warmup) / (epochs - warmup)))

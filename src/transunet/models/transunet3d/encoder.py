@@ -1,0 +1,73 @@
+"""The U-Net's way down: units of convolution, norm and activation (Isensee et al. 2021)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from transunet.models.transunet3d.config import TransUNet3DConfig, Triple
+
+SLOPE = 0.01  # of the leaky ReLU below zero
+
+
+class Unit(nn.Module):
+    """Convolution, instance norm, leaky ReLU."""
+
+    def __init__(
+        self, channels_in: int, channels: int, kernel: Triple, stride: Triple = (1, 1, 1)
+    ) -> None:
+        super().__init__()
+        depth, height, width = kernel
+        padding = (depth // 2, height // 2, width // 2)
+        self.conv = nn.Conv3d(channels_in, channels, kernel, stride, padding)
+        self.instnorm = nn.InstanceNorm3d(channels, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, D, H, W) to (B, channels, d, h, w)."""
+        # The norm's gradient needs what it was given, not what it gave.
+        return F.leaky_relu(self.instnorm(self.conv(x)), SLOPE, inplace=True)
+
+
+class Units(nn.Module):
+    """Units in a row."""
+
+    def __init__(self, *units: Unit) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*units)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, D, H, W) to (B, channels, d, h, w)."""
+        return self.blocks(x)  # type: ignore[no-any-return]
+
+
+class DownPath(nn.ModuleList):
+    """Stages of two units; the first of each but the finest halves the axes of its pooling."""
+
+    def __init__(self, config: TransUNet3DConfig) -> None:
+        super().__init__()
+        self.gradient_checkpointing = False
+        channels = config.in_channels
+        strides = [(1, 1, 1), *config.poolings]
+        for stage, (width, kernel) in enumerate(zip(config.widths, config.kernels, strict=True)):
+            first = Unit(channels, width, kernel, strides[stage])
+            second = Unit(width, width, kernel)
+            bottleneck = stage == len(config.poolings)
+            self.append(
+                nn.Sequential(Units(first), Units(second)) if bottleneck else Units(first, second)
+            )
+            channels = width
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return each stage's features, the finest first, for images (B, C, D, H, W)."""
+        features = []
+        for stage in self:
+            x = run(stage, x, self.gradient_checkpointing)
+            features.append(x)
+        return features
+
+
+def run(stage: nn.Module, x: Tensor, recomputed: bool) -> Tensor:
+    """Return what `stage` makes of `x`, keeping nothing of it for the gradient if `recomputed`."""
+    if recomputed and torch.is_grad_enabled():
+        return checkpoint(stage, x, use_reentrant=False)  # type: ignore[no-any-return]
+    return stage(x)  # type: ignore[no-any-return]
