@@ -41,7 +41,15 @@ ALLOWED = {
 TOP = {"__init__", "__main__", "cli", "serve"}  # these stand on everything
 RARELY_MET = tuple(
     f"transunet.{part}"
-    for part in ("data.formats.", "data.layouts", "data.walking", "drawing.", "backends.")
+    for part in (
+        "data.formats.",
+        "data.layouts",
+        "data.walking",
+        "drawing.",
+        "backends.",
+        "inference.tta",
+        "inference.sliding_window",
+    )
 )
 """What a prediction of one file does without: other formats and engines, folders, pictures. Whoever
 meets such a thing imports it there."""

@@ -15,7 +15,7 @@ from transunet.attention.view import AttentionView
 from transunet.data.preprocessing import Channel, Preprocessing, planes_first
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
-from transunet.inference.volume_slices import VolumeSlices
+from transunet.inference.slice_inference import VolumeSlices
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.variants import variant

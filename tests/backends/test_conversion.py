@@ -24,8 +24,7 @@ from transunet.backends.conversion import converted
 from transunet.backends.engines import ENGINES as ALL_ENGINES
 from transunet.bundle.bundle_config import BundleConfig, read_config
 from transunet.errors import ConfigError
-from transunet.inference.loading import load_networks
-from transunet.inference.predictor import Predictor
+from transunet.inference.predictor import Predictor, load_networks
 
 ENGINES = ("onnxruntime", "openvino")
 
@@ -132,7 +131,7 @@ def test_a_signal_after_several_networks_is_survived(bundle: Path) -> None:
     need("openvino")
     code = (
         "import gc, os, signal\n"
-        "from transunet.inference.loading import load_networks\n"
+        "from transunet.inference.predictor import load_networks\n"
         "signal.signal(signal.SIGUSR1, lambda *_: print('survived'))\n"
         f"load = lambda: load_networks([{str(bundle)!r}], 'cpu', 'openvino').network\n"
         "first = load(); second = load()\n"

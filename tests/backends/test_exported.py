@@ -19,8 +19,7 @@ from transunet.backends.opening import open_network
 from transunet.backends.pytorch import fingerprint_of
 from transunet.bundle.io import from_pretrained
 from transunet.errors import ConfigError, DataError
-from transunet.inference.loading import load_networks
-from transunet.inference.predictor import Predictor
+from transunet.inference.predictor import Predictor, load_networks
 
 IMAGES = np.random.default_rng(0).random((3, 1, 32, 32), dtype=np.float32)
 

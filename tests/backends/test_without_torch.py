@@ -79,7 +79,7 @@ def test_a_converted_bundle_needs_no_torch(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
-    from transunet.inference.loading import load_networks
+    from transunet.inference.predictor import load_networks
 
     monkeypatch.setenv("TRANSUNET_CACHE", str(tmp_path))
     load_networks([folder / "bundle"], "cpu", "openvino")

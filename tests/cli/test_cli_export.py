@@ -13,7 +13,7 @@ import transunet.export.export as export_module
 from prediction import left_in, noise, save_nifti, tiny_bundle
 from transunet.cli.main import app
 from transunet.errors import ConfigError
-from transunet.inference.loading import load_networks
+from transunet.inference.predictor import load_networks
 
 
 @pytest.fixture(scope="module")

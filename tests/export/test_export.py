@@ -21,7 +21,7 @@ from transunet.bundle.io import BundleConfig, from_pretrained
 from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError, DataError
 from transunet.export.export import FORMATS, check_target, export
-from transunet.inference.loading import load_networks
+from transunet.inference.predictor import load_networks
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.variants import variant
 
@@ -112,7 +112,7 @@ def test_predicting_from_onnx_needs_no_torch(written: Any, tmp_path: Path) -> No
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "import numpy as np\n"
-        "from transunet.inference.loading import load_networks\n"
+        "from transunet.inference.predictor import load_networks\n"
         f"network = load_networks([{str(written('onnx').path)!r}]).network\n"
         "print(network(np.zeros((2, 2, 32, 32), np.float32)).shape)"
     )

@@ -19,7 +19,7 @@ from transunet.errors import ConfigError, DataError
 from transunet.export.calibration import calibration_images
 from transunet.export.export import FORMATS, export
 from transunet.export.quantise import kept_exact, quantise
-from transunet.inference.loading import load_networks
+from transunet.inference.predictor import load_networks
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from transunet.data.classes import classes_named
 from transunet.errors import ConfigError
-from transunet.inference.postprocessing import classes_named, keep_largest
+from transunet.inference.postprocessing import keep_largest
 
 
 def pieces() -> np.ndarray:

@@ -98,7 +98,7 @@ def test_bundles_make_an_ensemble(tmp_path: Path) -> None:
 
 
 def _volume(array: NDArray[np.float32]):
-    from transunet.inference.read_input import as_volume
+    from transunet.inference.predictor import as_volume
 
     return as_volume(array, (1, 1, 1))
 

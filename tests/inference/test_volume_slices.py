@@ -7,7 +7,7 @@ from prediction import OBLIQUE, noise
 from transunet.data.preprocessing import Channel, Preprocessing, planes_first
 from transunet.data.volume import Volume
 from transunet.errors import DataError
-from transunet.inference.volume_slices import VolumeSlices
+from transunet.inference.slice_inference import VolumeSlices
 
 CT = Channel(name="CT", normalisation="clip", low=-125, high=275)
 MRI = Channel(name="MRI")

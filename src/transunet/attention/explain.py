@@ -11,6 +11,7 @@ import torch
 from transunet.attention.rollout import Head, Layer, layers_and_heads
 from transunet.attention.view import AttentionMap, AttentionView, Query
 from transunet.bundle.io import BundleConfig, from_pretrained
+from transunet.data.classes import classes_named
 from transunet.data.formats import stem_of, write_volume
 from transunet.data.volume import Volume
 from transunet.drawing.colours import colour_of
@@ -27,9 +28,7 @@ from transunet.drawing.panels import (
 )
 from transunet.errors import ConfigError, DataError
 from transunet.files import atomic_path, writable_folder
-from transunet.inference.postprocessing import classes_named
-from transunet.inference.predictor import Predictor
-from transunet.inference.read_input import Image, as_volume
+from transunet.inference.predictor import Image, Predictor, as_volume
 from transunet.inference.slice_inference import Progress
 from transunet.models.segmentation_network import SegmentationNetwork
 

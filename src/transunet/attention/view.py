@@ -20,8 +20,7 @@ from transunet.data.sampling.slices import sample_at
 from transunet.data.volume import Volume
 from transunet.device import choose_device
 from transunet.errors import ConfigError
-from transunet.inference.slice_inference import Progress
-from transunet.inference.volume_slices import VolumeSlices
+from transunet.inference.slice_inference import Progress, VolumeSlices
 from transunet.models.segmentation_network import SegmentationNetwork
 
 _MOST_BYTES = 256 * 2**20

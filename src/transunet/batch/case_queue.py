@@ -102,13 +102,6 @@ def claim_cases(
             time.sleep(_WAIT)
 
 
-@contextmanager
-def summary_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing the folder's summaries at the same time."""
-    with FileLock(writable_folder(folder / LOCKS_FOLDER) / "summary.lock"):
-        yield
-
-
 def _is_held(path: Path) -> bool:
     """Whether a worker holds its lock; the file of one that is dead is removed."""
     lock = FileLock(path)

@@ -15,10 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from transunet.batch.case_queue import summary_lock
+from filelock import FileLock
+
 from transunet.data.formats import files_of
-from transunet.data.walking import walk
-from transunet.files import write_json
+from transunet.data.inputs import LOCKS_FOLDER
+from transunet.files import writable_folder, write_json
 from transunet.inference.predictor import Predictor
 from transunet.optional import DISTRIBUTION, versions_of
 
@@ -77,23 +78,32 @@ def write_record(folder: Path, record: PredictionRecord) -> None:
 
 
 def write_summaries(
-    folder: Path, predictor: Predictor, settings: Mapping[str, Any], started: str
+    folder: Path, predictor: Predictor, settings: Mapping[str, Any], started: datetime
 ) -> None:
     """Write `manifest.json` and `statistics.json` of all that is recorded in `folder`.
+
+    Other processes that do so at the same time wait for each other.
 
     Raises:
         ConfigError: when the folder cannot be written to.
     """
-    with summary_lock(folder):
-        records = _all_records(folder)
-        cases = {}
-        for record in records:
+    with FileLock(writable_folder(folder / LOCKS_FOLDER) / "summary.lock"):
+        names = []
+        for inner, folders, files in os.walk(folder / _RECORDS):
+            folders[:] = [name for name in folders if not name.startswith(".partial-")]
+            below = Path(inner).relative_to(folder / _RECORDS)
+            names += [(below / file[:-5]).as_posix() for file in files if file.endswith(".json")]
+        cases, statistics = {}, {}
+        for name in sorted(names):
+            if (record := read_record(folder, name)) is None:
+                continue
             always = ("status", "seconds", "images", "images_sha256", "outputs", "by")
             entry = {name: getattr(record, name) for name in always}
-            for name in ("series", "problem", "warnings"):
-                if getattr(record, name):
-                    entry[name] = getattr(record, name)
+            sometimes = ("series", "problem", "warnings")
+            entry |= {name: value for name in sometimes if (value := getattr(record, name))}
             cases[record.case] = entry
+            if record.status == "done":
+                statistics[record.case] = record.structures
         manifest = {
             "bundle": {"sources": predictor.sources, "sha256": predictor.fingerprint},
             "labels": predictor.labels,
@@ -103,27 +113,12 @@ def write_summaries(
             "precision": predictor.precision,
             "device": predictor.device,
             "versions": versions_of(_PACKAGES),
-            "started": started,
-            "finished": time_now(),
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "cases": cases,
         }
         write_json(manifest, folder / "manifest.json")
-        done = {record.case: record.structures for record in records if record.status == "done"}
-        write_json(done, folder / "statistics.json")
-
-
-def _all_records(folder: Path) -> list[PredictionRecord]:
-    names = []
-    for inner, folders, files in os.walk(folder / _RECORDS):
-        folders[:] = [name for name in folders if not name.startswith(".partial-")]
-        below = Path(inner).relative_to(folder / _RECORDS)
-        names += [(below / file[:-5]).as_posix() for file in files if file.endswith(".json")]
-    return [record for name in sorted(names) if (record := read_record(folder, name))]
-
-
-def time_now() -> str:
-    """Return the time, to the second, in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(statistics, folder / "statistics.json")
 
 
 def content_hash(paths: Sequence[Path]) -> str:
@@ -136,7 +131,13 @@ def content_hash(paths: Sequence[Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
-        for part in walk(path).files if path.is_dir() else files_of(path):
+        if path.is_dir():
+            from transunet.data.walking import walk
+
+            parts = walk(path).files
+        else:
+            parts = files_of(path)
+        for part in parts:
             with part.open("rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)

@@ -5,15 +5,16 @@ and `manifest.json`. What is done is not done again, what fails does not stop th
 processes may work on one folder at once.
 """
 
-import hashlib
 import json
 import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,6 @@ from transunet.batch.case_records import (
     read_record,
     record_path,
     remove_partials,
-    time_now,
     write_record,
     write_summaries,
 )
@@ -38,7 +38,7 @@ from transunet.batch.outputs import (
     write_sheet,
 )
 from transunet.data.cases import Case
-from transunet.data.formats import FORMATS, suffix_of
+from transunet.data.formats import FORMATS, open_image, read_image, suffix_of
 from transunet.data.volume import Volume
 from transunet.errors import (
     MACHINE_ERRORS,
@@ -47,11 +47,10 @@ from transunet.errors import (
     TransUNetError,
     as_user_error,
 )
+from transunet.inference.postprocessing import measure_structures
 from transunet.inference.predictor import Predictor
 from transunet.inference.prefetch import map_in_thread, prefetch
-from transunet.inference.read_input import open_image, read_image
 from transunet.inference.slice_inference import Progress
-from transunet.inference.structure_volumes import measure_structures
 
 _SMALL = 1 << 26  # voxels of images read while another is computed: 256 MiB as float32
 
@@ -166,14 +165,44 @@ def predict_cases(
         ConfigError: when the folder cannot be written to, another process is predicting into it
             with other settings, or options exclude each other.
     """
-    batch = BatchPredictor(
-        predictor, folder, options or OutputOptions(), on_case_start or (lambda _: None)
-    )
-    outcomes = []
-    for outcome in batch.predict(cases):
-        outcomes.append(outcome)
-        if on_case_end is not None:
-            on_case_end(outcome)
+    options = options or OutputOptions()
+    if options.view:
+        from transunet.drawing.figures import check_figure_path
+
+        check_figure_path(Path("sheet.png"))  # matplotlib is missed before any work
+    if options.both and (predictor.window or options.probabilities or options.uncertainty):
+        raise ConfigError(
+            "Both procedures give label maps only, of whole slices. Leave out --window, "
+            "--probabilities and --uncertainty, or choose one procedure."
+        )
+    settings = {
+        **predictor.settings,
+        **({"procedure": "both"} if options.both else {}),
+        "format": options.format,
+        "probabilities": options.probabilities,
+        "uncertainty": options.uncertainty,
+    }
+    key = json.dumps([predictor.fingerprint, settings], sort_keys=True)
+    batch = _Batch(predictor, folder, options, on_case_start, sha256(key.encode()).hexdigest())
+    started = datetime.now(UTC)
+    outcomes: list[CaseOutcome] = []
+    ended: Iterable[CaseOutcome]
+    with ExitStack() as stack:
+        if len(cases) == 1 and not is_shared(folder):
+            ended = map(batch.store, map(batch.compute, map(batch.begin, cases)))
+        else:
+            about = f"{', '.join(predictor.sources)} {settings}"
+            batch.run = stack.enter_context(join_run(folder, batch.key, about))
+            claimed = claim_cases(folder, cases, stack.enter_context(ExitStack()))
+            # The next image is read and the last label map written beside the computing.
+            jobs = prefetch(batch.begin(case, claim) for case, claim in claimed)
+            computed = map(batch.compute, stack.enter_context(closing(jobs)))
+            ended = map_in_thread(batch.store, computed)
+        for outcome in ended:
+            outcomes.append(outcome)
+            if on_case_end is not None:
+                on_case_end(outcome)
+    write_summaries(folder, predictor, settings, started)
     return outcomes
 
 
@@ -182,8 +211,8 @@ class _CaseJob:
     """A case on its way through reading, computing and writing."""
 
     case: Case
-    files: dict[str, str]
-    """What is written for it, relative to the folder, the label map ("labels") first."""
+    files: dict[str, Path]
+    """What is written for it: the label map ("labels") first."""
     claim: FileLock | None
     record: PredictionRecord | None = None
     """What stands in the folder while the case is being done."""
@@ -200,98 +229,20 @@ class _CaseJob:
     warnings: list[str] = field(default_factory=list)
 
 
-class BatchPredictor:
-    """One process's share of the cases of an output folder.
+@dataclass(eq=False)
+class _Batch:
+    """One process's share of the cases of an output folder, each through three stages."""
 
-    Args:
-        predictor: what segments them.
-        folder: where everything is written.
-        options: what is written.
-        on_case_start: called when a case begins.
+    predictor: Predictor
+    folder: Path
+    options: OutputOptions
+    on_case_start: OnCaseStart | None
+    key: str
+    """SHA-256 of bundle and settings."""
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    Raises:
-        ConfigError: for options that exclude each other, or a sheet without matplotlib.
-    """
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        folder: Path,
-        options: OutputOptions,
-        on_case_start: OnCaseStart,
-    ) -> None:
-        if options.view:
-            from transunet.drawing.figures import check_figure_path
-
-            check_figure_path(Path("sheet.png"))  # matplotlib is missed before any work
-        if options.both and (predictor.window or options.probabilities or options.uncertainty):
-            raise ConfigError(
-                "Both procedures give label maps only, of whole slices. Leave out --window, "
-                "--probabilities and --uncertainty, or choose one procedure."
-            )
-        self.predictor, self.folder, self.options = predictor, folder, options
-        self.on_case_start = on_case_start
-        self.settings = {
-            **predictor.settings,
-            **({"procedure": "both"} if options.both else {}),
-            "format": options.format,
-            "probabilities": options.probabilities,
-            "uncertainty": options.uncertainty,
-        }
-        content = json.dumps([predictor.fingerprint, self.settings], sort_keys=True)
-        self.key = hashlib.sha256(content.encode()).hexdigest()
-        self.run = uuid.uuid4().hex
-        self.by = f"{socket.gethostname()} {os.getpid()} {predictor.device}"
-
-    def predict(self, cases: Sequence[Case]) -> Iterator[CaseOutcome]:
-        """Do what is to be done, and yield how each case ended; see `predict_cases`."""
-        started = time_now()
-        if len(cases) == 1 and not is_shared(self.folder):
-            yield self._store(self._compute(self._begin(cases[0])))
-        else:
-            about = f"{', '.join(self.predictor.sources)} {self.settings}"
-            with join_run(self.folder, self.key, about) as self.run, ExitStack() as stack:
-                claimed = claim_cases(self.folder, cases, stack)
-                # The next image is read and the last label map written beside the computing.
-                jobs = prefetch(self._begin(case, claim) for case, claim in claimed)
-                computed = map(self._compute, stack.enter_context(closing(jobs)))
-                yield from map_in_thread(self._store, computed)
-        write_summaries(self.folder, self.predictor, self.settings, started)
-
-    def _begin(self, case: Case, claim: FileLock | None = None) -> _CaseJob:
+    def begin(self, case: Case, claim: FileLock | None = None) -> _CaseJob:
         """Return a job that has ended already, or that has begun, its image read if it is small."""
-        job = _CaseJob(case, self._files_of(case), claim)
-        try:
-            digest = content_hash(case.images)
-        except OSError as error:
-            job.error, digest = error, ""
-        job.outcome = self._known_outcome(job, digest)
-        if job.outcome is None:
-            paths = [self.folder / name for name in job.files.values()]
-            remove_partials([*paths, record_path(self.folder, case.name)])
-            job.record = PredictionRecord(
-                case=case.name,
-                status="begun",
-                key=self.key,
-                run=self.run,
-                images=tuple(map(str, case.images)),
-                images_sha256=digest,
-                series=case.series or "",
-                outputs=tuple(job.files.values()),
-                by=self.by,
-            )
-            write_record(self.folder, job.record)
-        if job.outcome is None and job.error is None:
-            try:
-                voxels, job.read = open_image(case)
-                job.large = voxels > _SMALL
-                if not job.large:
-                    job.image = job.read()
-            except (TransUNetError, OSError, MemoryError) as error:
-                job.error = error  # told in its turn
-        return job
-
-    def _files_of(self, case: Case) -> dict[str, str]:
         name = label_name(case, self.options.format)
         files = {"labels": name}
         if self.options.both:
@@ -302,12 +253,41 @@ class BatchPredictor:
             files["probabilities"] = f"probabilities/{case.name}.{self.options.probabilities}"
         if self.options.uncertainty:
             files["uncertainty"] = f"uncertainty/{case.name}.nii"
-        return files
+        job = _CaseJob(case, {what: self.folder / file for what, file in files.items()}, claim)
+        try:
+            digest = content_hash(case.images)
+        except OSError as error:
+            job.error, digest = error, ""
+        job.outcome = self._known_outcome(job, digest)
+        if job.outcome is not None:
+            return job
+        remove_partials([*job.files.values(), record_path(self.folder, case.name)])
+        job.record = PredictionRecord(
+            case=case.name,
+            status="begun",
+            key=self.key,
+            run=self.run,
+            images=tuple(map(str, case.images)),
+            images_sha256=digest,
+            series=case.series or "",
+            outputs=tuple(files.values()),
+            by=f"{socket.gethostname()} {os.getpid()} {self.predictor.device}",
+        )
+        write_record(self.folder, job.record)
+        if job.error is None:
+            try:
+                voxels, job.read = open_image(case.images, case.series)
+                job.large = voxels > _SMALL
+                if not job.large:
+                    job.image = job.read()
+            except (TransUNetError, OSError, MemoryError) as error:
+                job.error = error  # told in its turn
+        return job
 
     def _known_outcome(self, job: _CaseJob, digest: str) -> CaseOutcome | None:
         """What becomes of a case given what stands in the folder: None, if it is to be done."""
-        case, record = job.case, read_record(self.folder, job.case.name)
-        files = [self.folder / name for name in job.files.values()]
+        case, label_map = job.case, job.files["labels"]
+        record = read_record(self.folder, case.name)
         problem = None
         if record is not None and record.run == self.run and record.status != "begun":
             if record.status == "done":
@@ -315,15 +295,16 @@ class BatchPredictor:
             problem = record.problem
         elif self.options.overwrite:
             return None
-        elif record is None and files[0].exists():
+        elif record is None and label_map.exists():
             problem = (
-                f"{files[0]} exists and was not written by a prediction. Choose another output "
+                f"{label_map} exists and was not written by a prediction. Choose another output "
                 "folder, or give --overwrite to replace it."
             )
         elif record is not None and record.status == "done":
             same_image = (record.images_sha256, record.series) == (digest, case.series or "")
             if record.key == self.key and same_image:
-                return CaseOutcome(case.name, "kept") if all(f.exists() for f in files) else None
+                whole = all(file.exists() for file in job.files.values())
+                return CaseOutcome(case.name, "kept") if whole else None
             other = (
                 "another image" if record.key == self.key else "another bundle or other settings"
             )
@@ -333,7 +314,8 @@ class BatchPredictor:
             )
         return CaseOutcome(case.name, "failed", DataError(problem)) if problem else None
 
-    def _compute(self, job: _CaseJob) -> _CaseJob:
+    def compute(self, job: _CaseJob) -> _CaseJob:
+        """Segment the image of a job that has begun."""
         if job.outcome is not None:
             return job
         job.start = time.perf_counter()
@@ -347,32 +329,46 @@ class BatchPredictor:
                 from transunet.data.formats.dicom.segmentation import check_source
 
                 check_source(job.image, self.predictor.labels)
-            progress = self.on_case_start(job.case.name)
+            progress = self.on_case_start(job.case.name) if self.on_case_start else None
             if self.options.both:
                 maps = self.predictor.by_procedure(job.image, progress, job.warnings.append)
                 job.labels = {"labels": maps["native"], "paper": maps["paper"]}
             else:
-                path_of = {what: self.folder / name for what, name in job.files.items()}
                 job.labels["labels"] = self.predictor(
                     job.image,
                     progress,
-                    probabilities=path_of.get("probabilities"),
-                    uncertainty=path_of.get("uncertainty"),
+                    probabilities=job.files.get("probabilities"),
+                    uncertainty=job.files.get("uncertainty"),
                     warn=job.warnings.append,
                 )
         except MACHINE_ERRORS as error:
             job.error = as_user_error(error, job.case.images[0])
         if job.large:
-            self._store(job)  # so that it is not held while the next one is computed
+            self.store(job)  # so that it is not held while the next one is computed
         return job
 
-    def _store(self, job: _CaseJob) -> CaseOutcome:
+    def store(self, job: _CaseJob) -> CaseOutcome:
         """Write a case's files and its record."""
         if job.outcome is None:
             assert job.record is not None  # else the case would have ended before
-            error = None
+            error, names = None, self.predictor.labels
             try:
-                record = replace(job.record, status="done", **self._write(job))
+                if job.error is not None:
+                    raise job.error
+                assert job.image is not None
+                preprocessing, labels = self.predictor.preprocessing, job.labels["labels"]
+                for what, label_map in job.labels.items():
+                    write_labels(label_map, job.files[what], names)
+                if "sheet" in job.files:
+                    write_sheet(job.image, labels, names, preprocessing, job.files["sheet"])
+                axis = preprocessing.plane_axis(job.image)
+                record = replace(
+                    job.record,
+                    status="done",
+                    structures=measure_structures(labels, job.image, names, axis),
+                    seconds=round(time.perf_counter() - job.start, 3),
+                    warnings=tuple(job.warnings),
+                )
             except MACHINE_ERRORS as fault:
                 error = as_user_error(fault, job.case.images[0])
                 record = replace(job.record, status="failed", problem=str(error))
@@ -383,21 +379,3 @@ class BatchPredictor:
         if job.claim is not None:
             job.claim.release()
         return job.outcome
-
-    def _write(self, job: _CaseJob) -> dict[str, Any]:
-        """Write what a case's record then says of it; raise what went wrong until here."""
-        if job.error is not None:
-            raise job.error
-        assert job.image is not None
-        names, preprocessing = self.predictor.labels, self.predictor.preprocessing
-        for what, labels in job.labels.items():
-            write_labels(labels, self.folder / job.files[what], names)
-        labels = job.labels["labels"]
-        if "sheet" in job.files:
-            write_sheet(job.image, labels, names, preprocessing, self.folder / job.files["sheet"])
-        plane_axis = preprocessing.plane_axis(job.image)
-        return {
-            "structures": measure_structures(labels, job.image, names, plane_axis),
-            "seconds": round(time.perf_counter() - job.start, 3),
-            "warnings": tuple(job.warnings),
-        }

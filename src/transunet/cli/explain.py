@@ -86,8 +86,8 @@ def explain(
     from transunet.attention.rollout import layers_and_heads
     from transunet.bundle.io import from_pretrained
     from transunet.cli.progress import case_bars
+    from transunet.data.formats import read_image
     from transunet.data.inputs import find_inputs
-    from transunet.inference.read_input import read_image
 
     if at is not None and structure is not None:
         raise ConfigError("Give --at or --structure, not both.")

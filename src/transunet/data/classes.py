@@ -6,8 +6,10 @@ count alike: 1 may be grey matter here and white matter there.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+
+from transunet.errors import ConfigError
 
 _SEPARATORS = re.compile(r"[\s_-]+")
 _NUMBERED = re.compile(r"(?:(?:class|label) )?(\d+)")
@@ -101,3 +103,29 @@ def _number_in(name: str) -> re.Match[str] | None:
 def plain_name(name: str) -> str:
     """Return `name` without what does not tell names apart: case, spaces, underscores, hyphens."""
     return _SEPARATORS.sub(" ", name).strip().casefold()
+
+
+def classes_named(names: Collection[str], labels: Mapping[int, str]) -> tuple[int, ...]:
+    """Return the class indices of structures by name or number; "all" means every one.
+
+    Capital and small letters are alike, and spaces and underscores, but where names differ in
+    nothing else.
+
+    Raises:
+        ConfigError: for a name that is not in `labels`.
+    """
+    structures = {index: name for index, name in labels.items() if index}
+    if "all" in names:
+        return tuple(structures)
+    exact = {str(index): index for index in structures}
+    exact |= {name: index for index, name in structures.items()}
+    spellings = Counter(map(plain_name, structures.values()))
+    plain = {plain_name(n): i for i, n in structures.items() if spellings[plain_name(n)] == 1}
+    chosen = {name: exact.get(name) or plain.get(plain_name(name)) for name in names}
+    unknown = [name for name, index in chosen.items() if index is None]
+    if unknown:
+        raise ConfigError(
+            f"The bundle has no structure {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(structures.values())}."
+        )
+    return tuple(sorted({index for index in chosen.values() if index is not None}))

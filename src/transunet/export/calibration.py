@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.cases import Case
+from transunet.data.formats import open_image
 from transunet.data.inputs import find_inputs
 from transunet.data.resize import resize
 from transunet.data.sampling.slices import sample_at
 from transunet.data.store import MANIFEST, Store
 from transunet.errors import ConfigError, DataError
-from transunet.inference.read_input import open_image
-from transunet.inference.volume_slices import VolumeSlices
+from transunet.inference.slice_inference import VolumeSlices
 
 COUNT = 64
 """Slices that calibrate a network; more change labels no further (docs/how-to/export.md)."""
@@ -87,7 +87,7 @@ def calibration_images(
 
 def _slices_of_image(case: Case, config: BundleConfig, most: int) -> list[NDArray[np.float32]]:
     """Return up to `most` slices (C, H, W) of an image, as predicting cuts them."""
-    _, read = open_image(case)
+    _, read = open_image(case.images, case.series)
     slices = VolumeSlices(read(), config.preprocessing)
     chosen = _spread(len(slices), min(len(slices), most))
     return [sample_at(slices, i, config.sampling.context) for i in chosen]

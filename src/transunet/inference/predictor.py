@@ -11,26 +11,25 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.backends.opening import Opened, open_network
 from transunet.backends.protocol import Network
 from transunet.data.checks.suitability import TrainingData, check_suitability
+from transunet.data.classes import classes_named
+from transunet.data.formats import read_volume
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
-from transunet.inference.loading import load_networks
 from transunet.inference.logits import entropy
-from transunet.inference.postprocessing import classes_named, keep_largest
+from transunet.inference.postprocessing import keep_largest
 from transunet.inference.probability_files import probability_file
-from transunet.inference.read_input import Image, as_volume
 from transunet.inference.slice_inference import (
     PROCEDURES,
     Procedure,
     Progress,
     StoreProbabilities,
+    VolumeSlices,
     label_slices,
 )
-from transunet.inference.sliding_window import SlidingWindow
-from transunet.inference.tta import MirrorTTA
-from transunet.inference.volume_slices import VolumeSlices
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
 _LARGEST_SIDE = 16384
 """Pixels along a slice that is resized as a whole: the resizing matrix is the square of it."""
+Image = Volume | Path | str | Sequence[Path] | NDArray[Any]
 Warn = Callable[[str], object]
 """Called with each sentence about what makes a prediction doubtful."""
 _log = logging.getLogger(__name__)
@@ -106,7 +106,15 @@ class Predictor:
                 "The paper's procedure resizes whole slices; it has no windows. Use "
                 "procedure='native'."
             )
-        self._plain_network, own_engine = _network_of(model, device)
+        torch = sys.modules.get("torch")  # where it was never imported, nobody has a model
+        if torch is not None and isinstance(model, torch.nn.Module):
+            from transunet.backends.pytorch import TorchNetwork
+
+            self._plain_network: Network = TorchNetwork(model, device)
+            own_engine = "eager"
+        else:
+            self._plain_network, own_engine = cast("Network", model), type(model).__name__
+        self.device = self._plain_network.device
         self.preprocessing, self.labels = preprocessing, dict(labels)
         self.context = context
         self.batch_size, self.procedure = batch_size, procedure
@@ -117,8 +125,12 @@ class Predictor:
         self.engine, self.precision = engine or own_engine, precision
         self.network: Network = self._plain_network
         if mirror:
+            from transunet.inference.tta import MirrorTTA
+
             self.network = MirrorTTA(self.network)
         if window:
+            from transunet.inference.sliding_window import SlidingWindow
+
             self.network = SlidingWindow(self.network, batch_size)
 
     @classmethod
@@ -184,11 +196,6 @@ class Predictor:
         return type(self)(self._plain_network, self.preprocessing, self.labels, **(own | settings))
 
     @property
-    def device(self) -> str:
-        """Where the network computes."""
-        return self.network.device
-
-    @property
     def fingerprint(self) -> str:
         """SHA-256 of what came with the bundle: weights, preprocessing, sampling, labels."""
         parts = [self.network.fingerprint, self.preprocessing.model_dump_json(), str(self.labels)]
@@ -208,7 +215,7 @@ class Predictor:
 
     def __call__(
         self,
-        image: "Volume | Path | str | Sequence[Path] | NDArray[Any]",
+        image: Image,
         progress: Progress | None = None,
         *,
         spacing_mm: Sequence[float] | None = None,
@@ -256,7 +263,7 @@ class Predictor:
                     probability_file(uncertainty, 1, volume, self.preprocessing)
                 )
                 stores.append(lambda part, values: store(part, entropy(values)[:, None]))
-            labels = self._label(slices, progress, stores)
+            labels = self.label_slices(slices, progress, stores)
         del slices  # not held while pieces are looked for
         label_map = self.preprocessing.from_working(labels, volume)
         del labels
@@ -286,17 +293,12 @@ class Predictor:
         }
 
     def label_slices(
-        self, slices: NDArray[np.float32], progress: Progress | None = None
-    ) -> NDArray[Any]:
-        """Return the labels (S, H, W), unsigned, of normalised slices (S, C, H, W)."""
-        return self._label(slices, progress)
-
-    def _label(
         self,
         slices: NDArray[np.float32] | VolumeSlices,
-        progress: Progress | None,
+        progress: Progress | None = None,
         stores: Sequence[StoreProbabilities] = (),
     ) -> NDArray[Any]:
+        """Return the labels (S, H, W), unsigned, of normalised slices (S, C, H, W)."""
         return label_slices(
             self.network,
             slices,
@@ -309,13 +311,79 @@ class Predictor:
         )
 
 
-def _network_of(
-    model: "SegmentationNetwork | Network", device: "str | torch.device | None"
-) -> tuple[Network, str]:
-    """A model as a network, or the network that was given, and what computes it."""
-    torch = sys.modules.get("torch")  # where it was never imported, nobody has a model
-    if torch is None or not isinstance(model, torch.nn.Module):
-        return cast("Network", model), type(model).__name__
-    from transunet.backends.pytorch import TorchNetwork
+def as_volume(image: Image, spacing_mm: Sequence[float] | None = None) -> Volume:
+    """Return `image` as a volume, reading or wrapping it.
 
-    return TorchNetwork(model, device), "eager"
+    Raises:
+        ConfigError: for an array without its spacing, a spacing without an array, or a path that
+            does not exist or is of no known format.
+        DataError: for an array that does not hold real numbers, or a damaged file.
+        GeometryError: for channels on different grids, or an affine that is singular.
+    """
+    if isinstance(image, np.ndarray):
+        if spacing_mm is None or len(spacing_mm) != 3:
+            raise ConfigError(
+                "An array needs spacing_mm, the three edges of a voxel in millimetres; found "
+                f"{spacing_mm}."
+            )
+        if image.dtype.kind not in "buif":
+            raise DataError(f"The array's voxels are of type {image.dtype}; expected real numbers.")
+        channels = image[None] if image.ndim == 3 else image
+        affine = np.diag([*map(float, spacing_mm), 1.0])
+        return Volume(np.asarray(channels, dtype=np.float32), affine, "array")
+    if spacing_mm is not None:
+        raise ConfigError("spacing_mm is for arrays; a volume or a file brings its own.")
+    if isinstance(image, Volume):
+        return image
+    return read_volume(Path(image) if isinstance(image, str) else image)
+
+
+def load_networks(
+    sources: Sequence[Path | str],
+    device: str | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
+    trust: bool = False,
+) -> Opened:
+    """Load bundles or exported files as one network, the mean of them where there are several.
+
+    Args:
+        sources: folders, hub ids, `.onnx`, `.xml` or `.pt2` files.
+        device: where they compute; the best one there is if not given.
+        engine: one of `engines.ENGINES`; "auto" takes the fastest installed.
+        precision: "auto" is fp32, or what an exported file was written for.
+        trust: load `.pt2` files, which can run any code that is in them.
+
+    Raises:
+        ConfigError: without sources, when they differ in labels, preprocessing or image size, or
+            for an engine, precision or device that cannot be had.
+        ConfigError, DataError, WeightsError: for a source that is missing or damaged.
+    """
+    if not sources:
+        raise ConfigError("No bundle was given; expected at least one.")
+    opened = []
+    for source in sources:
+        opened.append(open_network(source, device, engine, precision, trust))
+    first = opened[0]
+    if len(opened) == 1:
+        return first
+    for source, other in zip(sources[1:], opened[1:], strict=True):
+        for what, expected, found in (
+            ("labels", first.config.labels, other.config.labels),
+            ("preprocessing", first.config.preprocessing, other.config.preprocessing),
+            ("context", first.config.sampling.context, other.config.sampling.context),
+            ("image_size", first.network.image_size, other.network.image_size),
+        ):
+            if expected != found:
+                raise ConfigError(
+                    f"The bundles of an ensemble must agree, but their {what} differ: "
+                    f"{sources[0]} has {expected}, {source} has {found}. Leave one of them out."
+                )
+    from transunet.inference.tta import Ensemble
+
+    return Opened(
+        Ensemble([each.network for each in opened]),
+        first.config,
+        ", ".join(dict.fromkeys(each.engine for each in opened)),
+        ", ".join(dict.fromkeys(each.precision for each in opened)),
+    )

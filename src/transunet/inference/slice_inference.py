@@ -1,20 +1,25 @@
 """Slice inference: slices go through a network in batches and become labels at their own size.
 
-While the network computes, the next batch is resized and the last one's logits become labels.
+A volume's slices are made when they are asked for, and while the network computes, the next batch
+is made and the last one's logits become labels: nothing of a volume's size is copied.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transunet.backends.protocol import Network
+from transunet.data.preprocessing import Preprocessing, Scale
 from transunet.data.resize import Edge, nearest, resize
 from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
+from transunet.data.volume import Volume
+from transunet.errors import DataError
 from transunet.inference.logits import argmax, as_array, enlarge, softmax
-from transunet.inference.prefetch import map_in_thread, prefetch
-from transunet.inference.volume_slices import VolumeSlices
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
@@ -25,6 +30,44 @@ Progress = Callable[[int, int], None]
 """Called with the slices done and the slices in all."""
 StoreProbabilities = Callable[[slice, NDArray[np.float32]], None]
 """Called with which slices, and their probabilities (S, classes, H, W)."""
+_AT_ONCE = 8  # slices that are looked at together when a volume is measured
+
+
+class VolumeSlices:
+    """The planes (D, C, H, W) of `preprocessing.to_working(volume)`; index with a slice.
+
+    The whole volume is never copied: a CT of 512 x 512 x 1000 voxels would be another gibibyte.
+
+    Raises:
+        DataError: for another number of channels, or voxels that are not finite.
+    """
+
+    def __init__(self, volume: Volume, preprocessing: Preprocessing) -> None:
+        self._volume = volume.reoriented(preprocessing.orientation)
+        self._preprocessing = preprocessing
+        self._scales: list[Scale | None] | None = None
+        planes, rows, columns = preprocessing.working_shape(volume)
+        self.shape = planes, volume.channels, rows, columns
+        with np.errstate(all="ignore"):  # voxels that are not finite are refused in the next lines
+            self[0:1]  # refuses another number of channels before anything is measured
+        array = np.asarray(self._volume.array)
+        parts = [array[:, start : start + _AT_ONCE] for start in range(0, planes, _AT_ONCE)]
+        if not all(np.isfinite(part).all() for part in parts):
+            raise DataError(
+                f"{volume.name}: has voxels that are NaN or infinite; expected finite "
+                "intensities. Repair the image before predicting."
+            )
+        self._scales = [
+            channel.measure([part[index] for part in parts])
+            for index, channel in enumerate(preprocessing.channels)
+        ]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> NDArray[np.float32]:
+        slab = replace(self._volume, array=self._volume.array[:, part])
+        return self._preprocessing.to_working(slab, self._scales).swapaxes(0, 1)
 
 
 def label_slices(
@@ -57,19 +100,12 @@ def label_slices(
     edge: Edge = "scipy" if procedure == "paper" else "kept"
     labels = np.empty((len(slices), *size), np.uint8 if classes <= 256 else np.uint16)
 
-    def resized() -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        for start in range(0, len(slices), batch_size):
-            part = slice(start, min(start + batch_size, len(slices)))
-            around, chosen = neighbourhoods(part, len(slices), context)
-            planes = resize(slices[around], network_size, order=3, edge=edge)
-            yield part, stack_neighbours(planes, chosen)
+    def sample(part: slice) -> NDArray[np.float32]:
+        around, chosen = neighbourhoods(part, len(slices), context)
+        planes = resize(slices[around], network_size, order=3, edge=edge)
+        return stack_neighbours(planes, chosen)
 
-    def computed() -> "Iterator[tuple[slice, Logits]]":
-        for part, images in prefetch(resized()):
-            yield part, network(images)
-
-    def store(batch: "tuple[slice, Logits]") -> int:
-        part, logits = batch
+    def store(part: slice, logits: "Logits") -> int:
         if procedure == "native":
             logits = enlarge(logits, size)
         if stores:
@@ -79,7 +115,19 @@ def label_slices(
         labels[part] = nearest(argmax(logits), size, edge="scipy")
         return int(part.stop)
 
-    for done in map_in_thread(store, computed()):
-        if progress is not None:
-            progress(done, len(slices))
+    tell = progress or (lambda done, count: None)
+    starts = range(0, len(slices), batch_size)
+    parts = [slice(start, min(start + batch_size, len(slices))) for start in starts]
+    with ThreadPoolExecutor(1) as before, ThreadPoolExecutor(1) as after:
+        sampled, stored = before.submit(sample, parts[0]), None
+        for part, following in zip_longest(parts, parts[1:]):
+            images = sampled.result()
+            if following:
+                sampled = before.submit(sample, following)
+            logits = network(images)
+            if stored:
+                tell(stored.result(), len(slices))  # no more than two batches of logits are held
+            stored = after.submit(store, part, logits)
+        if stored:
+            tell(stored.result(), len(slices))
     return labels

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from gzip import GzipFile
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +21,7 @@ from transunet.data.checks.problems import Problem
 from transunet.data.formats import nifti
 from transunet.data.formats.volume_format import VolumeFormat
 from transunet.data.volume import Grid, Volume, same_grid
-from transunet.errors import ConfigError, TransUNetError
+from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.files import writing
 
 
@@ -103,16 +104,26 @@ def read_volume(path: Path | str | Sequence[Path], series: str | int | None = No
     return _as_float(format_of(path).read(path, **_choice(path, series)))
 
 
-def open_volume(
-    paths: Sequence[Path], series: str | int | None = None
-) -> tuple[Grid, int, Callable[[], Volume]]:
-    """Return where an image's voxels lie, how many files are channels of it, and what reads it.
-
-    The headers of a DICOM series, or the files of an archive, are gone through once.
+def read_image(paths: Sequence[Path], series: str | int | None = None) -> Volume:
+    """Read a case's files, and refuse what holds nothing to segment.
 
     Args:
         paths: one file, one per channel, or the slices of a DICOM series.
-        series: as `read_volume`, whose errors it raises.
+        series: as `read_volume`, whose errors it raises too.
+
+    Raises:
+        DataError: for voxels that are all the same.
+    """
+    return _not_constant(read_volume(paths, series))
+
+
+def open_image(
+    paths: Sequence[Path], series: str | int | None = None
+) -> tuple[int, Callable[[], Volume]]:
+    """Return how many voxels a case's image has, and what reads it as `read_image` does.
+
+    The headers of a DICOM series, or the files of an archive, are gone through once. Arguments and
+    errors as of `read_image`.
     """
     slices = are_slices(paths)
     if slices or (len(paths) == 1 and is_dicom_path(paths[0])):
@@ -120,8 +131,10 @@ def open_volume(
         from transunet.data.formats.dicom.series import open_series
 
         opened = open_series(paths if slices else paths[0], series)
-        return opened.grid, 1, lambda: _as_float(read_series(opened))
-    return read_grid(paths[0]), len(paths), lambda: read_volume(paths, series)
+        voxels = prod(opened.grid.spatial_shape)
+        return voxels, lambda: _not_constant(_as_float(read_series(opened)))
+    voxels = prod(read_grid(paths[0]).spatial_shape) * len(paths)
+    return voxels, lambda: read_image(paths, series)
 
 
 def read_labels(path: Path, like: Grid | None = None) -> Volume:
@@ -449,6 +462,15 @@ def _choice(path: Path, series: str | int | None) -> dict[str, str | int]:
     if not is_dicom_path(path):
         raise ConfigError(f"{path} is no DICOM, so it has no series to choose from.")
     return {"series": series}
+
+
+def _not_constant(volume: Volume) -> Volume:
+    if all(channel.min() == channel.max() for channel in volume.array):
+        raise DataError(
+            f"{volume.name}: every voxel is {volume.array.flat[0]:g}, so there is nothing to "
+            "segment; expected an image. Check how the file was exported."
+        )
+    return volume
 
 
 def _as_float(volume: Volume) -> Volume:

@@ -21,7 +21,7 @@ from transunet.data.sampling.slices import Slices
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 from transunet.inference.predictor import Predictor
-from transunet.inference.volume_slices import VolumeSlices
+from transunet.inference.slice_inference import VolumeSlices
 from transunet.models.segmentation_network import SegmentationNetwork
 
 _NIFTI = (".nii", ".nii.gz")

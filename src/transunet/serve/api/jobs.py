@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
+from transunet.data.classes import classes_named
 from transunet.errors import ConfigError
-from transunet.inference.postprocessing import classes_named
 from transunet.serve.api.dependencies import CurrentService, Id, faults
 from transunet.serve.api.schemas import Job, JobRequest
 from transunet.serve.api_errors import ApiError

@@ -21,8 +21,8 @@ from transunet.bundle.io import from_pretrained
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError, as_user_error
 from transunet.files import atomic_path
+from transunet.inference.postprocessing import measure_structures
 from transunet.inference.predictor import Predictor
-from transunet.inference.structure_volumes import measure_structures
 from transunet.logs import forwarded_logs
 from transunet.serve.api_errors import ApiError, api_error, is_full
 from transunet.serve.bundles import ServedBundle, label_colour

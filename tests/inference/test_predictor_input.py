@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from prediction import noise, save_nifti, tiny_bundle
-from transunet.data.formats import read_volume
+from transunet.data.formats import read_image, read_volume
 from transunet.errors import ConfigError, DataError, GeometryError
-from transunet.inference.predictor import Predictor
-from transunet.inference.read_input import as_volume, read_image
+from transunet.inference.predictor import Predictor, as_volume
 
 
 @pytest.fixture(scope="module")
