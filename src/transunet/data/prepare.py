@@ -22,7 +22,7 @@ from transunet.data.cases import (
     labels_missing,
     raise_first,
 )
-from transunet.data.checks.problems import log_warnings
+from transunet.data.checks.problems import log_warnings, problem_of
 from transunet.data.checks.suitability import modality_of_header
 from transunet.data.fingerprint import CaseFingerprint, summarise
 from transunet.data.formats import files_of, warn_of_contradictions
@@ -35,15 +35,15 @@ from transunet.data.store import (
     CASE,
     FORMAT,
     MANIFEST,
+    OLDER,
     Manifest,
     Store,
     StoredCase,
     case_folder,
     case_on_disk,
-    is_older,
 )
 from transunet.data.walking import walk
-from transunet.errors import ConfigError
+from transunet.errors import ConfigError, DataError
 from transunet.files import atomic_path, sha256_of, writable_folder, write_text, writing
 
 _READING = 2
@@ -91,10 +91,12 @@ def prepare(
     splits = splits or splits_of(dataset, cases, seed, how=how, fraction=fraction, folds=folds)
     preprocessing = preprocessing or preprocessing_for(dataset, grids_of(cases))
     if (store / MANIFEST).is_file():
-        if is_older(store):
+        try:
+            Store.open(store)
+        except DataError as error:
+            if problem_of(error, str(store)).kind != OLDER:
+                raise  # a later version's, or damaged
             _log.warning("%s was prepared by an earlier version: it is made anew.", store)
-        else:
-            Store.open(store)  # refuses a later version's
     elif store.is_dir():
         others = {entry.name for entry in store.iterdir()} - {"cases"}
         if others:

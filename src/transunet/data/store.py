@@ -29,6 +29,8 @@ FORMAT = 2
 
 MANIFEST = "manifest.json"
 CASE = "case.json"
+OLDER = "store-older"
+"""The kind of problem that is a store of a format of before, which preparing makes anew."""
 
 
 class StoredCase(Configuration):
@@ -113,7 +115,8 @@ class Store:
             raise Problem("store", str(file), found, remedy).error() from None
         if version != FORMAT:
             found = f"the store has format {version!r}, this version reads and writes {FORMAT}"
-            raise Problem("store-version", str(file), found, remedy).error()
+            kind = OLDER if isinstance(version, int) and version < FORMAT else "store-version"
+            raise Problem(kind, str(file), found, remedy).error()
         try:
             return cls(path, Manifest.from_json(content, str(file)))
         except ConfigError as error:
@@ -186,15 +189,6 @@ class Store:
             found = f"these slices are missing or damaged ({error})"
             remedy = f"Run again: transunet prepare {self.manifest.folder} -o {self.path}"
             raise Problem("store", str(path), found, remedy).error() from None
-
-
-def is_older(store: Path) -> bool:
-    """Return whether a store is of a format of before, which preparing makes anew."""
-    try:
-        version = json.loads((store / MANIFEST).read_text("utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
-    return isinstance(version, int) and version < FORMAT
 
 
 def case_folder(store: Path, name: str) -> Path:

@@ -6,7 +6,7 @@ plain contradiction, such as a CT for MRI, is refused unless it is forced; a dou
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -229,29 +229,33 @@ def mismatch(
     """
     if len(image.channels) != len(preprocessing.channels):
         return Mismatch(None, ())
-    contradiction, doubts = None, []
-    for index, (channel, values) in enumerate(
-        zip(preprocessing.channels, image.channels, strict=True)
-    ):
+    doubts: list[str] = []
+    of_grid = _doubtful_grid(preprocessing, training, image)
+    pictures = image.colour and not (training and training.space == "pixels")
+    channels = zip(preprocessing.channels, image.channels, strict=True)
+    for index, (channel, values) in enumerate(channels):
         seen = training.channels[index] if training else None
-        by_header = image.modality if index == 0 else None  # the first channel's header is kept
-        pictures = image.colour and not (training and training.space == "pixels")
-        contradiction = _contradiction(channel, seen, values, by_header, pictures)
-        if contradiction:
-            break
-        of = f" of channel {channel.name!r}" if image.channels[1:] else ""
         trained = seen.modality if seen else modality_of_name(channel.name)
+        by_header = image.modality if index == 0 else None  # the first channel's header is kept
+        if trained and by_header != trained:
+            other = _contradiction(trained, channel, seen, values, by_header, pictures)
+            if other:
+                but = f"but the bundle was trained on {MODALITIES[trained]}"
+                return Mismatch(f"{other}, {but} (channel {channel.name!r})", tuple(of_grid))
+        of = f" of channel {channel.name!r}" if image.channels[1:] else ""
         if by_header and trained and by_header != trained:
             doubts.append(
                 f"It is {MODALITIES[by_header]} by its DICOM header, though without air; the "
                 f"bundle was trained on {MODALITIES[trained]}."
             )
-        elif not (by_header and trained) and (doubt := _doubtful_sign(channel, seen, values)):
-            doubts.append(f"The values{of} {doubt}.")
-        if seen and (doubt := _doubtful_range(channel, seen, values, image.white)):
-            doubts.append(f"The values{of} {doubt}.")
-    doubts = [] if contradiction else doubts
-    return Mismatch(contradiction, (*doubts, *_doubtful_grid(preprocessing, training, image)))
+        elif not (by_header and trained):
+            doubts += [
+                f"The values{of} {d}." for d in _doubtful_sign(trained, channel, seen, values)
+            ]
+        if seen:
+            doubtful = _doubtful_range(channel, seen, values, image.white)
+            doubts += [f"The values{of} {doubt}." for doubt in doubtful]
+    return Mismatch(None, (*doubts, *of_grid))
 
 
 def modality_of_name(name: str) -> str | None:
@@ -267,68 +271,65 @@ def modality_of_header(header: Any) -> str | None:
 
 
 def _contradiction(
+    trained: str,
     channel: Channel,
     seen: SeenChannel | None,
     values: ChannelValues,
     by_header: str | None,
     pictures: bool,
 ) -> str | None:
-    """What a channel is and what training saw in it, where the two exclude each other."""
-    trained = seen.modality if seen else modality_of_name(channel.name)
-    if trained is None or by_header == trained:
-        return None
-    but = f"but the bundle was trained on {MODALITIES[trained]} (channel {channel.name!r})"
+    """What a channel is, where it excludes what the bundle was `trained` on."""
     # Programs that write DICOM of any volume say CT; a CT of anybody holds air somewhere.
     if by_header and not (by_header == "CT" and values.minimum > AIR_HU):
-        return f"it is {MODALITIES[by_header]} by its DICOM header, {but}"
+        return f"it is {MODALITIES[by_header]} by its DICOM header"
     if trained in _SCANS and pictures:
-        return f"it is a colour picture, {but}"
+        return "it is a colour picture"
     if trained != "CT" and values.is_hounsfield:
         low, _, high = values.percentiles
-        reach = f"from {low:.0f} to {high:.0f}"
-        return f"its values look like a CT's Hounsfield units ({reach}), {but}"
+        return f"its values look like a CT's Hounsfield units (from {low:.0f} to {high:.0f})"
     expects_air = seen.percentiles[1][0] < 0 if seen else _keeps_negative(channel)
     if trained == "CT" and values.minimum >= 0 and expects_air:
         return (
             "none of its values is below 0, so that they are no Hounsfield units (air is "
-            f"-1000, fat -100), {but}"
+            "-1000, fat -100)"
         )
     return None
 
 
-def _doubtful_sign(channel: Channel, seen: SeenChannel | None, values: ChannelValues) -> str | None:
-    """What a CT has and the images of training had not, as far as is known: values below 0."""
-    trained = seen.modality if seen else modality_of_name(channel.name)
+def _doubtful_sign(
+    trained: str | None, channel: Channel, seen: SeenChannel | None, values: ChannelValues
+) -> Iterator[str]:
+    """Say where values lie below 0, as a CT's do and those of training did not, if that is known."""
     below = seen is not None and seen.percentiles[0][0] < 0
     if trained == "CT" or below or _keeps_negative(channel):
-        return None
-    if trained is None:
-        unknown = "; whether the bundle was trained on CT is not known"
-        return f"look like a CT's Hounsfield units{unknown}" if values.is_hounsfield else None
+        return
     low, _, high = values.percentiles
+    if trained is None:
+        if values.is_hounsfield:
+            unknown = "whether the bundle was trained on CT is not known"
+            yield f"look like a CT's Hounsfield units; {unknown}"
     # Further below 0 than normalising brings them, and more of them than interpolation does.
-    if values.minimum > FAT_HU or low >= -_NARROW * abs(high):
-        return None
-    return f"reach below 0 (to {values.minimum:.4g}), as a CT's do; {MODALITIES[trained]} has none"
+    elif values.minimum <= FAT_HU and low < -_NARROW * abs(high):
+        none = f"{MODALITIES[trained]} has none"
+        yield f"reach below 0 (to {values.minimum:.4g}), as a CT's do; {none}"
 
 
 def _doubtful_range(
     channel: Channel, seen: SeenChannel, values: ChannelValues, white: float | None
-) -> str | None:
+) -> Iterator[str]:
     if channel.normalisation == "zscore":  # of any scale
         if _outside(values.standardised, seen.standardised, shift=DEVIATIONS):
-            return (
+            yield (
                 "are distributed otherwise than in any image of training: it may be another kind "
                 "of image, or prepared otherwise"
             )
-        return None
+        return
     (own,) = channel.for_white(white).normalise(np.array([values.percentiles])).tolist()
     least, most = channel.normalise(np.array(seen.percentiles)).tolist()
-    if own[-1] - own[0] >= _NARROW and not _outside(own, (least, most), shift=SHARE):
-        return None
-    reach = f"from {values.percentiles[0]:.4g} to {values.percentiles[2]:.4g}"
-    seen_reach = f"from {seen.percentiles[0][0]:.4g} to {seen.percentiles[1][2]:.4g}"
-    return f"reach {reach}; in training they reached {seen_reach}"
+    if own[-1] - own[0] < _NARROW or _outside(own, (least, most), shift=SHARE):
+        reach = f"from {values.percentiles[0]:.4g} to {values.percentiles[2]:.4g}"
+        seen_reach = f"from {seen.percentiles[0][0]:.4g} to {seen.percentiles[1][2]:.4g}"
+        yield f"reach {reach}; in training they reached {seen_reach}"
 
 
 def _doubtful_grid(
