@@ -206,7 +206,9 @@ class Preprocessing(Configuration):
 
     def native_shape(self, volume: Volume | Grid) -> tuple[int, int, int]:
         """Planes, rows and columns of `volume` before it is resampled."""
-        planes, rows, columns = (volume.spatial_shape[axis] for axis in self._axes(volume))
+        planes, rows, columns = (
+            volume.spatial_shape[axis] for axis in volume.axes_in(self.orientation)
+        )
         return planes, rows, columns
 
     def working_shape(self, volume: Volume | Grid) -> tuple[int, int, int]:
@@ -225,8 +227,8 @@ class Preprocessing(Configuration):
         self, volume: Volume | Grid, resampled: bool = True
     ) -> tuple[float, float, float]:
         """Distance in mm from plane to plane, row to row and column to column."""
-        spacing = _grid(volume).spacing_mm
-        native_mm = [spacing[axis] for axis in self._axes(volume)]
+        spacing = volume.spacing_mm
+        native_mm = [spacing[axis] for axis in volume.axes_in(self.orientation)]
         if resampled and self.spacing_mm is not None:
             # What the rounding to whole voxels made of the wanted spacing.
             native, working = self.native_shape(volume), self.working_shape(volume)
@@ -241,16 +243,9 @@ class Preprocessing(Configuration):
 
     def plane_axis(self, volume: Volume | Grid) -> int:
         """The axis of `volume`'s own array that runs across the planes."""
-        return self._axes(volume)[0]
-
-    def _axes(self, volume: Volume | Grid) -> tuple[int, int, int]:
-        return _grid(volume).axes_in(self.orientation)
+        return volume.axes_in(self.orientation)[0]
 
 
 def planes_first(orientation: str, axis: int) -> str:
     """Return `orientation`, such as "RAS", with the axis across the planes in front: 2 is "SRA"."""
     return orientation[axis : axis + 1] + orientation[:axis] + orientation[axis + 1 :]
-
-
-def _grid(volume: Volume | Grid) -> Grid:
-    return volume.grid if isinstance(volume, Volume) else volume

@@ -34,8 +34,32 @@ class Doubt:
     """Whether the header says nothing of directions and origin: an affine was guessed."""
 
 
+class Axes:
+    """What an affine tells of the axes of an array."""
+
+    affine: Array
+    """(4, 4) float64, voxel indices -> millimetres in RAS."""
+
+    @cached_property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Edge lengths of a voxel in millimetres, one per array axis."""
+        x, y, z = (float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return x, y, z
+
+    @cached_property
+    def orientation(self) -> str:
+        """Where each array axis points, such as "RAS" (right, anterior, superior)."""
+        return "".join(orientations.aff2axcodes(self.affine))
+
+    def axes_in(self, codes: str) -> tuple[int, int, int]:
+        """Return which array axis runs along each axis of the orientation `codes`."""
+        along = orientation_change(self.affine, codes)[:, 0].astype(int)
+        x, y, z = (int(np.flatnonzero(along == axis)[0]) for axis in range(3))
+        return x, y, z
+
+
 @dataclass(frozen=True, eq=False)
-class Grid:
+class Grid(Axes):
     """Where a volume's voxels lie: what a header tells without reading the voxels.
 
     Raises:
@@ -67,26 +91,9 @@ class Grid:
             found = f"expected three sizes of at least one voxel, found {shape}"
             raise _damaged("shape", self.name, found, "Check how the file was written")
 
-    @cached_property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Edge lengths of a voxel in millimetres, one per array axis."""
-        x, y, z = (float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
-        return x, y, z
-
-    @cached_property
-    def orientation(self) -> str:
-        """Where each array axis points, such as "RAS" (right, anterior, superior)."""
-        return "".join(orientations.aff2axcodes(self.affine))
-
-    def axes_in(self, codes: str) -> tuple[int, int, int]:
-        """Return which array axis of this grid runs along each axis of the orientation `codes`."""
-        along = orientation_change(self.affine, codes)[:, 0].astype(int)
-        x, y, z = (int(np.flatnonzero(along == axis)[0]) for axis in range(3))
-        return x, y, z
-
 
 @dataclass(frozen=True, eq=False)
-class Volume:
+class Volume(Axes):
     """An image or a label map on its grid.
 
     A label map is a volume with one channel and an unsigned integer array.
@@ -129,16 +136,6 @@ class Volume:
     def channels(self) -> int:
         """How many channels the array has."""
         return int(self.array.shape[0])
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Edge lengths of a voxel in millimetres, one per array axis."""
-        return self.grid.spacing_mm
-
-    @property
-    def orientation(self) -> str:
-        """Where each array axis points, such as "RAS" (right, anterior, superior)."""
-        return self.grid.orientation
 
     @property
     def white(self) -> float | None:

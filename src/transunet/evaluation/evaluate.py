@@ -1,7 +1,7 @@
 """From paths to an evaluation, and from an evaluation to a folder of reports."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -176,15 +176,28 @@ def _evaluate(
     if settings.structures is None and _black_and_white(records):
         settings = replace(settings, white=True)
         records = measure_all(numbered.pairs, settings, request.workers, progress)
-    evaluation = gather(
-        records,
-        numbered.pairs,
-        settings,
-        str(predictions),
-        str(references.source),
-        left_out,
-        (*numbered.notes, *_notes(settings, records)),
-    )
+    notes = list(numbered.notes)
+    white = [record.white for record in records if record.white]
+    if white:
+        notes.append(
+            f"In {len(white)} references 255 is read as class 1: they are black-and-white masks."
+        )
+    if soft := white.count("soft"):
+        notes.append(
+            f"The edges of {soft} of them are soft: more than half of 255 is read as class 1."
+        )
+    present = frozenset[int]().union(*(record.predicted | record.labelled for record in records))
+    absent = [s.name for s in settings.structures or () if not present & {*s.values}]
+    if absent:
+        notes.append(f"No prediction and no reference holds {', '.join(absent)}.")
+    for note in settings.dataset.notes if settings.dataset else ():
+        if note.kind == "255-label":
+            notes.append(f"{note.found[0].upper()}{note.found[1:]}. {note.remedy}.")
+    ignore = settings.dataset.ignore if settings.dataset else settings.ignore
+    if ignore is not None:
+        notes.append(f"Voxels that hold {ignore} in the reference count in neither map.")
+    names = str(predictions), str(references.source)
+    evaluation = gather(records, numbered.pairs, settings, *names, left_out, tuple(notes))
     return EvaluationResult(evaluation, tuple(numbered.pairs), settings)
 
 
@@ -198,22 +211,3 @@ def _black_and_white(records: Sequence[CaseRecord]) -> bool:
     ]
     masks = all(is_white or values <= {1} for is_white, values in zip(white, labelled, strict=True))
     return any(white) and masks and 1 in predicted and predicted <= {0, 1}
-
-
-def _notes(settings: Settings, records: Sequence[CaseRecord]) -> Iterator[str]:
-    """What was done to label values before they were compared."""
-    white = [record.white for record in records if record.white]
-    if white:
-        yield f"In {len(white)} references 255 is read as class 1: they are black-and-white masks."
-    if soft := white.count("soft"):
-        yield f"The edges of {soft} of them are soft: more than half of 255 is read as class 1."
-    present = frozenset[int]().union(*(record.predicted | record.labelled for record in records))
-    absent = [s.name for s in settings.structures or () if not present & {*s.values}]
-    if absent:
-        yield f"No prediction and no reference holds {', '.join(absent)}."
-    for note in settings.dataset.notes if settings.dataset else ():
-        if note.kind == "255-label":
-            yield f"{note.found[0].upper()}{note.found[1:]}. {note.remedy}."
-    ignore = settings.dataset.ignore if settings.dataset else settings.ignore
-    if ignore is not None:
-        yield f"Voxels that hold {ignore} in the reference count in neither map."

@@ -195,7 +195,29 @@ def gather(
     Raises:
         DataError: when no file has any structure: there is nothing to measure.
     """
-    structures = settings.structures or _structures_without_names(records, predictions, references)
+    structures = settings.structures
+    if not structures:
+        values = sorted({int(key) for record in records for key in record.metrics})
+        where = f"{predictions} and {references}"
+        if not values:
+            raise DataError(
+                f"{where}: every voxel of every file is 0 (background); there is no structure to "
+                "measure."
+            )
+        held = [record.name for record in records if 255 in record.labelled]
+        if held and values != [255] and not any(255 in record.predicted for record in records):
+            more = f" and {len(held) - 1} more" if held[1:] else ""
+            raise DataError(
+                f"{references}: references hold the value 255 (case {held[0]}{more}), and no "
+                f"prediction does. {LEAVE_OUT_255} If it is a class that the predictions miss, "
+                "name it with --labels."
+            )
+        if values == [1, 255]:
+            raise DataError(
+                f"{where}: one of them has the label 1 and the other 255, as black-and-white masks "
+                "do. Store 1 in both."
+            )
+        structures = tuple(Structure((value,), f"label {value}") for value in values)
     return Evaluation(
         cases=complete(records, structures, settings.convention),
         structures=structures,
@@ -207,32 +229,6 @@ def gather(
         notes=notes,
         pixels_as_mm=not all(pair.tells_space for pair in pairs),
     )
-
-
-def _structures_without_names(
-    records: Sequence[CaseRecord], predictions: str, references: str
-) -> tuple[Structure, ...]:
-    values = sorted({int(key) for record in records for key in record.metrics})
-    if not values:
-        raise DataError(
-            f"{predictions} and {references}: every voxel of every file is 0 (background); there "
-            "is no structure to measure."
-        )
-    if 255 in values and not any(255 in record.predicted for record in records):
-        held = [record.name for record in records if 255 in record.labelled]
-        if held and values != [255]:
-            raise DataError(
-                f"{references}: references hold the value 255 (case {held[0]}"
-                f"{f' and {len(held) - 1} more' if held[1:] else ''}), and no prediction does. "
-                f"{LEAVE_OUT_255} If it is a class that the predictions miss, name it with "
-                "--labels."
-            )
-    if values == [1, 255]:
-        raise DataError(
-            f"{predictions} and {references}: one of them has the label 1 and the other 255, as "
-            "black-and-white masks do. Store 1 in both."
-        )
-    return tuple(Structure((value,), f"label {value}") for value in values)
 
 
 def _values_in(volume: Volume) -> frozenset[int]:

@@ -21,6 +21,8 @@ from transunet.evaluation.surfaces import Box, bounding_box, surface_distances
 Convention = Literal["honest", "official"]
 Labels = NDArray[np.integer]
 Mask = NDArray[np.bool_]
+Figures = tuple[float, float, float, float, float]
+"""The first five of `ClassMetrics`."""
 
 POLICIES = MappingProxyType(
     {
@@ -101,9 +103,11 @@ def case_metrics(
         box = boxes.get(value, (slice(0, 0),) * axes) if value else (slice(None),)
         masks = prediction[box] == value, reference[box] == value
         if convention == "official":
-            measured[value] = _official(*masks, spacing)
+            figures = _official(*masks)
         else:
-            measured[value] = _honest(*masks, spacing, prediction.shape, tolerance_mm)
+            figures = _honest(*masks, spacing, prediction.shape, tolerance_mm)
+        volumes = (float(np.count_nonzero(m) * prod(spacing) / _MM3_PER_ML) for m in masks)
+        measured[value] = ClassMetrics(*figures, *volumes)
     return measured
 
 
@@ -140,32 +144,24 @@ def _honest(
     spacing: tuple[float, ...],
     shape: tuple[int, ...],
     tolerance_mm: float,
-) -> ClassMetrics:
+) -> Figures:
     dice, iou = _overlap(predicted, real)
-    volumes = _volume_ml(predicted, spacing), _volume_ml(real, spacing)
     if not predicted.any() and not real.any():
-        return ClassMetrics(nan, nan, nan, nan, nan, *volumes)
+        return nan, nan, nan, nan, nan
     if not predicted.any() or not real.any():
         diagonal = image_diagonal_mm(shape, spacing)
-        return ClassMetrics(dice, iou, diagonal, diagonal, 0.0, *volumes)
+        return dice, iou, diagonal, diagonal, 0.0
     # Every voxel of a single slice borders the outside: as a volume it would be all surface, while
     # as an image its surface is its outline. So axes of a single voxel are dropped.
     single = tuple(axis for axis, n in enumerate(shape) if n == 1)[: len(shape) - 1]
     remaining = tuple(size for axis, size in enumerate(spacing) if axis not in single)
     both_ways = surface_distances(predicted.squeeze(single), real.squeeze(single), remaining)
     distances = np.concatenate(both_ways)
-    return ClassMetrics(
-        dice,
-        iou,
-        hd95=float(np.percentile(distances, _PERCENTILE)),
-        assd=float(distances.mean()),
-        nsd=float((distances <= tolerance_mm).mean()),
-        prediction_ml=volumes[0],
-        reference_ml=volumes[1],
-    )
+    hd95 = float(np.percentile(distances, _PERCENTILE))
+    return dice, iou, hd95, float(distances.mean()), float((distances <= tolerance_mm).mean())
 
 
-def _official(predicted: Mask, real: Mask, spacing: tuple[float, ...]) -> ClassMetrics:
+def _official(predicted: Mask, real: Mask) -> Figures:
     # fidelity: voxels instead of mm, a single slice not flattened, and (1, 0) / (0, 0) for empty
     # structures, as the figures of the paper were made.
     dice, hd95 = (1.0, 0.0) if predicted.any() else (0.0, 0.0)
@@ -173,8 +169,7 @@ def _official(predicted: Mask, real: Mask, spacing: tuple[float, ...]) -> ClassM
         dice, _ = _overlap(predicted, real)
         distances = surface_distances(predicted, real, [1.0] * predicted.ndim)
         hd95 = float(np.percentile(np.concatenate(distances), _PERCENTILE))
-    volumes = _volume_ml(predicted, spacing), _volume_ml(real, spacing)
-    return ClassMetrics(dice, nan, hd95, nan, nan, *volumes)
+    return dice, nan, hd95, nan, nan
 
 
 def _overlap(predicted: Mask, real: Mask) -> tuple[float, float]:
@@ -182,10 +177,6 @@ def _overlap(predicted: Mask, real: Mask) -> tuple[float, float]:
     total = int(np.count_nonzero(predicted)) + int(np.count_nonzero(real))
     shared = int(np.count_nonzero(predicted & real))
     return (2 * shared / total, shared / (total - shared)) if total else (nan, nan)
-
-
-def _volume_ml(mask: Mask, spacing: tuple[float, ...]) -> float:
-    return float(np.count_nonzero(mask) * prod(spacing) / _MM3_PER_ML)
 
 
 def _boxes(prediction: Labels, reference: Labels, highest: int) -> dict[int, Box]:

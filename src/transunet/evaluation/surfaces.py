@@ -30,15 +30,17 @@ def surface_distances(
     Returns:
         Distances from `first`'s surface to `second`'s, and back; each 1-D.
     """
-    points_first = surface_points(first, spacing)
-    points_second = surface_points(second, spacing)
-    return _nearest(points_first, points_second), _nearest(points_second, points_first)
-
-
-def surface_points(mask: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float64]:
-    """Centres of the surface voxels, (points, axes), in `spacing`'s unit from the first voxel."""
-    indices = np.argwhere(surface(mask)).astype(np.float64)
-    return indices * np.asarray(spacing, dtype=np.float64)
+    points = [
+        np.argwhere(surface(mask)).astype(np.float64) * np.asarray(spacing, dtype=np.float64)
+        for mask in (first, second)
+    ]
+    # Splitting cells in their middle builds the tree several times faster than balancing it, and
+    # surface voxels are spread evenly enough for the search not to mind.
+    there, back = (
+        cKDTree(others, balanced_tree=False, compact_nodes=False).query(own, workers=-1)[0]
+        for own, others in (points, points[::-1])
+    )
+    return there, back
 
 
 def surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -61,11 +63,3 @@ def bounding_box(first: Box | None, second: Box | None) -> Box | None:
         slice(min(a.start, b.start), max(a.stop, b.stop))
         for a, b in zip(first, second, strict=True)
     )
-
-
-def _nearest(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Splitting cells in their middle builds the tree several times faster than balancing it, and
-    # surface voxels are spread evenly enough for the search not to mind.
-    tree = cKDTree(others, balanced_tree=False, compact_nodes=False)
-    distances: NDArray[np.float64] = tree.query(points, workers=-1)[0]
-    return distances

@@ -299,7 +299,7 @@ def _contradiction(
 def _doubtful_sign(
     trained: str | None, channel: Channel, seen: SeenChannel | None, values: ChannelValues
 ) -> Iterator[str]:
-    """Say where values lie below 0, as a CT's do and those of training did not, if that is known."""
+    """Say where values lie below 0, as a CT's do and, as far as is known, none of training."""
     below = seen is not None and seen.percentiles[0][0] < 0
     if trained == "CT" or below or _keeps_negative(channel):
         return
