@@ -12,18 +12,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from transunet.data.checks.problems import Problem
 from transunet.errors import first_line
 
-MAX_FILES = 100_000
-"""Files in an archive; the largest series have a few thousand."""
-
-MAX_BYTES = 32 * 2**30
-"""Bytes that an archive may hold when unpacked."""
-
-MAX_RATIO = 100
-"""How many times larger than the archive its contents may be; scans shrink 2 to 10 times."""
-
-MAX_NAME = 1000
-"""Characters of a path in the archive."""
-
+MAX_FILES = 100_000  # the largest series have a few thousand
+MAX_BYTES = 32 * 2**30  # when unpacked
+MAX_RATIO = 100  # how many times larger than the archive its contents may be; scans shrink 2 to 10
+MAX_NAME = 1000  # characters of a path in the archive
 _SMALL = 2**20  # below this many bytes, any ratio is harmless
 # What zipfile raises at damage; RuntimeError at passwords, NotImplementedError at rare methods.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, KeyError)
@@ -90,47 +82,47 @@ def starts(path: Path, size: int) -> dict[str, bytes]:
 
 def _problem_of(path: Path, members: list[zipfile.ZipInfo]) -> Problem | None:
     """What forbids to unpack an archive, before anything is unpacked."""
+
+    def problem(found: str, remedy: str) -> Problem:
+        return Problem("archive", str(path), found, remedy)
+
     split = "Unpack it yourself and give the series' folder"
     plain = "Pack the series again: plain files with relative paths, without a password"
     if len(members) > MAX_FILES:
-        found = f"it holds {len(members)} files, more than {MAX_FILES}"
-        return Problem("archive", str(path), found, split)
+        return problem(f"it holds {len(members)} files, more than {MAX_FILES}", split)
     names = Counter(member.filename for member in members)
     for member in members:
-        reason = _unsafe(member)
-        if reason or names[member.filename] > 1:
-            found = f"its entry {member.filename[:200]!r} {reason or 'occurs twice'}"
-            return Problem("archive", str(path), found, plain)
+        name, mode = member.filename, member.external_attr >> 16
+        windows, parts = PureWindowsPath(name), {*PurePosixPath(name).parts}
+        absolute = name.startswith(("/", "\\")) or windows.drive or windows.root
+        reasons = {
+            "has a name that is too long or not printable": len(name) > MAX_NAME
+            or not name.isprintable(),
+            "has an absolute path": absolute,
+            "leads out of the archive": ".." in {*parts, *windows.parts},
+            "is a symbolic link": stat.S_ISLNK(mode),
+            "is not a plain file": stat.S_IFMT(mode) not in (0, stat.S_IFREG),
+            "needs a password": member.flag_bits & 1,
+            "occurs twice": names[name] > 1,
+        }
+        for reason, applies in reasons.items():
+            if applies:
+                return problem(f"its entry {name[:200]!r} {reason}", plain)
     size = sum(member.file_size for member in members)
     ratio = size / max(1, path.stat().st_size)
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if size > MAX_BYTES:
         found = f"it unpacks to {_gigabytes(size)}, more than {_gigabytes(MAX_BYTES)}"
-        return Problem("archive", str(path), found, split)
+        return problem(found, split)
     if size > _SMALL and ratio > MAX_RATIO:
-        found = f"it unpacks to {ratio:.0f} times its size, more than {MAX_RATIO} times"
-        return Problem("archive", str(path), found, plain)
+        return problem(
+            f"it unpacks to {ratio:.0f} times its size, more than {MAX_RATIO} times", plain
+        )
     if size > free:
         room = f"{tempfile.gettempdir()} has {_gigabytes(free)} left"
         found = f"it unpacks to {_gigabytes(size)}, and {room}"
-        return Problem("archive", str(path), found, "Make room, or set TMPDIR to a larger disk")
+        return problem(found, "Make room, or set TMPDIR to a larger disk")
     return None
-
-
-def _unsafe(member: zipfile.ZipInfo) -> str | None:
-    name, mode = member.filename, member.external_attr >> 16
-    if len(name) > MAX_NAME or not name.isprintable():
-        return "has a name that is too long or not printable"
-    windows = PureWindowsPath(name)
-    if name.startswith(("/", "\\")) or windows.drive or windows.root:
-        return "has an absolute path"
-    if ".." in PurePosixPath(name).parts or ".." in windows.parts:
-        return "leads out of the archive"
-    if stat.S_ISLNK(mode):
-        return "is a symbolic link"
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        return "is not a plain file"
-    return "needs a password" if member.flag_bits & 1 else None
 
 
 def _gigabytes(size: int) -> str:

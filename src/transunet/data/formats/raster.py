@@ -57,22 +57,22 @@ _UPRIGHT: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 class PictureHeader:
     """What a picture's file tells before its pixels are read."""
 
-    height: int
-    width: int
-    """As shown."""
+    pages: tuple[tiff.Page, ...]
+    """Of one size and kind; one, but of a TIFF."""
     axes: tuple[tuple[str, int], ...]
     """What its pages run along, slowest first."""
     channels: int
     """Without transparency."""
-    dtype: np.dtype[Any]
-    orientation: int
-    """1 to 8, as EXIF counts them; 1 is upright already."""
-    pages: tuple[tiff.Page, ...] = ()
-    """Of a TIFF."""
-    samples: int = 0
-    """Where Pillow does not hold them: how many numbers a pixel has."""
-    bands: tuple[int, ...] = ()
-    """Which of them are no transparency."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers of a pixel."""
+        return self.pages[0].dtype
+
+    @property
+    def orientation(self) -> int:
+        """1 to 8, as EXIF counts them; 1 is upright already."""
+        return self.pages[0].orientation
 
     @property
     def white(self) -> float | None:
@@ -125,10 +125,12 @@ def has_shape_in_alpha(path: Path) -> bool:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read the size, without the pixels."""
+    """Read the size as shown, without the pixels."""
     header = read_header(path)
     slices = int(np.prod([size for axis, size in header.axes if axis != "C"]))
-    return Grid((header.height, header.width, slices), np.eye(4), str(path))
+    height, width = header.pages[0].height, header.pages[0].width
+    rows, columns = (width, height) if header.is_turned else (height, width)
+    return Grid((rows, columns, slices), np.eye(4), str(path))
 
 
 def channels_in(path: Path) -> int:
@@ -141,7 +143,17 @@ def read_header(path: Path) -> PictureHeader:
     with _reading(path), path.open("rb") as file:
         start = file.read(26)
     if start.startswith(tiff.MAGIC):
-        return _tiff_header(path)
+        with _reading(path):
+            first, *_ = pages = tuple(tiff.pages_of(path))
+        if len({(page.height, page.width, page.samples, page.dtype) for page in pages}) > 1:
+            raise unreadable(path, "its pages differ in size or colours")
+        bands, axes = len(first.bands), tiff.page_axes(first, len(pages))
+        if first.fits_pillow:
+            bands = 1 if bands == 1 else 3
+            if first.meaning == tiff.PALETTE:
+                with _opened(path) as image:
+                    bands = 1 if _is_grey(_palette(image)) else 3
+        return PictureHeader(pages, axes, bands * dict(axes).get("C", 1))
     with _opened(path) as image:
         mode, (width, height) = image.mode, image.size
         grey = mode in _GREY | {"1", "LA"} or (mode == "P" and _is_grey(_palette(image)))
@@ -149,16 +161,11 @@ def read_header(path: Path) -> PictureHeader:
     depth, kind = (start[24], start[25]) if start.startswith(_PNG) else (8, 0)
     deep_colours = depth == 16 and kind in _PNG_BANDS
     samples, colours = _PNG_BANDS[kind] if deep_colours else (0, 1 if grey else 3)
-    return PictureHeader(
-        height=width if orientation >= 5 else height,
-        width=height if orientation >= 5 else width,
-        axes=(("Z", 1),),
-        channels=colours,
-        dtype=np.dtype(np.uint16 if depth == 16 else np.uint8),
-        orientation=orientation,
-        samples=samples,
-        bands=tuple(range(colours)),
+    dtype, bands_of_page = np.dtype(np.uint16 if depth == 16 else np.uint8), tuple(range(colours))
+    page = tiff.Page(
+        None, height, width, dtype, samples, bands_of_page, orientation, not deep_colours
     )
+    return PictureHeader((page,), (("Z", 1),), colours)
 
 
 def write(volume: Volume, path: Path) -> None:
@@ -195,31 +202,6 @@ def write(volume: Volume, path: Path) -> None:
     pillow = require("PIL.Image", extra="images")
     first, *others = [pillow.fromarray(np.ascontiguousarray(page)) for page in pages]
     first.save(path, **({"save_all": True, "append_images": others} if others else {}))
-
-
-def _tiff_header(path: Path) -> PictureHeader:
-    with _reading(path):
-        first, *_ = pages = tuple(tiff.pages_of(path))
-    if len({(page.height, page.width, page.samples, page.dtype) for page in pages}) > 1:
-        raise unreadable(path, "its pages differ in size or colours")
-    grey = len(first.bands) == 1
-    if first.meaning == tiff.PALETTE and first.fits_pillow:
-        with _opened(path) as image:
-            grey = _is_grey(_palette(image))
-    axes = tiff.page_axes(first, len(pages))
-    bands = (1 if grey else 3) if first.fits_pillow else len(first.bands)
-    turned = first.orientation >= 5
-    return PictureHeader(
-        height=first.width if turned else first.height,
-        width=first.height if turned else first.width,
-        axes=axes,
-        channels=bands * dict(axes).get("C", 1),
-        dtype=first.dtype,
-        orientation=first.orientation if first.orientation in _UPRIGHT else 1,
-        pages=pages,
-        samples=0 if first.fits_pillow else first.samples,
-        bands=first.bands,
-    )
 
 
 def _orientation(image: Any, path: Path) -> int:
@@ -260,57 +242,57 @@ def _read(
 ) -> Volume:
     """Read every page, of an image of Pillow's or of all bands (pages, H, W, C)."""
     header = read_header(path)
+    first = header.pages[0]
     try:
-        if header.samples:
-            pages = of_bands(_bands(path, header))
-        else:
+        if first.fits_pillow:
             shown = []
             with _opened(path) as image:
-                for page in header.pages or (None,):
-                    if page:
+                for page in header.pages:
+                    if page.index is not None:
                         image.seek(page.index)
-                    if page and page.orientation != 1:
-                        image.load()  # late versions of Pillow turn a TIFF here, without the tag
-                        require("PIL.ImageOps", "images").exif_transpose(image, in_place=True)
+                        if page.orientation != 1:
+                            image.load()  # late versions of Pillow turn a TIFF, without the tag
+                            require("PIL.ImageOps", "images").exif_transpose(image, in_place=True)
                     pixels = of_image(image)
                     pixels = pixels.reshape(*pixels.shape[:2], -1)  # (H, W, C)
-                    shown.append(pixels if page else _UPRIGHT[header.orientation](pixels))
+                    if page.index is None:
+                        pixels = _UPRIGHT[page.orientation](pixels)
+                    shown.append(pixels)
             pages = np.stack(shown)
+        else:
+            pages = of_bands(_bands(path, header))
         return Volume(tiff.along_axes(pages, header.axes), np.eye(4), str(path), header)
     except MemoryError:
-        found = f"its {header.height} x {header.width} pixels do not fit into the memory"
+        found = f"its {first.height} x {first.width} pixels do not fit into the memory"
         remedy = "Cut it into tiles, shrink it, or use a machine with more memory"
         raise Problem("too-large", str(path), found, remedy).error() from None
 
 
 def _bands(path: Path, header: PictureHeader) -> NDArray[Any]:
     """(pages, H, W, C), upright, of what Pillow does not hold."""
-    height, width = header.height, header.width
-    if header.orientation >= 5:
-        height, width = width, height
-    shape = (max(1, len(header.pages)), height, width, header.samples)
-    samples = None
+    first, samples = header.pages[0], None
+    shape = (len(header.pages), first.height, first.width, first.samples)
+    is_tiff = first.index is not None
     # ITK turns some orientations, tells nobody, and makes 8 bits of tiles and planes.
-    if all(page.in_strips and page.orientation == 1 for page in header.pages):
+    if not is_tiff or all(page.in_strips and page.orientation == 1 for page in header.pages):
         itk = require("SimpleITK", extra="images")
         with suppress(RuntimeError):
             samples = itk.GetArrayFromImage(itk.ReadImage(str(path)))
-    if samples is not None and (samples.size, samples.dtype) == (np.prod(shape), header.dtype):
+    if samples is not None and (samples.size, samples.dtype) == (np.prod(shape), first.dtype):
         samples = samples.reshape(shape)
     else:
-        samples = tiff.samples_of(path, header.pages) if header.pages else None
-    if samples is None or (samples.shape, samples.dtype) != (shape, header.dtype):
-        kind = "complex numbers" if header.dtype.kind == "V" else f"{header.dtype} per pixel"
+        samples = tiff.samples_of(path, header.pages) if is_tiff else None
+    if samples is None or (samples.shape, samples.dtype) != (shape, first.dtype):
+        kind = "complex numbers" if first.dtype.kind == "V" else f"{first.dtype} per pixel"
         found = (
-            f"it holds {header.samples} {kind}, in a form of this format that is not read here, or "
+            f"it holds {first.samples} {kind}, in a form of this format that is not read here, or "
             "it is cut short"
         )
         remedy = "Save it as TIFF without compression and tiles, as NRRD, or as a file per channel"
         raise unreadable(path, found, remedy)
-    if header.pages and header.pages[0].meaning == tiff.WHITE_IS_ZERO and header.white:
-        samples = np.asarray(header.white - samples, dtype=header.dtype)
-    bands = samples[..., list(header.bands)]
-    return np.stack([_UPRIGHT[header.orientation](page) for page in bands])
+    if first.meaning == tiff.WHITE_IS_ZERO and header.white:
+        samples = np.asarray(header.white - samples, dtype=first.dtype)
+    return np.stack([_UPRIGHT[first.orientation](page) for page in samples[..., first.bands]])
 
 
 def _intensities(image: Any) -> NDArray[Any]:

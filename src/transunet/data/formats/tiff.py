@@ -30,46 +30,26 @@ _IMAGEJ = {"channels": "C", "slices": "Z", "frames": "T"}
 
 @dataclass(frozen=True)
 class Page:
-    """One page."""
+    """One page, or a picture of another format."""
 
-    index: int
+    index: int | None
+    """Which page of a TIFF; None for other formats."""
     height: int
     width: int
     """As stored, before `orientation`."""
-    bits: int
     dtype: np.dtype[Any]
     samples: int
-    extra: tuple[int, ...]
-    """The kind of each sample beyond those of the colour."""
-    meaning: int
+    """Numbers per pixel."""
+    bands: tuple[int, ...]
+    """Which samples are no transparency."""
     orientation: int
-    in_strips: bool
+    """1 to 8, as EXIF counts them; 1 is upright already."""
+    fits_pillow: bool
+    """Whether Pillow's modes hold the numbers of every band."""
+    in_strips: bool = True
     """Rows follow each other, the samples of a pixel together: no tiles, no planes."""
-    description: str
-
-    @property
-    def bands(self) -> tuple[int, ...]:
-        """Which samples are no transparency."""
-        colours = self.samples - len(self.extra)
-        return tuple(
-            index
-            for index in range(self.samples)
-            if index < colours or self.extra[index - colours] not in _ALPHA
-        )
-
-    @property
-    def fits_pillow(self) -> bool:
-        """Whether Pillow's modes hold the numbers of every band."""
-        if self.meaning == PALETTE:
-            return self.bits <= 8
-        cmyk = self.meaning == CMYK
-        if set(self.extra) - _ALPHA or len(self.extra) > (0 if cmyk else 1):
-            return False
-        colours = self.samples - len(self.extra)
-        if self.dtype == np.uint8:
-            return colours == 1 or (self.meaning in _COLOURS and colours == 3 + cmyk)
-        grey = self.samples == 1 and self.meaning == BLACK_IS_ZERO
-        return grey and self.dtype.str[1:] in {"u2", "i2", "i4", "f4"}
+    meaning: int = BLACK_IS_ZERO
+    description: str = ""
 
 
 def pages_of(path: Path) -> list[Page]:
@@ -160,23 +140,34 @@ def along_axes(pages: NDArray[Any], axes: Sequence[tuple[str, int]]) -> NDArray[
 def _page(index: int, tags: Mapping[int, Any]) -> Page:
     if 256 not in tags or 257 not in tags:
         raise ValueError("its size is missing")
-    samples = int(tags.get(277, 1))
-    bits = int(np.max(tags.get(258, 1)))
+    samples, bits = int(tags.get(277, 1)), int(np.max(tags.get(258, 1)))
     kind = _KINDS.get(int(np.max(tags.get(339, 1))), "V")
-    meaning = int(tags.get(262, BLACK_IS_ZERO))
+    dtype = np.dtype(f"{kind}{max(1, 2 ** int(np.ceil(np.log2(bits / 8))))}")
+    meaning, orientation = int(tags.get(262, BLACK_IS_ZERO)), int(tags.get(274, 1))
     usual = 3 if meaning in (RGB, 6, 8) else 4 if meaning == CMYK else 1
-    extra = tuple(np.atleast_1d(tags.get(338, ())).astype(int).tolist())
+    extra = np.atleast_1d(tags.get(338, ())).astype(int).tolist() or [0] * max(0, samples - usual)
+    colours = samples - len(extra)
+    if meaning == PALETTE:
+        fits_pillow = bits <= 8
+    elif set(extra) - _ALPHA or len(extra) > (0 if meaning == CMYK else 1):
+        fits_pillow = False
+    elif dtype == np.uint8:
+        coloured = meaning in _COLOURS and colours == 3 + (meaning == CMYK)
+        fits_pillow = colours == 1 or coloured
+    else:
+        grey = samples == 1 and meaning == BLACK_IS_ZERO
+        fits_pillow = grey and dtype.str[1:] in {"u2", "i2", "i4", "f4"}
     return Page(
         index=index,
         height=int(tags[257]),
         width=int(tags[256]),
-        bits=bits,
-        dtype=np.dtype(f"{kind}{max(1, 2 ** int(np.ceil(np.log2(bits / 8))))}"),
+        dtype=dtype,
         samples=samples,
-        extra=extra or (0,) * max(0, samples - usual),
-        meaning=meaning,
-        orientation=int(tags.get(274, 1)),
+        bands=tuple(n for n in range(samples) if n < colours or extra[n - colours] not in _ALPHA),
+        orientation=orientation if 1 <= orientation <= 8 else 1,
+        fits_pillow=fits_pillow,
         in_strips=322 not in tags and tags.get(284, 1) == 1,
+        meaning=meaning,
         description=str(tags.get(270, "")),
     )
 

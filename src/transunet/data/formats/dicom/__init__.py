@@ -27,19 +27,15 @@ def read(path: Path | Sequence[Path], series: str | int | None = None) -> Volume
 
     Raises:
         ConfigError: without pydicom, for a path that does not exist, or a series that is not there.
-        DataError: for damaged files, an unsafe archive, no series, or several without a choice.
+        DataError: for damaged files, compression that no installed package decodes, an unsafe
+            archive, no series, or several without a choice.
         GeometryError: when its slices do not make a grid.
     """
     return read_series(open_series(path, series))
 
 
 def read_series(series: Series) -> Volume:
-    """Read the slices of `series`, float32 (1, X, Y, Z).
-
-    Raises:
-        DataError: for damaged files, or compression that no installed package decodes.
-        GeometryError: when slices are missing, doubled, unevenly spaced, shifted or tilted.
-    """
+    """Read the slices of `series`, float32 (1, X, Y, Z); errors as `read`."""
     grid = series.grid
     pixels = read_pixels(series.frames)
     header = replace(series, unpacked=None)  # so that a label map does not keep the archive's files
@@ -52,13 +48,7 @@ def read_grid(path: Path | Sequence[Path], series: str | int | None = None) -> G
 
 
 def write(volume: Volume, path: Path) -> None:
-    """Write a label map that was made from a series as DICOM SEG, its segments named "label N".
-
-    Raises:
-        ConfigError: without highdicom, or when it was not made from a series.
-        DataError: when the series' headers do not allow it.
-        GeometryError: when it is not on the series' grid.
-    """
+    """Write a label map of a series as DICOM SEG, its segments named "label N", as `write_seg`."""
     names = {label: f"label {label}" for label in range(1, int(volume.array.max()) + 1)}
     write_seg(volume, volume.header, names or {1: "label 1"}, path)
 

@@ -49,14 +49,8 @@ _SHARED = ("StudyInstanceUID", "FrameOfReferenceUID")
 
 # highdicom copies them from the source; anonymised files often lack them. Empty is allowed.
 _COPIED = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
 )
 
 
@@ -112,9 +106,7 @@ def read_seg(path: Path, like: Volume | Grid | None = None) -> Volume:
 def seg_grid(paths: Sequence[Path]) -> Grid:
     """Return the smallest grid that holds the frames of DICOM SEGs of one image.
 
-    Raises:
-        DataError: for a file that is damaged or no SEG.
-        GeometryError: when the frames do not lie on one grid.
+    Errors as `read_seg`; a `GeometryError` when the frames do not lie on one grid.
     """
     frames = [frame for path in paths for frame in frames_of(path, _open(path, pixels=False))]
     return _grid_of(frames, paths[0])
@@ -126,21 +118,14 @@ def is_seg(path: Path) -> bool:
 
 
 def segment_names(path: Path) -> dict[int, str]:
-    """Return segment number -> label of a DICOM SEG.
-
-    Raises:
-        DataError: for a file that is damaged or no SEG.
-    """
+    """Return segment number -> label of a DICOM SEG; a `DataError` for another or damaged file."""
     items = _open(path, pixels=False).SegmentSequence
     with undamaged(path):
         return {int(item.SegmentNumber): str(item.SegmentLabel) for item in items}
 
 
 def write_seg(
-    labels: Volume,
-    source: Series | Volume,
-    label_names: Mapping[int, str],
-    path: Path,
+    labels: Volume, source: Series | Volume, label_names: Mapping[int, str], path: Path
 ) -> None:
     """Write a label map as a binary DICOM SEG that refers to the instances it was made from.
 
@@ -180,13 +165,7 @@ def write_seg(
 def check_source(source: Series | Volume, label_names: Mapping[int, str]) -> None:
     """Make sure, before a label map is computed, that `write_seg` can refer to its source.
 
-    Args:
-        source: the series, or the volume that was read from it.
-        label_names: as `write_seg`.
-
-    Raises:
-        ConfigError: without highdicom, for names that have gaps, or a source that is no series.
-        DataError: when the source's headers do not allow it.
+    Arguments and errors as `write_seg`.
     """
     series = _series_of(source, source.name if isinstance(source, Volume) else source.source)
     slices = np.zeros((series.slices, *series.frames[0].shape), np.uint8)
