@@ -117,7 +117,8 @@ def test_paths_that_leave_the_folder_are_refused(decathlon, entry, key):
     [
         ({"labels": {"0": "background"}}, "at least one more"),
         ({"labels": {"1": "left"}}, "background"),
-        ({"labels": {"left": 1}}, "numbers"),
+        ({"labels": {"left": 1}}, "background"),
+        ({"labels": {"left": "one"}}, "must be a number"),
         ({"labels": []}, "object"),
         ({"modality": {"1": "CT"}}, "count 0"),
         ({"modality": None}, "modality"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from transunet.data.classes import is_named
 from transunet.data.formats import FORMATS, dicom, suffix_of
-from transunet.data.layouts.nnunet import named_by_regions
+from transunet.data.layouts.description import named_by_regions
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.evaluation.records import Structure, structures_of
 

@@ -37,18 +37,9 @@ def open(folder: Path) -> DataSet:
     content = description.description_of(folder)
     cases, notes = listed_cases(folder, content)
     if "labels" in content or not cases:
-        names = description.section(folder, content, "labels", dict)
-        if all(type(value) is int for value in names.values()) and 0 in names.values():
-            # The other way round, as nnU-Net has it.
-            names = {str(v): name for v, name in description.names_by_value(folder, names).items()}
-        if not all(key.isascii() and key.isdigit() for key in names):
-            raise description.wrong(
-                folder, f"'labels' must map numbers to names, found the keys {', '.join(names)}"
-            )
-        labels, values = description.classes(
-            folder, {int(key): str(name) for key, name in names.items()}
-        )
+        labels, values, regions = description.labels_of(folder, content)
     else:
+        regions = {}
         meaning = masks.meaning(folder, [case.label for case in cases if case.label])
         labels, values = meaning.labels, meaning.values
         notes += meaning.notes
@@ -71,6 +62,7 @@ def open(folder: Path) -> DataSet:
         labels=labels,
         channels=channels,
         label_values=values,
+        regions=regions,
         intensity_range=intensity_range,
         split_rule=RULE,
         notes=(

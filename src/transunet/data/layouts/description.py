@@ -75,11 +75,54 @@ def channel_names(folder: Path, content: Mapping[str, Any], key: str) -> tuple[s
     return tuple(str(names[str(index)]) for index in range(len(names)))
 
 
-def names_by_value(folder: Path, labels: Mapping[str, int]) -> dict[int, str]:
-    """Turn name -> value into value -> name; a `DataError` when two names have one value."""
-    names = {value: name for name, value in labels.items()}
-    if len(names) < len(labels):
-        raise wrong(folder, f"two labels have the same value: {labels!r}"[:300])
+def labels_of(
+    folder: Path, content: Mapping[str, Any]
+) -> tuple[dict[int, str], dict[int, int], dict[str, tuple[int, ...]]]:
+    """Return what 'labels' says: class index -> name, value -> class index, region -> indices.
+
+    Decathlon has `{"1": "liver"}`, nnU-Net `{"liver": 1}` and lists of values as regions; people
+    have either in both. The second is empty where values are indices. A `DataError` for other
+    values, and when two names have one.
+    """
+    values = section(folder, content, "labels", dict)
+    if all(key.isdecimal() and isinstance(name, str) for key, name in values.items()):
+        values = {name: int(value) for value, name in values.items()}
+    members = {}
+    for name, value in values.items():
+        numbers = value if isinstance(value, list) else [value]
+        if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
+            raise wrong(
+                folder, f"the label {name!r} must be a number or a list of numbers, found {value!r}"
+            )
+        members[name] = tuple(sorted(set(numbers)))
+    if len(members.get("ignore", (0,))) > 1:
+        raise wrong(folder, "the label 'ignore' must be one number, not several")
+    regions: dict[str, tuple[int, ...]] = {}
+    if all(len(numbers) == 1 for numbers in members.values()):
+        names = {numbers[0]: name for name, numbers in members.items()}
+        if len(names) < len(members):
+            raise wrong(folder, f"two labels have the same value: {values!r}"[:300])
+    else:
+        regions = {name: numbers for name, numbers in members.items() if numbers != (0,)}
+        names = named_by_regions(regions)
+    labels, indices = classes(folder, names)
+    of_index = {
+        name: tuple(indices.get(value, value) for value in numbers)
+        for name, numbers in regions.items()
+    }
+    return labels, indices, of_index
+
+
+def named_by_regions(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
+    """Name each value by the smallest region that holds it.
+
+    The network learns the values, which do not overlap; regions are unions of them.
+    """
+    names = {0: "background"}
+    for value in sorted({v for values in regions.values() for v in values} - {0}):
+        holding = [(len(values), name) for name, values in regions.items() if value in values]
+        smallest = min(holding)[1]
+        names[value] = f"{smallest} ({value})" if smallest in names.values() else smallest
     return names
 
 

@@ -41,11 +41,9 @@ def open(folder: Path) -> DataSet:
     """
     content = description.description_of(folder)
     channels = description.channel_names(folder, content, "channel_names")
-    names, regions = _labels(folder, content)
-    labels, label_values = description.classes(folder, names)
+    labels, label_values, regions = description.labels_of(folder, content)
     ending = _ending(folder, content)
     cases, notes = _cases(folder, content, len(channels), ending)
-    index = label_values or {value: value for value in labels}
     images, label_maps = (
         description.files_in(description.path_on_disk(folder, part), ending)
         for part in ("imagesTr", "labelsTr")
@@ -56,7 +54,7 @@ def open(folder: Path) -> DataSet:
         labels=labels,
         channels=channels,
         label_values=label_values,
-        regions={name: tuple(index[v] for v in members) for name, members in regions.items()},
+        regions=regions,
         split_rule=decathlon.RULE,
         notes=(
             *notes,
@@ -104,43 +102,6 @@ def with_folds(dataset: DataSet) -> DataSet:
             note = Problem("splits-pickle", str(path), found, remedy, "warning")
             return replace(dataset, notes=(*dataset.notes, note))
     return dataset
-
-
-def _labels(
-    folder: Path, content: dict[str, Any]
-) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
-    """Value -> name, and the regions (name -> values) where labels are given as lists."""
-    values = description.section(folder, content, "labels", dict)
-    if all(key.isdecimal() and isinstance(name, str) for key, name in values.items()):
-        values = {name: int(value) for value, name in values.items()}  # Decathlon's way round
-    members = {}
-    for name, value in values.items():
-        numbers = value if isinstance(value, list) else [value]
-        if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
-            raise description.wrong(
-                folder, f"the label {name!r} must be a number or a list of numbers, found {value!r}"
-            )
-        members[name] = tuple(sorted(set(numbers)))
-    if len(members.get("ignore", (0,))) > 1:
-        raise description.wrong(folder, "the label 'ignore' must be one number, not several")
-    if all(len(numbers) == 1 for numbers in members.values()):
-        single = {name: numbers[0] for name, numbers in members.items()}
-        return description.names_by_value(folder, single), {}
-    regions = {name: numbers for name, numbers in members.items() if numbers != (0,)}
-    return named_by_regions(regions), regions
-
-
-def named_by_regions(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
-    """Name each value by the smallest region that holds it.
-
-    The network learns the values, which do not overlap; regions are unions of them.
-    """
-    names = {0: "background"}
-    for value in sorted({v for values in regions.values() for v in values} - {0}):
-        holding = [(len(values), name) for name, values in regions.items() if value in values]
-        smallest = min(holding)[1]
-        names[value] = f"{smallest} ({value})" if smallest in names.values() else smallest
-    return names
 
 
 def _ending(folder: Path, content: dict[str, Any]) -> str:
