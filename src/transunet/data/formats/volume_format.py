@@ -23,7 +23,7 @@ Space = Literal["known", "pixels", "unknown"]
 class VolumeFormat:
     """How files of a format are read and written, and what they can tell.
 
-    A new format is a module that ends in one of these, and its suffixes in `kinds.FORMATS`. What
+    A new format is a module that ends in one of these, and its suffixes in `formats.FORMATS`. What
     is not said below is as NIfTI has it.
     """
 

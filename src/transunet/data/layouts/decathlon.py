@@ -93,17 +93,25 @@ def listed_cases(folder: Path, content: dict[str, Any]) -> tuple[list[Case], lis
     splits = Counter(case.split for _, case in entries)
     tests = []
     if not splits["test"]:  # the images in `imagesTs` that no list names, as the first nnU-Net's
-        files = description.files_in(description.path_on_disk(folder, "imagesTs"), tuple(FORMATS))
-        name_of = {path: (channel_of(stem_of(path)) or [stem_of(path)])[0] for path in files}
+        images_ts = description.path_on_disk(folder, "imagesTs")
+        unlisted = description.files_in(images_ts, tuple(FORMATS))
+        name_of = {path: (channel_of(stem_of(path)) or [stem_of(path)])[0] for path in unlisted}
         for name in sorted(set(name_of.values())):
-            images = tuple(path for path in files if name_of[path] == name)
+            images = tuple(path for path in unlisted if name_of[path] == name)
             path = description.path_on_disk(folder, f"labelsTs/{name}{suffix_of(images[0])}")
             label = description.label_if_needed(path, "test")
             tests.append(Case(name, images, label, split="test"))
     marked = bool(tests) or any(split != "train" for split in splits)
     cases, missing = [], []
     for _, case in entries:
-        images = tuple(file for image in case.images for file in _channel_files(image))
+        files: list[Path] = []
+        for image in case.images:
+            numbered = rf"{re.escape(stem_of(image))}_\d{{4}}"
+            beside = [] if image.exists() else description.files_in(image.parent, tuple(FORMATS))
+            # CASE_0000, CASE_0001, ... that the first nnU-Net made of it
+            made = [p for p in beside if re.fullmatch(numbered, stem_of(p), re.IGNORECASE)]
+            files += made or [image]
+        images = tuple(files)
         if case.split == "test" and not all(image.exists() for image in images):
             missing.append(images[0])
             continue
@@ -175,12 +183,3 @@ def _entries(folder: Path, content: dict[str, Any]) -> list[tuple[str, Any, Case
             folders = case.images[0].relative_to(folder).parts[:-1]
             entries[index] = (key, item, replace(case, name="_".join([*folders, case.name])))
     return entries
-
-
-def _channel_files(image: Path) -> tuple[Path, ...]:
-    """`image`, or the files `CASE_0000`, `CASE_0001`, ... that the first nnU-Net made of it."""
-    if image.exists():
-        return (image,)
-    numbered = re.compile(rf"{re.escape(stem_of(image))}_\d{{4}}", re.IGNORECASE)
-    files = description.files_in(image.parent, tuple(FORMATS))
-    return tuple(path for path in files if numbered.fullmatch(stem_of(path))) or (image,)

@@ -87,7 +87,30 @@ def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) ->
             f"smoothing, as PNG. If they really are classes, list them in {LABELS}"
         )
         raise Problem("too-many-labels", str(folder), found, remedy).error()
-    return _several_classes(folder, total)
+    names = {v: f"#{v - COLOUR:06x}" if v >= COLOUR else f"class {v}" for v in foreground}
+    notes = []
+    if foreground[-1] >= COLOUR:
+        shares = [(total[v] / total.total(), name) for v, name in names.items()]
+        colours = ", ".join(f"{name} ({share:.2%} of the pixels)" for share, name in shares[:12])
+        more = f" and {len(shares) - 12} more" if len(shares) > 12 else ""
+        found = f"the masks are coloured, each colour is a class: {colours}{more}"
+        remedy = f"Name them in {LABELS}; a colour of a few pixels is often a soft edge"
+        notes.append(Problem("coloured-masks", str(folder), found, remedy, "warning"))
+    elif 255 in foreground and len(foreground) > 1:
+        found = "beside other values the masks hold 255, often for 'void'; here it is a class"
+        remedy = f"If it marks what nobody labelled: --ignore 255, or 'ignore': 255 in {LABELS}"
+        notes.append(Problem("255-label", str(folder), found, remedy, "warning"))
+    if len(foreground) > _MANY_CLASSES and len(foreground) < foreground[-1] < COLOUR:
+        found = (
+            f"the masks hold {len(foreground)} values beside 0, and each is a class; smoothing and "
+            "JPEG make such values along edges"
+        )
+        remedy = (
+            "If there are fewer classes, export the masks without smoothing, as PNG; else list "
+            f"them in {LABELS}"
+        )
+        notes.append(Problem("many-labels", str(folder), found, remedy, "warning"))
+    return Meaning(*description.classes(folder, {0: "background", **names}), tuple(notes))
 
 
 def has_soft_edges(pixels: Counter[int]) -> bool:
@@ -163,34 +186,6 @@ def _one_class(
         found = f"edges are soft: {soft}; more than half of 255 is class 1, the rest background"
         notes.append(Problem("soft-edges", str(folder), found, _IF_CLASSES, "warning"))
     return Meaning(labels, values, tuple(notes))
-
-
-def _several_classes(folder: Path, pixels: Counter[int]) -> Meaning:
-    foreground = sorted(set(pixels) - {0})
-    names = {v: f"#{v - COLOUR:06x}" if v >= COLOUR else f"class {v}" for v in foreground}
-    notes = []
-    if foreground[-1] >= COLOUR:
-        shares = [(pixels[v] / pixels.total(), name) for v, name in names.items()]
-        colours = ", ".join(f"{name} ({share:.2%} of the pixels)" for share, name in shares[:12])
-        more = f" and {len(shares) - 12} more" if len(shares) > 12 else ""
-        found = f"the masks are coloured, each colour is a class: {colours}{more}"
-        remedy = f"Name them in {LABELS}; a colour of a few pixels is often a soft edge"
-        notes.append(Problem("coloured-masks", str(folder), found, remedy, "warning"))
-    elif 255 in foreground and len(foreground) > 1:
-        found = "beside other values the masks hold 255, often for 'void'; here it is a class"
-        remedy = f"If it marks what nobody labelled: --ignore 255, or 'ignore': 255 in {LABELS}"
-        notes.append(Problem("255-label", str(folder), found, remedy, "warning"))
-    if len(foreground) > _MANY_CLASSES and len(foreground) < foreground[-1] < COLOUR:
-        found = (
-            f"the masks hold {len(foreground)} values beside 0, and each is a class; smoothing and "
-            "JPEG make such values along edges"
-        )
-        remedy = (
-            "If there are fewer classes, export the masks without smoothing, as PNG; else list "
-            f"them in {LABELS}"
-        )
-        notes.append(Problem("many-labels", str(folder), found, remedy, "warning"))
-    return Meaning(*description.classes(folder, {0: "background", **names}), tuple(notes))
 
 
 def _no_foreground(

@@ -42,12 +42,18 @@ def open(folder: Path) -> DataSet:
     content = description.description_of(folder)
     channels = description.channel_names(folder, content, "channel_names")
     labels, label_values, regions = description.labels_of(folder, content)
-    ending = _ending(folder, content)
+    parts = [description.path_on_disk(folder, part) for part in ("imagesTr", "labelsTr")]
+    known = {suffix_of(path) for path in description.files_in(parts[0])} - {None}
+    ending = str(content.get("file_ending") or "").lower()
+    if not ending:  # images end as those that are there do
+        ending = known.pop() or "" if len(known) == 1 else ".nii.gz"
+    elif known and not description.files_in(parts[0], ending):
+        others = ", ".join(sorted(filter(None, known)))
+        raise description.wrong(
+            folder, f"'file_ending' is {ending!r}, but the files in imagesTr end in {others}"
+        )
     cases, notes = _cases(folder, content, len(channels), ending)
-    images, label_maps = (
-        description.files_in(description.path_on_disk(folder, part), ending)
-        for part in ("imagesTr", "labelsTr")
-    )
+    images, label_maps = (description.files_in(part, ending) for part in parts)
     return DataSet(
         name=str(content.get("name") or ""),
         cases=tuple(cases),
@@ -102,21 +108,6 @@ def with_folds(dataset: DataSet) -> DataSet:
             note = Problem("splits-pickle", str(path), found, remedy, "warning")
             return replace(dataset, notes=(*dataset.notes, note))
     return dataset
-
-
-def _ending(folder: Path, content: dict[str, Any]) -> str:
-    """How images end; where the description does not say so, as those that are there do."""
-    images = description.path_on_disk(folder, "imagesTr")
-    known = {suffix_of(path) for path in description.files_in(images)} - {None}
-    if not content.get("file_ending"):
-        return known.pop() or "" if len(known) == 1 else ".nii.gz"
-    ending = str(content["file_ending"]).lower()
-    if known and not description.files_in(images, ending):
-        others = ", ".join(sorted(filter(None, known)))
-        raise description.wrong(
-            folder, f"'file_ending' is {ending!r}, but the files in imagesTr end in {others}"
-        )
-    return ending
 
 
 def _cases(

@@ -17,18 +17,14 @@ from transunet.optional import require
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 """Names of DICOM files; most have none, so that a file is known by its first bytes."""
-
 POSITION = ("PlanePositionSequence", "ImagePositionPatient")
 DIRECTIONS = ("PlaneOrientationSequence", "ImageOrientationPatient")
 SPACING = ("PixelMeasuresSequence", "PixelSpacing")
 """Where a frame tells its place: the functional group of an Enhanced file, the attribute."""
-
 EMPTY, OTHER = "empty files", "other files"
 """What is passed over that is no DICOM object."""
-
 DAMAGED = "The file is damaged or cut short: export the series again"
 """What to do about most DICOM files that cannot be read."""
-
 MAX_INFLATED = 4 * 2**30
 """Bytes that a file of the deflated transfer syntax may hold when inflated."""
 

@@ -123,17 +123,10 @@ class NoSuchSeriesError(ConfigError):
 
 
 def open_series(path: Path | Sequence[Path], wanted: str | int | None = None) -> Series:
-    """Find the series at `path` and return the one that is `wanted`; note what is passed over.
+    """Return the series at `path` that is `wanted`; note what is passed over.
 
-    What is wrong with other series does not matter where a UID is given.
-
-    Args:
-        path: a folder (with the folders in it), a zip of one, or some files.
-        wanted: as `choose_series`.
-
-    Raises:
-        ConfigError: without pydicom, for a path that does not exist, or a series that is not there.
-        DataError: for a damaged file, an unsafe archive, no series, or several without a choice.
+    What is wrong with other series does not matter where a UID is given. Arguments and errors as
+    `find_series` and `choose_series`.
     """
     uid = None if wanted is None or str(wanted).isdecimal() else str(wanted)
     available = find_series(path, uid)
@@ -250,10 +243,10 @@ def are_slices(paths: Sequence[Path]) -> bool:
 
 
 def choose_series(available: Sequence[Series], wanted: str | int | None = None) -> Series:
-    """Return one of the series there are.
+    """Return one of the series that `find_series` returned.
 
     Args:
-        available: as `find_series` returns them.
+        available: those.
         wanted: its SeriesInstanceUID, or its number in the list, from 1; None where there is one.
 
     Raises:

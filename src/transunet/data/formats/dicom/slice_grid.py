@@ -16,17 +16,13 @@ from transunet.data.volume import LPS_TO_RAS
 
 COINCIDENT = 0.02
 """Slices closer than this part of the typical step are at one place."""
-
 GRID_TOLERANCE = 0.1
 """How far a slice may lie from its place on the regular grid, in voxels along each axis: positions
 are rounded in headers."""
-
 SAME_MM = 1e-3
 """Positions that differ by less are the same: they are rounded in headers."""
-
 TILT_DEGREES = 0.1
 """Slices are stacked along their normal up to this angle; beyond, the gantry was tilted."""
-
 _SHOWN = 5
 
 
