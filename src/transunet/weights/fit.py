@@ -1,6 +1,6 @@
 """Fitting what a file holds to a model: adapt what may differ, name everything else that does."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from transunet.errors import WeightsError
 from transunet.models.positions import resize_positions
+from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.weights.identify import (
     classes_of,
@@ -19,11 +20,9 @@ from transunet.weights.identify import (
     traits_of_config,
     variant_of,
 )
-from transunet.weights.renaming import ENCODER, PATCHES, POSITIONS, ROOT, RenamedState
+from transunet.weights.renaming import ENCODER, POSITIONS, RenamedState
 
 _LISTED = 4  # entries named per kind of problem
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -49,29 +48,31 @@ class EntryMismatch:
 
 
 def fit(
-    renamed: RenamedState, config: TransUNetConfig, expected: Shapes, source: str, hint: str = ""
+    renamed: RenamedState,
+    model: SegmentationNetwork,
+    fresh: Collection[str] = (),
+    source: str = "",
+    hint: str = "",
 ) -> dict[str, Tensor]:
-    """Return the state of `renamed` as a model of `config` takes it.
+    """Return the state of `renamed` as `model` takes it.
 
     Position embeddings of another grid are resized, a stem of three channels is adapted to another
-    number. The decoder and the head are expected only of a file of a whole TransUNet.
+    number. The decoder and the head are expected only of a file of a whole network.
 
     Args:
         renamed: The entries of a file, under our names.
-        config: The model's.
-        expected: The shape of each entry of the model's state dict.
+        model: What they are for; stays as it is.
+        fresh: Entries of the model that the file need not hold.
         source: The file, for the error.
         hint: What to do besides, for the error.
 
     Raises:
         WeightsError: naming the entries that are missing, extra or misshapen, with both shapes.
     """
-    state = adapted(renamed, config)
-    if differing := mismatches(state, renamed, config, wanted(expected, renamed.whole)):
-        raise WeightsError(_report(renamed, config, differing, source, hint))
-    # A state on the meta device has names and shapes alone.
-    broken = [n for n, v in state.items() if not v.is_meta and not torch.isfinite(v).all()]
-    if broken:
+    state = adapted(renamed, model)
+    if differing := mismatches(state, renamed, model, fresh):
+        raise WeightsError(_report(renamed, model, differing, source, hint))
+    if broken := [n for n, v in state.items() if not torch.isfinite(v).all()]:
         raise WeightsError(
             f"{source}: holds values that are not finite (NaN or infinity) in {len(broken)} "
             f"entries, {broken[0]} among them. It would predict nothing: take another checkpoint."
@@ -79,101 +80,105 @@ def fit(
     return state
 
 
-def wanted(expected: Shapes, whole: bool) -> dict[str, tuple[int, ...]]:
-    """Return the part of `expected` that a file has to hold: everything, or the encoder alone."""
-    return {
-        name: shape for name, shape in expected.items() if whole or name.startswith("transformer.")
-    }
-
-
-def adapted(renamed: RenamedState, config: TransUNetConfig) -> dict[str, Tensor]:
-    """Return the state with position embeddings and stem adapted to `config` where they can be."""
+def adapted(renamed: RenamedState, model: SegmentationNetwork) -> dict[str, Tensor]:
+    """Return the state with position embeddings and stem adapted to `model` where they can be."""
     state = dict(renamed.state)
-    grid = position_grid(renamed, config)
-    if grid is not None and grid != config.grid:
+    grid, positions, stem = model.config.grid, model.position_name, model.stem_name
+    theirs = position_grid(renamed, model)
+    if positions and theirs is not None and theirs != grid:
         # fidelity: linear with aligned corners, as scipy.ndimage.zoom(order=1); also for a `.pth`
-        state[POSITIONS] = resize_positions(state[POSITIONS].float(), grid, config.grid)
-    stem = ROOT if config.hybrid else PATCHES
+        state[positions] = resize_positions(state[positions].float(), theirs, grid)
     if stem in state:
-        state[stem] = adapt_stem(state[stem], config.stem_channels)
+        state[stem] = adapt_stem(state[stem], model.state_dict()[stem].shape[1])
     return state
 
 
 def adapt_stem(weight: Tensor, channels: int) -> Tensor:
-    """Make a stem's weight (out, 3, k, k) see `channels`: its three in turn, times 3 / channels.
+    """Make a stem's weight (out, 3, *kernel) see `channels`: its three in turn, times 3 / channels.
 
     The factor keeps the size of the response. (A hybrid's root is standardised and then normalised,
     so there it changes nothing.) A weight of other than three channels is returned as it is.
     """
-    if weight.dim() != 4 or weight.shape[1] != 3 or channels == 3:
+    if weight.dim() < 3 or weight.shape[1] != 3 or channels == 3:
         return weight
     turns = torch.arange(channels, device=weight.device) % 3
     return weight[:, turns] * (3 / channels)
 
 
-def position_grid(renamed: RenamedState, config: TransUNetConfig) -> tuple[int, ...] | None:
+def position_grid(renamed: RenamedState, model: SegmentationNetwork) -> tuple[int, ...] | None:
     """Return the grid that the position embeddings of `renamed` fill, None where none is known.
 
     Its bundle tells. Without one a file of this project with as many tokens as the model is taken
     to have the model's grid, and every other grid to be square, as the reference's are.
     """
-    tokens = tokens_of(renamed.state)
+    tokens = tokens_of(renamed.state, model.position_name)
     if renamed.grid and prod(renamed.grid) == tokens:
         return renamed.grid
-    if renamed.ours and tokens == prod(config.grid):
-        return config.grid
-    return square_grid_of(renamed.state)
+    if renamed.ours and tokens == model.config.tokens:
+        return model.config.grid
+    return square_grid_of(renamed.state, model.position_name) if model.config.axes == 2 else None
 
 
-def about_positions(renamed: RenamedState, config: TransUNetConfig) -> str:
+def about_positions(renamed: RenamedState, model: SegmentationNetwork) -> str:
     """Return in a few words what becomes of the position embeddings."""
-    theirs, ours = position_grid(renamed, config) or config.grid, config.grid
+    ours = model.config.grid
+    theirs = position_grid(renamed, model) or ours
     told = "" if renamed.grid or not renamed.whole else " (assumed: the file does not tell)"
-    became = "kept" if theirs == ours else f"resized to {ours[0]} x {ours[1]}"
-    return f"position embeddings: {theirs[0]} x {theirs[1]}{told} {became}"
+    became = "kept" if theirs == ours else f"resized to {' x '.join(map(str, ours))}"
+    return f"position embeddings: {' x '.join(map(str, theirs))}{told} {became}"
 
 
-def doubt_about_positions(renamed: RenamedState, config: TransUNetConfig) -> str | None:
+def doubt_about_positions(renamed: RenamedState, model: SegmentationNetwork) -> str | None:
     """Return what was assumed of the position embeddings and need not be so; None if nothing was.
 
     As many tokens as the model's, in a grid that is not square, may lie as the model's do or in a
     square: 16 are 2 x 8 or 4 x 4.
     """
-    tokens, (rows, columns) = tokens_of(renamed.state), config.grid
+    tokens, ours = tokens_of(renamed.state, model.position_name), model.config.grid
     told = renamed.grid and prod(renamed.grid) == tokens
-    if told or not renamed.whole or rows == columns or tokens != rows * columns:
+    if told or not renamed.whole or len(set(ours)) == 1 or tokens != prod(ours):
         return None
-    grid = position_grid(renamed, config) or config.grid
+    grid, own = (
+        " x ".join(map(str, sides)) for sides in (position_grid(renamed, model) or ours, ours)
+    )
     return (
-        f"The file does not tell how its {tokens} position embeddings lie: taken as {grid[0]} x "
-        f"{grid[1]} (the model's are {rows} x {columns}). Give its bundle's folder, whose "
-        "config.json tells, where that may be wrong."
+        f"The file does not tell how its {tokens} position embeddings lie: taken as {grid} (the "
+        f"model's are {own}). Give its bundle's folder, whose config.json tells, where that may be "
+        "wrong."
     )
 
 
 def mismatches(
     state: Mapping[str, Tensor],
     renamed: RenamedState,
-    config: TransUNetConfig,
-    expected: Shapes,
+    model: SegmentationNetwork,
+    fresh: Collection[str] = (),
 ) -> list[EntryMismatch]:
-    """Return everything in which `state` differs from `expected`: misshapen, missing, extra."""
+    """Return everything in which `state` differs from what `model` takes from such a file.
+
+    That is everything but `fresh`, of a file of an encoder its entries alone.
+    """
 
     def with_name_in_file(name: str) -> str:
         theirs = renamed.origin.get(name)
         return f"{name} ({theirs} in the file)" if theirs else name
 
     shapes = {name: tuple(value.shape) for name, value in state.items()}
+    expected = {
+        name: tuple(value.shape)
+        for name, value in model.state_dict().items()
+        if name not in fresh and (renamed.whole or name.startswith("transformer."))
+    }
     result = [
         EntryMismatch(with_name_in_file(name), shapes[name], shape)
         for name, shape in expected.items()
         if name in shapes and shapes[name] != shape
     ]
-    heads, size = renamed.heads, config.hidden_size
     query = f"{ENCODER}.layer.0.attn.query.weight"
-    if heads not in (None, config.num_heads) and shapes.get(query) == (size, size):
+    if renamed.heads not in (None, model.config.heads) and shapes.get(query) == expected.get(query):
         # The weights' shapes would fit, and the function would be another.
-        in_file, in_model = ((size, n, size // n) for n in (heads, config.num_heads))
+        size = shapes[query][0]
+        in_file, in_model = ((size, n, size // n) for n in (renamed.heads, model.config.heads))
         result.append(EntryMismatch(query, in_file, in_model, " (size, heads, size per head)"))
     result += [
         EntryMismatch(name, None, shape)
@@ -190,7 +195,7 @@ def mismatches(
 
 def _report(
     renamed: RenamedState,
-    config: TransUNetConfig,
+    model: SegmentationNetwork,
     differing: list[EntryMismatch],
     source: str,
     hint: str,
@@ -201,7 +206,7 @@ def _report(
         for kind in ("misshapen", "missing", "extra")
     }
     counts = ", ".join(f"{len(entries)} {kind}" for kind, entries in kinds.items() if entries)
-    lines = [f"{source} does not fit the model: {counts}.", *_explanations(renamed, config)]
+    lines = [f"{source} does not fit the model: {counts}.", *_explanations(renamed, model)]
     for kind, entries in kinds.items():
         lines += [f"  {kind}: {entry}" for entry in entries[:_LISTED]]
         if len(entries) > _LISTED:
@@ -209,21 +214,23 @@ def _report(
     return "\n".join([*lines, hint] if hint else lines)
 
 
-def _explanations(renamed: RenamedState, config: TransUNetConfig) -> list[str]:
-    state = renamed.state
+def _explanations(renamed: RenamedState, model: SegmentationNetwork) -> list[str]:
+    config, state = model.config, renamed.state
+    if not isinstance(config, TransUNetConfig):
+        return [f"The model is {config.name}, of the family {config.family}."]
     theirs, ours = traits_of(state), traits_of_config(config)
     if not theirs.fits(ours):
         name = variant_of(state)
         # By name, unless it is a variant whose parts were changed.
-        model = str(ours) if config.name in ("custom", name) else config.name
+        known = str(ours) if config.name in ("custom", name) else config.name
         other = f', or load it into create_model("{name}") (--model {name})' if name else ""
         return [
-            f"This file is {name or theirs} ({renamed.scheme}); the model is {model}. "
+            f"This file is {name or theirs} ({renamed.scheme}); the model is {known}. "
             f"Give one for {config.name}{other}."
         ]
     lines = []
-    tokens = tokens_of(state)
-    if position_grid(renamed, config) is None and tokens not in (0, prod(config.grid)):
+    tokens = tokens_of(state, POSITIONS)
+    if position_grid(renamed, model) is None and tokens not in (0, config.tokens):
         known_by = (
             "its bundle's config.json tells: give the bundle's folder"
             if renamed.whole

@@ -102,16 +102,18 @@ def stem_channels_of(state: Mapping[str, Tensor]) -> int | None:
     return shape[1] if len(shape) == 4 else None
 
 
-def square_grid_of(state: Mapping[str, Tensor]) -> tuple[int, int] | None:
+def square_grid_of(
+    state: Mapping[str, Tensor], positions: str | None = POSITIONS
+) -> tuple[int, int] | None:
     """Return the grid of the position embeddings, None when they fill no square."""
-    tokens = tokens_of(state)
+    tokens = tokens_of(state, positions)
     side = isqrt(tokens)
     return (side, side) if side and side * side == tokens else None
 
 
-def tokens_of(state: Mapping[str, Tensor]) -> int:
-    """Return how many position embeddings `state` holds, 0 for none."""
-    shape = _shape(state, POSITIONS)
+def tokens_of(state: Mapping[str, Tensor], positions: str | None = POSITIONS) -> int:
+    """Return how many embeddings the entry `positions` of `state` holds, 0 for none."""
+    shape = _shape(state, positions or "")
     return shape[1] if len(shape) == 3 else 0
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from transunet.errors import ConfigError, WeightsError
+from transunet.models.architecture import Architecture
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.models.transunet2d.config import TransUNetConfig
-from transunet.models.transunet2d.network import TransUNet
 from transunet.models.variants import VARIANTS
 from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
 from transunet.weights.download import fetch
@@ -27,7 +27,8 @@ Source = str | Path | Sequence[str | Path]
 """A name of the catalogue ("imagenet21k"), a file, or one file each for backbone and blocks."""
 
 _LOGGER = logging.getLogger(__name__)
-_SCHEMES = {"google": google, "timm": timm, "official": official}
+_SCHEMES: Mapping[str, tuple[Any, ...]] = {"transunet2d": (google, timm, official)}
+"""Family of networks -> how files name its weights; of other families files have its own names."""
 _FRESH = (PATCHES, f"{EMBEDDINGS}.patch_embeddings.bias")  # between the parts of two files
 
 
@@ -76,7 +77,7 @@ def load_weights(
         source: "imagenet21k" (the hub), the path of a `.npz`, `.pth` or `.safetensors` file, of a
             bundle or of a run; or two paths, in any order: one file for the ResNet backbone, one
             for the transformer (R50-ViT-L_16 was published in no other way).
-        partial: Take also a TransUNet for other classes or channels: classes and channels of one
+        partial: Take also a network for other classes or channels: classes and channels of one
             name keep their weights, what has no counterpart keeps the model's initialisation.
         labels: What the model's classes are called, background first; for `partial`.
         channels: What the image's channels are called; for `partial`.
@@ -89,8 +90,6 @@ def load_weights(
         ConfigError: when there is no such file, or no such weights for this variant.
         WeightsError: when a file cannot be had, is damaged, or does not fit; it names the entries.
     """
-    if not isinstance(model, TransUNet):
-        raise ConfigError(f"No weights are known for networks of the family {model.config.family}.")
     config = model.config
     if isinstance(source, str) and source in (*SOURCES, *RETIRED):
         origins = [Origin(fetch(file, offline=offline)) for file in files_for(config.name, source)]
@@ -100,17 +99,14 @@ def load_weights(
             raise ConfigError(f"Expected one weight file or two, found {len(paths)}.")
         origins = [origin_of(Path(path)) for path in paths]
     single = len(origins) == 1
-    renamed = read_renamed(origins[0]) if single else _backbone_and_blocks(config, origins)
-
-    own = model.state_dict()
+    renamed = (
+        read_renamed(origins[0], config.family) if single else _backbone_and_blocks(config, origins)
+    )
     rows: Rows | None = None
     notes: list[str] = []
     if renamed.whole and partial:
         named = labels if labels is None or isinstance(labels, Mapping) else dict(enumerate(labels))
-        renamed, rows, notes = fitted(renamed, origins[0], config, own, named, channels)
-    expected = {
-        name: tuple(value.shape) for name, value in own.items() if single or name not in _FRESH
-    }
+        renamed, rows, notes = fitted(renamed, origins[0], model, named, channels)
     hint = ""
     if single and len(parts := PARTS.get(config.name, ())) == 2:
         hint = (
@@ -118,24 +114,25 @@ def load_weights(
             "the backbone and one for the blocks."
         )
     files = " with ".join(str(origin.file) for origin in origins)
-    state = fit(renamed, config, expected, files, hint)
-    if doubt := doubt_about_positions(renamed, config):
+    state = fit(renamed, model, () if single else _FRESH, files, hint)
+    if doubt := doubt_about_positions(renamed, model):
         _LOGGER.warning("%s: %s", origins[0].file, doubt)
     model.load_state_dict(state, strict=False)
     notes += [] if renamed.whole else ["an encoder: decoder and head start fresh"]
-    notes.append(about_positions(renamed, config))
+    if model.position_name:
+        notes.append(about_positions(renamed, model))
     where = " with ".join(str(origin.bundle or origin.file) for origin in origins)
-    return LoadedWeights(where, len(state), len(own), tuple(notes), rows)
+    return LoadedWeights(where, len(state), len(model.state_dict()), tuple(notes), rows)
 
 
-def read_renamed(origin: Origin) -> RenamedState:
-    """Return what the weight file of `origin` holds, under our names.
+def read_renamed(origin: Origin, family: str = "transunet2d") -> RenamedState:
+    """Return what the weight file of `origin` holds, under the names of networks of `family`.
 
     Raises:
         WeightsError: when it is damaged, or its entries have nobody's names.
     """
     container, entries = read_entries(origin.file)
-    renamed = renamed_by_scheme(entries, container, origin.file)
+    renamed = renamed_by_scheme(entries, container, origin.file, family)
     return replace(renamed, grid=origin.config.grid) if origin.config else renamed
 
 
@@ -163,13 +160,17 @@ def network_settings(origin: Origin) -> dict[str, Any]:
     return {"model": name} | ({} if skips is None else {"n_skip": skips})
 
 
-def renamed_by_scheme(entries: Mapping[str, Tensor], container: str, path: Path) -> RenamedState:
-    """Return `entries` of the file `path` under our names.
+def renamed_by_scheme(
+    entries: Mapping[str, Tensor], container: str, path: Path, family: str = "transunet2d"
+) -> RenamedState:
+    """Return `entries` of the file `path` under the names of networks of `family`.
 
     Raises:
         WeightsError: when their names are nobody's.
     """
-    for scheme in _SCHEMES.values():
+    if family not in _SCHEMES:
+        return RenamedState("the network's own names", True, dict(entries), ours=True)
+    for scheme in _SCHEMES[family]:
         if scheme.recognises(entries):
             renamed: RenamedState = scheme.renamed(entries)
             # The reference writes no safetensors.
@@ -182,8 +183,8 @@ def renamed_by_scheme(entries: Mapping[str, Tensor], container: str, path: Path)
     )
 
 
-def _backbone_and_blocks(config: TransUNetConfig, origins: Sequence[Origin]) -> RenamedState:
-    if not config.hybrid:
+def _backbone_and_blocks(config: Architecture, origins: Sequence[Origin]) -> RenamedState:
+    if not (isinstance(config, TransUNetConfig) and config.hybrid):
         raise ConfigError(f"{config.name} has no backbone, so it takes one weight file, not two.")
     paths, parts = [o.file for o in origins], [read_renamed(origin) for origin in origins]
     hybrid = [any(name.startswith(BACKBONE) for name in part.state) for part in parts]

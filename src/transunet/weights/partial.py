@@ -11,12 +11,9 @@ from itertools import cycle
 from torch import Tensor
 
 from transunet.data.classes import match_classes
-from transunet.models.transunet2d.config import TransUNetConfig
-from transunet.weights.identify import classes_of
+from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.weights.origin import Origin
-from transunet.weights.renaming import PATCHES, ROOT, RenamedState
-
-_HEAD = ("segmentation_head.0.weight", "segmentation_head.0.bias")
+from transunet.weights.renaming import RenamedState
 
 Labels = Mapping[int, str]
 """Class index -> name; 0 is the background."""
@@ -76,18 +73,16 @@ def match_rows(theirs: Labels | None, ours: Labels | None, in_file: int, in_mode
 def fitted(
     renamed: RenamedState,
     origin: Origin,
-    config: TransUNetConfig,
-    own: Mapping[str, Tensor],
+    model: SegmentationNetwork,
     labels: Labels | None = None,
     channels: Sequence[str] | None = None,
 ) -> tuple[RenamedState, Rows | None, list[str]]:
-    """Return `renamed` with the head and the first convolution of a model of `config`.
+    """Return `renamed` with the head and the first convolution as `model` takes them.
 
     Args:
-        renamed: the entries of a file of a whole TransUNet.
+        renamed: the entries of a file of a whole network.
         origin: where they come from, and what its classes and channels are called.
-        config: the model's.
-        own: the model's state: what starts fresh is taken from there.
+        model: what they are for; what starts fresh is taken from its state.
         labels: the model's classes.
         channels: the names of the model's channels.
 
@@ -96,16 +91,14 @@ def fitted(
         a sentence each.
     """
     state, notes, rows = dict(renamed.state), [], None
-    classes = classes_of(state)
-    if classes and all(
-        name in state and state[name].shape[1:] == own[name].shape[1:] for name in _HEAD
-    ):
-        rows = match_rows(origin.labels, labels, classes, config.num_classes)
-        state |= {name: rows.of(state[name], own[name]) for name in _HEAD}
+    own, heads, stem = model.state_dict(), model.head_names, model.stem_name
+    if heads and all(n in state and state[n].shape[1:] == own[n].shape[1:] for n in heads):
+        classes = len(state[heads[0]])
+        rows = match_rows(origin.labels, labels, classes, model.config.num_classes)
+        state |= {name: rows.of(state[name], own[name]) for name in heads}
         notes.append(rows.note)
-    stem = ROOT if config.hybrid else PATCHES
-    if stem in state and state[stem].dim() == 4:
-        known, wanted = state[stem].shape[1], config.stem_channels
+    if stem in state and state[stem].dim() == own[stem].dim():
+        known, wanted = state[stem].shape[1], own[stem].shape[1]
         theirs, ours = origin.channels, channels
         if not (theirs and ours and (len(theirs), len(ours)) == (known, wanted)):
             theirs, ours = (), ()  # names that do not number the planes tell nothing

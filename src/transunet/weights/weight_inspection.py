@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from transunet.models.families import build
 from transunet.models.transunet2d.config import TRANSUNET2D_VARIANTS, TransUNetConfig
-from transunet.models.transunet2d.network import TransUNet
-from transunet.weights.fit import EntryMismatch, adapted, mismatches, wanted
+from transunet.weights.fit import EntryMismatch, adapted, mismatches
 from transunet.weights.identify import (
     classes_of,
     skips_of,
@@ -18,9 +18,8 @@ from transunet.weights.identify import (
     variant_of,
 )
 from transunet.weights.load import renamed_by_scheme
-from transunet.weights.origin import Origin, origin_of
+from transunet.weights.origin import origin_of
 from transunet.weights.reading import read_entries
-from transunet.weights.renaming import RenamedState
 
 
 @dataclass(frozen=True)
@@ -68,43 +67,46 @@ def inspect(path: Path) -> Inspection:
     """
     origin = origin_of(path)
     container, entries = read_entries(origin.file)
-    renamed = renamed_by_scheme(entries, container, origin.file)
-    variant = variant_of(renamed.state)
+    config = origin.config
+    if config is None or isinstance(config, TransUNetConfig):
+        renamed = renamed_by_scheme(entries, container, origin.file)
+        variant, traits = variant_of(renamed.state), str(traits_of(renamed.state))
+    else:
+        renamed = renamed_by_scheme(entries, container, origin.file, config.family)
+        variant, traits = config.name, f"a network of the family {config.family}"
+    state = renamed.state
+    grid = config.grid if config else square_grid_of(state)
+    classes = classes_of(state) or (config.num_classes if config else None)
+    skips, channels = skips_of(state), stem_channels_of(state)
+    if config is None and variant:  # with what a file may differ in and still be of the variant
+        usual = TRANSUNET2D_VARIANTS[variant]
+        config = usual.replace(
+            image_size=tuple(n * usual.patch_size for n in grid) if grid else usual.image_size,
+            num_classes=classes or usual.num_classes,
+            n_skip=usual.n_skip if skips is None else min(skips, 3 if usual.hybrid else 0),
+            in_channels=channels or usual.in_channels,
+        )
+    differing: list[EntryMismatch] = []
+    if config and variant:
+        with torch.device("meta"):  # names and shapes alone
+            model = build(config)
+        differing = mismatches(adapted(renamed, model), renamed, model)
     return Inspection(
         path=origin.file,
         container=container,
         scheme=renamed.scheme,
         variant=variant,
-        traits=str(traits_of(renamed.state)),
+        traits=traits,
         whole=renamed.whole,
         entries=len(entries),
         parameters=sum(value.numel() for value in entries.values()),
-        grid=origin.config.grid if origin.config else square_grid_of(renamed.state),
+        grid=grid,
         grid_told=origin.config is not None,
-        stem_channels=stem_channels_of(renamed.state),
+        stem_channels=channels,
         labels=origin.labels,
         channels=origin.channels,
-        classes=classes_of(renamed.state),
-        n_skip=skips_of(renamed.state),
+        classes=classes,
+        n_skip=skips,
         unused=renamed.unused,
-        mismatches=tuple(_mismatches(variant, renamed, origin)) if variant else (),
+        mismatches=tuple(differing),
     )
-
-
-def _mismatches(variant: str, renamed: RenamedState, origin: Origin) -> list[EntryMismatch]:
-    config = origin.config
-    if not isinstance(
-        config, TransUNetConfig
-    ):  # the variant's, with what a file may differ in and still be of it
-        usual, state = TRANSUNET2D_VARIANTS[variant], renamed.state
-        grid, skips = square_grid_of(state), skips_of(state)
-        config = usual.replace(
-            image_size=tuple(n * usual.patch_size for n in grid) if grid else usual.image_size,
-            num_classes=classes_of(state) or usual.num_classes,
-            n_skip=usual.n_skip if skips is None else min(skips, 3 if usual.hybrid else 0),
-            in_channels=stem_channels_of(state) or usual.in_channels,
-        )
-    with torch.device("meta"):  # names and shapes alone
-        expected = {n: tuple(v.shape) for n, v in TransUNet(config).state_dict().items()}
-    expected = wanted(expected, renamed.whole)
-    return mismatches(adapted(renamed, config), renamed, config, expected)
