@@ -9,16 +9,18 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from typer.testing import CliRunner
 
 import transunet
 from prediction import tiny_bundle
-from small_data import save
+from small_data import decathlon, save
 from transunet.backends.engines import Engine
 from transunet.cli.main import app
 from transunet.data.cases import Case, DataSet
@@ -27,12 +29,16 @@ from transunet.data.layouts import open_dataset, recognises
 from transunet.data.prepare import prepare
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, DataError
+from transunet.export.export import export
+from transunet.models.architecture import Architecture
+from transunet.models.families import Family
+from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.models.variants import variant
 from transunet.training.losses import LossTerm
 from transunet.training.recipe import Recipe, load_recipe
 from transunet.training.trainer import make_loss
 
-__all__ = ["save"]  # a fixture
+__all__ = ["decathlon", "save"]  # fixtures
 
 
 @pytest.fixture
@@ -150,6 +156,80 @@ def test_a_loss_is_weighed_by_the_recipe(enter):
     assert loss(logits, labels) == 3 * 2**2
     with pytest.raises(ConfigError, match="toy_weight are all 0"):
         WithToy(**settings)
+
+
+class ToyConfig(Architecture):
+    """A few convolutions, and no transformer."""
+
+    family: Literal["toy"] = "toy"
+    image_size: tuple[PositiveInt, PositiveInt] = (32, 32)
+    width: PositiveInt = 4
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        return 1, 1
+
+
+class ToyConvolutions(SegmentationNetwork):
+    """Logits of what two convolutions see."""
+
+    head_names = ("head.weight", "head.bias")
+    stem_name = "stem.weight"
+
+    def __init__(self, config: ToyConfig) -> None:
+        super().__init__(config)
+        self.stem = torch.nn.Conv2d(config.in_channels, config.width, 3, padding=1)
+        self.head = torch.nn.Conv2d(config.width, config.num_classes, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.stem(images).relu())
+
+
+@pytest.fixture
+def toy_family(enter):
+    enter("ARCHITECTURES", {"toy": ToyConfig})
+    enter("VARIANTS", {"Toy-S": ToyConfig(name="Toy-S")})
+    enter("FAMILIES", {"toy": Family(ToyConvolutions)})
+
+
+@pytest.mark.usefixtures("toy_family")
+def test_a_family_of_networks_trains_and_predicts(tmp_path, decathlon):
+    model = transunet.create_model("Toy-S", num_classes=3, width=6)
+    assert isinstance(model, ToyConvolutions)
+    assert model.stem.out_channels == 6
+    run = tmp_path / "run"
+    words = ("train", decathlon(), "-o", run, "--model", "Toy-S", "--image-size", 32)
+    budget = ("--iterations", 2, "--batch-size", 2, "--workers", 0, "--device", "cpu")
+    ended = CliRunner().invoke(app, [*map(str, words + budget)])
+    assert ended.exit_code == 0, ended.output
+    values = json.loads((run / "best/config.json").read_text())
+    assert values["architecture"]["family"] == "toy"
+    trained, config = transunet.from_pretrained(run / "best")
+    assert isinstance(trained, ToyConvolutions)
+    assert config.architecture == trained.config
+    again = transunet.create_model(weights=run, num_classes=4)  # with a fresh head
+    assert torch.equal(again.stem.weight, trained.stem.weight)
+    image = Volume(np.random.default_rng(0).random((1, 20, 24, 2)), np.eye(4))
+    labels = transunet.Predictor.from_pretrained(run / "best", device="cpu")(image)
+    assert labels.array.shape == image.array.shape
+    with pytest.raises(ConfigError, match="no attention"):
+        transunet.explain(run / "best", image, device="cpu")
+
+
+@pytest.mark.runtime
+@pytest.mark.usefixtures("toy_family")
+def test_a_family_of_networks_is_exported(tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    model = transunet.create_model("Toy-S", num_classes=3).eval()
+    preprocessing = transunet.Preprocessing(channels=({"name": "MRI"},))
+    labels = {0: "background", 1: "left", 2: "right"}
+    config = transunet.BundleConfig(
+        architecture=model.config, preprocessing=preprocessing, labels=labels
+    )
+    transunet.save_pretrained(model, config, tmp_path / "bundle")
+    for suffix in (".onnx", ".pt2"):
+        assert export(tmp_path / "bundle", tmp_path / f"toy{suffix}").difference < 1e-5
 
 
 class ToyNetwork:
