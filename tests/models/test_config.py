@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from transunet.errors import ConfigError
-from transunet.models.variants import VARIANTS, architecture_of, variant
+from transunet.models.families import architecture_of
+from transunet.models.variants import VARIANTS, variant
 
 
 @pytest.mark.parametrize(

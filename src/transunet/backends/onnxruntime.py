@@ -10,6 +10,7 @@ from transunet.backends.exported import AXES, INPUT, OUTPUT, check_tensors, pack
 from transunet.backends.threads import spinning, threads
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.errors import DataError, first_sentence
+from transunet.models.families import exportable
 from transunet.optional import require
 
 if TYPE_CHECKING:
@@ -147,7 +148,6 @@ def _traced(onnx: Any, model: "SegmentationNetwork") -> Any:
     from torch.export import Dim
 
     from transunet.backends.pytorch import quiet
-    from transunet.models.families import exportable
 
     require("onnxscript", "onnx")
     stride, axes = model.config.stride, AXES[-model.config.axes :]

@@ -15,6 +15,7 @@ from transunet.backends.protocol import PrecisionError
 from transunet.backends.threads import threads
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.errors import DataError, last_sentence
+from transunet.models.families import exportable, optimised
 from transunet.optional import require
 
 if TYPE_CHECKING:
@@ -179,7 +180,6 @@ def write(
         PrecisionError: for a precision that this processor lacks.
     """
     from transunet.backends.pytorch import fingerprint_of, program_of, quiet
-    from transunet.models.families import exportable, optimised
 
     ov = require("openvino", "openvino")
     check_precision(precision)

@@ -14,7 +14,7 @@ from transunet.data.sampling.slices import Slices
 from transunet.errors import ConfigError
 from transunet.files import read_json
 from transunet.models.architecture import Architecture
-from transunet.models.variants import architecture_of
+from transunet.models.families import architecture_of
 from transunet.settings import Configuration
 
 CONFIG = "config.json"

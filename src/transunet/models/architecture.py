@@ -19,7 +19,7 @@ class Architecture(Configuration):
     """
 
     family: str
-    """A key of `variants.ARCHITECTURES`; each family declares its own, a literal."""
+    """A key of `families.ARCHITECTURES`; each family declares its own, a literal."""
     name: str = "custom"
     """Name of the variant that this was made from."""
     num_classes: PositiveInt = 2

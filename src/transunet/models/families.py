@@ -1,61 +1,92 @@
-"""The networks, by their families: one entry for each folder of this package."""
+"""The families of networks, one entry for each folder of this package. Imports no torch.
+
+What an entry names is imported when a network of that family is met.
+"""
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
+from transunet.errors import ConfigError
 from transunet.models.architecture import Architecture
-from transunet.models.segmentation_network import SegmentationNetwork
-from transunet.models.transunet2d.exportable import exportable as exportable_2d
-from transunet.models.transunet2d.network import TransUNet
-from transunet.models.transunet2d.optimised import fuse
-from transunet.models.transunet3d.network import TransUNet3D
 
+if TYPE_CHECKING:
+    from torch import nn
 
-@torch.no_grad()
-def evaluation_copy(model: SegmentationNetwork) -> SegmentationNetwork:
-    """Return a copy of `model` in evaluation mode, whose weights ask for no gradients."""
-    return deepcopy(model).eval().requires_grad_(False)
+    from transunet.models.segmentation_network import SegmentationNetwork
+
+ARCHITECTURES: Mapping[str, str | type[Architecture]] = {
+    "transunet2d": "transunet2d.config:TransUNetConfig",
+    "transunet3d": "transunet3d.config:TransUNet3DConfig",
+}
+"""Name of each family, which a bundle tells by the field `family` -> its configuration."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family of networks."""
+    """A family of networks; each part itself, or "MODULE:NAME" below this package."""
 
-    network: type[SegmentationNetwork]
+    network: "str | type[SegmentationNetwork]"
     """Its class, which takes a configuration of the family's and draws random weights."""
-    optimised: Callable[[Any], SegmentationNetwork] = evaluation_copy
+    optimised: "str | Callable[[Any], SegmentationNetwork]" = "segmentation_network:evaluation_copy"
     """Returns a copy of a network that predicts faster, with the same logits within rounding."""
-    exportable: Callable[[Any, bool], nn.Module] | None = None
+    exportable: "str | Callable[[Any, bool], nn.Module] | None" = None
     """Returns a copy to be traced: for images in whole strides, of any size where it is told so.
     The optimised copy where there is none."""
 
 
 FAMILIES: Mapping[str, Family] = {
-    "transunet2d": Family(TransUNet, optimised=fuse, exportable=exportable_2d),
-    "transunet3d": Family(TransUNet3D),
+    "transunet2d": Family(
+        "transunet2d.network:TransUNet",
+        optimised="transunet2d.optimised:fuse",
+        exportable="transunet2d.exportable:exportable",
+    ),
+    "transunet3d": Family("transunet3d.network:TransUNet3D"),
 }
-"""Name of each family -> its network; `variants.ARCHITECTURES` has the configurations."""
+"""Name of each family -> its network."""
 
 
-def build(config: Architecture) -> SegmentationNetwork:
+def architecture_of(values: Mapping[str, Any]) -> Architecture:
+    """Return the configuration that `values` (of parsed JSON) describe.
+
+    Without `family` they are of 2D TransUNet, the only family that there was at first.
+
+    Raises:
+        ConfigError: for an unknown family or impossible settings.
+    """
+    family = values.get("family", "transunet2d")
+    if family not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ConfigError(
+            f"family: there is no family of networks {family!r}; known: {known}. Update this "
+            "package if a later version wrote it."
+        )
+    architecture: Architecture = _loaded(ARCHITECTURES[family])(**values)
+    return architecture
+
+
+def network_class(config: Architecture) -> "type[SegmentationNetwork]":
+    """Return the class of the network of `config`."""
+    cls: type[SegmentationNetwork] = _loaded(FAMILIES[config.family].network)
+    return cls
+
+
+def build(config: Architecture) -> "SegmentationNetwork":
     """Return the network of `config`, with random weights."""
-    return FAMILIES[config.family].network(config)
+    return network_class(config)(config)
 
 
-def optimised(model: SegmentationNetwork) -> SegmentationNetwork:
+def optimised(model: "SegmentationNetwork") -> "SegmentationNetwork":
     """Return a copy of `model` that predicts faster and cannot be trained; `model` stays as it is.
 
     Its weights may have other names: save the model itself.
     """
-    return FAMILIES[model.config.family].optimised(model)
+    copy: SegmentationNetwork = _loaded(FAMILIES[model.config.family].optimised)(model)
+    return copy
 
 
-def exportable(model: SegmentationNetwork, any_size: bool = False) -> nn.Module:
+def exportable(model: "SegmentationNetwork", any_size: bool = False) -> "nn.Module":
     """Return a copy of `model` to be traced and exported; `model` stays as it is.
 
     It takes images in whole strides.
@@ -65,4 +96,14 @@ def exportable(model: SegmentationNetwork, any_size: bool = False) -> nn.Module:
         any_size: whether sizes other than the configured one are wanted.
     """
     family = FAMILIES[model.config.family]
-    return family.exportable(model, any_size) if family.exportable else family.optimised(model)
+    if family.exportable is None:
+        return optimised(model)
+    copy: nn.Module = _loaded(family.exportable)(model, any_size)
+    return copy
+
+
+def _loaded(part: Any) -> Any:
+    if not isinstance(part, str):
+        return part
+    module, _, name = part.partition(":")
+    return getattr(import_module(f"transunet.models.{module}"), name)

@@ -1,7 +1,9 @@
 """What the rest of the package knows of a network, whatever its family."""
 
+from copy import deepcopy
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from transunet.errors import ConfigError
@@ -61,3 +63,9 @@ class SegmentationNetwork(nn.Module):
         """
         if enabled:
             raise ConfigError(f"{self.config.name} has nothing to recompute: leave it out.")
+
+
+@torch.no_grad()
+def evaluation_copy(model: SegmentationNetwork) -> SegmentationNetwork:
+    """Return a copy of `model` in evaluation mode, whose weights ask for no gradients."""
+    return deepcopy(model).eval().requires_grad_(False)

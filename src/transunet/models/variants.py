@@ -1,7 +1,4 @@
-"""Families of networks and their variants, as configurations. Imports no torch.
-
-A bundle tells its family by the field `family`; `families.FAMILIES` has the networks to these.
-"""
+"""The variants of all families, as configurations. Imports no torch."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -10,14 +7,9 @@ from typing import Any
 
 from transunet.errors import ConfigError
 from transunet.models.architecture import Architecture
-from transunet.models.transunet2d.config import TRANSUNET2D_VARIANTS, TransUNetConfig
-from transunet.models.transunet3d.config import TRANSUNET3D_VARIANTS, TransUNet3DConfig
+from transunet.models.transunet2d.config import TRANSUNET2D_VARIANTS
+from transunet.models.transunet3d.config import TRANSUNET3D_VARIANTS
 
-ARCHITECTURES: Mapping[str, type[Architecture]] = {
-    "transunet2d": TransUNetConfig,
-    "transunet3d": TransUNet3DConfig,
-}
-"""Name of each family -> its configuration."""
 VARIANTS: Mapping[str, Architecture] = MappingProxyType(
     {**TRANSUNET2D_VARIANTS, **TRANSUNET3D_VARIANTS}
 )
@@ -35,21 +27,3 @@ def variant(name: str, **changes: Any) -> Architecture:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"No model is called {name!r}.{hint} Known: {', '.join(VARIANTS)}.")
     return VARIANTS[name].replace(**{k: v for k, v in changes.items() if v is not None})
-
-
-def architecture_of(values: Mapping[str, Any]) -> Architecture:
-    """Return the configuration that `values` (of parsed JSON) describe.
-
-    Without `family` they are of 2D TransUNet, the only family that there was at first.
-
-    Raises:
-        ConfigError: for an unknown family or impossible settings.
-    """
-    family = values.get("family", "transunet2d")
-    if family not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ConfigError(
-            f"family: there is no family of networks {family!r}; known: {known}. Update this "
-            "package if a later version wrote it."
-        )
-    return ARCHITECTURES[family](**values)

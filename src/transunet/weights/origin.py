@@ -9,7 +9,7 @@ from pathlib import Path
 from transunet.errors import ConfigError
 from transunet.files import read_json
 from transunet.models.architecture import Architecture
-from transunet.models.variants import architecture_of
+from transunet.models.families import architecture_of
 from transunet.weights.catalog import RETIRED, SOURCES
 
 CHECKPOINT = "checkpoint.pt"

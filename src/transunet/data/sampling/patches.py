@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from functools import reduce
 from itertools import product
 from math import ceil, prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
-from transunet.data.store import Store, StoredCase
 from transunet.settings import Configuration
+
+if TYPE_CHECKING:
+    from transunet.data.store import Store, StoredCase
 
 SIGMA = 0.125
 """Standard deviation of the weights, as a share of the patch's side."""
@@ -102,19 +104,19 @@ class Patches(Configuration):
         rooms = [max(n - side, 0) for n, side in zip(shape, self.size, strict=True)]
         return [(low, low + room) for low, room in zip(lows, rooms, strict=True)]
 
-    def samples_in(self, case: StoredCase) -> NDArray[np.intp]:
+    def samples_in(self, case: "StoredCase") -> NDArray[np.intp]:
         """Return numbers for as many draws as patches cover a case, side by side."""
         if len(case.unlabelled) == case.slices:
             return np.arange(0)
         shape = (case.slices, *case.size)
         return np.arange(prod(ceil(n / side) for n, side in zip(shape, self.size, strict=True)))
 
-    def samples_with(self, case: StoredCase, index: int) -> NDArray[np.intp]:
+    def samples_with(self, case: "StoredCase", index: int) -> NDArray[np.intp]:
         """Return `samples_in`, any of which can be drawn for class `index`, where it occurs."""
         return self.samples_in(case) if index in case.slices_with else np.arange(0)
 
     def cut(
-        self, store: Store, name: str, number: int, wanted_class: int, rng: np.random.Generator
+        self, store: "Store", name: str, number: int, wanted_class: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Draw a patch (C, d, h, w) of a case and its label (d, h, w), copies.
 

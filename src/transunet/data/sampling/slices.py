@@ -1,14 +1,16 @@
 """A working volume as its planes, each with its neighbours: what a 2D network takes."""
 
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 
 from transunet.data.resize import nearest, resize
-from transunet.data.store import Store, StoredCase
 from transunet.settings import Configuration
+
+if TYPE_CHECKING:
+    from transunet.data.store import Store, StoredCase
 
 
 class Slices(Configuration):
@@ -32,17 +34,17 @@ class Slices(Configuration):
         """Return the channels that a network takes of a volume's `channels`."""
         return channels * (2 * self.context + 1)
 
-    def samples_in(self, case: StoredCase) -> NDArray[np.intp]:
+    def samples_in(self, case: "StoredCase") -> NDArray[np.intp]:
         """Return the planes of a case from which there is something to learn."""
         return np.setdiff1d(np.arange(case.slices), case.unlabelled)
 
-    def samples_with(self, case: StoredCase, index: int) -> NDArray[np.intp]:
+    def samples_with(self, case: "StoredCase", index: int) -> NDArray[np.intp]:
         """Return those of `samples_in` that hold class `index`."""
         numbers = self.samples_in(case)
         return numbers[np.isin(numbers, case.slices_with.get(index, ()))]
 
     def cut(
-        self, store: Store, name: str, number: int, wanted_class: int, rng: np.random.Generator
+        self, store: "Store", name: str, number: int, wanted_class: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Return the sample (C (2 context + 1), H, W) of a plane and its label (H, W), copies.
 

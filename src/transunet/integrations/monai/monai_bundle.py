@@ -16,7 +16,7 @@ from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError
 from transunet.files import atomic_path
-from transunet.models.families import FAMILIES
+from transunet.models.families import network_class
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.optional import DISTRIBUTION, own_version, versions_of
 
@@ -177,7 +177,7 @@ def inference(config: BundleConfig) -> dict[str, Any]:
         "imports": ["$import transunet"],
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "network_def": {
-            "_target_": _importable(FAMILIES[config.architecture.family].network),
+            "_target_": _importable(network_class(config.architecture)),
             "config": {
                 "_target_": _importable(type(config.architecture)),
                 **config.architecture.model_dump(mode="json"),
