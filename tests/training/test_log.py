@@ -5,18 +5,18 @@ import types
 import pytest
 
 from transunet.errors import ConfigError
-from transunet.training.log import Log, check_trackers, draw_curves, read_log
+from transunet.training.log import check_trackers, draw_curves, open_log, read_log
 
 VALIDATION = {"mean_dice": 0.5, "dice": {"a": 0.5, "b": None}}
 DETAILS = {"best": True, "cases": {"x": {"a": 0.5, "b": None}}}
 
 
 def write(folder, steps, done=None, trackers=()):
-    log = Log(folder, done or {"train": 0, "validation": -1}, trackers, {"lr": 1.0})
-    for step in steps:
-        log.write("train", step, {"loss": 1.0 / step, "lr": 0.1})
-    log.write("validation", steps[-1], VALIDATION, DETAILS)
-    log.close()
+    done = done or {"train": 0, "validation": -1}
+    with open_log(folder, done, trackers, {"lr": 1.0}) as add:
+        for step in steps:
+            add("train", step, {"loss": 1.0 / step, "lr": 0.1})
+        add("validation", steps[-1], VALIDATION, **DETAILS)
 
 
 def test_a_resumed_log_tells_every_step_once(tmp_path):

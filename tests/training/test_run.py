@@ -1,6 +1,5 @@
 """A run's folder: held by one process, moved about, gone on with from anywhere."""
 
-import json
 import os
 import shutil
 import signal
@@ -161,20 +160,6 @@ def test_a_cross_validation_that_was_moved_goes_on(toy, tmp_path, recipe):
     for fold in (0, 1):
         run = start_fold(moved, fold, go_on=True, device="cpu")
         assert run.store.path.resolve() == tmp_path / "new/store"
-    assert not (tmp_path / "old").exists()
-
-
-def test_a_moved_run_whose_store_was_noted_absolute_goes_on(toy, tmp_path, recipe):
-    parent = open_folds(tmp_path / "old", toy, recipe(folds=2))
-    start_fold(parent, 0, device="cpu")
-    for folder in (tmp_path / "old", tmp_path / "old/fold-0"):
-        noted = json.loads((folder / "run.json").read_text())
-        noted["store"] = str(tmp_path / "old/store")  # as older versions did
-        (folder / "run.json").write_text(json.dumps(noted))
-    (tmp_path / "old").rename(tmp_path / "new")
-    for fold in (0, 1):
-        run = start_fold(Run.reopen(tmp_path / "new"), fold, go_on=True, device="cpu")
-        assert run.store.path == tmp_path / "new/store"
     assert not (tmp_path / "old").exists()
 
 

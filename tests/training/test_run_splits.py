@@ -79,13 +79,14 @@ def test_prepared_folds_are_cross_validated(toy, recipe, tmp_path):
     assert plain.split == folds[0]
 
 
-def test_a_run_that_noted_no_splits_goes_on_with_what_its_version_drew(store, recipe, tmp_path):
-    job = start(tmp_path / "run", store, recipe(folds=3, fold=1), device="cpu")
+def test_a_run_that_noted_no_splits_is_refused_and_its_version_named(store, recipe, tmp_path):
+    start(tmp_path / "run", store, recipe(folds=3, fold=1), device="cpu")
     path = tmp_path / "run/run.json"
     record = json.loads(path.read_text())
     del record["splits"], record["group_by"]
-    path.write_text(json.dumps(record))
-    assert resume(tmp_path / "run", device="cpu").split == job.split
+    path.write_text(json.dumps(record | {"transunet": "0.0.9"}))
+    with pytest.raises(ConfigError, match=r"run\.json .*Resume with transunet 0\.0\.9"):
+        resume(tmp_path / "run", device="cpu")
 
 
 @pytest.mark.parametrize("prepared", [False, True])

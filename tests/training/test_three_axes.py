@@ -1,5 +1,6 @@
 """Training on images of three axes: held to scipy and MONAI, and to what two axes give."""
 
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +10,18 @@ import torch.nn.functional as F
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch import nn
+from torch.utils.data import DataLoader
 
+from transunet.data.sampling.patches import Patches
+from transunet.data.store import Store
 from transunet.training.augmentation import BatchAugmentation
 from transunet.training.distributed import SharedBatchNorm
 from transunet.training.losses import DeepSupervisionLoss, SegmentationLoss, nearest_labels
 from transunet.training.recipe import Augmentation, load_recipe
+from transunet.training.sampler import Batches
+from transunet.training.samples import Samples
+from transunet.training.step import Arithmetic, train_step
+from transunet.training.trainer import MovingAverage
 
 EVERY = [name for name in Augmentation.model_fields if name.startswith("p_")]
 SIZE = (12, 18, 16)
@@ -267,3 +275,39 @@ def test_shared_batch_norm_alone_is_batch_norm(axes):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     for name, value in usual.state_dict().items():
         torch.testing.assert_close(shared.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+
+
+class TwoDepths(nn.Module):
+    """A small network of three axes with logits at its own size and at half of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU())
+        self.heads = nn.ModuleList(nn.Conv3d(8, 3, 1) for _ in "ab")
+
+    def forward(self, x):
+        features = self.features(x)
+        return [self.heads[0](features), self.heads[1](features[..., ::2, ::2])]
+
+
+def test_a_network_learns_from_patches_that_are_drawn_and_changed(store):
+    torch.manual_seed(0)
+    store = Store.open(store)
+    samples = Samples(store, list(store.cases), Patches(size=(3, 16, 16)))
+    by_class = {index: samples.with_class(index) for index in (1, 2)}
+    sampler = Batches(len(samples), 4, seed=1, foreground=0.5, indices_by_class=by_class)
+    augment = BatchAugmentation(load_recipe("modern").augmentation, 1, spared_axis=0)
+    network = TwoDepths().train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.02)
+    loss = DeepSupervisionLoss(SegmentationLoss(), [0.5])
+    average = MovingAverage(network, 0.9)
+    losses = []
+    loader = DataLoader(samples, batch_sampler=sampler)
+    for step, (keys, batch) in enumerate(zip(islice(sampler, 30), loader, strict=False)):
+        images, labels = augment(batch["image"], batch["label"], keys)
+        assert images.shape == (len(keys), 1, 3, 16, 16)
+        how = Arithmetic(accumulate=2, clip_norm=1.0)
+        losses.append(train_step(network, loss, optimizer, images, labels, how))
+        average.update(network, step)
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert torch.isfinite(average.model(images)[0]).all()

@@ -236,10 +236,10 @@ def _cubic(x: Tensor, size: Sequence[int]) -> Tensor:
     in_plane = F.interpolate(x.flatten(1, -3), size=tuple(size[-2:]), mode="bicubic")
     if x.ndim == 4:
         return in_plane
-    # PyTorch has no tricubic: the third axis, with each plane as a row, which keeps its length.
-    rows = in_plane.reshape(*x.shape[:3], -1)
-    between = F.interpolate(rows, size=(size[0], rows.shape[3]), mode="bicubic")
-    return between.reshape(*x.shape[:2], *size)
+    # PyTorch has no tricubic: along the first axis, a product with what it makes of the identity.
+    points = torch.eye(x.shape[2], dtype=x.dtype, device=x.device)[None, None]
+    weights = F.interpolate(points, size=(size[0], x.shape[2]), mode="bicubic")[0, 0]
+    return (weights @ in_plane.reshape(*x.shape[:3], -1)).reshape(*x.shape[:2], *size)
 
 
 def _intensity(change: Callable[[Tensor, Rngs], Tensor]) -> Change:

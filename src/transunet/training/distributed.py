@@ -59,6 +59,10 @@ class ProcessGroup:
             dist.barrier()
 
 
+ALONE = ProcessGroup()
+"""One process that shares with no other."""
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
     """Join the other processes that torchrun started, if it started this one.
@@ -68,7 +72,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ProcessGroup()
+        yield ALONE
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device == "cuda":

@@ -8,35 +8,29 @@ recipe asks for them.
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
 from transunet.errors import ConfigError
-from transunet.files import atomic_path
+from transunet.files import atomic_path, write_text
 
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 _POINTS = 500  # of the loss's curve: means over so many stretches, so that the trend is seen
 
-
-class Tracker(Protocol):
-    """Where numbers go besides the file."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the values that belong to `step`."""
-
-    def close(self) -> None:
-        """Write what is left."""
+Tracker = tuple[Callable[[int, Mapping[str, float]], object], Callable[[], object]]
+"""Where numbers go besides the file: what takes a step and its values, and what ends it."""
 
 
-class Log:
-    """The record of one run, continued where a checkpoint left it.
+@contextmanager
+def open_log(
+    folder: Path, done: Mapping[str, int], trackers: Sequence[str], settings: Mapping[str, Any]
+) -> Iterator[Callable[..., None]]:
+    """Open the record of a run, continued where a checkpoint left it.
 
     Args:
         folder: the run's.
@@ -44,57 +38,34 @@ class Log:
             again.
         trackers: names in `TRACKERS`.
         settings: the recipe, for trackers that show it.
+
+    Yields:
+        What adds a line: `write(event, step, values, **details)`. The numbers among the values also
+        go to the trackers, as `event/name`.
     """
+    path = folder / "log.jsonl"
+    if path.exists():
+        lines = map(_parsed, path.read_text(encoding="utf-8").splitlines())
+        kept = [line for line in lines if line and line["step"] <= done.get(line["event"], -1)]
+        write_text("".join(json.dumps(line) + "\n" for line in kept), path)
+    step = max(done.values())
+    opened = [TRACKERS[name](folder, step, settings) for name in trackers]
+    with suppress(ModuleNotFoundError):
+        opened.append(_tensorboard(folder, step, settings))
+    with ExitStack() as stack:
+        for _, end in opened:
+            stack.callback(end)
+        file = stack.enter_context(path.open("a", encoding="utf-8"))
 
-    def __init__(
-        self,
-        folder: Path,
-        done: Mapping[str, int],
-        trackers: Sequence[str],
-        settings: Mapping[str, Any],
-    ) -> None:
-        self.path = folder / "log.jsonl"
-        if self.path.exists():
-            lines = map(_parsed, self.path.read_text(encoding="utf-8").splitlines())
-            kept = [line for line in lines if line and line["step"] <= done.get(line["event"], -1)]
-            with atomic_path(self.path) as partial:
-                partial.write_text(
-                    "".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8"
-                )
-        step = max(done.values())
-        self._trackers = [TRACKERS[name](folder, step, settings) for name in trackers]
-        with suppress(ModuleNotFoundError):
-            self._trackers.append(_TensorBoard(folder, step, settings))
-        self._file = self.path.open("a", encoding="utf-8")
+        def write(event: str, step: int, values: Mapping[str, Any], **details: Any) -> None:
+            line = {"event": event, "step": step, **values, **details}
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            numbers = dict(_numbers(values, event))
+            for send, _ in opened:
+                send(step, numbers)
 
-    def write(
-        self, event: str, step: int, values: Mapping[str, Any], details: Mapping[str, Any] = EMPTY
-    ) -> None:
-        """Add one line; the numbers among `values` also go to the trackers, as `event/name`."""
-        line = {"event": event, "step": step, **values, **details}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        numbers = dict(_numbers(values, event))
-        for tracker in self._trackers:
-            tracker.scalars(step, numbers)
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._file.close()
-        for tracker in self._trackers:
-            tracker.close()
-
-
-class Silence:
-    """The record of a process that does not write."""
-
-    def write(
-        self, event: str, step: int, values: Mapping[str, Any], details: Mapping[str, Any] = EMPTY
-    ) -> None:
-        """Take nothing down."""
-
-    def close(self) -> None:
-        """Nothing is left."""
+        yield write
 
 
 def read_log(folder: Path, event: str) -> list[dict[str, Any]]:
@@ -119,18 +90,16 @@ def _parsed(line: str) -> dict[str, Any] | None:
         return None
 
 
-class _TensorBoard:
-    def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
-        tensorboard = import_module("torch.utils.tensorboard")
-        _leave_errors_to_the_next_call("tensorboard")
-        self._writer = tensorboard.SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+def _tensorboard(folder: Path, step: int, settings: Mapping[str, Any]) -> Tracker:
+    tensorboard = import_module("torch.utils.tensorboard")
+    _leave_errors_to_the_next_call("tensorboard")
+    writer = tensorboard.SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def send(step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        self._writer.close()
+    return send, writer.close
 
 
 def _leave_errors_to_the_next_call(package: str) -> None:
@@ -149,48 +118,36 @@ def _leave_errors_to_the_next_call(package: str) -> None:
         threading.excepthook = tell
 
 
-class _WandB:
-    def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
-        # By its id, resuming goes on with the same curves.
-        id_file = folder / "wandb.id"
-        known = id_file.read_text(encoding="utf-8") if id_file.exists() else uuid4().hex
-        id_file.write_text(known, encoding="utf-8")
-        self._run = import_module("wandb").init(
-            project="transunet",
-            name=folder.name,
-            dir=folder,
-            id=known,
-            resume="allow",
-            config=dict(settings),
-        )
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
+def _wandb(folder: Path, step: int, settings: Mapping[str, Any]) -> Tracker:
+    # By its id, resuming goes on with the same curves.
+    id_file = folder / "wandb.id"
+    known = id_file.read_text(encoding="utf-8") if id_file.exists() else uuid4().hex
+    id_file.write_text(known, encoding="utf-8")
+    run = import_module("wandb").init(
+        project="transunet",
+        name=folder.name,
+        dir=folder,
+        id=known,
+        resume="allow",
+        config=dict(settings),
+    )
+    return lambda step, values: run.log(dict(values), step=step), run.finish
 
 
-class _MLflow:
-    def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
-        self._mlflow = import_module("mlflow")
-        self._mlflow.set_experiment("transunet")
-        id_file = folder / "mlflow.id"
-        known = id_file.read_text(encoding="utf-8") if id_file.exists() else None
-        run = self._mlflow.start_run(run_id=known, run_name=folder.name)
-        id_file.write_text(run.info.run_id, encoding="utf-8")
-        self._mlflow.log_params(dict(settings))
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics(dict(values), step=step)
-
-    def close(self) -> None:
-        self._mlflow.end_run()
+def _mlflow(folder: Path, step: int, settings: Mapping[str, Any]) -> Tracker:
+    mlflow = import_module("mlflow")
+    mlflow.set_experiment("transunet")
+    id_file = folder / "mlflow.id"
+    known = id_file.read_text(encoding="utf-8") if id_file.exists() else None
+    run = mlflow.start_run(run_id=known, run_name=folder.name)
+    id_file.write_text(run.info.run_id, encoding="utf-8")
+    mlflow.log_params(dict(settings))
+    return lambda step, values: mlflow.log_metrics(dict(values), step=step), mlflow.end_run
 
 
 TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]] = {
-    "wandb": _WandB,
-    "mlflow": _MLflow,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
 }
 
 

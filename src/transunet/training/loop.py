@@ -2,13 +2,14 @@
 
 import signal
 import threading
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from time import monotonic
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from transunet.bundle.io import save_pretrained
 from transunet.errors import TransUNetError
 from transunet.training.checkpoint import save_checkpoint
 from transunet.training.error_messages import explained, non_finite
-from transunet.training.log import Log, Silence, draw_curves
+from transunet.training.log import draw_curves, open_log
 from transunet.training.run_lock import locked
 from transunet.training.schedule import rate_at
 from transunet.training.step import NonFiniteLossError, train_step
@@ -28,14 +29,14 @@ from transunet.training.validation import Validation, validate
 class Interrupted(TransUNetError):  # noqa: N818 - not a fault: everything was saved
     """Training was asked to stop and has saved what going on needs."""
 
-    def __init__(self, folder: Path, step: int, signal_number: int | None) -> None:
+    def __init__(self, folder: Path, step: int, signals: Sequence[int]) -> None:
         self.folder, self.step = folder, step
         super().__init__(
             f"Stopped after step {step}; everything is saved. Go on with: "
             f"transunet train --resume {folder}"
         )
         # None: another process was asked.
-        self.exit_code = 128 + (signal_number or signal.SIGTERM)
+        self.exit_code = 128 + (signals[-1] if signals else signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -83,21 +84,21 @@ def train(trainer: Trainer) -> Generator[Stepped | Validated]:
     with (
         explained(trainer),
         locked(trainer.folder, world),
-        stop_requests() as stop_request,
-        closing(
-            Log(trainer.folder, done, recipe.loggers, recipe.model_dump())
+        stop_requests() as stop_signals,
+        (
+            open_log(trainer.folder, done, recipe.loggers, recipe.model_dump())
             if world.first
-            else Silence()
-        ) as log,
+            else nullcontext(_write_nothing)
+        ) as write,
         closing(trainer.batches()) as batches,
     ):
         while True:
             if _validations_due(trainer) > state.validations:
-                yield _validate(trainer, log)
+                yield _validate(trainer, write)
                 saved = state.seconds
             stale = recipe.patience is not None and state.stale >= recipe.patience
             if stale or trainer.budget.is_spent(state.step, state.seconds):
-                log.write("end", state.step, {"seconds": round(state.seconds, 2)})
+                write("end", state.step, {"seconds": round(state.seconds, 2)})
                 return
 
             rate = rate_at(
@@ -122,7 +123,7 @@ def train(trainer: Trainer) -> Generator[Stepped | Validated]:
             state.step += 1
             # Processes must agree when to stop, and on the time where it is the budget.
             stop, state.seconds = world.largest(
-                [float(bool(stop_request)), monotonic() - started], trainer.device
+                [float(len(stop_signals)), monotonic() - started], trainer.device
             )
 
             event = Stepped(
@@ -133,13 +134,13 @@ def train(trainer: Trainer) -> Generator[Stepped | Validated]:
                 lr=rate,
                 progress=trainer.budget.progress(state.step, state.seconds),
             )
-            log.write("train", state.step, {**vars(event), "seconds": round(state.seconds, 2)})
+            write("train", state.step, {**vars(event), "seconds": round(state.seconds, 2)})
             yield event
             if stop or state.seconds - saved >= 60 * recipe.checkpoint_minutes:
                 save(trainer)
                 saved = state.seconds
             if stop:
-                raise Interrupted(trainer.folder, state.step, stop_request.signal_number)
+                raise Interrupted(trainer.folder, state.step, stop_signals)
 
 
 def save(trainer: Trainer) -> None:
@@ -155,7 +156,7 @@ def save(trainer: Trainer) -> None:
         save_checkpoint(trainer.checkpoint, trainer.state, trainer.parts)
 
 
-def _validate(trainer: Trainer, log: Log | Silence) -> Validated:
+def _validate(trainer: Trainer, write: Callable[..., None]) -> Validated:
     """Measure the held-out cases, keep the best network, then save: in this order.
 
     Killed in between, the run resumes before this validation and does it again.
@@ -178,16 +179,16 @@ def _validate(trainer: Trainer, log: Log | Silence) -> Validated:
         save_pretrained(trainer.best_guess, trainer.bundle_config, folder / "best")
     mean = None if isnan(outcome.mean_dice) else outcome.mean_dice
     cases = {case: _none_for_nan(dice) for case, dice in outcome.cases.items()}
-    log.write(
-        "validation",
-        state.step,
-        {"mean_dice": mean, "dice": _none_for_nan(outcome.dice)},
-        {"best": is_best, "cases": cases},
-    )
+    values = {"mean_dice": mean, "dice": _none_for_nan(outcome.dice)}
+    write("validation", state.step, values, best=is_best, cases=cases)
     save(trainer)
     if first:
         draw_curves(folder)
     return Validated(state.step, outcome, is_best)
+
+
+def _write_nothing(*values: Any, **details: Any) -> None:
+    """The log of a process that is not the first."""
 
 
 def _validations_due(trainer: Trainer) -> int:
@@ -199,36 +200,25 @@ def _none_for_nan(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if isnan(value) else value for name, value in values.items()}
 
 
-@dataclass
-class StopRequest:
-    """Whether someone has asked to stop, and how."""
-
-    signal_number: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal_number is not None
-
-
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Yield what SIGINT or SIGTERM sets, for the loop to stop at the next safe moment.
+def stop_requests() -> Iterator[list[int]]:
+    """Yield the signals SIGINT and SIGTERM that come, for the loop to stop at the next safe moment.
 
-    A second Ctrl-C stops at once. Outside the main thread, where Python takes no signals, it is
-    never set.
+    A second Ctrl-C stops at once. Outside the main thread, where Python takes no signals, none do.
     """
-    request = StopRequest()
+    signals: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if request and number == signal.SIGINT:
+        if signals and number == signal.SIGINT:
             raise KeyboardInterrupt
-        request.signal_number = number
+        signals.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield signals
         return
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield request
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

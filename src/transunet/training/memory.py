@@ -15,7 +15,7 @@ from transunet.data.store import Store
 from transunet.device import free_memory
 from transunet.errors import ConfigError
 from transunet.models.variants import variant
-from transunet.training.distributed import ProcessGroup
+from transunet.training.distributed import ALONE, ProcessGroup
 from transunet.training.losses import no_reduce
 from transunet.training.recipe import Recipe
 from transunet.training.step import Arithmetic, train_step
@@ -26,7 +26,7 @@ _TRANSIENT = 1.5  # what a step holds at most, over what it keeps for the backwa
 
 
 def fit_to_memory(
-    recipe: Recipe, store: Store, device: torch.device, world: ProcessGroup | None = None
+    recipe: Recipe, store: Store, device: torch.device, world: ProcessGroup = ALONE
 ) -> Recipe:
     """Return `recipe` with sizes for the memory of `device` where it says `auto`.
 
@@ -37,7 +37,6 @@ def fit_to_memory(
     Raises:
         ConfigError: when not even one slice fits, naming what to lower.
     """
-    world = world or ProcessGroup()
     if recipe.image_size == "auto":
         size = _image_size(recipe, store, device)
         recipe = recipe.replace(image_size=world.gather(size)[0])
@@ -78,24 +77,21 @@ def _fits(recipe: Recipe, store: Store, device: torch.device, slices: int) -> bo
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     try:
-        _try_step(recipe, store, device, slices)
+        network = _network(recipe, store, device)
+        if recipe.compile:
+            network.compile()
+        optimizer, loss = (
+            make_optimizer(recipe, network),
+            make_loss(recipe, no_reduce, store.ignored),
+        )
+        scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        arithmetic = Arithmetic(recipe.precision, scaler=scaler)
+        train_step(network, loss, optimizer, *_blank(recipe, store, device, slices), arithmetic)
         return torch.cuda.max_memory_allocated(device) - before <= free
     except torch.OutOfMemoryError:
         return False
     finally:
         torch.cuda.empty_cache()
-
-
-def _try_step(recipe: Recipe, store: Store, device: torch.device, slices: int) -> None:
-    network = _network(recipe, store, device)
-    if recipe.compile:
-        network.compile()
-    optimizer, loss = make_optimizer(recipe, network), make_loss(recipe, no_reduce, store.ignored)
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-    images, labels = _blank(recipe, store, device, slices)
-    train_step(
-        network, loss, optimizer, images, labels, Arithmetic(recipe.precision, scaler=scaler)
-    )
 
 
 def _counted(recipe: Recipe, store: Store, slices: int) -> float:

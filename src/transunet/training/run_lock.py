@@ -10,13 +10,13 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from json import dumps, loads
+from json import loads
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from transunet.errors import ConfigError
-from transunet.files import atomic_path, writable_folder
+from transunet.files import writable_folder, write_json
 from transunet.training.distributed import ProcessGroup
 
 LOCK_SECONDS = 10.0
@@ -84,6 +84,5 @@ def _acquire(lock: FileLock, folder: Path, seconds: float | None) -> str | None:
         return None
     since = datetime.now().astimezone().isoformat(timespec="seconds")
     holder = {"host": platform.node(), "process": os.getpid(), "since": since}
-    with atomic_path(holder_file) as partial:
-        partial.write_text(dumps(holder), encoding="utf-8")
+    write_json(holder, holder_file)
     return None

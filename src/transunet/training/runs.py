@@ -40,7 +40,7 @@ from transunet.data.split_rules import (
     splits_of,
     stored_splits,
 )
-from transunet.data.splits import Splits, split
+from transunet.data.splits import Splits
 from transunet.data.store import MANIFEST, Store
 from transunet.device import choose_device
 from transunet.errors import ConfigError, TransUNetError
@@ -48,7 +48,7 @@ from transunet.files import read_json, writable_folder, write_text
 from transunet.models.variants import variant
 from transunet.optional import own_version
 from transunet.settings import Configuration
-from transunet.training.distributed import ProcessGroup
+from transunet.training.distributed import ALONE, ProcessGroup
 from transunet.training.fine_tuning import (
     check_weights,
     preprocessing_from_weights,
@@ -82,8 +82,8 @@ class RunRecord(Configuration):
     """The value in label maps of what nobody labelled, where one was given."""
     preprocessing: Preprocessing | None = None
     """How the data set is to be prepared, where the weights decide; None by the data set."""
-    splits: Splits | None = None
-    """Which cases train and validate; None in a run of a version that drew them at every start."""
+    splits: Splits
+    """Which cases train and validate."""
     group_by: str | None = None
     """The pattern that keeps cases together, where one was given."""
     launch: str = ""
@@ -120,10 +120,10 @@ class Run:
             values = loads(path.read_text(encoding="utf-8"))
         except (JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read ({error}). Start a new run.") from None
-        if isinstance(values, dict) and values.get("format") != FORMAT:
+        if isinstance(values, dict) and (values.get("format") != FORMAT or "splits" not in values):
             raise ConfigError(
-                f"{path} has format {values.get('format')!r}, this version reads {FORMAT}. Resume "
-                f"with transunet {values.get('transunet')}, which began the run."
+                f"{path} (format {values.get('format')!r}) notes other things than this version "
+                f"reads. Resume with transunet {values.get('transunet')}, which began the run."
             )
         return cls(folder, RunRecord.from_json(values, str(path)))
 
@@ -135,12 +135,7 @@ class Run:
     @property
     def store(self) -> Path:
         """Where the prepared slices are; they move along where the run holds them."""
-        recorded = Path(os.path.normpath(self.folder.resolve() / self.record.store))
-        if not recorded.exists() and recorded.name == "store":  # older versions noted it absolute
-            for whole in (self.folder.resolve(), self.folder.resolve().parent):
-                if (whole / "run.json").is_file() and is_store(whole / "store"):
-                    return whole / "store"
-        return recorded
+        return Path(os.path.normpath(self.folder.resolve() / self.record.store))
 
     @property
     def has_folds(self) -> bool:
@@ -158,22 +153,6 @@ class Run:
             return None
         values = read_json(path, "Restore the file, or train into a new folder.")
         return Recipe.from_json(values, str(path))
-
-    def splits(self, store: Store) -> Splits:
-        """Return which of the store's cases train and validate, as decided when the run was begun.
-
-        A run of a version that noted nothing goes on with what that version drew.
-        """
-        if self.record.splits:
-            return self.record.splits
-        recipe, cases = self.record.recipe, list(store.cases.values())
-        if not recipe.folds and recipe.holdout is None:
-            return store.prepared
-        if recipe.folds:
-            parts = split(cases, recipe.seed, folds=recipe.folds)
-        else:
-            parts = split(cases, recipe.seed, fraction=recipe.holdout or 0.0)
-        return Splits(parts, f"drawn with seed {recipe.seed}", drawn=True)
 
     def with_data_at(self, dataset: Path) -> Self:
         """Return the run with its data set, which was moved, at `dataset`, and remember that.
@@ -224,8 +203,7 @@ class Run:
         """
         record, asked = self.record, []
         if splits:
-            parts = record.splits.parts if record.splits else ()
-            begun = [(set(part.train), set(part.validation)) for part in parts]
+            begun = [(set(part.train), set(part.validation)) for part in record.splits.parts]
             names = set().union(*chain(*begun))
             now = [(set(train), set(val)) for train, val in named_splits(splits, names)]
             asked += [f"--splits {splits}"] if now != begun else []
@@ -254,7 +232,7 @@ def start(
     folder: Path,
     dataset: Path,
     recipe: Recipe,
-    world: ProcessGroup | None = None,
+    world: ProcessGroup = ALONE,
     *,
     device: str | None = None,
     workers: int = 0,
@@ -267,7 +245,7 @@ def start(
         folder: for the run; new or empty.
         dataset: a data set, or a prepared store.
         recipe: as asked for.
-        world: the processes that train it together; this one alone if not given.
+        world: the processes that train it together.
         device: "cpu", "cuda", ...; the best one if not given.
         workers: processes that prepare batches, for each process of `world`.
         progress: told about the preparation of data.
@@ -277,7 +255,6 @@ def start(
         ConfigError, DataError, GeometryError, WeightsError: for whatever cannot be used; nothing
             is left behind.
     """
-    world = world or ProcessGroup()
     run = begin(folder, dataset, recipe, world, device=device, **data)
     with locked(folder, world):
         try:
@@ -290,7 +267,7 @@ def start(
 
 def resume(
     folder: Path,
-    world: ProcessGroup | None = None,
+    world: ProcessGroup = ALONE,
     *,
     device: str | None = None,
     workers: int = 0,
@@ -305,26 +282,25 @@ def resume(
         ConfigError: when no run was begun there.
         DataError: when its checkpoint or its data is damaged.
     """
-    run, world = Run.reopen(folder), world or ProcessGroup()
+    run = Run.reopen(folder)
     with locked(folder, world):
         return _trainer(run, world, device, workers, progress)
 
 
 def prepare_folds(
-    run: Run, world: ProcessGroup | None = None, workers: int = 0, progress: Progress | None = None
+    run: Run, world: ProcessGroup = ALONE, workers: int = 0, progress: Progress | None = None
 ) -> None:
     """Prepare the data of a cross-validation and note the recipe of its folds.
 
     Args:
         run: begun with `folds` and without `fold`; others may train folds of it already.
-        world: the processes that train the folds; this one alone if not given.
+        world: the processes that train the folds.
         workers: processes that prepare data.
         progress: told about that.
 
     Raises:
         ConfigError, DataError, GeometryError: for data that cannot be used.
     """
-    world = world or ProcessGroup()
     with locked(run.folder, world, seconds=-1):  # others that train a fold need what is made here
         if world.first:
             prepare_store(run, workers, progress)
@@ -336,7 +312,7 @@ def prepare_folds(
 def start_fold(
     parent: Run,
     number: int,
-    world: ProcessGroup | None = None,
+    world: ProcessGroup = ALONE,
     *,
     go_on: bool = False,
     device: str | None = None,
@@ -353,7 +329,7 @@ def start_fold(
     if go_on and (folder / "run.json").is_file():
         return resume(folder, world, device=device, workers=workers)
     recipe, store = parent.record.recipe.replace(fold=number), parent.store
-    splits = parent.splits(Store.open(store))
+    splits = parent.record.splits
     return start(folder, store, recipe, world, splits=splits, device=device, workers=workers)
 
 
@@ -361,7 +337,7 @@ def begin(
     folder: Path,
     dataset: Path,
     recipe: Recipe,
-    world: ProcessGroup | None = None,
+    world: ProcessGroup = ALONE,
     *,
     device: str | None = None,
     join: bool = False,
@@ -393,8 +369,12 @@ def begin(
     Raises:
         ConfigError, DataError, WeightsError: for what cannot work; nothing is written then.
     """
-    world = world or ProcessGroup()
-    begun = is_restart_of_own_run(folder) or (join and (folder / "run.json").is_file())
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")  # of torchrun, also after it has restarted us
+    launch = f"{run_id}/{platform.node()}/{os.getppid()}" if run_id else ""
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    begun = (folder / "run.json").is_file() and (
+        join or (restarted and Run.reopen(folder).record.launch == launch)
+    )
     if world.first and not begun:
         if (folder / "run.json").is_file():
             raise ConfigError(
@@ -427,7 +407,7 @@ def begin(
             preprocessing=preprocessing,
             splits=splits,
             group_by=group_by,
-            launch=launch_id(),
+            launch=launch,
         )
         write_text(record.model_dump_json(indent=2), folder / "run.json")
     world.wait()
@@ -513,8 +493,7 @@ def _trainer(
     if recipe is None:
         recipe = world.gather(with_weights_chosen(run.record.recipe))[0]
         recipe = fit_to_memory(recipe, store, chosen_device, world)
-    splits = run.splits(store)
-    trainer = Trainer(run.folder, recipe, store, splits, chosen_device, workers, world)
+    trainer = Trainer(run.folder, recipe, store, run.record.splits, chosen_device, workers, world)
     trainer.check_batches()
     if world.first:
         write_text(recipe.model_dump_json(indent=2), run.folder / "recipe.json")
@@ -594,19 +573,6 @@ def summarise_folds(parent: Run) -> CrossValidation | None:
     )
     write_text(dumps(asdict(summary), indent=1), parent.folder / "folds.json")
     return summary
-
-
-def is_restart_of_own_run(folder: Path) -> bool:
-    """Return whether a run was begun in `folder` by this process before torchrun restarted it."""
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    begun = restarted and (folder / "run.json").is_file()
-    return begun and Run.reopen(folder).record.launch == launch_id()
-
-
-def launch_id() -> str:
-    """Return what tells this launch from others: torchrun, also after it has restarted us."""
-    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{run_id}/{platform.node()}/{os.getppid()}" if run_id else ""
 
 
 def is_store(folder: Path) -> bool:
