@@ -27,9 +27,53 @@ def explained(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if message := _explanation(trainer, error):
-            raise TransUNetError(message) from error
-        raise
+        said, folder, recipe = str(error), trainer.folder, trainer.recipe
+        kept = trainer.checkpoint.is_file()
+        state = "The last checkpoint is whole" if kept else "Nothing was saved yet"
+        go_on = f"transunet train --resume {folder}"
+        explained_already = isinstance(error, TransUNetError)
+        raised = _IN_WORKER.match(said)
+        if is_full_disk(error) and (type(error) is ConfigError or not explained_already):
+            message = f"No space is left on the disk of {folder}. {state}. Make room, then: {go_on}"
+        elif raised and (explained_already or isinstance(error, OSError) or raised[1] in _PROBLEMS):
+            # Without the traceback that PyTorch puts before it.
+            reason = said.rstrip().rpartition(f"{raised[1]}: ")[2] or raised[1]
+            message = f"{reason} {state}. Then: {go_on}"
+        elif explained_already:
+            raise
+        elif isinstance(error, torch.OutOfMemoryError):
+            remedies = [
+                f"--set accumulate={2 * recipe.accumulate} (the same batch in smaller pieces)",
+                f"--batch-size auto or less than {recipe.batch_size}",
+                f"--image-size less than {max(recipe.size)}",
+            ]
+            if recipe.precision == "fp32" and trainer.device.type != "cpu":
+                remedies.append("--set precision=bf16")
+            if not recipe.gradient_checkpointing:
+                remedies.append("--set gradient_checkpointing=true")
+            message = (
+                f"{trainer.device} has too little memory for a step of {recipe.model}. Lower one "
+                f"of: {'; '.join(remedies)}. Start a new run with it: a run keeps its recipe."
+            )
+        elif isinstance(error, RuntimeError) and "DataLoader worker" in said:
+            message = (
+                f"A process that prepares batches died ({said.splitlines()[0]}). Often the "
+                "machine's memory was full, or a container's shared memory (docker run "
+                f"--shm-size): use fewer --workers (now {trainer.workers}; 0 for none). Go on "
+                f"with: {go_on}"
+            )
+        elif recipe.compile and type(error).__module__.startswith(_COMPILER):
+            message = (
+                f"torch.compile failed: {first_line(error)} It needs a C++ compiler (and Triton on "
+                "a GPU). Train without it: leave out --set compile=true."
+            )
+        elif isinstance(error, OSError):
+            message = (
+                f"{error.filename or folder}: {error.strerror or error}. {state}. Then: {go_on}"
+            )
+        else:  # a fault of ours
+            raise
+        raise TransUNetError(message) from error
 
 
 def non_finite(trainer: Trainer, error: NonFiniteLossError) -> str:
@@ -49,55 +93,4 @@ def non_finite(trainer: Trainer, error: NonFiniteLossError) -> str:
         f"{error} At step {trainer.state.step}, in a batch of {cases}; {good}. Look at these "
         "cases; if they are sound, start again with a lower learning rate (--lr), with --set "
         f"clip_norm=1{fp32}."
-    )
-
-
-def _explanation(trainer: Trainer, error: Exception) -> str | None:
-    """Return what to say instead of `error`; None where it says all, or is a fault of ours."""
-    said, folder = str(error), trainer.folder
-    kept = trainer.checkpoint.is_file()
-    state = "The last checkpoint is whole" if kept else "Nothing was saved yet"
-    go_on = f"transunet train --resume {folder}"
-    explained_already = isinstance(error, TransUNetError)
-    if is_full_disk(error) and (type(error) is ConfigError or not explained_already):
-        return f"No space is left on the disk of {folder}. {state}. Make room, then: {go_on}"
-    raised = _IN_WORKER.match(said)
-    if raised and (explained_already or isinstance(error, OSError) or raised[1] in _PROBLEMS):
-        # Without the traceback that PyTorch puts before it.
-        reason = said.rstrip().rpartition(f"{raised[1]}: ")[2] or raised[1]
-        return f"{reason} {state}. Then: {go_on}"
-    if explained_already:
-        return None
-    if isinstance(error, torch.OutOfMemoryError):
-        return _out_of_memory(trainer)
-    if isinstance(error, RuntimeError) and "DataLoader worker" in said:
-        return (
-            f"A process that prepares batches died ({said.splitlines()[0]}). Often the machine's "
-            "memory was full, or a container's shared memory (docker run --shm-size): use fewer "
-            f"--workers (now {trainer.workers}; 0 for none). Go on with: {go_on}"
-        )
-    if trainer.recipe.compile and type(error).__module__.startswith(_COMPILER):
-        return (
-            f"torch.compile failed: {first_line(error)} It needs a C++ compiler (and Triton on a "
-            "GPU). Train without it: leave out --set compile=true."
-        )
-    if isinstance(error, OSError):
-        return f"{error.filename or folder}: {error.strerror or error}. {state}. Then: {go_on}"
-    return None
-
-
-def _out_of_memory(trainer: Trainer) -> str:
-    recipe = trainer.recipe
-    remedies = [
-        f"--set accumulate={2 * recipe.accumulate} (the same batch in smaller pieces)",
-        f"--batch-size auto or less than {recipe.batch_size}",
-        f"--image-size less than {max(recipe.size)}",
-    ]
-    if recipe.precision == "fp32" and trainer.device.type != "cpu":
-        remedies.append("--set precision=bf16")
-    if not recipe.gradient_checkpointing:
-        remedies.append("--set gradient_checkpointing=true")
-    return (
-        f"{trainer.device} has too little memory for a step of {recipe.model}. Lower one of: "
-        f"{'; '.join(remedies)}. Start a new run with it: a run keeps its recipe."
     )

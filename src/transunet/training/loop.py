@@ -9,7 +9,6 @@ from math import isnan
 from pathlib import Path
 from time import monotonic
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +87,7 @@ def train(trainer: Trainer) -> Generator[Stepped | Validated]:
         (
             open_log(trainer.folder, done, recipe.loggers, recipe.model_dump())
             if world.first
-            else nullcontext(_write_nothing)
+            else nullcontext(lambda *_, **__: None)  # other processes write nothing
         ) as write,
         closing(trainer.batches()) as batches,
     ):
@@ -185,10 +184,6 @@ def _validate(trainer: Trainer, write: Callable[..., None]) -> Validated:
     if first:
         draw_curves(folder)
     return Validated(state.step, outcome, is_best)
-
-
-def _write_nothing(*values: Any, **details: Any) -> None:
-    """The log of a process that is not the first."""
 
 
 def _validations_due(trainer: Trainer) -> int:

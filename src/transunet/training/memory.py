@@ -38,21 +38,14 @@ def fit_to_memory(
         ConfigError: when not even one slice fits, naming what to lower.
     """
     if recipe.image_size == "auto":
-        size = _image_size(recipe, store, device)
-        recipe = recipe.replace(image_size=world.gather(size)[0])
+        sides = image_sides(store.fingerprint, max(variant(recipe.model).stride))
+        fits = (_fits(recipe.replace(image_size=n), store, device, ENOUGH) for n in sides[:-1])
+        side = next((n for n, fit in zip(sides, fits, strict=False) if fit), sides[-1])
+        recipe = recipe.replace(image_size=world.gather(side)[0])
     if recipe.batch_size == "auto":
         pieces = max(world.gather(_pieces(recipe, store, device, world.size)))
         recipe = recipe.replace(batch_size=BATCH, accumulate=pieces)
     return recipe
-
-
-def _image_size(recipe: Recipe, store: Store, device: torch.device) -> tuple[int, int]:
-    """Return height and width in pixels, in whole patches of the recipe's network."""
-    sides = image_sides(store.fingerprint, max(variant(recipe.model).stride))
-    for side in sides[:-1]:
-        if _fits(recipe.replace(image_size=side), store, device, ENOUGH):
-            return side, side
-    return sides[-1], sides[-1]
 
 
 def _pieces(recipe: Recipe, store: Store, device: torch.device, world_size: int) -> int:

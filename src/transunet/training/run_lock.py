@@ -47,42 +47,36 @@ def locked(folder: Path, world: ProcessGroup, seconds: float | None = None) -> I
         RunInUseError: when another process holds it; the message says which one.
         ConfigError: when the folder cannot be written to.
     """
-    lock = FileLock(folder / ".lock", is_singleton=True)
+    lock, holder_file = FileLock(folder / ".lock", is_singleton=True), folder / ".lock.json"
+    refusal = ""
     try:
-        refusal = _acquire(lock, folder, seconds) if world.first else None
+        if world.first:
+            writable_folder(folder)
+            try:
+                lock.acquire(timeout=LOCK_SECONDS if seconds is None else seconds)
+                since = datetime.now().astimezone().isoformat(timespec="seconds")
+                holder = {"host": platform.node(), "process": os.getpid(), "since": since}
+                write_json(holder, holder_file)
+            except Timeout:
+                try:
+                    holder = loads(holder_file.read_text(encoding="utf-8"))
+                    who = " (process {process} on {host}, since {since})".format(**holder)
+                except (OSError, ValueError, KeyError, TypeError):  # it has this moment taken it
+                    who = ""
+                refusal = (
+                    f"Another process trains the run in {folder}{who}. Wait until it ends, or stop "
+                    f"it; then go on with: transunet train --resume {folder}"
+                )
+            except (OSError, NotImplementedError) as error:
+                _log.warning(
+                    "%s lies on a file system without locks (%s): see to it that no other process "
+                    "trains this run at the same time.",
+                    folder,
+                    getattr(error, "strerror", None) or error,
+                )
         if refusal := world.gather(refusal)[0]:
             raise RunInUseError(refusal)
         yield
     finally:
         if world.first:
             lock.release()
-
-
-def _acquire(lock: FileLock, folder: Path, seconds: float | None) -> str | None:
-    """Acquire the lock; return what to say where that cannot be."""
-    writable_folder(folder)
-    holder_file = folder / ".lock.json"
-    try:
-        lock.acquire(timeout=LOCK_SECONDS if seconds is None else seconds)
-    except Timeout:
-        try:
-            holder = loads(holder_file.read_text(encoding="utf-8"))
-            who = f" (process {holder['process']} on {holder['host']}, since {holder['since']})"
-        except (OSError, ValueError, KeyError, TypeError):  # it has this moment taken the lock
-            who = ""
-        return (
-            f"Another process trains the run in {folder}{who}. Wait until it ends, or stop it; "
-            f"then go on with: transunet train --resume {folder}"
-        )
-    except (OSError, NotImplementedError) as error:
-        _log.warning(
-            "%s lies on a file system without locks (%s): see to it that no other process trains "
-            "this run at the same time.",
-            folder,
-            getattr(error, "strerror", None) or error,
-        )
-        return None
-    since = datetime.now().astimezone().isoformat(timespec="seconds")
-    holder = {"host": platform.node(), "process": os.getpid(), "since": since}
-    write_json(holder, holder_file)
-    return None
