@@ -9,6 +9,7 @@ from transunet.attention.view import AttentionView
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.bundle.io import save_pretrained
 from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.sampling.patches import Patches
 from transunet.data.sampling.slices import Slices
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
@@ -87,6 +88,9 @@ def test_a_bundle_carries_its_context(tmp_path):
     np.testing.assert_array_equal(predictor(scan()).array, direct(scan()).array)
     with pytest.raises(ConfigError, match="1 channels in 5 planes, the model takes 3"):
         config.replace(sampling=Slices(size=(32, 32), context=2))
+    patches, one = Patches(size=(8, 32, 32)), three.config.replace(in_channels=1)
+    with pytest.raises(ConfigError, match=r"patches of \(8, 32, 32\) .*takes \(32, 32\)"):
+        config.replace(architecture=one, sampling=patches)
 
 
 def test_attention_sees_the_neighbours_too():

@@ -83,6 +83,7 @@ def test_a_file_can_start_from_a_preset(tmp_path):
         ({"folds": 3, "fold": 3}, "fold=3"),
         ({"precision": "fp8"}, "precision"),
         ({"augmentation.scale": [1.2, 0.8]}, "scale"),
+        ({"augmentation.mirror_axes": [0, 2]}, "slices have 0"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_name(overrides, says):
