@@ -5,7 +5,7 @@ from transunet.data.store import Store
 from transunet.device import free_memory
 from transunet.errors import ConfigError
 from transunet.training import memory
-from transunet.training.distributed import ProcessGroup
+from transunet.training.distributed import ALONE, ProcessGroup
 from transunet.training.memory import BATCH, fit_to_memory
 from transunet.training.runs import Run, start
 
@@ -24,7 +24,7 @@ def memory_of(monkeypatch):
 def pieces(store, recipe):
     opened = Store.open(store)
 
-    def measure(world=None, **changes):
+    def measure(world=ALONE, **changes):
         return fit_to_memory(recipe(batch_size="auto", **changes), opened, CPU, world).accumulate
 
     return measure
