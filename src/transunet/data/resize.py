@@ -56,10 +56,7 @@ def resize(
 def nearest(labels: NDArray[Any], size: tuple[int, ...], edge: Edge = "scipy") -> NDArray[Any]:
     """Resize the last axes of a label map by picking the nearest pixel (zoom of order 0).
 
-    Args:
-        labels: (..., H, W) or (..., D, H, W), any dtype; it is kept.
-        size: The new lengths of the last axes.
-        edge: see `Edge`.
+    `labels` are (..., H, W) or (..., D, H, W) of any dtype, which is kept.
     """
     if labels.shape[-len(size) :] == tuple(size):
         return labels

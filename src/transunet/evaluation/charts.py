@@ -1,7 +1,6 @@
 """Charts as inline SVG: one row per structure, every case a dot, colours from the page's style."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import ceil, floor, log10
 
 import numpy as np
@@ -39,24 +38,24 @@ def box_plots(
     low, high = _extent(values)
     # Shares from a tenth below the smallest one: boxes near 1 stay readable.
     floored = max(min(floor(low * 10 - 1e-9) / 10, 0.9), 0.0)
-    scale = _Scale(floored, 1.0) if share else _Scale(0.0, _ceiling(high))
-    drawn = []
-    for column, y in zip(values.T, _middles(names), strict=True):
-        drawn.append(_dots(column, cases, scale, y, text))
+    ends = (floored, 1.0) if share else (0.0, _ceiling(high))
+    chart = _Chart(names, cases, text, *ends)
+    for column, y in zip(values.T, chart.middles, strict=True):
+        chart.add_dots(column, y)
         counted = column[np.isfinite(column)]
         if not counted.size:
-            drawn.append(f'<text class="none" x="{_LEFT + 6}" y="{y + 4}">no case counts</text>')
+            chart.add(f'<text class="none" x="{_LEFT + 6}" y="{y + 4}">no case counts</text>')
             continue
-        first, median, third = (scale(float(v)) for v in np.percentile(counted, (25, 50, 75)))
-        least, most = (scale(end) for end in _whiskers(counted))
+        first, median, third = (chart.x(float(v)) for v in np.percentile(counted, (25, 50, 75)))
+        least, most = (chart.x(end) for end in _whiskers(counted))
         top = y - _BOX / 2
-        drawn.append(
+        chart.add(
             f'<path class="whisker" d="M{least} {y}H{first}M{third} {y}H{most}"/>'
             f'<rect class="box" x="{first}" y="{top}" width="{max(third - first, 1):.2f}" '
             f'height="{_BOX}" rx="2"/>'
             f'<line class="median" x1="{median}" x2="{median}" y1="{top}" y2="{y + _BOX / 2}"/>'
         )
-    return _chart(names, scale, drawn)
+    return chart.drawn()
 
 
 def difference_plot(
@@ -78,94 +77,83 @@ def difference_plot(
     # Means and intervals stay on the axis, also where a far case has drawn them out.
     ends = [*_extent(values), *(end for mean in means for end in mean if np.isfinite(end))]
     reach = _ceiling(max(abs(end) for end in ends))
-    scale = _Scale(-reach, reach)
-    zero = scale(0)
-    drawn = [f'<line class="zero" x1="{zero}" x2="{zero}" y1="{_TOP}" y2="{_bottom(names)}"/>']
-    for column, (mean, low, high), y in zip(values.T, means, _middles(names), strict=True):
-        drawn.append(_dots(column, cases, scale, y, text))
+    chart = _Chart(names, cases, text, -reach, reach)
+    zero = chart.x(0)
+    chart.add(f'<line class="zero" x1="{zero}" x2="{zero}" y1="{_TOP}" y2="{chart.bottom}"/>')
+    for column, (mean, low, high), y in zip(values.T, means, chart.middles, strict=True):
+        chart.add_dots(column, y)
         if not np.isfinite(mean):
             continue
         if low <= high:
-            drawn.append(f'<path class="interval" d="M{scale(low)} {y}H{scale(high)}"/>')
-        x = scale(mean)
-        diamond = f"M{x} {y - 6}L{x + 6} {y}L{x} {y + 6}L{x - 6} {y}Z"
-        drawn.append(f'<path class="mean" d="{diamond}"/>')
-    return _chart(names, scale, drawn)
+            chart.add(f'<path class="interval" d="M{chart.x(low)} {y}H{chart.x(high)}"/>')
+        x = chart.x(mean)
+        chart.add(f'<path class="mean" d="M{x} {y - 6}L{x + 6} {y}L{x} {y + 6}L{x - 6} {y}Z"/>')
+    return chart.drawn()
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Values to pixels across the chart."""
+class _Chart:
+    """Rows of structures over an axis from `low` to `high`, and what is drawn on them."""
 
-    low: float
-    high: float
+    def __init__(
+        self,
+        names: Sequence[str],
+        cases: Sequence[str],
+        text: Callable[[float], str],
+        low: float,
+        high: float,
+    ) -> None:
+        self.names, self.cases, self.text, self.low, self.high = names, cases, text, low, high
+        self.middles = [_TOP + _ROW * (index + 0.5) for index in range(len(names))]
+        self.bottom = _TOP + _ROW * len(names)
+        self.parts: list[str] = []
+        step = _step(high - low)
+        first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
+        for tick in (round(index * step, 10) for index in range(first, last + 1)):
+            x = self.x(tick)
+            self.add(
+                f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{self.bottom}"/>'
+                f'<text class="tick" x="{x}" y="{self.bottom + 18}">{tick:g}</text>'
+            )
+        for name, y in zip(names, self.middles, strict=True):
+            short = name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"
+            self.add(
+                f'<text class="name" x="{_LEFT - 12}" y="{y + 4}"><title>{escape(name)}</title>'
+                f"{escape(short)}</text>"
+            )
 
-    def __call__(self, value: float) -> float:
+    def add(self, part: str) -> None:
+        self.parts.append(part)
+
+    def x(self, value: float) -> float:
+        """Return how many pixels from the left a value lies; at an edge, what is beyond it."""
         share = (value - self.low) / (self.high - self.low)
         return round(_LEFT + min(max(share, 0), 1) * (_WIDTH - _LEFT - _RIGHT), 2)
 
-    def beyond(self, value: float) -> int:
-        """-1 or 1 where `value` lies off the axis to the left or right, else 0."""
+    def add_dots(self, column: Values, y: float) -> None:
+        """Draw a dot per case; at the edge a triangle that points to where its value would be."""
+        kind = "dot many" if len(self.cases) > _MANY else "dot"
         slack = 1e-9 * (self.high - self.low)
-        return int(value > self.high + slack) - int(value < self.low - slack)
+        for index, (value, case) in enumerate(zip(column.tolist(), self.cases, strict=True)):
+            if not np.isfinite(value):
+                continue
+            # The golden ratio spreads neighbours apart without chance: equal figures, equal pages.
+            stray = ((index * 0.618034) % 1 - 0.5) * 2 * _JITTER
+            x, middle = self.x(value), y + stray
+            side = int(value > self.high + slack) - int(value < self.low - slack)
+            hint = f"<title>{escape(case)}: {self.text(value)}</title>"
+            if side:
+                path = f"M{x} {middle - 4:.1f}L{x + 7 * side} {middle:.1f}L{x} {middle + 4:.1f}Z"
+                self.add(f'<path class="beyond" d="{path}">{hint}</path>')
+            else:
+                self.add(
+                    f'<circle class="{kind}" cx="{x}" cy="{middle:.1f}" r="2.6">{hint}</circle>'
+                )
 
-    def ticks(self) -> list[float]:
-        step = _step(self.high - self.low)
-        first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
-        return [round(index * step, 10) for index in range(first, last + 1)]
-
-
-def _chart(names: Sequence[str], scale: _Scale, drawn: Sequence[str]) -> Markup:
-    """Put what was drawn onto the axis and beside the structures' names."""
-    bottom = _bottom(names)
-    parts = [
-        f'<line class="grid" x1="{scale(tick)}" x2="{scale(tick)}" y1="{_TOP}" y2="{bottom}"/>'
-        f'<text class="tick" x="{scale(tick)}" y="{bottom + 18}">{tick:g}</text>'
-        for tick in scale.ticks()
-    ]
-    for name, y in zip(names, _middles(names), strict=True):
-        short = name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"
-        parts.append(
-            f'<text class="name" x="{_LEFT - 12}" y="{y + 4}"><title>{escape(name)}</title>'
-            f"{escape(short)}</text>"
+    def drawn(self) -> Markup:
+        return Markup(
+            f'<svg class="chart" viewBox="0 0 {_WIDTH} {self.bottom + _BOTTOM}" role="img">'
+            f"{''.join(self.parts)}</svg>"
         )
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {bottom + _BOTTOM}" role="img">'
-        f"{''.join(parts)}{''.join(drawn)}</svg>"
-    )
-
-
-def _dots(
-    column: Values, cases: Sequence[str], scale: _Scale, y: float, text: Callable[[float], str]
-) -> str:
-    """A dot per case; at the edge a triangle that points to where its value would be."""
-    kind = "dot many" if len(cases) > _MANY else "dot"
-    dots = []
-    for index, (value, case) in enumerate(zip(column.tolist(), cases, strict=True)):
-        if not np.isfinite(value):
-            continue
-        # The golden ratio spreads neighbours apart without chance: equal figures, equal pages.
-        stray = ((index * 0.618034) % 1 - 0.5) * 2 * _JITTER
-        x, middle, side = scale(value), y + stray, scale.beyond(value)
-        hint = f"<title>{escape(case)}: {text(value)}</title>"
-        if side:
-            path = f"M{x} {middle - 4:.1f}L{x + 7 * side} {middle:.1f}L{x} {middle + 4:.1f}Z"
-            dots.append(f'<path class="beyond" d="{path}">{hint}</path>')
-        else:
-            dots.append(
-                f'<circle class="{kind}" cx="{x}" cy="{middle:.1f}" r="2.6">{hint}</circle>'
-            )
-    return "".join(dots)
-
-
-def _middles(names: Sequence[str]) -> list[float]:
-    """Of each structure's row."""
-    return [_TOP + _ROW * (index + 0.5) for index in range(len(names))]
-
-
-def _bottom(names: Sequence[str]) -> float:
-    """Of the last structure's row."""
-    return _TOP + _ROW * len(names)
 
 
 def _extent(values: Values) -> tuple[float, float]:

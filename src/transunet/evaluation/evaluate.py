@@ -78,17 +78,10 @@ def compare(
 ) -> PairedComparison:
     """Measure two predictions of the same cases, for a paired comparison.
 
-    Args:
-        first: a label map or a folder of them, A of the comparison.
-        second: B of the comparison.
-        request: the references and how to measure.
-        progress: called after each case of A and of B.
+    Arguments and errors are those of `evaluate`, for A and for B; also:
 
     Raises:
-        ConfigError: for a path that does not exist, or a setting that cannot work.
-        DataError: for a case without its counterpart, a file that is damaged or no label map, or
-            when the two hold different cases.
-        GeometryError: for a prediction on another grid than its reference.
+        DataError: when the two hold different cases.
     """
     references = _references(request)
     sides = []
@@ -111,7 +104,7 @@ def write_report(result: EvaluationResult, folder: Path, pictures: int = 12) -> 
     Args:
         result: from `evaluate`.
         folder: made where it is missing.
-        pictures: how many of the worst cases are shown with a picture.
+        pictures: how many of the worst cases are shown one by one.
 
     Raises:
         ConfigError: when the folder cannot be written to.

@@ -55,13 +55,7 @@ def measure_all(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> list[CaseRecord]:
-    """Measure the pairs in this process or in several; the records come in the pairs' order.
-
-    Args:
-        pairs: what to measure.
-        settings: how.
-        workers: processes.
-        progress: called after each case.
+    """Measure the pairs, in their order, with so many processes.
 
     Raises:
         ConfigError: for fewer than one worker, or a format that is not known.
@@ -76,13 +70,7 @@ def measure_all(
 
 
 def measure(pair: Pair, settings: Settings) -> CaseRecord:
-    """Read one pair and measure it.
-
-    Raises:
-        ConfigError: when a file's format is not known.
-        DataError: when a file is damaged or no label map, or has labels that are not listed.
-        GeometryError: when prediction and reference lie on different grids.
-    """
+    """Read one pair and measure it; raises what `measure_all` does."""
     prediction, reference, white = read_pair(pair, settings)
     predicted = _listed_labels(prediction, settings, _CLASS_NOT_255)
     labelled = _listed_labels(reference, settings, LEAVE_OUT_255)
@@ -108,15 +96,8 @@ def measure(pair: Pair, settings: Settings) -> CaseRecord:
 def read_pair(pair: Pair, settings: Settings) -> tuple[Volume, Volume, White | None]:
     """Read prediction and reference, checked to be label maps on one grid.
 
-    Both count their classes alike, and hold background where nobody labelled the reference.
-
-    Returns:
-        Prediction, reference, and how 255 in the reference was read as class 1, if it was.
-
-    Raises:
-        ConfigError: when a file's format is not known.
-        DataError: when a file is damaged or no label map.
-        GeometryError: when prediction and reference lie on different grids.
+    Both count their classes alike, and hold background where nobody labelled the reference. The
+    third says how 255 in the reference was read as class 1, if it was. Raises what `measure` does.
     """
     image = pair.images[0] if pair.images else None
     prediction, reference = read_label_pair(pair.prediction, pair.reference, image)

@@ -83,7 +83,7 @@ def references_in(
 
     Args:
         path: where to look.
-        layout: how the data set is laid out; None recognises it.
+        layout: of the data set; None recognises it.
         split: only the data set's cases of this split.
         ignore: the value of voxels that nobody labelled; a data set may know its own.
 
@@ -126,11 +126,7 @@ def files_in(path: Path, role: str) -> dict[str, Path]:
     """Case name -> file, for a file or a folder.
 
     The folders in it count where no volume lies in it directly; they lead the cases' names, as they
-    do where images in folders are predicted.
-
-    Args:
-        path: where to look.
-        role: what the files are, in messages.
+    do where images in folders are predicted. `role` is what messages call the files.
 
     Raises:
         ConfigError: when `path` does not exist or a file's format is not known.

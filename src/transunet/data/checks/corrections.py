@@ -136,11 +136,9 @@ def _copy(original: Path, target: Path) -> None:
 def _corrected(
     dataset: DataSet, case: Case
 ) -> tuple[dict[Path, Volume | None], tuple[Problem, ...]]:
-    """Correct one case.
+    """Return what to write in the place of each of a case's files, and what was wrong.
 
-    Returns:
-        What to write in the place of each file, None for the file as it is; and what was wrong,
-        `remedy` saying what was done.
+    None stands for a file as it is; `remedy` says what was done.
 
     Raises:
         DataError, GeometryError: for the first error that cannot be corrected safely.
