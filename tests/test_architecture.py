@@ -211,3 +211,16 @@ def test_config_and_catalogue_need_no_torch() -> None:
         "bundle/bundle_config.py",
     ):
         assert "import torch" not in (SOURCE / name).read_text()
+
+
+def test_predicting_needs_nothing_of_prepared_data() -> None:
+    files = {module_of(path): path for path in FILES}
+    reached, waiting = set[str](), ["transunet.inference.predictor", "transunet.batch.run"]
+    while waiting:
+        name = waiting.pop()
+        if name in files and name not in reached:
+            reached.add(name)
+            waiting += imported_at_top(files[name])
+    assert len(reached) > 20
+    unused = ("store", "prepare", "planning", "splits", "split_rules", "fingerprint")
+    assert not reached & {f"transunet.data.{name}" for name in unused}
