@@ -10,7 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import transunet.cli.main
-from transunet.cli.hanging import hanging
+from transunet.cli.notes import hanging
 from transunet.cli.main import app
 
 HEAVY = ("torch", "numpy", "scipy", "nibabel", "pydantic", "huggingface_hub", "matplotlib")

@@ -1,19 +1,13 @@
 """`transunet evaluate`: predictions against references, or two predictions against each other."""
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from transunet.cli.notes import showing_notes
+from transunet.cli.notes import say, showing_notes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import Console
-
-    from transunet.data.processes import Progress
     from transunet.evaluation.evaluate import EvaluationRequest
     from transunet.evaluation.records import Evaluation
 
@@ -88,8 +82,7 @@ def evaluate(
     ] = 12,
 ) -> None:
     """Measure Dice, IoU, HD95, ASSD, NSD and volumes in millimetres, and say how sure they are."""
-    from rich.console import Console
-
+    from transunet.cli.progress import count_cases
     from transunet.errors import ConfigError
     from transunet.evaluation import report, table
     from transunet.evaluation.evaluate import EvaluationRequest, write_report
@@ -112,28 +105,26 @@ def evaluate(
         ignore=ignore,
         workers=workers,
     )
-    console = Console(soft_wrap=True)
     with showing_notes():
         if len(paths) == 3:
-            print_comparison(console, paths[0], paths[1], request, out=out, json=json)
+            print_comparison(paths[0], paths[1], request, out=out, json=json)
             return
         _check_outputs(out, json)
-        with _case_bar() as progress:
+        with count_cases("measuring") as progress:
             result = measure(paths[0], request, progress)
         evaluation = result.evaluation
         for cases in table.cases_tables(evaluation):
-            console.print(cases)
-        console.print(table.summary_table(evaluation))
-        _print_notes(console, evaluation.policy, evaluation)
+            say(cases)
+        say(table.summary_table(evaluation))
+        _print_notes(evaluation.policy, evaluation)
         if out:
-            _print_written(console, write_report(result, out, pictures))
+            say(f"Written: {', '.join(map(str, write_report(result, out, pictures)))}")
         if json:
             report.write_json(report.to_json(evaluation), json)
-        console.print(table.closing_line(evaluation))
+        say(table.closing_line(evaluation))
 
 
 def print_comparison(
-    console: "Console",
     first: Path,
     second: Path,
     request: "EvaluationRequest",
@@ -149,34 +140,24 @@ def print_comparison(
             when the two hold different cases.
         GeometryError: for a prediction on another grid than its reference.
     """
+    from transunet.cli.progress import count_cases
     from transunet.evaluation import report, table
     from transunet.evaluation.comparison import TEST
     from transunet.evaluation.evaluate import compare, write_comparison
 
     _check_outputs(out, json)
-    with _case_bar() as progress:
+    with count_cases("measuring") as progress:
         compared = compare(first, second, request, progress)
     for metric in compared.metrics:
         if metric.field in ("dice", "hd95"):  # the files hold the others
-            console.print(table.comparison_table(compared, metric))
-    _print_notes(console, f"{TEST} {compared.first.policy}", compared.first)
+            say(table.comparison_table(compared, metric))
+    _print_notes(f"{TEST} {compared.first.policy}", compared.first)
     if out:
-        _print_written(console, write_comparison(compared, out))
+        say(f"Written: {', '.join(map(str, write_comparison(compared, out)))}")
     if json:
         report.write_json(report.comparison_to_json(compared), json)
     for side, evaluation in (("A", compared.first), ("B", compared.second)):
-        line = f"{side} ({evaluation.predictions}): {table.closing_line(evaluation)}"
-        console.print(line, markup=False, highlight=False)
-
-
-@contextmanager
-def _case_bar() -> "Iterator[Progress]":
-    """Show a bar of the cases that are measured; yield what moves it."""
-    from transunet.cli.progress import progress_bar
-
-    with progress_bar("cases") as bar:
-        task = bar.add_task("measuring", total=None)
-        yield lambda done, total, _: bar.update(task, completed=done, total=total)
+        say(f"{side} ({evaluation.predictions}): {table.closing_line(evaluation)}")
 
 
 def _check_outputs(out: Path | None, json: Path | None) -> None:
@@ -191,14 +172,10 @@ def _check_outputs(out: Path | None, json: Path | None) -> None:
         raise ConfigError(f"--json {json} is a folder; give the name of a file.")
 
 
-def _print_notes(console: "Console", policy: str, evaluation: "Evaluation") -> None:
-    lines = [(policy, "dim"), *((note, "yellow") for note in evaluation.notes)]
+def _print_notes(policy: str, evaluation: "Evaluation") -> None:
+    say(policy, "dim")
+    for note in evaluation.notes:
+        say(note, "yellow")
     if evaluation.left_out:
         count = len(evaluation.left_out)
-        lines.append((f"References without a prediction, left out as asked: {count}.", "dim"))
-    for line, style in lines:
-        console.print(line, style=style, markup=False, highlight=False)
-
-
-def _print_written(console: "Console", paths: list[Path]) -> None:
-    console.print(f"Written: {', '.join(map(str, paths))}", markup=False, highlight=False)
+        say(f"References without a prediction, left out as asked: {count}.", "dim")

@@ -1,10 +1,10 @@
 """`transunet explain`: what the network attends to, as maps on the image's grid and a figure."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from transunet.cli.notes import raise_failed, say, showing_notes
 from transunet.cli.options import Device
@@ -12,9 +12,8 @@ from transunet.errors import MACHINE_ERRORS, ConfigError, as_user_error
 
 EXAMPLE = "Example: transunet explain runs/hippocampus/best patient.nii.gz -o attention"
 
-_WHOSE = "Whose attention"
-_WRITTEN = "What is written"
-_UNIT = "In the maps, 1 is what each token would get if all got the same."
+_whose = partial(typer.Option, rich_help_panel="Whose attention")
+_written = partial(typer.Option, rich_help_panel="What is written")
 
 
 def explain(
@@ -25,48 +24,37 @@ def explain(
             metavar="INPUT...", help="Images, folders of images, or patterns ('*.nii')."
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder for maps and figures.", rich_help_panel=_WRITTEN),
-    ],
+    out: Annotated[Path, _written("--out", "-o", help="Folder for maps and figures.")],
     layer: Annotated[
         str,
-        typer.Option(
+        _written(
             metavar="all|rollout|N",
             help="A layer from 0, the roll-out over all layers, or a file of each.",
-            rich_help_panel=_WRITTEN,
         ),
     ] = "rollout",
     head: Annotated[
         str,
-        typer.Option(
+        _written(
             metavar="all|mean|N",
             help="A head from 0, the mean of a layer's heads, or a file of each.",
-            rich_help_panel=_WRITTEN,
         ),
     ] = "mean",
     format_: Annotated[
         Literal["nii", "npy"],
-        typer.Option(
-            "--format",
-            help="nii: NIfTI on the image's grid. npy: an array (X, Y, Z).",
-            rich_help_panel=_WRITTEN,
-        ),
+        _written("--format", help="nii: NIfTI on the image's grid. npy: an array (X, Y, Z)."),
     ] = "nii",
     at: Annotated[
         str | None,
-        typer.Option(
+        _whose(
             metavar="I,J,K",
             help="The token that contains this voxel of the image's array, counted from 0.",
-            rich_help_panel=_WHOSE,
         ),
     ] = None,
     structure: Annotated[
         str | None,
-        typer.Option(
+        _whose(
             metavar="LABEL",
             help="The tokens where this structure is segmented, each by its share of it.",
-            rich_help_panel=_WHOSE,
         ),
     ] = None,
     device: Device = None,
@@ -91,7 +79,14 @@ def explain(
 
     if at is not None and structure is not None:
         raise ConfigError("Give --at or --structure, not both.")
-    query = _voxel(at) if at is not None else structure
+    query: str | tuple[int, ...] | None = structure
+    if at is not None:
+        try:
+            query = tuple(int(part) for part in at.split(","))
+        except ValueError:
+            raise ConfigError(
+                f"--at {at} is not a voxel; expected three whole numbers such as 20,31,12."
+            ) from None
     layers, heads = _number(layer), _number(head)
     model, config = from_pretrained(bundle)
     layers_and_heads(layers, heads, config.architecture)
@@ -121,28 +116,15 @@ def explain(
                 failed[case.name] = as_user_error(error, case.images[0])
             ended(case)
     if written:
-        _report(written, out)
+        figures = [path for path in written if path.suffix == ".png"]
+        maps = [path for path in written if path.suffix != ".png"]
+        for what, paths in (("figure", figures), ("map", maps)):
+            several = f"{len(paths)} {what}s in {out}"
+            say(f"{what.capitalize()}: {paths[0]}" if len(paths) == 1 else several)
+        say("In the maps, 1 is what each token would get if all got the same.", "dim")
     raise_failed(failed, len(cases), "explained")
-
-
-def _voxel(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(
-            f"--at {text} is not a voxel; expected three whole numbers such as 20,31,12."
-        ) from None
 
 
 def _number(word: str) -> int | str:
     """A layer's or head's number, or the word for several of them."""
     return int(word) if word.isascii() and word.isdigit() else word
-
-
-def _report(written: list[Path], out: Path) -> None:
-    figures = [path for path in written if path.suffix == ".png"]
-    maps = [path for path in written if path.suffix != ".png"]
-    for what, paths in (("figure", figures), ("map", maps)):
-        several = f"{len(paths)} {what}s in {out}"
-        say(f"{what.capitalize()}: {paths[0]}" if len(paths) == 1 else several)
-    Console(soft_wrap=True).print(_UNIT, style="dim", highlight=False)

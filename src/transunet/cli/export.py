@@ -1,14 +1,18 @@
 """`transunet export`: a bundle for other runtimes, compared with the original before it is kept."""
 
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
 
 import typer
+from rich.console import Console
+
+from transunet.cli.notes import hanging, say
 
 EXAMPLE = "Example: transunet export runs/hippocampus/best -o hippocampus.onnx"
 
-_INT8 = "int8"
+_int8 = partial(typer.Option, rich_help_panel="int8")
 
 
 def export(
@@ -32,35 +36,25 @@ def export(
     ] = False,
     int8: Annotated[
         bool,
-        typer.Option(
-            "--int8",
-            help="Weights and activations in 8 bits (onnx, openvino); needs --calibrate.",
-            rich_help_panel=_INT8,
+        _int8(
+            "--int8", help="Weights and activations in 8 bits (onnx, openvino); needs --calibrate."
         ),
     ] = False,
     calibrate: Annotated[
         list[Path] | None,
-        typer.Option(
+        _int8(
             metavar="IMAGES",
             help="Own training images: a file, a folder or a prepared store; repeat for more.",
-            rich_help_panel=_INT8,
         ),
     ] = None,
     calibrate_count: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Slices to take of them, spread over the cases.", rich_help_panel=_INT8
-        ),
+        int, _int8(min=1, help="Slices to take of them, spread over the cases.")
     ] = 64,
 ) -> None:
     """Write a bundle as a file that other runtimes compute, and that predict takes in its place.
 
     The file carries preprocessing and labels. It appears only when its logits are the bundle's.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from transunet.bundle.bundle_config import read_config
     from transunet.cli.progress import progress_bar
     from transunet.errors import ConfigError
@@ -102,10 +96,7 @@ def export(
     if name != "monai":
         trust = " --trust" if FORMATS[name].runs_code else ""
         rows["next"] = f"transunet predict {quote(str(done.path))} IMAGES -o OUT{trust}"
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    width, console = max(map(len, rows)) + 2, Console()
     for title, value in rows.items():
         if value:
-            table.add_row(title, Text(value))
-    Console().print(table)
+            say(f"{title:<{width}}{hanging(console, value, width)}")

@@ -1,6 +1,7 @@
 """What commands say: lines of text, what the library logs, and which cases failed."""
 
 import logging
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -33,9 +34,23 @@ def showing_notes() -> Iterator[None]:
         yield
 
 
-def say(text: str) -> None:
-    """Print a line that is broken nowhere, so that paths and commands in it can be copied."""
-    Console(soft_wrap=True).print(text, markup=False, highlight=False)
+def say(what: object, style: str = "", end: str = "\n") -> None:
+    """Print text that is broken nowhere, so that paths and commands in it can be copied."""
+    Console(soft_wrap=True).print(what, style=style, end=end, markup=False, highlight=False)
+
+
+def hanging(console: Console, text: str, indent: int) -> str:
+    """Return `text` with lines that begin `indent` columns in, the first one's being there already.
+
+    Where there is no terminal, no line is broken: for `grep` and for log files.
+    """
+    lines = text.split("\n")
+    if console.is_terminal:
+        wrap = textwrap.TextWrapper(
+            console.width - indent, break_long_words=False, break_on_hyphens=False
+        )
+        lines = [part for line in lines for part in wrap.wrap(line)]
+    return f"\n{'':<{indent}}".join(lines)
 
 
 def raise_failed(failed: Mapping[str, Exception | None], count: int, done: str) -> None:

@@ -1,14 +1,16 @@
 """Options that several commands take, each with the same words."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-WHO_TRAINS = "Who trains and who validates"
-"""The heading of the options that split a data set."""
 ON_THIS_MACHINE = "On this machine"
 """The heading of the options that say what computes."""
+on_this_machine = partial(typer.Option, rich_help_panel=ON_THIS_MACHINE)
+who_trains = partial(typer.Option, rich_help_panel="Who trains and who validates")
+"""Makes an option that splits a data set."""
 
 
 def _name_of(kind: str, help: str) -> Any:
@@ -26,21 +28,11 @@ def _name_of(kind: str, help: str) -> Any:
 
         return [name for name in names_of(kind) if name.startswith(incomplete)]
 
-    return typer.Option(
-        help=help,
-        metavar="NAME",
-        callback=check,
-        autocompletion=complete,
-        rich_help_panel=ON_THIS_MACHINE,
-    )
+    return on_this_machine(help=help, metavar="NAME", callback=check, autocompletion=complete)
 
 
 Device = Annotated[
-    str | None,
-    typer.Option(
-        help="cpu, cuda, cuda:1 or mps; the best one if not given.",
-        rich_help_panel=ON_THIS_MACHINE,
-    ),
+    str | None, on_this_machine(help="cpu, cuda, cuda:1 or mps; the best one if not given.")
 ]
 Engine = Annotated[
     str,
@@ -70,19 +62,17 @@ Ignore = Annotated[
 ]
 SplitsFile = Annotated[
     Path | None,
-    typer.Option(
+    who_trains(
         help='Your own: JSON as nnU-Net has it, [{"train": \\[names], "val": \\[names]}, ...], '
         "one for a plain split.",
         metavar="FILE",
-        rich_help_panel=WHO_TRAINS,
     ),
 ]
 GroupBy = Annotated[
     str | None,
-    typer.Option(
+    who_trains(
         help="Regular expression; cases in whose names it finds the same stay together, such "
         "as 'patient[0-9]+'.",
         metavar="REGEX",
-        rich_help_panel=WHO_TRAINS,
     ),
 ]

@@ -238,8 +238,6 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 def _measure_both(inputs: list[Path], out: Path) -> None:
     """Measure what the two procedures give, where the input is a data set."""
-    from rich.console import Console
-
     from transunet.cli.evaluate import print_comparison
     from transunet.data.layouts import recognises
     from transunet.evaluation.evaluate import EvaluationRequest
@@ -247,7 +245,7 @@ def _measure_both(inputs: list[Path], out: Path) -> None:
     folders = out / "native", out / "paper"
     if len(inputs) == 1 and inputs[0].is_dir() and recognises(inputs[0]):
         request = EvaluationRequest(references=inputs[0], subset=True)
-        print_comparison(Console(soft_wrap=True), *folders, request, out=out)
+        print_comparison(*folders, request, out=out)
         return
     native, paper = (quote(str(folder)) for folder in folders)
     say(

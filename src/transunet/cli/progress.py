@@ -21,11 +21,17 @@ def progress_bar(unit: str) -> Progress:
 
 
 @contextmanager
-def count_cases(description: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Show a bar; yield what is to be called with the cases done, all cases and the last's name."""
+def count_cases(
+    description: str, *, at_once: bool = True
+) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar, `at_once` or with the first case.
+
+    Yields:
+        What is to be called with the cases done, all cases and the last one's name.
+    """
     with progress_bar("cases") as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total, name: bar.update(task, completed=done, total=total)
+        task = bar.add_task(description, total=None, visible=at_once)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, visible=True)
 
 
 @contextmanager

@@ -1,19 +1,20 @@
 """`transunet serve`: the page and the API, on this machine."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transunet.cli.options import ON_THIS_MACHINE, Device, Engine, Precision
+from transunet.cli.options import Device, Engine, Precision, on_this_machine
 
 if TYPE_CHECKING:
     from transunet.serve.server_settings import ServeSettings
 
 EXAMPLE = "Example: transunet serve runs/hippocampus/best"
 
-_REACHED = "Where it is reached"
-_KEPT = "What is taken and kept"
+_reached = partial(typer.Option, rich_help_panel="Where it is reached")
+_kept = partial(typer.Option, rich_help_panel="What is taken and kept")
 
 
 def serve(
@@ -22,76 +23,43 @@ def serve(
         typer.Argument(metavar="BUNDLE...", help="Bundles to serve: folders, or hub ids."),
     ],
     host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen at; any but loopback needs a token.",
-            rich_help_panel=_REACHED,
-        ),
+        str, _reached(help="Address to listen at; any but loopback needs a token.")
     ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(min=0, max=65535, help="0: any free one.", rich_help_panel=_REACHED),
-    ] = 8000,
+    port: Annotated[int, _reached(min=0, max=65535, help="0: any free one.")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(
+        _reached(
             envvar="TRANSUNET_TOKEN",
             help="What clients must send; auto: make one and print it. Other users of this "
             "machine can see the command line, but not the variable.",
-            rich_help_panel=_REACHED,
         ),
     ] = None,
     token_hours: Annotated[
-        float | None,
-        typer.Option(metavar="HOURS", help="How long the token counts.", rich_help_panel=_REACHED),
+        float | None, _reached(metavar="HOURS", help="How long the token counts.")
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option(
+        _reached(
             metavar="ORIGIN",
             help="Let pages of this other web site, such as https://app.example, use the API; "
             "repeat for more.",
-            rich_help_panel=_REACHED,
         ),
     ] = None,
-    open_: Annotated[
-        bool,
-        typer.Option("--open", help="Open the page in a browser.", rich_help_panel=_REACHED),
-    ] = False,
+    open_: Annotated[bool, _reached("--open", help="Open the page in a browser.")] = False,
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for images, results and jobs; in the user's cache folder if not given.",
-            rich_help_panel=_KEPT,
-        ),
+        _kept(help="Folder for images, results and jobs; in the user's cache folder if not given."),
     ] = None,
-    keep: Annotated[
-        float,
-        typer.Option(
-            metavar="HOURS", help="How long images and results stay.", rich_help_panel=_KEPT
-        ),
-    ] = 24.0,
-    queue: Annotated[
-        int, typer.Option(min=1, help="Jobs that may wait.", rich_help_panel=_KEPT)
-    ] = 32,
-    max_upload: Annotated[
-        int,
-        typer.Option(min=1, metavar="MB", help="Of one request.", rich_help_panel=_KEPT),
-    ] = 2048,
-    quota: Annotated[
-        int,
-        typer.Option(min=1, metavar="MB", help="Of all that is kept.", rich_help_panel=_KEPT),
-    ] = 51200,
+    keep: Annotated[float, _kept(metavar="HOURS", help="How long images and results stay.")] = 24.0,
+    queue: Annotated[int, _kept(min=1, help="Jobs that may wait.")] = 32,
+    max_upload: Annotated[int, _kept(min=1, metavar="MB", help="Of one request.")] = 2048,
+    quota: Annotated[int, _kept(min=1, metavar="MB", help="Of all that is kept.")] = 51200,
     device: Device = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Slices that go through at once: 1 on a CPU, 8 on a GPU.",
-            rich_help_panel=ON_THIS_MACHINE,
-        ),
+        on_this_machine(min=1, help="Slices that go through at once: 1 on a CPU, 8 on a GPU."),
     ] = None,
 ) -> None:
     """Segment in the browser: a page to drop images on, and the API behind it.

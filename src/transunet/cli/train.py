@@ -1,8 +1,8 @@
 """`transunet train`: from a data set to a bundle."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transunet.training.runs import Run
     from transunet.training.trainer import Trainer
 
+_recipe = partial(typer.Option, rich_help_panel="Recipe")
 EXAMPLE = "Example: transunet train Task04_Hippocampus -o runs/hippocampus --epochs 50"
 
 
@@ -31,69 +32,38 @@ def train(
         Path | None, typer.Option(help="Go on with the run in this folder.", metavar="RUN")
     ] = None,
     recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="paper (the default), modern, or a TOML or JSON file.", rich_help_panel="Recipe"
-        ),
+        str | None, _recipe(help="paper (the default), modern, or a TOML or JSON file.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
+        _recipe(
             "--set",
             metavar="KEY=VALUE",
             help="Any value of the recipe, such as ema=0.999; repeat for more.",
-            rich_help_panel="Recipe",
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="R50-ViT-B_16, R26-ViT-Ti_16, ...", rich_help_panel="Recipe")
-    ] = None,
-    image_size: Annotated[
-        str | None, typer.Option(help="Side in pixels; or auto.", rich_help_panel="Recipe")
-    ] = None,
+    model: Annotated[str | None, _recipe(help="R50-ViT-B_16, R26-ViT-Ti_16, ...")] = None,
+    image_size: Annotated[str | None, _recipe(help="Side in pixels; or auto.")] = None,
     weights: Annotated[
-        str | None,
-        typer.Option(
-            help="imagenet21k, none, or a weight file, bundle or run to fine-tune.",
-            rich_help_panel="Recipe",
-        ),
+        str | None, _recipe(help="imagenet21k, none, or a weight file, bundle or run to fine-tune.")
     ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(help="How often all slices are seen.", rich_help_panel="Recipe"),
-    ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(help="Steps, instead of epochs.", rich_help_panel="Recipe")
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Wall-clock limit.", rich_help_panel="Recipe")
-    ] = None,
+    epochs: Annotated[int | None, _recipe(help="How often all slices are seen.")] = None,
+    iterations: Annotated[int | None, _recipe(help="Steps, instead of epochs.")] = None,
+    minutes: Annotated[float | None, _recipe(help="Wall-clock limit.")] = None,
     batch_size: Annotated[
-        str | None,
-        typer.Option(help="Slices per step, of all processes; or auto.", rich_help_panel="Recipe"),
+        str | None, _recipe(help="Slices per step, of all processes; or auto.")
     ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate.", rich_help_panel="Recipe")
-    ] = None,
+    lr: Annotated[float | None, _recipe(help="Learning rate.")] = None,
     seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Of everything that is drawn: weights, batches, split.", rich_help_panel="Recipe"
-        ),
+        int | None, _recipe(help="Of everything that is drawn: weights, batches, split.")
     ] = None,
     folds: Annotated[
         int | None,
-        typer.Option(
-            help="Cross-validate in so many folds: those that the data bring, else drawn.",
-            rich_help_panel="Recipe",
-        ),
+        _recipe(help="Cross-validate in so many folds: those that the data bring, else drawn."),
     ] = None,
     fold: Annotated[
         int | None,
-        typer.Option(
-            help="Train only this fold, from 0; without --folds of those that the data bring.",
-            rich_help_panel="Recipe",
-        ),
+        _recipe(help="Train only this fold, from 0; without --folds of those that the data bring."),
     ] = None,
     splits: SplitsFile = None,
     group_by: GroupBy = None,
@@ -111,10 +81,12 @@ def train(
 
     Interrupt it whenever you like: --resume goes on where it was.
     """
+    from transunet.cli.progress import count_cases
     from transunet.device import choose_device
     from transunet.errors import ConfigError
     from transunet.training import runs
     from transunet.training.distributed import process_group
+    from transunet.training.loop import Interrupted
     from transunet.training.recipe import load_recipe, parse_settings
 
     named = {
@@ -159,8 +131,12 @@ def train(
                 overrides["folds"] = runs.number_of_folds(dataset, layout, splits)
         asked = load_recipe(recipe or "paper", overrides)
 
-    with process_group(choose_device(device).type) as world, _how_to_go_on(folder):
-        workers = _default_workers(world) if workers is None else workers
+    with process_group(choose_device(device).type) as world:
+        if workers is None:
+            known = hasattr(os, "sched_getaffinity")
+            cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+            here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+            workers = max(0, min(8, cores // here - 1))
         how: dict[str, Any] = {"device": device, "workers": workers}
         data: dict[str, Any] = {
             "store": store,
@@ -171,23 +147,36 @@ def train(
         }
         parent: Run | None = None
         trainers: Iterable[Trainer]
-        with _preparation(world) as progress:
-            if begun and not begun.has_folds:
-                trainers = [runs.resume(folder, world, progress=progress, **how)]
-            elif not begun and asked.folds is None:
-                data |= {"progress": progress}
-                trainers = [runs.start(folder, dataset, asked, world, **how, **data)]
-            else:
-                # Who trains one fold may find the folder begun by who trains another.
-                data |= {"join": begun is not None or asked.fold is not None}
-                parent = runs.begin(folder, dataset, asked.replace(fold=None), world, **data)
-                runs.prepare_folds(parent, world, workers, progress)
-                numbers = range(asked.folds or 0) if asked.fold is None else [asked.fold]
-                trainers = (
-                    runs.start_fold(parent, number, world, go_on=begun is not None, **how)
-                    for number in numbers
+        try:
+            with showing_notes(), count_cases("Preparing", at_once=False) as bar:
+                progress = bar if world.first else None
+                if begun and not begun.has_folds:
+                    trainers = [runs.resume(folder, world, progress=progress, **how)]
+                elif not begun and asked.folds is None:
+                    data |= {"progress": progress}
+                    trainers = [runs.start(folder, dataset, asked, world, **how, **data)]
+                else:
+                    # Who trains one fold may find the folder begun by who trains another.
+                    data |= {"join": begun is not None or asked.fold is not None}
+                    parent = runs.begin(folder, dataset, asked.replace(fold=None), world, **data)
+                    runs.prepare_folds(parent, world, workers, progress)
+                    numbers = range(asked.folds or 0) if asked.fold is None else [asked.fold]
+                    trainers = (
+                        runs.start_fold(parent, number, world, go_on=begun is not None, **how)
+                        for number in numbers
+                    )
+            _train_all(trainers, parent, asked, world)
+        except Interrupted as stop:
+            if world.first:
+                typer.echo(
+                    f"Stopped in {stop.folder} after step {stop.step}; everything is saved. "
+                    f"Go on with: transunet train --resume {folder}"
                 )
-        _train_all(trainers, parent, asked, folder, world)
+            raise typer.Exit(stop.exit_code) from None
+        except KeyboardInterrupt:  # while data is prepared, or Ctrl-C twice
+            if (folder / "run.json").is_file():
+                typer.echo(f"Stopped. Go on with: transunet train --resume {folder}")
+            raise typer.Exit(130) from None
 
 
 def _asked_of_run(
@@ -210,66 +199,22 @@ def _asked_of_run(
 
 
 def _train_all(
-    trainers: "Iterable[Trainer]",
-    parent: "Run | None",
-    asked: "Recipe",
-    folder: Path,
-    world: "ProcessGroup",
+    trainers: "Iterable[Trainer]", parent: "Run | None", asked: "Recipe", world: "ProcessGroup"
 ) -> None:
     """Train one run, or the folds of the cross-validation `parent` one after the other."""
     from transunet.cli import train_display
-    from transunet.training.loop import Interrupted
 
-    try:
-        for number, trainer in enumerate(trainers):
-            if world.first and not number:
-                train_display.show_recipe(trainer, asked)
-            if world.first:
-                train_display.show_split(trainer)
-            train_display.watch(trainer)
-            if world.first:
-                train_display.show_result(trainer)
-    except Interrupted as stop:
+    for number, trainer in enumerate(trainers):
+        if world.first and not number:
+            train_display.show_recipe(trainer, asked)
         if world.first:
-            typer.echo(
-                f"Stopped in {stop.folder} after step {stop.step}; everything is saved. "
-                f"Go on with: transunet train --resume {folder}"
-            )
-        raise typer.Exit(stop.exit_code) from None
+            train_display.show_split(trainer)
+        train_display.watch(trainer)
+        if world.first:
+            train_display.show_result(trainer)
     if world.first and parent is not None:
         train_display.show_folds(parent)
 
 
-@contextmanager
-def _how_to_go_on(folder: Path) -> Iterator[None]:
-    """Tell it to who stops while data is prepared, or presses Ctrl-C twice."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if (folder / "run.json").is_file():
-            typer.echo(f"Stopped. Go on with: transunet train --resume {folder}")
-        raise typer.Exit(130) from None
-
-
-@contextmanager
-def _preparation(world: "ProcessGroup") -> Iterator[Callable[[int, int, str], None]]:
-    """Show a bar while data is prepared, and none when nothing is."""
-    from transunet.cli.progress import progress_bar
-
-    with showing_notes(), progress_bar("cases") as bar:
-        task = bar.add_task("Preparing", total=None, visible=False)
-
-        def progress(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, visible=world.first)
-
-        yield progress
-
-
 def _whole_number(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
-
-
-def _default_workers(world: "ProcessGroup") -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    return max(0, min(8, (cores or 1) // here - 1))

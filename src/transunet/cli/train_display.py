@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 
+from transunet.cli.notes import say
 from transunet.data.split_rules import classes_in, split_warnings
 from transunet.training.error_messages import explained
 from transunet.training.log import read_log
@@ -29,45 +30,41 @@ def show_recipe(trainer: Trainer, asked: Recipe) -> None:
         asked: its recipe before anything was derived.
     """
     recipe = trainer.recipe
-    console = Console(soft_wrap=True, highlight=False)
     preset = load_recipe(recipe.name if recipe.name in PRESETS else "paper")
     now, usual = flat(recipe.model_dump(mode="json")), flat(preset.model_dump(mode="json"))
     changed = [key for key in now if now[key] != usual.get(key)]
-    console.print(
-        f"Recipe {recipe.name}{', but for' if changed else ''} "
-        f"(every setting: {trainer.folder / 'recipe.json'})",
-        markup=False,
-    )
+    but = ", but for" if changed else ""
+    say(f"Recipe {recipe.name}{but} (every setting: {trainer.folder / 'recipe.json'})")
     width = max(map(len, changed), default=0)
     for key in changed:
         value, before = ("none" if v is None else v for v in (now[key], usual.get(key)))
-        console.print(f"  {key:{width}}  {value}  (preset: {before})", markup=False)
+        say(f"  {key:{width}}  {value}  (preset: {before})")
     for note in trainer.beginning.notes if trainer.beginning else ():
-        console.print(note, markup=False, highlight=False)
+        say(note)
     if recipe.model in PARTS and asked.weights == "auto" and recipe.weights == "none":
-        console.print(
+        say(
             "Training starts from RANDOM weights: the published ones could not be had. The paper's "
             f"results need them: transunet weights download {recipe.model}; --weights "
             "imagenet21k insists on them, --weights none says that you mean it.",
-            style="yellow",
+            "yellow",
         )
 
 
 def show_split(trainer: Trainer) -> None:
     """Print how many cases train and validate by which rule, and what to know before training."""
-    console, split, recipe = Console(soft_wrap=True), trainer.split, trainer.recipe
-    console.print(
+    split = trainer.split
+    step = trainer.state.step
+    say(
         f"{len(split.train)} cases ({len(trainer.dataset)} slices) train, {len(split.validation)} "
         f"validate, {len(split.test)} are left for testing: "
-        f"{trainer.splits.rule_of(recipe.fold or 0)}; on {trainer.device}"
-        + (f"; going on after step {trainer.state.step}" if trainer.state.step else ""),
-        markup=False,
+        f"{trainer.splits.rule_of(trainer.recipe.fold or 0)}; on {trainer.device}"
+        + (f"; going on after step {step}" if step else "")
     )
     if trainer.store.ignored is not None:
         value = trainer.store.manifest.ignore
-        console.print(f"Voxels that hold {value} count in nothing: nobody labelled them.")
+        say(f"Voxels that hold {value} count in nothing: nobody labelled them.")
     for warning in split_warnings(trainer.store, split):
-        console.print(f"Warning: {warning}", style="yellow", markup=False)
+        say(f"Warning: {warning}", "yellow")
 
 
 def watch(trainer: Trainer) -> None:
@@ -110,25 +107,23 @@ def watch(trainer: Trainer) -> None:
 
 def show_result(trainer: Trainer) -> None:
     """Print the Dice of the best network and where everything is."""
-    console = Console(soft_wrap=True, highlight=False)
     best_bundle = trainer.folder / "best"
     entries = read_log(trainer.folder, "validation")
     best = [entry for entry in entries if entry["step"] == trainer.state.best_step]
     if trainer.split.validation and not classes_in(trainer.store, trainer.split.validation):
-        console.print("No held-out case holds a structure to measure: the best is the last.")
+        say("No held-out case holds a structure to measure: the best is the last.")
     elif best and best[-1]["mean_dice"] is not None:
         table = Table(title=f"Dice on {len(trainer.split.validation)} held-out cases, best network")
         table.add_column("class")
         table.add_column("Dice", justify="right")
         for name, dice in best[-1]["dice"].items():
             table.add_row(name, _number(dice))
-        console.print(table)
-        console.print(f"mean foreground Dice {best[-1]['mean_dice']:.3f}")
-    console.print(f"best bundle: {best_bundle} (step {trainer.state.best_step})")
-    console.print(f"last bundle: {trainer.folder / 'last'} (step {trainer.state.step})")
-    console.print(log_line(trainer.folder))
-    command = f"transunet predict {quote(str(best_bundle))} INPUT... -o OUT"
-    console.print(f"Predict with: {command}", markup=False, soft_wrap=True)
+        say(table)
+        say(f"mean foreground Dice {best[-1]['mean_dice']:.3f}")
+    say(f"best bundle: {best_bundle} (step {trainer.state.best_step})")
+    say(f"last bundle: {trainer.folder / 'last'} (step {trainer.state.step})")
+    say(log_line(trainer.folder))
+    say(f"Predict with: transunet predict {quote(str(best_bundle))} INPUT... -o OUT")
 
 
 def log_line(folder: Path) -> str:
@@ -140,11 +135,10 @@ def log_line(folder: Path) -> str:
 
 def show_folds(parent: Run) -> None:
     """Print the summary of a cross-validation, or that folds are still missing."""
-    console = Console(soft_wrap=True, highlight=False)
     summary = summarise_folds(parent)
     if summary is None:
-        console.print(
-            f"Other folds are not finished yet. When they are, see all of them with: "
+        say(
+            "Other folds are not finished yet. When they are, see all of them with: "
             f"transunet train --resume {parent.folder}"
         )
         return
@@ -155,10 +149,10 @@ def show_folds(parent: Run) -> None:
         table.add_column(name, justify="left" if name == "class" else "right")
     for name, mean in summary.mean.items():
         table.add_row(name, _number(mean), _number(summary.deviation[name]))
-    console.print(table)
-    console.print("folds: " + "  ".join(_number(dice) for dice in summary.folds))
-    console.print(f"mean foreground Dice {_number(summary.mean_dice)}")
-    console.print(f"summary: {parent.folder / 'folds.json'}")
+    say(table)
+    say("folds: " + "  ".join(_number(dice) for dice in summary.folds))
+    say(f"mean foreground Dice {_number(summary.mean_dice)}")
+    say(f"summary: {parent.folder / 'folds.json'}")
 
 
 def _number(value: float | None) -> str:

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from transunet.cli.notes import say
 from transunet.errors import DataError
-
-if TYPE_CHECKING:
-    from transunet.drawing.panels import Window
 
 EXAMPLE = (
     "Example: transunet view scans labels -o sheets    "
@@ -41,7 +38,7 @@ def view(
         str | None,
         typer.Option(
             help="What the labels are called, and a CT's window: a bundle (folder or hub id) or a "
-            "dataset.json. Label maps of `transunet predict` know their names.",
+            "dataset.json. Label maps of `transunet predict` know their names."
         ),
     ] = None,
     axis: Annotated[
@@ -73,6 +70,7 @@ def view(
     Slices are shown as radiologists look at them, in their true proportions; photographs as they
     are stored. Works for predictions and references alike.
     """
+    from transunet.bundle.bundle_config import CONFIG, read_config
     from transunet.cli.progress import progress_bar
     from transunet.data.formats import read_labels, read_volume
     from transunet.drawing.figures import SUFFIXES, check_figure_path
@@ -82,7 +80,11 @@ def view(
     one_picture = out.suffix.lower() in SUFFIXES
     check_figure_path(out if one_picture else out / "sheet.png")
     cases = _pairs(image, labels)
-    options = SheetOptions(axis, every, columns, window or _window(bundle), crop, opacity)
+    is_bundle = bundle and (not Path(bundle).exists() or (Path(bundle) / CONFIG).is_file())
+    if window is None and bundle and is_bundle:  # one that all of its images share, as a CT's is
+        channel = read_config(bundle).preprocessing.channels[0]
+        window = (channel.low, channel.high) if channel.normalisation == "clip" else None
+    options = SheetOptions(axis, every, columns, window, crop, opacity)
     names = _names(bundle, next(iter(cases.values()))[1], labels)
     overview = one_picture and len(cases) > 1
     panels = []  # of the overview: the fullest slice of each case
@@ -142,13 +144,3 @@ def _names(bundle: str | None, label_map: Path, folder: Path) -> Mapping[int, st
     told = f"Labels are called as {own.source} says: {bundle} numbers the classes otherwise."
     typer.secho(told, fg="yellow", err=True)
     return own.labels
-
-
-def _window(bundle: str | None) -> "Window | None":
-    """The window of the bundle's first channel, where that has one that all images share."""
-    from transunet.bundle.bundle_config import CONFIG, read_config
-
-    if bundle is None or (Path(bundle).exists() and not (Path(bundle) / CONFIG).is_file()):
-        return None
-    channel = read_config(bundle).preprocessing.channels[0]
-    return (channel.low, channel.high) if channel.normalisation == "clip" else None

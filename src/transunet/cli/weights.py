@@ -2,16 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from transunet.cli.help import Command, Group
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from transunet.weights.weight_inspection import Inspection
+from transunet.cli.notes import say
 
 app = typer.Typer(
     cls=Group,
@@ -31,15 +28,31 @@ def list_weights(
     ] = None,
 ) -> None:
     """Show the published weights: variant, source, file, size, licence, checksum, cached or not."""
-    from rich.console import Console
+    from rich import box
+    from rich.table import Table
 
     from transunet.cache import cache_folder
-    from transunet.weights.catalog import SOURCES
+    from transunet.weights.catalog import PARTS, SOURCES, files_for
+    from transunet.weights.download import cached_path, is_cached, record_of
 
     # A pipe has no width: leave the lines whole for grep.
     console = Console(width=None if sys.stdout.isatty() else _WIDE)
     for name in SOURCES if source is None else (source,):
-        console.print(_table(name))
+        table = Table(title=f'weights="{name}"', title_justify="left", box=box.SIMPLE)
+        for column in ("variant", "source", "size", "licence", "checksum", "cached"):
+            table.add_column(column, overflow="fold", no_wrap=column == "variant")
+        for variant in PARTS:
+            for file in files_for(variant, name):
+                size = f"~{file.about_bytes / 1e6:.0f} MB"
+                checksum = f"sha256 {file.sha256[:12]}" if file.sha256 else "declared at download"
+                cached = is_cached(file)
+                if cached:
+                    size = f"{cached_path(file).stat().st_size / 1e6:.0f} MB"
+                    if record := record_of(file):
+                        checksum = f"sha256 {record.sha256[:12]}, from {record.checksum_from}"
+                is_here = "yes" if cached else "no"
+                table.add_row(variant, f"hub: {file.repo}", size, file.licence, checksum, is_here)
+        console.print(table)
     console.print(
         f"~ before a size: from the number of parameters. Cache: {cache_folder()}", soft_wrap=True
     )
@@ -56,16 +69,12 @@ def download(
     ] = False,
 ) -> None:
     """Download the weights of each VARIANT into the cache."""
-    from rich.console import Console
-
     from transunet.weights.catalog import files_for
     from transunet.weights.download import fetch
 
     wanted = {file.key: file for name in variants for file in files_for(name, source)}
-    console = Console()
     for file in wanted.values():
-        path = fetch(file, offline=offline or None)
-        console.print(f"{file.key}: {path}", soft_wrap=True, highlight=False)
+        say(f"{file.key}: {fetch(file, offline=offline or None)}")
 
 
 @app.command(cls=Command, epilog="Example: transunet weights inspect R50+ViT-B_16.npz")
@@ -73,40 +82,9 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A .npz, .pth or .safetensors file, or a bundle.")],
 ) -> None:
     """Tell what a weight FILE is: format, variant, entries, position grid, what does not fit."""
-    from rich.console import Console
-
     from transunet.weights.weight_inspection import inspect as look_into
 
-    console = Console()
-    for line in _report(look_into(file)):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def _table(source: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    from transunet.weights.catalog import PARTS, files_for
-    from transunet.weights.download import cached_path, is_cached, record_of
-
-    table = Table(title=f'weights="{source}"', title_justify="left", box=box.SIMPLE)
-    for column in ("variant", "source", "size", "licence", "checksum", "cached"):
-        table.add_column(column, overflow="fold", no_wrap=column == "variant")
-    for variant in PARTS:
-        for file in files_for(variant, source):
-            size = f"~{file.about_bytes / 1e6:.0f} MB"
-            checksum = f"sha256 {file.sha256[:12]}" if file.sha256 else "declared at download"
-            cached = is_cached(file)
-            if cached:
-                size = f"{cached_path(file).stat().st_size / 1e6:.0f} MB"
-                if record := record_of(file):
-                    checksum = f"sha256 {record.sha256[:12]}, from {record.checksum_from}"
-            hub = f"hub: {file.repo}"
-            table.add_row(variant, hub, size, file.licence, checksum, "yes" if cached else "no")
-    return table
-
-
-def _report(inspection: "Inspection") -> list[str]:
+    inspection = look_into(file)
     grid = " x ".join(map(str, inspection.grid)) if inspection.grid else "fill no square"
     if inspection.grid and inspection.whole and not inspection.grid_told:
         grid += ", if they fill a square: the file alone does not tell"
@@ -138,4 +116,5 @@ def _report(inspection: "Inspection") -> list[str]:
     if inspection.variant:
         whole = "complete: nothing missing, nothing extra"
         lines.append("incomplete" if inspection.mismatches else whole)
-    return lines
+    for line in lines:
+        say(line)
