@@ -101,7 +101,7 @@ class Client:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def wait(self, id_: str, seconds: float = 60) -> dict[str, Any]:
+    def wait(self, id_: str, seconds: float = 240) -> dict[str, Any]:
         """Return the job when it is over."""
         return until(lambda: job if (job := self.job(id_))["status"] in OVER else None, seconds)
 
@@ -112,7 +112,7 @@ class Client:
         return job
 
 
-def until(found: Callable[[], Any], seconds: float = 30) -> Any:
+def until(found: Callable[[], Any], seconds: float = 120) -> Any:
     """Return what `found` returns as soon as it is true."""
     end = time.monotonic() + seconds
     while not (value := found()):
@@ -151,7 +151,7 @@ class Command:
         )
         self.said = ""
         self.address = self._address()
-        self.http = httpx.Client(base_url=self.address, timeout=30, trust_env=False)
+        self.http = httpx.Client(base_url=self.address, timeout=120, trust_env=False)
         self.client = Client(self.http)
 
     def _address(self) -> str:

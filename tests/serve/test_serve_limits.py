@@ -1,9 +1,11 @@
 """How much a server takes: queue, uploads, quota, a full disk, time. The worker is the test's."""
 
+import asyncio
 import errno
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -75,13 +77,13 @@ def refusal(service, pieces, ends=True):
 def test_an_upload_is_refused_while_it_comes(tmp_path, bundle, monkeypatch):
     with fake_server(tmp_path, bundle, upload_bytes=300_000) as (client, service):
         written = []
-        write = receive._OpenFile.write
+        write = receive._KeptFile.write
 
         async def counted(self, data):
             written.append(len(data))
             await write(self, data)
 
-        monkeypatch.setattr(receive._OpenFile, "write", counted)
+        monkeypatch.setattr(receive._KeptFile, "write", counted)
         assert refusal(service, [HEAD, *[bytes(50_000)] * 40]).code == "too_large"
         assert 200_000 < sum(written) <= 300_000
         written.clear()
@@ -149,7 +151,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, bundle, monkeypatch):
             answer = client.send(("a.nii.gz", image_bytes(0)))
         assert (answer.status_code, code_of(answer)) == (507, "storage_full")
         assert files_in(service, "incoming", "images") == []
-        assert service.database.image_ids() == []
+        assert service.database.images == {}
         client.upload(("a.nii.gz", image_bytes(0)))
 
 
@@ -162,13 +164,13 @@ def test_a_disk_too_full_for_the_records(tmp_path, bundle, monkeypatch):
     with fake_server(tmp_path, bundle) as (client, service):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
         with monkeypatch.context() as patch:
-            patch.setattr(service.database, "add_image", full)
+            patch.setattr(service.database, "save", full)
             answer = client.send(("b.nii.gz", image_bytes(1)))
             assert (answer.status_code, code_of(answer)) == (507, "storage_full")
             assert [p.name for p in (service.data / "images").iterdir()] == [image]
             assert files_in(service, "incoming") == []
         with monkeypatch.context() as patch:
-            patch.setattr(service.database, "add_job", full)
+            patch.setattr(service.database, "save", full)
             answer = client.post("/jobs", json={"image": image, "bundle": "brain"})
             assert (answer.status_code, code_of(answer)) == (507, "storage_full")
 
@@ -185,15 +187,15 @@ def test_what_became_of_a_job_waits_for_room(tmp_path, bundle, monkeypatch):
         image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
         job = client.submit(image)
         until(lambda: worker.asked)
-        finish, failures = service.database.finish, []
+        save, failures = service.database.save, []
 
-        def full(*given, **values):
+        def full(*records):
             if len(failures) < 3:
                 failures.append(1)
                 raise sqlite3.OperationalError("database or disk is full")
-            return finish(*given, **values)
+            save(*records)
 
-        monkeypatch.setattr(service.database, "finish", full)
+        monkeypatch.setattr(service.database, "save", full)
         worker.asked[0][1].set_result({"statistics": [], "slices": 6})
         assert client.wait(job["id"])["status"] == "done"
         assert len(failures) == 3
@@ -239,19 +241,25 @@ def test_an_image_is_not_deleted_under_a_job(tmp_path, bundle):
         until(lambda: files_in(service, "images", "jobs") == [])
 
 
-def test_events_end_when_the_job_is_deleted(tmp_path, bundle):
+def test_events_end_when_the_job_is_deleted(tmp_path, bundle, monkeypatch):
     worker = FakeWorker()
-    with fake_server(tmp_path, bundle, worker=worker) as (client, service):
+    with fake_server(tmp_path, bundle, worker=worker) as (client, _):
         job = client.submit(client.upload(("a.nii.gz", image_bytes(0)))["id"])
         until(lambda: worker.asked)
-        seen = []
+        seen, looks, look = [], [], asyncio.sleep
+
+        async def noted(seconds):
+            looks.append(seconds)
+            await look(seconds)
+
+        monkeypatch.setattr(asyncio, "sleep", noted)
 
         def follow():
             seen.append(client.get(f"/jobs/{job['id']}/events").text)
 
         thread = threading.Thread(target=follow)
         thread.start()
-        until(lambda: service.queue.notifier.listeners)
+        until(lambda: looks)
         worker.asked[0][2](3, 6)
         client.delete(f"/jobs/{job['id']}")
         thread.join(10)
@@ -281,17 +289,24 @@ def test_records_keep_room_for_what_becomes_of_jobs(tmp_path):
     from transunet.serve.jobs.database import ImageRecord, JobDatabase, JobRecord
 
     store = JobDatabase(tmp_path)
-    store.add_image(ImageRecord("image", "a", {}, 1, 0.0, 9.0))
-    for number in range(5):
-        assert store.add_job(JobRecord(f"job{number}", "image", "brain", {}, 0.0), 9)
-    (pages,) = store._rows("PRAGMA page_count")[0]
-    store._rows(f"PRAGMA max_page_count = {pages}")  # as on a disk without room for another one
-    for number in range(5):
-        assert store.begin_next(1.0).id == f"job{number}"
-        statistics = [{"name": "x" * 50_000}]
-        store.finish(f"job{number}", ("running",), status="done", statistics=statistics)
-    assert store.job("job4").statistics == statistics
-    assert store.remove_image("image") == [f"job{number}" for number in range(5)]
+    store.save(ImageRecord("image", "a", {}, 1, 0.0, 9.0))
+    jobs = [JobRecord(f"job{number}", "image", "brain", {}, 0.0) for number in range(5)]
+    store.save(*jobs)
+    (pages,) = store._sqlite.execute("PRAGMA page_count").fetchone()
+    # As on a disk without room for another one.
+    store._sqlite.execute(f"PRAGMA max_page_count = {pages}")
+    statistics = [{"name": "x" * 50_000}]
+    for job in jobs:
+        store.save(replace(job, status="running", attempts=1, started=1.0))
+        store.save(replace(job, status="done", statistics=statistics))
+    store.close()
+    store = JobDatabase(tmp_path)
+    assert [job.statistics for job in store.jobs.values()] == [statistics] * 5
+    store.remove("image", *store.jobs)
+    assert (store.images, store.jobs) == ({}, {})
+    store.close()
+    store = JobDatabase(tmp_path)
+    assert (store.images, store.jobs) == ({}, {})
     store.close()
 
 
@@ -327,7 +342,7 @@ def test_a_disk_that_is_really_full(small_disk, bundle):
         with pytest.raises(OSError, match="No space"):
             fill(filler)
         worker.asked[0][1].set_result({"statistics": [{"name": "x" * 9999}], "slices": 6})
-        until(lambda: service.database.job(job["id"]).status == "done")
+        until(lambda: service.database.jobs[job["id"]].status == "done")
         for answer in (
             client.send(("b.nii.gz", image_bytes(2))),
             client.post("/jobs", json={"image": image, "bundle": "brain"}),

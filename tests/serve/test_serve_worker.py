@@ -58,7 +58,7 @@ def test_slices_go_through_one_by_one_on_a_cpu(bundle, asked, size):
     models = LoadedBundle(read_bundles([str(bundle)])["brain"], settings)
     counts = []
     image = Volume(np.zeros((1, 20, 24, 9)), np.eye(4))
-    models.predictor({})(image, lambda done, total: counts.append((done, total)))
+    models.base(image, lambda done, total: counts.append((done, total)))
     assert counts == [(min(done, 9), 9) for done in range(size, 9 + size, size)]
 
 
@@ -191,8 +191,7 @@ def test_a_job_that_two_crashes_cut_off_is_given_up(tmp_path, bundle):
     once, twice = (
         JobRecord(new_id(), image, "brain", {}, 1.0, "running", attempts) for attempts in (1, 2)
     )
-    for job in (once, twice):
-        assert store.add_job(job, 5)
+    store.save(once, twice)
     store.close()
     (tmp_path / "jobs" / ("f" * 32)).mkdir(parents=True)  # a job that was deleted meanwhile
     (tmp_path / "incoming" / "half").mkdir()

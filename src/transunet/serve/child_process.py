@@ -8,21 +8,20 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from transunet.serve.api_errors import ApiError
 
-OnProgress = Callable[[int, int], None]
-"""Called with the slices done and in all."""
+OnProgress = Callable[[Any, Any], None]
+"""Called with the slices done and in all; of the start, with a text and how far the loading is."""
 
 Unanswered = dict[str, tuple[Future[Any], OnProgress | None]]
 """The requests that a process is at, by id."""
 
-_DIED_WHILE_LOADING = (
-    "The process that loads the models ended before it was ready, as a rule because the memory ran "
-    "out. Serve fewer bundles, or give the machine more memory."
-)
+START = ""
+"""Id of what every process is asked first: to be ready."""
 _CONTEXT = multiprocessing.get_context("spawn")  # forking a process that has threads can deadlock
 _log = logging.getLogger(__name__)
 
@@ -38,9 +37,8 @@ class Cancelled(Exception):  # noqa: N818 - asked for, not a fault
 class ChildProcess:
     """A process that is asked through a pipe; whoever holds it starts it, again where it died.
 
-    The process sends `(kind, id, value)`: any number of "note" and "loading" with a text, then
-    "ready", or "broken" with an error. After that, for each request that it is sent, any number of
-    "progress" with (done, total), and once "done" with the answer or "failed" with an error.
+    The process sends `(kind, id, value)` for `START` and then for each request that it is sent: any
+    number of "progress" with two values, and once "done" with the answer or "failed" with an error.
 
     Args:
         target: "module:function" that is called in the process with its end of the pipe and
@@ -67,35 +65,36 @@ class ChildProcess:
 
         Raises:
             ProcessDiedError: when it ends before.
-            TransUNetError: what it sends as "broken".
+            TransUNetError: when it cannot do its work, such as load a bundle.
         """
+
+        def on_start(text: str, loading: str) -> None:
+            self.loading = loading
+            note(text)
+
         with self._starting:
             if self.ready:
                 return
+            ready: Future[Any] = Future()
             pipe, child_pipe = _CONTEXT.Pipe()
             process = _CONTEXT.Process(
                 target=_run, args=(child_pipe, self._target, self._arguments), daemon=True
             )
             process.start()
             child_pipe.close()
-            self._process, self._pipe, self._unanswered = process, pipe, {}
-            kind: str = ""
-            value: Any = None
-            while kind not in ("ready", "broken"):
-                try:
-                    kind, _, value = pipe.recv()
-                except (EOFError, OSError):
-                    kind, value = "broken", ProcessDiedError("worker_died", _DIED_WHILE_LOADING)
-                if kind == "note":
-                    note(value)
-                elif kind == "loading":
-                    self.loading = value
-            if kind == "broken":
-                process.join()
-                raise value
-            self.ready = True
+            self._process, self._pipe = process, pipe
+            self._unanswered = {START: (ready, on_start)}
             listening = (process, pipe, self._unanswered)
             threading.Thread(target=self._listen, args=listening, daemon=True).start()
+            try:
+                ready.result()
+            except ProcessDiedError:
+                raise ProcessDiedError(
+                    "worker_died",
+                    "The process that loads the models ended before it was ready, as a rule "
+                    "because the memory ran out. Serve fewer bundles, or give the machine more "
+                    "memory.",
+                ) from None
 
     def ask(self, id_: str, request: Any, on_progress: OnProgress | None = None) -> Future[Any]:
         """Send a request; its answer comes as the future's result.
@@ -105,8 +104,9 @@ class ChildProcess:
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()  # who waits may be cancelled, but not the answer
         with self._lock:
-            if self.ready and self._send((id_, request)):
+            if self.ready:
                 self._unanswered[id_] = future, on_progress
+                self._send(id_, request)
             else:
                 future.set_exception(process_died())
         return future
@@ -115,7 +115,7 @@ class ChildProcess:
         """Ask the process to stop answering the request `id_`, if that is what it is at."""
         with self._lock:
             if self.ready and id_ in self._unanswered:
-                self._send((id_, None))
+                self._send(id_, None)
 
     def stop(self) -> None:
         """End the process, whatever it does."""
@@ -124,13 +124,10 @@ class ChildProcess:
             self._process.kill()
             self._process.join()
 
-    def _send(self, message: tuple[str, Any]) -> bool:
+    def _send(self, id_: str, request: Any) -> None:
         assert self._pipe is not None
-        try:
-            self._pipe.send(message)
-        except OSError:  # it died, and the listener tells
-            return False
-        return True
+        with suppress(OSError):  # it died, and the listener tells
+            self._pipe.send((id_, request))
 
     def _listen(self, process: Any, pipe: Connection, unanswered: Unanswered) -> None:
         try:
@@ -140,6 +137,8 @@ class ChildProcess:
                     future, on_progress = unanswered.get(id_, (None, None))
                     if kind != "progress":
                         unanswered.pop(id_, None)
+                    if kind == "done" and id_ == START and self._process is process:
+                        self.ready = True
                 if kind == "progress" and on_progress is not None:
                     on_progress(*value)
                 elif kind == "done" and future is not None:

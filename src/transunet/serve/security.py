@@ -37,7 +37,14 @@ BODY_BYTES = 1 << 16
 OPEN = (f"{API}/health", f"{API}/ready")
 """What is answered without a token: it tells nothing of any image."""
 
+_TOO_LARGE = f"The request is longer than {BODY_BYTES} bytes."
 _METHODS = "GET, HEAD, POST, DELETE"
+_USUAL_HEADERS = "Authorization, Content-Type"
+_ALLOWED = {
+    "access-control-allow-methods": _METHODS,
+    "access-control-allow-private-network": "true",
+    "access-control-max-age": "600",
+}
 _EXPOSED = "Content-Disposition, Location, Retry-After, Allow, WWW-Authenticate"
 
 
@@ -68,39 +75,55 @@ class Guard:
         if method == "HEAD" and path.startswith(API):
             scope = {**scope, "method": "GET"}
         is_upload = method == "POST" and path.rstrip("/").endswith(("/images", "/reference"))
+        preflight = method == "OPTIONS" and "access-control-request-method" in headers
+        answer = self._app
         try:
-            if method == "OPTIONS" and "access-control-request-method" in headers:
-                answer = self._preflight(headers)
-            else:
-                self._check(method, path, headers)
-                declared = headers.get("content-length", "")
-                if not is_upload and declared.isdigit() and int(declared) > BODY_BYTES:
-                    raise ApiError("too_large", _too_large())
-                answer = self._app
+            if self._token is None or preflight:
+                self._check_sender(method, path, headers, preflight=preflight)
+            elif path.startswith(API) and path not in OPEN:
+                self._check_token(headers.get("authorization", ""))
+            declared = headers.get("content-length", "")
+            if not is_upload and declared.isdigit() and int(declared) > BODY_BYTES:
+                raise ApiError("too_large", _TOO_LARGE)
+            if preflight:  # a browser asks, without the token, whether a page of the origin may ask
+                wanted = headers.get("access-control-request-headers", _USUAL_HEADERS)
+                allowed = {**_ALLOWED, "access-control-allow-headers": wanted}
+                answer = Response(status_code=204, headers=allowed)
         except ApiError as error:
             answer = error_response(error)
         await answer(scope, receive if is_upload else _limited(receive), send)
 
-    def _check(self, method: str, path: str, headers: Headers) -> None:
-        """Refuse a request that may not be asked.
+    def _check_sender(self, method: str, path: str, headers: Headers, *, preflight: bool) -> None:
+        """Refuse a request for a foreign name, or of a page of a foreign origin.
 
         Raises:
             ApiError: saying why.
         """
-        if self._token is not None:
-            if path.startswith(API) and path not in OPEN:
-                self._check_token(headers.get("authorization", ""))
-            return
-        self._check_host(headers)
+        if (
+            self._token is None
+            and _split(f"//{headers.get('host', '')}").hostname not in self._names
+        ):
+            raise ApiError(
+                "wrong_host",
+                "This server was asked for under a name that is not this machine's.",
+                "Open it as http://127.0.0.1, or start it with --token to serve other names.",
+            )
         origin = headers.get("origin", "")
         if origin in self._origins:
             return
-        foreign = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-        if origin and _split(origin).netloc.lower() != headers["host"].lower():
+        foreign = preflight or headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+        if origin and _split(origin).netloc.lower() != headers.get("host", "").lower():
             foreign = True
         # Another site may link to the page, but not use what is behind it.
         if foreign and (path.startswith(API) or method not in ("GET", "HEAD")):
-            raise _wrong_origin(origin)
+            is_named = origin.isprintable() and origin not in ("", "null")
+            raise ApiError(
+                "wrong_origin",
+                f"A page of {origin if is_named else 'another web site'} asked, which this server "
+                "does not answer.",
+                "Start the server with --allow-origin ORIGIN, such as https://app.example, to let "
+                "the pages of that site use it.",
+            )
 
     def _check_token(self, authorization: str) -> None:
         kind, _, given = authorization.partition(" ")
@@ -116,30 +139,6 @@ class Guard:
         if self._ends is not None and time.time() > self._ends:
             remedy = "Ask whoever runs the server for a new one: it comes with a restart."
             raise ApiError("token_expired", "The token's time is over.", remedy, ask)
-
-    def _check_host(self, headers: Headers) -> None:
-        if _split(f"//{headers.get('host', '')}").hostname not in self._names:
-            raise ApiError(
-                "wrong_host",
-                "This server was asked for under a name that is not this machine's.",
-                "Open it as http://127.0.0.1, or start it with --token to serve other names.",
-            )
-
-    def _preflight(self, headers: Headers) -> Response:
-        """Tell a browser, which asks without the token, whether a page of its origin may ask."""
-        if self._token is None:
-            self._check_host(headers)
-        origin = headers.get("origin", "")
-        if origin not in self._origins:
-            raise _wrong_origin(origin)
-        wanted = headers.get("access-control-request-headers", "Authorization, Content-Type")
-        allowed = {
-            "access-control-allow-methods": _METHODS,
-            "access-control-allow-headers": wanted,
-            "access-control-allow-private-network": "true",
-            "access-control-max-age": "600",
-        }
-        return Response(status_code=204, headers=allowed)
 
     def _sending(self, method: str, origin: str, send: Any) -> Any:
         """Return what sends an answer with `HEADERS` and counts it; to HEAD, without its body."""
@@ -176,25 +175,11 @@ def error_response(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body, error.status, headers)
 
 
-def _wrong_origin(origin: str) -> ApiError:
-    shown = origin if origin.isprintable() and origin not in ("", "null") else "another web site"
-    return ApiError(
-        "wrong_origin",
-        f"A page of {shown} asked, which this server does not answer.",
-        "Start the server with --allow-origin ORIGIN, such as https://app.example, to let the "
-        "pages of that site use it.",
-    )
-
-
 def _split(url: str) -> Any:
     try:
         return urlsplit(url)
     except ValueError:
         return urlsplit("")
-
-
-def _too_large() -> str:
-    return f"The request is longer than {BODY_BYTES} bytes."
 
 
 def _limited(receive: Any) -> Any:
@@ -206,7 +191,7 @@ def _limited(receive: Any) -> Any:
         message = await receive()
         size += len(message.get("body", b""))
         if size > BODY_BYTES:
-            raise HTTPException(413, _too_large())
+            raise HTTPException(413, _TOO_LARGE)
         return message
 
     return receiving

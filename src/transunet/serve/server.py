@@ -63,7 +63,7 @@ def serve(
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            service.stop_waiting()
+            service.stopping = True
             super().handle_exit(sig, frame)
 
     def ended_loading() -> None:

@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -17,7 +16,7 @@ from transunet.optional import own_version
 from transunet.serve.api_errors import ApiError
 from transunet.serve.bundles import ServedBundle, read_bundles
 from transunet.serve.child_process import ChildProcess
-from transunet.serve.jobs.database import ImageRecord, JobDatabase, JobRecord
+from transunet.serve.jobs.database import OVER, ImageRecord, JobDatabase, JobRecord
 from transunet.serve.jobs.queue import JobQueue
 from transunet.serve.prometheus import ServerMetrics
 from transunet.serve.server_settings import ServeSettings
@@ -70,9 +69,10 @@ class Service:
         self.parsers = ParserPool(_PARSERS, self.data / "scratch")
         target = "transunet.serve.jobs.worker:run_worker"
         self.worker = worker or ChildProcess(target, self.bundles, dict(settings.predictor))
-        self.queue = JobQueue(self.database, self.worker, self.data, self.limits, self.metrics)
+        self.queue = JobQueue(self.database, self.worker, self.limits, self.metrics)
         self.version = own_version()
         self.stopping = False
+        """Whether answers that would go on are to end."""
         self.failure: Exception | None = None
         """Why the bundles could not be loaded."""
 
@@ -111,7 +111,7 @@ class Service:
         try:
             yield
         finally:
-            self.stop_waiting()
+            self.stopping = True
             sweeper.cancel()
             self.parsers.close()
             await asyncio.to_thread(self.queue.stop)
@@ -127,32 +127,17 @@ class Service:
         self.database.close()
         self._lock.release()
 
-    def stop_waiting(self) -> None:
-        """End the answers that would go on: the server is about to stop."""
-        self.stopping = True
-        self.queue.notifier.notify()
-
-    def image_folder(self, id_: str) -> Path:
-        """Return the folder of an image's files."""
-        return self.data / "images" / id_
-
-    def job_folder(self, id_: str) -> Path:
-        """Return the folder of a job's files."""
-        return self.data / "jobs" / id_
-
     def image(self, id_: str) -> ImageRecord:
         """Return an image, or raise the `ApiError` that there is none."""
-        image = self.database.image(id_)
-        if image is None:
+        if id_ not in (images := self.database.images):
             raise self._gone("image", "Upload it again.")
-        return image
+        return images[id_]
 
     def job(self, id_: str) -> JobRecord:
         """Return a job, or raise the `ApiError` that there is none."""
-        job = self.database.job(id_)
-        if job is None:
+        if id_ not in (jobs := self.database.jobs):
             raise self._gone("job", "Segment the image again.")
-        return job
+        return jobs[id_]
 
     def _gone(self, what: str, remedy: str) -> ApiError:
         hours = f"{self.limits.keep_hours:g} hours"
@@ -168,27 +153,31 @@ class Service:
 
     def remove_image(self, id_: str) -> bool:
         """Remove an image, its jobs and all their files; False where one waits or runs."""
-        jobs = self.database.remove_image(id_)
-        if jobs is None:
-            return False
-        remove(self.image_folder(id_))
+        with self.database.lock:
+            jobs = [job for job in self.database.jobs.values() if job.image == id_]
+            if any(job.status not in OVER for job in jobs):
+                return False
+            self.database.remove(id_, *(job.id for job in jobs))
+        remove(self.database.image_folder(id_))
         for job in jobs:
-            remove(self.job_folder(job))
+            remove(self.database.job_folder(job.id))
         return True
 
     def expire(self) -> None:
         """Remove what was kept long enough."""
-        images, jobs = self.database.expired(time.time())
-        for id_ in jobs:
-            self.queue.forget(id_)
-        for id_ in images:
-            self.remove_image(id_)
+        now = time.time()
+        for job in self.database.jobs.values():
+            if job.expires is not None and job.expires < now:
+                self.queue.forget(job.id)
+        for image in self.database.images.values():
+            if image.expires < now:
+                self.remove_image(image.id)  # unless a job still needs it
         self._remove_strays(_STRAY_SECONDS)
 
     def _remove_strays(self, age: float) -> None:
         """Remove files of `age` seconds without a record: of what was cut off or deleted in use."""
         before = time.time() - age
-        known = {*self.database.image_ids(), *(job.id for job in self.database.jobs())}
+        known = {*self.database.images, *self.database.jobs}
         for kind in ("images", "jobs"):
             for folder in (self.data / kind).iterdir():
                 if folder.name not in known and folder.stat().st_mtime <= before:

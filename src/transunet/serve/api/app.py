@@ -76,9 +76,8 @@ def create_api(
     app.state.service = service
     for routes in (router, images.router, jobs.router, results.router, results.attention):
         app.include_router(routes, prefix=API)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
-    app.add_exception_handler(HTTPException, _answer_routing)
-    for kind in (ApiError, OSError, sqlite3.Error, Exception):
+    kinds = (RequestValidationError, HTTPException, ApiError, OSError, sqlite3.Error, Exception)
+    for kind in kinds:
         app.add_exception_handler(kind, _answer_error)
     return app
 
@@ -111,7 +110,7 @@ def health(service: CurrentService) -> Health:
     return Health(
         ready=service.worker.ready,
         loading=None if service.worker.ready else service.worker.loading,
-        queue=service.database.waiting(),
+        queue=len(service.database.queued()),
         running=service.queue.running is not None,
         version=service.version,
         limits=ServerLimits(**asdict(service.limits)),
@@ -131,10 +130,10 @@ def ready(service: CurrentService) -> Health:
 def metrics(service: CurrentService) -> PlainTextResponse:
     """Counts for Prometheus."""
     gauges = {
-        "transunet_jobs_waiting": service.database.waiting(),
+        "transunet_jobs_waiting": len(service.database.queued()),
         "transunet_jobs_running": int(service.queue.running is not None),
         "transunet_worker_ready": int(service.worker.ready),
-        "transunet_images": len(service.database.image_ids()),
+        "transunet_images": len(service.database.images),
         "transunet_storage_bytes": service.database.used_bytes(),
         "transunet_storage_quota_bytes": service.limits.quota_bytes,
     }
@@ -142,36 +141,30 @@ def metrics(service: CurrentService) -> PlainTextResponse:
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
+async def _answer_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        code = "malformed" if first["type"] == "json_invalid" else "invalid_request"
+        where = ".".join(str(part) for part in first["loc"])
+        error = ApiError(code, f"{where}: {first['msg']}.")
+    elif isinstance(error, HTTPException):
+        remedy, headers = f"See {API}/openapi.json.", dict(error.headers or {})
+        if error.status_code == 404:
+            error = ApiError("not_found", "There is nothing at this address.", remedy)
+        elif error.status_code == 405:
+            # All that may be done at the address, whichever route does it.
+            methods: set[str] = set()
+            for address, operations in request.app.openapi()["paths"].items():
+                pattern = re.sub(r"\{\w+\}", "[^/]+", address.replace(".", r"\."))
+                if not methods and re.fullmatch(pattern, request.url.path):
+                    methods = {method.upper() for method in operations}
+            methods |= {"HEAD"} if "GET" in methods else set()
+            headers["Allow"] = ", ".join(sorted(methods))
+            error = ApiError("method_not_allowed", "This cannot be done here.", remedy, headers)
+        else:
+            code = "too_large" if error.status_code == 413 else "malformed"
+            error = ApiError(code, str(error.detail), None, headers)
     return error_response(api_error(error, Path("upload")))
-
-
-async def _answer_invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    code = "malformed" if first["type"] == "json_invalid" else "invalid_request"
-    where = ".".join(str(part) for part in first["loc"])
-    return error_response(ApiError(code, f"{where}: {first['msg']}."))
-
-
-async def _answer_routing(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    remedy, headers = f"See {API}/openapi.json.", dict(error.headers or {})
-    if error.status_code == 404:
-        answer = ApiError("not_found", "There is nothing at this address.", remedy)
-    elif error.status_code == 405:
-        # All that may be done at the address, whichever route does it.
-        methods: set[str] = set()
-        for address, operations in request.app.openapi()["paths"].items():
-            pattern = re.sub(r"\{\w+\}", "[^/]+", address.replace(".", r"\."))
-            if not methods and re.fullmatch(pattern, request.url.path):
-                methods = {method.upper() for method in operations}
-        headers["Allow"] = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
-        answer = ApiError("method_not_allowed", "This cannot be done here.", remedy, headers)
-    else:
-        code = "too_large" if error.status_code == 413 else "malformed"
-        answer = ApiError(code, str(error.detail), None, headers)
-    return error_response(answer)
 
 
 def with_page(api: Any, folder: Path = PAGE) -> Any:

@@ -85,7 +85,7 @@ def image(service: CurrentService, id: Id) -> Image:
 def volume(service: CurrentService, id: Id) -> FileResponse:
     """Return the image as NIfTI for a viewer; a picture lies on an axial plane."""
     service.image(id)
-    return FileResponse(service.image_folder(id) / VIEW, media_type="application/gzip")
+    return FileResponse(service.database.image_folder(id) / VIEW, media_type="application/gzip")
 
 
 @router.delete("/images/{id}", status_code=204, responses=faults("not_found", "busy"))
@@ -101,14 +101,14 @@ def _keep(service: Service, upload: Upload, metadata: dict[str, Any]) -> ImageRe
     names, now = [shown_name(name) for name in upload.names], time.time()
     name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     metadata["stem"] = metadata["stem"] or names[0].removesuffix(".zip")
-    folder, until = service.image_folder(upload.id), now + service.limits.keep_hours * 3600
+    folder, until = service.database.image_folder(upload.id), now + service.limits.keep_hours * 3600
     size = size_of(upload.folder)
     record = ImageRecord(upload.id, name, metadata, size, now, until)
     service.quota.forget_arriving(upload.id)
     service.quota.add_arriving(upload.id, size)  # with the view, which came on top
     shutil.move(upload.folder, folder)
     try:
-        service.database.add_image(record)
+        service.database.save(record)
     except BaseException:
         shutil.move(folder, upload.folder)  # to where it is removed
         raise

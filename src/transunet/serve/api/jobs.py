@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,13 +14,13 @@ from transunet.errors import ConfigError
 from transunet.serve.api.dependencies import CurrentService, Id, faults
 from transunet.serve.api.schemas import Job, JobRequest
 from transunet.serve.api_errors import ApiError
-from transunet.serve.bundles import ServedBundle
-from transunet.serve.jobs.database import OVER, ImageRecord, JobRecord
+from transunet.serve.jobs.database import OVER, JobRecord
 from transunet.serve.service import Service
 
 router = APIRouter(tags=["jobs"])
 
 _ALIVE_SECONDS = 15.0  # between two signs of life, so that no proxy gives the stream up
+_LOOK_SECONDS = 0.05  # between two looks at a job that is followed
 _SUBMIT_FAULTS = faults("not_found", "wrong_channels", "wrong_modality", "unusable",
                         "invalid_request", "queue_full", "too_large", "storage_full")  # fmt: skip
 _STREAM: dict[int | str, dict[str, Any]] = {
@@ -38,7 +39,24 @@ def submit(
 ) -> Job:
     """Queue the segmentation of an image."""
     image, served = service.image(job_request.image), service.bundle(job_request.bundle)
-    _check(image, served, job_request)
+    channels, obstacle = image.metadata["channels"], image.metadata["obstacle"]
+    if channels != len(served.channels):
+        names = ", ".join(served.channels)
+        raise ApiError(
+            "wrong_channels",
+            f"{image.name} has {channels} channels; {served.name} takes {len(served.channels)} "
+            f"({names}).",
+            "Upload one file per channel, in this order, or choose another bundle.",
+        )
+    if obstacle:
+        raise ApiError("unusable", f"{image.name}: {obstacle}", "Repair the image.")
+    if job_request.window and job_request.procedure == "paper":
+        message = "The paper's procedure resizes whole slices; it has no windows."
+        raise ApiError("invalid_request", message, "Choose procedure native, or no window.")
+    try:
+        classes_named(job_request.largest_component, served.config.labels)
+    except ConfigError as error:
+        raise ApiError("invalid_request", str(error)) from None
     refusal, warnings = served.mismatch(image.metadata)
     if refusal is not None and not job_request.force:
         raise ApiError(
@@ -57,7 +75,7 @@ def submit(
 @router.get("/jobs", responses=faults())
 def jobs(service: CurrentService) -> list[Job]:
     """List the jobs, oldest first."""
-    return [_presented(job, service) for job in service.database.jobs()]
+    return [_presented(job, service) for job in service.database.jobs.values()]
 
 
 @router.get("/jobs/{id}", responses=faults("not_found"))
@@ -94,63 +112,40 @@ def delete(service: CurrentService, id: Id) -> None:
     service.queue.forget(id)
 
 
-def _check(image: ImageRecord, served: ServedBundle, job_request: JobRequest) -> None:
-    channels, obstacle = image.metadata["channels"], image.metadata["obstacle"]
-    if channels != len(served.channels):
-        names = ", ".join(served.channels)
-        raise ApiError(
-            "wrong_channels",
-            f"{image.name} has {channels} channels; {served.name} takes {len(served.channels)} "
-            f"({names}).",
-            "Upload one file per channel, in this order, or choose another bundle.",
-        )
-    if obstacle:
-        raise ApiError("unusable", f"{image.name}: {obstacle}", "Repair the image.")
-    if job_request.window and job_request.procedure == "paper":
-        message = "The paper's procedure resizes whole slices; it has no windows."
-        raise ApiError("invalid_request", message, "Choose procedure native, or no window.")
-    try:
-        classes_named(job_request.largest_component, served.config.labels)
-    except ConfigError as error:
-        raise ApiError("invalid_request", str(error)) from None
-
-
 def _presented(record: JobRecord, service: Service) -> Job:
     done, total = service.queue.progress.get(record.id, (0, None))
     if record.status == "done":
         done, total = record.slices or 0, record.slices
     known = {key: value for key, value in vars(record).items() if key in Job.model_fields}
-    queued = record.status == "queued"
-    position = service.database.position(record.id) if queued else None
+    queued = service.database.queued()
+    position = queued.index(record.id) + 1 if record.id in queued else None
     return Job(**known, slices_done=done, slices_total=total, position=position)
 
 
 async def _events(service: Service, id_: str) -> AsyncIterator[str]:
-    def present() -> dict[str, Any]:
-        return _presented(service.job(id_), service).model_dump(mode="json")
-
     def event(kind: str, value: dict[str, Any]) -> str:
         return f"event: {kind}\ndata: {json.dumps(value)}\n\n"
 
     last: dict[str, Any] = {}
-    with service.queue.notifier.listening() as changed:
-        while not service.stopping:
-            changed.clear()
-            try:
-                now = await asyncio.to_thread(present)
-            except ApiError as error:  # it was removed in between
-                yield event("end", error.body)
-                return
-            if any(last.get(key) != now[key] for key in ("status", "position")):
-                yield event("status", now)
-            slices = {key: now[key] for key in ("slices_done", "slices_total")}
-            if now["slices_total"] is not None and slices != {key: last.get(key) for key in slices}:
-                yield event("progress", slices)
-            if now["status"] in OVER:
-                yield event("end", now)
-                return
-            last = now
-            try:
-                await asyncio.wait_for(changed.wait(), _ALIVE_SECONDS)
-            except TimeoutError:
-                yield ": still here\n\n"
+    told = time.monotonic()
+    while not service.stopping:
+        try:
+            now = _presented(service.job(id_), service).model_dump(mode="json")
+        except ApiError as error:  # it was removed in between
+            yield event("end", error.body)
+            return
+        slices = {key: now[key] for key in ("slices_done", "slices_total")}
+        if now != last:
+            told = time.monotonic()
+        if any(last.get(key) != now[key] for key in ("status", "position")):
+            yield event("status", now)
+        if now["slices_total"] is not None and slices != {key: last.get(key) for key in slices}:
+            yield event("progress", slices)
+        if now["status"] in OVER:
+            yield event("end", now)
+            return
+        if time.monotonic() > told + _ALIVE_SECONDS:
+            told = time.monotonic()
+            yield ": still here\n\n"
+        last = now
+        await asyncio.sleep(_LOOK_SECONDS)

@@ -20,7 +20,6 @@ from transunet.serve.jobs.messages import LABELS, OVERLAY, AttentionTask
 from transunet.serve.jobs.reference import score
 from transunet.serve.jobs.result_files import RESULT_FORMATS, ResultFormat, check_possible, convert
 from transunet.serve.service import Service
-from transunet.serve.uploads.quota import size_of
 from transunet.serve.uploads.receive import received
 
 router, attention = APIRouter(tags=["results"]), APIRouter(tags=["attention"])
@@ -62,7 +61,7 @@ Question = AttentionRequest | JobAttentionRequest
 def labels(service: CurrentService, id: Id) -> FileResponse:
     """Return the label map as NIfTI for a viewer, lying as `volume.nii.gz` does."""
     _done(service, id)
-    return FileResponse(service.job_folder(id) / OVERLAY, media_type="application/gzip")
+    return FileResponse(service.database.job_folder(id) / OVERLAY, media_type="application/gzip")
 
 
 @router.get("/jobs/{id}/result", response_class=FileResponse, responses=_FILE)
@@ -74,20 +73,19 @@ async def result(
     ] = "nifti",
 ) -> FileResponse:
     """Return the label map as a file to keep, on the image's own grid."""
-    job = await anyio.to_thread.run_sync(_done, service, id)
-    image = await anyio.to_thread.run_sync(service.image, job.image)
+    job = _done(service, id)
+    image = service.image(job.image)
     served, metadata = service.bundle(job.bundle), image.metadata
     check_possible(format_, metadata)
     suffix, media = RESULT_FORMATS[format_]
-    folder, name = service.job_folder(id), LABELS
+    folder, name = service.database.job_folder(id), LABELS
     if format_ != "nifti":
         name = f"result{suffix}"
         if not (folder / name).exists():
             names = dict(served.config.labels)
-            image_folder = service.image_folder(image.id)
+            image_folder = service.database.image_folder(image.id)
             await service.parsers.run(convert, image_folder, metadata, folder, format_, names)
-            size = await anyio.to_thread.run_sync(size_of, folder)
-            await anyio.to_thread.run_sync(service.database.set_size, id, size)
+            await anyio.to_thread.run_sync(service.queue.measure, id)
     stem = re.sub(r'[\\/:*?"<>|\s]+', "_", metadata["stem"]).strip("._") or "image"
     filename = f"{stem}_{served.id}{suffix}"
     return FileResponse(folder / name, media_type=media, filename=filename)
@@ -104,7 +102,7 @@ async def reference(
     ] = None,
 ) -> Comparison:
     """Compare the label map with a reference that lies on the image's grid."""
-    job = await anyio.to_thread.run_sync(_done, service, id)
+    job = _done(service, id)
     names = dict(service.bundle(job.bundle).config.labels)
     async with received(request, service) as upload:
         if not upload.files:
@@ -112,7 +110,7 @@ async def reference(
         comparison = await service.parsers.run(
             score,
             upload.files,
-            service.job_folder(id),
+            service.database.job_folder(id),
             names,
             service.limits.voxels,
             service.quota.left,
@@ -132,44 +130,21 @@ def _done(service: Service, id_: str) -> JobRecord:
 @attention.post("/images/{id}/attention", response_class=FileResponse, responses=_SLICE)
 async def of_image(question: AttentionRequest, service: CurrentService, id: Id) -> FileResponse:
     """Return attention as NIfTI of one slice that lies on the image's, float32 from 0 to 1."""
-    image = await anyio.to_thread.run_sync(service.image, id)
-    return await _slice(service, image, service.bundle(question.bundle), question)
+    return await _slice(service, service.image(id), service.bundle(question.bundle), question)
 
 
 @attention.post("/jobs/{id}/attention", response_class=FileResponse, responses=_SLICE)
 async def of_job(question: JobAttentionRequest, service: CurrentService, id: Id) -> FileResponse:
     """As of an image: the job's, with its bundle. The job need not be done."""
-    job = await anyio.to_thread.run_sync(service.job, id)
-    image = await anyio.to_thread.run_sync(service.image, job.image)
-    return await _slice(service, image, service.bundle(question.bundle or job.bundle), question)
+    job = service.job(id)
+    return await _slice(
+        service, service.image(job.image), service.bundle(question.bundle or job.bundle), question
+    )
 
 
 async def _slice(
     service: Service, image: ImageRecord, served: ServedBundle, question: Question
 ) -> FileResponse:
-    _check(image, served, question)
-    id_, folder = new_id(), service.image_folder(image.id)
-    path = service.data / "scratch" / f"{id_}.nii.gz"  # removed when it is sent
-    x, y, z = question.voxel
-    task = AttentionTask(
-        served.id,
-        image.id,
-        folder,
-        image.metadata,
-        path,
-        (x, y, z),
-        question.layer,
-        question.head,
-    )
-    try:
-        await asyncio.wrap_future(service.worker.ask(id_, task))
-    except TransUNetError as error:
-        raise api_error(error, folder, "unusable") from None
-    removal = BackgroundTask(Path.unlink, path, missing_ok=True)
-    return FileResponse(path, media_type="application/gzip", background=removal)
-
-
-def _check(image: ImageRecord, served: ServedBundle, question: Question) -> None:
     architecture, metadata = served.config.architecture, image.metadata
     if metadata["channels"] != len(served.channels):
         message = f"The image has {metadata['channels']} channels; {served.name} takes "
@@ -187,3 +162,13 @@ def _check(image: ImageRecord, served: ServedBundle, question: Question) -> None
     if question.layer == "rollout" and question.head != "mean":
         message = "The roll-out takes the mean of the heads."
         raise ApiError("invalid_request", message, "Send head 'mean', or choose a layer.")
+    id_, folder = new_id(), service.database.image_folder(image.id)
+    path = service.data / "scratch" / f"{id_}.nii.gz"  # removed when it is sent
+    x, y, z = question.voxel
+    task = AttentionTask(served.id, image, folder, path, (x, y, z), question.layer, question.head)
+    try:
+        await asyncio.wrap_future(service.worker.ask(id_, task))
+    except TransUNetError as error:
+        raise api_error(error, folder, "unusable") from None
+    removal = BackgroundTask(Path.unlink, path, missing_ok=True)
+    return FileResponse(path, media_type="application/gzip", background=removal)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from transunet.serve.jobs.database import ImageRecord
 
 LABELS, OVERLAY = "labels.nii.gz", "overlay.nii.gz"
 """A job's label map on the image's own grid, and as the page lays it over the view."""
@@ -13,11 +15,8 @@ class PredictionTask:
     """A job, as the worker is told it."""
 
     bundle: str
-    image: str
-    """Id of the image."""
+    image: ImageRecord
     image_folder: Path
-    metadata: dict[str, Any]
-    """Of the image, as `uploads.inspection.inspect` returned it."""
     folder: Path
     """Where the label maps go."""
     settings: dict[str, Any]
@@ -28,13 +27,12 @@ class AttentionTask:
     """A question for the attention at a voxel."""
 
     bundle: str
-    image: str
+    image: ImageRecord
     image_folder: Path
-    metadata: dict[str, Any]
     path: Path
     """Where the slice is written, as NIfTI."""
     voxel: tuple[int, int, int]
-    layer: Any
-    """From 0, or "rollout"."""
-    head: Any
-    """From 0, or "mean"."""
+    layer: int | Literal["rollout"]
+    """From 0."""
+    head: int | Literal["mean"]
+    """From 0."""

@@ -1,19 +1,16 @@
 """The queue: one job at a time goes to the worker; a worker that dies takes no job with it."""
 
-import asyncio
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from transunet.errors import TransUNetError
 from transunet.serve.api_errors import ApiError, api_error
 from transunet.serve.child_process import Cancelled, ChildProcess, ProcessDiedError
-from transunet.serve.jobs.database import ImageRecord, JobDatabase, JobRecord, new_id
+from transunet.serve.jobs.database import OVER, ImageRecord, JobDatabase, JobRecord, new_id
 from transunet.serve.jobs.messages import PredictionTask
 from transunet.serve.prometheus import ServerMetrics
 from transunet.serve.server_settings import Limits
@@ -31,45 +28,12 @@ _AGAIN_SECONDS = 1.0  # between attempts to write to a full disk, or to start a 
 _STOP_SECONDS = 0.5  # between attempts to stop the worker
 
 
-class ChangeNotifier:
-    """Wakes coroutines when a job changed, from any thread; each looks whether it was its own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._listeners: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
-
-    def notify(self) -> None:
-        """Wake all listeners."""
-        with self._lock:
-            for event, loop in self._listeners.items():
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(event.set)
-
-    @property
-    def listeners(self) -> int:
-        """How many listen."""
-        return len(self._listeners)
-
-    @contextmanager
-    def listening(self) -> Iterator[asyncio.Event]:
-        """Yield an event that is set at each change; whoever waits clears it."""
-        event = asyncio.Event()
-        with self._lock:
-            self._listeners[event] = asyncio.get_running_loop()
-        try:
-            yield event
-        finally:
-            with self._lock:
-                del self._listeners[event]
-
-
 class JobQueue:
     """Runs the jobs of a database, in the order they came, in a thread of its own.
 
     Args:
         database: where they are kept.
         worker: what computes.
-        data: the data folder.
         limits: how many may wait, and how long results are kept.
         metrics: counts.
     """
@@ -78,11 +42,10 @@ class JobQueue:
         self,
         database: JobDatabase,
         worker: ChildProcess,
-        data: Path,
         limits: Limits,
         metrics: ServerMetrics,
     ) -> None:
-        self._database, self._worker, self._data = database, worker, data
+        self._database, self._worker = database, worker
         self._limits, self._metrics = limits, metrics
         self._work = threading.Event()
         self._stopping = threading.Event()
@@ -91,11 +54,10 @@ class JobQueue:
         """The job that the worker is at."""
         self.progress: dict[str, tuple[int, int]] = {}
         """Slices done and in all, of jobs that have begun since the start."""
-        self.notifier = ChangeNotifier()
 
     def start(self) -> None:
         """Take up what an earlier server left, and go on."""
-        for job in self._database.jobs():
+        for job in self._database.jobs.values():
             if job.status == "running":
                 self._settle(job, None)
         self._work.set()
@@ -119,38 +81,46 @@ class JobQueue:
             ApiError: when the queue is full, or the image was deleted.
         """
         job = JobRecord(new_id(), image.id, bundle, settings, time.time(), warnings=warnings)
-        if not self._database.add_job(job, self._limits.queue):
-            if self._database.image(image.id) is None:
+        with self._database.lock:
+            if image.id not in self._database.images:
                 raise ApiError("not_found", "The image was deleted just now.", "Upload it again.")
-            raise ApiError(
-                "queue_full",
-                f"{self._limits.queue} jobs are waiting, which is all that the server takes.",
-                "Try again in a minute.",
-                {"Retry-After": "60"},
-            )
+            if len(self._database.queued()) >= self._limits.queue:
+                raise ApiError(
+                    "queue_full",
+                    f"{self._limits.queue} jobs are waiting, which is all that the server takes.",
+                    "Try again in a minute.",
+                    {"Retry-After": "60"},
+                )
+            self._database.save(job)
         self._metrics.count("transunet_jobs_submitted_total")
         self._work.set()
-        self.notifier.notify()
         return job
 
     def cancel(self, id_: str) -> bool:
         """Stop a job or take it out of the queue; False where it is over already."""
-        outcome = {"status": "cancelled", **self._ends_now()}
-        cancelled = self._database.finish(id_, ("queued", "running"), **outcome)
-        if cancelled:
-            self._metrics.count("transunet_jobs_total", status="cancelled")
-            self._worker.cancel(id_)
-            self.notifier.notify()
-        return cancelled
+        with self._database.lock:
+            job = self._database.jobs.get(id_)
+            if job is None or job.status in OVER:
+                return False
+            self._database.save(replace(job, status="cancelled", **self._ends_now()))
+        self._metrics.count("transunet_jobs_total", status="cancelled")
+        self._worker.cancel(id_)
+        return True
 
     def forget(self, id_: str) -> None:
         """Remove a job and its files; one that is running is stopped."""
         self.cancel(id_)
-        self._database.remove_job(id_)
+        self._database.remove(id_)
         self.progress.pop(id_, None)
         if self.running != id_:  # else its files go when the worker has let go of them
-            remove(self._data / "jobs" / id_)
-        self.notifier.notify()
+            remove(self._database.job_folder(id_))
+
+    def measure(self, id_: str) -> None:
+        """Note the bytes that a job's files take now, if it is still there."""
+        size = size_of(self._database.job_folder(id_))
+        with self._database.lock:
+            if job := self._database.jobs.get(id_):
+                self._database.save(replace(job, size=size))
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -158,7 +128,13 @@ class JobQueue:
                 if not self._worker.ready:
                     self._metrics.count("transunet_worker_restarts_total")
                     self._worker.start()
-                job = self._database.begin_next(time.time())
+                with self._database.lock:
+                    queued = self._database.queued()
+                    job = self._database.jobs[queued[0]] if queued else None
+                    if job is not None:
+                        now, attempts = time.time(), job.attempts + 1
+                        job = replace(job, status="running", attempts=attempts, started=now)
+                        self._database.save(job)
             except (sqlite3.Error, TransUNetError) as error:
                 self._wait_after(error)
                 continue
@@ -167,30 +143,27 @@ class JobQueue:
                 self._work.clear()
                 continue
             self.running = job.id
-            self.notifier.notify()
             self._settle(job, self._carry_out(job))
             self.running = None
 
     def _carry_out(self, job: JobRecord) -> dict[str, Any] | None:
         """Return how a job ended, as columns of its record; None where it is to be begun again."""
-        folder, image_folder = self._data / "jobs" / job.id, self._data / "images" / job.image
+        folder = self._database.job_folder(job.id)
+        image_folder = self._database.image_folder(job.image)
 
         def on_progress(done: int, total: int) -> None:
             before, _ = self.progress.get(job.id, (0, 0))
             self._metrics.count("transunet_slices_total", done - before)
             self.progress[job.id] = done, total
-            self.notifier.notify()
 
         try:
             remove(folder)  # of an attempt that was cut off
-            image = self._database.image(job.image)
+            image = self._database.images.get(job.image)
             if image is None:
                 return {"status": "cancelled"}  # and deleted, before it was looked at
-            task = PredictionTask(
-                job.bundle, job.image, image_folder, image.metadata, folder, job.settings
-            )
+            task = PredictionTask(job.bundle, image, image_folder, folder, job.settings)
             answer = self._worker.ask(job.id, task, on_progress)
-            now = self._database.job(job.id)
+            now = self._database.jobs.get(job.id)
             if now is None or now.status == "cancelled":  # before the worker knew of it
                 self._worker.cancel(job.id)
             return {"status": "done", **answer.result(), "size": size_of(folder)}
@@ -207,31 +180,39 @@ class JobQueue:
 
         Each attempt counts but one that ends with this server, and the last is the end of the job.
         """
-        again = outcome is None and (self._stopping.is_set() or job.attempts < ATTEMPTS)
-        outcome = outcome or {"status": "failed", "error": _KILLED.body["error"]}
         ends = self._ends_now()
         while True:  # until the disk has room for it
+            stopping = self._stopping.is_set()
             try:
-                if again:
-                    self._database.requeue(job.id, counts=not self._stopping.is_set())
-                elif not self._database.finish(job.id, ("running",), **outcome, **ends):
-                    remove(self._data / "jobs" / job.id)  # it was cancelled, or deleted
-                else:
-                    self._database.keep_image(job.image, ends["expires"])
-                    self._metrics.count("transunet_jobs_total", status=outcome["status"])
-                    if outcome["status"] == "done":
-                        seconds = ends["finished"] - (job.started or ends["finished"])
-                        self._metrics.count("transunet_job_seconds_sum", seconds)
-                        self._metrics.count("transunet_job_seconds_count")
+                with self._database.lock:
+                    now = self._database.jobs.get(job.id)
+                    if now is None or now.status != "running":  # it was deleted, or cancelled
+                        remove(self._database.job_folder(job.id))
+                    elif outcome is None and (stopping or job.attempts < ATTEMPTS):
+                        attempts = job.attempts - stopping
+                        self._database.save(
+                            replace(now, status="queued", started=None, attempts=attempts)
+                        )
+                    else:
+                        outcome = outcome or {"status": "failed", "error": _KILLED.body["error"]}
+                        image = self._database.images[job.image]
+                        until = max(image.expires, ends["expires"])
+                        self._database.save(
+                            replace(now, **outcome, **ends), replace(image, expires=until)
+                        )
+                        self._metrics.count("transunet_jobs_total", status=outcome["status"])
+                        if outcome["status"] == "done":
+                            seconds = ends["finished"] - (job.started or ends["finished"])
+                            self._metrics.count("transunet_job_seconds_sum", seconds)
+                            self._metrics.count("transunet_job_seconds_count")
                 break
             except sqlite3.Error as error:
-                if self._stopping.is_set():
+                if stopping:
                     break  # the next server finds it running, and begins it again
                 self._wait_after(error)
         self.progress.pop(job.id, None)
-        self.notifier.notify()
 
-    def _ends_now(self) -> dict[str, float]:
+    def _ends_now(self) -> dict[str, Any]:
         now = time.time()
         return {"finished": now, "expires": now + self._limits.keep_hours * 3600}
 

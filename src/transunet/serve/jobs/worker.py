@@ -5,7 +5,6 @@ for the attention at a voxel, which does not wait for the job to end.
 """
 
 import time
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -26,11 +25,9 @@ from transunet.inference.predictor import Predictor
 from transunet.logs import forwarded_logs
 from transunet.serve.api_errors import ApiError, api_error, is_full
 from transunet.serve.bundles import ServedBundle, label_colour
-from transunet.serve.child_process import Cancelled
+from transunet.serve.child_process import START, Cancelled
 from transunet.serve.jobs.messages import LABELS, OVERLAY, AttentionTask, PredictionTask
 from transunet.serve.uploads.inspection import UPLOAD, read_kept, write_view
-
-Task = PredictionTask | AttentionTask
 
 
 def run_worker(
@@ -47,22 +44,29 @@ def run_worker(
         EOFError, OSError: when the pipe closes.
     """
     models = {}
+    count = ""
+
+    def note(text: str) -> None:
+        pipe.send(("progress", START, (text, count)))
+
     try:
-        with forwarded_logs(lambda record: pipe.send(("note", "", record.getMessage()))):
+        with forwarded_logs(lambda record: note(record.getMessage())):
             for number, (id_, served) in enumerate(bundles.items(), 1):
-                start, count = time.monotonic(), f"{number} of {len(bundles)}"
-                pipe.send(("loading", "", count))  # no name, for it is told to anybody
-                pipe.send(("note", "", f"Loading {served.name} ({count}) ..."))
+                start = time.monotonic()
+                count = f"{number} of {len(bundles)}"  # no name, for it is told to anybody
+                note(f"Loading {served.name} ({count}) ...")
                 models[id_] = LoadedBundle(served, settings)
                 base, seconds = models[id_].base, time.monotonic() - start
                 engine = f"{base.engine} in {base.precision} on {base.device}"
-                pipe.send(("note", "", f"Loaded {served.name} in {seconds:.0f} s: {engine}."))
+                note(f"Loaded {served.name} in {seconds:.0f} s: {engine}.")
     except Exception as error:
         known = isinstance(error, TransUNetError)
-        pipe.send(("broken", "", error if known else _api_error(error, Path("upload"))))
+        pipe.send(("failed", START, error if known else _api_error(error, Path("upload"))))
         return
-    pipe.send(("ready", "", None))
-    Worker(pipe, models).work()
+    pipe.send(("done", START, None))
+    worker = Worker(pipe, models)
+    while True:
+        worker.answer_next()
 
 
 class LoadedBundle:
@@ -72,15 +76,12 @@ class LoadedBundle:
         self.served = served
         given = {name: value for name, value in settings.items() if value is not None}
         self.base = Predictor.from_pretrained(served.source, **given)
+        """A job's predictor is this one with the job's settings."""
         if "batch_size" not in given and self.base.device == "cpu":
             # Several at once are hardly faster there; one by one, the page can follow, and who
             # cancels or asks for attention waits for one slice only.
             self.base = self.base.replace(batch_size=1)
         self._view: AttentionView | None = None
-
-    def predictor(self, settings: Mapping[str, Any]) -> Predictor:
-        """Return a predictor with a job's settings around the network that is loaded."""
-        return self.base.replace(**settings)
 
     @property
     def view(self) -> AttentionView:
@@ -102,32 +103,21 @@ class Worker:
 
     def __init__(self, pipe: Connection, models: Mapping[str, LoadedBundle]) -> None:
         self._pipe, self._models = pipe, models
-        self._waiting: deque[tuple[str, PredictionTask]] = deque()
         self._running: str | None = None
         self._last_image: tuple[str, Volume] | None = None  # clicks come in rows at one image
 
-    def work(self) -> None:
-        """Answer until the pipe closes.
+    def answer_next(self) -> None:
+        """Wait for a task and answer it; one that is None stops the prediction of that id.
 
         Raises:
-            EOFError, OSError: when it does.
+            Cancelled: to that prediction.
+            EOFError, OSError: when the pipe closes.
         """
-        while True:
-            if self._waiting:
-                self._answer(*self._waiting.popleft())
-            else:
-                self._receive()
-
-    def _receive(self) -> None:
         id_, task = self._pipe.recv()
-        if isinstance(task, PredictionTask):
-            self._waiting.append((id_, task))
-        elif isinstance(task, AttentionTask):
-            self._answer(id_, task)
-        elif id_ == self._running:  # without a task: it is not wanted any more
-            raise Cancelled
-
-    def _answer(self, id_: str, task: Task) -> None:
+        if task is None:
+            if id_ == self._running:
+                raise Cancelled
+            return
         answer: Any = None
         try:
             if isinstance(task, PredictionTask):
@@ -152,12 +142,12 @@ class Worker:
         def on_progress(done: int, total: int) -> None:
             self._pipe.send(("progress", id_, (done, total)))
             while self._pipe.poll():
-                self._receive()
+                self.answer_next()
 
         self._running = id_
         try:
             image = self._read(job)
-            predictor = models.predictor(job.settings)
+            predictor = models.base.replace(**job.settings)
             # Warnings were told when the job was queued.
             labels = predictor(image, on_progress, warn=lambda _: None)
         finally:
@@ -165,7 +155,7 @@ class Worker:
         job.folder.mkdir(parents=True, exist_ok=True)
         write_labels(labels, job.folder / LABELS, predictor.labels)
         with atomic_path(job.folder / OVERLAY) as path:
-            write_view(labels.array, np.array(job.metadata["affine"]), path)
+            write_view(labels.array, np.array(job.image.metadata["affine"]), path)
         settings = predictor.preprocessing
         axis = settings.plane_axis(image)
         measured = measure_structures(labels, image, predictor.labels, axis)
@@ -181,14 +171,15 @@ class Worker:
         view = self._models[task.bundle].view
         attention = view.slice_at(image, task.voxel, task.layer, task.head)
         # From the image's millimetres to where the page shows them (the same but for pictures).
-        to_page = np.array(task.metadata["affine"]) @ np.linalg.inv(image.affine)
+        to_page = np.array(task.image.metadata["affine"]) @ np.linalg.inv(image.affine)
         with atomic_path(task.path) as path:
             write_view(attention.array, to_page @ attention.affine, path)
 
-    def _read(self, task: Task) -> Volume:
-        if self._last_image is None or self._last_image[0] != task.image:
+    def _read(self, task: PredictionTask | AttentionTask) -> Volume:
+        if self._last_image is None or self._last_image[0] != task.image.id:
             self._last_image = None  # two large images are not held at once
-            self._last_image = task.image, read_kept(task.image_folder, task.metadata)
+            image = read_kept(task.image_folder, task.image.metadata)
+            self._last_image = task.image.id, image
         return self._last_image[1]
 
 

@@ -5,18 +5,17 @@ counted while they come.
 """
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import unquote
 
 import anyio
 import anyio.to_thread
-from fastapi import Request
+from fastapi import Request, UploadFile
 from python_multipart.exceptions import FormParserError
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -128,7 +127,6 @@ class _UploadParser(MultiPartParser):
         unlimited = float("inf")  # what is too much is told below, with its code
         super().__init__(request.headers, stream, max_files=unlimited, max_fields=unlimited)
         self._upload, self._most_files = upload, most_files
-        self._open_files: list[_OpenFile] = []
         self._taken: set[str] = set()  # names of files
         self._ended = False
 
@@ -148,7 +146,7 @@ class _UploadParser(MultiPartParser):
             remedy = "Send the files as the form field 'files'."
             raise ApiError("malformed", f"The upload is no form: {error}", remedy) from None
         finally:
-            for file in self._open_files:
+            for file in self._files_to_close_on_error:
                 file.close()
         fields = {name: text for name, text in form.multi_items() if isinstance(text, str)}
         self._upload.fields.update(fields)
@@ -166,14 +164,14 @@ class _UploadParser(MultiPartParser):
         if self._current_files > self._most_files:
             message = f"The upload has more than {self._most_files} files."
             raise ApiError("too_large", message, "Send the series as one zip archive.")
-        part.file.file.close()  # a temporary one, which nothing was written to
         name = decoded_name(part.file.filename or "", extended)
-        path = upload.folder / UPLOAD / name_on_disk(name, self._taken)
-        self._taken.add(path.name)
-        upload.files.append(path)
+        upload.files.append(upload.folder / UPLOAD / name_on_disk(name, self._taken))
+        self._taken.add(upload.files[-1].name)
         upload.names.append(name)
-        self._open_files.append(_OpenFile(path))
-        part.file = self._open_files[-1]  # type: ignore[assignment]
+        file = upload.files[-1].open("xb")
+        self._files_to_close_on_error[-1].close()  # the parser's, which nothing was written to
+        self._files_to_close_on_error[-1] = file  # type: ignore[call-overload]
+        part.file = _KeptFile(file)
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         part = self._current_part
@@ -188,18 +186,11 @@ class _UploadParser(MultiPartParser):
         self._ended = True
 
 
-class _OpenFile:
-    """A file as the parser writes it; it turns to its beginning when the file is complete."""
+class _KeptFile(UploadFile):
+    """A file that the parser turns to its beginning when it is complete."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("xb")
-        self.close: Callable[[], Any] = self._file.close
-
-    async def write(self, data: bytes) -> None:
-        await anyio.to_thread.run_sync(self._file.write, data)
-
-    async def seek(self, _: int) -> None:
-        self.close()  # a series has more files than a process may have open
+    async def seek(self, offset: int) -> None:
+        await self.close()  # a series has more files than a process may have open
 
 
 def decoded_name(plain: str, extended: re.Match[bytes] | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from transunet.serve.api_errors import ApiError, api_error
-from transunet.serve.child_process import ChildProcess, ProcessDiedError
+from transunet.serve.child_process import START, ChildProcess, ProcessDiedError
 from transunet.serve.jobs.database import new_id
 
 Given = ParamSpec("Given")
@@ -32,15 +32,9 @@ class ParserPool:
             self._free.put_nowait(process)
 
     async def warm_up(self) -> None:
-        """Start the processes, before anybody waits for it."""
-        for _ in self._processes:
-            process = await self._free.get()
-            try:
-                await asyncio.to_thread(process.start)
-            except ProcessDiedError:
-                return  # the first call tries again
-            finally:
-                self._free.put_nowait(process)
+        """Start the processes, before anybody waits for it; the first call tries again."""
+        starts = (asyncio.to_thread(process.start) for process in self._processes)
+        await asyncio.gather(*starts, return_exceptions=True)
 
     def close(self) -> None:
         """End the processes, whatever they do."""
@@ -86,7 +80,7 @@ def run_parser(pipe: Connection, scratch: str) -> None:
     """
     tempfile.tempdir = scratch
     import_module("transunet.serve.uploads.inspection")  # what the first call will need
-    pipe.send(("ready", "", None))
+    pipe.send(("done", START, None))
     while True:
         id_, (function, given, named) = pipe.recv()
         try:
