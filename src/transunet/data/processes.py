@@ -60,7 +60,7 @@ def spread(
     # middle of things.
     context = get_context("spawn")
     count = min(workers, len(items))
-    with ProcessPoolExecutor(count, context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(count, context, initializer=end_with_parent) as pool:
         futures = {pool.submit(work, item): number for number, item in enumerate(items)}
         try:
             for future in as_completed(futures):
@@ -76,7 +76,7 @@ def spread(
     return [results[number] for number in range(len(items))]
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have this process end when its parent is killed, which the pool alone does not see to."""
     parent = parent_process()
     assert parent is not None

@@ -2,16 +2,16 @@
 
 import logging
 import multiprocessing
-import os
 import pkgutil
 import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any
 
+from transunet.data.processes import end_with_parent
 from transunet.serve.api_errors import ApiError
 
 OnProgress = Callable[[Any, Any], None]
@@ -164,16 +164,7 @@ def process_died() -> ProcessDiedError:
 
 def _run(pipe: Connection, target: str, arguments: tuple[Any, ...]) -> None:
     """Be the process: leave Ctrl-C to the server, and end with it."""
-
-    def end_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        wait([parent.sentinel])
-        os._exit(1)  # killed: nothing that is done here has anybody left who wants it
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    try:
+    end_with_parent()
+    with suppress(EOFError, OSError):  # the server is gone
         pkgutil.resolve_name(target)(pipe, *arguments)
-    except (EOFError, OSError):
-        return  # the server is gone
