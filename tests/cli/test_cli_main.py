@@ -10,8 +10,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import transunet.cli.main
-from transunet.cli.notes import hanging
 from transunet.cli.main import app
+from transunet.cli.notes import hanging
 
 HEAVY = ("torch", "numpy", "scipy", "nibabel", "pydantic", "huggingface_hub", "matplotlib")
 
