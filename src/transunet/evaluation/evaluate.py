@@ -12,11 +12,11 @@ from transunet.evaluation import report
 from transunet.evaluation.comparison import PairedComparison
 from transunet.evaluation.measure import Settings, gather, measure_all
 from transunet.evaluation.metrics import Convention
-from transunet.evaluation.numbering import number_alike
 from transunet.evaluation.pages import comparison_page, report_page
 from transunet.evaluation.pairs import Pair, References, match, references_in
 from transunet.evaluation.pictures import CasePicture, case_picture
 from transunet.evaluation.records import CaseRecord, Evaluation
+from transunet.evaluation.structure_names import number_alike
 from transunet.files import write_text
 from transunet.optional import require
 
