@@ -74,14 +74,10 @@ def pages_of(path: Path) -> list[Page]:
 
 
 def page_axes(first: Page, count: int) -> tuple[tuple[str, int], ...]:
-    """Return what pages run along, slowest first: slices (Z), channels (C) and time (T).
+    """Return what `count` pages run along, slowest first: slices (Z), channels (C) and time (T).
 
     OME-TIFF, ImageJ and tifffile tell it in the description of the first page; without it they are
     slices.
-
-    Args:
-        first: the first page.
-        count: how many there are.
     """
     text = first.description
     if "<OME" in text:
@@ -105,11 +101,7 @@ def page_axes(first: Page, count: int) -> tuple[tuple[str, int], ...]:
 
 
 def samples_of(path: Path, pages: Sequence[Page]) -> NDArray[Any] | None:
-    """Return (pages, H, W, samples) as tifffile reads them; None where it does not.
-
-    Raises:
-        ConfigError: without tifffile.
-    """
+    """Return (pages, H, W, samples) as tifffile reads them; None where it does not."""
     tifffile = require("tifffile", extra="images")
     arrays = []
     try:

@@ -22,7 +22,6 @@ from transunet.data.layouts import description
 from transunet.errors import ConfigError, TransUNetError
 
 LABELS = "labels.json"
-
 MOST_CLASSES = 100
 """More values than this are no classes: a photograph, or a mask with soft edges."""
 

@@ -37,11 +37,7 @@ def recognises(folder: Path) -> bool:
 
 
 def open(folder: Path) -> DataSet:
-    """Find the patients, and what the masks' values mean.
-
-    Raises:
-        DataError: when no mask could be read, or they hold no classes that could be told apart.
-    """
+    """Find the patients, and what the masks' values mean; errors as `paired_folders.open`."""
     patients = _patients(folder)
     if not _mostly_one_mask(patients) and paired_folders.recognises_parts(folder):
         return paired_folders.open(folder)
