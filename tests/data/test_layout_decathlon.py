@@ -112,6 +112,12 @@ def test_paths_that_leave_the_folder_are_refused(decathlon, entry, key):
         open_dataset(folder)
 
 
+def test_two_values_may_have_one_name(decathlon):
+    folder = decathlon()
+    edit(folder, labels={"0": "background", "1": "tumour", "2": "tumour"})
+    assert open_dataset(folder).labels == {0: "background", 1: "tumour", 2: "tumour"}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

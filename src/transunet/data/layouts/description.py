@@ -85,8 +85,8 @@ def labels_of(
     values, and when two names have one.
     """
     values = section(folder, content, "labels", dict)
-    if all(key.isdecimal() and isinstance(name, str) for key, name in values.items()):
-        values = {name: int(value) for value, name in values.items()}
+    if all(map(str.isdecimal, values)) and any(isinstance(name, str) for name in values.values()):
+        return *classes(folder, {int(value): str(name) for value, name in values.items()}), {}
     members = {}
     for name, value in values.items():
         numbers = value if isinstance(value, list) else [value]
