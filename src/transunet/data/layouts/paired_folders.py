@@ -79,14 +79,12 @@ def open(folder: Path) -> DataSet:
     pairs = list(_pairs(folder)) or [
         replace(pair, part=part.name) for part in folders_in(folder) for pair in _pairs_in(part)
     ]
-    cases = [case for pair in pairs for case in _cases(pair)]
-    files = [
-        path
-        for pair in pairs
-        for _, path in named_files(pair.masks, flat=pair.images == pair.masks)
-        if path.is_file() and kind_in_folder(path)
-    ]
-    notes = description.unused_files(files, cases, "this mask has no image")
+    cases, masks_of_pairs = [], list[Path]()
+    for pair in pairs:
+        cases_of_pair, files = _cases(pair)
+        cases += cases_of_pair
+        masks_of_pairs += [path for path in files if kind_in_folder(path)]
+    notes = description.unused_files(masks_of_pairs, cases, "this mask has no image")
     dataset = dataset_of(folder, cases, notes)
     if cases and (parts := sorted({pair.part for pair in pairs if pair.part})):
         # They may be patients, but also data sets of their own.
@@ -229,8 +227,8 @@ def _pairs_in(root: Path, split: str | None = None) -> Iterator[_Pair]:
         yield _Pair(root, root, split)
 
 
-def _cases(pair: _Pair) -> Iterator[Case]:
-    """A case for every image; where its mask is missing, the path it should have."""
+def _cases(pair: _Pair) -> tuple[list[Case], list[Path]]:
+    """A case for every image; where its mask is missing, the path it should have. And all masks."""
     together = pair.images == pair.masks
     images = [
         (name, path)
@@ -243,6 +241,7 @@ def _cases(pair: _Pair) -> Iterator[Case]:
         labels = [(name, path) for name, path in labels if case_of_mask(name)]
     mask_of = _masks_of_images([name for name, _ in images], labels)
     labelled_splits = {_split_in(name) or pair.split for name, _ in labels}
+    cases = []
     for name, image in images:
         split = _split_in(name) or pair.split
         label = mask_of.get(name)
@@ -251,7 +250,8 @@ def _cases(pair: _Pair) -> Iterator[Case]:
             label = pair.masks / f"{name}{'_mask' if together else ''}{suffix or '.nii.gz'}"
         parts = name.split("/")[1 if _split_in(name) else 0 :]
         case = "_".join([pair.part, *parts] if pair.part else parts)
-        yield Case(case, (image,), label, split=split)
+        cases.append(Case(case, (image,), label, split=split))
+    return cases, [path for _, path in labels]
 
 
 def _split_in(name: str) -> str | None:
