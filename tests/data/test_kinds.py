@@ -15,7 +15,7 @@ from transunet.data.formats import (
     is_dicom_path,
     kind_in_folder,
     kind_of,
-    open_volume,
+    open_image,
     read_grid,
     read_labels,
     read_volume,
@@ -197,8 +197,8 @@ def archive(path, **files):
 def test_a_zip_of_a_volume_is_read_as_that(tmp_path):
     path = archive(tmp_path / "a.zip", x__a_nii=PLAIN, readme=b"text")
     assert reads(path)
-    grid, _, read = open_volume([path])
-    assert grid.spatial_shape == read().spatial_shape == (3, 4, 5)
+    voxels, read = open_image([path])
+    assert (voxels, read().spatial_shape) == (3 * 4 * 5, (3, 4, 5))
     assert read().name == str(path)
     assert not is_dicom_path(path)
 
