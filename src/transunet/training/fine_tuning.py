@@ -26,8 +26,6 @@ from transunet.weights.download import fetch
 from transunet.weights.load import LoadedWeights, load_weights, network_settings
 from transunet.weights.origin import CHECKPOINT, Origin, about_hub, local_origin
 
-_COMPARED = ("orientation", "spacing_mm")  # besides the channels
-
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +64,10 @@ def begin_from_weights(
     notes = str(loaded).splitlines()
     if origin and origin.bundle:
         used, bundled = store.preprocessing, read_config(origin.bundle).preprocessing
-        rows = [(name, str(getattr(used, name)), str(getattr(bundled, name))) for name in _COMPARED]
+        rows = [
+            ("orientation", used.orientation, bundled.orientation),
+            ("spacing_mm", str(used.spacing_mm), str(bundled.spacing_mm)),
+        ]
         here, there = (", ".join(map(describe, each.channels)) for each in (used, bundled))
         rows.append(("intensities", here, there))
         others = [

@@ -92,7 +92,15 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 def _tensorboard(folder: Path, step: int, settings: Mapping[str, Any]) -> Tracker:
     tensorboard = import_module("torch.utils.tensorboard")
-    _leave_errors_to_the_next_call("tensorboard")
+    before = threading.excepthook
+
+    def tell(arguments: threading.ExceptHookArgs) -> None:
+        if not type(arguments.thread).__module__.startswith("tensorboard"):
+            before(arguments)
+
+    # What its thread raises comes again with the next call, where we can act: no traceback of it.
+    if getattr(before, "__qualname__", "") != tell.__qualname__:
+        threading.excepthook = tell
     writer = tensorboard.SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def send(step: int, values: Mapping[str, float]) -> None:
@@ -100,22 +108,6 @@ def _tensorboard(folder: Path, step: int, settings: Mapping[str, Any]) -> Tracke
             writer.add_scalar(name, value, step)
 
     return send, writer.close
-
-
-def _leave_errors_to_the_next_call(package: str) -> None:
-    """Have threads of `package` print no traceback: what they raise comes again where we can act.
-
-    TensorBoard writes in a thread; its next call raises what that thread did.
-    """
-    before = threading.excepthook
-
-    def tell(arguments: threading.ExceptHookArgs) -> None:
-        if not type(arguments.thread).__module__.startswith(package):
-            before(arguments)
-
-    if getattr(before, "package", None) != package:
-        tell.package = package  # type: ignore[attr-defined]
-        threading.excepthook = tell
 
 
 def _wandb(folder: Path, step: int, settings: Mapping[str, Any]) -> Tracker:

@@ -47,8 +47,8 @@ def train_step(
         model: images -> what `loss` takes; already in training mode.
         loss: (outputs, labels) -> scalar.
         optimizer: over the model's parameters, its learning rate already set.
-        images: (B, C, H, W), float32, on the model's device.
-        labels: (B, H, W), int64.
+        images: (B, C, *spatial), float32, on the model's device.
+        labels: (B, *spatial), int64.
         arithmetic: precision, pieces and clipping; plain float32 when absent.
 
     Raises:
@@ -64,9 +64,7 @@ def train_step(
     ):
         exchange: AbstractContextManager[None] = nullcontext()
         if isinstance(model, DistributedDataParallel) and i < pieces - 1:
-            exchange = (
-                model.no_sync()
-            )  # gradients are exchanged once per batch, with its last piece
+            exchange = model.no_sync()  # gradients go out once per batch, with its last piece
         with exchange:
             with torch.autocast(images.device.type, dtype=dtype, enabled=how.precision in _HALF):
                 share = loss(model(piece), target) / pieces
