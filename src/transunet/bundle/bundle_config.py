@@ -10,7 +10,6 @@ from transunet.bundle.hub import download_file
 from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.sampling import Sampling
-from transunet.data.sampling.slices import Slices
 from transunet.errors import ConfigError
 from transunet.files import read_json
 from transunet.models.architecture import Architecture
@@ -54,7 +53,10 @@ class BundleConfig(Configuration):
         if isinstance(architecture, Mapping):
             values["architecture"] = architecture = architecture_of(architecture)
         if "sampling" not in values and isinstance(architecture, Architecture):
-            values["sampling"] = Slices(size=architecture.image_size)
+            values["sampling"] = {
+                "kind": "slices" if architecture.axes == 2 else "patches",
+                "size": architecture.image_size,
+            }
         return values
 
     @model_validator(mode="after")
@@ -75,10 +77,11 @@ class BundleConfig(Configuration):
                 f"sampling gives {self.sampling.kind} of {self.sampling.size} pixels, the model "
                 f"takes {self.architecture.image_size}"
             )
-        if self.preprocessing.spacing_mm and self.preprocessing.spacing_mm[0] is not None:
+        spacing_mm = self.preprocessing.spacing_mm
+        if self.sampling.kind == "slices" and spacing_mm and spacing_mm[0] is not None:
             raise ValueError(
-                f"spacing_mm={self.preprocessing.spacing_mm} resamples from plane to plane; slices "
-                "keep the volume's own planes: (null, rows, columns)"
+                f"spacing_mm={spacing_mm} resamples from plane to plane; slices keep the volume's "
+                "own planes: (null, rows, columns)"
             )
         return self
 

@@ -78,15 +78,11 @@ def positions(entries: Mapping[str, Tensor], name: str, class_token: str) -> Rul
     count = shape[1] if len(shape) == 3 else 0
     has_first = _is_square(count - 1) or class_token in entries
     drop = count > 1 and not _is_square(count) and has_first
-    return re.escape(name), POSITIONS, _without_first if drop else same
+    return re.escape(name), POSITIONS, (lambda value: value[:, 1:]) if drop else same
 
 
 def _is_square(count: int) -> bool:
     return count >= 0 and isqrt(count) ** 2 == count
-
-
-def _without_first(value: Tensor) -> Tensor:
-    return value[:, 1:] if value.dim() == 3 else value
 
 
 def without_prefix(entries: Mapping[str, Tensor], network: str) -> dict[str, Tensor]:

@@ -31,14 +31,10 @@ def recognises(names: Iterable[str]) -> bool:
 def renamed(entries: Mapping[str, Tensor]) -> RenamedState:
     """Return the encoder that `entries` hold, under our names; the classifier is unused."""
     rules = (positions(entries, "Transformer/posembed_input/pos_embedding", "cls"), *_RULES)
-    return replace(rename(entries, rules, _UNUSED, SCHEME), heads=_heads(entries))
-
-
-def _heads(entries: Mapping[str, Tensor]) -> int | None:
-    for name, value in entries.items():
-        if name.endswith("query/kernel") and value.dim() == 3:
-            return int(value.shape[1])
-    return None
+    queries = (n for n, v in entries.items() if n.endswith("query/kernel") and v.dim() == 3)
+    first = next(queries, None)
+    heads = entries[first].shape[1] if first else None
+    return replace(rename(entries, rules, _UNUSED, SCHEME), heads=heads)
 
 
 def _hwio(kernel: Tensor) -> Tensor:

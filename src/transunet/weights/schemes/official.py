@@ -42,7 +42,9 @@ def renamed(entries: Mapping[str, Tensor]) -> RenamedState:
             unused.append(theirs)
         elif ours.startswith(_OWN):
             origin[ours] = theirs
-        elif _LOSS.match(name) or (prefix and (_AVERAGE.search(prefix) or not _network(name))):
+        elif _LOSS.match(name) or (
+            prefix and (_AVERAGE.search(prefix) or not _NETWORK.match(name))
+        ):
             unused.append(theirs)
         else:
             unknown[theirs] = tuple(entries[theirs].shape)
@@ -54,10 +56,6 @@ def renamed(entries: Mapping[str, Tensor]) -> RenamedState:
         unused=tuple(unused),
         unknown=unknown,
     )
-
-
-def _network(name: str) -> bool:
-    return bool(_NETWORK.match(name))
 
 
 def _plain(name: str) -> str:

@@ -32,38 +32,23 @@ def recognises(names: Iterable[str]) -> bool:
 def renamed(entries: Mapping[str, Tensor]) -> RenamedState:
     """Return the encoder that `entries` hold, under our names; the classifier is unused."""
     entries = without_prefix(entries, _NETWORK)
-    rules = (positions(entries, "pos_embed", "cls_token"), *_RULES)
-    return rename(_from_one(_apart(entries)), rules, _UNUSED, SCHEME)
-
-
-def _apart(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Split each fused (3 D, ...) array into one for query, key and value each."""
-    result: dict[str, Tensor] = {}
+    apart: dict[str, Tensor] = {}
     for name, value in entries.items():
         if re.fullmatch(r"blocks\.\d+\.attn\.qkv\.(weight|bias)", name) and value.dim():
-            parts = value.tensor_split(3)
-            result.update({f"{name}[{part}]": one for part, one in zip(_QKV, parts, strict=True)})
+            # One fused (3 D, ...) array for query, key and value.
+            parts = zip(("query", "key", "value"), value.tensor_split(3), strict=True)
+            apart |= {f"{name}[{part}]": values for part, values in parts}
+        elif unit := re.match(r"(.*backbone\.stages)\.(\d+)\.blocks\.(\d+)\.", name):
+            # The reference's names count stages and units of the backbone from one.
+            ours = f"{unit[1]}.{int(unit[2]) + 1}.blocks.{int(unit[3]) + 1}."
+            apart[ours + name[unit.end() :]] = value
         else:
-            result[name] = value
-    return result
-
-
-def _from_one(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Count stages and units of the backbone from one, as the reference's names do."""
-
-    def plus_one(match: re.Match[str]) -> str:
-        return (
-            f"{match.group(1)}{int(match.group(2)) + 1}{match.group(3)}{int(match.group(4)) + 1}."
-        )
-
-    return {
-        re.sub(r"(backbone\.stages\.)(\d+)(\.blocks\.)(\d+)\.", plus_one, name): value
-        for name, value in entries.items()
-    }
+            apart[name] = value
+    rules = (positions(entries, "pos_embed", "cls_token"), *_RULES)
+    return rename(apart, rules, _UNUSED, SCHEME)
 
 
 _NETWORK = r"patch_embed\.|blocks\.\d+\.attn\.qkv\."
-_QKV = ("query", "key", "value")
 _STEM = r"patch_embed\.backbone\.stem"
 _UNIT = r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)"
 _OUR_UNIT = rf"{BACKBONE}.body.block\1.unit\2"
