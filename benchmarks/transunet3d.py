@@ -1,0 +1,100 @@
+"""What 3D TransUNet's queries cost, computed as the paper writes them and as this package does.
+
+    python benchmarks/transunet3d.py                          # TransUNet3D, 48 x 192 x 192: minutes
+    python benchmarks/transunet3d.py --variant TransUNet3D-S --size 64 64 64
+    python benchmarks/transunet3d.py --device cuda --runs 10
+
+Same weights, same patch. Each row is a process of its own that predicts the patch `--runs` times,
+after once to warm up where they are several, and tells the median time (also the processor's,
+which others do not disturb) and the most memory that it ever held (`ru_maxrss`; on CUDA what the
+allocator gave), model included. The plain form is that of `tests/plain_3d.py`: mask features as
+wide as the queries at full resolution, every layer's masks at full resolution and resized from
+there, and heads whose maps nobody wants.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from plain_3d import plain_logits
+from transunet.models.families import build
+from transunet.models.variants import VARIANTS, variant
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [name for name, config in VARIANTS.items() if config.criterion == "queries"]
+    options.add_argument("--variant", choices=names, default="TransUNet3D")
+    options.add_argument("--size", type=int, nargs=3, help="patch (default: the variant's)")
+    options.add_argument("--classes", type=int, default=9)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--runs", type=int, default=1)
+    options.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.row:
+        form, path = chosen.row
+        print(json.dumps(measure(chosen, form, Path(path))))
+        return
+    size = chosen.size or list(variant(chosen.variant).image_size)
+    rows, logits = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for form in ("plain", "package"):
+            path = Path(folder) / f"{form}.npy"
+            command = [sys.executable, __file__, *sys.argv[1:], "--row", form, str(path)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            rows[form], logits[form] = json.loads(done.stdout), np.load(path)
+    print(f"{chosen.variant}, {' x '.join(map(str, size))}, {chosen.classes} classes, ", end="")
+    print(f"{chosen.device}, {chosen.threads} threads, torch {torch.__version__}")
+    for form, row in rows.items():
+        print(
+            f"{form:8s} {row['seconds']:8.2f} s  {row['cpu_seconds']:8.2f} s of the processor  "
+            f"{row['gib']:6.2f} GiB"
+        )
+    difference = np.abs(logits["plain"] - logits["package"])
+    same = (logits["plain"].argmax(1) == logits["package"].argmax(1)).mean()
+    print(f"logits differ by at most {difference.max():.1e}; {same:.4%} of the labels are the same")
+
+
+@torch.inference_mode()
+def measure(chosen: argparse.Namespace, form: str, path: Path) -> dict[str, float]:
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    config = variant(chosen.variant, num_classes=chosen.classes, image_size=chosen.size)
+    model = build(config).eval().to(chosen.device)
+    images = torch.rand(1, config.in_channels, *config.image_size).to(chosen.device)
+
+    def predict() -> tuple[Tensor, float, float]:
+        begun, begun_cpu = time.perf_counter(), time.process_time()
+        logits = (plain_logits(model, images) if form == "plain" else model(images)).cpu()
+        return logits, time.perf_counter() - begun, time.process_time() - begun_cpu
+
+    if chosen.runs > 1:
+        predict()
+    logits, times, cpu_times = zip(*(predict() for _ in range(chosen.runs)), strict=True)
+    np.save(path, logits[0].numpy())
+    if chosen.device.startswith("cuda"):
+        memory = torch.cuda.max_memory_allocated()
+    else:
+        memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "seconds": statistics.median(times),
+        "cpu_seconds": statistics.median(cpu_times),
+        "gib": memory / 2**30,
+    }
+
+
+if __name__ == "__main__":
+    main()
