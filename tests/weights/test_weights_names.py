@@ -16,7 +16,7 @@ from transunet.weights.schemes import google, official, timm
 HERE = Path(__file__).parent
 TIMM = json.loads((HERE / "timm_names.json").read_text())
 GOLDEN = json.loads((HERE.parent / "golden" / "names.json").read_text())
-SINGLE = [name for name, parts in PARTS.items() if len(parts) == 1]
+SINGLE = [name for name in TRANSUNET2D_VARIANTS if len(PARTS.get(name, ())) == 1]
 
 
 def meta(shapes):

@@ -1,7 +1,7 @@
 """What the rest of the package knows of a network, whatever its family."""
 
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,22 @@ class SegmentationNetwork(nn.Module):
         config: what it is made of.
     """
 
-    head_names: ClassVar[tuple[str, ...]] = ()
-    """Entries of the state dict with a row for each class: what starts anew with other classes."""
-    position_name: ClassVar[str | None] = None
-    """The entry with position embeddings (1, N, D) of the tokens of `config.grid`."""
-
     def __init__(self, config: Architecture) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Entries of the state dict with a row for each class, which others need anew.
+
+        One with more rows has the classes' first.
+        """
+        return ()
+
+    @property
+    def position_name(self) -> str | None:
+        """The entry with position embeddings (1, N, D) of the tokens of `config.grid`."""
+        return None
 
     @property
     def stem_name(self) -> str | None:

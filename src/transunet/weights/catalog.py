@@ -75,6 +75,8 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "R50-ViT-B_16": ("R50+ViT-B_16",),
         # No file of this hybrid was published: the backbone of one, the blocks of another.
         "R50-ViT-L_16": ("R50+ViT-B_16", "ViT-L_16"),
+        # Of it, 3D networks take the transformer's blocks and positions.
+        **dict.fromkeys(("TransUNet3D-encoder", "TransUNet3D"), ("R50+ViT-B_16",)),
         **{name: (name,) for name in ("ViT-B_16", "ViT-B_32", "ViT-L_16", "ViT-L_32", "ViT-H_14")},
     }
 )

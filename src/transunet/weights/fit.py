@@ -11,6 +11,7 @@ from transunet.errors import WeightsError
 from transunet.models.positions import resize_positions
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.models.transunet3d.config import TransUNet3DConfig
 from transunet.weights.identify import (
     classes_of,
     skips_of,
@@ -21,6 +22,7 @@ from transunet.weights.identify import (
     variant_of,
 )
 from transunet.weights.renaming import ENCODER, POSITIONS, RenamedState
+from transunet.weights.schemes.official3d import positions_in_volume
 
 _LISTED = 4  # entries named per kind of problem
 
@@ -85,7 +87,11 @@ def adapted(renamed: RenamedState, model: SegmentationNetwork) -> dict[str, Tens
     state = dict(renamed.state)
     grid, positions, stem = model.config.grid, model.position_name, model.stem_name
     theirs = position_grid(renamed, model)
-    if positions and theirs is not None and theirs != grid:
+    vit = model.config.vit if isinstance(model.config, TransUNet3DConfig) else None
+    if positions in state and vit and not renamed.whole:
+        how = vit.positions_of_2d
+        state[positions] = positions_in_volume(state[positions], grid, renamed.grid, how)
+    elif positions and theirs is not None and theirs != grid:
         # fidelity: linear with aligned corners, as scipy.ndimage.zoom(order=1); also for a `.pth`
         state[positions] = resize_positions(state[positions].float(), theirs, grid)
     if stem in state:
@@ -122,6 +128,8 @@ def position_grid(renamed: RenamedState, model: SegmentationNetwork) -> tuple[in
 def about_positions(renamed: RenamedState, model: SegmentationNetwork) -> str:
     """Return in a few words what becomes of the position embeddings."""
     ours = model.config.grid
+    if not renamed.whole and model.config.axes == 3:
+        return f"position embeddings: an image's, resized to {' x '.join(map(str, ours))}"
     theirs = position_grid(renamed, model) or ours
     told = "" if renamed.grid or not renamed.whole else " (assumed: the file does not tell)"
     became = "kept" if theirs == ours else f"resized to {' x '.join(map(str, ours))}"

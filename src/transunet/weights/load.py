@@ -12,6 +12,7 @@ from transunet.errors import ConfigError, WeightsError
 from transunet.models.architecture import Architecture
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.models.transunet2d.config import TransUNetConfig
+from transunet.models.transunet3d.config import TransUNet3DConfig
 from transunet.models.variants import VARIANTS
 from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
 from transunet.weights.download import fetch
@@ -21,13 +22,16 @@ from transunet.weights.origin import Origin, origin_of
 from transunet.weights.partial import Rows, fitted
 from transunet.weights.reading import read_entries
 from transunet.weights.renaming import BACKBONE, EMBEDDINGS, PATCHES, RenamedState
-from transunet.weights.schemes import google, official, timm
+from transunet.weights.schemes import google, official, official3d, timm
 
 Source = str | Path | Sequence[str | Path]
 """A name of the catalogue ("imagenet21k"), a file, or one file each for backbone and blocks."""
 
 _LOGGER = logging.getLogger(__name__)
-_SCHEMES: Mapping[str, tuple[Any, ...]] = {"transunet2d": (google, timm, official)}
+_SCHEMES: Mapping[str, tuple[Any, ...]] = {
+    "transunet2d": (google, timm, official),
+    "transunet3d": (official3d, google, timm, official),
+}
 """Family of networks -> how files name its weights; of other families files have its own names."""
 _FRESH = (PATCHES, f"{EMBEDDINGS}.patch_embeddings.bias")  # between the parts of two files
 
@@ -114,7 +118,13 @@ def load_weights(
             "the backbone and one for the blocks."
         )
     files = " with ".join(str(origin.file) for origin in origins)
-    state = fit(renamed, model, () if single else _FRESH, files, hint)
+    fresh: Sequence[str] = () if single else _FRESH
+    if isinstance(config, TransUNet3DConfig):
+        if not renamed.whole:
+            fresh = official3d.fresh_beside_blocks(model.state_dict())
+        elif not (renamed.ours or origins[0].config):
+            official3d.check_layer_scale(renamed, config, files)
+    state = fit(renamed, model, fresh, files, hint)
     if doubt := doubt_about_positions(renamed, model):
         _LOGGER.warning("%s: %s", origins[0].file, doubt)
     model.load_state_dict(state, strict=False)
@@ -173,6 +183,8 @@ def renamed_by_scheme(
     for scheme in _SCHEMES[family]:
         if scheme.recognises(entries):
             renamed: RenamedState = scheme.renamed(entries)
+            if family == "transunet3d" and scheme is not official3d:
+                return official3d.blocks_of_2d(renamed, entries)
             # The reference writes no safetensors.
             return replace(renamed, ours=renamed.whole and container == "safetensors")
     some = ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(entries.items())[:5])

@@ -35,6 +35,9 @@ class Rows:
         result = ours.detach().to("cpu", theirs.dtype, copy=True)
         for index, row in self.taken.items():
             result[index] = theirs[row]
+        # What follows the classes ("no object") is the same for all.
+        if beyond := len(result) - self.classes:
+            result[-beyond:] = theirs[-beyond:]
         return result
 
 
@@ -93,8 +96,9 @@ def fitted(
     state, notes, rows = dict(renamed.state), [], None
     own, heads, stem = model.state_dict(), model.head_names, model.stem_name
     if heads and all(n in state and state[n].shape[1:] == own[n].shape[1:] for n in heads):
-        classes = len(state[heads[0]])
-        rows = match_rows(origin.labels, labels, classes, model.config.num_classes)
+        needed = model.config.num_classes
+        classes = len(state[heads[0]]) - (len(own[heads[0]]) - needed)
+        rows = match_rows(origin.labels, labels, classes, needed)
         state |= {name: rows.of(state[name], own[name]) for name in heads}
         notes.append(rows.note)
     if stem in state and state[stem].dim() == own[stem].dim():

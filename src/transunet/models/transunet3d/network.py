@@ -71,6 +71,24 @@ class TransUNet3D(SegmentationNetwork):
                 # The queries take the finest map's place; the reference keeps its head.
                 self.seg_outputs[str(finest)].requires_grad_(False)
 
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """The entries of the maps' heads and of the queries' classes."""
+        names = [f"seg_outputs.{stage}.weight" for stage in self.config.supervised]
+        if self.config.queries:
+            names += ["predictor.class_embed.weight", "predictor.class_embed.bias"]
+        return tuple(names)
+
+    @property
+    def position_name(self) -> str | None:
+        """The entry of the vision transformer's; None where there is none."""
+        return "transformer.embeddings.position_embeddings" if self.config.vit else None
+
+    @property
+    def stem_name(self) -> str:
+        """The entry of the finest stage's first convolution."""
+        return "conv_blocks_context.0.blocks.0.conv.weight"
+
     @overload
     def forward(self, x: Tensor, return_attention: Literal[False] = False) -> Tensor: ...
     @overload
