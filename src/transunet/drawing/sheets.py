@@ -112,8 +112,9 @@ def slices_of(
         shown = [int(counts.argmax()) if counts.any() else len(counts) // 2]
     plane_name = f"{PLANES[axis]} " if oriented else ""
     titles = [f"{plane_name}{index + 1} of {len(counts)}" for index in shown]
-    # To what the labels of all slices cover together.
-    cut = around(plane(labels.array[0].any(axis=axis, keepdims=True), axis, 0))
+    cut = None
+    if options.crop:  # to what the labels of all slices cover together
+        cut = around(plane(labels.array[0].any(axis=axis, keepdims=True), axis, 0))
     return [
         panel_of(
             image,
@@ -121,7 +122,7 @@ def slices_of(
             axis,
             index,
             oriented=oriented,
-            cut=cut if options.crop else None,
+            cut=cut,
             window=window,
             title="\n".join(filter(None, (case, title if len(counts) > 1 else ""))),
         )
