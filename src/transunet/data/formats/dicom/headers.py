@@ -137,7 +137,17 @@ def read_dataset(path: Path, *, pixels: bool) -> Any:
         if start[_MAGIC_AT:].startswith(_MAGIC):
             meta = pydicom.filereader.read_file_meta_info(path)
             if meta.get("TransferSyntaxUID") == _DEFLATED:
-                _check_inflated(path, int(meta.get("FileMetaInformationGroupLength") or 0))
+                # Refused before the parser inflates it: it could fill the memory. 12 bytes tell
+                # how long what follows them is.
+                length = int(meta.get("FileMetaInformationGroupLength") or 0)
+                inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+                packed = path.read_bytes()[_MAGIC_AT + len(_MAGIC) + 12 + length :]
+                while packed and size <= MAX_INFLATED:
+                    size += len(inflate.decompress(packed, 2**24))
+                    packed = inflate.unconsumed_tail
+                if size > MAX_INFLATED:
+                    found = f"it inflates to more than {MAX_INFLATED / 2**30:g} GiB"
+                    raise unreadable(path, found)
         elif _DEFLATED.encode() in start:
             found = "it is deflated, and lacks the 128 bytes and DICM at its beginning"
             raise unreadable(path, found)
@@ -199,15 +209,3 @@ def _sop_class(dataset: Any) -> str:
     """The UID of the kind of object that `dataset` is; "" if it does not say."""
     meta = getattr(dataset, "file_meta", {})
     return str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
-
-
-def _check_inflated(path: Path, meta_length: int) -> None:
-    """Refuse a file that would fill the memory before the parser inflates it."""
-    start = _MAGIC_AT + len(_MAGIC) + 12 + meta_length  # 12: the element that tells the length
-    inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    packed = path.read_bytes()[start:]
-    while packed and size <= MAX_INFLATED:
-        size += len(inflate.decompress(packed, 2**24))
-        packed = inflate.unconsumed_tail
-    if size > MAX_INFLATED:
-        raise unreadable(path, f"it inflates to more than {MAX_INFLATED / 2**30:g} GiB")
