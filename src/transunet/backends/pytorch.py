@@ -196,8 +196,9 @@ def open_pytorch(
             tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
             return _digest(config.architecture, tensors)
 
+    chosen = torch.device(device) if device else None  # an engine's is known to be here
     return FixedNetwork(
-        optimised(model), image_size, fingerprint_of_file, device, precision, compiled
+        optimised(model), image_size, fingerprint_of_file, chosen, precision, compiled
     )
 
 

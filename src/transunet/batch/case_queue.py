@@ -6,7 +6,6 @@ others see that a run is under way.
 """
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -21,12 +20,6 @@ from transunet.errors import ConfigError
 from transunet.files import writable_folder
 
 _WAIT = 0.2  # seconds between looks at cases that other processes have
-
-
-def is_shared(folder: Path) -> bool:
-    """Whether other processes work on `folder`, or began together with this one (torchrun)."""
-    started_together = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return started_together or any((folder / LOCKS_FOLDER).glob("worker-*.lock"))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from transunet.batch.case_queue import claim_cases, is_shared, join_run
+from transunet.batch.case_queue import claim_cases, join_run
 from transunet.batch.case_records import (
     PredictionRecord,
     content_hash,
@@ -39,6 +39,7 @@ from transunet.batch.outputs import (
 )
 from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, open_image, read_image, suffix_of
+from transunet.data.inputs import LOCKS_FOLDER
 from transunet.data.volume import Volume
 from transunet.errors import (
     MACHINE_ERRORS,
@@ -188,7 +189,9 @@ def predict_cases(
     outcomes: list[CaseOutcome] = []
     ended: Iterable[CaseOutcome]
     with ExitStack() as stack:
-        if len(cases) == 1 and not is_shared(folder):
+        together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # under torchrun
+        others = (folder / LOCKS_FOLDER).glob("worker-*.lock")  # of processes at work on it
+        if len(cases) == 1 and not together and not any(others):
             ended = map(batch.store, map(batch.compute, map(batch.begin, cases)))
         else:
             about = f"{', '.join(predictor.sources)} {settings}"

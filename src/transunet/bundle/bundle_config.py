@@ -1,6 +1,7 @@
 """What a bundle says of itself, and where its files lie; for those who need no torch."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -94,6 +95,13 @@ def read_config(source: Path | str) -> BundleConfig:
         DataError: when its configuration is not readable.
     """
     path = locate(source, CONFIG)
+    status = path.stat()
+    return _read(path, status.st_ino, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, _inode: int, _changed: int) -> BundleConfig:
+    """Read a file once for all that a command asks of its bundle, and anew when it changes."""
     values = read_json(path, "Restore the bundle's configuration.")
     return BundleConfig.from_json(values, str(path))
 

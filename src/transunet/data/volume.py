@@ -19,6 +19,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """ITK and DICOM count left, posterior and superior as positive; here it is right and anterior."""
 CORNER_TOLERANCE = 0.1
 """How far apart the corners of two grids that count as one may lie, in voxels (smallest edge)."""
+_ONE_WAY = str.maketrans("LPI", "RAS")  # directions -> those of the same three axes
 _SAME_EDGES = 0.01  # a difference of edges that is worth naming
 
 
@@ -260,8 +261,7 @@ def corner_distance(a: Volume | Grid, b: Volume | Grid) -> float:
 
 
 def _orientation(codes: str) -> Array:
-    opposite = [{"R", "L"}, {"A", "P"}, {"S", "I"}]
-    if len(codes) != 3 or any(len(pair & set(codes)) != 1 for pair in opposite):
+    if len(codes) != 3 or sorted(codes.translate(_ONE_WAY)) != ["A", "R", "S"]:
         raise GeometryError(
             f"The orientation {codes!r} does not name three directions; expected one of R/L, one "
             "of A/P and one of S/I, such as 'RAS'."

@@ -119,7 +119,9 @@ class Predictor:
         self.context = context
         self.batch_size, self.procedure = batch_size, procedure
         self.mirror, self.window = mirror, window
-        self.largest_component = classes_named(largest_component, labels)
+        self.largest_component = (
+            classes_named(largest_component, labels) if largest_component else ()
+        )
         self.training_data, self.force = training_data, force
         self.sources = tuple(map(str, sources))
         self.engine, self.precision = engine or own_engine, precision
@@ -267,7 +269,8 @@ class Predictor:
         del slices  # not held while pieces are looked for
         label_map = self.preprocessing.from_working(labels, volume)
         del labels
-        keep_largest(label_map.array[0], self.largest_component)
+        if self.largest_component:
+            keep_largest(label_map.array[0], self.largest_component)
         return label_map
 
     def by_procedure(
