@@ -6,7 +6,9 @@ import torch
 
 import transunet
 from transunet.bundle.io import BundleConfig, from_pretrained, save_pretrained
-from transunet.data.preprocessing import Preprocessing
+from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.sampling.patches import Patches
+from transunet.data.sampling.slices import Slices
 from transunet.errors import ConfigError, DataError, WeightsError
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.variants import variant
@@ -112,3 +114,23 @@ def test_public_names_are_there_and_sorted() -> None:
     assert transunet.__all__ == sorted(transunet.__all__, key=lambda n: (not n.isupper(), n))
     for name in transunet.__all__:
         assert getattr(transunet, name) is not None
+
+
+def test_a_bundle_of_a_3d_network_takes_patches_and_any_spacing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = transunet.create_model("UNet3D-S", num_classes=3, image_size=(32, 32, 48), width=4)
+    preprocessing = Preprocessing(spacing_mm=(2.0, 0.8, 0.8))
+    config = BundleConfig(architecture=model.config, preprocessing=preprocessing, labels=LABELS)
+    assert config.sampling == Patches(size=(32, 32, 48))
+    config = config.replace(sampling=Patches(size=(32, 32, 48), overlap=0.25, padding="minimum"))
+    again, read = from_pretrained(save_pretrained(model, config, tmp_path / "bundle"))
+    assert read == config.replace(versions=read.versions)
+    x = torch.rand(1, 1, 32, 32, 48)
+    with torch.inference_mode():
+        assert torch.equal(again(x), model.eval()(x))
+    with pytest.raises(ConfigError, match=r"slices of \(32, 32\) .* takes \(32, 32, 48\)"):
+        config.replace(sampling=Slices(size=(32, 32)))
+    with pytest.raises(ConfigError, match=r"patches of \(32, 32, 32\) .* takes \(32, 32, 48\)"):
+        config.replace(sampling=Patches(size=(32, 32, 32)))
+    with pytest.raises(ConfigError, match="2 channels, the model takes 1"):
+        config.replace(preprocessing=Preprocessing(channels=(Channel(), Channel(name="b"))))

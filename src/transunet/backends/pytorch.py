@@ -113,8 +113,8 @@ class FixedNetwork:
         self.compiled, self.precision = compiled, precision
         self._device = device if isinstance(device, torch.device) else choose_device(device)
         self._type = _TYPES.get(precision, torch.float32)
-        # Convolutions of either processor are faster with the channels last.
-        last = self._device.type in ("cpu", "cuda")
+        # Convolutions of slices are faster with the channels last, on either processor.
+        last = len(image_size) == 2 and self._device.type in ("cpu", "cuda")
         self._layout = torch.channels_last if last else torch.contiguous_format
         self.module = module.to(self._device, self._type)
         self.module.to(memory_format=self._layout)  # type: ignore[call-overload]

@@ -112,7 +112,7 @@ def predict(
         bool,
         typer.Option(
             "--mirror",
-            help="Average over four mirror images; four times the time.",
+            help="Average over four mirror images; four times the time. Of patches eight.",
             rich_help_panel=_PROCEDURE,
         ),
     ] = False,
@@ -152,11 +152,13 @@ def predict(
     ] = False,
     device: Device = None,
     batch_size: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, help="Slices that go through at once.", rich_help_panel=ON_THIS_MACHINE
+            min=1,
+            help="Slices (8 if not given) or patches that go through at once.",
+            rich_help_panel=ON_THIS_MACHINE,
         ),
-    ] = 8,
+    ] = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
     trust: Annotated[

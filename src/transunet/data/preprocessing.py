@@ -182,17 +182,18 @@ class Preprocessing(Configuration):
         """Return the labels of a working volume as a label map on `like`'s own grid.
 
         Args:
-            labels: (D, H, W), unsigned.
+            labels: (D, H, W), unsigned; at the working spacing, or at the volume's own already.
             like: The volume that `to_working` made it of.
 
         Raises:
             GeometryError: when they are not as many planes, and as large, as those of `like`.
         """
-        if labels.shape != (expected := self.working_shape(like)):
+        expected, shape = self.working_shape(like), self.native_shape(like)
+        if labels.shape not in (expected, shape):
             raise GeometryError(
                 f"{like.name}: labels of shape {labels.shape} do not fit; expected {expected}."
             )
-        native = nearest(labels, self.native_shape(like), edge="kept")
+        native = nearest(labels, shape, edge="kept")
         array = smallest_unsigned(self.unoriented(native[None], like))
         return like.with_array(np.ascontiguousarray(array))
 

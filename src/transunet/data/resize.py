@@ -43,7 +43,7 @@ def resize(
     for axis, (length, new) in enumerate(zip(image.shape[-len(size) :], size, strict=True)):
         if length == new:
             continue
-        matrix, before = _matrix(length, new, order, edge), image.shape[: axis - len(size)]
+        matrix, before = zoom_matrix(length, new, order, edge), image.shape[: axis - len(size)]
         if axis == len(size) - 1:
             image = image @ matrix.T
         else:
@@ -72,8 +72,8 @@ def nearest(labels: NDArray[Any], size: tuple[int, ...], edge: Edge = "scipy") -
 
 
 @lru_cache(maxsize=512)
-def _matrix(length: int, new: int, order: int, edge: Edge) -> NDArray[np.float32]:
-    """(new, length) float32: what zooming an axis multiplies it by."""
+def zoom_matrix(length: int, new: int, order: int, edge: Edge) -> NDArray[np.float32]:
+    """Return what `resize` multiplies an axis by, (new, length) float32, not to be written to."""
     matrix = np.ascontiguousarray(_zoom_of_identity(length, new, order, edge), dtype=np.float32)
     matrix.setflags(write=False)
     return matrix

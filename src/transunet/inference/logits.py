@@ -23,7 +23,7 @@ def enlarge(logits: "Logits", size: tuple[int, int]) -> "Logits":
 
 
 def softmax(logits: "Logits") -> "Logits":
-    """Return the probabilities, (B, classes, H, W)."""
+    """Return the probabilities, (B, classes, *spatial)."""
     if not isinstance(logits, np.ndarray):
         return logits.softmax(dim=1)
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -31,7 +31,7 @@ def softmax(logits: "Logits") -> "Logits":
 
 
 def argmax(logits: "Logits") -> NDArray[Any]:
-    """Return the class with the largest value, (B, H, W)."""
+    """Return the class with the largest value, (B, *spatial)."""
     if not isinstance(logits, np.ndarray):
         return np.asarray(logits.argmax(dim=1).cpu().numpy())
     best, labels = logits[:, 0].copy(), np.zeros(logits[:, 0].shape, np.int64)

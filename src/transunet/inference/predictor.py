@@ -1,10 +1,14 @@
-"""From a volume to a label volume on the same grid; memory is bounded by a batch of slices."""
+"""From a volume to a label volume on the same grid.
+
+Memory is bounded by a batch of slices, or by the depth of a patch.
+"""
 
 import hashlib
 import logging
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -17,6 +21,8 @@ from transunet.data.checks.suitability import TrainingData, check_suitability
 from transunet.data.classes import classes_named
 from transunet.data.formats import read_volume
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.sampling import Sampling
+from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 from transunet.inference.logits import entropy
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
 
     from transunet.models.segmentation_network import SegmentationNetwork
 
+_VOXELS_AT_ONCE = 128**3
+"""Of the patches that go through at once where nobody says how many."""
 _LARGEST_SIDE = 16384
 """Pixels along a slice that is resized as a whole: the resizing matrix is the square of it."""
 Image = Volume | Path | str | Sequence[Path] | NDArray[Any]
@@ -45,21 +53,27 @@ _log = logging.getLogger(__name__)
 
 
 class Predictor:
-    """Segments volumes slice by slice.
+    """Segments volumes slice by slice, or with a network of three axes patch by patch.
 
     Two procedures: "native" (the default) resizes the logits to the slice's own size and then takes
     the label; "paper" takes the label at the network's size and enlarges it with nearest neighbour,
-    as the reference does, so that published numbers can be reproduced.
+    as the reference does, so that published numbers can be reproduced. Patches lie at the working
+    volume's own resolution and overlap; their mean probabilities are resized to the image's grid,
+    which is all that "native" means for them.
 
     Args:
         model: a model, or any other `Network`.
-        preprocessing: how volumes become slices.
+        preprocessing: how volumes become working volumes.
         labels: class index -> name.
-        context: neighbours on each side that the network sees with each slice (2.5D).
+        sampling: how the network takes those; if not given, by its image size: with three sides
+            patches, else slices.
+        context: without `sampling`, the neighbours on each side that the network sees with each
+            slice (2.5D).
         device: where the model computes; the best one there is if not given.
-        batch_size: slices that go through at once.
+        batch_size: slices or patches that go through at once; if not given 8 slices, or as many
+            patches, at most 8, as make up 128 x 128 x 128 voxels.
         procedure: see above.
-        mirror: average the probabilities of four mirror images.
+        mirror: average the probabilities of four mirror images, of patches eight.
         window: look through overlapping windows of the network's size at the slices' own
             resolution, instead of resizing whole slices to that size.
         largest_component: names of the structures of which only the largest piece is kept, or
@@ -83,9 +97,10 @@ class Predictor:
         preprocessing: Preprocessing,
         labels: Mapping[int, str],
         *,
+        sampling: Sampling | None = None,
         context: int = 0,
         device: "str | torch.device | None" = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         procedure: Procedure = "native",
         mirror: bool = False,
         window: bool = False,
@@ -99,7 +114,7 @@ class Predictor:
         if procedure not in PROCEDURES:
             known = ", ".join(PROCEDURES)
             raise ConfigError(f"Unknown procedure {procedure!r}; known: {known}.")
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} must be at least 1.")
         if window and procedure == "paper":
             raise ConfigError(
@@ -116,8 +131,30 @@ class Predictor:
             self._plain_network, own_engine = cast("Network", model), type(model).__name__
         self.device = self._plain_network.device
         self.preprocessing, self.labels = preprocessing, dict(labels)
-        self.context = context
-        self.batch_size, self.procedure = batch_size, procedure
+        size = self._plain_network.image_size
+        if sampling is None and size is not None and len(size) == 3:
+            sampling = Patches(size=size)
+        if sampling is not None and size not in (None, sampling.size):
+            raise ConfigError(
+                f"sampling gives {sampling.kind} of {sampling.size}, the network takes {size}."
+            )
+        if sampling is not None and context not in (0, sampling.context):
+            raise ConfigError(
+                f"context={context} contradicts sampling, {sampling.kind} with "
+                f"{sampling.context} neighbours. Leave context out."
+            )
+        self.sampling = sampling
+        self.context = sampling.context if sampling else context
+        at_once = 8
+        if isinstance(sampling, Patches):
+            at_once = max(1, min(at_once, _VOXELS_AT_ONCE // prod(sampling.size)))
+            if procedure == "paper" or window:
+                asked = "window=True" if window else "procedure='paper'"
+                raise ConfigError(
+                    f"{asked} is for slices; this network takes patches of {sampling.size} voxels, "
+                    "which overlap already and have only procedure='native'. Leave it out."
+                )
+        self.batch_size, self.procedure = batch_size or at_once, procedure
         self.mirror, self.window = mirror, window
         self.largest_component = (
             classes_named(largest_component, labels) if largest_component else ()
@@ -133,7 +170,7 @@ class Predictor:
         if window:
             from transunet.inference.sliding_window import SlidingWindow
 
-            self.network = SlidingWindow(self.network, batch_size)
+            self.network = SlidingWindow(self.network, self.batch_size)
 
     @classmethod
     def from_pretrained(
@@ -172,7 +209,7 @@ class Predictor:
             loaded.network,
             loaded.config.preprocessing,
             loaded.config.labels,
-            context=loaded.config.sampling.context,
+            sampling=loaded.config.sampling,
             training_data=loaded.config.training_data,
             sources=sources,
             engine=loaded.engine,
@@ -188,6 +225,7 @@ class Predictor:
         """
         own: dict[str, Any] = {
             **self.settings,
+            "sampling": self.sampling,
             "context": self.context,
             "batch_size": self.batch_size,
             "training_data": self.training_data,
@@ -201,7 +239,10 @@ class Predictor:
     def fingerprint(self) -> str:
         """SHA-256 of what came with the bundle: weights, preprocessing, sampling, labels."""
         parts = [self.network.fingerprint, self.preprocessing.model_dump_json(), str(self.labels)]
-        parts += [f"context {self.context}"] if self.context else []
+        if isinstance(self.sampling, Patches):
+            parts.append(self.sampling.model_dump_json())
+        elif self.context:
+            parts.append(f"context {self.context}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
@@ -230,7 +271,7 @@ class Predictor:
         Args:
             image: a volume; a file (or one per channel); or an array (X, Y, Z) or (C, X, Y, Z),
                 whose axes run to the right, to the front and up (RAS).
-            progress: called with the slices done and the slices in all.
+            progress: called with the slices or patches done and those in all.
             spacing_mm: the edges of an array's voxels in millimetres, one per axis.
             probabilities: a file to write every class's probability to, `.npy` (float16, classes
                 first) or `.nii` (float32, classes last).
@@ -241,13 +282,22 @@ class Predictor:
             ConfigError: for an array without its spacing, a spacing without an array, a file that
                 does not exist, or maps that cannot be written.
             DataError: for another number of channels, voxels that are not finite, slices too
-                large to be resized as a whole, or an image of another kind than training saw.
+                large to be resized as a whole, a single plane for a network that takes patches, or
+                an image of another kind than training saw.
             GeometryError: for a spacing that is not positive.
         """
         volume = as_volume(image, spacing_mm)
         slices = VolumeSlices(volume, self.preprocessing)
         height, width = slices.shape[2:]
-        if self.network.image_size is not None and max(height, width) > _LARGEST_SIDE:
+        if isinstance(self.sampling, Patches):
+            if min(volume.spatial_shape) == 1:
+                shape = " x ".join(map(str, volume.spatial_shape))
+                raise DataError(
+                    f"{volume.name}: is a picture or a single plane ({shape} voxels); this "
+                    f"bundle's network takes patches of volumes, {self.sampling.size} voxels each. "
+                    "Give the whole volume, or segment the plane with a bundle of a 2D network."
+                )
+        elif self.network.image_size is not None and max(height, width) > _LARGEST_SIDE:
             raise DataError(
                 f"{volume.name}: its slices are {height} x {width} pixels; expected at most "
                 f"{_LARGEST_SIDE} in each direction. Cut or shrink the image, or slide a window "
@@ -265,7 +315,8 @@ class Predictor:
                     probability_file(uncertainty, 1, volume, self.preprocessing)
                 )
                 stores.append(lambda part, values: store(part, entropy(values)[:, None]))
-            labels = self.label_slices(slices, progress, stores)
+            native = self.preprocessing.native_shape(volume)
+            labels = self.label_slices(slices, progress, stores, native)
         del slices  # not held while pieces are looked for
         label_map = self.preprocessing.from_working(labels, volume)
         del labels
@@ -300,8 +351,25 @@ class Predictor:
         slices: NDArray[np.float32] | VolumeSlices,
         progress: Progress | None = None,
         stores: Sequence[StoreProbabilities] = (),
+        shape: tuple[int, int, int] | None = None,
     ) -> NDArray[Any]:
-        """Return the labels (S, H, W), unsigned, of normalised slices (S, C, H, W)."""
+        """Return the labels (S, H, W), unsigned, of the normalised slices (S, C, H, W) of a volume.
+
+        From patches come labels of `shape` if it is given: their probabilities are resized to it.
+        """
+        if isinstance(self.sampling, Patches):
+            from transunet.inference.patch_inference import label_patches
+
+            return label_patches(
+                self.network,
+                slices,
+                len(self.labels),
+                self.sampling,
+                shape=shape,
+                batch_size=self.batch_size,
+                progress=progress,
+                stores=stores,
+            )
         return label_slices(
             self.network,
             slices,

@@ -36,7 +36,8 @@ _AT_ONCE = 8  # slices that are looked at together when a volume is measured
 class VolumeSlices:
     """The planes (D, C, H, W) of `preprocessing.to_working(volume)`; index with a slice.
 
-    The whole volume is never copied: a CT of 512 x 512 x 1000 voxels would be another gibibyte.
+    The whole volume is not copied, a CT of 512 x 512 x 1000 voxels would be another gibibyte; but
+    for resampling from plane to plane, which needs them all.
 
     Raises:
         DataError: for another number of channels, or voxels that are not finite.
@@ -46,12 +47,13 @@ class VolumeSlices:
         self._volume = volume.reoriented(preprocessing.orientation)
         self._preprocessing = preprocessing
         self._scales: list[Scale | None] | None = None
+        self._whole: NDArray[np.float32] | None = None
         planes, rows, columns = preprocessing.working_shape(volume)
         self.shape = planes, volume.channels, rows, columns
         with np.errstate(all="ignore"):  # voxels that are not finite are refused in the next lines
             self[0:1]  # refuses another number of channels before anything is measured
         array = np.asarray(self._volume.array)
-        parts = [array[:, start : start + _AT_ONCE] for start in range(0, planes, _AT_ONCE)]
+        parts = [array[:, start : start + _AT_ONCE] for start in range(0, array.shape[1], _AT_ONCE)]
         if not all(np.isfinite(part).all() for part in parts):
             raise DataError(
                 f"{volume.name}: has voxels that are NaN or infinite; expected finite "
@@ -61,11 +63,15 @@ class VolumeSlices:
             channel.measure([part[index] for part in parts])
             for index, channel in enumerate(preprocessing.channels)
         ]
+        if preprocessing.spacing_mm and preprocessing.spacing_mm[0] is not None:
+            self._whole = preprocessing.to_working(volume, self._scales)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, part: slice) -> NDArray[np.float32]:
+        if self._whole is not None:
+            return self._whole[:, part].swapaxes(0, 1)
         slab = replace(self._volume, array=self._volume.array[:, part])
         return self._preprocessing.to_working(slab, self._scales).swapaxes(0, 1)
 

@@ -1,0 +1,242 @@
+"""Patch inference: overlapping patches of a volume go through a 3D network and become labels.
+
+Where patches overlap, their probabilities are averaged with Gaussian weights, since a network knows
+most about a patch's middle. Everything here that is averaged is averaged as probabilities, windows
+as mirror images and the members of an ensemble, so that it does not matter which is done first;
+the logarithms of scores that a network with queries gives, which have no lower end, could not be
+averaged as they are. Memory is bounded by a patch's depth: patches come plane by plane, and planes
+that no later patch reaches are labelled, or brought to the volume's own grid first, and let go.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transunet.backends.protocol import Network
+from transunet.data.resize import zoom_matrix
+from transunet.data.sampling.patches import Patches, Position
+from transunet.inference.logits import argmax, as_array, enlarge, softmax
+from transunet.inference.prefetch import prefetch
+from transunet.inference.slice_inference import Progress, StoreProbabilities, VolumeSlices
+
+if TYPE_CHECKING:
+    from transunet.backends.protocol import Logits
+
+_AT_ONCE = 8
+"""Planes that are labelled together."""
+
+
+class _Window(NamedTuple):
+    """A patch on its way to the network."""
+
+    position: Position
+    channels: bytes
+    """The channels' values where each is the same in all voxels, as in air; empty elsewhere."""
+    image: NDArray[np.float32]
+    """(C, d, h, w); (C, 1, 1, 1) where that says it all."""
+
+
+def label_patches(
+    network: Network,
+    planes: NDArray[np.float32] | VolumeSlices,
+    classes: int,
+    sampling: Patches,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    batch_size: int = 1,
+    progress: Progress | None = None,
+    stores: Sequence[StoreProbabilities] = (),
+) -> NDArray[Any]:
+    """Return the labels (D, H, W) of a working volume; uint8, above 256 classes uint16.
+
+    Args:
+        network: what gives the logits of patches.
+        planes: the working volume's planes (D, C, H, W): an array, or what makes them when they are
+            asked for.
+        classes: how many there are.
+        sampling: size, overlap and padding of the patches.
+        shape: (D, H, W) that the probabilities are resized to before they become labels; the
+            planes' own if not given.
+        batch_size: patches that go through at once.
+        progress: called with the patches done and the patches in all.
+        stores: called with some planes' probabilities at a time, at the labels' size.
+    """
+    depth, _, *size = planes.shape
+    shape = shape or (depth, *size)
+    labels = np.empty(shape, np.uint8 if classes <= 256 else np.uint16)
+    start = 0
+    blended = blended_planes(network, planes, sampling, batch_size, progress)
+    for probabilities in resized_planes(blended, depth, shape):
+        part = slice(start, start + len(probabilities))
+        for store_probabilities in stores:
+            store_probabilities(part, as_array(probabilities))
+        labels[part] = argmax(probabilities)
+        start = part.stop
+    return labels
+
+
+def blended_planes(
+    network: Network,
+    planes: NDArray[np.float32] | VolumeSlices,
+    sampling: Patches,
+    batch_size: int = 1,
+    progress: Progress | None = None,
+) -> "Iterator[Logits]":
+    """Yield the probabilities of a working volume, some planes (B, classes, H, W) at a time.
+
+    No more planes than a patch is deep are held. A patch whose voxels are all the same, such as one
+    of air, is computed once and not again: its probabilities are the same wherever it lies.
+
+    Args:
+        network: as for `label_patches`, and so are the others.
+        planes: (D, C, H, W).
+        sampling: size, overlap and padding of the patches.
+        batch_size: patches that go through at once.
+        progress: called with the patches done and the patches in all.
+    """
+    length, _, *size = planes.shape
+    positions = sampling.positions((length, *size))
+    total: Any = None  # (planes, classes, H, W), of the planes from `first` on
+    weight: Any = None  # (planes, H, W)
+    patch_weights: Any = None
+    uniform_key, uniform = b"", None
+    first = done = 0
+    with closing(prefetch(_batches(_windows(planes, sampling, positions), batch_size))) as batches:
+        for batch in batches:
+            images = [window.image for window in batch if not window.channels]
+            computed = iter(softmax(network(np.stack(images)))) if images else iter(())
+            for window in batch:
+                if not window.channels:
+                    values = next(computed)
+                elif window.channels == uniform_key:
+                    values = uniform
+                else:
+                    image = np.broadcast_to(window.image, (*window.image.shape[:1], *sampling.size))
+                    values = softmax(network(np.ascontiguousarray(image)[None]))[0]
+                    uniform_key, uniform = window.channels, values
+                if total is None:
+                    held = min(sampling.size[0], length)
+                    total = _zeros((held, len(values), *size), values)
+                    weight = _zeros((held, *size), values)
+                    patch_weights = sampling.weights()
+                    if not isinstance(values, np.ndarray):
+                        patch_weights = values.new_tensor(patch_weights)
+                # Planes before this patch are finished: no later one begins above it.
+                step = max(window.position[0], 0) - first
+                if step:
+                    yield from _finished(total[:step], weight[:step])
+                    for plane in range(len(total)):
+                        kept = plane + step < len(total)
+                        total[plane] = total[plane + step] if kept else 0
+                        weight[plane] = weight[plane + step] if kept else 0
+                    first += step
+                there, inside = [], []
+                ends = first + len(total), *size
+                for start, side, end in zip(window.position, sampling.size, ends, strict=True):
+                    low, high = max(start, 0), min(start + side, end)
+                    there.append(slice(low, high))
+                    inside.append(slice(low - start, high - start))
+                depths = slice(there[0].start - first, there[0].stop - first)
+                weights = patch_weights[*inside]
+                part = total[depths, :, *there[1:]]
+                part += (values[:, *inside] * weights).swapaxes(0, 1)
+                part = weight[depths, *there[1:]]
+                part += weights
+                done += 1
+                if progress is not None:
+                    progress(done, len(positions))
+    yield from _finished(total[: length - first], weight[: length - first])
+
+
+def resized_planes(
+    planes: "Iterable[Logits]", length: int, shape: tuple[int, int, int]
+) -> "Iterator[Logits]":
+    """Yield the planes of a volume resized with linear interpolation, a few at a time.
+
+    What comes out is `resize(order=1, edge="kept")` of the whole volume, of which only neighbouring
+    planes are held.
+
+    Args:
+        planes: some planes (B, classes, H, W) at a time.
+        length: how many they are.
+        shape: (D, H, W) that they become.
+    """
+    size = shape[1:]
+    if length == shape[0]:
+        for some in planes:
+            yield enlarge(some, size)
+        return
+    matrix = zoom_matrix(length, shape[0], 1, "kept")
+    lowest = (matrix != 0).argmax(axis=1)
+    highest = length - 1 - (matrix != 0)[:, ::-1].argmax(axis=1)
+    held: Any = None  # the planes from `first` on
+    first = made = 0
+    for some in planes:
+        held = some if held is None else _joined(held, some)
+        while made < len(matrix) and highest[made] < first + len(held):
+            ready = int(np.searchsorted(highest, first + len(held)))
+            part = slice(made, min(made + _AT_ONCE, ready))
+            low, high = lowest[part.start], highest[part.stop - 1] + 1
+            rows: Any = np.ascontiguousarray(matrix[part, low:high])
+            if not isinstance(held, np.ndarray):
+                rows = held.new_tensor(rows)
+            mixed = rows @ held[low - first : high - first].reshape(high - low, -1)
+            yield enlarge(mixed.reshape(len(rows), *held.shape[1:]), size)
+            made = part.stop
+        unused = (int(lowest[made]) if made < len(matrix) else first + len(held)) - first
+        held, first = held[min(unused, len(held)) :], first + min(unused, len(held))
+
+
+def _windows(
+    planes: NDArray[np.float32] | VolumeSlices, sampling: Patches, positions: Sequence[Position]
+) -> Iterator[_Window]:
+    """Yield the patches at `positions`, which come plane by plane; planes are made once."""
+    slab: NDArray[np.float32] | None = None  # (C, planes, H, W), from `first` on
+    first = end = 0
+    for position in positions:
+        low = max(position[0], 0)
+        high = min(position[0] + sampling.size[0], len(planes))
+        if slab is None:
+            slab = planes[low:high].swapaxes(0, 1)
+        elif high > end:
+            slab = np.concatenate([slab[:, low - first :], planes[end:high].swapaxes(0, 1)], axis=1)
+        first, end = low, high
+        image = sampling.read(slab, (position[0] - first, *position[1:]), sampling.padding)
+        one = image[:, :1, :1, :1]
+        if (image == one).all():
+            yield _Window(position, one.tobytes(), one)
+        else:
+            yield _Window(position, b"", image)
+
+
+def _batches(windows: Iterable[_Window], size: int) -> Iterator[list[_Window]]:
+    """Yield windows in their order, `size` of those that have to be computed at a time."""
+    batch: list[_Window] = []
+    for window in windows:
+        batch.append(window)
+        if sum(not window.channels for window in batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _finished(total: Any, weight: Any) -> "Iterator[Logits]":
+    for start in range(0, len(total), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        yield total[part] / weight[part][:, None]
+
+
+def _zeros(shape: tuple[int, ...], like: Any) -> Any:
+    return np.zeros(shape, np.float32) if isinstance(like, np.ndarray) else like.new_zeros(shape)
+
+
+def _joined(first: Any, second: Any) -> Any:
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, second])
+    joined = first.new_empty((len(first) + len(second), *first.shape[1:]))
+    joined[: len(first)], joined[len(first) :] = first, second
+    return joined
