@@ -33,8 +33,8 @@ class ViTSettings(Configuration):
     """"reference" multiplies the skip path, so that a fresh block forgets its input; None: none."""
     positions_of_2d: Literal["grid", "reference"] = "grid"
     """How position embeddings of an image's transformer become a volume's: interpolated on their
-    grid and repeated along the first axis, or ("reference") by taking every so-manieth of the row
-    of tokens, which knows neither grid."""
+    grid and repeated along the first axis; or, by "reference", the row of tokens is resampled to
+    the nearest as if it were a line."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -193,7 +193,7 @@ class QueryDecoder(nn.Module):
         """Return the prediction after the last layer, after those of the layers before it.
 
         Args:
-            levels: three feature maps (B, d, D, H, W), the coarsest first.
+            levels: three feature maps (B, d, D, H, W), the coarsest first; they are written to.
             features: the finest features (B, C, D, H, W).
             mask_features: the 1x1x1 convolution from their C channels to d.
             every_layer: whether the earlier predictions, the queries' own first, are wanted.
@@ -210,10 +210,8 @@ class QueryDecoder(nn.Module):
             resized = [
                 F.interpolate(features, size=level.shape[2:], mode="trilinear") for level in levels
             ]
-        levels = [
-            level + embedding[:, None, None, None]
-            for level, embedding in zip(levels, self.level_embed.weight, strict=True)
-        ]
+        for level, embedding in zip(levels, self.level_embed.weight, strict=True):
+            level += embedding[:, None, None, None]
         x = self.query_feat.weight.expand(len(features), -1, -1)
         places = self.query_embed.weight
         predictions = []
