@@ -210,8 +210,8 @@ class QueryDecoder(nn.Module):
             resized = [
                 F.interpolate(features, size=level.shape[2:], mode="trilinear") for level in levels
             ]
-        for level, embedding in zip(levels, self.level_embed.weight, strict=True):
-            level += embedding[:, None, None, None]
+        for tokens, own in zip(levels, self.level_embed.weight, strict=True):
+            tokens += own[:, None, None, None]
         x = self.query_feat.weight.expand(len(features), -1, -1)
         places = self.query_embed.weight
         predictions = []
