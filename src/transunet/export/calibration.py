@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from transunet.data.cases import Case
 from transunet.data.formats import open_image
 from transunet.data.inputs import find_inputs
 from transunet.data.resize import resize
-from transunet.data.sampling.slices import sample_at
+from transunet.data.sampling.slices import Planes, sample_at
 from transunet.data.store import MANIFEST, Store
 from transunet.errors import ConfigError, DataError
 from transunet.inference.slice_inference import VolumeSlices
@@ -23,6 +24,7 @@ _CANDIDATES = 4
 """Slices that are looked at for each one that is taken."""
 
 Progress = Callable[[int, int], None]
+Value = TypeVar("Value")
 
 
 def calibration_images(
@@ -61,50 +63,43 @@ def calibration_images(
                 f"{paths[0]}: the store's slices were prepared otherwise than the bundle's. Give "
                 "the store that the bundle was trained on, or images."
             )
-        names = store.splits[0].train
-        readers = [partial(_slices_of_store, store, name, config) for name in names]
+        readers = [partial(_planes_of_store, store, name) for name in store.splits[0].train]
     else:
         cases = find_inputs(paths, len(config.preprocessing.channels))
-        readers = [partial(_slices_of_image, case, config) for case in cases]
-    readers = [readers[i] for i in _spread(len(readers), min(count, len(readers)))]
+        readers = [partial(_planes_of_image, case, config) for case in cases]
+    readers = _spread(readers, count)
     each = -(-count // len(readers))
     slices: list[NDArray[np.float32]] = []
     for done, read in enumerate(readers, start=1):
-        images = read(_CANDIDATES * each)
+        planes, numbers = read()
+        candidates = _spread(numbers, _CANDIDATES * each)
+        images = [sample_at(planes, number, config.sampling.context) for number in candidates]
         contrast = [float(image.std()) for image in images]
         # Those whose contrast is far below the others' are empty.
         least = max(float(np.median(contrast)) / 2, float(np.finfo(np.float32).tiny))
         kept = [image for image, one in zip(images, contrast, strict=True) if one >= least]
-        slices += [
-            resize(kept[i], config.architecture.image_size, order=3, edge="kept")
-            for i in _spread(len(kept), min(each, len(kept)))
-        ]
+        size = config.architecture.image_size
+        slices += [resize(image, size, order=3, edge="kept") for image in _spread(kept, each)]
         progress(done, len(readers))
     if not slices:
         raise DataError(f"{paths[0]}: every slice is empty; expected images to calibrate with.")
-    return np.stack([slices[i] for i in _spread(len(slices), min(count, len(slices)))])
+    return np.stack(_spread(slices, count))
 
 
-def _slices_of_image(case: Case, config: BundleConfig, most: int) -> list[NDArray[np.float32]]:
-    """Return up to `most` slices (C, H, W) of an image, as predicting cuts them."""
+def _planes_of_image(case: Case, config: BundleConfig) -> tuple[Planes, Sequence[int]]:
+    """Return an image's planes, as predicting makes them, and the numbers of all."""
     _, read = open_image(case.images, case.series)
-    slices = VolumeSlices(read(), config.preprocessing)
-    chosen = _spread(len(slices), min(len(slices), most))
-    return [sample_at(slices, i, config.sampling.context) for i in chosen]
+    planes = VolumeSlices(read(), config.preprocessing)
+    return planes, range(len(planes))
 
 
-def _slices_of_store(
-    store: Store, name: str, config: BundleConfig, most: int
-) -> list[NDArray[np.float32]]:
-    """Return up to `most` slices (C, H, W) of a case, those with structures where it has any."""
-    image = store.image(name).swapaxes(0, 1)
-    chosen = sorted(set().union(*store.case(name).slices_with.values())) or range(len(image))
-    return [
-        sample_at(image, chosen[i], config.sampling.context)
-        for i in _spread(len(chosen), min(len(chosen), most))
-    ]
+def _planes_of_store(store: Store, name: str) -> tuple[Planes, Sequence[int]]:
+    """Return a case's planes, and the numbers of those with structures, of all if none has any."""
+    planes = store.image(name).swapaxes(0, 1)
+    return planes, sorted(set().union(*store.case(name).slices_with.values())) or range(len(planes))
 
 
-def _spread(length: int, count: int) -> list[int]:
-    """Return `count` indices spread evenly over `length`, the middle of as many equal parts."""
-    return [int((i + 0.5) * length / count) for i in range(count)]
+def _spread(values: Sequence[Value], most: int) -> list[Value]:
+    """Return up to `most` of `values`, spread evenly: the middle of as many equal parts."""
+    count = min(len(values), most)
+    return [values[int((i + 0.5) * len(values) / count)] for i in range(count)]
