@@ -134,7 +134,6 @@ def test_skips_are_taken_over(tmp_path):
     [
         ({"model": "R26-ViT-Ti_16"}, r"are of testing, and the recipe asks for R26.*Leave out"),
         ({"weights": "nothing"}, "no weights 'nothing'"),
-        ({"weights": "imagenet21k-google"}, "expired"),
         ({"weights": "{tmp}"}, "no best or last beside it"),
     ],
 )

@@ -55,8 +55,6 @@ def test_unknown_names_say_what_there_is():
         files_for("R26-ViT-Ti_16")
     with pytest.raises(ConfigError, match=r"'imagenet1k'. Known: imagenet21k\."):
         files_for("ViT-B_16", "imagenet1k")
-    with pytest.raises(ConfigError, match=r"expired.*imagenet21k; a \.npz file that you have"):
-        files_for("ViT-B_16", "imagenet21k-google")
 
 
 @pytest.mark.process

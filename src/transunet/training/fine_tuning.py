@@ -21,7 +21,7 @@ from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.models.variants import variant
 from transunet.training.checkpoint import read_checkpoint
 from transunet.training.recipe import Recipe
-from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
+from transunet.weights.catalog import PARTS, SOURCES, files_for
 from transunet.weights.download import fetch
 from transunet.weights.load import LoadedWeights, load_weights, network_settings
 from transunet.weights.origin import CHECKPOINT, Origin, about_hub, local_origin
@@ -105,7 +105,7 @@ def check_weights(recipe: Recipe) -> None:
             f"The weights {weights} are of a network with n_skip={known['n_skip']}, and the "
             f"recipe asks for n_skip={asked}. Leave n_skip out, or --set n_skip={known['n_skip']}."
         )
-    if weights in (*SOURCES, *RETIRED):
+    if weights in SOURCES:
         try:
             for file in files_for(recipe.model, weights):
                 fetch(file)

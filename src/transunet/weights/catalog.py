@@ -62,14 +62,6 @@ FILES: tuple[WeightFile, ...] = tuple(_HUB_FILES.values())
 SOURCES: Mapping[str, Mapping[str, WeightFile]] = MappingProxyType({"imagenet21k": _HUB_FILES})
 """Names that `weights=` knows."""
 
-RETIRED: Mapping[str, str] = MappingProxyType(
-    {
-        "imagenet21k-google": "the address of Google's own files has expired. The hub has the same "
-        "weights: imagenet21k; a .npz file that you have loads by its path"
-    }
-)
-"""Names that `weights=` knew, and why no more."""
-
 PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "R50-ViT-B_16": ("R50+ViT-B_16",),
@@ -89,8 +81,6 @@ def files_for(variant: str, source: str = "imagenet21k") -> tuple[WeightFile, ..
     Raises:
         ConfigError: when nothing was published for that variant, or no source has that name.
     """
-    if source in RETIRED:
-        raise ConfigError(f"The weights {source!r} cannot be had any more: {RETIRED[source]}.")
     if source not in SOURCES:
         raise ConfigError(f"No weights are called {source!r}. Known: {', '.join(SOURCES)}.")
     if variant not in PARTS:

@@ -14,7 +14,7 @@ from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet3d.config import TransUNet3DConfig
 from transunet.models.variants import VARIANTS
-from transunet.weights.catalog import PARTS, RETIRED, SOURCES, files_for
+from transunet.weights.catalog import PARTS, SOURCES, files_for
 from transunet.weights.download import fetch
 from transunet.weights.fit import about_positions, doubt_about_positions, fit
 from transunet.weights.identify import skips_of, variant_of
@@ -95,7 +95,7 @@ def load_weights(
         WeightsError: when a file cannot be had, is damaged, or does not fit; it names the entries.
     """
     config = model.config
-    if isinstance(source, str) and source in (*SOURCES, *RETIRED):
+    if isinstance(source, str) and source in SOURCES:
         origins = [Origin(fetch(file, offline=offline)) for file in files_for(config.name, source)]
     else:
         paths = [source] if isinstance(source, str | Path) else list(source)

@@ -10,7 +10,7 @@ from transunet.errors import ConfigError
 from transunet.files import read_json
 from transunet.models.architecture import Architecture
 from transunet.models.families import architecture_of
-from transunet.weights.catalog import RETIRED, SOURCES
+from transunet.weights.catalog import SOURCES
 
 CHECKPOINT = "checkpoint.pt"
 """The name of a run's checkpoint."""
@@ -63,10 +63,7 @@ def local_origin(weights: str | Path) -> Origin | None:
     Raises:
         ConfigError, DataError: as `origin_of`.
     """
-    if (
-        str(weights) in {"auto", "none", *SOURCES, *RETIRED}
-        or not Path(weights).expanduser().exists()
-    ):
+    if str(weights) in {"auto", "none", *SOURCES} or not Path(weights).expanduser().exists():
         return None
     return origin_of(Path(weights))
 
