@@ -69,8 +69,11 @@ def worker_of(worker):
 def test_a_killed_worker_loses_no_job(tmp_path, bundle, worker):
     long, short = image_bytes(1, (30, 800, 30)), image_bytes(2)
     with fake_server(tmp_path, bundle, worker=worker) as (client, service):
-        first = client.submit(client.upload(("long.nii.gz", long))["id"])
-        second = client.submit(client.upload(("short.nii.gz", short))["id"])
+        # Both at once: on a busy machine the first job could be over before the second upload is.
+        images = [
+            client.upload((f"{n}.nii.gz", image))["id"] for n, image in enumerate((long, short))
+        ]
+        first, second = (client.submit(image) for image in images)
         until(lambda: service.queue.progress.get(first["id"], (0, 0))[0] > 3)
         before = worker_of(worker)
         os.kill(before, signal.SIGKILL)
