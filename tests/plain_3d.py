@@ -66,7 +66,7 @@ def plain_predictions(model: TransUNet3D, x: Tensor) -> list[QueryPrediction]:
         return QueryPrediction(decoder.class_embed(normed), masks)
 
     queries = decoder.query_feat.weight.expand(len(x), -1, -1)
-    places = decoder.query_embed.weight
+    query_positions = decoder.query_embed.weight
     predictions = [heads(queries)]
     layers = zip(
         decoder.transformer_cross_attention_layers,
@@ -82,10 +82,14 @@ def plain_predictions(model: TransUNet3D, x: Tensor) -> list[QueryPrediction]:
             blocked &= ~blocked.all(2, keepdim=True)
         source = levels[level]
         attended = attend(
-            cross.multihead_attn, queries + places, source + positions[level], source, blocked
+            cross.multihead_attn,
+            queries + query_positions,
+            source + positions[level],
+            source,
+            blocked,
         )
         queries = cross.norm(queries + attended)
-        asking = queries + places
+        asking = queries + query_positions
         attended = attend(self_attention.self_attn, asking, asking, queries, None)
         queries = feed_forward(self_attention.norm(queries + self_attention.ls1(attended)))
         predictions.append(heads(queries))

@@ -115,7 +115,7 @@ class TransUNet3D(SegmentationNetwork):
         if self.config.queries:
             scores = class_scores(self._predictions(features)[-1])
             if self.config.regions:
-                logits = scores.logit(eps=1e-6)
+                logits = scores.logit(eps=torch.finfo(scores.dtype).eps)
             else:
                 logits = scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
         else:

@@ -85,12 +85,12 @@ class CrossAttentionLayer(nn.Module):
         self.multihead_attn = QueryAttention(settings)
         self.norm = nn.LayerNorm(settings.hidden_size)
 
-    def forward(self, x: Tensor, places: Tensor, level: Tensor, allowed: Tensor) -> Tensor:
+    def forward(self, x: Tensor, query_positions: Tensor, level: Tensor, allowed: Tensor) -> Tensor:
         """Return queries (B, Q, d).
 
         Args:
             x: the queries (B, Q, d).
-            places: what is added to a query where it asks, (Q, d).
+            query_positions: what is added to a query where it asks, (Q, d).
             level: the feature map (B, d, D, H, W).
             allowed: which queries may see which voxels, (B, Q, D H W).
         """
@@ -104,7 +104,7 @@ class CrossAttentionLayer(nn.Module):
             code = F.linear(sine_code(level.shape[2 + axis], size, level), part)
             keys += code.view(*(-1 if i == axis else 1 for i in range(3)), code.shape[1])
         keys, values = keys.flatten(1, 3), F.linear(tokens, w_v, b_v).flatten(1, 3)
-        queries = F.linear(x + places, w_q, b_q)
+        queries = F.linear(x + query_positions, w_q, b_q)
         attended = self.multihead_attn(queries, keys, values, allowed)
         return self.norm(x + attended)  # type: ignore[no-any-return]
 
@@ -118,10 +118,10 @@ class SelfAttentionLayer(nn.Module):
         self.norm = nn.LayerNorm(settings.hidden_size)
         self.ls1 = LayerScale(settings.hidden_size) if settings.layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor, places: Tensor) -> Tensor:
+    def forward(self, x: Tensor, query_positions: Tensor) -> Tensor:
         """Return queries (B, Q, d), of queries (B, Q, d) and what is added where they ask."""
         (w_q, b_q), (w_k, b_k), (w_v, b_v) = self.self_attn.projections()
-        asking = x + places
+        asking = x + query_positions
         attended = self.self_attn(
             F.linear(asking, w_q, b_q), F.linear(asking, w_k, b_k), F.linear(x, w_v, b_v)
         )
@@ -213,7 +213,7 @@ class QueryDecoder(nn.Module):
         for tokens, own in zip(levels, self.level_embed.weight, strict=True):
             tokens += own[:, None, None, None]
         x = self.query_feat.weight.expand(len(features), -1, -1)
-        places = self.query_embed.weight
+        query_positions = self.query_embed.weight
         predictions = []
         layers = zip(
             self.transformer_cross_attention_layers,
@@ -232,8 +232,8 @@ class QueryDecoder(nn.Module):
                 predictions.append(
                     QueryPrediction(self.class_embed(normed), masks(embedding, features))
                 )
-            x = cross_attention(x, places, levels[level], allowed)
-            x = feed_forward(self_attention(x, places))
+            x = cross_attention(x, query_positions, levels[level], allowed)
+            x = feed_forward(self_attention(x, query_positions))
         normed = self.decoder_norm(x)
         last = QueryPrediction(self.class_embed(normed), masks(self.mask_embed(normed), features))
         return [*predictions, last]
