@@ -5,10 +5,11 @@ from its fingerprint after it. What fits into memory is measured in training, wh
 network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
+from typing import Protocol
 
 import numpy as np
 
@@ -37,6 +38,12 @@ ENOUGH = 8
 """Slices per batch below which a smaller image is preferred: the Dice loss needs several."""
 BATCH = 24
 """Slices per step that `auto` stands for: the paper's, since the learning rate belongs to it."""
+
+PATCH_MEMORY = 8 << 30
+"""Bytes for which patches are planned at most, as the published plans are: beyond, patches only
+become slower."""
+_PATCHES = 2  # per step, at least: what a larger patch must leave room for
+_BATCH_SHARE = 0.05  # of the data set's voxels that a step sees at most
 
 _GRIDS = 500  # cases whose headers decide on the slice axis
 
@@ -160,6 +167,146 @@ def image_sides(fingerprint: Fingerprint, patch: int = 1) -> tuple[int, ...]:
     side = min(MOST, max(LEAST, ceil(max(fingerprint.size["median"][1:]) / STEP) * STEP))
     sides = range(side, min(side, PAPER_SIZE) - 1, -STEP)
     return tuple(ceil(side / patch) * patch for side in sides)
+
+
+class PooledPatch(Protocol):
+    """What of a 3D network follows from a patch: `models.transunet3d.config.TrunkPlan`."""
+
+    @property
+    def image_size(self) -> tuple[int, ...]:
+        """The patch, rounded up to what the poolings divide."""
+
+    @property
+    def poolings(self) -> tuple[tuple[int, ...], ...]:
+        """Stride of each downsampling along each axis."""
+
+    @property
+    def kernels(self) -> tuple[tuple[int, ...], ...]:
+        """Kernel of each stage."""
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """Patches that suit a data set, a network and a memory, with the reasons."""
+
+    size: tuple[int, int, int]
+    """Planes, rows and columns in voxels."""
+    poolings: tuple[tuple[int, ...], ...]
+    kernels: tuple[tuple[int, ...], ...]
+    batch_size: int
+    """Patches per step."""
+    bytes: float
+    """What a step is expected to take."""
+    decisions: tuple[Decision, ...]
+    """Size, poolings and batch size, as they are told."""
+
+
+def planned_patches(
+    fingerprint: Fingerprint,
+    rule: Callable[[tuple[int, ...], tuple[float, ...]], PooledPatch],
+    step_bytes: Callable[[PooledPatch, int], float],
+    memory: float = PATCH_MEMORY,
+    poolings: int = 1,
+) -> PatchPlan:
+    """Choose the patch, its poolings, and how many of them make a step.
+
+    The patch is the median working volume, made smaller along whichever axis it covers most of
+    until a step of two fits, as nnU-Net does it (Isensee et al. 2021). Where memory is left, more
+    patches make a step, up to a twentieth of the data set's voxels.
+
+    Args:
+        fingerprint: of the working volumes.
+        rule: what poolings and kernels a patch in voxels of some spacing gets: `plan_trunk`.
+        step_bytes: what a step on so many patches takes: `training_bytes` of the network.
+        memory: bytes that there are; of more than `PATCH_MEMORY` no more is used.
+        poolings: the fewest that the network can do with: 3 where it has queries.
+
+    Raises:
+        ConfigError: for volumes that cannot be pooled so often, or when not even the smallest
+            patch fits.
+    """
+    median, spacing = fingerprint.size["median"], fingerprint.spacing_mm["median"]
+    limit = min(memory, PATCH_MEMORY)
+    plan = rule(median, spacing)
+    sizes = " x ".join(map(str, median))
+    if len(plan.poolings) < poolings:
+        side = 2 ** (poolings + 2)
+        raise ConfigError(
+            f"The median working volume has {sizes} voxels (planes, rows, columns), too few for "
+            f"{poolings} poolings: the network needs about {side} along two axes or more. Prepare "
+            "with a finer --spacing and --plane-spacing, or choose a --model without queries, such "
+            "as TransUNet3D-encoder-S, or a 2D one."
+        )
+    while step_bytes(plan, _PATCHES) > limit:
+        strides = [prod(steps) for steps in zip(*plan.poolings, strict=True)]
+        covered = [side / length for side, length in zip(plan.image_size, median, strict=True)]
+        # An axis that is not pooled any more, or of which little is left, stays as it is.
+        axes = [
+            axis
+            for axis in range(3)
+            if strides[axis] > 1 and plan.image_size[axis] > 2 * strides[axis]
+        ]
+        smaller = list(plan.image_size)
+        if axes:
+            longest = max(axes, key=lambda axis: (covered[axis], plan.image_size[axis]))
+            smaller[longest] -= strides[longest]
+        following = rule(tuple(smaller), spacing)
+        if (
+            not axes
+            or len(following.poolings) < poolings
+            or prod(following.image_size) >= prod(plan.image_size)
+        ):
+            raise ConfigError(
+                f"Not even patches of {' x '.join(map(str, plan.image_size))} voxels can be "
+                f"trained on in {limit / 2**30:.3g} GiB of memory: two of them take "
+                f"{step_bytes(plan, _PATCHES) / 2**30:.3g} GiB. Choose a smaller --model, or a "
+                "machine with more memory."
+            )
+        plan = following
+    planes, rows, columns = plan.image_size
+    voxels = fingerprint.cases * prod(median)
+    most = max(_PATCHES, int(_BATCH_SHARE * voxels / prod(plan.image_size)))
+    batch = next(n for n in range(most, 0, -1) if n == _PATCHES or step_bytes(plan, n) <= limit)
+    used = step_bytes(plan, batch)
+    share = min(1.0, prod(plan.image_size) / prod(median))
+    whole = all(side >= length for side, length in zip(plan.image_size, median, strict=True))
+    by_axis = zip(*plan.poolings, strict=True)
+    halvings = " x ".join(str(sum(step > 1 for step in steps)) for steps in by_axis)
+    why_batch = f"two or more, as {limit / 2**30:.3g} GiB allow"
+    if batch == most > _PATCHES:
+        why_batch = f"{_BATCH_SHARE:.0%} of the data set's voxels"
+    return PatchPlan(
+        (planes, rows, columns),
+        plan.poolings,
+        plan.kernels,
+        batch,
+        used,
+        (
+            Decision(
+                "patch size",
+                f"{planes} x {rows} x {columns}",
+                (
+                    f"the median working volume, {sizes}, rounded up to what the poolings divide"
+                    if whole
+                    else f"{share:.0%} of the median working volume, {sizes}: the most that "
+                    f"{limit / 2**30:.3g} GiB allow, in its proportions"
+                ),
+                "train --image-size",
+            ),
+            Decision(
+                "poolings",
+                f"{len(plan.poolings)} ({halvings} halvings along planes, rows, columns)",
+                "an axis is halved while 4 voxels remain, together with those of like resolution",
+                "train --image-size",
+            ),
+            Decision(
+                "batch size",
+                str(batch),
+                f"{why_batch}; a step takes about {used / 2**30:.2g} GiB",
+                "train --batch-size",
+            ),
+        ),
+    )
 
 
 def describe(channel: Channel) -> str:
