@@ -13,8 +13,11 @@ from transunet.errors import WeightsError
 from transunet.models.families import build
 from transunet.models.transunet3d.config import TransUNet3DConfig
 from transunet.models.transunet3d.network import TransUNet3D
-from transunet.weights.load import load_weights
+from transunet.models.variants import variant
+from transunet.weights.load import load_weights, network_settings
+from transunet.weights.origin import Origin
 from transunet.weights.schemes.official3d import positions_in_volume
+from transunet.weights.weight_inspection import inspect
 
 IMAGES = "input/1x2x8x32x48"
 POSITIONS = "transformer.embeddings.position_embeddings"
@@ -150,3 +153,16 @@ def test_other_classes_keep_all_but_the_heads(tmp_path: Path, parts: dict[str, A
         bias = "predictor.class_embed.bias"
         assert state[bias][-1] == known[bias][-1]
     torch.testing.assert_close(state[model.stem_name].sum(1), known[model.stem_name].sum(1))
+
+
+def test_a_file_is_told_to_be_of_a_3d_network_and_not_taken_for_a_2d_one(tmp_path: Path) -> None:
+    path, _ = checkpoint(tmp_path, small())
+    found = inspect(path)
+    assert found.traits == (
+        "a 3D U-Net of 3 poolings, 1 channels in and 4 at full size with a transformer of 1 "
+        "layers, hidden size 24 and 5 queries of 96 numbers for 3 classes"
+    )
+    assert (found.variant, found.grid, found.mismatches) == (None, None, ())
+    assert network_settings(Origin(path)) == {}
+    with pytest.raises(WeightsError, match=r"a 3D U-Net of 3 poolings.*the model takes images"):
+        load_weights(build(variant("testing")), path)

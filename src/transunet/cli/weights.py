@@ -85,7 +85,7 @@ def inspect(
     from transunet.weights.weight_inspection import inspect as look_into
 
     inspection = look_into(file)
-    grid = " x ".join(map(str, inspection.grid)) if inspection.grid else "fill no square"
+    grid = " x ".join(map(str, inspection.grid)) if inspection.grid else "in no known grid"
     if inspection.grid and inspection.whole and not inspection.grid_told:
         grid += ", if they fill a square: the file alone does not tell"
     holds = "a whole TransUNet" if inspection.whole else "an encoder"
@@ -97,7 +97,7 @@ def inspect(
         f"entries     {inspection.entries}, {inspection.parameters:,} numbers",
         f"positions   {grid}",
     ]
-    if inspection.whole:
+    if inspection.whole and inspection.classes is not None:
         lines.append(f"decoder     {inspection.classes} classes, n_skip={inspection.n_skip}")
     if inspection.labels:
         lines.append(f"classes     {', '.join(f'{i} {n}' for i, n in inspection.labels.items())}")

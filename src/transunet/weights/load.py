@@ -135,11 +135,11 @@ def load_weights(
     return LoadedWeights(where, len(state), len(model.state_dict()), tuple(notes), rows)
 
 
-def read_renamed(origin: Origin, family: str = "transunet2d") -> RenamedState:
+def read_renamed(origin: Origin, family: str | None = None) -> RenamedState:
     """Return what the weight file of `origin` holds, under the names of networks of `family`.
 
     Raises:
-        WeightsError: when it is damaged, or its entries have nobody's names.
+        WeightsError: as `renamed_by_scheme`, and when it is damaged.
     """
     container, entries = read_entries(origin.file)
     renamed = renamed_by_scheme(entries, container, origin.file, family)
@@ -163,21 +163,30 @@ def network_settings(origin: Origin) -> dict[str, Any]:
         }
         whole |= {"context": origin.context} if origin.context else {}
         return whole if config.name in VARIANTS else {}
-    state = read_renamed(origin).state
-    name, skips = variant_of(state), skips_of(state)
-    if name is None:
+    renamed = read_renamed(origin)
+    name, skips = variant_of(renamed.state), skips_of(renamed.state)
+    if name is None or renamed.scheme == official3d.SCHEME:
         return {}
     return {"model": name} | ({} if skips is None else {"n_skip": skips})
 
 
 def renamed_by_scheme(
-    entries: Mapping[str, Tensor], container: str, path: Path, family: str = "transunet2d"
+    entries: Mapping[str, Tensor], container: str, path: Path, family: str | None = None
 ) -> RenamedState:
     """Return `entries` of the file `path` under the names of networks of `family`.
 
+    None stands for the family that the entries are of.
+
     Raises:
-        WeightsError: when their names are nobody's.
+        WeightsError: when their names are nobody's, or of volumes where images are wanted.
     """
+    of_volumes = official3d.recognises(entries)
+    if of_volumes and family == "transunet2d":
+        raise WeightsError(
+            f"{path}: the weights of {official3d.described(entries)}; the model takes images. Give "
+            "those of a 2D network, or load them into a 3D one, such as TransUNet3D."
+        )
+    family = family or ("transunet3d" if of_volumes else "transunet2d")
     if family not in _SCHEMES:
         return RenamedState("the network's own names", True, dict(entries), ours=True)
     for scheme in _SCHEMES[family]:

@@ -20,6 +20,7 @@ from transunet.weights.identify import (
 from transunet.weights.load import renamed_by_scheme
 from transunet.weights.origin import origin_of
 from transunet.weights.reading import read_entries
+from transunet.weights.schemes import official3d
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,17 @@ def inspect(path: Path) -> Inspection:
     origin = origin_of(path)
     container, entries = read_entries(origin.file)
     config = origin.config
+    of_volumes = False
     if config is None or isinstance(config, TransUNetConfig):
         renamed = renamed_by_scheme(entries, container, origin.file)
-        variant, traits = variant_of(renamed.state), str(traits_of(renamed.state))
+        of_volumes = config is None and renamed.scheme == official3d.SCHEME
+        variant = None if of_volumes else variant_of(renamed.state)
+        traits = official3d.described(entries) if of_volumes else str(traits_of(renamed.state))
     else:
         renamed = renamed_by_scheme(entries, container, origin.file, config.family)
         variant, traits = config.name, f"a network of the family {config.family}"
     state = renamed.state
-    grid = config.grid if config else square_grid_of(state)
+    grid = config.grid if config else None if of_volumes else square_grid_of(state)
     classes = classes_of(state) or (config.num_classes if config else None)
     skips, channels = skips_of(state), stem_channels_of(state)
     if config is None and variant:  # with what a file may differ in and still be of the variant

@@ -3,6 +3,7 @@
 The reference's checkpoints are those of nnU-Net v1, whose plain 3D U-Net has the same names.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -35,6 +36,23 @@ def renamed(entries: Mapping[str, Tensor]) -> RenamedState:
     known = {name: value for name, value in entries.items() if name.startswith(_OWN)}
     unknown = {name: tuple(v.shape) for name, v in entries.items() if name not in known}
     return RenamedState(SCHEME, whole=True, state=known, unknown=unknown)
+
+
+def described(state: Mapping[str, Tensor]) -> str:
+    """Return in words what network `state` is of, wrapped or not."""
+    shapes = {name: tuple(value.shape) for name, value in without_prefix(state, _NETWORK).items()}
+    stem = shapes.get("conv_blocks_context.0.blocks.0.conv.weight", (0, 0))
+    poolings = sum(re.fullmatch(r"tu\.\d+\.weight", name) is not None for name in shapes)
+    parts = [f"a 3D U-Net of {poolings} poolings, {stem[1]} channels in and {stem[0]} at full size"]
+    layers = sum(name.endswith(".attn.query.weight") for name in shapes)
+    if layers:
+        size = shapes.get(f"{ENCODER}.encoder_norm.weight", (0,))[0]
+        parts.append(f"a transformer of {layers} layers, hidden size {size}")
+    if "predictor.query_feat.weight" in shapes and "predictor.class_embed.bias" in shapes:
+        queries, size = shapes["predictor.query_feat.weight"]
+        classes = shapes["predictor.class_embed.bias"][0] - 1
+        parts.append(f"{queries} queries of {size} numbers for {classes} classes")
+    return " with ".join([parts[0], " and ".join(parts[1:])]) if parts[1:] else parts[0]
 
 
 def check_layer_scale(renamed: RenamedState, config: TransUNet3DConfig, source: str) -> None:
