@@ -32,7 +32,11 @@ def train(
         Path | None, typer.Option(help="Go on with the run in this folder.", metavar="RUN")
     ] = None,
     recipe: Annotated[
-        str | None, _recipe(help="paper (the default), modern, or a TOML or JSON file.")
+        str | None,
+        _recipe(
+            help="paper (the default) or modern; of 3D models paper3d or modern3d (the default); "
+            "or a TOML or JSON file."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -42,8 +46,11 @@ def train(
             help="Any value of the recipe, such as ema=0.999; repeat for more.",
         ),
     ] = None,
-    model: Annotated[str | None, _recipe(help="R50-ViT-B_16, R26-ViT-Ti_16, ...")] = None,
-    image_size: Annotated[str | None, _recipe(help="Side in pixels; or auto.")] = None,
+    model: Annotated[str | None, _recipe(help="R50-ViT-B_16, TransUNet3D-S, ...")] = None,
+    image_size: Annotated[
+        str | None,
+        _recipe(help="Side in pixels; several, the first axis first: 48x192x192; or auto."),
+    ] = None,
     weights: Annotated[
         str | None, _recipe(help="imagenet21k, none, or a weight file, bundle or run to fine-tune.")
     ] = None,
@@ -51,7 +58,7 @@ def train(
     iterations: Annotated[int | None, _recipe(help="Steps, instead of epochs.")] = None,
     minutes: Annotated[float | None, _recipe(help="Wall-clock limit.")] = None,
     batch_size: Annotated[
-        str | None, _recipe(help="Slices per step, of all processes; or auto.")
+        str | None, _recipe(help="Slices or patches per step, of all processes; or auto.")
     ] = None,
     lr: Annotated[float | None, _recipe(help="Learning rate.")] = None,
     seed: Annotated[
@@ -91,7 +98,7 @@ def train(
 
     named = {
         "model": model,
-        "image_size": _whole_number(image_size),
+        "image_size": _sides(image_size),
         "weights": weights,
         "epochs": epochs,
         "iterations": iterations,
@@ -127,9 +134,9 @@ def train(
     else:
         if overrides.get("fold") is not None and "folds" not in overrides:
             others = {key: value for key, value in overrides.items() if key != "fold"}
-            if load_recipe(recipe or "paper", others).folds is None:  # the data say how many
+            if load_recipe(recipe, others).folds is None:  # the data say how many
                 overrides["folds"] = runs.number_of_folds(dataset, layout, splits)
-        asked = load_recipe(recipe or "paper", overrides)
+        asked = load_recipe(recipe, overrides)
 
     with process_group(choose_device(device).type) as world:
         if workers is None:
@@ -190,7 +197,7 @@ def _asked_of_run(
         overrides = {"folds": begun_with.folds} | overrides
     if recipe is not None or (dataset is not None and overrides):  # the first command, once more
         # What was taken over from a bundle, which need not be there any more.
-        asked = load_recipe(recipe or "paper", overrides, begun_with.taken_over)
+        asked = load_recipe(recipe, overrides, begun_with.taken_over)
     else:
         asked = changed_recipe(begun_with, overrides)
     # Of a cross-validation, one fold may be asked for.
@@ -218,3 +225,11 @@ def _train_all(
 
 def _whole_number(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
+
+
+def _sides(text: str | None) -> int | str | list[int] | None:
+    """Return one side, or those of `48x192x192`; anything else is left for the recipe to refuse."""
+    parts = (text or "").replace(",", "x").split("x")
+    if len(parts) > 1 and all(map(str.isdecimal, parts)):
+        return [int(part) for part in parts]
+    return _whole_number(text)

@@ -16,7 +16,7 @@ from transunet.data.split_rules import classes_in, split_warnings
 from transunet.training.error_messages import explained
 from transunet.training.log import read_log
 from transunet.training.loop import Stepped, train
-from transunet.training.recipe import PRESETS, Recipe, load_recipe
+from transunet.training.recipe import PRESETS, Recipe, load_recipe, usual_recipe
 from transunet.training.runs import Run, flat, summarise_folds
 from transunet.training.trainer import Trainer
 from transunet.weights.catalog import PARTS
@@ -30,7 +30,7 @@ def show_recipe(trainer: Trainer, asked: Recipe) -> None:
         asked: its recipe before anything was derived.
     """
     recipe = trainer.recipe
-    preset = load_recipe(recipe.name if recipe.name in PRESETS else "paper")
+    preset = load_recipe(recipe.name if recipe.name in PRESETS else usual_recipe(recipe.model))
     now, usual = flat(recipe.model_dump(mode="json")), flat(preset.model_dump(mode="json"))
     changed = [key for key in now if now[key] != usual.get(key)]
     but = ", but for" if changed else ""
@@ -53,9 +53,9 @@ def show_recipe(trainer: Trainer, asked: Recipe) -> None:
 def show_split(trainer: Trainer) -> None:
     """Print how many cases train and validate by which rule, and what to know before training."""
     split = trainer.split
-    step = trainer.state.step
+    step, kind = trainer.state.step, trainer.recipe.sampling.kind
     say(
-        f"{len(split.train)} cases ({len(trainer.dataset)} slices) train, {len(split.validation)} "
+        f"{len(split.train)} cases ({len(trainer.dataset)} {kind}) train, {len(split.validation)} "
         f"validate, {len(split.test)} are left for testing: "
         f"{trainer.splits.rule_of(trainer.recipe.fold or 0)}; on {trainer.device}"
         + (f"; going on after step {step}" if step else "")
@@ -93,7 +93,7 @@ def watch(trainer: Trainer) -> None:
                         left = str(timedelta(seconds=int(seconds * share)))
                     numbers = (
                         f"step {event.step}  loss {_number(loss)}  Dice {_number(dice)}  "
-                        f"{slices / seconds:.1f} slices/s {left} left"
+                        f"{slices / seconds:.1f} {trainer.recipe.sampling.kind}/s {left} left"
                     )
                     progress.update(task, completed=event.progress, numbers=numbers)
                 elif trainer.world.first:

@@ -87,12 +87,13 @@ class BatchAugmentation:
         self.settings, self.seed, self.spared_axis = settings, seed, spared_axis
         s = settings
         changes: list[tuple[float, Change]] = [
-            (1.0 if s.p_affine or s.p_elastic else 0.0, self._warp),
+            (float(any((s.p_affine, s.p_rotation, s.p_scale, s.p_elastic))), self._warp),
             (s.p_noise, _intensity(self._noise)),
             (s.p_blur, _intensity(self._blur)),
             (s.p_brightness, _intensity(self._brightness)),
             (s.p_contrast, _intensity(self._contrast)),
             (s.p_low_resolution, _intensity(self._low_resolution)),
+            (s.p_inverted_gamma, _intensity(lambda x, rngs: -self._gamma(-x, rngs))),
             (s.p_gamma, _intensity(self._gamma)),
             (s.p_mirror, self._mirror),
         ]
@@ -142,12 +143,15 @@ class BatchAugmentation:
         """
         s, axes, sides = self.settings, len(size), np.array(size[::-1])
         spared = None if self.spared_axis is None else axes - 1 - self.spared_axis
-        turns, bends = rng.random() < s.p_affine, rng.random() < s.p_elastic
+        moves, bends = rng.random() < s.p_affine, rng.random() < s.p_elastic
+        # Drawn only where they are asked for: so does an earlier version's recipe repeat itself.
+        turns = moves or bool(s.p_rotation and rng.random() < s.p_rotation)
+        zooms = moves or bool(s.p_scale and rng.random() < s.p_scale)
         matrix, bend = np.eye(axes, axes + 1), np.zeros((axes, *axes * [_ELASTIC_POINTS]))
-        if turns:
+        if turns or zooms:
             planes = list(combinations(range(axes), 2))  # a rotation in each: x-y, x-z, y-z
-            angles = np.deg2rad(rng.uniform(-s.rotation, s.rotation, len(planes)))
-            zoom = np.exp(rng.uniform(*np.log(s.scale)))
+            angles = np.deg2rad(rng.uniform(-s.rotation, s.rotation, len(planes))) * turns
+            zoom = np.exp(rng.uniform(*np.log(s.scale)) * zooms)
             turn = np.eye(axes)
             for (a, b), angle in zip(planes, angles, strict=True):
                 if spared not in (a, b):
@@ -155,12 +159,13 @@ class BatchAugmentation:
                     rotation[[a, a, b, b], [a, b, a, b]] = cos, -sin, sin, cos
                     turn = turn @ rotation
             matrix[:, :-1] = turn / zoom * sides / sides[:, None]  # a circle stays one
-            matrix[:, -1] = 2 * rng.uniform(-s.shift, s.shift, axes)
+            if moves:
+                matrix[:, -1] = 2 * rng.uniform(-s.shift, s.shift, axes)
         if bends:
             bend = rng.uniform(-1, 1, bend.shape) * 2 * rng.uniform(0, s.elastic)
         if spared is not None:
             matrix[spared], bend[spared] = np.eye(axes, axes + 1)[spared], 0.0
-        return (matrix, bend) if turns or bends else None
+        return (matrix, bend) if turns or zooms or bends else None
 
     def _mirror(self, images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
         spatial = images.ndim - 2

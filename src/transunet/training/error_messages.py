@@ -82,8 +82,9 @@ def non_finite(trainer: Trainer, error: NonFiniteLossError) -> str:
     for key in trainer.sampler.batch(trainer.state.step):
         case, number = trainer.dataset.locate(key.sample)
         slices.setdefault(case, []).append(number)
+    kind = "slice" if trainer.recipe.axes == 2 else "patch"
     cases = ", ".join(
-        f"{case} (slice {' '.join(map(str, sorted(numbers)))})"
+        f"{case} ({kind} {' '.join(map(str, sorted(numbers)))})"
         for case, numbers in sorted(slices.items())
     )
     kept = trainer.checkpoint.is_file()

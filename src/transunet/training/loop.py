@@ -164,7 +164,7 @@ def _validate(trainer: Trainer, write: Callable[..., None]) -> Validated:
     state, folder, first = trainer.state, trainer.folder, trainer.world.first
     outcome = validate(
         *(trainer.best_guess, trainer.store, trainer.split.validation),
-        *(trainer.device, trainer.world, trainer.recipe.context),
+        *(trainer.recipe.sampling, trainer.device, trainer.world),
     )
     dice = outcome.decisive_dice
     # Where nothing can be measured, no network is known to be better: the last is the best.

@@ -65,6 +65,7 @@ class MapLoss(nn.Module):
         foreground: whether Dice leaves the first class out.
         batch_dice: whether Dice is of the batch as a whole, or the mean of the samples'.
         smooth: added to Dice's numerator and denominator.
+        terms: weights of cross-entropy and Dice.
         reduce: sums a tensor over the processes that share a batch, differentiably.
     """
 
@@ -74,11 +75,12 @@ class MapLoss(nn.Module):
         foreground: bool,
         batch_dice: bool = False,
         smooth: float = 1e-5,
+        terms: tuple[float, float] = (1.0, 1.0),
         reduce: Reduce = no_reduce,
     ) -> None:
         super().__init__()
         self.exclusive, self.foreground, self.batch_dice = exclusive, foreground, batch_dice
-        self.smooth, self.reduce = smooth, reduce
+        self.smooth, self.terms, self.reduce = smooth, terms, reduce
 
     def forward(self, logits: Tensor, targets: Tensor, counted: Tensor | None) -> Tensor:
         """Return the scalar loss.
@@ -97,8 +99,8 @@ class MapLoss(nn.Module):
             entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * weights
             probabilities = logits.sigmoid() * weights
         voxels = entropy.new_tensor(entropy[:, 0].numel()) if counted is None else counted.sum()
-        terms = voxels.to(entropy.dtype) * entropy.shape[1]
-        total, count = self.reduce(torch.stack([entropy.sum(), terms])).unbind()
+        entries = voxels.to(entropy.dtype) * entropy.shape[1]
+        total, count = self.reduce(torch.stack([entropy.sum(), entries])).unbind()
 
         skipped = int(self.foreground)
         both = (probabilities * truth).flatten(2).sum(2)[:, skipped:]
@@ -113,7 +115,8 @@ class MapLoss(nn.Module):
                 torch.stack([dice.sum(), dice.new_tensor(dice.numel())])
             ).unbind()
             mean = summed / scores
-        return total / count.clamp(min=1) - mean
+        of_entropy, of_dice = self.terms
+        return of_entropy * total / count.clamp(min=1) - of_dice * mean
 
 
 class TransUNet3DLoss(nn.Module):
@@ -124,6 +127,7 @@ class TransUNet3DLoss(nn.Module):
         combination: how the queries' predictions after each layer count.
         weights: of the set loss.
         no_object_weight: weight of queries that shall see nothing among the classes'.
+        map_terms: weights of cross-entropy and Dice of the maps.
         batch_dice: whether the maps' Dice is of the batch as a whole; always for regions.
         reduce: sums a tensor over the processes that share a batch, differentiably.
         ignored: the label of voxels that count in no term; None where there are none.
@@ -135,6 +139,7 @@ class TransUNet3DLoss(nn.Module):
         combination: Combination = "halves",
         weights: SetWeights = SET_WEIGHTS,
         no_object_weight: float = 1.0,
+        map_terms: tuple[float, float] = (1.0, 1.0),
         batch_dice: bool = False,
         reduce: Reduce = no_reduce,
         ignored: int | None = None,
@@ -149,6 +154,7 @@ class TransUNet3DLoss(nn.Module):
             foreground=not config.regions,
             batch_dice=batch_dice or bool(config.regions),
             smooth=0.0 if config.regions else 1e-5,
+            terms=map_terms,
             reduce=reduce,
         )
 
@@ -192,12 +198,13 @@ class TransUNet3DLoss(nn.Module):
 
     def _of_queries(self, prediction: QueryPrediction, targets: SetTargets) -> Tensor:
         prediction = QueryPrediction(*map(_precise, prediction))
-        pairs = match(
-            matching_costs(prediction, targets).total(self.weights), targets, self.matching
-        )
-        return set_loss(
-            prediction, targets, pairs, self.weights, self.no_object_weight, self.reduce
-        )
+        device = "cpu" if prediction.masks.is_meta else prediction.masks.device.type
+        with torch.autocast(device, enabled=False):
+            costs = matching_costs(prediction, targets).total(self.weights)
+            pairs = match(costs, targets, self.matching)
+            return set_loss(
+                prediction, targets, pairs, self.weights, self.no_object_weight, self.reduce
+            )
 
     def _set_targets(self, labels: Tensor, like: Tensor) -> SetTargets:
         masks = self._targets(labels).flatten(2).to(_precise(like[:0]).dtype)

@@ -1,12 +1,14 @@
-"""What fits into the memory that there is: `--batch-size auto` and `--image-size auto`.
+"""What data and memory decide: `auto` sizes of images and batches, and a 3D network's plan.
 
-The batch stays the recipe's, since the learning rate belongs to it; only how many slices of it are
+The batch stays the recipe's, since the learning rate belongs to it; only how many samples of it are
 computed at once is measured.
 """
 
-from math import ceil
+from collections.abc import Sequence
+from math import ceil, prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,15 +16,20 @@ from transunet.data.planning import BATCH, ENOUGH, image_sides
 from transunet.data.store import Store
 from transunet.device import free_memory
 from transunet.errors import ConfigError
+from transunet.models.transunet3d.config import plan_trunk
 from transunet.models.variants import variant
 from transunet.training.distributed import ALONE, ProcessGroup
 from transunet.training.losses import no_reduce
 from transunet.training.recipe import Recipe
 from transunet.training.step import Arithmetic, train_step
-from transunet.training.trainer import DeeplySupervised, make_loss, make_model, make_optimizer
+from transunet.training.trainer import make_loss, make_model, make_optimizer, trained_network
 
 _SHARE = 0.85  # of the free memory that a step may fill; the rest is for what cannot be foreseen
 _TRANSIENT = 1.5  # what a step holds at most, over what it keeps for the backward pass
+_PATCHES = 2  # per step: what `auto` stands for; the reference's, for each of its GPUs
+_MOST_VOXELS = {"cpu": 64**3}  # of a patch, where time sets the limit sooner than memory
+_MOST_VOXELS_ELSEWHERE = 128**3
+_COARSE = 3  # times another axis's spacing: planes across such an axis are not mixed
 
 
 def fit_to_memory(
@@ -31,32 +38,91 @@ def fit_to_memory(
     """Return `recipe` with sizes for the memory of `device` where it says `auto`.
 
     The image size is that of the store's median slice, smaller where fewer than 8 slices fit; the
-    batch becomes 24 slices in as few pieces as fit. Processes agree on the first one's image size,
-    and on the pieces of the one that needs most.
+    batch becomes 24 slices in as few pieces as fit. Patches have the median volume's size, or as
+    much of it as fits twice; the batch becomes 2 of them. Processes agree on the first one's image
+    size, and on the pieces of the one that needs most.
 
     Raises:
         ConfigError: when not even one slice fits, naming what to lower.
     """
-    if recipe.image_size == "auto":
+    if recipe.axes == 3:
+        recipe = _patches_fitted(recipe, store, device, world)
+    elif recipe.image_size == "auto":
         sides = image_sides(store.fingerprint, max(variant(recipe.model).stride))
         fits = (_fits(recipe.replace(image_size=n), store, device, ENOUGH) for n in sides[:-1])
         side = next((n for n, fit in zip(sides, fits, strict=False) if fit), sides[-1])
         recipe = recipe.replace(image_size=world.gather(side)[0])
     if recipe.batch_size == "auto":
-        pieces = max(world.gather(_pieces(recipe, store, device, world.size)))
-        recipe = recipe.replace(batch_size=BATCH, accumulate=pieces)
+        batch = BATCH if recipe.axes == 2 else max(_PATCHES, world.size)
+        pieces = max(world.gather(_pieces(recipe, store, device, batch, world.size)))
+        recipe = recipe.replace(batch_size=batch, accumulate=pieces)
     return recipe
 
 
-def _pieces(recipe: Recipe, store: Store, device: torch.device, world_size: int) -> int:
-    """Return in how few equal pieces a process's part of a batch of 24 slices fits."""
-    if variant(recipe.model, image_size=recipe.size).tokens == 1:
+def planned(recipe: Recipe, spacing_mm: Sequence[float] = (1, 1, 1)) -> Recipe:
+    """Return `recipe` with poolings and kernels for its patches, where it says none.
+
+    The patch is rounded up to what they divide. A recipe for slices stays as it is.
+
+    Args:
+        recipe: its image size may be `auto` still, which leaves the variant's own plan.
+        spacing_mm: millimetres from voxel to voxel along each axis of the working volumes.
+
+    Raises:
+        ConfigError: for a patch that is too small to be halved.
+    """
+    if recipe.axes == 2 or recipe.image_size == "auto" or "poolings" in recipe.architecture:
+        return recipe
+    plan = plan_trunk(recipe.image_size, spacing_mm)
+    if not plan.poolings:
+        raise ConfigError(
+            f"Patches of {' x '.join(map(str, recipe.image_size))} voxels are too small to be "
+            f"halved, as {recipe.model} does. Take an --image-size of 8 or more."
+        )
+    trunk = {"poolings": plan.poolings, "kernels": plan.kernels}
+    architecture = {**trunk, **recipe.architecture}
+    return recipe.replace(image_size=plan.image_size, architecture=architecture)
+
+
+def _patches_fitted(
+    recipe: Recipe, store: Store, device: torch.device, world: ProcessGroup
+) -> Recipe:
+    """Return `recipe` with a patch, a plan for it and the axis that augmentation spares."""
+    cases = store.cases.values()
+    spacing = [float(mm) for mm in np.median([case.spacing_mm for case in cases], axis=0)]
+    if recipe.augmentation.spared_axis == "auto":
+        coarsest = int(np.argmax(spacing))
+        spared = coarsest if spacing[coarsest] > _COARSE * min(spacing) else None
+        recipe = recipe.replace(augmentation=recipe.augmentation.replace(spared_axis=spared))
+    if recipe.image_size != "auto":
+        return planned(recipe, spacing)
+    most = _MOST_VOXELS.get(device.type, _MOST_VOXELS_ELSEWHERE)
+    size = [int(n) for n in np.median([(case.slices, *case.size) for case in cases], axis=0)]
+    while True:
+        poolings = recipe.architecture.get("poolings") or plan_trunk(size, spacing).poolings
+        steps = [prod(pooling[axis] for pooling in poolings) for axis in range(3)]
+        # The nearest size that the poolings divide: padding costs as much as what is to be seen.
+        near = [max(round(n / step), 1) * step for n, step in zip(size, steps, strict=True)]
+        smaller = planned(recipe.replace(image_size=near), spacing)
+        fits = prod(near) <= most and _fits(smaller, store, device, _PATCHES)
+        if fits or max(size) <= 16:
+            agreed = world.gather(smaller.image_size)[0]
+            return planned(recipe.replace(image_size=agreed), spacing)
+        # An eighth less of the side that is longest in voxels.
+        longest = size.index(max(size))
+        size[longest] = size[longest] * 7 // 8
+
+
+def _pieces(recipe: Recipe, store: Store, device: torch.device, batch: int, world_size: int) -> int:
+    """Return in how few equal pieces a process's part of a batch fits."""
+    if recipe.network().tokens == 1:
         return 1  # the least there is, and BatchNorm would refuse to try a single slice
-    for pieces in (n for n in range(1, BATCH + 1) if BATCH % n == 0):
-        if _fits(recipe, store, device, ceil(BATCH / world_size / pieces)):
+    for pieces in (n for n in range(1, batch + 1) if batch % n == 0):
+        if _fits(recipe, store, device, ceil(batch / world_size / pieces)):
             return pieces
+    kind = "slice" if recipe.axes == 2 else "patch"
     raise ConfigError(
-        f"Not even one slice of {recipe.size} pixels fits into the memory of {device} with "
+        f"Not even one {kind} of {recipe.size} pixels fits into the memory of {device} with "
         f"{recipe.model}. Lower --image-size, choose a smaller --model, or "
         "--set gradient_checkpointing=true."
     )
@@ -73,10 +139,7 @@ def _fits(recipe: Recipe, store: Store, device: torch.device, slices: int) -> bo
         network = _network(recipe, store, device)
         if recipe.compile:
             network.compile()
-        optimizer, loss = (
-            make_optimizer(recipe, network),
-            make_loss(recipe, no_reduce, store.ignored),
-        )
+        optimizer, loss = make_optimizer(recipe, network), _loss(recipe, store)
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         arithmetic = Arithmetic(recipe.precision, scaler=scaler)
         train_step(network, loss, optimizer, *_blank(recipe, store, device, slices), arithmetic)
@@ -93,7 +156,7 @@ def _counted(recipe: Recipe, store: Store, slices: int) -> float:
     On the device "meta", which knows shapes and computes nothing.
     """
     meta = torch.device("meta")
-    network, loss = _network(recipe, store, meta), make_loss(recipe, no_reduce, store.ignored)
+    network, loss = _network(recipe, store, meta), _loss(recipe, store)
     kept = []
     for number in (1, 2):
         storages: dict[int, torch.UntypedStorage] = {}
@@ -118,9 +181,12 @@ def _network(recipe: Recipe, store: Store, device: torch.device) -> nn.Module:
     with device:
         model = make_model(recipe, store)
         model.set_gradient_checkpointing(recipe.gradient_checkpointing)
-        depths = len(recipe.deep_supervision)
-        network: nn.Module = DeeplySupervised(model, depths) if depths else model
+        network = trained_network(model, recipe)
     return network.train()
+
+
+def _loss(recipe: Recipe, store: Store) -> nn.Module:
+    return make_loss(recipe, no_reduce, store.ignored, recipe.network(len(store.labels)))
 
 
 def _blank(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -17,16 +17,28 @@ from pydantic import (
     model_validator,
 )
 
+from transunet.data.sampling import Sampling
+from transunet.data.sampling.patches import Patches
 from transunet.data.sampling.slices import Slices
 from transunet.errors import ConfigError
-from transunet.models.variants import VARIANTS
+from transunet.models.architecture import Architecture
+from transunet.models.variants import VARIANTS, variant
 from transunet.settings import Configuration
 from transunet.training.losses import LOSSES
 from transunet.weights.catalog import SOURCES
 from transunet.weights.load import network_settings
 from transunet.weights.origin import local_origin
 
-PRESETS = ("paper", "modern")
+PRESETS = ("paper", "modern", "paper3d", "modern3d")
+"""For slices, and for volumes."""
+
+# Setting of a configuration of 3D TransUNet -> what the reference's code does instead.
+_MISTAKES = {
+    "matching": ("queries", "matching"),
+    "query_layer_scale": ("queries", "layer_scale"),
+    "vit_layer_scale": ("vit", "layer_scale"),
+    "positions": ("vit", "positions_of_2d"),
+}
 
 Share = float
 """A number from 0 to 1."""
@@ -39,7 +51,15 @@ class Augmentation(Configuration):
     """Flips along each axis of `mirror_axes`. Only where both sides mean the same."""
     mirror_axes: tuple[Literal[0, 1, 2], ...] = (0, 1)
     """Of an image's axes from the first on: of slices, 0 for rows and 1 for columns."""
+    spared_axis: Literal[0, 1, 2, "auto"] | None = None
+    """Of patches, the axis across which planes are neither mixed nor moved against each other;
+    `auto`: one that is 3 times coarser than another."""
     p_affine: Share = Field(default=0.0, ge=0, le=1)
+    """Rotation, zoom and shift together."""
+    p_rotation: Share = Field(default=0.0, ge=0, le=1)
+    """Rotation where there was no `p_affine`."""
+    p_scale: Share = Field(default=0.0, ge=0, le=1)
+    """Zoom where there was no `p_affine`."""
     rotation: NonNegativeFloat = 30.0
     """Largest angle in degrees."""
     scale: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.4)
@@ -62,6 +82,8 @@ class Augmentation(Configuration):
     contrast: NonNegativeFloat = 0.25
     """Largest relative change of the distance to the slice's mean."""
     p_gamma: Share = Field(default=0.0, ge=0, le=1)
+    p_inverted_gamma: Share = Field(default=0.0, ge=0, le=1)
+    """The same with dark and bright exchanged."""
     gamma: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
     """Smallest and largest exponent, applied to the slice scaled to [0, 1]."""
     p_low_resolution: Share = Field(default=0.0, ge=0, le=1)
@@ -87,8 +109,17 @@ class Recipe(Configuration):
 
     # The network.
     model: str = "R50-ViT-B_16"
-    image_size: tuple[PositiveInt, PositiveInt] | Literal["auto"] = (224, 224)
-    """Height and width in pixels to which slices are resized; `auto` asks data and memory."""
+    image_size: (
+        Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)] | Literal["auto"]
+    ) = (224, 224)
+    """Height and width in pixels to which slices are resized; of a network of three axes planes,
+    rows and columns of its patches in voxels. `auto` asks data and memory."""
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    """Other values than the variant's for its configuration, such as `vit.num_layers`."""
+    mistakes: tuple[
+        Literal["matching", "query_layer_scale", "vit_layer_scale", "positions"], ...
+    ] = ()
+    """Of the code of 3D TransUNet, which shall be repeated where the network has such parts."""
     context: int = Field(default=0, ge=0)
     """Neighbours on each side that the network sees with each slice: 1, 2 or 3 make it 2.5D."""
     n_skip: int | None = Field(default=None, ge=0)
@@ -100,13 +131,14 @@ class Recipe(Configuration):
 
     # How long.
     epochs: PositiveInt | None = None
-    """Passes over the training slices."""
+    """Passes over the training slices, or over as many patches as cover the volumes."""
     iterations: PositiveInt | None = None
     """Optimiser steps, instead of epochs."""
     minutes: PositiveFloat | None = None
     """Wall-clock limit; the learning rate reaches its end with whichever budget ends first."""
     batch_size: PositiveInt | Literal["auto"] = 24
-    """Slices per optimiser step, over all processes; `auto` keeps 24 and finds `accumulate`."""
+    """Slices or patches per optimiser step, over all processes; `auto` keeps 24 slices, or 2
+    patches, and finds `accumulate`."""
     accumulate: PositiveInt = 1
     """Pieces in which a batch is computed, one after the other, to save memory."""
 
@@ -114,16 +146,22 @@ class Recipe(Configuration):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.01
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
     weight_decay: NonNegativeFloat = 1e-4
-    schedule: Literal["poly", "cosine"] = "poly"
+    decayed: Literal["all", "matrices"] | None = None
+    """All parameters, or the weights of linear layers and convolutions; None: all by SGD, the
+    latter by AdamW."""
+    schedule: Literal["poly", "cosine", "cosine_epochs"] = "poly"
+    """`cosine_epochs`: the cosine of 3D TransUNet's code, one rate for every 250 steps."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
-    """Share of training in which the rate rises from 0 (cosine only)."""
+    """Share of training in which the rate rises from 0 (not of poly)."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of the gradient; longer ones are shortened to it."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay per step of the moving average of the weights, which is what is validated and kept."""
 
-    # The loss: a weight for each of `losses.LOSSES`.
+    # The loss: a weight for each of `losses.LOSSES`. Of 3D TransUNet they weigh the terms of the
+    # U-Net's maps; its queries have a loss of their own.
     ce_weight: NonNegativeFloat = 0.5
     dice_weight: NonNegativeFloat = 0.5
     deep_supervision: tuple[NonNegativeFloat, ...] = Field(default=(), max_length=3)
@@ -135,7 +173,8 @@ class Recipe(Configuration):
     """The paper's quarter-turns, flips and small rotations, before resizing."""
     augmentation: Augmentation = Augmentation()
     foreground: Share = Field(default=0.0, ge=0, le=1)
-    """Share of slices drawn for holding a class drawn at random; 0: each slice once per epoch."""
+    """Share of samples drawn for holding a class drawn at random; 0: each slice once per epoch,
+    patches from anywhere."""
 
     # The arithmetic.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -158,50 +197,89 @@ class Recipe(Configuration):
     seed: int = Field(default=1234, ge=0)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels, once they have been derived."""
+    def axes(self) -> int:
+        """Axes of a sample: 2 for slices, 3 for patches."""
+        if self.model in VARIANTS:
+            return VARIANTS[self.model].axes
+        return 2 if self.image_size == "auto" else len(self.image_size)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Sides of a sample in pixels, once they have been derived."""
         assert self.image_size != "auto"
         return self.image_size
 
     @property
     def batch(self) -> int:
-        """Slices per step, once they have been derived."""
+        """Samples per step, once they have been derived."""
         assert self.batch_size != "auto"
         return self.batch_size
 
     @property
-    def sampling(self) -> Slices:
+    def sampling(self) -> Sampling:
         """What the network takes of a working volume, where its image size is known."""
-        return Slices(size=self.size, context=self.context)
+        if self.axes == 3:
+            planes, rows, columns = self.size
+            return Patches(size=(planes, rows, columns))
+        height, width = self.size
+        return Slices(size=(height, width), context=self.context)
+
+    def network(self, num_classes: int = 2, in_channels: int = 1) -> Architecture:
+        """Return the configuration of the network, of the variant's own size where it is `auto`.
+
+        Raises:
+            ConfigError: for an unknown model or impossible settings.
+        """
+        base = variant(self.model)
+        values = base.model_dump()
+        own = {
+            "image_size": None if self.image_size == "auto" else self.image_size,
+            "n_skip": self.n_skip,
+            "dropout": self.dropout,
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+        }
+        values |= {name: value for name, value in own.items() if value is not None}
+        values = _merged(values, self.architecture)
+        for part, field in (_MISTAKES[name] for name in self.mistakes):
+            if values.get(part):
+                values[part] |= {field: "reference"}
+        return type(base)(**values)
 
     @property
     def taken_over(self) -> dict[str, Any]:
         """What the bundle that training begins from decides; {} where it begins from no file."""
         if self.weights in {"auto", "none", *SOURCES}:
             return {}
-        names = ("model", "image_size", "context", "n_skip")
+        names = ("model", "image_size", "context", "n_skip", "architecture")
         return {name: getattr(self, name) for name in names}
 
     @model_validator(mode="before")
     @classmethod
-    def _square(cls, values: Any) -> Any:
+    def _equal_sides(cls, values: Any) -> Any:
         size = values.get("image_size") if isinstance(values, dict) else None
-        return {**values, "image_size": (size, size)} if isinstance(size, int) else values
+        if not isinstance(size, int):
+            return values
+        known = VARIANTS.get(values.get("model", cls.model_fields["model"].default))
+        return {**values, "image_size": (size,) * (known.axes if known else 2)}
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        self._check_axes()
         if self.epochs and self.iterations:
             raise ValueError("epochs and iterations are two names of one budget; give one of them")
         if not (self.epochs or self.iterations or self.minutes):
             raise ValueError("no budget: give epochs, iterations or minutes")
-        if self.warmup and self.schedule != "cosine":
+        if self.warmup and self.schedule == "poly":
             raise ValueError("warmup needs schedule = 'cosine'; the paper's poly has none")
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
+            raise ValueError("nesterov is a kind of momentum of sgd: leave it out without them")
         if isinstance(self.batch_size, int) and self.accumulate > self.batch_size:
+            samples = "slices" if self.axes == 2 else "patches"
             raise ValueError(
-                f"accumulate={self.accumulate} is more than the {self.batch_size} slices of a batch"
+                f"accumulate={self.accumulate} is more than the {self.batch_size} {samples} of a "
+                "batch"
             )
-        if 2 in self.augmentation.mirror_axes:
-            raise ValueError("augmentation.mirror_axes: slices have 0 (rows) and 1 (columns), no 2")
         if not any(getattr(self, name) for name in LOSSES):
             raise ValueError(f"{' and '.join(LOSSES)} are all 0: nothing would be learned")
         if self.folds and self.holdout is not None:
@@ -210,9 +288,52 @@ class Recipe(Configuration):
             raise ValueError(f"fold={self.fold} needs folds larger than it (got {self.folds})")
         return self
 
+    def _check_axes(self) -> None:
+        """Refuse what is for slices of a network that takes patches, and the reverse."""
+        kind = "slices" if self.axes == 2 else "patches"
+        takes = f"{self.model} takes {kind}"
+        if self.image_size != "auto" and len(self.image_size) != self.axes:
+            sides = "height and width" if self.axes == 2 else "planes, rows and columns"
+            raise ValueError(
+                f"image_size={list(self.image_size)}: {takes}, which have {self.axes} sides: "
+                f"{sides}; give as many, one number for all, or auto"
+            )
+        if self.axes == 2:
+            if 2 in self.augmentation.mirror_axes:
+                raise ValueError(
+                    "augmentation.mirror_axes: slices have 0 (rows) and 1 (columns), no 2"
+                )
+            if self.augmentation.spared_axis in (0, 1, 2):
+                raise ValueError(
+                    f"augmentation.spared_axis={self.augmentation.spared_axis} is for patches, and "
+                    f"{takes}, whose planes are never mixed: leave it out"
+                )
+            return
+        remedies = {
+            "context": "whose planes all are seen together: leave it out",
+            "paper_augmentation": "and this is for slices: take --recipe paper3d or modern3d",
+            "deep_supervision": "and has heads of its own for coarser outputs "
+            "(architecture.deep_supervision): leave it out, as --recipe paper3d and modern3d do",
+            "n_skip": "and always has all its skip connections: leave it out",
+            "dropout": "and has dropout in its transformer only: architecture.vit.dropout",
+        }
+        for name, remedy in remedies.items():
+            value = getattr(self, name)
+            if value not in (None, 0, ()):
+                raise ValueError(f"{name}={value} makes no sense here: {takes}, {remedy}")
+
+
+def usual_recipe(model: str | None) -> str:
+    """Return the preset that is taken for a model where nobody names one: the paper's for slices.
+
+    For patches it is `modern3d`, since the reference's recipe is made for eight GPUs.
+    """
+    known = VARIANTS.get(model) if model else None
+    return "modern3d" if known and known.axes == 3 else "paper"
+
 
 def load_recipe(
-    source: str | Path = "paper",
+    source: str | Path | None = "paper",
     overrides: Mapping[str, Any] | None = None,
     inherited: Mapping[str, Any] | None = None,
 ) -> Recipe:
@@ -220,6 +341,7 @@ def load_recipe(
 
     Args:
         source: a preset's name or a file. A file may name a recipe to start from: `base = "paper"`.
+            None for the preset that is usual for the model (`usual_recipe`).
         overrides: setting -> value; `augmentation.rotation` reaches into the table `augmentation`.
             A budget given here replaces the preset's.
         inherited: settings that the weights decide where neither a file nor `overrides` does; by
@@ -232,7 +354,7 @@ def load_recipe(
         WeightsError: when the file of weights, or its bundle's configuration, cannot be read.
     """
     overrides = overrides or {}
-    values = _read(source)
+    values = {} if source is None else _read(source)
     if inherited is None:
         weights = overrides.get("weights", values.get("weights"))
         origin = local_origin(weights) if isinstance(weights, str) else None
@@ -241,6 +363,9 @@ def load_recipe(
             VARIANTS[inherited["model"]], "n_skip", None
         ):
             inherited["n_skip"] = None  # the variant's own, as a preset says it
+    if source is None:
+        source = usual_recipe(overrides.get("model", inherited.get("model")))
+        values = _read(source)
     decided = {*overrides, *(() if str(source) in PRESETS else _parsed(Path(source)))}
     values |= {key: value for key, value in inherited.items() if key not in decided}
     return Recipe.from_json(_overridden(values, overrides), f"Recipe {str(source)!r}")
@@ -284,9 +409,7 @@ def _read(source: str | Path) -> dict[str, Any]:
     if "base" not in values:
         return values
     base = _read(values.pop("base"))
-    nested = {**base.get("augmentation", {}), **values.get("augmentation", {})}
-    merged = _with_one_budget({**base, **values}, values)
-    return {**merged, "augmentation": nested} if nested else merged
+    return _with_one_budget(_merged(base, values), values)
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -309,15 +432,24 @@ def _parsed(path: Path) -> dict[str, Any]:
     return values
 
 
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with `changes`, tables within tables too."""
+    merged = dict(values)
+    for key, change in changes.items():
+        before = values.get(key)
+        nested = isinstance(before, Mapping) and isinstance(change, Mapping)
+        merged[key] = _merged(before, change) if nested else change  # type: ignore[arg-type]
+    return merged
+
+
 def _overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in overrides.items():
-        table, _, field = key.rpartition(".")
-        if table:
-            # An unknown table becomes an unknown setting, which the Recipe then refuses by name.
-            nested = values.get(table)
-            values[table] = {**(nested if isinstance(nested, dict) else {}), field: value}
-        else:
-            values[key] = value
+        # An unknown table becomes an unknown setting, which the Recipe then refuses by name.
+        *tables, field = key.split(".")
+        change = {field: value}
+        for table in reversed(tables):
+            change = {table: change}
+        values = _merged(values, change) if tables else values | change
     return _with_one_budget(values, overrides)
 
 

@@ -45,7 +45,6 @@ from transunet.data.store import MANIFEST, Store
 from transunet.device import choose_device
 from transunet.errors import ConfigError, TransUNetError
 from transunet.files import read_json, writable_folder, write_text
-from transunet.models.variants import variant
 from transunet.optional import own_version
 from transunet.settings import Configuration
 from transunet.training.distributed import ALONE, ProcessGroup
@@ -55,7 +54,7 @@ from transunet.training.fine_tuning import (
     with_weights_chosen,
 )
 from transunet.training.log import check_trackers, read_log
-from transunet.training.memory import fit_to_memory
+from transunet.training.memory import fit_to_memory, planned
 from transunet.training.recipe import Recipe
 from transunet.training.run_lock import locked
 from transunet.training.trainer import Trainer
@@ -385,8 +384,7 @@ def begin(
             raise ConfigError(f"{folder} is not an empty folder. Choose another one for the run.")
         choose_device(device)
         check_trackers(recipe.loggers)
-        size = None if recipe.image_size == "auto" else recipe.image_size
-        variant(recipe.model, image_size=size, n_skip=recipe.n_skip)
+        planned(recipe).network()
         data = _opened(dataset, layout, ignore)
         if not isinstance(splits, Splits):
             splits = choose_splits(recipe, data, splits, group_by)

@@ -5,6 +5,8 @@ from math import cos, pi
 from typing import Literal
 
 POLY_POWER = 0.9
+EPOCHS, EPOCH_STEPS = 125, 250
+"""Of 3D TransUNet's code, whose epochs are so many steps whatever the data."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Budget:
 
 
 def rate_at(
-    schedule: Literal["poly", "cosine"],
+    schedule: Literal["poly", "cosine", "cosine_epochs"],
     budget: Budget,
     step: int,
     seconds: float,
@@ -36,14 +38,19 @@ def rate_at(
     """Return the learning rate in force at `step`, begun after `seconds` of training.
 
     Args:
-        schedule: "poly", the paper's base (1 - progress)^0.9; or "cosine", a linear rise to `base`,
-            then half a cosine to 0.
+        schedule: "poly", the paper's base (1 - progress)^0.9; "cosine", a linear rise to `base`,
+            then half a cosine to 0; or "cosine_epochs", `epoch_rate` with epochs of 250 steps, or
+            of a 125th of the time where only time is limited.
         budget: when training ends.
         step: from 0.
         seconds: spent on training before the step.
         base: the largest rate.
         warmup: the share of training in which a cosine's rate rises.
     """
+    if schedule == "cosine_epochs":
+        epochs = max(budget.steps // EPOCH_STEPS, 1) if budget.steps else EPOCHS
+        epoch = int(budget.progress(step, seconds) * epochs + 1e-6)  # never just below a whole one
+        return epoch_rate(min(epoch, epochs - 1), base, epochs, round(warmup * epochs))
     if schedule == "poly":
         # fidelity: the reference sets the rate after a step, from that step's number, so that the
         # steps 0 and 1 both use `base`.
@@ -56,7 +63,7 @@ def rate_at(
     return 0.5 * base * (1 + cos(pi * (progress - warmup) / (1 - warmup)))
 
 
-def epoch_rate(epoch: int, base: float, epochs: int = 125, warmup: int = 10) -> float:
+def epoch_rate(epoch: int, base: float, epochs: int = EPOCHS, warmup: int = 10) -> float:
     """Return the learning rate of 3D TransUNet's code in `epoch` (from 0): a rise, half a cosine.
 
     Args:
@@ -68,5 +75,5 @@ def epoch_rate(epoch: int, base: float, epochs: int = 125, warmup: int = 10) -> 
     if epoch < warmup:
         # fidelity: the rate is set at an epoch's end for the next, counted from that one, so that
         # the epochs 0 and 1 have the same and none has 0.
-        return base * max(epoch, 1) / (warmup - 1)
+        return base * max(epoch, 1) / max(warmup - 1, 1)
     return 0.5 * base * (1 + cos(pi * (epoch - warmup) / (epochs - warmup)))

@@ -20,14 +20,16 @@ from transunet.data.checks.suitability import TrainingData
 from transunet.data.splits import Split, Splits
 from transunet.data.store import Store
 from transunet.errors import ConfigError, TransUNetError
+from transunet.models.architecture import Architecture
 from transunet.models.families import build
 from transunet.models.segmentation_network import SegmentationNetwork
-from transunet.models.variants import variant
+from transunet.models.transunet3d.config import TransUNet3DConfig
 from transunet.training.augmentation import BatchAugmentation, paper
 from transunet.training.checkpoint import State, load_checkpoint
 from transunet.training.distributed import ProcessGroup, share_batches, sum_over_processes
 from transunet.training.fine_tuning import begin_from_weights
 from transunet.training.losses import LOSSES, DeepSupervisionLoss, Reduce, SegmentationLoss
+from transunet.training.losses3d import TransUNet3DLoss
 from transunet.training.recipe import Recipe
 from transunet.training.sampler import Batches
 from transunet.training.samples import Samples
@@ -64,14 +66,11 @@ class Trainer:
         self.beginning = None if resumed else begin_from_weights(self.model, recipe, self.store)
         self.model.to(self.device).train()
         self.average = MovingAverage(self.model, recipe.ema) if recipe.ema else None
-        self.network: nn.Module = self.model
-        if recipe.deep_supervision:
-            supervised = DeeplySupervised(self.model, len(recipe.deep_supervision))
-            if self.beginning:
-                self.beginning.fill_heads(supervised.heads)
-            self.network = supervised
+        self.network: nn.Module = trained_network(self.model, recipe)
+        if self.beginning and isinstance(self.network, DeeplySupervised):
+            self.beginning.fill_heads(self.network.heads)
         self.network.to(self.device).train()
-        self.loss = make_loss(recipe, ignored=self.store.ignored)
+        self.loss = make_loss(recipe, ignored=self.store.ignored, config=self.model.config)
         self.model.set_gradient_checkpointing(recipe.gradient_checkpointing)
         self.trained = share_batches(self.network, self.world, self.device)
         if recipe.compile:
@@ -79,7 +78,9 @@ class Trainer:
         self.optimizer = make_optimizer(recipe, self.network)
         scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.arithmetic = Arithmetic(recipe.precision, recipe.accumulate, recipe.clip_norm, scaler)
-        self.augment = BatchAugmentation(recipe.augmentation, recipe.seed)
+        spared_axis = recipe.augmentation.spared_axis
+        assert spared_axis != "auto"  # derived
+        self.augment = BatchAugmentation(recipe.augmentation, recipe.seed, spared_axis)
 
     @property
     def checkpoint(self) -> Path:
@@ -177,7 +178,7 @@ class Trainer:
             self.state = load_checkpoint(self.checkpoint, self.parts)
             if self.state.data != stamp:
                 raise ConfigError(
-                    f"The slices in {self.store.path} are not those that {self.folder} was "
+                    f"The volumes in {self.store.path} are not those that {self.folder} was "
                     "trained on. Restore the data, or start a new run; --weights "
                     f"{self.folder / 'last'} takes over what was learned."
                 )
@@ -201,10 +202,11 @@ class Trainer:
         """Make sure that every batch of an epoch, the last one too, can be computed.
 
         Raises:
-            ConfigError: when a batch has no slice for every process, or what is computed at once
+            ConfigError: when a batch has no sample for every process, or what is computed at once
                 is a single token, of which BatchNorm cannot tell the variance.
         """
         smallest = len(self.dataset) % self.recipe.batch or self.recipe.batch
+        kind = self.recipe.sampling.kind
         pieces = self.sampler.pieces(self.sampler.batch(self.sampler.per_epoch - 1))
         if self.model.config.tokens * (smallest // pieces) == 1:
             raise ConfigError(
@@ -217,7 +219,7 @@ class Trainer:
             )
         if smallest < self.world.size:
             raise ConfigError(
-                f"An epoch of {len(self.dataset)} slices in batches of {self.recipe.batch_size} "
+                f"An epoch of {len(self.dataset)} {kind} in batches of {self.recipe.batch_size} "
                 f"ends with a batch of {smallest}, fewer than the {self.world.size} processes. "
                 "Choose another --batch-size, or fewer processes."
             )
@@ -255,7 +257,7 @@ def _ending_workers(prepared: Any) -> Iterator[Any]:
 class DeeplySupervised(nn.Module):
     """A network that also returns coarser logits while training, through heads beside its own.
 
-    The heads are trained and thrown away.
+    The heads are trained and thrown away; networks that have their own get none.
 
     Args:
         model: whose decoder is supervised.
@@ -304,19 +306,26 @@ def make_model(recipe: Recipe, store: Store) -> SegmentationNetwork:
     Raises:
         ConfigError: for settings that cannot work.
     """
-    config = variant(
-        recipe.model,
-        num_classes=len(store.labels),
-        in_channels=recipe.sampling.input_channels(len(store.preprocessing.channels)),
-        image_size=recipe.size,
-        n_skip=recipe.n_skip,
-        dropout=recipe.dropout,
-    )
-    return build(config)
+    channels = recipe.sampling.input_channels(len(store.preprocessing.channels))
+    return build(recipe.network(len(store.labels), channels))
+
+
+def trained_network(model: SegmentationNetwork, recipe: Recipe) -> nn.Module:
+    """Return `model` as steps are computed with it: what the recipe's loss takes comes out.
+
+    Raises:
+        ConfigError: when it has fewer coarser outputs than the recipe weighs.
+    """
+    if recipe.deep_supervision or isinstance(model.config, TransUNet3DConfig):
+        return DeeplySupervised(model, len(recipe.deep_supervision))
+    return model
 
 
 def make_loss(
-    recipe: Recipe, reduce: Reduce = sum_over_processes, ignored: int | None = None
+    recipe: Recipe,
+    reduce: Reduce = sum_over_processes,
+    ignored: int | None = None,
+    config: Architecture | None = None,
 ) -> nn.Module:
     """Return the recipe's loss, summed over the processes that share a batch.
 
@@ -324,8 +333,12 @@ def make_loss(
         recipe: weighs its terms and depths.
         reduce: sums a tensor over the processes.
         ignored: the label of pixels that are left out, a store's `ignored`.
+        config: of the network, whose family may have a loss of its own.
     """
     weights = {name: getattr(recipe, name) for name in LOSSES}
+    if isinstance(config, TransUNet3DConfig):
+        of_maps = recipe.ce_weight, recipe.dice_weight
+        return TransUNet3DLoss(config, map_terms=of_maps, reduce=reduce, ignored=ignored)
     loss = SegmentationLoss(weights, reduce, ignored)
     if recipe.deep_supervision:
         return DeepSupervisionLoss(loss, recipe.deep_supervision)
@@ -335,17 +348,21 @@ def make_loss(
 def make_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
     """Return the recipe's optimiser over the parameters of `module`.
 
-    SGD decays everything, as the paper's does; AdamW only the weights of linear layers and
-    convolutions.
+    Where the recipe does not say what decays, SGD decays everything, as the paper's does; AdamW
+    only the weights of linear layers and convolutions.
     """
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            module.parameters(),
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
-    matrices = [p for p in module.parameters() if p.ndim in (2, 4, 5)]
-    others = [p for p in module.parameters() if p.ndim not in (2, 4, 5)]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    decayed = recipe.decayed or ("all" if recipe.optimizer == "sgd" else "matrices")
+    groups: list[dict[str, Any]] = [{"params": list(module.parameters())}]
+    if decayed == "matrices":
+        matrices = [p for p in module.parameters() if p.ndim in (2, 4, 5)]
+        others = [p for p in module.parameters() if p.ndim not in (2, 4, 5)]
+        groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        groups,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
+    )

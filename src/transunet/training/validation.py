@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from transunet.data.sampling import Sampling
 from transunet.data.split_rules import classes_in
 from transunet.data.store import Store
 from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.predictor import Predictor
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.training.distributed import ProcessGroup
-
-_BATCH = 8  # slices that are predicted at once
 
 
 @dataclass(frozen=True)
@@ -50,20 +49,19 @@ def validate(
     model: SegmentationNetwork,
     store: Store,
     cases: Sequence[str],
+    sampling: Sampling,
     device: torch.device,
     world: ProcessGroup,
-    context: int = 0,
 ) -> Validation:
     """Predict `cases` of `store` with `model`, each process some of them, and measure them all.
 
-    The store's slices are what the predictor makes of the volume itself; the prediction is measured
-    at the slices' own size.
+    The store's volumes are what the predictor makes of the images themselves; the prediction is
+    measured at their own size.
     """
     predictor = Predictor(
         *(model, store.preprocessing, store.labels),
-        context=context,
+        sampling=sampling,
         device=device,
-        batch_size=_BATCH,
     )
     classes = [index for index in store.labels if index]
     measured: dict[str, dict[str, float]] = {}

@@ -182,7 +182,8 @@ class TransUNet3D(SegmentationNetwork):
         self, features: list[Tensor], every_layer: bool = False
     ) -> list[QueryPrediction]:
         device = features[-1].device.type
-        if torch.is_autocast_enabled(device):  # masks and their resizing want single precision
+        # Masks and their resizing want single precision; "meta" knows none.
+        if device != "meta" and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return self._predictions([x.float() for x in features], every_layer)
         levels = [project(x) for project, x in zip(self.input_proj, features[-4:-1], strict=True)]
