@@ -232,14 +232,13 @@ def trained(name: str, dtype: torch.dtype, steps: int) -> tuple[Tensor, list, li
     return logits.exp() if config.queries else logits, losses, norms, first
 
 
-def slow_but(quick: str) -> list[Any]:
-    return [
-        name if name == quick else pytest.param(name, marks=pytest.mark.slow)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "both_ls_sgd" else pytest.param(name, marks=pytest.mark.slow)
         for name in facts_3d()["train"]
-    ]
-
-
-@pytest.mark.parametrize("name", slow_but("both_ls_sgd"))
+    ],
+)
 def test_two_steps_of_training_are_the_references(name: str) -> None:
     fact = facts_3d()["train"][name]
     _, losses, norms, first = trained(name, torch.float32, 2)
@@ -251,7 +250,8 @@ def test_two_steps_of_training_are_the_references(name: str) -> None:
             assert first[key] == pytest.approx(norm, rel=1e-3, abs=1e-7), key
 
 
-@pytest.mark.parametrize("name", slow_but("encoder_sgd"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", facts_3d()["train"])
 def test_five_steps_of_training_are_the_references(name: str) -> None:
     fact = facts_3d()["train"][name]["float64"]
     predicted, losses, norms, _ = trained(name, torch.float64, 5)

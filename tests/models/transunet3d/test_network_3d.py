@@ -230,6 +230,7 @@ def test_a_compiled_network_computes_the_same() -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.runtime
 @pytest.mark.parametrize("name", ["UNet3D-S", "TransUNet3D-S"])
 def test_exported_networks_compute_the_same(name: str) -> None:
     model, x = small(name), volume(1, 1, 8, 16, 16)
