@@ -1,9 +1,12 @@
 from math import prod
 
+import numpy as np
 import pytest
 
-from transunet.data.fingerprint import Fingerprint
-from transunet.data.planning import planned_patches
+from transunet.data.cases import DataSet
+from transunet.data.fingerprint import CaseFingerprint, Fingerprint
+from transunet.data.planning import planned_patches, recommendation, volume_preprocessing
+from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError
 from transunet.models.transunet3d.config import plan_trunk
 from transunet.models.transunet3d.footprint import training_bytes
@@ -88,3 +91,93 @@ def test_what_cannot_be_trained_is_said_in_one_sentence():
         planned((20, 20, 20), model="TransUNet3D-S")
     with pytest.raises(ConfigError, match=r"Not even patches of .* GiB of memory.*smaller --model"):
         planned((64, 64, 64), model="TransUNet3D", memory=1 << 30)
+
+
+def measured(nonzero=1.0, foreground=((100, 20), (140, 30))):
+    """Cases, each with a foreground of that many voxels that are normally distributed."""
+    cases = []
+    for number, (mean, deviation) in enumerate(foreground):
+        values = np.random.default_rng(number).normal(mean, deviation, (1, 10, 30, 1000))
+        label = Volume(np.ones((1, 10, 30, 1000), np.uint8), np.eye(4))
+        image = Volume(values.astype(np.float32), np.eye(4))
+        case = CaseFingerprint.of(image, label, {0: "background", 1: "a"}, None, finely=True)
+        cases.append(case.replace(nonzero=nonzero))
+    return cases
+
+
+def chosen(channel="CT", spacings=((3, 0.8, 0.8),) * 3, cases=None, **asked):
+    data = DataSet((), {0: "background", 1: "a"}, (channel,), name="toy")
+    grids = [
+        Grid((50, 60, 20), np.diag([rows, columns, planes, 1]))
+        for planes, rows, columns in spacings
+    ]
+    preprocessing, decided = volume_preprocessing(
+        data, grids, measured() if cases is None else cases, **asked
+    )
+    return preprocessing, {decision.name: decision for decision in decided}
+
+
+def test_the_foreground_of_all_cases_normalises_a_ct():
+    cases = measured()
+    preprocessing, told = chosen(cases=cases)
+    (channel,) = preprocessing.channels
+    values = np.concatenate(
+        [np.random.default_rng(n).normal(*f, 300_000) for n, f in enumerate([(100, 20), (140, 30)])]
+    )
+    assert channel.normalisation == "foreground"
+    expected = np.percentile(values, (0.5, 99.5))  # nnU-Net's: of the voxels of all cases
+    assert (channel.low, channel.high) == pytest.approx(expected, rel=0.02)
+    assert (channel.mean, channel.deviation) == pytest.approx((values.mean(), values.std()), 1e-2)
+    assert "0.5 and 99.5 percentiles" in told["normalisation"].reason
+    assert "clipped to" in told["normalisation"].value
+
+
+def test_zeros_around_an_mri_are_no_tissue():
+    preprocessing, told = chosen("MRI", cases=measured(nonzero=0.4))
+    assert preprocessing.channels[0].normalisation == "nonzero"
+    assert preprocessing.is_cropped
+    assert "60% of the voxels" in told["normalisation"].reason
+    preprocessing, _ = chosen("MRI")
+    assert preprocessing.channels[0].normalisation == "zscore"
+    assert not preprocessing.is_cropped
+    assert chosen("red", cases=measured(0.4))[0].channels[0].normalisation == "range"
+
+
+def test_what_is_asked_for_is_taken():
+    (channel,) = chosen(window=(0, 80))[0].channels
+    assert (channel.normalisation, channel.low, channel.high) == ("clip", 0, 80)
+    (channel,) = chosen("MRI", normalisation="foreground", window=(0, 80))[0].channels
+    assert (channel.normalisation, channel.low, channel.high) == ("foreground", 0, 80)
+    (channel,) = chosen(normalisation="nonzero")[0].channels
+    assert channel.normalisation == "nonzero"
+    preprocessing, told = chosen(plane_mm=2, in_plane_mm=(1, 1.5))
+    assert preprocessing.spacing_mm == (2, 1, 1.5)
+    assert told["spacing mm"].reason.startswith("what was asked for;")
+    empty = [case.replace(foreground=(), quantiles=()) for case in measured()]
+    assert chosen(cases=empty)[0].channels[0].normalisation == "clip"
+    with pytest.raises(ConfigError, match="no case has any"):
+        chosen(cases=empty, normalisation="foreground")
+
+
+def test_the_spacing_is_the_median_and_of_a_coarse_axis_a_low_percentile():
+    fine = [(z, 1.0, 1.1) for z in (1.0, 2.0, 2.5)]
+    preprocessing, told = chosen(spacings=fine)
+    assert preprocessing.spacing_mm == pytest.approx((2, 1, 1.1))
+    assert "median of 3 volumes" in told["spacing mm"].reason
+    coarse = [(z, 1.0, 1.0) for z in (2.0, 5, 5, 5, 5, 5, 5, 5, 5, 5, 10)]
+    preprocessing, told = chosen(spacings=coarse)
+    assert preprocessing.spacing_mm == pytest.approx((5, 1, 1))
+    coarse = [(z, 1.0, 1.0) for z in (0.5, 0.5, 5, 5, 5, 5, 10)]
+    preprocessing, told = chosen(spacings=coarse)
+    assert preprocessing.spacing_mm == pytest.approx((1, 1, 1))  # no finer than the others
+    assert "10th percentile" in told["spacing mm"].reason
+
+
+def test_what_suits_is_recommended_in_words():
+    def told(median, spacing):
+        return recommendation(fingerprint(median, spacing), planned(median, spacing)).value
+
+    assert told((50, 35, 36), (1, 1, 1)) == "3D"
+    assert told((10, 256, 216), (10, 1.5, 1.5)).startswith("2D, or 2.5D")
+    assert told((900, 512, 512), (0.7, 0.7, 0.7)) == "3D, or 2D for the overview"
+    assert recommendation(fingerprint((2, 300, 300))).value == "2D"

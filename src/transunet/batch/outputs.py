@@ -88,8 +88,6 @@ def write_sheet(
     from transunet.drawing.panels import tells_space
     from transunet.drawing.sheets import SheetOptions, draw_sheet, slices_of
 
-    channel = preprocessing.channels[0]
-    window = (channel.low, channel.high) if channel.normalisation == "clip" else None
-    options = SheetOptions(window=window)
+    options = SheetOptions(window=preprocessing.channels[0].window)
     panels = slices_of(image, labels, options, oriented=tells_space(Path(image.name)))
     draw_sheet(panels, names, path, options, title=path.stem)

@@ -13,7 +13,9 @@ from transunet.cli.options import GroupBy, Ignore, Layout, SplitsFile, who_train
 
 EXAMPLE = "Example: transunet prepare Task04_Hippocampus -o stores/hippocampus --folds 5"
 
-Normalisation = Literal["clip", "zscore", "range"]
+Normalisation = Literal["clip", "zscore", "range", "foreground", "nonzero"]
+SHOWN = "TransUNet3D-S"
+"""The network for which patches are shown; training plans them for its own model and device."""
 _slices = partial(typer.Option, rich_help_panel="How slices are made")
 
 
@@ -27,6 +29,15 @@ def prepare(
     ],
     layout: Layout = None,
     ignore: Ignore = None,
+    dimensions: Annotated[
+        int,
+        typer.Option(
+            min=2,
+            max=3,
+            help="Of the network to train: 3 brings all volumes to one spacing, for the models "
+            "with 3D in their names.",
+        ),
+    ] = 2,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes; each holds one case in memory.")
     ] = 1,
@@ -34,7 +45,8 @@ def prepare(
         str | None, _slices(help="What the channels are: CT, MRI, ...; with commas for several.")
     ] = None,
     normalisation: Annotated[
-        Normalisation | None, _slices(help="Of every channel; by modality if not given.")
+        Normalisation | None,
+        _slices(help="Of every channel; by modality if not given. foreground is for 3 dimensions."),
     ] = None,
     window: Annotated[
         tuple[float, float] | None, _slices(help="Lowest and highest intensity, for clip.")
@@ -42,6 +54,9 @@ def prepare(
     spacing: Annotated[
         tuple[float, float] | None,
         _slices(help="Resample slices to these mm from row to row and column to column."),
+    ] = None,
+    plane_spacing: Annotated[
+        float | None, _slices(help="Of 3 dimensions: mm from plane to plane.")
     ] = None,
     slice_axis: Annotated[
         int | None, _slices(min=0, max=2, help="In the orientation: 2 is axial in RAS.")
@@ -74,12 +89,22 @@ def prepare(
 
     from transunet.cli.progress import count_cases
     from transunet.data.layouts import open_dataset
-    from transunet.data.planning import decisions, grids_of, preprocessing_for
-    from transunet.data.prepare import labelled
+    from transunet.data.planning import (
+        decisions,
+        grids_of,
+        planned_patches,
+        preprocessing_for,
+        recommendation,
+        volume_preprocessing,
+    )
+    from transunet.data.prepare import labelled, measure
     from transunet.data.prepare import prepare as prepare_dataset
     from transunet.data.split_rules import split_warnings, splits_in, splits_of
     from transunet.data.splits import FRACTION
+    from transunet.device import choose_device, free_memory
     from transunet.errors import ConfigError
+    from transunet.models.transunet3d.config import plan_trunk
+    from transunet.models.transunet3d.footprint import step_bytes
     from transunet.training.recipe import load_recipe
 
     data = open_dataset(dataset, layout, ignore)
@@ -103,14 +128,33 @@ def prepare(
         how = "holdout" if fraction is not None and split == "auto" else split
         share = FRACTION if fraction is None else fraction
         chosen = splits_of(data, cases, seed, how=how, fraction=share, folds=folds)
-    preprocessing = preprocessing_for(
-        data,
-        grids_of(cases),
-        normalisation=normalisation,
-        window=window,
-        orientation=orientation,
-        slice_axis=slice_axis,
-    ).replace(spacing_mm=spacing and (None, *spacing))
+    if plane_spacing is not None and dimensions == 2:
+        raise ConfigError(
+            "--plane-spacing is for --dimensions 3: slices keep the volume's own planes."
+        )
+    if dimensions == 3:
+        with showing_notes(), count_cases("Measuring") as progress:
+            measured = measure(data, cases, out, workers, progress)
+        preprocessing, reasons = volume_preprocessing(
+            data,
+            grids_of(cases),
+            measured,
+            normalisation=normalisation,
+            window=window,
+            orientation=orientation,
+            slice_axis=slice_axis,
+            plane_mm=plane_spacing,
+            in_plane_mm=spacing,
+        )
+    else:
+        preprocessing = preprocessing_for(
+            data,
+            grids_of(cases),
+            normalisation=normalisation,
+            window=window,
+            orientation=orientation,
+            slice_axis=slice_axis,
+        ).replace(spacing_mm=spacing and (None, *spacing))
     with showing_notes(), count_cases("Preparing") as progress:
         store = prepare_dataset(
             data,
@@ -122,13 +166,30 @@ def prepare(
             progress=progress,
         )
     recipe, console = load_recipe(), Console()
-    for decision in decisions(
-        store.preprocessing,
-        store.fingerprint,
-        recipe=recipe.name,
-        image_size=recipe.size[0],
-        batch_size=recipe.batch,
-    ):
+    too_small = ""
+    if dimensions == 3:
+        plan = None
+        try:
+            plan = planned_patches(
+                store.fingerprint,
+                plan_trunk,
+                partial(step_bytes, SHOWN, len(store.labels)),
+                free_memory(choose_device()),
+                poolings=3,
+            )
+        except ConfigError as error:  # the store is made all the same
+            too_small = f"Warning: {SHOWN} cannot be trained on it as it is: {error}"
+        patches = plan.decisions if plan else ()
+        shown = [*reasons, *patches, recommendation(store.fingerprint, plan)]
+    else:
+        shown = decisions(
+            store.preprocessing,
+            store.fingerprint,
+            recipe=recipe.name,
+            image_size=recipe.size[0],
+            batch_size=recipe.batch,
+        )
+    for decision in shown:
         say(f"{decision.name:<15}", end="")
         say(hanging(console, decision.value, 15), "bold")
         why = hanging(console, f"{decision.reason}; change with {decision.option}", 15)
@@ -151,4 +212,7 @@ def prepare(
         where = f"fold {fold}: " if store.splits[1:] else ""
         for warning in split_warnings(store, part):
             say(f"Warning: {where}{warning}", "yellow")
-    say(f"Next: transunet train {quote(str(store.path))} -o RUN")
+    if too_small:
+        say(too_small, "yellow")
+    model = f" --model {SHOWN}" if dimensions == 3 else ""
+    say(f"Next: transunet train {quote(str(store.path))} -o RUN{model}")

@@ -82,8 +82,7 @@ def view(
     cases = _pairs(image, labels)
     is_bundle = bundle and (not Path(bundle).exists() or (Path(bundle) / CONFIG).is_file())
     if window is None and bundle and is_bundle:  # one that all of its images share, as a CT's is
-        channel = read_config(bundle).preprocessing.channels[0]
-        window = (channel.low, channel.high) if channel.normalisation == "clip" else None
+        window = read_config(bundle).preprocessing.channels[0].window
     options = SheetOptions(axis, every, columns, window, crop, opacity)
     names = _names(bundle, next(iter(cases.values()))[1], labels)
     overview = one_picture and len(cases) > 1

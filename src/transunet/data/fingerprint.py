@@ -5,10 +5,15 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from transunet.data.checks.suitability import PERCENTILES, SAMPLES
 from transunet.data.volume import Volume
 from transunet.settings import Configuration
+
+_LOW = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
+LEVELS = (*_LOW, 50.0, *(100 - level for level in reversed(_LOW)))
+"""Percentages at which a case's foreground is measured finely, so that cases can be pooled."""
 
 
 class Intensity(Configuration):
@@ -37,23 +42,57 @@ class CaseFingerprint(Configuration):
     """The same of the voxels that are not background; empty where there are none."""
     voxels: dict[int, int]
     """Voxels of each class, those that occur."""
+    nonzero: float | None = None
+    """The share of voxels where some channel is not 0. It and what follows are measured where
+    volumes are prepared for networks of three axes."""
+    quantiles: tuple[tuple[float, ...], ...] = ()
+    """Of each channel's foreground, at `LEVELS`; empty where there is none."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not measured: stores for slices stay the same, byte for byte."""
+        values: dict[str, Any] = serialise(self)
+        if self.nonzero is None:
+            del values["nonzero"], values["quantiles"]
+        return values
 
     @classmethod
     def of(
-        cls, image: Volume, label: Volume, known: Mapping[int, str], modality: str | None
+        cls,
+        image: Volume,
+        label: Volume,
+        known: Mapping[int, str],
+        modality: str | None,
+        finely: bool = False,
     ) -> Self:
-        """Measure a case; `known` are the classes, others (what nobody labelled) count in none."""
+        """Measure a case.
+
+        Args:
+            image: its volume.
+            label: its label map, class indices.
+            known: the classes; others (what nobody labelled) count in none.
+            modality: what the image's header tells.
+            finely: also what planning for networks of three axes needs.
+        """
         classes, counts = np.unique(label.array.ravel("K"), return_counts=True)
         voxels = dict(zip(classes.tolist(), counts.tolist(), strict=True))
         foreground = (label.array[0] > 0) & (label.array[0] <= max(known))
+        inside = image.array[:, foreground]
+        fine: dict[str, Any] = {}
+        if finely:
+            samples = inside[:, :: max(1, inside.shape[1] // SAMPLES)]
+            fine["nonzero"] = float(image.array.any(axis=0).mean())
+            if samples.size:
+                fine["quantiles"] = np.percentile(samples, LEVELS, axis=1).T.tolist()
         return cls(
             shape=image.spatial_shape,
             spacing_mm=image.spacing_mm,
             orientation=image.orientation,
             modality=modality,
             intensities=intensities_of(image.array),
-            foreground=intensities_of(image.array[:, foreground]),
+            foreground=intensities_of(inside),
             voxels={index: count for index, count in voxels.items() if index in known},
+            **fine,
         )
 
 
@@ -130,10 +169,34 @@ def summarise(
         },
         orientations=dict(zip(names.tolist(), counts.tolist(), strict=True)),
         intensities=_pooled([case.intensities for case in cases]),
-        foreground=_pooled([case.foreground for case in cases if case.foreground]),
+        foreground=foreground_of(cases),
         voxels={index: sum(case.voxels.get(index, 0) for case in cases) for index in labels},
         cases_with={index: sum(index in case.voxels for case in cases) for index in labels},
     )
+
+
+def foreground_of(cases: Sequence[CaseFingerprint]) -> tuple[Intensity, ...]:
+    """Return the intensities of the foreground of all cases; empty where there is none."""
+    return _pooled([case.foreground for case in cases if case.foreground])
+
+
+def foreground_percentiles(
+    cases: Sequence[CaseFingerprint], channel: int, wanted: Sequence[float]
+) -> list[float]:
+    """Return percentiles of a channel's foreground voxels of all cases together.
+
+    Args:
+        cases: measured finely; one of them has foreground.
+        channel: its number.
+        wanted: percentages.
+    """
+    measured = [case for case in cases if case.quantiles]
+    own = [np.array(case.quantiles[channel]) for case in measured]
+    weights = np.array([case.foreground[channel].voxels for case in measured], dtype=np.float64)
+    values = np.unique(np.concatenate(own))
+    below = [np.interp(values, quantiles, LEVELS) for quantiles in own]
+    shares = np.average(below, axis=0, weights=weights)
+    return np.interp(wanted, shares, values).tolist()  # type: ignore[no-any-return]
 
 
 def _pooled(cases: Sequence[Sequence[Intensity]]) -> tuple[Intensity, ...]:

@@ -9,14 +9,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from transunet.data.cases import Case, DataSet
-from transunet.data.fingerprint import Fingerprint
+from transunet.data.fingerprint import (
+    CaseFingerprint,
+    Fingerprint,
+    foreground_of,
+    foreground_percentiles,
+)
 from transunet.data.formats import read_grid
 from transunet.data.preprocessing import (
+    ANISOTROPIC,
     PHOTOGRAPH_CHANNELS,
     Channel,
     Normalisation,
@@ -38,6 +44,12 @@ ENOUGH = 8
 """Slices per batch below which a smaller image is preferred: the Dice loss needs several."""
 BATCH = 24
 """Slices per step that `auto` stands for: the paper's, since the learning rate belongs to it."""
+
+CLIPPED = (0.5, 99.5)
+"""Percentiles of a CT's foreground that intensities are clipped to."""
+_FINE = 10  # percentile of the coarse axis's spacings that is taken where voxels are long
+_EMPTY = 0.25  # share of voxels that are exactly 0 from which on the background counts as such
+_FEW_PLANES = 16  # below this there is little to see along the axis across the slices
 
 PATCH_MEMORY = 8 << 30
 """Bytes for which patches are planned at most, as the published plans are: beyond, patches only
@@ -96,7 +108,12 @@ def preprocessing_for(
     for name in dataset.channels:
         channel = channel_for(name, dataset.intensity_range)
         if window or normalisation not in (None, channel.normalisation):
-            if normalisation != "zscore" and not window:
+            if normalisation == "foreground":
+                raise ConfigError(
+                    "--normalisation foreground takes mean and deviation from the labelled voxels, "
+                    "which are measured for volumes only: add --dimensions 3."
+                )
+            if normalisation not in ("zscore", "nonzero") and not window:
                 raise ConfigError(
                     f"--normalisation {normalisation} needs --window LOW HIGH, such as -125 275."
                 )
@@ -113,6 +130,159 @@ def preprocessing_for(
     return Preprocessing(
         channels=tuple(channels), orientation=planes_first(orientation, slice_axis)
     )
+
+
+def volume_preprocessing(
+    dataset: DataSet,
+    grids: Sequence[Grid],
+    cases: Sequence[CaseFingerprint],
+    *,
+    normalisation: Normalisation | None = None,
+    window: tuple[float, float] | None = None,
+    orientation: str = "RAS",
+    slice_axis: int | None = None,
+    plane_mm: float | None = None,
+    in_plane_mm: tuple[float, float] | None = None,
+) -> tuple[Preprocessing, tuple[Decision, ...]]:
+    """Choose the preprocessing for networks of three axes, with the reasons.
+
+    The rules are those published for nnU-Net (Isensee et al. 2021).
+
+    Args:
+        dataset: its channels name the modality.
+        grids: of its images, from `grids_of`.
+        cases: measured finely.
+        normalisation: of every channel, instead of the modality's.
+        window: lowest and highest intensity, instead of the foreground's percentiles.
+        orientation: what the axes are turned to.
+        slice_axis: the axis of `orientation` that runs across the planes.
+        plane_mm: spacing from plane to plane, instead of the one chosen.
+        in_plane_mm: likewise from row to row and column to column.
+
+    Raises:
+        ConfigError: for a normalisation that lacks what it needs.
+    """
+    own = preprocessing_for(
+        dataset,
+        grids,
+        normalisation=None if normalisation == "foreground" else normalisation,
+        window=None if normalisation == "foreground" else window,
+        orientation=orientation,
+        slice_axis=slice_axis,
+    )
+    foreground = foreground_of(cases)
+    if normalisation == "foreground" and not foreground:
+        raise ConfigError("--normalisation foreground needs labelled voxels, and no case has any.")
+    empty = 1 - float(np.median([case.nonzero for case in cases]))
+    channels, reasons = [], []
+    for number, channel in enumerate(own.channels):
+        asked = normalisation is not None or window is not None
+        is_ct = channel.normalisation == "clip" and not asked
+        if foreground and (is_ct or normalisation == "foreground"):
+            low, high = window or foreground_percentiles(cases, number, CLIPPED)
+            channel = channel.replace(
+                normalisation="foreground",
+                low=_short(low),
+                high=_short(max(high, low + 1e-3)),
+                mean=_short(foreground[number].mean),
+                deviation=_short(foreground[number].deviation) or 1.0,
+            )
+            reasons.append(
+                "the labelled voxels' mean and deviation, clipped to "
+                + ("the window" if window else "their 0.5 and 99.5 percentiles")
+                + ("; CT counts in Hounsfield units, the same in every volume" if is_ct else "")
+            )
+        elif channel.normalisation == "zscore" and not asked and empty >= _EMPTY:
+            channel = channel.replace(normalisation="nonzero")
+            reasons.append(
+                f"no absolute scale is known, and {empty:.0%} of the voxels (median) are exactly "
+                "0: they are no tissue, and what lies around the rest is cut off in the store"
+            )
+        elif asked:
+            reasons.append("what was asked for")
+        else:
+            reasons.append(_reason(channel))
+        channels.append(channel)
+    spacing = np.array([own.working_spacing_mm(grid) for grid in grids])
+    median = np.median(spacing, axis=0) if grids else np.ones(3)
+    chosen = median.copy()
+    coarse = int(median.argmax())
+    others = float(np.delete(median, coarse).max())
+    reason = f"the median of {len(grids)} volumes"
+    if median[coarse] > ANISOTROPIC * others:
+        chosen[coarse] = max(np.percentile(spacing[:, coarse], _FINE), others)
+        axis = ("planes", "rows", "columns")[coarse]
+        reason += (
+            f"; but of the distance between {axis}, {median[coarse] / others:.1f} times the "
+            f"others', the {_FINE}th percentile, so that no volume loses much: they are resampled "
+            "along it by themselves, linearly"
+        )
+    wanted = (
+        plane_mm or float(chosen[0]),
+        *(in_plane_mm or (float(chosen[1]), float(chosen[2]))),
+    )
+    if plane_mm or in_plane_mm:
+        reason = "what was asked for" + ("" if plane_mm and in_plane_mm else f"; else {reason}")
+    planes, rows, columns = list(own.orientation)
+    preprocessing = own.replace(channels=tuple(channels), spacing_mm=wanted)
+    return preprocessing, (
+        Decision(
+            "normalisation",
+            ", ".join(map(describe, channels)),
+            "; ".join(dict.fromkeys(reasons)),
+            "--modality, --normalisation, --window",
+        ),
+        Decision(
+            "planes along",
+            f"{planes}, rows along {rows}, columns along {columns}",
+            f"axial, unless another axis is more than {ANISOTROPY:g} times coarser",
+            "--slice-axis, --orientation",
+        ),
+        Decision(
+            "spacing mm",
+            " x ".join(f"{edge:.4g}" for edge in wanted),
+            f"{reason}; images with cubic splines, labels by class",
+            "--plane-spacing, --spacing",
+        ),
+    )
+
+
+def recommendation(fingerprint: Fingerprint, plan: "PatchPlan | None" = None) -> Decision:
+    """Say whether a network of two axes, with neighbours or of three suits a data set.
+
+    Args:
+        fingerprint: of the working volumes.
+        plan: the patches that a network of three axes would see, if they are known.
+    """
+    size, spacing = fingerprint.size["median"], fingerprint.spacing_mm["median"]
+    ratio = spacing[0] / max(spacing[1:])
+    share = min(1.0, prod(plan.size) / prod(size)) if plan else 1.0
+    if size[0] < 4:
+        value, reason = "2D", f"{size[0]} planes (median) are no volume to speak of"
+    elif ratio > ANISOTROPIC or size[0] < _FEW_PLANES:
+        value = "2D, or 2.5D (--context 1)"
+        reason = (
+            f"{size[0]} planes (median), {ratio:.1f} times as far apart as rows and columns: each "
+            "tells little of the next; 3D is worth a comparison"
+        )
+    elif share < 0.05:
+        value = "3D, or 2D for the overview"
+        reason = (
+            f"voxels are about as long as wide, but a patch sees {share:.1%} of a volume; a "
+            "coarser --spacing and --plane-spacing shows more of it"
+        )
+    else:
+        value = "3D"
+        reason = (
+            f"{size[0]} planes (median), {ratio:.1f} times as far apart as rows and columns: what "
+            "lies above and below tells as much as what lies beside"
+        )
+    return Decision("recommended", value, reason, "train --model")
+
+
+def _short(number: float) -> float:
+    """`number` as a person would write it down."""
+    return float(f"{number:.6g}")
 
 
 def channel_for(name: str, intensity_range: tuple[float, float] | None = None) -> Channel:
@@ -185,6 +355,9 @@ class PooledPatch(Protocol):
         """Kernel of each stage."""
 
 
+Pooled = TypeVar("Pooled", bound=PooledPatch)
+
+
 @dataclass(frozen=True)
 class PatchPlan:
     """Patches that suit a data set, a network and a memory, with the reasons."""
@@ -203,8 +376,8 @@ class PatchPlan:
 
 def planned_patches(
     fingerprint: Fingerprint,
-    rule: Callable[[tuple[int, ...], tuple[float, ...]], PooledPatch],
-    step_bytes: Callable[[PooledPatch, int], float],
+    rule: Callable[[Sequence[int], Sequence[float]], Pooled],
+    step_bytes: Callable[[Pooled, int], float],
     memory: float = PATCH_MEMORY,
     poolings: int = 1,
 ) -> PatchPlan:
@@ -217,7 +390,7 @@ def planned_patches(
     Args:
         fingerprint: of the working volumes.
         rule: what poolings and kernels a patch in voxels of some spacing gets: `plan_trunk`.
-        step_bytes: what a step on so many patches takes: `training_bytes` of the network.
+        step_bytes: what a step on so many patches takes: `footprint.step_bytes` of the network.
         memory: bytes that there are; of more than `PATCH_MEMORY` no more is used.
         poolings: the fewest that the network can do with: 3 where it has queries.
 
@@ -233,9 +406,10 @@ def planned_patches(
         side = 2 ** (poolings + 2)
         raise ConfigError(
             f"The median working volume has {sizes} voxels (planes, rows, columns), too few for "
-            f"{poolings} poolings: the network needs about {side} along two axes or more. Prepare "
-            "with a finer --spacing and --plane-spacing, or choose a --model without queries, such "
-            "as TransUNet3D-encoder-S, or a 2D one."
+            f"{poolings} poolings: the network needs about {side} along two axes or more. Train "
+            "with a larger --image-size (what lies outside is padded), prepare with a finer "
+            "--spacing and --plane-spacing, or choose a --model without queries, such as "
+            "TransUNet3D-encoder-S, or a 2D one."
         )
     while step_bytes(plan, _PATCHES) > limit:
         strides = [prod(steps) for steps in zip(*plan.poolings, strict=True)]
@@ -284,7 +458,7 @@ def planned_patches(
         (
             Decision(
                 "patch size",
-                f"{planes} x {rows} x {columns}",
+                f"{planes}x{rows}x{columns}",
                 (
                     f"the median working volume, {sizes}, rounded up to what the poolings divide"
                     if whole
@@ -315,7 +489,21 @@ def describe(channel: Channel) -> str:
         return f"{channel.name}: {channel.low:g}..{channel.high:g} to 0..1, clipped"
     if channel.normalisation == "range":
         return f"{channel.name}: divided by {channel.high:g}"
-    return f"{channel.name}: mean 0 and deviation 1 per volume"
+    if channel.normalisation == "foreground":
+        window = f"clipped to {channel.low:g}..{channel.high:g}"
+        return f"{channel.name}: {window}, less {channel.mean:g}, divided by {channel.deviation:g}"
+    of = " of the voxels that are not 0" if channel.normalisation == "nonzero" else ""
+    return f"{channel.name}: mean 0 and deviation 1 per volume{of}"
+
+
+def _reason(channel: Channel) -> str:
+    if channel.normalisation == "range":
+        return "the range of the values is known"
+    if channel.per_volume:
+        return "no absolute scale is known, so each volume is brought to its own"
+    if (channel.low, channel.high) == CT_WINDOW:
+        return "CT counts in Hounsfield units; the paper's window for soft tissue"
+    return "the window that was asked for"
 
 
 def decisions(
@@ -335,16 +523,7 @@ def decisions(
         image_size: that one's, in pixels.
         batch_size: that one's, in slices.
     """
-    reasons = []
-    for channel in preprocessing.channels:
-        if channel.normalisation == "range":
-            reasons.append("the range of the values is known")
-        elif channel.normalisation == "zscore":
-            reasons.append("no absolute scale is known, so each volume is brought to its own")
-        elif (channel.low, channel.high) == CT_WINDOW:
-            reasons.append("CT counts in Hounsfield units; the paper's window for soft tissue")
-        else:
-            reasons.append("the window that was asked for")
+    reasons = [_reason(channel) for channel in preprocessing.channels]
     planes, rows, columns = list(preprocessing.orientation)
     apart = " x ".join(f"{edge:.3g}" for edge in fingerprint.spacing_mm["median"])
     in_plane = "as it is"

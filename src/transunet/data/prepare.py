@@ -8,11 +8,15 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from transunet.data.cases import (
     IGNORED,
@@ -22,11 +26,11 @@ from transunet.data.cases import (
     labels_missing,
     raise_first,
 )
-from transunet.data.checks.problems import log_warnings, problem_of
+from transunet.data.checks.problems import Problem, log_warnings, problem_of
 from transunet.data.checks.suitability import modality_of_header
 from transunet.data.fingerprint import CaseFingerprint, summarise
 from transunet.data.formats import files_of, warn_of_contradictions
-from transunet.data.planning import grids_of, preprocessing_for
+from transunet.data.planning import grids_of, preprocessing_for, volume_preprocessing
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.processes import Progress, spread
 from transunet.data.split_rules import How, splits_of
@@ -42,6 +46,7 @@ from transunet.data.store import (
     case_folder,
     case_on_disk,
 )
+from transunet.data.volume import Volume
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError
 from transunet.files import atomic_path, sha256_of, writable_folder, write_text, writing
@@ -57,6 +62,7 @@ def prepare(
     store: Path,
     *,
     preprocessing: Preprocessing | None = None,
+    dimensions: Literal[2, 3] = 2,
     workers: int = 1,
     seed: int = 1234,
     how: How = "auto",
@@ -71,6 +77,7 @@ def prepare(
         dataset: from `layouts.open_dataset`.
         store: a folder; a store that is there already is brought up to date.
         preprocessing: None chooses it from modality and spacing.
+        dimensions: of the networks that it is chosen for.
         workers: processes; each holds one case in memory.
         seed: of the split; see `split_rules.splits_of`, also for what follows.
         how: "auto", "own", "holdout" or "kfold".
@@ -89,6 +96,9 @@ def prepare(
     log_warnings(dataset.notes)
     warn_of_contradictions(path for case in cases for path in case.files)
     splits = splits or splits_of(dataset, cases, seed, how=how, fraction=fraction, folds=folds)
+    if preprocessing is None and dimensions == 3:
+        measured = measure(dataset, cases, store, workers)
+        preprocessing, _ = volume_preprocessing(dataset, grids_of(cases), measured)
     preprocessing = preprocessing or preprocessing_for(dataset, grids_of(cases))
     if (store / MANIFEST).is_file():
         try:
@@ -137,6 +147,33 @@ def prepare(
     return Store(store, manifest)
 
 
+def measure(
+    dataset: DataSet,
+    cases: Sequence[Case],
+    store: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> list[CaseFingerprint]:
+    """Measure what planning for networks of three axes needs; nothing of what `store` knows.
+
+    Args:
+        dataset: that the cases are of.
+        cases: labelled.
+        store: a folder; where a store is in it, unchanged cases are not read again.
+        workers: processes; each holds one case in memory.
+        progress: called after every case.
+
+    Raises:
+        DataError: for the first case that cannot be used, or that is a picture.
+        GeometryError: for grids that contradict each other.
+    """
+    known = None
+    with suppress(DataError, ConfigError):
+        known = Store.open(store).preprocessing
+    work = partial(_measure_case, replace(dataset, cases=(), notes=()), known, store)
+    return spread(work, cases, workers, progress)
+
+
 def labelled(dataset: DataSet) -> tuple[Case, ...]:
     """Return the cases with a label, sorted by name; all their files are there.
 
@@ -153,22 +190,7 @@ def labelled(dataset: DataSet) -> tuple[Case, ...]:
 def _prepare_case(
     dataset: DataSet, preprocessing: Preprocessing, store: Path, case: Case
 ) -> StoredCase:
-    settings = {
-        "format": FORMAT,
-        "reading": _READING,
-        "preprocessing": preprocessing.model_dump(mode="json"),
-        "values": sorted(dataset.values.items()),
-        "channels": dataset.channels,
-    }
-    made_with = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    files = [file for path in case.files for file in files_of(path)]
-    hashes = {}
-    for path in files:  # of several, such as a DICOM series, the hash of their hashes
-        parts = [
-            sha256_of(file) for file in (walk(path).files if path.is_dir() else files_of(path))
-        ]
-        several = hashlib.sha256("".join(parts).encode()).hexdigest()
-        hashes[_stored_path(dataset, path)] = several if parts[1:] else parts[0]
+    made_with, hashes = _made_with(dataset, preprocessing), _hashes(dataset, case)
     prepared = case_on_disk(store, case.name)
     if prepared and (prepared.hashes, prepared.made_with) == (hashes, made_with):
         return prepared.replace(group=case.group, split=case.split)
@@ -177,6 +199,9 @@ def _prepare_case(
     assert label is not None
     working = preprocessing.to_working(image)
     working_labels = preprocessing.labels_to_working(label)
+    if preprocessing.is_cropped:
+        box = _region(preprocessing, image, working_labels)
+        working, working_labels = working[:, *box], working_labels[box]
     classes = [int(index) for index in np.unique(working_labels) if index in dataset.labels]
     unlabelled = np.zeros(len(working_labels), np.bool_)
     if dataset.ignore is not None:
@@ -199,7 +224,11 @@ def _prepare_case(
         },
         unlabelled=tuple(np.flatnonzero(unlabelled).tolist()),
         fingerprint=CaseFingerprint.of(
-            image, label, dataset.labels, modality_of_header(image.header)
+            image,
+            label,
+            dataset.labels,
+            modality_of_header(image.header),
+            finely=preprocessing.of_volumes,
         ),
     )
     remedy = "Choose another place or make room; the cases that are done stay done."
@@ -209,6 +238,73 @@ def _prepare_case(
         np.save(folder / "label.npy", working_labels)
         (folder / CASE).write_text(stored.model_dump_json(), "utf-8")
     return stored
+
+
+def _made_with(dataset: DataSet, preprocessing: Preprocessing) -> str:
+    settings = {
+        "format": FORMAT,
+        "reading": _READING,
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        "values": sorted(dataset.values.items()),
+        "channels": dataset.channels,
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _hashes(dataset: DataSet, case: Case) -> dict[str, str]:
+    hashes = {}
+    for path in [file for part in case.files for file in files_of(part)]:
+        parts = [  # of several, such as a DICOM series, the hash of their hashes
+            sha256_of(file) for file in (walk(path).files if path.is_dir() else files_of(path))
+        ]
+        several = hashlib.sha256("".join(parts).encode()).hexdigest()
+        hashes[_stored_path(dataset, path)] = several if parts[1:] else parts[0]
+    return hashes
+
+
+def _measure_case(
+    dataset: DataSet, known: Preprocessing | None, store: Path, case: Case
+) -> CaseFingerprint:
+    prepared = case_on_disk(store, case.name) if known else None
+    if (
+        known
+        and prepared
+        and prepared.fingerprint.nonzero is not None
+        and prepared.made_with == _made_with(dataset, known)
+        and prepared.hashes == _hashes(dataset, case)
+    ):
+        return prepared.fingerprint
+    image, label = dataset.read_case(case)
+    assert label is not None
+    if min(image.spatial_shape) == 1:
+        shape = " x ".join(map(str, image.spatial_shape))
+        found = f"it is a picture or a single plane ({shape} voxels), and no volume"
+        remedy = "Prepare for a network of two axes: --dimensions 2 (train: a --model without 3D)"
+        raise Problem("plane", image.name, found, remedy).error()
+    modality = modality_of_header(image.header)
+    return CaseFingerprint.of(image, label, dataset.labels, modality, finely=True)
+
+
+def _region(
+    preprocessing: Preprocessing, image: Volume, labels: NDArray[Any]
+) -> tuple[slice, slice, slice]:
+    """Return where in a working volume there is something, in its image or its `labels`."""
+    tissue = np.asarray(preprocessing.oriented(image) != 0).any(axis=0)
+    slices = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        native = np.flatnonzero(np.any(tissue, axis=others))
+        labelled = np.flatnonzero(np.any(labels, axis=others))
+        length, new = tissue.shape[axis], labels.shape[axis]
+        scale = (new - 1) / max(length - 1, 1)
+        low, high = 0, new
+        if native.size:  # a voxel more on each side, for what resampling spreads
+            low, high = int(native[0] * scale) - 1, int(native[-1] * scale) + 3
+        if labelled.size:
+            low, high = min(low, int(labelled[0])), max(high, int(labelled[-1]) + 1)
+        slices.append(slice(max(low, 0), min(high, new)))
+    planes, rows, columns = slices
+    return planes, rows, columns
 
 
 def _stored_path(dataset: DataSet, path: Path) -> str:

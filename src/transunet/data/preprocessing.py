@@ -4,14 +4,21 @@ It travels in the bundle, so that predicting does what training did.
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from transunet.data.formats import smallest_unsigned
-from transunet.data.resize import nearest, resize
+from transunet.data.resize import nearest, resize, resize_labels
 from transunet.data.volume import (
     Grid,
     Volume,
@@ -29,7 +36,13 @@ PHOTOGRAPH_CHANNELS = frozenset(
 _WHITES = (255.0, 65535.0)  # the numbers of full brightness: of 8 bits and of 16
 
 
-Normalisation = Literal["clip", "zscore", "range"]
+ANISOTROPIC = 3.0
+"""Voxels this many times longer along one axis than along the others are resampled along it by
+themselves."""
+LARGEST = 2**31
+"""Voxels of the largest working volume that resampling may make of a smaller one: 8 GiB."""
+
+Normalisation = Literal["clip", "zscore", "range", "foreground", "nonzero"]
 
 
 class Scale(NamedTuple):
@@ -46,15 +59,39 @@ class Channel(Configuration):
     name: str = "image"
     normalisation: Normalisation = "zscore"
     """clip: `low`..`high` to [0, 1], the rest clipped; zscore: mean 0 and deviation 1 per volume;
-    range: divided by `high`."""
+    range: divided by `high`; foreground: clipped to `low`..`high`, then less `mean` and divided by
+    `deviation`, what the data set's foreground has; nonzero: as zscore, of the voxels that are not
+    0, while those that are stay 0."""
     low: float = 0.0
     high: float = 1.0
+    mean: float = 0.0
+    deviation: float = 1.0
 
     @model_validator(mode="after")
     def _window(self) -> Self:
-        if self.normalisation != "zscore" and self.high <= self.low:
+        if not self.per_volume and self.high <= self.low:
             raise ValueError(f"high={self.high} must be above low={self.low}")
+        if self.deviation <= 0:
+            raise ValueError(f"deviation={self.deviation} must be above 0")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what only "foreground" has: files of before stay the same, byte for byte."""
+        values: dict[str, Any] = serialise(self)
+        if self.normalisation != "foreground":
+            del values["mean"], values["deviation"]
+        return values
+
+    @property
+    def per_volume(self) -> bool:
+        """Whether each volume is brought to its own mean and deviation, whatever its scale."""
+        return self.normalisation in ("zscore", "nonzero")
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """The intensities that all images are clipped to; None where none are."""
+        return (self.low, self.high) if self.normalisation in ("clip", "foreground") else None
 
     def for_white(self, white: float | None) -> Self:
         """Return the channel for a picture whose white is this: 255 with 8 bits, 65535 with 16.
@@ -70,10 +107,12 @@ class Channel(Configuration):
         Args:
             parts: the channel's voxels, in as many pieces as suits the caller.
         """
-        if self.normalisation != "zscore":
+        if not self.per_volume:
             return None
+        if self.normalisation == "nonzero":
+            parts = [part[part != 0] for part in parts]
         # In double precision: the mean of many large numbers is not safe in single.
-        count = sum(part.size for part in parts)
+        count = sum(part.size for part in parts) or 1
         mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / count
         squares = sum(float(np.square(part.astype(np.float64) - mean).sum()) for part in parts)
         return Scale(mean, float(np.sqrt(squares / count)) or 1.0)
@@ -90,11 +129,16 @@ class Channel(Configuration):
             return np.asarray(clipped / (self.high - self.low), dtype=np.float32)
         if self.normalisation == "range":
             return np.asarray(values / self.high, dtype=np.float32)
+        if self.normalisation == "foreground":
+            scale = Scale(self.mean, self.deviation)
         scale = scale or self.measure([values])
         assert scale is not None
         out = np.empty(values.shape, np.float32)
         for index, part in enumerate(values):  # one slice at a time in double precision
-            out[index] = (part.astype(np.float64) - scale.mean) / scale.deviation
+            clipped = np.clip(part, *self.window) if self.window else part
+            out[index] = (clipped.astype(np.float64) - scale.mean) / scale.deviation
+            if self.normalisation == "nonzero":
+                out[index][part == 0] = 0
         return out
 
 
@@ -112,7 +156,9 @@ class Preprocessing(Configuration):
     """The directions in which planes, rows and columns follow each other: "SRA", axial planes from
     the feet up, rows from left to right, columns from back to front."""
     spacing_mm: tuple[float | None, float | None, float | None] | None = None
-    """From plane to plane, row to row, column to column; None keeps each volume's own."""
+    """From plane to plane, row to row, column to column; None keeps each volume's own. Where planes
+    are resampled too, working volumes are for networks of three axes: labels are resampled by
+    class, and an axis along which voxels are far longer than along the others by itself."""
 
     @classmethod
     def of_format_1(cls, values: Mapping[str, Any]) -> Self:
@@ -154,7 +200,8 @@ class Preprocessing(Configuration):
             scales: of some planes, each channel's `measure` of the whole.
 
         Raises:
-            DataError: when the volume has another number of channels.
+            DataError: when the volume has another number of channels, or would be resampled to an
+                absurd size.
         """
         if volume.channels != len(self.channels):
             names = ", ".join(channel.name for channel in self.channels)
@@ -170,13 +217,21 @@ class Preprocessing(Configuration):
             channel = channel.for_white(white)
             out[index] = channel.normalise(oriented[index], scales[index] if scales else None)
         shape = self.working_shape(volume)
-        same = shape == oriented.shape[1:]
-        return out if same else resize(out, shape, order=3, edge="kept")
+        if shape == oriented.shape[1:]:
+            return out
+        orders = [3, 3, 3]
+        coarse = self._coarse_axis(volume)
+        if coarse is not None:  # a spline through planes that lie far apart overshoots between them
+            orders[coarse] = 1
+        return resize(out, shape, order=orders, edge="kept")
 
     def labels_to_working(self, volume: Volume) -> NDArray[Any]:
         """Return a label map as a working volume, (D, H, W) uint8 (uint16 above 255)."""
         oriented = smallest_unsigned(self.oriented(volume)[0])
-        return np.ascontiguousarray(nearest(oriented, self.working_shape(volume), edge="kept"))
+        shape = self.working_shape(volume)
+        if self.of_volumes:
+            return resize_labels(oriented, shape)
+        return np.ascontiguousarray(nearest(oriented, shape, edge="kept"))
 
     def from_working(self, labels: NDArray[Any], like: Volume) -> Volume:
         """Return the labels of a working volume as a label map on `like`'s own grid.
@@ -193,9 +248,40 @@ class Preprocessing(Configuration):
             raise GeometryError(
                 f"{like.name}: labels of shape {labels.shape} do not fit; expected {expected}."
             )
-        native = nearest(labels, shape, edge="kept")
+        native = (
+            resize_labels(labels, shape) if self.of_volumes else nearest(labels, shape, edge="kept")
+        )
         array = smallest_unsigned(self.unoriented(native[None], like))
         return like.with_array(np.ascontiguousarray(array))
+
+    @property
+    def of_volumes(self) -> bool:
+        """Whether volumes are resampled along all axes, as for networks of three."""
+        return self.spacing_mm is not None and self.spacing_mm[0] is not None
+
+    @property
+    def is_cropped(self) -> bool:
+        """Whether a store leaves out what is 0 in all channels around a volume.
+
+        It is 0 in the working volume, too, as is what patches see outside a volume: a network sees
+        the same at the border of what is kept as in the whole volume, so that prediction, which
+        takes the whole one, need not crop.
+        """
+        nonzero = all(channel.normalisation == "nonzero" for channel in self.channels)
+        return self.of_volumes and nonzero
+
+    def _coarse_axis(self, volume: Volume) -> int | None:
+        """The axis that is resampled by itself: voxels are far longer there, or shall be."""
+        if not self.of_volumes:
+            return None
+        for spacing in (
+            self.working_spacing_mm(volume, resampled=False),
+            self.working_spacing_mm(volume),
+        ):
+            axis = int(np.argmax(spacing))
+            if spacing[axis] > ANISOTROPIC * max(np.delete(spacing, axis)):
+                return axis
+        return None
 
     def oriented(self, volume: Volume) -> NDArray[Any]:
         """Return `volume`'s voxels as planes, rows and columns, (C, D, H, W): a view."""
@@ -222,6 +308,18 @@ class Preprocessing(Configuration):
             n if wanted is None else max(1, round(n * has / wanted))
             for n, has, wanted in zip(shape, native_mm, self.spacing_mm, strict=True)
         )
+        if planes * rows * columns > max(LARGEST, prod(shape)):
+            has, wanted, own = (
+                " x ".join("own" if n is None else f"{n:.4g}" for n in numbers)
+                for numbers in (native_mm, self.spacing_mm, shape)
+            )
+            raise DataError(
+                f"{getattr(volume, 'name', 'A volume')}: resampled from {has} mm to {wanted} mm, "
+                f"its {own} voxels would become {planes} x {rows} x {columns}, "
+                f"{4 * planes * rows * columns / 2**30:,.0f} GiB; expected at most "
+                f"{4 * LARGEST / 2**30:.0f} GiB. Choose a coarser spacing, or correct the voxel "
+                "size in the file if it is wrong."
+            )
         return planes, rows, columns
 
     def working_spacing_mm(

@@ -134,7 +134,7 @@ class TrainingData(Configuration):
             space=_space(stored[0].images[0]),
             channels=tuple(channels),
             spacing_mm=_span([case.spacing_mm for case in stored]),
-            view_mm=_span([_view(case.size, case.spacing_mm) for case in stored]),
+            view_mm=_span([_view_of(case, preprocessing) for case in stored]),
         )
 
 
@@ -317,13 +317,15 @@ def _doubtful_sign(
 def _doubtful_range(
     channel: Channel, seen: SeenChannel, values: ChannelValues, white: float | None
 ) -> Iterator[str]:
-    if channel.normalisation == "zscore":  # of any scale
+    if channel.per_volume:  # of any scale
         if _outside(values.standardised, seen.standardised, shift=DEVIATIONS):
             yield (
                 "are distributed otherwise than in any image of training: it may be another kind "
                 "of image, or prepared otherwise"
             )
         return
+    if channel.window:  # as a share of it
+        channel = channel.replace(normalisation="clip")
     (own,) = channel.for_white(white).normalise(np.array([values.percentiles])).tolist()
     least, most = channel.normalise(np.array(seen.percentiles)).tolist()
     if own[-1] - own[0] < _NARROW or _outside(own, (least, most), shift=SHARE):
@@ -358,7 +360,7 @@ def _doubtful_grid(
 
 
 def _keeps_negative(channel: Channel) -> bool:
-    return channel.normalisation == "clip" and channel.low < 0
+    return channel.window is not None and channel.low < 0
 
 
 def _standardised(percentiles: Triple, mean: float, deviation: float) -> Triple:
@@ -373,6 +375,19 @@ def _space(name: str) -> Space:
 
 def _view(size: Sequence[int], spacing: Sequence[float]) -> tuple[float, float]:
     return size[0] * spacing[1], size[1] * spacing[2]
+
+
+def _view_of(case: "StoredCase", preprocessing: Preprocessing) -> tuple[float, float]:
+    """Height and width of a case in mm; also where the store holds less of it."""
+    if not preprocessing.is_cropped:
+        return _view(case.size, case.spacing_mm)
+    own, wanted = (
+        ["RLAPSI".index(code) // 2 for code in codes]
+        for codes in (case.fingerprint.orientation, preprocessing.orientation)
+    )
+    measured = case.fingerprint
+    edges = [n * mm for n, mm in zip(measured.shape, measured.spacing_mm, strict=True)]
+    return edges[own.index(wanted[1])], edges[own.index(wanted[2])]
 
 
 def _span(rows: Sequence[Sequence[float]]) -> Span:

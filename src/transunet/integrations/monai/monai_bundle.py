@@ -76,6 +76,8 @@ _INTENSITIES = {
     "clip": "{name}: {low:g} to {high:g} scaled to 0 to 1, the rest clipped",
     "range": "{name}: divided by {high:g}",
     "zscore": "{name}: mean 0 and deviation 1 over the volume",
+    "nonzero": "{name}: mean 0 and deviation 1 over the voxels that are not 0",
+    "foreground": "{name}: {low:g} to {high:g}, the rest clipped, less {mean:g}, by {deviation:g}",
 }
 
 
@@ -239,7 +241,7 @@ def _intensities(preprocessing: Preprocessing) -> dict[str, Any]:
     """Return the transform that normalises: MONAI's own where that rounds as this package does."""
     (kind, low, high), *others = {(c.normalisation, c.low, c.high) for c in preprocessing.channels}
     whole = all(edge == int(edge) and abs(edge) < _EXACT for edge in (low, high))
-    if whole and not others and kind != "zscore":
+    if whole and not others and kind in ("clip", "range"):
         window = {"a_min": low, "a_max": high, "b_min": 0.0, "b_max": 1.0, "clip": True}
         if kind == "range":
             window = {"a_min": 0.0, "a_max": high, "clip": False}
@@ -261,7 +263,7 @@ def metadata(config: BundleConfig) -> dict[str, Any]:
     classes = ", ".join(f"{index} {name}" for index, name in enumerate(names))
     structures = ", ".join(names[1:])
     modalities = {_MODALITIES.get(c.name.lower(), "n/a") for c in preprocessing.channels}
-    bounded = all(channel.normalisation != "zscore" for channel in preprocessing.channels)
+    bounded = all(c.normalisation in ("clip", "range") for c in preprocessing.channels)
 
     def tensor(channels: list[str], **properties: Any) -> dict[str, Any]:
         return {
@@ -294,8 +296,7 @@ def metadata(config: BundleConfig) -> dict[str, Any]:
         "copyright": "of the weights: whoever trained the model",
         "data_type": "nibabel",
         "image_classes": "; ".join(
-            _INTENSITIES[c.normalisation].format(name=c.name, low=c.low, high=c.high)
-            for c in preprocessing.channels
+            _INTENSITIES[c.normalisation].format(**dict(c)) for c in preprocessing.channels
         ),
         "label_classes": classes,
         "pred_classes": f"label map of one channel: {classes}",

@@ -2,7 +2,11 @@
 
 from math import prod
 
-from transunet.models.transunet3d.config import TransUNet3DConfig
+from transunet.models.transunet3d.config import (
+    TRANSUNET3D_VARIANTS,
+    TransUNet3DConfig,
+    TrunkPlan,
+)
 
 _FLOAT = 4  # bytes
 _MAPS_PER_WIDTH = 13.4
@@ -32,6 +36,13 @@ def training_bytes(config: TransUNet3DConfig, batch_size: int = 1) -> float:
         predictions = queries.num_layers + 1
         values += predictions * voxels * (_MASKS * queries.num_queries + 4 * classes)
     return _FLOAT * (_TRANSIENT * batch_size * values + _COPIES * weights_of(config))
+
+
+def step_bytes(name: str, num_classes: int, plan: TrunkPlan, batch_size: int) -> float:
+    """Return `training_bytes` of the variant `name` on a plan: what `planned_patches` asks for."""
+    settings = {key: getattr(plan, key) for key in ("image_size", "poolings", "kernels")}
+    config = TRANSUNET3D_VARIANTS[name].replace(num_classes=num_classes, **settings)
+    return training_bytes(config, batch_size)
 
 
 def weights_of(config: TransUNet3DConfig) -> int:
