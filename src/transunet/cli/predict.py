@@ -203,6 +203,8 @@ def predict(
             largest_component=largest_component or (),
             force=force,
         )
+    if both:
+        predictor.replace(procedure="paper")  # refused before anything is computed
     writable_folder(out)
     options = OutputOptions(format_, probabilities, uncertainty, overwrite, both, view)
     say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")

@@ -61,14 +61,20 @@ def label_patches(
         shape: (D, H, W) that the probabilities are resized to before they become labels; the
             planes' own if not given.
         batch_size: patches that go through at once.
-        progress: called with the patches done and the patches in all.
+        progress: called with the planes done, by the share of patches that are, and those in all.
         stores: called with some planes' probabilities at a time, at the labels' size.
     """
     depth, _, *size = planes.shape
     shape = shape or (depth, *size)
     labels = np.empty(shape, np.uint8 if classes <= 256 else np.uint16)
     start = 0
-    blended = blended_planes(network, planes, sampling, batch_size, progress)
+    count = shape[0]
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(count * done // total, count)
+
+    blended = blended_planes(network, planes, sampling, batch_size, tell)
     for probabilities in resized_planes(blended, depth, shape):
         part = slice(start, start + len(probabilities))
         for store_probabilities in stores:
