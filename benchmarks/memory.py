@@ -4,10 +4,10 @@
     python benchmarks/memory.py --slices 100    # a quick look
 
 Each row is a process of its own that makes a CT in memory, loads a tiny TransUNet with nine
-classes (224 pixels, as the paper's), notes how much memory it holds, predicts, and notes the most
-that it ever held (`ru_maxrss`; pages of mapped files count). The network is tiny because its
-activations are not the question: they depend on the batch, not on the volume. The claim is less
-than 3 GiB.
+classes (224 pixels, as the paper's; in the rows of patches a 3D network of 128 x 128 x 128 voxels),
+notes how much memory it holds, predicts, and notes the most that it ever held (`ru_maxrss`; pages
+of mapped files count). The network is tiny because its activations are not the question: they
+depend on the batch, not on the volume. The claim is less than 3 GiB, of patches less than 4 GiB.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-LIMIT_GIB = 3.0
+LIMIT_GIB, LIMIT_OF_PATCHES_GIB = 3.0, 4.0
 CLASSES = 9
 ROWS = {
     "labels": {},
@@ -30,6 +30,9 @@ ROWS = {
     "labels, probabilities, uncertainty": {"maps": True},
     "labels, from file to file": {"files": True},
     "labels, mean of four mirror images": {"mirror": True},
+    "patches: labels": {"patch": 128},
+    "patches: labels, probabilities, uncertainty": {"patch": 128, "maps": True},
+    "patches: labels, from 2 x 1.5 x 1.5 mm": {"patch": 128, "spacing_mm": [2.0, 1.5, 1.5]},
 }
 
 
@@ -37,21 +40,24 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--size", type=int, default=512, help="in-plane size (default 512)")
     options.add_argument("--slices", type=int, default=1000, help="slices (default 1000)")
-    options.add_argument("--rows", type=int, default=len(ROWS), help="how many rows to measure")
+    options.add_argument("--rows", nargs="*", metavar="WORD", help="only rows with such words")
     options.add_argument("--row", help=argparse.SUPPRESS)
     chosen = options.parse_args()
     shape = (chosen.size, chosen.size, chosen.slices)
     if chosen.row:
         print(json.dumps(measure(shape, **json.loads(chosen.row))))
         return
-    rows = dict(list(ROWS.items())[: chosen.rows])
+    words = chosen.rows or [""]
+    rows = {name: row for name, row in ROWS.items() if any(word in name for word in words)}
     found = {}
     for name, settings in rows.items():
         found[name] = in_own_process(shape, settings)
         print(f"{name}: {found[name]}", file=sys.stderr)
     report(shape, found)
-    worst = max(row["beyond_gib"] for row in found.values())
-    sys.exit(f"{worst:.2f} GiB is more than {LIMIT_GIB}" if worst > LIMIT_GIB else 0)
+    for name, row in found.items():
+        limit = LIMIT_OF_PATCHES_GIB if "patch" in rows[name] else LIMIT_GIB
+        if row["beyond_gib"] > limit:
+            sys.exit(f"{name}: {row['beyond_gib']:.2f} GiB is more than {limit}")
 
 
 def in_own_process(shape: tuple[int, ...], settings: dict) -> dict:
@@ -66,20 +72,25 @@ def measure(
     normalisation: str = "clip",
     maps: bool = False,
     files: bool = False,
+    patch: int = 0,
+    spacing_mm: tuple[float, ...] | None = None,
     **settings: object,
 ) -> dict:
     import numpy as np
 
     from transunet.batch.run import predict_file
     from transunet.data.preprocessing import Channel, Preprocessing
+    from transunet.data.sampling.patches import Patches
     from transunet.data.volume import Volume
     from transunet.inference.predictor import Predictor
 
     channel = Channel(name="CT", normalisation=normalisation, low=-125, high=275)
     labels = {index: f"organ {index}" for index in range(CLASSES)}
-    predictor = Predictor(
-        tiny(), Preprocessing(channels=(channel,)), labels, device="cpu", **settings
-    )
+    preprocessing = Preprocessing(channels=(channel,), spacing_mm=spacing_mm)
+    model = tiny_3d(patch) if patch else tiny()
+    if patch:  # with half the overlap of the default, which takes a third of its time
+        settings["sampling"] = Patches(size=(patch,) * 3, overlap=0.25)
+    predictor = Predictor(model, preprocessing, labels, device="cpu", **settings)
     volume = Volume(ct(shape)[None], np.diag([0.7, 0.7, 1.0, 1.0]))
     size = volume.array.nbytes
     with tempfile.TemporaryDirectory() as name:
@@ -150,6 +161,23 @@ def tiny():
         head.bias.copy_((head.bias - logits.mean(dim=(0, 2, 3))) * scale)
         head.weight *= scale[:, None, None, None]
     return model
+
+
+def tiny_3d(side: int):
+    import torch
+
+    import transunet
+
+    torch.manual_seed(0)
+    return transunet.create_model(
+        "UNet3D",
+        num_classes=CLASSES,
+        image_size=side,
+        poolings=((4, 4, 4),),
+        kernels=((1, 1, 1), (3, 3, 3)),
+        width=2,
+        deep_supervision=False,
+    )
 
 
 def resident() -> int:

@@ -11,7 +11,7 @@ export interface Bundle {
   name: string;
   labels: Label[];
   channels: string[];
-  image_size: [number, number];
+  image_size: number[];
   layers: number;
   heads: number;
 }

@@ -92,7 +92,9 @@ class AttentionView:
         config = self.model.config
         if config.axes != 2 or not config.layers:
             raise ConfigError(
-                f"The network {config.name} has no attention among the tokens of a slice to show."
+                f"The attention of {config.name} cannot be shown yet: a map is of the tokens of a "
+                "slice, and this network takes patches of volumes or has no transformer. Use a "
+                "bundle of a 2D TransUNet."
             )
         return TokenGrid(volume.grid, self.preprocessing, config.image_size, config.stride)
 

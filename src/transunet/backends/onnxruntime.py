@@ -118,7 +118,7 @@ def write(
     precision: str = "fp32",
     quantised: Path | None = None,
 ) -> None:
-    """Write an ONNX file for any batch, height and width.
+    """Write an ONNX file for any batch; of slices for any size, of patches for the bundle's.
 
     Weights of more than 1.9 GB lie beside it in `<name>.data`.
 
@@ -151,16 +151,19 @@ def _traced(onnx: Any, model: "SegmentationNetwork") -> Any:
 
     require("onnxscript", "onnx")
     stride, axes = model.config.stride, AXES[-model.config.axes :]
+    any_size = model.config.axes == 2  # patches have one
     # One token would be a number in the graph; what is traced with two fits one as well.
     sides = {
         number: step * Dim(f"{axis}_steps", min=2) if step > 1 else Dim(axis, min=2)
         for number, (axis, step) in enumerate(zip(axes, stride, strict=True), 2)
+        if any_size
     }
     # Sides differ, and are not the model's own, so that no length stands for another.
-    example = [2 * number * step for number, step in enumerate(stride, 2)]
+    other_size = [2 * number * step for number, step in enumerate(stride, 2)]
+    example = other_size if any_size else model.config.image_size
     with quiet():
         program = torch.onnx.export(
-            exportable(model, any_size=True),
+            exportable(model, any_size),
             (torch.zeros(2, model.config.in_channels, *example),),
             dynamo=True,
             verbose=False,
@@ -171,7 +174,7 @@ def _traced(onnx: Any, model: "SegmentationNetwork") -> Any:
         )
     assert program is not None
     proto = program.model_proto
-    if max(stride) > 1:
+    if any_size and max(stride) > 1:
         _pad_to_strides(onnx, proto, stride)
     for tensor in (*proto.graph.input, *proto.graph.output):
         lengths = tensor.type.tensor_type.shape.dim

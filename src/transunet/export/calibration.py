@@ -51,6 +51,11 @@ def calibration_images(
         ConfigError: without paths, for one that does not exist, or a store made otherwise.
         DataError, GeometryError: for an image that cannot be read or does not fit the bundle.
     """
+    if config.sampling.kind != "slices":
+        raise ConfigError(
+            "int8 is calibrated on slices, and this bundle's network takes patches of volumes: it "
+            "cannot be exported in int8 yet. Leave out --int8."
+        )
     if not paths:
         raise ConfigError(
             "int8 is calibrated on images; none were given. Add --calibrate with some of the "

@@ -126,7 +126,8 @@ def export(
             if file != scratch:
                 file.replace(path.parent / file.name)
     lengths = dict(zip(("channels", *AXES[-model.config.axes :]), expected, strict=True))
-    axes = [a if a in engine.free_axes else str(lengths[a]) for a in ("batch", *lengths)]
+    free = _free_axes(engine, model)
+    axes = [axis if axis in free else str(lengths[axis]) for axis in ("batch", *lengths)]
     return Exported(
         path=path,
         format=name,
@@ -199,6 +200,11 @@ def _errors_that_name(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _free_axes(engine: Engine, model: "SegmentationNetwork") -> tuple[str, ...]:
+    """Return the axes of the input that may have any length; patches have one size."""
+    return engine.free_axes if model.config.axes == 2 else ("batch",)
+
+
 def _compared(
     engine: Engine,
     model: "SegmentationNetwork",
@@ -218,7 +224,7 @@ def _compared(
             )
         return difference, equal
     sizes = [size]
-    if "width" in engine.free_axes:
+    if "width" in _free_axes(engine, model):
         sizes.append((size[0] - 1, *size[1:-1], size[-1] + model.config.stride[-1]))
     difference, equal = 0.0, 1.0
     for size in sizes:

@@ -97,6 +97,11 @@ def write_monai_bundle(
     Raises:
         ConfigError: when the folder holds something else or cannot be written to.
     """
+    if config.sampling.kind != "slices":
+        raise ConfigError(
+            f"{config.architecture.name} takes patches of volumes, and a MONAI bundle of it cannot "
+            "be written yet. Export it to .onnx, .xml or .pt2, which `transunet predict` takes."
+        )
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / METADATA).is_file():
         raise ConfigError(

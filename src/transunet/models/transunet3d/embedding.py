@@ -75,4 +75,4 @@ class VisionTransformer(nn.Module):
         return self._to_grid(tokens, x), maps
 
     def _to_grid(self, tokens: Tensor, x: Tensor) -> Tensor:
-        return tokens.transpose(1, 2).reshape(len(x), -1, *x.shape[2:])
+        return tokens.transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])

@@ -212,7 +212,7 @@ class QueryDecoder(nn.Module):
             ]
         for tokens, own in zip(levels, self.level_embed.weight, strict=True):
             tokens += own[:, None, None, None]
-        x = self.query_feat.weight.expand(len(features), -1, -1)
+        x = self.query_feat.weight.expand(features.shape[0], -1, -1)
         query_positions = self.query_embed.weight
         predictions = []
         layers = zip(

@@ -76,8 +76,13 @@ class Bundle(BaseModel):
     labels: list[Label]
     channels: list[str] = Field(examples=[["CT"]])
     architecture: str = Field(examples=["R50-ViT-B_16"])
-    image_size: tuple[int, int] = Field(description="Height and width that the network sees.")
-    layers: int = Field(examples=[12], description="Transformer layers; attention is shown by 0..")
+    image_size: list[int] = Field(
+        examples=[[224, 224]], description="Sides of the slices or patches that the network sees."
+    )
+    layers: int = Field(
+        examples=[12],
+        description="Transformer layers whose attention is shown, by 0..; of patches none.",
+    )
     heads: int = Field(examples=[12], description="Attention heads of each layer.")
 
 
