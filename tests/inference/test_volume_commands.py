@@ -1,0 +1,116 @@
+"""The commands with a bundle of a 3D network: predicted as slices are, or refused in a sentence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prediction import OBLIQUE, nib, noise, save_nifti, transunet
+from transunet import create_model
+from transunet.attention.explain import explain
+from transunet.batch.run import predict_file
+from transunet.bundle.bundle_config import BundleConfig
+from transunet.bundle.io import save_pretrained
+from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.errors import ConfigError
+from transunet.export.calibration import calibration_images
+from transunet.export.export import export
+from transunet.inference.predictor import Predictor
+
+SIZE = (8, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = create_model(
+        "TransUNet3D-S",
+        num_classes=3,
+        image_size=SIZE,
+        poolings=((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+        kernels=((3, 3, 3),) * 4,
+        width=4,
+        max_width=8,
+        vit={"num_layers": 1, "hidden_size": 12, "mlp_size": 12, "num_heads": 1},
+        queries={"hidden_size": 96, "mlp_size": 8, "num_queries": 4},
+    )
+    config = BundleConfig(
+        architecture=model.config,
+        preprocessing=Preprocessing(
+            channels=(Channel(name="MRI"),), spacing_mm=(2.0, 1.0, 1.0), orientation="LPS"
+        ),
+        labels={0: "background", 1: "left", 2: "right"},
+    )
+    return save_pretrained(model, config, tmp_path_factory.mktemp("bundles") / "volumes")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return save_nifti(tmp_path / "images" / "scan.nii.gz", noise((20, 24, 9)) + 1200)
+
+
+@pytest.mark.process
+def test_the_command_writes_the_label_map_and_all_that_goes_with_it(bundle, image, tmp_path):
+    more = ("--probabilities", "npy", "--uncertainty", "--view", "--device", "cpu")
+    out = tmp_path / "out"
+    done = transunet("predict", bundle, image, "-o", out, *more)
+    assert done.returncode == 0, done.stderr
+    labels = nib.load(out / "scan.nii.gz")
+    expected = Predictor.from_pretrained(bundle, device="cpu", engine="eager")(image)
+    np.testing.assert_array_equal(np.asarray(labels.dataobj), expected.array[0])
+    np.testing.assert_allclose(labels.affine, OBLIQUE, atol=1e-5)
+    assert (out / "sheets" / "scan.png").exists()
+    assert np.load(out / "probabilities" / "scan.npy").shape == (3, 20, 24, 9)
+    assert (out / "uncertainty" / "scan.nii").exists()
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["batch_size"] == 8
+    again = transunet("predict", bundle, image, "-o", out, *more)
+    assert "1 finished before" in again.stdout
+    both = transunet("predict", bundle, image, "-o", tmp_path / "both", "--procedure", "both")
+    assert both.returncode == 2
+    assert "this network takes patches" in both.stderr
+    assert not (tmp_path / "both").exists()
+
+
+def test_slices_are_counted_whatever_is_computed(bundle, image, tmp_path):
+    told: list[tuple[int, int]] = []
+    predict_file(
+        bundle, image, tmp_path / "labels.npz", progress=lambda *n: told.append(n), device="cpu"
+    )
+    assert told[-1] == (9, 9)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_what_decides_the_labels_of_patches_is_in_the_fingerprint(bundle, tmp_path):
+    predictor = Predictor.from_pretrained(bundle, device="cpu", engine="eager")
+    other = predictor.replace(sampling=predictor.sampling.replace(overlap=0.25))
+    assert other.fingerprint != predictor.fingerprint
+    assert predictor.replace(mirror=True).fingerprint == predictor.fingerprint
+
+
+def test_members_of_an_ensemble_are_averaged(bundle, image):
+    alone = Predictor.from_pretrained(bundle, device="cpu", engine="eager")
+    twice = Predictor.from_pretrained([bundle, bundle], device="cpu", engine="eager")
+    assert (alone(image).array == twice(image).array).mean() > 0.999
+
+
+def test_what_patches_cannot_be_used_for_yet_is_said(bundle, image, tmp_path):
+    with pytest.raises(ConfigError, match=r"attention of TransUNet3D-S cannot be shown yet"):
+        explain(bundle, image)
+    with pytest.raises(ConfigError, match="a MONAI bundle of it cannot be written yet"):
+        export(bundle, tmp_path / "monai", "monai")
+    assert not (tmp_path / "monai").exists()
+    config = BundleConfig.from_json(json.loads((bundle / "config.json").read_text()), "config")
+    with pytest.raises(ConfigError, match="cannot be exported in int8 yet"):
+        calibration_images([image], config)
+
+
+@pytest.mark.runtime
+def test_an_exported_program_predicts_the_same(bundle, image, tmp_path):
+    exported = export(bundle, tmp_path / "volumes.pt2")
+    assert exported.shape == "(batch, 1, 8, 16, 16)"
+    alone = Predictor.from_pretrained(bundle, device="cpu", engine="eager")(image)
+    file = Predictor.from_pretrained(exported.path, device="cpu", trust=True)(image)
+    assert (file.array == alone.array).mean() > 0.999
