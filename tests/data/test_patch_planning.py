@@ -5,12 +5,15 @@ import pytest
 
 from transunet.data.cases import DataSet
 from transunet.data.fingerprint import CaseFingerprint, Fingerprint
-from transunet.data.planning import planned_patches, recommendation, volume_preprocessing
+from transunet.data.planning import (
+    patch_decisions,
+    planned_patches,
+    recommendation,
+    volume_preprocessing,
+)
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError
 from transunet.models.transunet3d.config import plan_trunk
-from transunet.models.transunet3d.footprint import training_bytes
-from transunet.models.variants import variant
 
 PUBLISHED = {
     "Synapse": ((148, 512, 512), (3, 0.76, 0.76), (48, 192, 192)),
@@ -35,62 +38,71 @@ def fingerprint(median, spacing=(1, 1, 1), cases=30):
     )
 
 
-def planned(median, spacing=(1, 1, 1), model="UNet3D", memory=8 << 30, cases=30):
-    poolings = 3 if variant(model).queries else 1
-
-    def step_bytes(plan, batch_size):
-        return training_bytes(variant(model, **plan._asdict()), batch_size)
-
+def planned(median, spacing=(1, 1, 1), most=128**3, poolings=1):
     return planned_patches(
-        fingerprint(median, spacing, cases), plan_trunk, step_bytes, memory, poolings
+        fingerprint(median, spacing),
+        plan_trunk,
+        lambda plan: prod(plan.image_size) <= most,
+        poolings,
     )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_patches_are_about_those_of_the_published_plans(name):
     median, spacing, published = PUBLISHED[name]
-    plan = planned(median, spacing)
-    assert prod(plan.size) == pytest.approx(prod(published), rel=0.35)
-    for side, other in zip(plan.size, published, strict=True):
+    plan = planned(median, spacing, most=prod(published))
+    assert prod(published) >= prod(plan.image_size) > 0.65 * prod(published)
+    for side, other in zip(plan.image_size, published, strict=True):
         assert side == pytest.approx(other, rel=0.35)
-    assert plan.batch_size == 2
     assert len(plan.poolings) == 5
 
 
-def test_a_small_volume_is_one_patch_and_several_make_a_step():
-    plan = planned((50, 35, 36), cases=160)
-    assert plan.size == (56, 40, 40)
+def test_a_small_volume_is_one_patch():
+    plan = planned((36, 35, 51))
+    assert plan.image_size == (32, 32, 48)
     assert len(plan.poolings) == 3
-    assert plan.batch_size == 5  # a twentieth of the voxels, where nnU-Net's has 6 of smaller ones
-    size, poolings, batch = plan.decisions
-    assert "the median working volume, 50 x 35 x 36" in size.reason
+    shown = patch_decisions(fingerprint((36, 35, 51)), plan.image_size, plan.poolings, 2, "UNet3D")
+    size, poolings, batch = shown
+    assert size.value == "32x32x48"
+    assert "the median working volume, 36 x 35 x 51" in size.reason
     assert poolings.value == "3 (3 x 3 x 3 halvings along planes, rows, columns)"
-    assert (batch.value, batch.option) == ("5", "train --batch-size")
+    assert (batch.value, batch.option) == ("2", "train --batch-size")
+
+
+def test_a_part_of_a_volume_is_told_as_such():
+    plan = planned((300, 400, 400))
+    size = patch_decisions(
+        fingerprint((300, 400, 400)), plan.image_size, plan.poolings, 2, "UNet3D"
+    )[0]
+    assert "% of the median working volume, 300 x 400 x 400: what UNet3D can" in size.reason
 
 
 def test_slices_that_lie_apart_are_pooled_in_plane_until_voxels_are_cubes():
     plan = planned((10, 256, 216), (10, 1.5, 1.5))
-    assert plan.size == (10, 256, 224)
+    assert plan.image_size == (10, 256, 224)
     assert [pooling[0] for pooling in plan.poolings] == [1, 1, 2, 1, 1]
 
 
 def test_less_memory_makes_smaller_patches_of_like_proportions():
-    sizes = [planned(*PUBLISHED["Vessel"][:2], memory=n << 30).size for n in (8, 4, 2)]
+    median, spacing, _ = PUBLISHED["Vessel"]
+    sizes = [planned(median, spacing, most).image_size for most in (2**21, 2**20, 2**19)]
     assert prod(sizes[0]) > 1.5 * prod(sizes[1]) > 2 * prod(sizes[2])
     for planes, rows, columns in sizes:
         assert 2 <= rows / planes <= 5
         assert 0.7 <= rows / columns <= 1.4
-    more = [planned(*PUBLISHED["Vessel"][:2], memory=n << 30).size for n in (8, 80)]
-    assert more[0] == more[1]
 
 
-def test_what_cannot_be_trained_is_said_in_one_sentence():
+def test_the_smallest_patch_is_still_pooled_as_often_as_the_network_needs():
+    smallest = planned((64, 64, 64), most=0, poolings=3)
+    assert len(smallest.poolings) == 3
+    assert prod(smallest.image_size) <= 32**3
+
+
+def test_volumes_that_cannot_be_pooled_are_refused_with_what_to_do():
     with pytest.raises(ConfigError, match=r"6 x 7 x 5 voxels .*too few.*--plane-spacing"):
         planned((6, 7, 5))
     with pytest.raises(ConfigError, match=r"too few for 3 poolings.*without queries"):
-        planned((20, 20, 20), model="TransUNet3D-S")
-    with pytest.raises(ConfigError, match=r"Not even patches of .* GiB of memory.*smaller --model"):
-        planned((64, 64, 64), model="TransUNet3D", memory=1 << 30)
+        planned((20, 20, 20), poolings=3)
 
 
 def measured(nonzero=1.0, foreground=((100, 20), (140, 30))):
@@ -175,9 +187,10 @@ def test_the_spacing_is_the_median_and_of_a_coarse_axis_a_low_percentile():
 
 def test_what_suits_is_recommended_in_words():
     def told(median, spacing):
-        return recommendation(fingerprint(median, spacing), planned(median, spacing)).value
+        return recommendation(fingerprint(median, spacing)).value
 
     assert told((50, 35, 36), (1, 1, 1)) == "3D"
     assert told((10, 256, 216), (10, 1.5, 1.5)).startswith("2D, or 2.5D")
-    assert told((900, 512, 512), (0.7, 0.7, 0.7)) == "3D, or 2D for the overview"
+    shown = recommendation(fingerprint((900, 512, 512)), (64, 64, 64))
+    assert shown.value == "3D, or 2D for the overview"
     assert recommendation(fingerprint((2, 300, 300))).value == "2D"

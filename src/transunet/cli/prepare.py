@@ -14,8 +14,6 @@ from transunet.cli.options import GroupBy, Ignore, Layout, SplitsFile, who_train
 EXAMPLE = "Example: transunet prepare Task04_Hippocampus -o stores/hippocampus --folds 5"
 
 Normalisation = Literal["clip", "zscore", "range", "foreground", "nonzero"]
-SHOWN = "TransUNet3D-S"
-"""The network for which patches are shown; training plans them for its own model and device."""
 _slices = partial(typer.Option, rich_help_panel="How slices are made")
 
 
@@ -92,7 +90,7 @@ def prepare(
     from transunet.data.planning import (
         decisions,
         grids_of,
-        planned_patches,
+        patch_decisions,
         preprocessing_for,
         recommendation,
         volume_preprocessing,
@@ -101,10 +99,9 @@ def prepare(
     from transunet.data.prepare import prepare as prepare_dataset
     from transunet.data.split_rules import split_warnings, splits_in, splits_of
     from transunet.data.splits import FRACTION
-    from transunet.device import choose_device, free_memory
+    from transunet.device import choose_device
     from transunet.errors import ConfigError
-    from transunet.models.transunet3d.config import plan_trunk
-    from transunet.models.transunet3d.footprint import step_bytes
+    from transunet.training.memory import fit_to_memory
     from transunet.training.recipe import load_recipe
 
     data = open_dataset(dataset, layout, ignore)
@@ -165,22 +162,20 @@ def prepare(
             splits=chosen,
             progress=progress,
         )
-    recipe, console = load_recipe(), Console()
+    recipe, console = load_recipe("modern3d" if dimensions == 3 else "paper"), Console()
     too_small = ""
     if dimensions == 3:
-        plan = None
+        shown = [*reasons, recommendation(store.fingerprint)]
         try:
-            plan = planned_patches(
-                store.fingerprint,
-                plan_trunk,
-                partial(step_bytes, SHOWN, len(store.labels)),
-                free_memory(choose_device()),
-                poolings=3,
-            )
+            recipe = fit_to_memory(recipe, store, choose_device())
+            patches = recipe.size, recipe.architecture["poolings"], recipe.batch, recipe.model
+            shown = [
+                *reasons,
+                *patch_decisions(store.fingerprint, *patches),
+                recommendation(store.fingerprint, recipe.size),
+            ]
         except ConfigError as error:  # the store is made all the same
-            too_small = f"Warning: {SHOWN} cannot be trained on it as it is: {error}"
-        patches = plan.decisions if plan else ()
-        shown = [*reasons, *patches, recommendation(store.fingerprint, plan)]
+            too_small = f"Warning: {recipe.model} cannot be trained on it as it is: {error}"
     else:
         shown = decisions(
             store.preprocessing,
@@ -214,5 +209,5 @@ def prepare(
             say(f"Warning: {where}{warning}", "yellow")
     if too_small:
         say(too_small, "yellow")
-    model = f" --model {SHOWN}" if dimensions == 3 else ""
-    say(f"Next: transunet train {quote(str(store.path))} -o RUN{model}")
+    taken = f" --recipe {recipe.name}" if dimensions == 3 else ""
+    say(f"Next: transunet train {quote(str(store.path))} -o RUN{taken}")

@@ -49,13 +49,11 @@ CLIPPED = (0.5, 99.5)
 """Percentiles of a CT's foreground that intensities are clipped to."""
 _FINE = 10  # percentile of the coarse axis's spacings that is taken where voxels are long
 _EMPTY = 0.25  # share of voxels that are exactly 0 from which on the background counts as such
+_SMALL_SHARE = 0.02  # of a volume, below which a patch shows too little of it
 _FEW_PLANES = 16  # below this there is little to see along the axis across the slices
 
-PATCH_MEMORY = 8 << 30
-"""Bytes for which patches are planned at most, as the published plans are: beyond, patches only
-become slower."""
-_PATCHES = 2  # per step, at least: what a larger patch must leave room for
-_BATCH_SHARE = 0.05  # of the data set's voxels that a step sees at most
+PATCHES = 2
+"""Patches per step that `auto` stands for: the reference's, for each of its GPUs."""
 
 _GRIDS = 500  # cases whose headers decide on the slice axis
 
@@ -247,29 +245,29 @@ def volume_preprocessing(
     )
 
 
-def recommendation(fingerprint: Fingerprint, plan: "PatchPlan | None" = None) -> Decision:
+def recommendation(fingerprint: Fingerprint, patch: Sequence[int] = ()) -> Decision:
     """Say whether a network of two axes, with neighbours or of three suits a data set.
 
     Args:
         fingerprint: of the working volumes.
-        plan: the patches that a network of three axes would see, if they are known.
+        patch: what a network of three axes would see at once, if it is known.
     """
     size, spacing = fingerprint.size["median"], fingerprint.spacing_mm["median"]
     ratio = spacing[0] / max(spacing[1:])
-    share = min(1.0, prod(plan.size) / prod(size)) if plan else 1.0
+    share = prod(patch) / prod(size) if patch else 1.0
     if size[0] < 4:
         value, reason = "2D", f"{size[0]} planes (median) are no volume to speak of"
     elif ratio > ANISOTROPIC or size[0] < _FEW_PLANES:
-        value = "2D, or 2.5D (--context 1)"
+        value = "2D, or 2.5D (--set context=1)"
         reason = (
             f"{size[0]} planes (median), {ratio:.1f} times as far apart as rows and columns: each "
             "tells little of the next; 3D is worth a comparison"
         )
-    elif share < 0.05:
+    elif share < _SMALL_SHARE:
         value = "3D, or 2D for the overview"
         reason = (
-            f"voxels are about as long as wide, but a patch sees {share:.1%} of a volume; a "
-            "coarser --spacing and --plane-spacing shows more of it"
+            f"planes lie {ratio:.1f} times as far apart as rows and columns, but a patch sees only "
+            f"{share:.1%} of a volume; a coarser --spacing and --plane-spacing shows more of it"
         )
     else:
         value = "3D"
@@ -320,7 +318,7 @@ def channels_like(bundled: Sequence[Channel], own: Sequence[Channel]) -> tuple[C
             other is None
             # What range the files' values lie in is a fact about them, whatever others had.
             or "range" in (channel.normalisation, other.normalisation)
-            or (namesake is None and other.normalisation != channel.normalisation)
+            or (namesake is None and other.per_volume != channel.per_volume)
         ):
             channels.append(channel)
         else:
@@ -358,129 +356,98 @@ class PooledPatch(Protocol):
 Pooled = TypeVar("Pooled", bound=PooledPatch)
 
 
-@dataclass(frozen=True)
-class PatchPlan:
-    """Patches that suit a data set, a network and a memory, with the reasons."""
-
-    size: tuple[int, int, int]
-    """Planes, rows and columns in voxels."""
-    poolings: tuple[tuple[int, ...], ...]
-    kernels: tuple[tuple[int, ...], ...]
-    batch_size: int
-    """Patches per step."""
-    bytes: float
-    """What a step is expected to take."""
-    decisions: tuple[Decision, ...]
-    """Size, poolings and batch size, as they are told."""
-
-
 def planned_patches(
     fingerprint: Fingerprint,
     rule: Callable[[Sequence[int], Sequence[float]], Pooled],
-    step_bytes: Callable[[Pooled, int], float],
-    memory: float = PATCH_MEMORY,
+    fits: Callable[[Pooled], bool],
     poolings: int = 1,
-) -> PatchPlan:
-    """Choose the patch, its poolings, and how many of them make a step.
+) -> Pooled:
+    """Choose the patch that suits a data set, a network and a memory, and its poolings.
 
-    The patch is the median working volume, made smaller along whichever axis it covers most of
-    until a step of two fits, as nnU-Net does it (Isensee et al. 2021). Where memory is left, more
-    patches make a step, up to a twentieth of the data set's voxels.
+    It is the median working volume, as near as the poolings divide it, made smaller along whichever
+    axis it covers most of until it fits, as nnU-Net does it (Isensee et al. 2021). Where even the
+    smallest does not fit, that one is returned.
 
     Args:
         fingerprint: of the working volumes.
         rule: what poolings and kernels a patch in voxels of some spacing gets: `plan_trunk`.
-        step_bytes: what a step on so many patches takes: `footprint.step_bytes` of the network.
-        memory: bytes that there are; of more than `PATCH_MEMORY` no more is used.
+        fits: whether a step on such patches can be computed.
         poolings: the fewest that the network can do with: 3 where it has queries.
 
     Raises:
-        ConfigError: for volumes that cannot be pooled so often, or when not even the smallest
-            patch fits.
+        ConfigError: for volumes that cannot be pooled so often.
     """
     median, spacing = fingerprint.size["median"], fingerprint.spacing_mm["median"]
-    limit = min(memory, PATCH_MEMORY)
-    plan = rule(median, spacing)
-    sizes = " x ".join(map(str, median))
+
+    def strides_of(pooled: Pooled) -> list[int]:
+        return [prod(steps) for steps in zip(*pooled.poolings, strict=True)] or [1, 1, 1]
+
+    # The nearest size that the poolings divide: padding costs as much as what is to be seen.
+    steps = strides_of(rule(median, spacing))
+    near = [max(round(n / step), 1) * step for n, step in zip(median, steps, strict=True)]
+    plan = rule(near, spacing)
     if len(plan.poolings) < poolings:
-        side = 2 ** (poolings + 2)
         raise ConfigError(
-            f"The median working volume has {sizes} voxels (planes, rows, columns), too few for "
-            f"{poolings} poolings: the network needs about {side} along two axes or more. Train "
-            "with a larger --image-size (what lies outside is padded), prepare with a finer "
-            "--spacing and --plane-spacing, or choose a --model without queries, such as "
-            "TransUNet3D-encoder-S, or a 2D one."
+            f"The median working volume has {' x '.join(map(str, median))} voxels (planes, rows, "
+            f"columns), too few for {poolings} poolings: the network needs about "
+            f"{2 ** (poolings + 2)} along two axes or more. Train with a larger --image-size (what "
+            "lies outside is padded), prepare with a finer --spacing and --plane-spacing, or "
+            "choose a --model without queries, such as TransUNet3D-encoder-S, or a 2D one."
         )
-    while step_bytes(plan, _PATCHES) > limit:
-        strides = [prod(steps) for steps in zip(*plan.poolings, strict=True)]
-        covered = [side / length for side, length in zip(plan.image_size, median, strict=True)]
-        # An axis that is not pooled any more, or of which little is left, stays as it is.
-        axes = [
-            axis
-            for axis in range(3)
-            if strides[axis] > 1 and plan.image_size[axis] > 2 * strides[axis]
-        ]
-        smaller = list(plan.image_size)
-        if axes:
-            longest = max(axes, key=lambda axis: (covered[axis], plan.image_size[axis]))
-            smaller[longest] -= strides[longest]
-        following = rule(tuple(smaller), spacing)
-        if (
-            not axes
-            or len(following.poolings) < poolings
-            or prod(following.image_size) >= prod(plan.image_size)
-        ):
-            raise ConfigError(
-                f"Not even patches of {' x '.join(map(str, plan.image_size))} voxels can be "
-                f"trained on in {limit / 2**30:.3g} GiB of memory: two of them take "
-                f"{step_bytes(plan, _PATCHES) / 2**30:.3g} GiB. Choose a smaller --model, or a "
-                "machine with more memory."
-            )
+    while not fits(plan):
+        strides, sides = strides_of(plan), plan.image_size
+        axes = [axis for axis in range(3) if strides[axis] > 1 and sides[axis] > 2 * strides[axis]]
+        if not axes:
+            break
+        longest = max(axes, key=lambda axis: (sides[axis] / median[axis], sides[axis]))
+        smaller = list(sides)
+        smaller[longest] -= strides[longest]
+        following = rule(smaller, spacing)
+        fewer = len(following.poolings) < poolings
+        if fewer or prod(following.image_size) >= prod(plan.image_size):
+            break
         plan = following
-    planes, rows, columns = plan.image_size
-    voxels = fingerprint.cases * prod(median)
-    most = max(_PATCHES, int(_BATCH_SHARE * voxels / prod(plan.image_size)))
-    batch = next(n for n in range(most, 0, -1) if n == _PATCHES or step_bytes(plan, n) <= limit)
-    used = step_bytes(plan, batch)
-    share = min(1.0, prod(plan.image_size) / prod(median))
-    whole = all(side >= length for side, length in zip(plan.image_size, median, strict=True))
-    by_axis = zip(*plan.poolings, strict=True)
-    halvings = " x ".join(str(sum(step > 1 for step in steps)) for steps in by_axis)
-    why_batch = f"two or more, as {limit / 2**30:.3g} GiB allow"
-    if batch == most > _PATCHES:
-        why_batch = f"{_BATCH_SHARE:.0%} of the data set's voxels"
-    return PatchPlan(
-        (planes, rows, columns),
-        plan.poolings,
-        plan.kernels,
-        batch,
-        used,
-        (
-            Decision(
-                "patch size",
-                f"{planes}x{rows}x{columns}",
-                (
-                    f"the median working volume, {sizes}, rounded up to what the poolings divide"
-                    if whole
-                    else f"{share:.0%} of the median working volume, {sizes}: the most that "
-                    f"{limit / 2**30:.3g} GiB allow, in its proportions"
-                ),
-                "train --image-size",
-            ),
-            Decision(
-                "poolings",
-                f"{len(plan.poolings)} ({halvings} halvings along planes, rows, columns)",
-                "an axis is halved while 4 voxels remain, together with those of like resolution",
-                "train --image-size",
-            ),
-            Decision(
-                "batch size",
-                str(batch),
-                f"{why_batch}; a step takes about {used / 2**30:.2g} GiB",
-                "train --batch-size",
-            ),
-        ),
+    return plan
+
+
+def patch_decisions(
+    fingerprint: Fingerprint,
+    size: Sequence[int],
+    poolings: Sequence[Sequence[int]],
+    batch_size: int,
+    model: str,
+) -> list[Decision]:
+    """Say what patches are taken for a data set, and why.
+
+    Args:
+        fingerprint: of the working volumes.
+        size: of the patch: planes, rows and columns.
+        poolings: stride of each downsampling along each axis.
+        batch_size: patches per step.
+        model: the network that they are for.
+    """
+    median = fingerprint.size["median"]
+    sizes = " x ".join(map(str, median))
+    halvings = " x ".join(
+        str(sum(step > 1 for step in steps)) for steps in zip(*poolings, strict=True)
     )
+    share = prod(size) / prod(median)
+    reason = f"the median working volume, {sizes}, as near as the poolings divide it"
+    if share < 0.5:
+        reason = (
+            f"{share:.1%} of the median working volume, {sizes}: what {model} can be trained on "
+            "with the memory, or on a CPU in the time, that there is, in its proportions"
+        )
+    return [
+        Decision("patch size", "x".join(map(str, size)), reason, "train --image-size"),
+        Decision(
+            "poolings",
+            f"{len(poolings)} ({halvings} halvings along planes, rows, columns)",
+            "an axis is halved while 4 voxels remain, together with those of like resolution",
+            "train --image-size",
+        ),
+        Decision("batch size", str(batch_size), "patches per step", "train --batch-size"),
+    ]
 
 
 def describe(channel: Channel) -> str:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,7 @@ def prepare(
     store: Path,
     *,
     preprocessing: Preprocessing | None = None,
-    dimensions: Literal[2, 3] = 2,
+    dimensions: int = 2,
     workers: int = 1,
     seed: int = 1234,
     how: How = "auto",
@@ -77,7 +77,7 @@ def prepare(
         dataset: from `layouts.open_dataset`.
         store: a folder; a store that is there already is brought up to date.
         preprocessing: None chooses it from modality and spacing.
-        dimensions: of the networks that it is chosen for.
+        dimensions: 2 or 3, of the networks that it is chosen for.
         workers: processes; each holds one case in memory.
         seed: of the split; see `split_rules.splits_of`, also for what follows.
         how: "auto", "own", "holdout" or "kfold".

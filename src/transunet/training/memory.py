@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transunet.data.planning import BATCH, ENOUGH, image_sides
+from transunet.data.planning import BATCH, ENOUGH, PATCHES, image_sides, planned_patches
 from transunet.data.store import Store
 from transunet.device import free_memory
 from transunet.errors import ConfigError
-from transunet.models.transunet3d.config import plan_trunk
+from transunet.models.transunet3d.config import TrunkPlan, plan_trunk
 from transunet.models.variants import variant
 from transunet.training.distributed import ALONE, ProcessGroup
 from transunet.training.losses import no_reduce
@@ -26,7 +26,6 @@ from transunet.training.trainer import make_loss, make_model, make_optimizer, tr
 
 _SHARE = 0.85  # of the free memory that a step may fill; the rest is for what cannot be foreseen
 _TRANSIENT = 1.5  # what a step holds at most, over what it keeps for the backward pass
-_PATCHES = 2  # per step: what `auto` stands for; the reference's, for each of its GPUs
 _MOST_VOXELS = {"cpu": 64**3}  # of a patch, where time sets the limit sooner than memory
 _MOST_VOXELS_ELSEWHERE = 128**3
 _COARSE = 3  # times another axis's spacing: planes across such an axis are not mixed
@@ -53,7 +52,7 @@ def fit_to_memory(
         side = next((n for n, fit in zip(sides, fits, strict=False) if fit), sides[-1])
         recipe = recipe.replace(image_size=world.gather(side)[0])
     if recipe.batch_size == "auto":
-        batch = BATCH if recipe.axes == 2 else max(_PATCHES, world.size)
+        batch = BATCH if recipe.axes == 2 else max(PATCHES, world.size)
         pieces = max(world.gather(_pieces(recipe, store, device, batch, world.size)))
         recipe = recipe.replace(batch_size=batch, accumulate=pieces)
     return recipe
@@ -97,20 +96,25 @@ def _patches_fitted(
     if recipe.image_size != "auto":
         return planned(recipe, spacing)
     most = _MOST_VOXELS.get(device.type, _MOST_VOXELS_ELSEWHERE)
-    size = [int(n) for n in np.median([(case.slices, *case.size) for case in cases], axis=0)]
-    while True:
-        poolings = recipe.architecture.get("poolings") or plan_trunk(size, spacing).poolings
-        steps = [prod(pooling[axis] for pooling in poolings) for axis in range(3)]
-        # The nearest size that the poolings divide: padding costs as much as what is to be seen.
-        near = [max(round(n / step), 1) * step for n, step in zip(size, steps, strict=True)]
-        smaller = planned(recipe.replace(image_size=near), spacing)
-        fits = prod(near) <= most and _fits(smaller, store, device, _PATCHES)
-        if fits or max(size) <= 16:
-            agreed = world.gather(smaller.image_size)[0]
-            return planned(recipe.replace(image_size=agreed), spacing)
-        # An eighth less of the side that is longest in voxels.
-        longest = size.index(max(size))
-        size[longest] = size[longest] * 7 // 8
+
+    def rule(size: Sequence[int], spacing_mm: Sequence[float]) -> TrunkPlan:
+        if not (own := recipe.architecture.get("poolings")):
+            return plan_trunk(size, spacing_mm)
+        steps = [prod(pooling[axis] for pooling in own) for axis in range(3)]
+        rounded = (ceil(n / step) * step for n, step in zip(size, steps, strict=True))
+        return TrunkPlan(tuple(rounded), own, ())
+
+    def fits(plan: TrunkPlan) -> bool:
+        if prod(plan.image_size) > most:
+            return False
+        return _fits(
+            planned(recipe.replace(image_size=plan.image_size), spacing), store, device, PATCHES
+        )
+
+    queries = getattr(recipe.network(), "queries", None)
+    plan = planned_patches(store.fingerprint, rule, fits, poolings=3 if queries else 1)
+    agreed = world.gather(plan.image_size)[0]
+    return planned(recipe.replace(image_size=agreed), spacing)
 
 
 def _pieces(recipe: Recipe, store: Store, device: torch.device, batch: int, world_size: int) -> int:

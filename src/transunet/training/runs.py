@@ -392,6 +392,13 @@ def begin(
         preprocessing = None
         if isinstance(data, Store):
             store = dataset  # used as it is
+            if recipe.axes == 2 and data.preprocessing.of_volumes:
+                raise ConfigError(
+                    f"The store {dataset} was prepared for 3D networks: its planes are resampled, "
+                    f"and {recipe.model} takes a volume's own. Prepare the data set for it "
+                    f"(transunet prepare {data.manifest.folder} -o STORE), or choose a --model "
+                    "with 3D in its name."
+                )
         else:
             preprocessing = preprocessing_from_weights(recipe, data)
         writable_folder(folder)
@@ -521,6 +528,7 @@ def prepare_store(run: Run, workers: int = 0, progress: Progress | None = None) 
         dataset.grouped(record.group_by) if record.group_by else dataset,
         store,
         preprocessing=record.preprocessing,
+        dimensions=record.recipe.axes,
         workers=max(workers, 1),
         seed=record.recipe.seed,
         splits=record.splits,
