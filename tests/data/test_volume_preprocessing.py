@@ -8,6 +8,7 @@ from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.resize import nearest, resize, resize_labels
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
+from transunet.inference.slice_inference import VolumeSlices
 
 FOREGROUND = Channel(
     name="CT", normalisation="foreground", low=-50, high=200, mean=80.0, deviation=40.0
@@ -98,6 +99,18 @@ def test_several_orders_are_one_after_the_other(rng):
     np.testing.assert_allclose(mixed, steps, atol=1e-5)
     with pytest.raises(ConfigError, match="order"):
         resize(image, (8, 12, 7), order=(1, 2, 3))
+
+
+@pytest.mark.parametrize("channel", [FOREGROUND, NONZERO, Channel()])
+@pytest.mark.parametrize("spacing_mm", [None, (1.5, 1.2, 0.9), (9, 1, 1)])
+def test_prediction_sees_what_training_saw(rng, channel, spacing_mm):
+    array = rng.normal(80, 60, (1, 18, 20, 14)).astype(np.float32)
+    array[:, :4] = 0
+    volume = Volume(array, np.diag([1, 1.1, 2, 1]))
+    pre = Preprocessing(channels=(channel,), spacing_mm=spacing_mm)
+    planes = VolumeSlices(volume, pre)
+    seen = planes[0 : len(planes)].swapaxes(0, 1)
+    np.testing.assert_allclose(seen, pre.to_working(volume), atol=1e-5)
 
 
 def test_labels_are_resampled_by_class(rng):

@@ -84,7 +84,8 @@ def prepare(
         fraction: of the groups, held out.
         folds: how many.
         splits: made already, instead of what `seed`, `how`, `fraction` and `folds` say.
-        progress: called after every case.
+        progress: called after every case; for volumes from the first one again, once all are
+            measured.
 
     Raises:
         ConfigError: when `store` is something else or cannot be written, or the split is
@@ -97,7 +98,7 @@ def prepare(
     warn_of_contradictions(path for case in cases for path in case.files)
     splits = splits or splits_of(dataset, cases, seed, how=how, fraction=fraction, folds=folds)
     if preprocessing is None and dimensions == 3:
-        measured = measure(dataset, cases, store, workers)
+        measured = measure(dataset, cases, store, workers, progress)
         preprocessing, _ = volume_preprocessing(dataset, grids_of(cases), measured)
     preprocessing = preprocessing or preprocessing_for(dataset, grids_of(cases))
     if (store / MANIFEST).is_file():
