@@ -124,16 +124,19 @@ class Channel(Configuration):
             values: all of them, or some.
             scale: what `measure` said of all of them; None if these are all.
         """
-        if self.normalisation == "clip":
-            clipped = np.clip(values, self.low, self.high) - self.low
-            return np.asarray(clipped / (self.high - self.low), dtype=np.float32)
-        if self.normalisation == "range":
-            return np.asarray(values / self.high, dtype=np.float32)
+        out = np.empty(values.shape, np.float32)
+        if self.normalisation in ("clip", "range"):
+            for index, part in enumerate(values):  # as below: of integers numpy makes doubles
+                if self.normalisation == "clip":
+                    clipped = np.clip(part, self.low, self.high) - self.low
+                    out[index] = clipped / (self.high - self.low)
+                else:
+                    out[index] = part / self.high
+            return out
         if self.normalisation == "foreground":
             scale = Scale(self.mean, self.deviation)
         scale = scale or self.measure([values])
         assert scale is not None
-        out = np.empty(values.shape, np.float32)
         for index, part in enumerate(values):  # one slice at a time in double precision
             clipped = np.clip(part, *self.window) if self.window else part
             out[index] = (clipped.astype(np.float64) - scale.mean) / scale.deviation
