@@ -45,7 +45,10 @@ def test_held_out_cases_are_measured_where_somebody_labelled_them(partly, recipe
     job = start(tmp_path / "run", partly, recipe(), ignore=255, device="cpu")
     steps(job)
     case, *_ = job.split.validation
-    outcome = validate(job.model, job.store, [case], job.device, ProcessGroup())
+    outcome = validate(
+        *(job.model, job.store, [case], job.recipe.sampling),
+        *(job.device, ProcessGroup()),
+    )
     predictor = Predictor(job.model, job.store.preprocessing, job.store.labels, device="cpu")
     predicted, label = (
         predictor.label_slices(job.store.image(case).swapaxes(0, 1)),
