@@ -6,6 +6,7 @@ from transunet.training.augmentation import BatchAugmentation
 from transunet.training.recipe import Augmentation, load_recipe
 
 EVERY = [name.removeprefix("p_") for name in Augmentation.model_fields if name.startswith("p_")]
+MOVING = {"affine", "rotation", "scale", "elastic", "mirror"}
 
 
 def augmentation(seed=5, **settings):
@@ -35,7 +36,7 @@ def test_each_change_changes_the_image_and_keeps_form_and_classes(batch, name):
     assert torch.equal(labels, before[1])
 
 
-@pytest.mark.parametrize("name", ["affine", "elastic", "mirror"])
+@pytest.mark.parametrize("name", sorted(MOVING))
 def test_image_and_label_move_together(batch, name):
     images, labels, draws = batch
     new, moved = augmentation(**{f"p_{name}": 1, "scale": (0.9, 1.1)})(images, labels, draws)
@@ -46,7 +47,7 @@ def test_image_and_label_move_together(batch, name):
     assert (moved == (new[:, 0] > 0.5))[clear].float().mean() > 0.99
 
 
-@pytest.mark.parametrize("name", [n for n in EVERY if n not in ("affine", "elastic", "mirror")])
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in MOVING])
 def test_intensities_change_without_the_labels(batch, name):
     images, labels, draws = batch
     assert torch.equal(augmentation(**{f"p_{name}": 1})(images, labels, draws)[1], labels)

@@ -24,6 +24,8 @@ from transunet.training.step import Arithmetic, train_step
 from transunet.training.trainer import MovingAverage
 
 EVERY = [name for name in Augmentation.model_fields if name.startswith("p_")]
+MOVING = {"p_affine", "p_rotation", "p_scale", "p_elastic", "p_mirror"}
+"""What moves voxels, and so the labels with them."""
 SIZE = (12, 18, 16)
 
 
@@ -63,7 +65,7 @@ def test_each_change_changes_the_image_and_keeps_form_and_classes(batch, name, s
     assert not torch.equal(new, images)
     assert set(moved.unique().tolist()) <= {0, 1}
     assert torch.isfinite(new).all()
-    assert torch.equal(moved, labels) == (name not in ("p_affine", "p_elastic", "p_mirror"))
+    assert torch.equal(moved, labels) == (name not in MOVING)
 
 
 @pytest.mark.parametrize("name", ["p_affine", "p_elastic", "p_mirror"])
