@@ -15,6 +15,8 @@ from transunet.data.preprocessing import Preprocessing
 from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow
+
 
 def times(store):
     return {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}

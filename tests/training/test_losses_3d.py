@@ -17,6 +17,8 @@ from transunet.training.losses3d import TransUNet3DLoss
 from transunet.training.matching import SetTargets, SetWeights, match, matching_costs, set_loss
 from transunet.training.schedule import epoch_rate
 
+pytestmark = pytest.mark.slow
+
 LOSS = facts_3d()["loss"]
 REGIONS = ((1, 2, 3), (2, 3), (3,))
 SIZE = (6, 16, 16)

@@ -23,6 +23,8 @@ from transunet.training.runs import resume, start
 from transunet.training.schedule import Budget, epoch_rate, rate_at
 from transunet.training.trainer import make_loss, make_optimizer
 
+pytestmark = pytest.mark.slow
+
 # Volumes of the toy data set are 4 x 24 x 28.
 SMALL = {
     "model": "UNet3D-S",

@@ -9,6 +9,8 @@ from golden_figures import uniform
 from golden_figures_3d import close_3d, config_3d, facts_3d, figure_3d, seeded_3d, stored
 from transunet.data.sampling.patches import Patches, gaussian
 
+pytestmark = pytest.mark.slow
+
 SHAPE, PATCH = (20, 44, 52), (16, 32, 32)
 
 
