@@ -11,7 +11,6 @@ from rich.console import Console
 
 from transunet.cli.notes import hanging, say
 from transunet.cli.options import Ignore, Layout
-from transunet.files import write_json
 
 if TYPE_CHECKING:
     from transunet.data.checks.problems import Problem
@@ -42,6 +41,7 @@ def check(
     from transunet.cli.progress import count_cases
     from transunet.data.checks.check import check as check_dataset
     from transunet.data.checks.corrections import fix as fix_dataset
+    from transunet.files import write_json
 
     with count_cases("Checking") as progress:
         report = check_dataset(dataset, layout, workers, progress, ignore)

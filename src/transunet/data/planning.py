@@ -224,12 +224,7 @@ def volume_preprocessing(
     planes, rows, columns = list(own.orientation)
     preprocessing = own.replace(channels=tuple(channels), spacing_mm=wanted)
     return preprocessing, (
-        Decision(
-            "normalisation",
-            ", ".join(map(describe, channels)),
-            "; ".join(dict.fromkeys(reasons)),
-            "--modality, --normalisation, --window",
-        ),
+        _of_normalisation(channels, reasons),
         Decision(
             "planes along",
             f"{planes}, rows along {rows}, columns along {columns}",
@@ -349,8 +344,8 @@ class PooledPatch(Protocol):
         """Stride of each downsampling along each axis."""
 
     @property
-    def kernels(self) -> tuple[tuple[int, ...], ...]:
-        """Kernel of each stage."""
+    def stride(self) -> tuple[int, ...]:
+        """Of all of them together."""
 
 
 Pooled = TypeVar("Pooled", bound=PooledPatch)
@@ -379,11 +374,8 @@ def planned_patches(
     """
     median, spacing = fingerprint.size["median"], fingerprint.spacing_mm["median"]
 
-    def strides_of(pooled: Pooled) -> list[int]:
-        return [prod(steps) for steps in zip(*pooled.poolings, strict=True)] or [1, 1, 1]
-
     # The nearest size that the poolings divide: padding costs as much as what is to be seen.
-    steps = strides_of(rule(median, spacing))
+    steps = rule(median, spacing).stride
     near = [max(round(n / step), 1) * step for n, step in zip(median, steps, strict=True)]
     plan = rule(near, spacing)
     if len(plan.poolings) < poolings:
@@ -395,7 +387,7 @@ def planned_patches(
             "choose a --model without queries, such as TransUNet3D-encoder-S, or a 2D one."
         )
     while not fits(plan):
-        strides, sides = strides_of(plan), plan.image_size
+        strides, sides = plan.stride, plan.image_size
         axes = [axis for axis in range(3) if strides[axis] > 1 and sides[axis] > 2 * strides[axis]]
         if not axes:
             break
@@ -473,6 +465,15 @@ def _reason(channel: Channel) -> str:
     return "the window that was asked for"
 
 
+def _of_normalisation(channels: Sequence[Channel], reasons: Sequence[str]) -> Decision:
+    return Decision(
+        "normalisation",
+        ", ".join(map(describe, channels)),
+        "; ".join(dict.fromkeys(reasons)),
+        "--modality, --normalisation, --window",
+    )
+
+
 def decisions(
     preprocessing: Preprocessing,
     fingerprint: Fingerprint,
@@ -502,12 +503,7 @@ def decisions(
     _, height, width = fingerprint.size["median"]
     of_recipe = f"the default recipe's ({recipe}); auto and --recipe modern"
     return [
-        Decision(
-            "normalisation",
-            ", ".join(map(describe, preprocessing.channels)),
-            "; ".join(dict.fromkeys(reasons)),
-            "--modality, --normalisation, --window",
-        ),
+        _of_normalisation(preprocessing.channels, reasons),
         Decision(
             "slices along",
             f"{planes}, rows along {rows}, columns along {columns}",

@@ -20,7 +20,12 @@ from transunet.data.resize import zoom_matrix
 from transunet.data.sampling.patches import Patches, Position
 from transunet.inference.logits import argmax, as_array, enlarge, softmax
 from transunet.inference.prefetch import prefetch
-from transunet.inference.slice_inference import Progress, StoreProbabilities, VolumeSlices
+from transunet.inference.slice_inference import (
+    Progress,
+    StoreProbabilities,
+    VolumeSlices,
+    label_type,
+)
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
@@ -66,7 +71,7 @@ def label_patches(
     """
     depth, _, *size = planes.shape
     shape = shape or (depth, *size)
-    labels = np.empty(shape, np.uint8 if classes <= 256 else np.uint16)
+    labels = np.empty(shape, label_type(classes))
     start = 0
     count = shape[0]
 

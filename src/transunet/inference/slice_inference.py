@@ -76,6 +76,11 @@ class VolumeSlices:
         return self._preprocessing.to_working(slab, self._scales).swapaxes(0, 1)
 
 
+def label_type(classes: int) -> type[np.unsignedinteger[Any]]:
+    """Return the smallest dtype of label maps with so many classes."""
+    return np.uint8 if classes <= 256 else np.uint16
+
+
 def label_slices(
     network: Network,
     slices: NDArray[np.float32] | VolumeSlices,
@@ -104,7 +109,7 @@ def label_slices(
     network_size = network.image_size or size
     # fidelity: for some sizes scipy's last row is zeros, and the reference resizes with it.
     edge: Edge = "scipy" if procedure == "paper" else "kept"
-    labels = np.empty((len(slices), *size), np.uint8 if classes <= 256 else np.uint16)
+    labels = np.empty((len(slices), *size), label_type(classes))
 
     def sample(part: slice) -> NDArray[np.float32]:
         around, chosen = neighbourhoods(part, len(slices), context)

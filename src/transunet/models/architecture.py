@@ -1,7 +1,7 @@
 """What every network's configuration tells, whatever its family. Imports no torch."""
 
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import PositiveInt, field_validator
 
@@ -68,8 +68,3 @@ class Architecture(Configuration):
     def heads(self) -> int:
         """Heads of each of those layers."""
         return 0
-
-    @property
-    def criterion(self) -> Literal["dense", "queries"]:
-        """What training minimises: "dense" of logits, "queries" of classes and masks of queries."""
-        return "dense"

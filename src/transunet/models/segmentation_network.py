@@ -56,10 +56,10 @@ class SegmentationNetwork(nn.Module):
         return nn.ModuleList()
 
     def training_outputs(self, images: Tensor, heads: nn.ModuleList) -> Any:
-        """Return what the loss of `config.criterion` takes, for `images` (B, C, *spatial).
+        """Return what the family's loss takes, for `images` (B, C, *spatial).
 
-        For "dense" a list of logits (B, num_classes, *spatial): the network's own, then coarser
-        ones, the finest first. For "queries" what that family's loss takes.
+        A list of logits (B, num_classes, *spatial): the network's own, then coarser ones, the
+        finest first. Of a network with queries their predictions too.
         """
         return [self(images)]
 

@@ -16,7 +16,7 @@ from transunet.data.planning import BATCH, ENOUGH, PATCHES, image_sides, planned
 from transunet.data.store import Store
 from transunet.device import free_memory
 from transunet.errors import ConfigError
-from transunet.models.transunet3d.config import TrunkPlan, plan_trunk
+from transunet.models.transunet3d.config import TrunkPlan, plan_trunk, strides_of
 from transunet.models.variants import variant
 from transunet.training.distributed import ALONE, ProcessGroup
 from transunet.training.losses import no_reduce
@@ -100,8 +100,7 @@ def _patches_fitted(
     def rule(size: Sequence[int], spacing_mm: Sequence[float]) -> TrunkPlan:
         if not (own := recipe.architecture.get("poolings")):
             return plan_trunk(size, spacing_mm)
-        steps = [prod(pooling[axis] for pooling in own) for axis in range(3)]
-        rounded = (ceil(n / step) * step for n, step in zip(size, steps, strict=True))
+        rounded = (ceil(n / step) * step for n, step in zip(size, strides_of(own), strict=True))
         return TrunkPlan(tuple(rounded), own, ())
 
     def fits(plan: TrunkPlan) -> bool:

@@ -168,7 +168,7 @@ class TransUNet3DConfig(Architecture):
     @property
     def stride(self) -> tuple[int, ...]:
         """Voxels along each axis that one voxel of the bottleneck stands for."""
-        return tuple(prod(steps) for steps in zip(*self.poolings, strict=True))
+        return strides_of(self.poolings)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -203,11 +203,6 @@ class TransUNet3DConfig(Architecture):
         """Attention heads of each of those layers."""
         return self.vit.num_heads if self.vit else 0
 
-    @property
-    def criterion(self) -> Literal["dense", "queries"]:
-        """What training minimises: of queries where there are any."""
-        return "queries" if self.queries else "dense"
-
 
 class TrunkPlan(NamedTuple):
     """What of a 3D U-Net follows from the size and the spacing of what it sees."""
@@ -216,6 +211,16 @@ class TrunkPlan(NamedTuple):
     """The patch, rounded up to what the poolings divide."""
     poolings: tuple[tuple[int, ...], ...]
     kernels: tuple[tuple[int, ...], ...]
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Voxels along each axis that one voxel of the bottleneck stands for."""
+        return strides_of(self.poolings)
+
+
+def strides_of(poolings: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Return what poolings make of one voxel together, along each of three axes."""
+    return tuple(prod(steps) for steps in zip(*poolings, strict=True)) or (1, 1, 1)
 
 
 def plan_trunk(
@@ -252,7 +257,7 @@ def plan_trunk(
         poolings.append(tuple(steps))
         sides = [-(-side // step) for side, step in zip(sides, steps, strict=True)]
         spacing = [mm * step for mm, step in zip(spacing, steps, strict=True)]
-    strides = [prod(pooling[axis] for pooling in poolings) for axis in range(3)]
+    strides = strides_of(poolings)
     rounded = [-(-side // step) * step for side, step in zip(image_size, strides, strict=True)]
     return TrunkPlan(tuple(rounded), tuple(poolings), tuple(kernels))
 
