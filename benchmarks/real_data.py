@@ -14,9 +14,9 @@ the paired comparison.
 
 import argparse
 import json
+import os
 import platform
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -116,20 +116,20 @@ def evaluate(experiment: Experiment, folder: Path, recipes: Sequence[str]) -> No
 
 
 def run(command: str, *arguments: object) -> dict[str, float]:
-    """Run a command of the package, show it, and return its seconds, on the clock and of work."""
+    """Run a command of the package, show it, and return its seconds and its peak memory."""
     words = ["transunet", command, *map(str, arguments)]
     print("$ " + " ".join(words), flush=True)
-    started, before = time.monotonic(), _processor_seconds()
-    subprocess.run([sys.executable, "-m", *words], check=True)
+    started = time.monotonic()
+    child = subprocess.Popen([sys.executable, "-m", *words])
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, words)
     return {
         "wall": round(time.monotonic() - started, 1),
-        "processor": round(_processor_seconds() - before, 1),
+        "processor": round(used.ru_utime + used.ru_stime, 1),
+        "memory_mib": round(used.ru_maxrss / 1024, 1),
     }
-
-
-def _processor_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def report(out: Path, experiments: Sequence[Experiment]) -> None:
