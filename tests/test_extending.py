@@ -34,8 +34,10 @@ from transunet.models.architecture import Architecture
 from transunet.models.families import Family
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.models.variants import variant
+from transunet.training.loop import Stepped, train
 from transunet.training.losses import LossTerm
 from transunet.training.recipe import Recipe, load_recipe
+from transunet.training.runs import start
 from transunet.training.trainer import make_loss
 
 __all__ = ["decathlon", "save"]  # fixtures
@@ -214,6 +216,38 @@ def test_a_family_of_networks_trains_and_predicts(tmp_path, decathlon):
     assert labels.array.shape == image.array.shape
     with pytest.raises(ConfigError, match="attention of Toy-S cannot be shown"):
         transunet.explain(run / "best", image, device="cpu")
+
+
+class ToyLoss(torch.nn.Module):
+    """How far from 0 the logits and the stem's maps are, whatever the labels."""
+
+    def forward(self, outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        return outputs["logits"].square().mean() + outputs["maps"].square().mean()
+
+
+class ToyWithMaps(ToyConvolutions):
+    """Gives its loss more than logits."""
+
+    def training_outputs(self, images: torch.Tensor, heads: torch.nn.ModuleList) -> object:
+        return {"logits": self(images), "maps": self.stem(images)}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("toy_family")
+def test_a_family_brings_a_loss_of_its_own(enter, tmp_path, decathlon):
+    enter("FAMILIES", {"toy": Family(ToyWithMaps)})
+    enter("FAMILY_LOSSES", {"toy": lambda config, recipe, reduce, ignored: ToyLoss()})
+    settings = {"model": "Toy-S", "image_size": 32, "weights": "none", "batch_size": 2}
+    budget = {"iterations": 1, "validations": 1}
+    recipe = load_recipe("paper", settings | budget)
+    trainer = start(tmp_path / "run", decathlon(), recipe, device="cpu")
+    images, labels = next(trainer.batches())
+    logits, maps = trainer.model(images), trainer.model.stem(images)
+    expected = logits.square().mean() + maps.square().mean()
+    torch.testing.assert_close(trainer.loss(trainer.trained(images), labels), expected)
+    assert [event.loss for event in train(trainer) if isinstance(event, Stepped)] == [
+        pytest.approx(expected.item(), rel=1e-5)
+    ]
 
 
 @pytest.mark.runtime

@@ -3,7 +3,7 @@
 import atexit
 import copy
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +23,6 @@ from transunet.errors import ConfigError, TransUNetError
 from transunet.models.architecture import Architecture
 from transunet.models.families import build
 from transunet.models.segmentation_network import SegmentationNetwork
-from transunet.models.transunet3d.config import TransUNet3DConfig
 from transunet.training.augmentation import BatchAugmentation, paper
 from transunet.training.checkpoint import State, load_checkpoint
 from transunet.training.distributed import ProcessGroup, share_batches, sum_over_processes
@@ -300,6 +299,16 @@ class MovingAverage:
         torch._foreach_lerp_(list(averages.values()), list(values.values()), 1 - decay)
 
 
+FAMILY_LOSSES: Mapping[str, Callable[[Any, Recipe, Reduce, int | None], nn.Module]] = {
+    "transunet3d": lambda config, recipe, reduce, ignored: TransUNet3DLoss(
+        config, map_terms=(recipe.ce_weight, recipe.dice_weight), reduce=reduce, ignored=ignored
+    ),
+}
+"""Families whose loss is their own -> what makes it of a network's configuration, the recipe, what
+sums over processes, and the label that is left out. It takes the network's `training_outputs`;
+other families' logits go to the recipe's loss."""
+
+
 def make_model(recipe: Recipe, store: Store) -> SegmentationNetwork:
     """Return the recipe's network for a store's channels and classes, with random weights.
 
@@ -316,7 +325,7 @@ def trained_network(model: SegmentationNetwork, recipe: Recipe) -> nn.Module:
     Raises:
         ConfigError: when it has fewer coarser outputs than the recipe weighs.
     """
-    if recipe.deep_supervision or isinstance(model.config, TransUNet3DConfig):
+    if recipe.deep_supervision or model.config.family in FAMILY_LOSSES:
         return DeeplySupervised(model, len(recipe.deep_supervision))
     return model
 
@@ -335,10 +344,9 @@ def make_loss(
         ignored: the label of pixels that are left out, a store's `ignored`.
         config: of the network, whose family may have a loss of its own.
     """
+    if config is not None and config.family in FAMILY_LOSSES:
+        return FAMILY_LOSSES[config.family](config, recipe, reduce, ignored)
     weights = {name: getattr(recipe, name) for name in LOSSES}
-    if isinstance(config, TransUNet3DConfig):
-        of_maps = recipe.ce_weight, recipe.dice_weight
-        return TransUNet3DLoss(config, map_terms=of_maps, reduce=reduce, ignored=ignored)
     loss = SegmentationLoss(weights, reduce, ignored)
     if recipe.deep_supervision:
         return DeepSupervisionLoss(loss, recipe.deep_supervision)
