@@ -209,6 +209,7 @@ def explain_with(
         model,
         config.preprocessing,
         config.labels,
+        regions=config.regions,
         context=config.sampling.context,
         device=view.device,
         training_data=config.training_data,

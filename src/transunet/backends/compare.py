@@ -37,7 +37,11 @@ def compare(
         # max() would pass over NaN.
         furthest = float(np.maximum(furthest, np.abs(other - expected).max()))
         deviations.append(float(expected.std()))
-        equal.append((other.argmax(1) == expected.argmax(1)).reshape(len(batch), -1).mean(1))
+        if model.config.regions:
+            same = ((other > 0) == (expected > 0)).all(axis=1)
+        else:
+            same = other.argmax(1) == expected.argmax(1)
+        equal.append(same.reshape(len(batch), -1).mean(1))
     scale = max(float(np.mean(deviations)), float(np.finfo(np.float32).tiny))
     return furthest / scale, float(np.concatenate(equal).mean())
 

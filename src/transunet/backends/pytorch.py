@@ -221,8 +221,10 @@ def fingerprint_of(model: SegmentationNetwork) -> str:
 
 
 def _digest(config: Architecture, weights: Iterable[tuple[str, NDArray[Any]]]) -> str:
-    # Without the family, which the names of weights tell too: files of before it was told compare.
-    digest = hashlib.sha256(config.model_dump_json(exclude={"family"}).encode())
+    # Without the family, which the names of weights tell too, and without what is not there:
+    # files of before these were told compare.
+    untold = {"family"} if config.regions else {"family", "regions"}
+    digest = hashlib.sha256(config.model_dump_json(exclude=untold).encode())
     for name, value in weights:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value).data)

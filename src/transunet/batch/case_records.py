@@ -104,9 +104,11 @@ def write_summaries(
             cases[record.case] = entry
             if record.status == "done":
                 statistics[record.case] = record.structures
+        regions = [region.model_dump(mode="json") for region in predictor.regions]
         manifest = {
             "bundle": {"sources": predictor.sources, "sha256": predictor.fingerprint},
             "labels": predictor.labels,
+            **({"regions": regions} if regions else {}),
             "settings": settings,
             "batch_size": predictor.batch_size,
             "engine": predictor.engine,

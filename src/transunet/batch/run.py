@@ -368,7 +368,9 @@ class _Batch:
                 record = replace(
                     job.record,
                     status="done",
-                    structures=measure_structures(labels, job.image, names, axis),
+                    structures=measure_structures(
+                        labels, job.image, names, axis, self.predictor.regions
+                    ),
                     seconds=round(time.perf_counter() - job.start, 3),
                     warnings=tuple(job.warnings),
                 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,6 +11,7 @@ from pydantic import SerializeAsAny, model_validator
 from transunet.bundle.hub import download_file
 from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.regions import Region, check_regions, structures_in
 from transunet.data.sampling import Sampling
 from transunet.errors import ConfigError
 from transunet.files import read_json
@@ -35,11 +37,18 @@ class BundleConfig(Configuration):
     sampling: Sampling
     """Working volume -> what the network takes; of the architecture's size if not given."""
     labels: Mapping[int, str]
-    """Class index -> name; 0 is the background."""
+    """Class index -> name; 0 is the background. With `regions` label value -> name."""
+    regions: tuple[Region, ...] = ()
+    """Where the network tells regions apart: each, in the order in which they are written."""
     training_data: TrainingData | None = None
     """What training saw, so that an image of another kind is noticed; older bundles lack it."""
     versions: Mapping[str, str] = {}
     """Packages that wrote the bundle."""
+
+    @property
+    def structures(self) -> dict[int, str]:
+        """Number -> name of what is found: classes, or regions by the label that is written."""
+        return structures_in(self.labels, self.regions)
 
     @model_validator(mode="before")
     @classmethod
@@ -63,7 +72,15 @@ class BundleConfig(Configuration):
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         classes, channels = self.architecture.num_classes, self.architecture.in_channels
-        if sorted(self.labels) != list(range(classes)):
+        check_regions(self.regions)
+        if tuple(region.members for region in self.regions) != self.architecture.regions:
+            raise ValueError(
+                f"regions {[region.members for region in self.regions]} are not those of the "
+                f"model, {list(self.architecture.regions)}"
+            )
+        if unnamed := {0, *chain(*self.architecture.regions)} - set(self.labels):
+            raise ValueError(f"labels do not name {sorted(unnamed)}, which regions are made of")
+        if not self.regions and sorted(self.labels) != list(range(classes)):
             found = ", ".join(map(str, sorted(self.labels)))
             raise ValueError(f"labels {found} do not number the model's {classes} classes from 0")
         if self.sampling.input_channels(len(self.preprocessing.channels)) != channels:

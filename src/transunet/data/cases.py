@@ -17,6 +17,7 @@ from transunet.data.formats import (
     read_volume,
     smallest_unsigned,
 )
+from transunet.data.regions import Region
 from transunet.data.text import groups_by, some
 from transunet.data.volume import Volume, corner_distance, same_grid
 from transunet.errors import ConfigError
@@ -58,7 +59,8 @@ class DataSet:
 
     cases: tuple[Case, ...]
     labels: Mapping[int, str]
-    """Class index -> name; consecutive, 0 is the background."""
+    """Class index -> name; 0 is the background. Consecutive, but where regions are learned: there
+    indices are the files' values."""
     channels: tuple[str, ...]
     """What each channel is: "CT", "MRI", "T1", "red", ..."""
     name: str = ""
@@ -70,6 +72,9 @@ class DataSet:
     """Value in the files -> class index, where they are not the same numbers."""
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Named unions of classes (nnU-Net's regions), by class index."""
+    learned_regions: tuple[Region, ...] = ()
+    """The same where a network is to tell them apart, as they are written; else it tells apart the
+    classes."""
     label_map: str | None = None
     """The name of the map from the files' labels to these, where the layout has one."""
     intensity_range: tuple[float, float] | None = None
@@ -111,14 +116,25 @@ class DataSet:
                 f"The data set {self.name} cannot ignore {value}: it would have {len(classes)} "
                 f"classes, and it takes the background (0) and 1 to {IGNORED - 1} more."
             )
+        if any(value == region.label for region in self.learned_regions):
+            raise ConfigError(
+                f"The data set {self.name} cannot ignore {value}: it is written for a region. "
+                "Correct regions_class_order in its dataset.json."
+            )
         index = {old: new for new, old in enumerate(classes)}
+        if self.learned_regions:
+            index = {old: old for old in classes}
         values = {v: index[old] for v, old in kept.items()}
         regions = {n: tuple(index[i] for i in m if i in index) for n, m in self.regions.items()}
         return replace(
             self,
             labels={index[old]: self.labels[old] for old in classes},
-            label_values={} if values == dict(enumerate(classes)) else values,
+            label_values={} if all(v == new for v, new in values.items()) else values,
             regions={name: members for name, members in regions.items() if members},
+            learned_regions=tuple(
+                region.replace(members=[i for i in region.members if i != value])
+                for region in self.learned_regions
+            ),
             notes=tuple(note for note in self.notes if note.kind != f"{value}-label"),
             ignore=value,
         )

@@ -125,6 +125,7 @@ def prepare(
         layout=dataset.layout,
         labels=dict(dataset.labels),
         regions=dict(dataset.regions),
+        learned_regions=dataset.learned_regions,
         ignore=dataset.ignore,
         preprocessing=preprocessing,
         fingerprint=summarise(

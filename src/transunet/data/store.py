@@ -20,6 +20,7 @@ from transunet.data.cases import IGNORED
 from transunet.data.checks.problems import Problem
 from transunet.data.fingerprint import CaseFingerprint, Fingerprint
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.regions import Region
 from transunet.data.splits import Split, Splits
 from transunet.errors import ConfigError, TransUNetError
 from transunet.settings import Configuration
@@ -69,6 +70,8 @@ class Manifest(Configuration):
     layout: str
     labels: dict[int, str]
     regions: dict[str, tuple[int, ...]]
+    learned_regions: tuple[Region, ...] = ()
+    """What the network tells apart, as it is written; nothing where these are the labels."""
     ignore: int | None = None
     """The value in the label files of voxels that nobody labelled; None where all are."""
     preprocessing: Preprocessing
@@ -127,6 +130,11 @@ class Store:
     def labels(self) -> Mapping[int, str]:
         """Class index -> name."""
         return self.manifest.labels
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """What the network tells apart, as it is written; () where these are the labels."""
+        return self.manifest.learned_regions
 
     @property
     def ignored(self) -> int | None:

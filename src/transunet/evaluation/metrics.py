@@ -126,7 +126,12 @@ def dice_per_class(
         DataError: when an array is not a label map.
     """
     _check_arrays(prediction, reference)
-    return {int(value): _overlap(prediction == value, reference == value)[0] for value in classes}
+    return {int(value): dice_of_masks(prediction == value, reference == value) for value in classes}
+
+
+def dice_of_masks(prediction: Mask, reference: Mask) -> float:
+    """Dice of two masks of one shape; NaN where both are empty."""
+    return _overlap(prediction, reference)[0]
 
 
 def image_diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:

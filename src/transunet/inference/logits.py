@@ -1,9 +1,15 @@
-"""From logits to labels and probabilities: in numpy, or in torch where torch computed them."""
+"""From logits to labels and probabilities: in numpy, or in torch where torch computed them.
 
+Of classes, one is true of each pixel: a softmax, and the largest. Regions overlap: a sigmoid each,
+and those that are likelier than not are written one over the other.
+"""
+
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from transunet.data.resize import resize
 
@@ -20,6 +26,24 @@ def enlarge(logits: "Logits", size: tuple[int, int]) -> "Logits":
     from transunet.models.transunet2d.decoder import upsample
 
     return upsample(logits, size)
+
+
+def probabilities_of(logits: "Logits", regions: bool = False) -> "Logits":
+    """Return the probabilities of classes, or of each region, (B, classes, *spatial)."""
+    if not regions:
+        return softmax(logits)
+    if not isinstance(logits, np.ndarray):
+        return logits.sigmoid()
+    return np.asarray(expit(logits), dtype=np.float32)
+
+
+def logits_of(probabilities: NDArray[Any], regions: bool = False) -> NDArray[np.float32]:
+    """Return logits that have these probabilities, as far as single precision tells them apart."""
+    if not regions:
+        smallest = np.finfo(np.float32).tiny  # a probability of 0 would have no logarithm
+        return np.asarray(np.log(np.maximum(probabilities, smallest)), dtype=np.float32)
+    edge = np.finfo(np.float32).eps
+    return np.asarray(logit(np.clip(probabilities, edge, 1 - edge)), dtype=np.float32)
 
 
 def softmax(logits: "Logits") -> "Logits":
@@ -41,17 +65,45 @@ def argmax(logits: "Logits") -> NDArray[Any]:
     return labels
 
 
+def label_type(highest: int) -> type[np.unsignedinteger[Any]]:
+    """Return the smallest dtype of label maps with labels up to `highest`."""
+    return np.uint8 if highest <= 255 else np.uint16
+
+
+def written(values: "Logits", labels: Sequence[int], threshold: float) -> NDArray[Any]:
+    """Write regions one over the other and return the label map (B, *spatial), 0 where none is.
+
+    Args:
+        values: (B, regions, *spatial), logits or probabilities.
+        labels: what is written for each.
+        threshold: that values exceed where there is a region: 0 of logits, 0.5 of probabilities.
+    """
+    label_map = np.zeros(values[:, 0].shape, label_type(max(labels)))
+    for index, label in enumerate(labels):
+        inside: Any = values[:, index] > threshold
+        label_map[inside if isinstance(inside, np.ndarray) else inside.cpu().numpy()] = label
+    return label_map
+
+
 def as_array(values: "Logits") -> NDArray[np.float32]:
     """Bring a tensor to the CPU."""
     return values if isinstance(values, np.ndarray) else np.asarray(values.cpu().numpy())
 
 
-def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+def entropy(probabilities: NDArray[np.float32], regions: bool = False) -> NDArray[np.float32]:
     """Return the normalised entropy, (B, H, W): 0 for a certain class, 1 for all alike.
 
+    Of regions it is the mean of each region's own: 0 where all are certain, 1 where all are open.
+
     Args:
-        probabilities: (B, classes, H, W), summing to 1 over the classes.
+        probabilities: (B, classes, H, W), summing to 1 over the classes; or of regions, each by
+            itself.
+        regions: which of both they are.
     """
+    if regions:
+        pairs = np.stack([probabilities, 1 - probabilities], axis=1)  # (B, 2, regions, H, W)
+        each = [entropy(pairs[:, :, index]) for index in range(probabilities.shape[1])]
+        return np.asarray(np.mean(each, axis=0), dtype=np.float32)
     total = np.zeros(probabilities[:, 0].shape, np.float32)
     for index in range(probabilities.shape[1]):
         p = probabilities[:, index]

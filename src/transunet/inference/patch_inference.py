@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from transunet.backends.protocol import Network
 from transunet.data.resize import zoom_matrix
 from transunet.data.sampling.patches import Patches, Position
-from transunet.inference.logits import argmax, as_array, enlarge, softmax
-from transunet.inference.prefetch import prefetch
-from transunet.inference.slice_inference import (
-    Progress,
-    StoreProbabilities,
-    VolumeSlices,
+from transunet.inference.logits import (
+    argmax,
+    as_array,
+    enlarge,
     label_type,
+    probabilities_of,
+    written,
 )
+from transunet.inference.prefetch import prefetch
+from transunet.inference.slice_inference import Progress, StoreProbabilities, VolumeSlices
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
@@ -50,6 +52,7 @@ def label_patches(
     classes: int,
     sampling: Patches,
     *,
+    regions: Sequence[int] = (),
     shape: tuple[int, int, int] | None = None,
     batch_size: int = 1,
     progress: Progress | None = None,
@@ -63,6 +66,7 @@ def label_patches(
             asked for.
         classes: how many there are.
         sampling: size, overlap and padding of the patches.
+        regions: for regions instead of classes, the label that is written for each.
         shape: (D, H, W) that the probabilities are resized to before they become labels; the
             planes' own if not given.
         batch_size: patches that go through at once.
@@ -71,7 +75,7 @@ def label_patches(
     """
     depth, _, *size = planes.shape
     shape = shape or (depth, *size)
-    labels = np.empty(shape, label_type(classes))
+    labels = np.empty(shape, label_type(max([classes - 1, *regions])))
     start = 0
     count = shape[0]
 
@@ -79,12 +83,12 @@ def label_patches(
         if progress is not None:
             progress(count * done // total, count)
 
-    blended = blended_planes(network, planes, sampling, batch_size, tell)
+    blended = blended_planes(network, planes, sampling, batch_size, tell, bool(regions))
     for probabilities in resized_planes(blended, depth, shape):
         part = slice(start, start + len(probabilities))
         for store_probabilities in stores:
             store_probabilities(part, as_array(probabilities))
-        labels[part] = argmax(probabilities)
+        labels[part] = written(probabilities, regions, 0.5) if regions else argmax(probabilities)
         start = part.stop
     return labels
 
@@ -95,6 +99,7 @@ def blended_planes(
     sampling: Patches,
     batch_size: int = 1,
     progress: Progress | None = None,
+    regions: bool = False,
 ) -> "Iterator[Logits]":
     """Yield the probabilities of a working volume, some planes (B, classes, H, W) at a time.
 
@@ -107,6 +112,7 @@ def blended_planes(
         sampling: size, overlap and padding of the patches.
         batch_size: patches that go through at once.
         progress: called with the patches done and the patches in all.
+        regions: whether the network tells regions apart, and not classes.
     """
     length, _, *size = planes.shape
     positions = sampling.positions((length, *size))
@@ -118,7 +124,7 @@ def blended_planes(
     with closing(prefetch(_batches(_windows(planes, sampling, positions), batch_size))) as batches:
         for batch in batches:
             images = [window.image for window in batch if not window.channels]
-            computed = iter(softmax(network(np.stack(images)))) if images else iter(())
+            computed = iter(probabilities_of(network(np.stack(images)), regions) if images else ())
             for window in batch:
                 if not window.channels:
                     values = next(computed)
@@ -126,7 +132,8 @@ def blended_planes(
                     values = uniform
                 else:
                     image = np.broadcast_to(window.image, (*window.image.shape[:1], *sampling.size))
-                    values = softmax(network(np.ascontiguousarray(image)[None]))[0]
+                    image = np.ascontiguousarray(image)[None]
+                    values = probabilities_of(network(image), regions)[0]
                     uniform_key, uniform = window.channels, values
                 if total is None:
                     held = min(sampling.size[0], length)

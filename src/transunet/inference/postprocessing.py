@@ -1,12 +1,13 @@
 """After the network: keeping each structure's largest piece, and how large structures are."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label
 
+from transunet.data.regions import Region
 from transunet.data.volume import Volume
 
 
@@ -26,6 +27,30 @@ def keep_largest(labels: NDArray[Any], classes: Collection[int]) -> None:
             _keep_largest_piece(labels[boxes[index - 1]], index)
 
 
+def keep_largest_regions(
+    labels: NDArray[Any], chosen: Iterable[Region], regions: Sequence[Region]
+) -> None:
+    """Keep only the largest connected piece of each of the `chosen` regions, in `labels` itself.
+
+    What goes becomes the smallest region around it that is left, or background.
+
+    Args:
+        labels: (X, Y, Z) unsigned.
+        chosen: some of `regions`.
+        regions: all, in the order in which they were written.
+    """
+    for region in chosen:
+        inside = region.mask(labels)
+        kept = inside.astype(np.uint8)
+        keep_largest(kept, (1,))
+        around = [r for r in regions if not set(r.members) <= set(region.members)]
+        for value in region.members:
+            others = [
+                r.label for r in around if value in r.members and r.label not in region.members
+            ]
+            labels[inside & (kept == 0) & (labels == value)] = others[-1] if others else 0
+
+
 def _keep_largest_piece(labels: NDArray[Any], index: int) -> None:
     """Plane by plane, and for one structure at a time: the numbered pieces are large."""
     pieces, count = label(labels == index, structure=np.ones((3,) * labels.ndim))
@@ -38,7 +63,11 @@ def _keep_largest_piece(labels: NDArray[Any], index: int) -> None:
 
 
 def measure_structures(
-    labels: Volume, image: Volume, names: Mapping[int, str], axis: int
+    labels: Volume,
+    image: Volume,
+    names: Mapping[int, str],
+    axis: int,
+    regions: Sequence[Region] = (),
 ) -> dict[str, Any]:
     """Return voxels, millilitres, slices and mean intensity of every structure.
 
@@ -47,14 +76,21 @@ def measure_structures(
         image: the image in its own units.
         names: class index -> name; the background is left out.
         axis: the array axis along which slices are counted.
+        regions: to be measured instead of single labels.
 
     Returns:
         Name -> `voxels`, `volume_ml`, `slices` (with at least one voxel) and `mean_intensity`, a
         number per channel; None where there is no voxel.
     """
     count = max(names) + 1
+    structures = {region.name: region.members for region in regions} or {
+        name: (index,) for index, name in names.items() if index
+    }
+    belongs = np.zeros((len(structures), count), np.int64)
+    for row, members in zip(belongs, structures.values(), strict=True):
+        row[list(members)] = 1
     voxels, sums = np.zeros(count, np.int64), np.zeros((image.channels, count))
-    slices = np.zeros(count, np.int64)
+    slices = np.zeros(len(structures), np.int64)
     # Plane by plane: weighting counts needs double precision, which is not taken whole.
     label_planes = np.moveaxis(labels.array[0], axis, 0)
     image_planes = np.moveaxis(image.array, 1 + axis, 0)
@@ -62,9 +98,10 @@ def measure_structures(
         classes = label_plane.ravel()
         counts = np.bincount(classes, minlength=count)
         voxels += counts
-        slices += counts > 0
+        slices += belongs @ counts > 0
         for channel, pixels in enumerate(image_plane):
             sums[channel] += np.bincount(classes, pixels.ravel(), count)
+    voxels, sums = belongs @ voxels, sums @ belongs.T
     millilitres = abs(np.linalg.det(labels.affine[:3, :3])) / 1000
     return {
         name: {
@@ -73,6 +110,5 @@ def measure_structures(
             "slices": int(slices[index]),
             "mean_intensity": (sums[:, index] / voxels[index]).tolist() if voxels[index] else None,
         }
-        for index, name in names.items()
-        if index
+        for index, name in enumerate(structures)
     }

@@ -21,12 +21,13 @@ from transunet.data.checks.suitability import TrainingData, check_suitability
 from transunet.data.classes import classes_named
 from transunet.data.formats import read_volume
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.regions import Region, structures_in
 from transunet.data.sampling import Sampling
 from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 from transunet.inference.logits import entropy
-from transunet.inference.postprocessing import keep_largest
+from transunet.inference.postprocessing import keep_largest, keep_largest_regions
 from transunet.inference.probability_files import probability_file
 from transunet.inference.slice_inference import (
     PROCEDURES,
@@ -64,7 +65,9 @@ class Predictor:
     Args:
         model: a model, or any other `Network`.
         preprocessing: how volumes become working volumes.
-        labels: class index -> name.
+        labels: class index -> name; with `regions` label value -> name.
+        regions: where the network tells regions apart, each in the order in which they are written:
+            those that are likelier than not, one over the other.
         sampling: how the network takes those; if not given, by its image size: with three sides
             patches, else slices.
         context: without `sampling`, the neighbours on each side that the network sees with each
@@ -97,6 +100,7 @@ class Predictor:
         preprocessing: Preprocessing,
         labels: Mapping[int, str],
         *,
+        regions: Sequence[Region] = (),
         sampling: Sampling | None = None,
         context: int = 0,
         device: "str | torch.device | None" = None,
@@ -131,6 +135,7 @@ class Predictor:
             self._plain_network, own_engine = cast("Network", model), type(model).__name__
         self.device = self._plain_network.device
         self.preprocessing, self.labels = preprocessing, dict(labels)
+        self.regions = tuple(regions)
         size = self._plain_network.image_size
         if sampling is None and size is not None and len(size) == 3:
             sampling = Patches(size=size)
@@ -157,7 +162,7 @@ class Predictor:
         self.batch_size, self.procedure = batch_size or at_once, procedure
         self.mirror, self.window = mirror, window
         self.largest_component = (
-            classes_named(largest_component, labels) if largest_component else ()
+            classes_named(largest_component, self.structures) if largest_component else ()
         )
         self.training_data, self.force = training_data, force
         self.sources = tuple(map(str, sources))
@@ -166,7 +171,7 @@ class Predictor:
         if mirror:
             from transunet.inference.tta import MirrorTTA
 
-            self.network = MirrorTTA(self.network)
+            self.network = MirrorTTA(self.network, bool(self.regions))
         if window:
             from transunet.inference.sliding_window import SlidingWindow
 
@@ -209,6 +214,7 @@ class Predictor:
             loaded.network,
             loaded.config.preprocessing,
             loaded.config.labels,
+            regions=loaded.config.regions,
             sampling=loaded.config.sampling,
             training_data=loaded.config.training_data,
             sources=sources,
@@ -225,6 +231,7 @@ class Predictor:
         """
         own: dict[str, Any] = {
             **self.settings,
+            "regions": self.regions,
             "sampling": self.sampling,
             "context": self.context,
             "batch_size": self.batch_size,
@@ -236,9 +243,15 @@ class Predictor:
         return type(self)(self._plain_network, self.preprocessing, self.labels, **(own | settings))
 
     @property
+    def structures(self) -> dict[int, str]:
+        """Number -> name of what is found: classes, or regions by the label that is written."""
+        return structures_in(self.labels, self.regions)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of what came with the bundle: weights, preprocessing, sampling, labels."""
         parts = [self.network.fingerprint, self.preprocessing.model_dump_json(), str(self.labels)]
+        parts += [region.model_dump_json() for region in self.regions]
         if isinstance(self.sampling, Patches):
             parts.append(self.sampling.model_dump_json())
         elif self.context:
@@ -253,7 +266,7 @@ class Predictor:
             "procedure": self.procedure,
             "mirror": self.mirror,
             "window": self.window,
-            "largest_component": [self.labels[index] for index in self.largest_component],
+            "largest_component": [self.structures[index] for index in self.largest_component],
         }
 
     def __call__(
@@ -273,8 +286,8 @@ class Predictor:
                 whose axes run to the right, to the front and up (RAS).
             progress: called with the slices done and the slices in all.
             spacing_mm: the edges of an array's voxels in millimetres, one per axis.
-            probabilities: a file to write every class's probability to, `.npy` (float16, classes
-                first) or `.nii` (float32, classes last).
+            probabilities: a file to write every class's or region's probability to, `.npy`
+                (float16, classes first) or `.nii` (float32, classes last).
             uncertainty: such a file for the normalised entropy, from 0 (certain) to 1.
             warn: called with what makes the image doubtful for this bundle; logs it if not given.
 
@@ -308,20 +321,26 @@ class Predictor:
         stores: list[StoreProbabilities] = []
         with ExitStack() as files:
             if probabilities is not None:
-                file = probability_file(probabilities, len(self.labels), volume, self.preprocessing)
+                channels = len(self.regions or self.labels)
+                file = probability_file(probabilities, channels, volume, self.preprocessing)
                 stores.append(files.enter_context(file))
             if uncertainty is not None:
                 store = files.enter_context(
                     probability_file(uncertainty, 1, volume, self.preprocessing)
                 )
-                stores.append(lambda part, values: store(part, entropy(values)[:, None]))
+                regions = bool(self.regions)
+                stores.append(lambda part, values: store(part, entropy(values, regions)[:, None]))
             native = self.preprocessing.native_shape(volume)
             labels = self.label_slices(slices, progress, stores, native)
         del slices  # not held while pieces are looked for
         label_map = self.preprocessing.from_working(labels, volume)
         del labels
         if self.largest_component:
-            keep_largest(label_map.array[0], self.largest_component)
+            if self.regions:
+                chosen = [r for r in self.regions if r.label in self.largest_component]
+                keep_largest_regions(label_map.array[0], chosen, self.regions)
+            else:
+                keep_largest(label_map.array[0], self.largest_component)
         return label_map
 
     def by_procedure(
@@ -357,6 +376,7 @@ class Predictor:
 
         From patches come labels of `shape` if it is given: their probabilities are resized to it.
         """
+        written = [region.label for region in self.regions]
         if isinstance(self.sampling, Patches):
             from transunet.inference.patch_inference import label_patches
 
@@ -365,6 +385,7 @@ class Predictor:
                 slices,
                 len(self.labels),
                 self.sampling,
+                regions=written,
                 shape=shape,
                 batch_size=self.batch_size,
                 progress=progress,
@@ -374,6 +395,7 @@ class Predictor:
             self.network,
             slices,
             len(self.labels),
+            regions=written,
             context=self.context,
             batch_size=self.batch_size,
             procedure=self.procedure,
@@ -441,6 +463,7 @@ def load_networks(
     for source, other in zip(sources[1:], opened[1:], strict=True):
         for what, expected, found in (
             ("labels", first.config.labels, other.config.labels),
+            ("regions", first.config.regions, other.config.regions),
             ("preprocessing", first.config.preprocessing, other.config.preprocessing),
             ("context", first.config.sampling.context, other.config.sampling.context),
             ("image_size", first.network.image_size, other.network.image_size),
@@ -453,7 +476,7 @@ def load_networks(
     from transunet.inference.tta import Ensemble
 
     return Opened(
-        Ensemble([each.network for each in opened]),
+        Ensemble([each.network for each in opened], bool(first.config.regions)),
         first.config,
         ", ".join(dict.fromkeys(each.engine for each in opened)),
         ", ".join(dict.fromkeys(each.precision for each in opened)),

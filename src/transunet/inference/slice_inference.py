@@ -19,7 +19,14 @@ from transunet.data.resize import Edge, nearest, resize
 from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
 from transunet.data.volume import Volume
 from transunet.errors import DataError
-from transunet.inference.logits import argmax, as_array, enlarge, softmax
+from transunet.inference.logits import (
+    argmax,
+    as_array,
+    enlarge,
+    label_type,
+    probabilities_of,
+    written,
+)
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
@@ -76,16 +83,12 @@ class VolumeSlices:
         return self._preprocessing.to_working(slab, self._scales).swapaxes(0, 1)
 
 
-def label_type(classes: int) -> type[np.unsignedinteger[Any]]:
-    """Return the smallest dtype of label maps with so many classes."""
-    return np.uint8 if classes <= 256 else np.uint16
-
-
 def label_slices(
     network: Network,
     slices: NDArray[np.float32] | VolumeSlices,
     classes: int,
     *,
+    regions: Sequence[int] = (),
     context: int = 0,
     batch_size: int = 8,
     procedure: Procedure = "native",
@@ -98,6 +101,7 @@ def label_slices(
         network: what gives the logits.
         slices: an array, or slices that are made when they are asked for.
         classes: how many there are.
+        regions: for regions instead of classes, the label that is written for each.
         context: neighbours on each side that the network sees with each slice.
         batch_size: slices that go through at once.
         procedure: "native" resizes the logits to the slices' size and then takes the label; "paper"
@@ -109,7 +113,7 @@ def label_slices(
     network_size = network.image_size or size
     # fidelity: for some sizes scipy's last row is zeros, and the reference resizes with it.
     edge: Edge = "scipy" if procedure == "paper" else "kept"
-    labels = np.empty((len(slices), *size), label_type(classes))
+    labels = np.empty((len(slices), *size), label_type(max([classes - 1, *regions])))
 
     def sample(part: slice) -> NDArray[np.float32]:
         around, chosen = neighbourhoods(part, len(slices), context)
@@ -120,10 +124,12 @@ def label_slices(
         if procedure == "native":
             logits = enlarge(logits, size)
         if stores:
-            probabilities = nearest(as_array(softmax(logits)), size, edge="scipy")
+            probabilities = as_array(probabilities_of(logits, bool(regions)))
+            probabilities = nearest(probabilities, size, edge="scipy")
             for store_probabilities in stores:
                 store_probabilities(part, probabilities)
-        labels[part] = nearest(argmax(logits), size, edge="scipy")
+        found = written(logits, regions, 0) if regions else argmax(logits)
+        labels[part] = nearest(found, size, edge="scipy")
         return int(part.stop)
 
     tell = progress or (lambda done, count: None)

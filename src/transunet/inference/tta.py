@@ -1,7 +1,7 @@
 """Test-time augmentation and ensembles: mirror images, or other weights, as a single network.
 
-What comes out is the logarithm of the mean probabilities, which are logits like any others:
-whatever comes after a network (resizing, labels, probabilities) need not know.
+What comes out are logits of the mean probabilities, like any others: whatever comes after a network
+(resizing, labels, probabilities) need not know. Of classes it is their logarithm.
 """
 
 import hashlib
@@ -14,29 +14,31 @@ from numpy.typing import NDArray
 
 from transunet.backends.protocol import Network, Wrapped
 from transunet.errors import ConfigError
-from transunet.inference.logits import as_array, softmax
+from transunet.inference.logits import as_array, logits_of, probabilities_of
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
-
-_SMALLEST = np.finfo(np.float32).tiny  # a probability of 0 would have no logarithm
 
 
 class Ensemble:
     """The mean of several networks' probabilities.
 
+    Args:
+        networks: which take samples of one size.
+        regions: whether they tell regions apart, and not classes.
+
     Raises:
         ConfigError: without networks, or when they want slices of different sizes.
     """
 
-    def __init__(self, networks: Sequence[Network]) -> None:
+    def __init__(self, networks: Sequence[Network], regions: bool = False) -> None:
         sizes = {network.image_size for network in networks}
         if len(sizes) != 1:
             listed = ", ".join(sorted(map(str, sizes))) or "none"
             raise ConfigError(
                 f"The networks of an ensemble must take slices of one size; found {listed}."
             )
-        self.networks = tuple(networks)
+        self.networks, self.regions = tuple(networks), regions
 
     @property
     def image_size(self) -> tuple[int, ...] | None:
@@ -55,15 +57,24 @@ class Ensemble:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logarithm of the mean probabilities, (B, classes, H, W)."""
-        return _log_of_mean(network(images) for network in self.networks)
+        """Return logits of the mean probabilities, (B, classes, H, W)."""
+        return _mean((network(images) for network in self.networks), self.regions)
 
 
 class MirrorTTA(Wrapped):
-    """The mean of a network's probabilities for an image and all its mirror images: 4, in 3D 8."""
+    """The mean of a network's probabilities for an image and all its mirror images: 4, in 3D 8.
+
+    Args:
+        network: whose they are.
+        regions: whether it tells regions apart, and not classes.
+    """
+
+    def __init__(self, network: Network, regions: bool = False) -> None:
+        super().__init__(network)
+        self.regions = regions
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logarithm of the mean probabilities, (B, classes, *spatial)."""
+        """Return logits of the mean probabilities, (B, classes, *spatial)."""
         spatial = range(2, images.ndim)
         mirrors = chain.from_iterable(combinations(spatial, n) for n in range(len(spatial) + 1))
 
@@ -71,12 +82,12 @@ class MirrorTTA(Wrapped):
             logits = self.network(np.ascontiguousarray(np.flip(images, axes)))
             return np.flip(as_array(logits), axes)
 
-        return _log_of_mean(map(mirrored, mirrors))
+        return _mean(map(mirrored, mirrors), self.regions)
 
 
-def _log_of_mean(each_logits: "Iterable[Logits]") -> NDArray[np.float32]:
+def _mean(each_logits: "Iterable[Logits]", regions: bool) -> NDArray[np.float32]:
     """Take the logits one after the other, so that only two are held at a time."""
     total, count = np.zeros(1, np.float32), 0
     for logits in each_logits:
-        total, count = total + as_array(softmax(logits)), count + 1
-    return np.asarray(np.log(np.maximum(total / count, _SMALLEST)), dtype=np.float32)
+        total, count = total + as_array(probabilities_of(logits, regions)), count + 1
+    return logits_of(total / count, regions)

@@ -1,9 +1,9 @@
 """What every network's configuration tells, whatever its family. Imports no torch."""
 
 from math import prod
-from typing import Any
+from typing import Any, Self
 
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveInt, field_validator, model_validator
 
 from transunet.settings import Configuration
 
@@ -23,7 +23,10 @@ class Architecture(Configuration):
     name: str = "custom"
     """Name of the variant that this was made from."""
     num_classes: PositiveInt = 2
-    """Classes of the logits, background included."""
+    """Classes of the logits, background included; or regions, which have none."""
+    regions: tuple[tuple[PositiveInt, ...], ...] = ()
+    """For classes that overlap: the labels that make up each. Each is then told by its own sigmoid,
+    and there is no background among them."""
     in_channels: PositiveInt = 1
     """Channels of the input image."""
     image_size: tuple[PositiveInt, ...]
@@ -35,6 +38,15 @@ class Architecture(Configuration):
     def _equal_sides(cls, value: Any) -> Any:
         usual = cls.model_fields["image_size"].default
         return (value,) * len(usual) if isinstance(value, int) and usual else value
+
+    @model_validator(mode="after")
+    def _as_many_regions_as_classes(self) -> Self:
+        if self.regions and len(self.regions) != self.num_classes:
+            raise ValueError(
+                f"regions: {len(self.regions)} of them, found num_classes={self.num_classes}; they "
+                "must be as many, as there is no background among regions"
+            )
+        return self
 
     @property
     def axes(self) -> int:

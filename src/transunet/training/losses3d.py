@@ -119,6 +119,41 @@ class MapLoss(nn.Module):
         return of_entropy * total / count.clamp(min=1) - of_dice * mean
 
 
+class RegionLoss(nn.Module):
+    """Cross-entropy plus Dice of the whole batch of each region, of a network without queries.
+
+    Args:
+        regions: the labels that make up each.
+        terms: weights of cross-entropy and Dice.
+        reduce: sums a tensor over the processes that share a batch, differentiably.
+        ignored: the label of pixels that count in no term; None where there are none.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[Sequence[int]],
+        terms: tuple[float, float] = (1.0, 1.0),
+        reduce: Reduce = no_reduce,
+        ignored: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.regions, self.ignored = regions, ignored
+        self.maps = MapLoss(
+            exclusive=False,
+            foreground=False,
+            batch_dice=True,
+            smooth=0.0,
+            terms=terms,
+            reduce=reduce,
+        )
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the scalar loss: logits (B, regions, *spatial), int64 labels (B, *spatial)."""
+        targets = target_maps(labels, len(self.regions), self.regions, self.ignored)
+        counted = None if self.ignored is None else labels != self.ignored
+        return self.maps(_precise(logits), targets, counted)  # type: ignore[no-any-return]
+
+
 class TransUNet3DLoss(nn.Module):
     """What a network of `config` is trained with; see `forward`.
 

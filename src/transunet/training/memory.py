@@ -189,7 +189,8 @@ def _network(recipe: Recipe, store: Store, device: torch.device) -> nn.Module:
 
 
 def _loss(recipe: Recipe, store: Store) -> nn.Module:
-    return make_loss(recipe, no_reduce, store.ignored, recipe.network(len(store.labels)))
+    config = recipe.network(len(store.labels), regions=store.regions)
+    return make_loss(recipe, no_reduce, store.ignored, config)
 
 
 def _blank(

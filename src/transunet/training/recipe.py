@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from transunet.data.regions import Region
 from transunet.data.sampling import Sampling
 from transunet.data.sampling.patches import Patches
 from transunet.data.sampling.slices import Slices
@@ -224,8 +225,15 @@ class Recipe(Configuration):
         height, width = self.size
         return Slices(size=(height, width), context=self.context)
 
-    def network(self, num_classes: int = 2, in_channels: int = 1) -> Architecture:
+    def network(
+        self,
+        num_classes: int = 2,
+        in_channels: int = 1,
+        regions: Sequence[Region] = (),
+    ) -> Architecture:
         """Return the configuration of the network, of the variant's own size where it is `auto`.
+
+        With `regions` the network tells those apart, and not classes.
 
         Raises:
             ConfigError: for an unknown model or impossible settings.
@@ -236,7 +244,8 @@ class Recipe(Configuration):
             "image_size": None if self.image_size == "auto" else self.image_size,
             "n_skip": self.n_skip,
             "dropout": self.dropout,
-            "num_classes": num_classes,
+            "num_classes": len(regions) or num_classes,
+            "regions": [region.members for region in regions],
             "in_channels": in_channels,
         }
         values |= {name: value for name, value in own.items() if value is not None}

@@ -28,7 +28,7 @@ from transunet.training.checkpoint import State, load_checkpoint
 from transunet.training.distributed import ProcessGroup, share_batches, sum_over_processes
 from transunet.training.fine_tuning import begin_from_weights
 from transunet.training.losses import LOSSES, DeepSupervisionLoss, Reduce, SegmentationLoss
-from transunet.training.losses3d import TransUNet3DLoss
+from transunet.training.losses3d import RegionLoss, TransUNet3DLoss
 from transunet.training.recipe import Recipe
 from transunet.training.sampler import Batches
 from transunet.training.samples import Samples
@@ -127,6 +127,7 @@ class Trainer:
             preprocessing=self.store.preprocessing,
             sampling=self.recipe.sampling,
             labels=dict(self.store.labels),
+            regions=self.store.regions,
             training_data=TrainingData.of(self.store.cases.values(), self.store.preprocessing),
         )
 
@@ -316,7 +317,7 @@ def make_model(recipe: Recipe, store: Store) -> SegmentationNetwork:
         ConfigError: for settings that cannot work.
     """
     channels = recipe.sampling.input_channels(len(store.preprocessing.channels))
-    return build(recipe.network(len(store.labels), channels))
+    return build(recipe.network(len(store.labels), channels, store.regions))
 
 
 def trained_network(model: SegmentationNetwork, recipe: Recipe) -> nn.Module:
@@ -347,7 +348,11 @@ def make_loss(
     if config is not None and config.family in FAMILY_LOSSES:
         return FAMILY_LOSSES[config.family](config, recipe, reduce, ignored)
     weights = {name: getattr(recipe, name) for name in LOSSES}
-    loss = SegmentationLoss(weights, reduce, ignored)
+    if config is not None and config.regions:
+        terms = recipe.ce_weight, recipe.dice_weight
+        loss: nn.Module = RegionLoss(config.regions, terms, reduce, ignored)
+    else:
+        loss = SegmentationLoss(weights, reduce, ignored)
     if recipe.deep_supervision:
         return DeepSupervisionLoss(loss, recipe.deep_supervision)
     return loss

@@ -9,7 +9,7 @@ import torch
 from transunet.data.sampling import Sampling
 from transunet.data.split_rules import classes_in
 from transunet.data.store import Store
-from transunet.evaluation.metrics import dice_per_class
+from transunet.evaluation.metrics import dice_of_masks, dice_per_class
 from transunet.inference.predictor import Predictor
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.training.distributed import ProcessGroup
@@ -20,9 +20,9 @@ class Validation:
     """Dice on the held-out cases. NaN where a class is in no case and predicted in none."""
 
     cases: Mapping[str, Mapping[str, float]]
-    """Case -> class name -> Dice, background left out."""
+    """Case -> name of class or region -> Dice, background left out."""
     present: frozenset[str]
-    """Names of the classes that occur in the cases' label maps."""
+    """Names of the classes or regions that occur in the cases' label maps."""
 
     @property
     def dice(self) -> dict[str, float]:
@@ -60,20 +60,28 @@ def validate(
     """
     predictor = Predictor(
         *(model, store.preprocessing, store.labels),
+        regions=store.regions,
         sampling=sampling,
         device=device,
     )
-    classes = [index for index in store.labels if index]
+    classes = {index: name for index, name in store.labels.items() if index}
     measured: dict[str, dict[str, float]] = {}
     for case in cases[world.rank :: world.size]:
         label = np.asarray(store.label(case))
         predicted = predictor.label_slices(store.image(case).swapaxes(0, 1))
         if store.ignored is not None:
             predicted = np.where(label == store.ignored, 0, predicted)
-        dice = dice_per_class(predicted, label, classes)
-        measured[case] = {store.labels[index]: value for index, value in dice.items()}
+        if store.regions:
+            masks = ((r.name, r.mask(predicted), r.mask(label)) for r in store.regions)
+            measured[case] = {name: dice_of_masks(ours, theirs) for name, ours, theirs in masks}
+        else:
+            dice = dice_per_class(predicted, label, classes)
+            measured[case] = {classes[index]: value for index, value in dice.items()}
     of_all = {case: dice for part in world.gather(measured) for case, dice in part.items()}
-    present = frozenset(store.labels[index] for index in classes_in(store, cases))
+    occurring = classes_in(store, cases)
+    present = frozenset(classes[index] for index in occurring)
+    if store.regions:
+        present = frozenset(r.name for r in store.regions if occurring & set(r.members))
     return Validation({case: of_all[case] for case in cases}, present)
 
 

@@ -79,7 +79,6 @@ def test_a_patch_is_rounded_up_to_what_its_poolings_divide() -> None:
             {"poolings": ((2, 2, 2),) * 2, "kernels": ((3, 3, 3),) * 3, "queries": {}},
             "2 poolings make fewer.*3 poolings or more",
         ),
-        ({"regions": ((1, 2), (2,), (2,)), "num_classes": 3}, r"region 2, labels \(2,\)"),
         ({"regions": ((1, 2), (2,)), "num_classes": 3}, "2 of them, found num_classes=3"),
         ({"queries": {"layer_scale": "paper"}}, "layer_scale: Input should be 'branch' or"),
         ({"queries": {"layers": 3}}, "unknown setting 'layers'"),
@@ -88,11 +87,6 @@ def test_a_patch_is_rounded_up_to_what_its_poolings_divide() -> None:
 def test_what_cannot_be_is_refused_with_what_can(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TransUNet3DConfig(**changes)
-
-
-def test_regions_know_the_labels_that_are_written() -> None:
-    config = TransUNet3DConfig(num_classes=3, regions=((1, 2, 3), (2, 3), (3,)))
-    assert config.region_labels == (1, 2, 3)
 
 
 def test_a_variant_changes_part_of_a_part() -> None:

@@ -37,11 +37,10 @@ def open(folder: Path) -> DataSet:
     content = description.description_of(folder)
     cases, notes = listed_cases(folder, content)
     if "labels" in content or not cases:
-        labels, values, regions = description.labels_of(folder, content)
+        labels = description.labels_of(folder, content)
     else:
-        regions = {}
         meaning = masks.meaning(folder, [case.label for case in cases if case.label])
-        labels, values = meaning.labels, meaning.values
+        labels = description.Labels(meaning.labels, meaning.values, {}, ())
         notes += meaning.notes
     intensity_range = None
     if "modality" in content or not cases:
@@ -59,10 +58,11 @@ def open(folder: Path) -> DataSet:
     return DataSet(
         name=str(content.get("name") or ""),
         cases=tuple(cases),
-        labels=labels,
+        labels=labels.names,
         channels=channels,
-        label_values=values,
-        regions=regions,
+        label_values=labels.indices,
+        regions=labels.regions,
+        learned_regions=labels.learned_regions,
         intensity_range=intensity_range,
         split_rule=RULE,
         notes=(

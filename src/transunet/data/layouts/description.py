@@ -6,11 +6,12 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from transunet.data.cases import Case
+from transunet.data.cases import IGNORED, Case
 from transunet.data.checks.problems import Problem
 from transunet.data.formats import files_of, is_header_of_pair, stem_of, suffix_of
+from transunet.data.regions import Region, ordered_regions
 from transunet.data.text import text_of
 from transunet.errors import TransUNetError
 
@@ -75,18 +76,31 @@ def channel_names(folder: Path, content: Mapping[str, Any], key: str) -> tuple[s
     return tuple(str(names[str(index)]) for index in range(len(names)))
 
 
-def labels_of(
-    folder: Path, content: Mapping[str, Any]
-) -> tuple[dict[int, str], dict[int, int], dict[str, tuple[int, ...]]]:
-    """Return what 'labels' says: class index -> name, value -> class index, region -> indices.
+class Labels(NamedTuple):
+    """What 'labels' says."""
+
+    names: dict[int, str]
+    """Class index -> name."""
+    indices: dict[int, int]
+    """Value -> class index; empty where values are indices."""
+    regions: dict[str, tuple[int, ...]]
+    """Name -> class indices."""
+    learned_regions: tuple[Region, ...]
+    """The regions where a network is to tell them apart, as 'regions_class_order' asks."""
+
+
+def labels_of(folder: Path, content: Mapping[str, Any]) -> Labels:
+    """Return what 'labels' and 'regions_class_order' say.
 
     Decathlon has `{"1": "liver"}`, nnU-Net `{"liver": 1}` and lists of values as regions; people
-    have either in both. The second is empty where values are indices. A `DataError` for other
-    values, and when two names have one.
+    have either in both. A `DataError` for other values, when two names have one, and for an order
+    that contradicts the regions. Where regions are learned, values are class indices whatever they
+    are.
     """
     values = section(folder, content, "labels", dict)
     if all(map(str.isdecimal, values)) and any(isinstance(name, str) for name in values.values()):
-        return *classes(folder, {int(value): str(name) for value, name in values.items()}), {}
+        names = {int(value): str(name) for value, name in values.items()}
+        return Labels(*classes(folder, names), {}, ())
     members = {}
     for name, value in values.items():
         numbers = value if isinstance(value, list) else [value]
@@ -105,18 +119,27 @@ def labels_of(
     else:
         regions = {name: numbers for name, numbers in members.items() if numbers != (0,)}
         names = named_by_regions(regions)
+    if regions and (order := content.get("regions_class_order")) is not None:
+        members = {name: numbers for name, numbers in regions.items() if name != "ignore"}
+        highest = max(value for numbers in members.values() for value in numbers)
+        if highest >= IGNORED:
+            raise wrong(folder, f"regions must be made of labels below {IGNORED}, found {highest}")
+        try:
+            return Labels(names, {}, regions, ordered_regions(members, order))
+        except ValueError as error:
+            raise wrong(folder, f"'regions_class_order' contradicts 'labels': {error}") from None
     labels, indices = classes(folder, names)
     of_index = {
         name: tuple(indices.get(value, value) for value in numbers)
         for name, numbers in regions.items()
     }
-    return labels, indices, of_index
+    return Labels(labels, indices, of_index, ())
 
 
 def named_by_regions(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:
     """Name each value by the smallest region that holds it.
 
-    The network learns the values, which do not overlap; regions are unions of them.
+    Values do not overlap; regions are unions of them.
     """
     names = {0: "background"}
     for value in sorted({v for values in regions.values() for v in values} - {0}):

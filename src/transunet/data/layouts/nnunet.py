@@ -41,7 +41,7 @@ def open(folder: Path) -> DataSet:
     """
     content = description.description_of(folder)
     channels = description.channel_names(folder, content, "channel_names")
-    labels, label_values, regions = description.labels_of(folder, content)
+    labels = description.labels_of(folder, content)
     parts = [description.path_on_disk(folder, part) for part in ("imagesTr", "labelsTr")]
     known = {suffix_of(path) for path in description.files_in(parts[0])} - {None}
     ending = str(content.get("file_ending") or "").lower()
@@ -57,10 +57,11 @@ def open(folder: Path) -> DataSet:
     return DataSet(
         name=str(content.get("name") or ""),
         cases=tuple(cases),
-        labels=labels,
+        labels=labels.names,
         channels=channels,
-        label_values=label_values,
-        regions=regions,
+        label_values=labels.indices,
+        regions=labels.regions,
+        learned_regions=labels.learned_regions,
         split_rule=decathlon.RULE,
         notes=(
             *notes,

@@ -102,6 +102,13 @@ def write_monai_bundle(
             f"{config.architecture.name} takes patches of volumes, and a MONAI bundle of it cannot "
             "be written yet. Export it to .onnx, .xml or .pt2, which `transunet predict` takes."
         )
+    if config.regions:
+        raise ConfigError(
+            f"{config.architecture.name} tells regions apart "
+            f"({', '.join(region.name for region in config.regions)}), and a MONAI bundle of "
+            "regions cannot be written yet. Export it to .onnx, .xml or .pt2, which `transunet "
+            "predict` takes."
+        )
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / METADATA).is_file():
         raise ConfigError(

@@ -106,9 +106,6 @@ class TransUNet3DConfig(Architecture):
     """The transformer in the encoder; None for none."""
     queries: QueriesSettings | None = None
     """The transformer decoder; None for none."""
-    regions: tuple[tuple[PositiveInt, ...], ...] = ()
-    """For overlapping classes: the labels that make up each region, largest region first. Each
-    then is told by its own sigmoid, and there is no background among the classes."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -145,25 +142,7 @@ class TransUNet3DConfig(Architecture):
                 f"queries: {self.queries.num_queries} of them cannot see {self.num_classes} "
                 f"classes, one each; possible: {self.num_classes} or more"
             )
-        if self.regions:
-            self._check_regions()
         return self
-
-    def _check_regions(self) -> None:
-        if len(self.regions) != self.num_classes:
-            raise ValueError(
-                f"regions: {len(self.regions)} of them, found num_classes={self.num_classes}; they "
-                "must be as many, as there is no background among regions"
-            )
-        for index, region in enumerate(self.regions):
-            later = {label for other in self.regions[index + 1 :] for label in other}
-            if len(set(region) - later) != 1:
-                raise ValueError(
-                    f"regions: region {index + 1}, labels {region}, must hold exactly one label "
-                    "that no later region holds, the one that is written where only it is seen; "
-                    f"found {sorted(set(region) - later) or 'none'}. Order them from the largest "
-                    "to the smallest, such as ((1, 2, 3), (2, 3), (3,))"
-                )
 
     @property
     def stride(self) -> tuple[int, ...]:
@@ -184,14 +163,6 @@ class TransUNet3DConfig(Architecture):
         if self.deep_supervision:
             return tuple(stages)
         return () if self.queries else (stages[-1],)
-
-    @property
-    def region_labels(self) -> tuple[int, ...]:
-        """The label written where a region is the last one seen, for each region."""
-        return tuple(
-            next(iter(set(region) - {label for other in self.regions[i + 1 :] for label in other}))
-            for i, region in enumerate(self.regions)
-        )
 
     @property
     def layers(self) -> int:

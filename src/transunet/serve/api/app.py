@@ -91,8 +91,7 @@ def bundles(service: CurrentService) -> list[Bundle]:
             name=served.name,
             labels=[
                 Label(index=index, name=name, color=label_colour(index))
-                for index, name in sorted(served.config.labels.items())
-                if index
+                for index, name in sorted(served.config.structures.items())
             ],
             channels=served.channels,
             architecture=served.config.architecture.name,

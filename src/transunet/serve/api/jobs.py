@@ -54,7 +54,7 @@ def submit(
         message = "The paper's procedure resizes whole slices; it has no windows."
         raise ApiError("invalid_request", message, "Choose procedure native, or no window.")
     try:
-        classes_named(job_request.largest_component, served.config.labels)
+        classes_named(job_request.largest_component, served.config.structures)
     except ConfigError as error:
         raise ApiError("invalid_request", str(error)) from None
     refusal, warnings = served.mismatch(image.metadata)

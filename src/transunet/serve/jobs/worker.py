@@ -158,11 +158,10 @@ class Worker:
             write_view(labels.array, np.array(job.image.metadata["affine"]), path)
         settings = predictor.preprocessing
         axis = settings.plane_axis(image)
-        measured = measure_structures(labels, image, predictor.labels, axis)
+        measured = measure_structures(labels, image, predictor.labels, axis, predictor.regions)
         statistics = [
             {"index": index, "name": name, "color": label_colour(index), **measured[name]}
-            for index, name in sorted(predictor.labels.items())
-            if index
+            for index, name in sorted(predictor.structures.items())
         ]
         return {"statistics": statistics, "slices": settings.native_shape(image)[0]}
 
