@@ -107,7 +107,7 @@ def transunet(*arguments: object, **options: Any) -> subprocess.CompletedProcess
         [sys.executable, "-m", "transunet", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         **options,
     )
 

@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ from prediction import save_nifti, tiny_bundle
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+@pytest.fixture
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that is no folder: nothing is converted for OpenVINO, which takes long."""
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("TRANSUNET_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.mark.process
 @pytest.mark.slow
-def test_the_demo_leaves_labels_overlay_report_and_bundle(tmp_path: Path) -> None:
+def test_the_demo_leaves_labels_overlay_report_and_bundle(tmp_path: Path, no_cache: None) -> None:
     pytest.importorskip("nilearn", reason="the demo's images come with the extra [demo]")
     out = tmp_path / "demo"
     command = [sys.executable, str(EXAMPLES / "brain_tissue.py"), str(out), "2"]
@@ -41,11 +49,20 @@ def executed(notebook: str) -> list[dict[str, Any]]:
     """Run every cell in a fresh kernel, in the folder of the examples; return all outputs."""
     nbclient = pytest.importorskip("nbclient", reason="notebooks are run with the extra [dev]")
     nbformat = pytest.importorskip("nbformat", reason="notebooks are run with the extra [dev]")
+    traitlets = pytest.importorskip("traitlets.config")
     for package in ("ipyniivue", "ipykernel", "matplotlib"):
         pytest.importorskip(package, reason="the notebook needs the extra [notebook]")
     content = nbformat.read(EXAMPLES / notebook, as_version=4)
     resources = {"metadata": {"path": str(EXAMPLES)}}
-    nbclient.NotebookClient(content, timeout=100, resources=resources).execute()
+    with tempfile.TemporaryDirectory() as folder:  # of sockets; another kernel may take a port
+        config = {"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}}
+        nbclient.NotebookClient(
+            content,
+            timeout=600,
+            startup_timeout=300,
+            resources=resources,
+            config=traitlets.Config(config),
+        ).execute()
     return [output for cell in content.cells for output in cell.get("outputs", [])]
 
 
@@ -75,16 +92,13 @@ def test_the_notebook_shows_a_prediction_of_ones_own(
 @pytest.mark.process
 @pytest.mark.slow
 def test_the_notebook_runs_without_anything_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, no_cache: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nilearn", reason="the demo's images come with the extra [demo]")
     for name in ("TRANSUNET_BUNDLE", "TRANSUNET_IMAGE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRANSUNET_WORK", str(tmp_path / "work"))
     monkeypatch.setenv("TRANSUNET_ITERATIONS", "2")
-    # No folder: the bundle is not converted for OpenVINO, as the demo's is above.
-    (tmp_path / "cache").write_text("")
-    monkeypatch.setenv("TRANSUNET_CACHE", str(tmp_path / "cache"))
     outputs = executed("view_prediction.ipynb")
     (table,) = shown(outputs, "text/markdown")
     assert "white matter" in table

@@ -35,6 +35,17 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
+def cache_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def _shared_cache(cache_of_all: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what was converted, not of converting."""
+    monkeypatch.setenv("TRANSUNET_CACHE", str(cache_of_all))
+
+
+@pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle(tmp_path_factory.mktemp("converted") / "bundle")
 
@@ -105,7 +116,8 @@ def test_a_hybrid_is_converted_too(tmp_path: Path) -> None:
     from transunet.models.variants import variant
 
     torch.manual_seed(0)
-    model = TransUNet(variant("R26-ViT-Ti_16", num_classes=2, image_size=(32, 48), num_layers=2))
+    small = {"num_layers": 2, "resnet_units": (1, 1, 1), "image_size": (32, 48)}
+    model = TransUNet(variant("R26-ViT-Ti_16", num_classes=2, **small))
     config = BundleConfig(
         architecture=model.config,
         preprocessing=Preprocessing(),
@@ -127,8 +139,10 @@ def cpu_can() -> list[str]:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs signals of POSIX")
+@pytest.mark.usefixtures("_shared_cache")
 def test_a_signal_after_several_networks_is_survived(bundle: Path) -> None:
     need("openvino")
+    converted(bundle, read_config(bundle), "openvino")
     code = (
         "import gc, os, signal\n"
         "from transunet.inference.predictor import load_networks\n"
@@ -144,6 +158,7 @@ def test_a_signal_after_several_networks_is_survived(bundle: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "survived"), done.stderr
 
 
+@pytest.mark.usefixtures("_shared_cache")
 def test_openvino_computes_in_the_precision_asked_for(bundle: Path) -> None:
     need("openvino")
     if "BF16" not in cpu_can():
@@ -158,6 +173,7 @@ def test_openvino_computes_in_the_precision_asked_for(bundle: Path) -> None:
     assert 1e-3 < np.abs(rounded - plain).max() / plain.std() < 0.3
 
 
+@pytest.mark.usefixtures("_shared_cache")
 def test_a_precision_that_the_processor_lacks_is_refused(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

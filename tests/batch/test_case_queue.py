@@ -85,7 +85,7 @@ def log(work: Path) -> Counter[str]:
 
 
 def wait_for(work: Path, line: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not any(found.startswith(line) for found in log(work)):
         assert time.monotonic() < deadline, f"no {line!r} in {log(work)}"
         time.sleep(0.02)
@@ -100,7 +100,7 @@ def all_done(work: Path) -> bool:
 def test_two_processes_do_every_case_once(work: Path, start: Start) -> None:
     workers = [start(0.2) for _ in range(2)]
     for worker in workers:
-        assert worker.wait(90) == 0
+        assert worker.wait(300) == 0
     told = log(work)
     assert all(told[f"begin p{index}"] == 1 for index in range(CASES))
     assert all(told[f"done p{index}"] == 1 for index in range(CASES))
@@ -117,7 +117,7 @@ def test_the_cases_of_a_killed_process_are_done_by_another(work: Path, start: St
     assert other.poll() is None  # it waits for them
     killed.kill()
     killed.wait()
-    assert other.wait(90) == 0
+    assert other.wait(300) == 0
     told = log(work)
     assert told[begun] == 2
     assert all(told[f"begin p{index}"] == 1 for index in range(CASES) if f"p{index}" not in begun)
@@ -126,7 +126,7 @@ def test_the_cases_of_a_killed_process_are_done_by_another(work: Path, start: St
 
 
 def wait_for_cases(work: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list((work / "out").glob("p*.nii.gz"))) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -135,7 +135,7 @@ def wait_for_cases(work: Path, count: int) -> None:
 def test_a_case_that_fails_is_tried_by_one_and_told_by_all(work: Path, start: Start) -> None:
     (work / "in" / "p3.nii.gz").write_bytes(b"not an image")
     workers = [start(0.2) for _ in range(2)]
-    assert [worker.wait(90) for worker in workers] == [1, 1]
+    assert [worker.wait(300) for worker in workers] == [1, 1]
     told = log(work)
     assert told["failed p3"] == 2
     assert told["begin p3"] == 0
@@ -148,7 +148,7 @@ def test_torchrun_shares_the_cases(work: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--standalone", "-m", "transunet", "predict", str(work / "bundle")]
     command += [str(work / "in"), "-o", str(work / "out"), "--device", "cpu"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert all_done(work)
     told = [line for line in ended.stdout.splitlines() if "label map" in line]
@@ -169,7 +169,7 @@ def test_sigterm_ends_as_ctrl_c_does(work: Path) -> None:
     )
     wait_for_cases(work, 1)
     running.send_signal(signal.SIGTERM)
-    _, told = running.communicate(timeout=60)
+    _, told = running.communicate(timeout=300)
     assert running.returncode == 130, told
     assert "Give the same command again" in told
     assert "Traceback" not in told

@@ -1,14 +1,15 @@
 """A bundle exported once per format, which takes seconds, for all tests of exporting."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from prediction import tiny_bundle
-from transunet.backends import onnxruntime
+from tracing import traced_once
 from transunet.export.export import FORMATS, Exported, export
+
+__all__ = ["traced_once"]
 
 SUFFIXES = {"onnx": "net.onnx", "openvino": "net.xml", "torch-export": "net.pt2"}
 Written = Callable[[str], Exported]
@@ -34,18 +35,3 @@ def written(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Wri
         return done[name]
 
     return make
-
-
-@pytest.fixture
-def onnx_at_hand(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let int8 start from the ONNX file that there is, instead of tracing the network again."""
-    path = written("onnx").path
-    in_truth = onnxruntime.write
-
-    def write(model, config, to, precision="fp32", quantised=None):
-        if quantised is None:
-            shutil.copy(path, to)
-        else:
-            in_truth(model, config, to, precision, quantised)
-
-    monkeypatch.setattr(onnxruntime, "write", write)

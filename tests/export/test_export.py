@@ -17,13 +17,10 @@ from transunet.backends.compare import compare
 from transunet.backends.exported import CONFIG, FINGERPRINT, PRECISION
 from transunet.backends.opening import read_metadata
 from transunet.backends.pytorch import TorchNetwork, fingerprint_of
-from transunet.bundle.io import BundleConfig, from_pretrained
-from transunet.data.preprocessing import Preprocessing
+from transunet.bundle.io import from_pretrained
 from transunet.errors import ConfigError, DataError
 from transunet.export.export import FORMATS, check_target, export
 from transunet.inference.predictor import load_networks
-from transunet.models.transunet2d.network import TransUNet
-from transunet.models.variants import variant
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -64,28 +61,12 @@ def test_onnx_takes_any_batch_height_and_width(small_bundle: Path, written: Any)
     assert session.get_inputs()[0].shape == ["batch", 2, "height", "width"]
     assert told.shape == "(batch, 2, height, width)"
     plain = TorchNetwork(from_pretrained(small_bundle)[0], "cpu")
-    sizes = ((32, 32), (48, 80), (64, 32), (70, 70), (70, 64), (33, 15), (16, 16), (7, 1))
+    sizes = ((32, 32), (48, 80), (64, 32), (70, 70), (70, 64), (33, 15), (16, 16), (5, 100), (7, 1))
     for batch, size in enumerate(sizes, start=1):
         images = np.random.default_rng(1).normal(size=(batch, 2, *size)).astype(np.float32)
         (found,) = session.run(["logits"], {"images": images})
         assert found.shape[2:] == size
-        np.testing.assert_allclose(found, plain(images).numpy(), atol=1e-3)
-
-
-def test_onnx_of_a_plain_vit_takes_any_size_too(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = TransUNet(variant("testing", image_size=64)).eval()
-    config = BundleConfig(
-        architecture=model.config, preprocessing=Preprocessing(), labels={0: "no", 1: "yes"}
-    )
-    onnxruntime.write(model, config, tmp_path / "plain.onnx")
-    session = ort.InferenceSession(tmp_path / "plain.onnx", providers=["CPUExecutionProvider"])
-    for size in ((64, 64), (70, 70), (70, 64), (5, 100)):
-        images = torch.rand(2, 1, *size)
-        with torch.inference_mode():
-            expected = model(images).numpy()
-        (found,) = session.run(["logits"], {"images": images.numpy()})
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(found, plain(images).numpy(), atol=1e-4)
 
 
 def test_onnx_states_opset_and_metadata(written: Any) -> None:

@@ -90,7 +90,6 @@ def test_without_images(written: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["net.onnx", "net.xml"])
-@pytest.mark.usefixtures("onnx_at_hand")
 def test_labels_stay(
     file: str,
     small_bundle: Path,
@@ -115,7 +114,6 @@ def test_labels_stay(
     assert told.compared == "6 calibration images"
 
 
-@pytest.mark.usefixtures("onnx_at_hand")
 def test_int8_that_changes_labels_is_refused(
     small_bundle: Path, images: np.ndarray, tmp_path: Path
 ) -> None:

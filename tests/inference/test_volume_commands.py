@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner, Result
 
-from prediction import OBLIQUE, nib, noise, save_nifti, transunet
+from prediction import OBLIQUE, nib, noise, save_nifti
 from transunet import create_model
 from transunet.attention.explain import explain
 from transunet.batch.run import predict_file
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.bundle.io import save_pretrained
+from transunet.cli.main import app
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.errors import ConfigError
 from transunet.export.calibration import calibration_images
@@ -51,12 +53,15 @@ def image(tmp_path: Path) -> Path:
     return save_nifti(tmp_path / "images" / "scan.nii.gz", noise((20, 24, 9)) + 1200)
 
 
-@pytest.mark.process
+def predict(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["predict", "--device", "cpu", *map(str, arguments)])
+
+
 def test_the_command_writes_the_label_map_and_all_that_goes_with_it(bundle, image, tmp_path):
-    more = ("--probabilities", "npy", "--uncertainty", "--view", "--device", "cpu")
+    more = ("--probabilities", "npy", "--uncertainty", "--view")
     out = tmp_path / "out"
-    done = transunet("predict", bundle, image, "-o", out, *more)
-    assert done.returncode == 0, done.stderr
+    done = predict(bundle, image, "-o", out, *more)
+    assert done.exit_code == 0, done.output
     labels = nib.load(out / "scan.nii.gz")
     expected = Predictor.from_pretrained(bundle, device="cpu", engine="eager")(image)
     np.testing.assert_array_equal(np.asarray(labels.dataobj), expected.array[0])
@@ -66,11 +71,11 @@ def test_the_command_writes_the_label_map_and_all_that_goes_with_it(bundle, imag
     assert (out / "uncertainty" / "scan.nii").exists()
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["batch_size"] == 8
-    again = transunet("predict", bundle, image, "-o", out, *more)
+    again = predict(bundle, image, "-o", out, *more)
     assert "1 finished before" in again.stdout
-    both = transunet("predict", bundle, image, "-o", tmp_path / "both", "--procedure", "both")
-    assert both.returncode == 2
-    assert "this network takes patches" in both.stderr
+    both = predict(bundle, image, "-o", tmp_path / "both", "--procedure", "both")
+    assert isinstance(both.exception, ConfigError)
+    assert "this network takes patches" in str(both.exception)
     assert not (tmp_path / "both").exists()
 
 

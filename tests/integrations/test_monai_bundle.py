@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from transunet.integrations.monai.monai_bundle import inference, write_monai_bun
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.variants import variant
 
-pytest.importorskip("monai", reason="MONAI is not installed")
-pytest.importorskip("ignite", reason="pytorch-ignite is not installed")
+# Imported by the tests: every worker reads this file, and MONAI takes seconds.
+missing = [name for name in ("monai", "ignite") if find_spec(name) is None]
 pytestmark = [
+    pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}"),
     pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning"),  # a word on trust
     pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:monai"),

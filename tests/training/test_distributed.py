@@ -59,7 +59,7 @@ def torchrun(*arguments: object, restarts: int = 0, code: str | None = None) -> 
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning"},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=600,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

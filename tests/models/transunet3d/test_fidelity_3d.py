@@ -109,6 +109,8 @@ def test_every_map_and_output_is_the_references(name: str) -> None:
         else:
             close_3d(f"{name}/{array}", values, 3e-5 if large else 1e-5)
 
+    if large:  # minutes, in a test of smaller networks too
+        return
     # What predicts computes less and gives the same.
     with torch.inference_mode():
         logits = model(x)

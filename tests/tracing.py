@@ -1,0 +1,29 @@
+"""ONNX graphs that are traced once for all tests and workers."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transunet.backends import onnxruntime
+from transunet.backends.pytorch import fingerprint_of
+
+
+@pytest.fixture(autouse=True, scope="session")
+def traced_once() -> Iterator[None]:
+    """Keep each network's graph in the folder of this run: tracing one takes seconds."""
+    traced = onnxruntime._traced
+
+    def kept(onnx: Any, model: Any) -> Any:
+        path = Path(os.environ["TRANSUNET_TESTS"]) / f"{fingerprint_of(model)}.onnx"
+        if not path.exists():
+            partial = path.with_suffix(f".{os.getpid()}")
+            onnx.save(traced(onnx, model), partial)
+            partial.replace(path)
+        return onnx.load(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "_traced", kept)
+        yield
