@@ -49,6 +49,7 @@ RARELY_MET = tuple(
         "data.walking",
         "drawing.",
         "backends.",
+        "inference.ensemble",
         "inference.patch_inference",
         "inference.tta",
         "inference.sliding_window",

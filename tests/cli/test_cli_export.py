@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 import transunet.export.export as export_module
 from prediction import left_in, noise, save_nifti, tiny_bundle
+from transunet.backends.opening import open_network
 from transunet.cli.main import app
 from transunet.errors import ConfigError
-from transunet.inference.predictor import load_networks
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_it_tells_what_it_wrote(bundle: Path, tmp_path: Path) -> None:
     assert "images (batch, 1, 32, 32) float32" in printed
     assert "100.000% on noise" in printed
     assert "--trust" in printed
-    network = load_networks([out], device="cpu", trust=True).network
+    network = open_network(out, device="cpu", trust=True).network
     assert network(np.zeros((1, 1, 32, 32), np.float32)).shape == (1, 3, 32, 32)
     assert left_in(tmp_path) == {"net.pt2"}
 

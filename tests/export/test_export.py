@@ -15,12 +15,11 @@ from prediction import left_in
 from transunet.backends import onnxruntime, pytorch
 from transunet.backends.compare import compare
 from transunet.backends.exported import CONFIG, FINGERPRINT, PRECISION
-from transunet.backends.opening import read_metadata
+from transunet.backends.opening import open_network, read_metadata
 from transunet.backends.pytorch import TorchNetwork, fingerprint_of
 from transunet.bundle.io import from_pretrained
 from transunet.errors import ConfigError, DataError
 from transunet.export.export import FORMATS, check_target, export
-from transunet.inference.predictor import load_networks
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -33,7 +32,7 @@ NAMES = ("onnx", "openvino", "torch-export")
 def test_the_files_logits_are_the_bundles(name: str, small_bundle: Path, written: Any) -> None:
     told = written(name)
     model, config = from_pretrained(small_bundle)
-    loaded = load_networks([told.path], device="cpu", trust=True)
+    loaded = open_network(told.path, device="cpu", trust=True)
     images = np.random.default_rng(5).normal(1, 3, (5, 2, 32, 32)).astype(np.float32)
     for batch in (1, 5):
         difference, equal = compare(model, loaded.network, images[:batch])
@@ -85,7 +84,7 @@ def test_weights_too_large_for_one_file_lie_beside_it(
     monkeypatch.setattr(onnxruntime, "_LARGEST_FILE", 1000)
     onnxruntime.write(model, config, tmp_path / "large.onnx", "fp32", written("onnx").path)
     assert left_in(tmp_path) == {"large.onnx", "large.onnx.data"}
-    network = load_networks([tmp_path / "large.onnx"], device="cpu").network
+    network = open_network(tmp_path / "large.onnx", device="cpu").network
     assert compare(model, network, np.ones((1, 2, 32, 32), np.float32))[0] < 1e-3
 
 
@@ -93,8 +92,8 @@ def test_predicting_from_onnx_needs_no_torch(written: Any, tmp_path: Path) -> No
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "import numpy as np\n"
-        "from transunet.inference.predictor import load_networks\n"
-        f"network = load_networks([{str(written('onnx').path)!r}]).network\n"
+        "from transunet.backends.opening import open_network\n"
+        f"network = open_network({str(written('onnx').path)!r}).network\n"
         "print(network(np.zeros((2, 2, 32, 32), np.float32)).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

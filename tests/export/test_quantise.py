@@ -9,7 +9,7 @@ import pytest
 import transunet.export.export as export_module
 from prediction import left_in, noise, save_nifti
 from transunet.backends.compare import compare
-from transunet.backends.opening import read_metadata
+from transunet.backends.opening import open_network, read_metadata
 from transunet.bundle.bundle_config import read_config
 from transunet.bundle.io import from_pretrained
 from transunet.data.layouts import open_dataset
@@ -19,7 +19,6 @@ from transunet.errors import ConfigError, DataError
 from transunet.export.calibration import calibration_images
 from transunet.export.export import FORMATS, export
 from transunet.export.quantise import kept_exact, quantise
-from transunet.inference.predictor import load_networks
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -104,7 +103,7 @@ def test_labels_stay(
         pytest.importorskip(package, reason=f"{package} is not installed")
     told = export(small_bundle, tmp_path / file, int8_images=images)
     model, _ = from_pretrained(small_bundle)
-    loaded = load_networks([told.path], device="cpu")
+    loaded = open_network(told.path, device="cpu")
     assert loaded.precision == "int8" == read_metadata(told.path).precision
     difference, equal = compare(model, loaded.network, images[:3])
     assert 1e-3 < difference < 3  # it is not fp32 after all

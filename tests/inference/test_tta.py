@@ -103,22 +103,6 @@ def _volume(array: NDArray[np.float32]):
     return as_volume(array, (1, 1, 1))
 
 
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        ({"classes": 4}, "labels"),
-        ({"slice_axis": 0}, "preprocessing"),
-        ({"size": 48}, "image_size"),
-    ],
-)
-def test_bundles_that_differ_are_told_apart(
-    tmp_path: Path, change: dict[str, int], what: str
-) -> None:
-    one, other = tiny_bundle(tmp_path / "one"), tiny_bundle(tmp_path / "other", **change)
-    with pytest.raises(ConfigError, match=rf"their {what} differ: .*one.*other"):
-        Predictor.from_pretrained([one, other], device="cpu")
-
-
 def test_an_ensemble_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one"):
         Predictor.from_pretrained([])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from prediction import OBLIQUE, nib, noise, save_nifti
+from prediction import OBLIQUE, nib, noise, save_nifti, tiny_bundle
 from transunet import create_model
 from transunet.attention.explain import explain
 from transunet.batch.run import predict_file
@@ -99,6 +99,25 @@ def test_members_of_an_ensemble_are_averaged(bundle, image):
     alone = Predictor.from_pretrained(bundle, device="cpu", engine="eager")
     twice = Predictor.from_pretrained([bundle, bundle], device="cpu", engine="eager")
     assert (alone(image).array == twice(image).array).mean() > 0.999
+
+
+def test_slices_and_patches_predict_together(bundle, image, tmp_path):
+    slices = tiny_bundle(tmp_path / "slices", channels_named=["MRI"])
+    out, more = tmp_path / "out", ("--probabilities", "npy", "--uncertainty")
+    done = predict(slices, image, "--ensemble", bundle, "-o", out, *more)
+    assert done.exit_code == 0, done.output
+    for source in (slices, bundle):
+        alone = tmp_path / f"{source.name}.npy"
+        predictor = Predictor.from_pretrained(source, device="cpu", engine="eager")
+        predictor(image, probabilities=alone)
+    mean = (np.load(tmp_path / "slices.npy").astype(float) + np.load(tmp_path / "volumes.npy")) / 2
+    np.testing.assert_allclose(np.load(out / "probabilities" / "scan.npy"), mean, atol=2e-3)
+    labels = np.asarray(nib.load(out / "scan.nii.gz").dataobj)
+    assert (labels == mean.argmax(axis=0)).mean() > 0.99
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["bundle"]["sources"] == [str(slices), str(bundle)]
+    statistics = json.loads((out / "statistics.json").read_text())["scan"]
+    assert statistics["left"]["voxels"] == (labels == 1).sum()
 
 
 def test_what_patches_cannot_be_used_for_yet_is_said(bundle, image, tmp_path):

@@ -120,7 +120,7 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="BUNDLE",
-            help="Average with this bundle too (another fold, say); repeat for more.",
+            help="Average with this bundle too (another fold, a 3D network); repeat for more.",
             rich_help_panel=_PROCEDURE,
         ),
     ] = None,

@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 from transunet.backends.protocol import Network
 from transunet.data.resize import zoom_matrix
 from transunet.data.sampling.patches import Patches, Position
-from transunet.inference.logits import (
-    argmax,
-    as_array,
-    enlarge,
-    label_type,
-    probabilities_of,
-    written,
-)
+from transunet.inference.logits import enlarge, probabilities_of
 from transunet.inference.prefetch import prefetch
-from transunet.inference.slice_inference import Progress, StoreProbabilities, VolumeSlices
+from transunet.inference.slice_inference import (
+    Progress,
+    StoreProbabilities,
+    VolumeSlices,
+    label_planes,
+)
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
@@ -75,8 +73,6 @@ def label_patches(
     """
     depth, _, *size = planes.shape
     shape = shape or (depth, *size)
-    labels = np.empty(shape, label_type(max([classes - 1, *regions])))
-    start = 0
     count = shape[0]
 
     def tell(done: int, total: int) -> None:
@@ -84,13 +80,7 @@ def label_patches(
             progress(count * done // total, count)
 
     blended = blended_planes(network, planes, sampling, batch_size, tell, bool(regions))
-    for probabilities in resized_planes(blended, depth, shape):
-        part = slice(start, start + len(probabilities))
-        for store_probabilities in stores:
-            store_probabilities(part, as_array(probabilities))
-        labels[part] = written(probabilities, regions, 0.5) if regions else argmax(probabilities)
-        start = part.stop
-    return labels
+    return label_planes(resized_planes(blended, depth, shape), shape, classes, regions, stores)
 
 
 def blended_planes(

@@ -6,8 +6,8 @@ Memory is bounded by a batch of slices, or by the depth of a patch.
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -26,7 +26,7 @@ from transunet.data.sampling import Sampling
 from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
-from transunet.inference.logits import entropy
+from transunet.inference.logits import enlarge, entropy, probabilities_of
 from transunet.inference.postprocessing import keep_largest, keep_largest_regions
 from transunet.inference.probability_files import probability_file
 from transunet.inference.slice_inference import (
@@ -35,16 +35,21 @@ from transunet.inference.slice_inference import (
     Progress,
     StoreProbabilities,
     VolumeSlices,
+    label_planes,
     label_slices,
+    slice_logits,
 )
 
 if TYPE_CHECKING:
     import torch
 
+    from transunet.backends.protocol import Logits
     from transunet.models.segmentation_network import SegmentationNetwork
 
 _VOXELS_AT_ONCE = 128**3
 """Of the patches that go through at once where nobody says how many."""
+_OF_ALL = ("procedure", "mirror", "window", "batch_size", "force")
+"""Settings that an ensemble's members have in common."""
 _LARGEST_SIDE = 16384
 """Pixels along a slice that is resized as a whole: the resizing matrix is the square of it."""
 Image = Volume | Path | str | Sequence[Path] | NDArray[Any]
@@ -85,6 +90,8 @@ class Predictor:
             names tell images of another kind.
         force: segment an image of another kind than training saw, such as a CT for MRI, with a
             warning.
+        others: further members of an ensemble, which see volumes in their own way: other patches,
+            spacings or axes. All probabilities are averaged on the volume's own grid.
         sources: the bundles that it was loaded from.
         engine: what computes the network, for records of what was done.
         precision: of the network, for records too.
@@ -111,6 +118,7 @@ class Predictor:
         largest_component: Collection[str] = (),
         training_data: TrainingData | None = None,
         force: bool = False,
+        others: "Sequence[Predictor]" = (),
         sources: Sequence[Path | str] = (),
         engine: str | None = None,
         precision: str = "fp32",
@@ -165,6 +173,18 @@ class Predictor:
             classes_named(largest_component, self.structures) if largest_component else ()
         )
         self.training_data, self.force = training_data, force
+        self.others = tuple(others)
+        for other in self.others:
+            if (other.labels, other.regions) != (self.labels, self.regions):
+                raise ConfigError(
+                    "The members of an ensemble must have the same labels; found "
+                    f"{self.structures} and {other.structures}."
+                )
+        if self.others and procedure == "paper":
+            raise ConfigError(
+                "procedure='paper' labels slices at the network's size; members of several sizes, "
+                "spacings or axes are averaged at the image's. Use procedure='native'."
+            )
         self.sources = tuple(map(str, sources))
         self.engine, self.precision = engine or own_engine, precision
         self.network: Network = self._plain_network
@@ -210,21 +230,30 @@ class Predictor:
         loaded = load_networks(
             sources, None if device is None else str(device), engine, precision, trust
         )
-        return cls(
-            loaded.network,
-            loaded.config.preprocessing,
-            loaded.config.labels,
-            regions=loaded.config.regions,
-            sampling=loaded.config.sampling,
-            training_data=loaded.config.training_data,
+
+        def predictor(member: Opened, **more: Any) -> Any:
+            return cls(
+                *(member.network, member.config.preprocessing, member.config.labels),
+                regions=member.config.regions,
+                sampling=member.config.sampling,
+                training_data=member.config.training_data,
+                **(settings | more),
+            )
+
+        first, *others = loaded
+        ensemble: Self = predictor(
+            first,
+            others=[predictor(other) for other in others],
             sources=sources,
-            engine=loaded.engine,
-            precision=loaded.precision,
-            **settings,
+            engine=", ".join(dict.fromkeys(member.engine for member in loaded)),
+            precision=", ".join(dict.fromkeys(member.precision for member in loaded)),
         )
+        return ensemble
 
     def replace(self, **settings: Any) -> Self:
         """Return a predictor with other settings of the constructor's, which shares the network.
+
+        The other members of an ensemble get those that are not about one network alone.
 
         Raises:
             ConfigError: for settings that exclude each other or an unknown structure.
@@ -237,6 +266,10 @@ class Predictor:
             "batch_size": self.batch_size,
             "training_data": self.training_data,
             "force": self.force,
+            "others": [
+                other.replace(**{name: settings[name] for name in _OF_ALL if name in settings})
+                for other in self.others
+            ],
             "sources": self.sources,
             "engine": self.engine,
         }
@@ -256,6 +289,7 @@ class Predictor:
             parts.append(self.sampling.model_dump_json())
         elif self.context:
             parts.append(f"context {self.context}")
+        parts += [other.fingerprint for other in self.others]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
@@ -300,7 +334,44 @@ class Predictor:
             GeometryError: for a spacing that is not positive.
         """
         volume = as_volume(image, spacing_mm)
-        slices = VolumeSlices(volume, self.preprocessing)
+        slices: dict[Preprocessing, VolumeSlices] = {}  # members that see it alike share them
+        doubts: dict[str, None] = {}
+        for member in (self, *self.others):
+            if member.preprocessing not in slices:
+                slices[member.preprocessing] = VolumeSlices(volume, member.preprocessing)
+            doubts |= dict.fromkeys(member._doubts(volume, slices[member.preprocessing]))
+        for doubt in doubts:
+            warn(doubt)
+        stores: list[StoreProbabilities] = []
+        with ExitStack() as files:
+            if probabilities is not None:
+                channels = len(self.regions or self.labels)
+                file = probability_file(probabilities, channels, volume, self.preprocessing)
+                stores.append(files.enter_context(file))
+            if uncertainty is not None:
+                store = files.enter_context(
+                    probability_file(uncertainty, 1, volume, self.preprocessing)
+                )
+                regions = bool(self.regions)
+                stores.append(lambda part, values: store(part, entropy(values, regions)[:, None]))
+            native = self.preprocessing.native_shape(volume)
+            if self.others:
+                labels = self._labels_of_all(slices, volume, progress, stores)
+            else:
+                labels = self.label_slices(slices[self.preprocessing], progress, stores, native)
+        del slices  # not held while pieces are looked for
+        label_map = self.preprocessing.from_working(labels, volume)
+        del labels
+        if self.largest_component:
+            if self.regions:
+                chosen = [r for r in self.regions if r.label in self.largest_component]
+                keep_largest_regions(label_map.array[0], chosen, self.regions)
+            else:
+                keep_largest(label_map.array[0], self.largest_component)
+        return label_map
+
+    def _doubts(self, volume: Volume, slices: VolumeSlices) -> list[str]:
+        """Refuse what this network cannot segment; return what makes the rest doubtful."""
         height, width = slices.shape[2:]
         if isinstance(self.sampling, Patches):
             if min(volume.spatial_shape) == 1:
@@ -316,32 +387,46 @@ class Predictor:
                 f"{_LARGEST_SIDE} in each direction. Cut or shrink the image, or slide a window "
                 "over it (window=True; on the command line --window)."
             )
-        for doubt in check_suitability(self.preprocessing, self.training_data, volume, self.force):
-            warn(doubt)
-        stores: list[StoreProbabilities] = []
-        with ExitStack() as files:
-            if probabilities is not None:
-                channels = len(self.regions or self.labels)
-                file = probability_file(probabilities, channels, volume, self.preprocessing)
-                stores.append(files.enter_context(file))
-            if uncertainty is not None:
-                store = files.enter_context(
-                    probability_file(uncertainty, 1, volume, self.preprocessing)
-                )
-                regions = bool(self.regions)
-                stores.append(lambda part, values: store(part, entropy(values, regions)[:, None]))
-            native = self.preprocessing.native_shape(volume)
-            labels = self.label_slices(slices, progress, stores, native)
-        del slices  # not held while pieces are looked for
-        label_map = self.preprocessing.from_working(labels, volume)
-        del labels
-        if self.largest_component:
-            if self.regions:
-                chosen = [r for r in self.regions if r.label in self.largest_component]
-                keep_largest_regions(label_map.array[0], chosen, self.regions)
-            else:
-                keep_largest(label_map.array[0], self.largest_component)
-        return label_map
+        return check_suitability(self.preprocessing, self.training_data, volume, self.force)
+
+    def _labels_of_all(
+        self,
+        slices: Mapping[Preprocessing, VolumeSlices],
+        volume: Volume,
+        progress: Progress | None,
+        stores: Sequence[StoreProbabilities],
+    ) -> NDArray[Any]:
+        """Return the labels (D, H, W) that this predictor and the others find together."""
+        from transunet.inference.ensemble import mean_planes, shared_progress
+
+        members, shape = (self, *self.others), self.preprocessing.native_shape(volume)
+        told = shared_progress(progress, shape[0], len(members))
+        planes = [
+            (member.preprocessing, member._planes(slices[member.preprocessing], volume, tell))
+            for member, tell in zip(members, told, strict=True)
+        ]
+        written = [region.label for region in self.regions]
+        with closing(mean_planes(planes, volume, len(self.regions or self.labels))) as mean:
+            return label_planes(mean, shape, len(self.labels), written, stores)
+
+    def _planes(
+        self, slices: VolumeSlices, volume: Volume, progress: Progress
+    ) -> "Iterator[Logits]":
+        """Yield some planes' probabilities (B, classes, H, W) at a time, at the volume's size."""
+        shape, regions = self.preprocessing.native_shape(volume), bool(self.regions)
+        if isinstance(self.sampling, Patches):
+            from transunet.inference.patch_inference import blended_planes, resized_planes
+
+            blended = blended_planes(
+                self.network, slices, self.sampling, self.batch_size, progress, regions
+            )
+            yield from resized_planes(blended, len(slices), shape)
+            return
+        for part, logits in slice_logits(
+            self.network, slices, context=self.context, batch_size=self.batch_size
+        ):
+            yield probabilities_of(enlarge(logits, shape[1:]), regions)
+            progress(part.stop, len(slices))
 
     def by_procedure(
         self, image: Image, progress: Progress | None = None, warn: Warn = _log.warning
@@ -437,8 +522,11 @@ def load_networks(
     engine: str = "auto",
     precision: str = "auto",
     trust: bool = False,
-) -> Opened:
-    """Load bundles or exported files as one network, the mean of them where there are several.
+) -> list[Opened]:
+    """Load bundles or exported files: as one network where they are given the same samples.
+
+    Such an ensemble is the mean of its members' probabilities wherever it is called. Members of
+    other preprocessing or sampling stay by themselves.
 
     Args:
         sources: folders, hub ids, `.onnx`, `.xml` or `.pt2` files.
@@ -448,36 +536,36 @@ def load_networks(
         trust: load `.pt2` files, which can run any code that is in them.
 
     Raises:
-        ConfigError: without sources, when they differ in labels, preprocessing or image size, or
-            for an engine, precision or device that cannot be had.
+        ConfigError: without sources, when they differ in labels, regions or channels, or for an
+            engine, precision or device that cannot be had.
         ConfigError, DataError, WeightsError: for a source that is missing or damaged.
     """
     if not sources:
         raise ConfigError("No bundle was given; expected at least one.")
-    opened = []
-    for source in sources:
-        opened.append(open_network(source, device, engine, precision, trust))
-    first = opened[0]
-    if len(opened) == 1:
-        return first
-    for source, other in zip(sources[1:], opened[1:], strict=True):
+    opened = [open_network(source, device, engine, precision, trust) for source in sources]
+    configs = [member.config for member in opened]
+    channels = [[channel.name for channel in each.preprocessing.channels] for each in configs]
+    for source, config, names in zip(sources, configs, channels, strict=True):
         for what, expected, found in (
-            ("labels", first.config.labels, other.config.labels),
-            ("regions", first.config.regions, other.config.regions),
-            ("preprocessing", first.config.preprocessing, other.config.preprocessing),
-            ("context", first.config.sampling.context, other.config.sampling.context),
-            ("image_size", first.network.image_size, other.network.image_size),
+            ("labels", dict(configs[0].labels), dict(config.labels)),
+            ("regions", configs[0].regions, config.regions),
+            ("channels", channels[0], names),
         ):
             if expected != found:
                 raise ConfigError(
                     f"The bundles of an ensemble must agree, but their {what} differ: "
                     f"{sources[0]} has {expected}, {source} has {found}. Leave one of them out."
                 )
+    seen = [(config.preprocessing, config.sampling) for config in configs]
+    if len(opened) == 1 or any(other != seen[0] for other in seen):
+        return opened
     from transunet.inference.tta import Ensemble
 
-    return Opened(
-        Ensemble([each.network for each in opened], bool(first.config.regions)),
-        first.config,
-        ", ".join(dict.fromkeys(each.engine for each in opened)),
-        ", ".join(dict.fromkeys(each.precision for each in opened)),
-    )
+    return [
+        Opened(
+            Ensemble([each.network for each in opened], bool(configs[0].regions)),
+            configs[0],
+            ", ".join(dict.fromkeys(each.engine for each in opened)),
+            ", ".join(dict.fromkeys(each.precision for each in opened)),
+        )
+    ]

@@ -4,10 +4,10 @@ A volume's slices are made when they are asked for, and while the network comput
 is made and the last one's logits become labels: nothing of a volume's size is copied.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from transunet.inference.logits import (
     probabilities_of,
     written,
 )
+from transunet.inference.prefetch import prefetch
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
@@ -110,15 +111,9 @@ def label_slices(
         stores: called with each batch's probabilities, at the slices' size.
     """
     size = slices.shape[2], slices.shape[3]
-    network_size = network.image_size or size
     # fidelity: for some sizes scipy's last row is zeros, and the reference resizes with it.
     edge: Edge = "scipy" if procedure == "paper" else "kept"
     labels = np.empty((len(slices), *size), label_type(max([classes - 1, *regions])))
-
-    def sample(part: slice) -> NDArray[np.float32]:
-        around, chosen = neighbourhoods(part, len(slices), context)
-        planes = resize(slices[around], network_size, order=3, edge=edge)
-        return stack_neighbours(planes, chosen)
 
     def store(part: slice, logits: "Logits") -> int:
         if procedure == "native":
@@ -133,18 +128,71 @@ def label_slices(
         return int(part.stop)
 
     tell = progress or (lambda done, count: None)
-    starts = range(0, len(slices), batch_size)
-    parts = [slice(start, min(start + batch_size, len(slices))) for start in starts]
-    with ThreadPoolExecutor(1) as before, ThreadPoolExecutor(1) as after:
-        sampled, stored = before.submit(sample, parts[0]), None
-        for part, following in zip_longest(parts, parts[1:]):
-            images = sampled.result()
-            if following:
-                sampled = before.submit(sample, following)
-            logits = network(images)
+    computed = slice_logits(network, slices, context=context, batch_size=batch_size, edge=edge)
+    stored = None
+    with ThreadPoolExecutor(1) as after:
+        for part, logits in computed:
             if stored:
                 tell(stored.result(), len(slices))  # no more than two batches of logits are held
             stored = after.submit(store, part, logits)
         if stored:
             tell(stored.result(), len(slices))
+    return labels
+
+
+def slice_logits(
+    network: Network,
+    slices: NDArray[np.float32] | VolumeSlices,
+    *,
+    context: int = 0,
+    batch_size: int = 8,
+    edge: Edge = "kept",
+) -> "Iterator[tuple[slice, Logits]]":
+    """Yield which slices, and their logits at the network's size, (B, classes, H, W) at a time.
+
+    Args:
+        network: as for `label_slices`, and so are the others.
+        slices: (S, C, H, W).
+        context: neighbours on each side that the network sees with each slice.
+        batch_size: slices that go through at once.
+        edge: how slices are resized to the network's size.
+    """
+    size = network.image_size or (slices.shape[2], slices.shape[3])
+
+    def samples() -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        for start in range(0, len(slices), batch_size):
+            part = slice(start, min(start + batch_size, len(slices)))
+            around, chosen = neighbourhoods(part, len(slices), context)
+            planes = resize(slices[around], size, order=3, edge=edge)
+            yield part, stack_neighbours(planes, chosen)
+
+    with closing(prefetch(samples())) as prepared:
+        for part, images in prepared:
+            yield part, network(images)
+
+
+def label_planes(
+    planes: "Iterable[Logits]",
+    shape: tuple[int, int, int],
+    classes: int,
+    regions: Sequence[int] = (),
+    stores: Sequence[StoreProbabilities] = (),
+) -> NDArray[Any]:
+    """Return the labels (D, H, W) of planes' probabilities; uint8, above 256 classes uint16.
+
+    Args:
+        planes: some planes (B, classes, H, W) at a time.
+        shape: (D, H, W) of all of them.
+        classes: how many there are.
+        regions: for regions instead of classes, the label that is written for each.
+        stores: called with some planes' probabilities at a time.
+    """
+    labels = np.empty(shape, label_type(max([classes - 1, *regions])))
+    start = 0
+    for probabilities in planes:
+        part = slice(start, start + len(probabilities))
+        for store_probabilities in stores:
+            store_probabilities(part, as_array(probabilities))
+        labels[part] = written(probabilities, regions, 0.5) if regions else argmax(probabilities)
+        start = part.stop
     return labels
