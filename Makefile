@@ -22,7 +22,7 @@ demo: $(VENV)/.demo
 
 # The core, in less than a minute: no process, no browser, no other runtime, no large network.
 quick: $(VENV)/.dev
-	$(PYTEST) -q -m "not (process or browser or runtime or slow)" $(CORE)
+	$(PYTEST) -q -m "not (process or browser or runtime or slow or cuda)" $(CORE)
 
 test: $(VENV)/.dev
 	$(BIN)/python web/build_page.py

@@ -3,16 +3,15 @@
     python benchmarks/engines.py                    # R50-ViT-B_16 at 224 pixels, ten minutes
     python benchmarks/engines.py --engines eager openvino --batches 1 --repeats 20
     python benchmarks/engines.py --bundle runs/hippocampus/best --images stores/hippocampus
-    python benchmarks/engines.py --device cuda      # bf16, compiled, CUDA graphs, training
 
 Engines take turns (A B C A B C ...), so that whatever else the machine does hits all alike; in its
 turn each runs twice, as from slice to slice of a volume, and the second run is timed. Ratios
-are against plain eager fp32 in the same run, image by image: at batch 1 on a CPU, at the same batch
-on a GPU. The ceiling is a large matrix product in fp32 (on a GPU in bf16); the share of it is what
-an image's floating-point operations (counted by torch) would take at that rate. Label agreement is
+are against plain eager fp32 in the same run, image by image at batch 1. The ceiling is a large
+matrix product in fp32; the share of it is what an image's floating-point operations (counted by
+torch) would take at that rate. Label agreement is
 with plain eager. With a bundle and images the labels are those of real slices, and with a prepared
 store also the Dice of its validation cases; without, weights are random and images noise, on which
-int8 is calibrated and tells little of accuracy.
+int8 is calibrated and tells little of accuracy. For a GPU there is `gpu_report.py`.
 """
 
 import argparse
@@ -29,11 +28,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu import fused_network, training_step, with_graphs
 from limits import matrix_product, operations, products_alone
 from rich.console import Console
 from rich.table import Table
-from subjects import Run, agreements, calibrating, images_of, subject
+from subjects import Run, agreements, calibrating, fused_network, images_of, subject
 
 from transunet.backends.engines import ENGINES
 from transunet.backends.pytorch import TorchNetwork
@@ -41,7 +39,7 @@ from transunet.bundle.io import from_pretrained
 from transunet.export.export import export
 from transunet.export.quantise import quantise
 
-CPU = (
+NAMES = (
     "eager",
     "fused",
     "compiled",
@@ -51,15 +49,6 @@ CPU = (
     "onnxruntime int8",
     "openvino int8",
 )
-CUDA = (
-    "eager",
-    "fused",
-    "fused bf16",
-    "compiled",
-    "compiled bf16",
-    "graphs bf16",
-)
-TRAINING = ("train fp32", "train bf16", "train bf16 compiled")
 
 
 @dataclass
@@ -79,7 +68,6 @@ class Timed:
 
 def main() -> None:
     chosen = options()
-    cuda = chosen.device.startswith("cuda")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model, source, config = subject(chosen, folder)
@@ -88,22 +76,14 @@ def main() -> None:
         networks = open_engines(chosen, model, source, calibration, folder)
         agreement = agreements(networks, real, labels, model.config.num_classes)
         timed = [
-            Timed(engine, batch, task(run, batch, model, cuda))
+            Timed(engine, batch, task(run, batch, model))
             for batch in chosen.batches
-            for engine, run in fresh(networks, chosen, model).items()
+            for engine, run in fresh(networks, model).items()
         ]
-        if cuda:
-            timed += [
-                Timed(engine, batch, training_step(engine, model, batch, chosen.device))
-                for batch in chosen.batches
-                for engine in chosen.training
-            ]
-        else:
-            timed += [
-                Timed("products alone", batch, products_alone(model, batch))
-                for batch in chosen.batches
-            ]
-        ceiling = Timed("matrix product", 1, matrix_product(chosen.device))
+        timed += [
+            Timed("products alone", batch, products_alone(model, batch)) for batch in chosen.batches
+        ]
+        ceiling = Timed("matrix product", 1, matrix_product())
         take_turns([ceiling, *timed], chosen.repeats)
     report(chosen, model, ceiling, timed, agreement, real is not None)
 
@@ -119,16 +99,12 @@ def options() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="its prepared store, or a folder of images")
     parser.add_argument("--calibrate", type=Path, help="images for int8, if not --images' training")
     parser.add_argument("--slices", type=int, default=64, help="real slices for the agreement")
-    parser.add_argument("--engines", nargs="+", help=f"of {', '.join(dict.fromkeys(CPU + CUDA))}")
-    parser.add_argument("--training", nargs="*", default=list(TRAINING), help="steps, on a GPU")
-    parser.add_argument("--batches", nargs="+", type=int)
+    parser.add_argument("--engines", nargs="+", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--threads", type=int, help="of every engine; all cores if not given")
-    parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
-    cuda = chosen.device.startswith("cuda")
-    chosen.engines = chosen.engines or list(CUDA if cuda else CPU)
-    chosen.batches = chosen.batches or ([1, 8, 64] if cuda else [1, 8])
+    chosen.engines = chosen.engines or list(NAMES)
     if chosen.engines[0] != "eager":
         chosen.engines = ["eager", *(name for name in chosen.engines if name != "eager")]
     if chosen.threads:
@@ -148,10 +124,10 @@ def open_engines(
     return found
 
 
-def fresh(networks: dict[str, Run], chosen: Any, model: Any) -> dict[str, Run]:
+def fresh(networks: dict[str, Run], model: Any) -> dict[str, Run]:
     """For another size of batch: what is compiled would fill it up to the largest so far."""
     return {
-        name: fused_network(model, chosen.device, precision_of(name), compiled=True)
+        name: fused_network(model, precision=precision_of(name), compiled=True)
         if name.startswith("compiled")
         else run
         for name, run in networks.items()
@@ -163,11 +139,9 @@ def open_engine(
 ) -> Run:
     kind, precision = name.split()[0], precision_of(name)
     if kind == "eager":
-        return TorchNetwork(model, chosen.device)
+        return TorchNetwork(model, "cpu")
     if kind in ("fused", "compiled"):
-        return fused_network(model, chosen.device, precision, kind == "compiled")
-    if kind == "graphs":
-        return with_graphs(model, chosen.device, precision)
+        return fused_network(model, precision=precision, compiled=kind == "compiled")
     engine, int8 = ENGINES[kind], precision == "int8"
     path = folder / f"{kind}{'-int8' if int8 else ''}{engine.suffix}"
     if not path.exists():
@@ -193,16 +167,10 @@ def write(
     ENGINES[kind].write(model, config, path, "int8", quantised)
 
 
-def task(run: Run, batch: int, model: Any, cuda: bool) -> Callable[[], Any]:
+def task(run: Run, batch: int, model: Any) -> Callable[[], Any]:
     shape = (batch, model.config.in_channels, *model.config.image_size)
     images = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
-
-    def once() -> None:
-        run(images)
-        if cuda:
-            torch.cuda.synchronize()
-
-    return once
+    return lambda: run(images)
 
 
 def take_turns(timed: Sequence[Timed], repeats: int) -> None:
@@ -228,15 +196,13 @@ def report(
     flops = operations(model)
     peak = ceiling.run.operations / min(ceiling.seconds)  # type: ignore[attr-defined]
     middle = ceiling.run.operations / statistics.median(ceiling.seconds)  # type: ignore[attr-defined]
-    cuda = chosen.device.startswith("cuda")
     table = Table(title=title(chosen, model), caption=caption(flops, peak, middle, real))
     for name in ("engine", "batch", "ms min", "median", "images/s", "x eager", "of ceiling"):
         table.add_column(name, justify="left" if name == "engine" else "right")
     table.add_column("labels equal", justify="right")
     table.add_column("Dice", justify="right")
+    base = next(one for one in timed if one.engine == "eager")  # at its first batch
     for one in timed:
-        steps = 3 if one.engine.startswith("train") else 1  # backward: twice the forward
-        base = baseline(timed, one, cuda)
         equal, overlap = agreement.get(one.engine, (None, None))
         table.add_row(
             one.engine,
@@ -245,31 +211,18 @@ def report(
             f"{statistics.median(one.seconds) * 1e3:.1f}",
             f"{1 / one.per_image:.1f}",
             f"{base.per_image / one.per_image:.2f}",
-            f"{steps * flops / one.per_image / peak:.0%}",
+            f"{flops / one.per_image / peak:.0%}",
             "" if equal is None else f"{equal:.3%}",
             "" if overlap is None else f"{overlap:.4f}",
         )
     Console(width=120).print(table)
 
 
-def baseline(timed: Sequence[Timed], one: Timed, cuda: bool) -> Timed:
-    """Plain fp32 eager: its first batch on a CPU, the same batch on a GPU."""
-    name = "train fp32" if one.engine.startswith("train") else "eager"
-    found = [other for other in timed if other.engine == name]
-    same = [other for other in found if other.batch == one.batch]
-    return (same if cuda and same else found or [one])[0]
-
-
 def title(chosen: Any, model: Any) -> str:
     size = " x ".join(map(str, model.config.image_size))
-    where = (
-        torch.cuda.get_device_name()
-        if chosen.device.startswith("cuda")
-        else f"{os.cpu_count()} cores"
-    )
     name = chosen.bundle or model.config.name
     return (
-        f"{name} at {size}, {date.today()}, {where}, {platform.machine()}, torch "
+        f"{name} at {size}, {date.today()}, {os.cpu_count()} cores, {platform.machine()}, torch "
         f"{torch.__version__}, {chosen.repeats} repeats"
     )
 

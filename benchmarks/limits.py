@@ -1,4 +1,4 @@
-"""What bounds the engines of `engines.py`: the machine's rate, and the network's own products."""
+"""What bounds a network's speed: the machine's rate, and the network's own products."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,15 +9,13 @@ from torch import Tensor, nn
 from transunet.models.transunet2d.optimised import fuse
 
 
-def matrix_product(device: str) -> Callable[[], Any]:
-    cuda = device.startswith("cuda")
-    side, dtype = (8192, torch.bfloat16) if cuda else (2048, torch.float32)
+def matrix_product(
+    device: str = "cpu", dtype: torch.dtype = torch.float32, side: int = 2048
+) -> Callable[[], Any]:
     a, b = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
 
     def once() -> None:
         torch.mm(a, b)
-        if cuda:
-            torch.cuda.synchronize()
 
     once.operations = 2 * side**3  # type: ignore[attr-defined]
     return once

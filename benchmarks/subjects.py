@@ -1,4 +1,4 @@
-"""What `engines.py` measures: a network, the images it looks at, and what comes out."""
+"""What is measured: a network, the images it looks at, and what comes out."""
 
 import argparse
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from transunet.backends.pytorch import FixedNetwork
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.bundle.io import from_pretrained, save_pretrained
 from transunet.create import create_model
@@ -16,6 +17,7 @@ from transunet.data.resize import nearest, resize
 from transunet.data.store import MANIFEST, Store
 from transunet.export.calibration import calibration_images
 from transunet.inference.logits import as_array
+from transunet.models.families import optimised
 
 Run = Callable[[np.ndarray], Any]
 
@@ -36,6 +38,14 @@ def subject(chosen: argparse.Namespace, folder: Path) -> tuple[Any, Path, Bundle
         labels={index: f"class {index}" for index in range(chosen.classes)},
     )
     return model, save_pretrained(model, config, folder / "bundle"), config
+
+
+def fused_network(
+    model: Any, device: str = "cpu", precision: str = "fp32", compiled: bool = False
+) -> FixedNetwork:
+    """What predicting makes of a bundle's model."""
+    size = model.config.image_size
+    return FixedNetwork(optimised(model), size, "", device, precision, compiled)
 
 
 @torch.no_grad()

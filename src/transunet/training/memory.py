@@ -133,9 +133,10 @@ def _pieces(recipe: Recipe, store: Store, device: torch.device, batch: int, worl
 
 def _fits(recipe: Recipe, store: Store, device: torch.device, slices: int) -> bool:
     """Return whether a step on `slices` slices fits: tried on CUDA, elsewhere counted."""
-    free = _SHARE * free_memory(device)
     if device.type != "cuda":
-        return _counted(recipe, store, slices) <= free
+        return _counted(recipe, store, slices) <= _SHARE * free_memory(device)
+    torch.cuda.empty_cache()  # what earlier tries gave back would count as taken
+    free = _SHARE * free_memory(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     try:
@@ -149,8 +150,6 @@ def _fits(recipe: Recipe, store: Store, device: torch.device, slices: int) -> bo
         return torch.cuda.max_memory_allocated(device) - before <= free
     except torch.OutOfMemoryError:
         return False
-    finally:
-        torch.cuda.empty_cache()
 
 
 def _counted(recipe: Recipe, store: Store, slices: int) -> float:
