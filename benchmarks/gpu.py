@@ -410,14 +410,14 @@ def write_ct(path: Path, shape: tuple[int, int, int]) -> None:
     write_volume(transunet.Volume(image[None], np.diag([*SPACING_MM, 1.0])), path)
 
 
-EAGER, LARGE, STEPS, PATCHES = (32, 256), (256,), (24, 96), (2,)
+EAGER, LARGE, STEPS, PATCHES = (32, 256), (256,), (24, 64), (2,)
 ROWS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "ceilings": ceilings,
     "2D predict, compiled bf16": partial(
         prediction, axes=2, form="compiled", precision="bf16", batches=LARGE
     ),
     "2D train, bf16 compiled channels-last, fused update": partial(
-        training, axes=2, precision="bf16", batches=(96,), last=True, compiled=True, fused=True
+        training, axes=2, precision="bf16", batches=(64,), last=True, compiled=True, fused=True
     ),
     "3D train, bf16 compiled": partial(
         training, axes=3, precision="bf16", batches=PATCHES, compiled=True
@@ -464,7 +464,7 @@ ROWS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     ),
     "2D train, tf32": partial(training, axes=2, precision="tf32", batches=STEPS),
     "2D train, bf16 compiled": partial(
-        training, axes=2, precision="bf16", batches=(96,), compiled=True
+        training, axes=2, precision="bf16", batches=(64,), compiled=True
     ),
     "3D predict, compiled bf16": partial(
         prediction, axes=3, form="compiled", precision="bf16", batches=PATCHES

@@ -39,7 +39,7 @@ from real_data import SEED, interval_cells, write_json
 
 from transunet.training.log import read_log
 
-MINUTES = {"tests": 1.5, "speed": 3.5, "trainings": 6.5, "volume": 1.5}
+MINUTES = {"tests": 1.5, "speed": 3, "trainings": 6, "volume": 1.5}
 """Of each section at most."""
 CUDA_TESTS = Path(__file__).parents[1] / "tests/training/test_cuda.py"
 AT_ONCE = 4

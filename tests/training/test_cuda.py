@@ -181,7 +181,7 @@ def run(tmp_path, store):
         small: dict[str, object] = {"model": "testing", "image_size": 32, "batch_size": 4}
         if name == "modern3d":
             architecture = {"width": 4, "vit": TINY_3D["vit"], "queries": TINY_3D["queries"]}
-            small = {"model": "TransUNet3D-S", "image_size": (8, 16, 16), "batch_size": 2}
+            small = {"model": "TransUNet3D-S", "image_size": SIZE, "batch_size": 2}
             small["architecture"] = architecture
         small |= {"iterations": 6, "validations": 2, "weights": "none", **changes}
         workers = int(device == DEVICE)
@@ -270,7 +270,7 @@ def test_what_nccl_adds_up_for_one_process_changes_nothing(tmp_path: Path):
             model = network(2).to(device).train()
             trained = share_batches(model, world, device)
             loss = SegmentationLoss(reduce=_Sum.apply if world.size > 1 else lambda sums: sums)
-            optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+            optimizer = torch.optim.SGD(trained.parameters(), lr=1e-3)
             batch = images(2, 4).to(device)
             labels = (batch[:, 0] > 0).long()
             values = [train_step(trained, loss, optimizer, batch, labels) for _ in range(3)]

@@ -112,7 +112,7 @@ class TransUNet3D(SegmentationNetwork):
         sides = zip(reversed(x.shape[2:]), reversed(self.config.stride), strict=True)
         padded = F.pad(x, [pad for side, step in sides for pad in (0, -side % step)])
         features, maps = self.features(padded, return_attention)
-        if self.config.queries:
+        if self.config.queries is not None:
             scores = class_scores(self._predictions(features)[-1])
             if self.config.regions:
                 logits = scores.logit(eps=torch.finfo(scores.dtype).eps)
@@ -131,9 +131,10 @@ class TransUNet3D(SegmentationNetwork):
         With them the attention that `forward` returns, if it is wanted. The sides of `x`
         (B, C, D, H, W) are multiples of the stride.
         """
-        *skips, x = self.conv_blocks_context(x)
+        skips = self.conv_blocks_context(x)
+        x = skips.pop()
         maps: tuple[Tensor, ...] = ()
-        if self.config.vit:
+        if self.config.vit is not None:  # its truth would break a graph of torch.compile
             if return_attention:
                 encoded, maps = self.transformer.forward_with_attention(x)
             else:
@@ -165,7 +166,7 @@ class TransUNet3D(SegmentationNetwork):
             )
         features, _ = self.features(images)
         supervised = reversed(self.config.supervised)
-        if not self.config.queries:
+        if self.config.queries is None:
             return [self.seg_outputs[str(u)](features[u + 1]) for u in supervised]
         next(supervised, None)  # the queries take the finest map's place
         maps = tuple(self.seg_outputs[str(u)](features[u + 1]) for u in supervised)
