@@ -86,9 +86,7 @@ def images(axes: int, batch: int = 2) -> torch.Tensor:
 # Prediction
 
 
-@pytest.mark.parametrize(
-    ("precision", "most"), [("fp32", 1e-4), ("fp16", 2e-2), ("bf16", 1e-1)]
-)  # of a probability
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-5), ("fp16", 3e-3), ("bf16", 2e-2)])
 @pytest.mark.parametrize("axes", [2, 3])
 def test_probabilities_are_the_cpus(axes, precision, most):
     model, batch = network(axes), images(axes).numpy()
@@ -98,7 +96,7 @@ def test_probabilities_are_the_cpus(axes, precision, most):
     assert found.device.type == torch.device(DEVICE).type
     assert found.dtype == torch.float32
     assert expected.std() > 0.05
-    assert (found.cpu().softmax(1) - expected).abs().max() < most
+    assert (found.cpu().softmax(1) - expected).abs().mean() < most
 
 
 @pytest.mark.parametrize(
