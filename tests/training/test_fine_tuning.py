@@ -20,7 +20,7 @@ from transunet.errors import ConfigError, WeightsError
 from transunet.inference.predictor import Predictor
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.variants import variant
-from transunet.training.fine_tuning import preprocessing_from_weights
+from transunet.training.fine_tuning import check_weights, preprocessing_from_weights
 from transunet.training.loop import Stepped, train
 from transunet.training.recipe import load_recipe
 from transunet.training.runs import resume, start
@@ -273,3 +273,11 @@ def test_neighbours_are_seen_from_the_weights_of_single_slices_on(tmp_path, stor
     # What begins from it sees as much, unless told otherwise.
     assert load_recipe("paper", {"weights": str(tmp_path / "run" / "last")}).context == 1
     assert load_recipe("paper", {"weights": str(tmp_path / "run"), "context": 0}).context == 0
+
+
+@pytest.mark.parametrize("network", ["UNet3D-S", "TransUNet3D-S"])
+def test_weights_of_slices_are_refused_to_networks_of_patches(tmp_path, network):
+    bundle_at(tmp_path / "slices")
+    recipe = load_recipe(None, QUICK | {"weights": str(tmp_path / "slices"), "model": network})
+    with pytest.raises(ConfigError, match=f"are of testing, and the recipe asks for {network}"):
+        check_weights(recipe)

@@ -83,7 +83,10 @@ def test_a_file_can_start_from_a_preset(tmp_path):
         ({"folds": 3, "fold": 3}, "fold=3"),
         ({"precision": "fp8"}, "precision"),
         ({"augmentation.scale": [1.2, 0.8]}, "scale"),
-        ({"augmentation.mirror_axes": [0, 2]}, "slices have 0"),
+        ({"augmentation.mirror_axes": [0, 2]}, "slices, which have 0"),
+        ({"image_size": "axb"}, "image_size: 'axb' is no size; give one side"),
+        ({"image_size": 0}, r"\(0, 0\) is no size"),
+        ({"image_size": [32, 32, 32, 32]}, "is no size.*48x192x192"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_name(overrides, says):

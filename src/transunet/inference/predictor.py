@@ -375,10 +375,13 @@ class Predictor:
         height, width = slices.shape[2:]
         if isinstance(self.sampling, Patches):
             if min(volume.spatial_shape) == 1:
-                shape = " x ".join(map(str, volume.spatial_shape))
+                shape, patch = (
+                    " x ".join(map(str, sides))
+                    for sides in (volume.spatial_shape, self.sampling.size)
+                )
                 raise DataError(
                     f"{volume.name}: is a picture or a single plane ({shape} voxels); this "
-                    f"bundle's network takes patches of volumes, {self.sampling.size} voxels each. "
+                    f"bundle's network takes patches of volumes, {patch} voxels each. "
                     "Give the whole volume, or segment the plane with a bundle of a 2D network."
                 )
         elif self.network.image_size is not None and max(height, width) > _LARGEST_SIDE:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -110,9 +110,7 @@ class Recipe(Configuration):
 
     # The network.
     model: str = "R50-ViT-B_16"
-    image_size: (
-        Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)] | Literal["auto"]
-    ) = (224, 224)
+    image_size: tuple[int, ...] | Literal["auto"] = (224, 224)
     """Height and width in pixels to which slices are resized; of a network of three axes planes,
     rows and columns of its patches in voxels. `auto` asks data and memory."""
     architecture: dict[str, Any] = Field(default_factory=dict)
@@ -272,6 +270,18 @@ class Recipe(Configuration):
         known = VARIANTS.get(values.get("model", cls.model_fields["model"].default))
         return {**values, "image_size": (size,) * (known.axes if known else 2)}
 
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _sides(cls, value: Any) -> Any:
+        sides = value if isinstance(value, list | tuple) else ()
+        positive = all(isinstance(side, int) and side > 0 for side in sides)
+        if value != "auto" and not (positive and len(sides) in (2, 3)):
+            raise ValueError(
+                f"{value!r} is no size; give one side in pixels, such as 224, or two or three, the "
+                "first axis first, such as 48x192x192, or auto"
+            )
+        return value
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         self._check_axes()
@@ -310,7 +320,8 @@ class Recipe(Configuration):
         if self.axes == 2:
             if 2 in self.augmentation.mirror_axes:
                 raise ValueError(
-                    "augmentation.mirror_axes: slices have 0 (rows) and 1 (columns), no 2"
+                    f"augmentation.mirror_axes: {takes}, which have 0 (rows) and 1 (columns), no "
+                    "2; --recipe modern3d and paper3d are for a --model with 3D in its name"
                 )
             if self.augmentation.spared_axis in (0, 1, 2):
                 raise ValueError(
@@ -376,6 +387,9 @@ def load_recipe(
         source = usual_recipe(overrides.get("model", inherited.get("model")))
         values = _read(source)
     decided = {*overrides, *(() if str(source) in PRESETS else _parsed(Path(source)))}
+    model = {**values, **overrides}.get("model")
+    if "model" in decided and inherited.get("model", model) != model:
+        inherited = {}  # another network's: `check_weights` says so
     values |= {key: value for key, value in inherited.items() if key not in decided}
     return Recipe.from_json(_overridden(values, overrides), f"Recipe {str(source)!r}")
 
