@@ -180,6 +180,13 @@ def test_what_training_did_not_see_is_doubtful() -> None:
     assert "distributed otherwise" in doubt
 
 
+def test_a_voxel_size_that_no_memory_holds_is_doubtful() -> None:
+    far = ImageFacts.of(image(0, 900, spacing=900))
+    isotropic = MRI.replace(spacing_mm=(1, 1, 1))
+    (doubt,) = mismatch(isotropic, seen(RAW_MR), far).doubts
+    assert "resampled from 900 x 900 x 900 mm to 1 x 1 x 1 mm" in doubt
+
+
 def test_pictures_of_another_depth_are_compared_by_their_white(tmp_path: Path) -> None:
     image_module = pytest.importorskip("PIL.Image", reason="needs the extra [images]")
     bytes_ = np.random.default_rng(0).integers(0, 200, (64, 64)).astype(np.uint8)

@@ -13,6 +13,9 @@ import pytest
 from starlette.requests import Request
 
 from serving import FakeWorker, fake_server, image_bytes, until
+from transunet.bundle.bundle_config import BundleConfig
+from transunet.data.preprocessing import Preprocessing
+from transunet.models.variants import variant
 from transunet.serve.api_errors import ApiError, storage_full
 from transunet.serve.uploads import receive
 from transunet.serve.uploads.inspection import UPLOAD
@@ -352,3 +355,28 @@ def test_a_disk_that_is_really_full(small_disk, bundle):
         assert client.delete(f"/images/{other}").status_code == 204
         filler.unlink()
         client.upload(("b.nii.gz", image_bytes(2)))
+
+
+def test_a_bundle_of_volumes_refuses_planes_and_what_is_for_slices(tmp_path):
+    config = BundleConfig(
+        architecture=variant("UNet3D-S", num_classes=2),
+        preprocessing=Preprocessing(spacing_mm=(1, 1, 1)),
+        labels={0: "background", 1: "spot"},
+    )
+    (tmp_path / "volumes").mkdir()
+    (tmp_path / "volumes/config.json").write_text(config.model_dump_json())
+    with fake_server(tmp_path / "data", tmp_path / "volumes") as (client, _):
+        plane = client.upload(("plane.nii.gz", image_bytes(0, (20, 24, 1))))["id"]
+        volume = client.upload(("volume.nii.gz", image_bytes(0)))["id"]
+        answers = [
+            client.post("/jobs", json={"image": image, "bundle": "volumes", **settings})
+            for image, settings in (
+                (plane, {}),
+                (volume, {"window": True}),
+                (volume, {"procedure": "paper"}),
+                (volume, {}),
+            )
+        ]
+        assert [answer.status_code for answer in answers] == [422, 422, 422, 201]
+        assert [code_of(answer) for answer in answers[:3]] == ["unusable", *["invalid_request"] * 2]
+        assert "single plane; volumes takes volumes" in answers[0].json()["error"]["message"]

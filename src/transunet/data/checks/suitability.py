@@ -18,6 +18,7 @@ from transunet.data.formats import FORMATS, suffix_of
 from transunet.data.formats.volume_format import Space
 from transunet.data.preprocessing import PHOTOGRAPH_CHANNELS, Channel, Preprocessing
 from transunet.data.volume import Grid, Volume
+from transunet.errors import DataError
 from transunet.settings import Configuration
 
 if TYPE_CHECKING:
@@ -344,8 +345,11 @@ def _doubtful_grid(
             return ["It is a picture without voxel sizes; training saw images that tell them."]
         return ["It is an image with voxel sizes; training saw pictures, which have none."]
     grid = Grid(image.shape, np.array(image.affine))
-    spacing = preprocessing.working_spacing_mm(grid)
-    view = _view(preprocessing.working_shape(grid)[1:], spacing)
+    try:
+        spacing = preprocessing.working_spacing_mm(grid)
+        view = _view(preprocessing.working_shape(grid)[1:], spacing)
+    except DataError as error:  # prediction refuses it in the same words
+        return [str(error)]
     unit, doubts = ("pixels" if image.space == "pixels" else "mm"), []
     if _outside(spacing, training.spacing_mm, factor=SPACING_FACTOR):
         doubts.append(

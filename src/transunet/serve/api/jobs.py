@@ -50,6 +50,16 @@ def submit(
         )
     if obstacle:
         raise ApiError("unusable", f"{image.name}: {obstacle}", "Repair the image.")
+    if served.config.sampling.kind == "patches":
+        if min(image.metadata["shape"]) == 1:
+            raise ApiError(
+                "unusable",
+                f"{image.name} is a picture or a single plane; {served.name} takes volumes.",
+                "Upload the whole volume, or choose a bundle of a 2D network.",
+            )
+        if job_request.window or job_request.procedure == "paper":
+            message = f"{served.name} takes patches, which overlap already; these are for slices."
+            raise ApiError("invalid_request", message, "Leave out window and procedure.")
     if job_request.window and job_request.procedure == "paper":
         message = "The paper's procedure resizes whole slices; it has no windows."
         raise ApiError("invalid_request", message, "Choose procedure native, or no window.")
