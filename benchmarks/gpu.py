@@ -284,18 +284,21 @@ def training(
     last: bool = False,
     compiled: bool = False,
     fused: bool = False,
+    tried: bool = True,
 ) -> dict[str, Any]:
     """Images a second of `train_step`, AdamW, on images that lie on the device.
 
     Args:
         bench: where.
         axes: of the network.
-        precision: "fp32", "tf32" or "bf16" (autocast).
+        precision: "fp32", "tf32" or "bf16" (autocast; what stays fp32 as tf32).
         batches: each is measured.
         last: channels last in memory.
         compiled: by torch.compile.
         fused: the optimiser's update as one kernel.
+        tried: cuDNN tries its algorithms and takes the fastest; else it guesses which that is.
     """
+    torch.backends.cudnn.benchmark = tried
     tf32(precision != "fp32")
     model = bench.network(axes).train().requires_grad_()
     if last:
@@ -471,6 +474,12 @@ ROWS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     ),
     "3D predict, eager fp32": partial(
         prediction, axes=3, form="eager", precision="fp32", batches=PATCHES
+    ),
+    "3D train, bf16, algorithms guessed": partial(
+        training, axes=3, precision="bf16", batches=PATCHES, tried=False
+    ),
+    "2D train, bf16, algorithms guessed": partial(
+        training, axes=2, precision="bf16", batches=(24,), tried=False
     ),
     "3D train, fp32": partial(training, axes=3, precision="fp32", batches=PATCHES),
     "2D predict, compiled fp8 linear layers": partial(
