@@ -14,6 +14,7 @@ from transunet.data.formats.dicom.segmentation import (
     segment_names,
     write_seg,
 )
+from transunet.data.regions import Region
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 from transunet.optional import own_version
@@ -55,6 +56,29 @@ def test_highdicom_reads_the_same_labels_by_source_instance(tmp_path, image, lab
     )
     np.testing.assert_array_equal(theirs.transpose(2, 1, 0), labels.array[0])
     assert [uid for _, _, uid in seg.get_source_image_uids()] == instances
+
+
+def test_regions_are_segments_that_overlap_and_come_back(tmp_path, image, labels):
+    """By whole regions, so that any viewer shows a tumour and not the ring around its core."""
+    regions = [
+        Region(name="whole", members=(1, 2, 4), label=2),
+        Region(name="core", members=(1, 4), label=1),
+        Region(name="enhancing", members=(4,), label=4),
+    ]
+    labels = labels.with_array(np.array([0, 1, 2, 4], np.uint8)[labels.array])
+    check_source(image, NAMES, regions)
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm", regions)
+    assert segment_names(tmp_path / "l.dcm") == {1: "whole", 2: "core", 3: "enhancing"}
+    seg = highdicom.seg.segread(tmp_path / "l.dcm")
+    instances = [f"{STUDY}.1.{index + 1}" for index in range(5)]
+    theirs = seg.get_pixels_by_source_instance(instances, assert_missing_frames_are_empty=True)
+    for index, region in enumerate(regions):
+        expected = np.isin(labels.array[0], region.members).transpose(2, 1, 0)
+        np.testing.assert_array_equal(theirs[..., index], expected)
+    back = read_seg(tmp_path / "l.dcm", image).array
+    np.testing.assert_array_equal(back, np.array([0, 2, 1, 0, 3])[labels.array])
+    write_seg(labels.with_array(labels.array * 0), image, NAMES, tmp_path / "e.dcm", regions)
+    assert not read_seg(tmp_path / "e.dcm", image).array.any()
 
 
 def test_what_the_file_says_of_itself(tmp_path, image, labels):

@@ -104,3 +104,25 @@ def test_what_is_ignored_belongs_to_no_region(brats):
     assert data.class_indices(np.array([0, 2, 3, 4])).tolist() == [0, 2, 255, 4]
     with pytest.raises(ConfigError, match="cannot ignore 2: it is written for a region"):
         open_dataset(brats([2, 1], labels), ignore=2)
+
+
+def test_a_folder_for_each_patient_has_them_by_labels_json(tmp_path, save):
+    """As BraTS is downloaded."""
+    label = np.zeros((6, 8, 5), np.uint8)
+    label[1:5, 1:7, 1:4], label[2:4, 2:5, 1:3], label[2, 3, 2] = 2, 1, 3
+    for number in range(3):
+        patient = f"BraTS-GLI-{number:05d}-000"
+        for channel in ("t1c", "t1n", "t2f", "t2w"):
+            path = tmp_path / patient / f"{patient}-{channel}.nii.gz"
+            save(path, np.arange(240, dtype=np.int16).reshape(6, 8, 5))
+        save(tmp_path / patient / f"{patient}-seg.nii.gz", label)
+    meaning = {"background": 0, "whole": [1, 2, 3], "core": [1, 3], "enhancing": 3}
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps({**meaning, "regions_class_order": [2, 1, 3]}))
+    data = open_dataset(tmp_path)
+    assert (data.layout, data.channels) == ("patients", ("t1c", "t1n", "t2f", "t2w"))
+    assert [region.label for region in data.learned_regions] == [2, 1, 3]
+    assert data.regions == {"whole": (1, 2, 3), "core": (1, 3), "enhancing": (3,)}
+    file.write_text(json.dumps({**meaning, "regions_class_order": [1, 2, 3]}))
+    with pytest.raises(DataError, match=r"labels\.json: 'regions_class_order' contradicts"):
+        open_dataset(tmp_path)

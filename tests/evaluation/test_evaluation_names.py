@@ -40,6 +40,16 @@ def test_regions_are_read(write):
     assert found == (Structure((1, 2), "whole"), Structure((2,), "core"))
 
 
+def test_those_of_a_bundle_are_what_it_measures(write):
+    regions = [{"name": "whole", "members": [1, 4], "label": 1}]
+    labels = {"0": "background", "1": "whole", "4": "core"}
+    found = names_from(write({"labels": labels, "regions": regions}))
+    assert found.structures == (Structure((1, 4), "whole"),)
+    assert found.labels == {0: "background", 1: "whole", 4: "core"}
+    with pytest.raises(DataError, match="'regions' are damaged"):
+        names_from(write({"labels": labels, "regions": ["whole"]}))
+
+
 @pytest.mark.parametrize("name", ["config.json", "dataset.json"])
 def test_a_folder_is_searched(write, tmp_path, name):
     write({"labels": {"0": "background", "1": "liver"}}, name)

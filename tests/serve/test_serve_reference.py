@@ -10,6 +10,7 @@ import pytest
 import serving  # noqa: F401 - skips where the extra is missing
 from prediction import OBLIQUE, save_nifti
 from transunet.data.formats import read_grid
+from transunet.data.regions import Region
 from transunet.serve.api_errors import ApiError
 from transunet.serve.jobs.messages import LABELS
 from transunet.serve.jobs.reference import score
@@ -46,6 +47,25 @@ def test_a_black_and_white_reference(tmp_path: Path, labels: np.ndarray) -> None
     assert found["warnings"] == ["255 in the reference was read as lesion."]
     with pytest.raises(ApiError, match="255"):  # of two classes it could be either
         scored(tmp_path, labels, TWO, upload(tmp_path, mask * 255))
+
+
+def test_regions_are_compared_whole(tmp_path: Path, labels: np.ndarray) -> None:
+    regions = (
+        Region(name="whole", members=(1, 2), label=1),
+        Region(name="core", members=(2,), label=2),
+    )
+    reference = labels.copy()
+    reference[6:8] = 1  # half of the core, which stays whole
+    reference[2:4] = 0  # half of what is around it
+    save_nifti(tmp_path / "job" / LABELS, labels)
+    names = {0: "background", 1: "whole", 2: "core"}
+    path = upload(tmp_path, np.where(labels, reference, 0).astype(np.uint8))
+    found = score([path], tmp_path / "job", names, 10**6, 10**8, regions=regions)
+    assert [(row["index"], row["name"]) for row in found["structures"]] == [
+        (1, "whole"),
+        (2, "core"),
+    ]
+    assert dice(found) == pytest.approx([2 * 144 / (192 + 144), 2 * 48 / (96 + 48)])
 
 
 def test_voxels_that_nobody_labelled_are_left_out(tmp_path: Path, labels: np.ndarray) -> None:

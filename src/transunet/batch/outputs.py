@@ -1,6 +1,6 @@
 """Where the files of a case go, and in which format its label map is written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -10,6 +10,7 @@ import numpy as np
 from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, kind_of, suffix_of, write_volume
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.regions import Region
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 from transunet.files import atomic_path, writing
@@ -28,13 +29,18 @@ def label_name(case: Case, format_: LabelFormat = "same") -> str:
     return case.name + (_CHOSEN.get(format_) or FORMATS[suffix].label_suffixes.get(suffix, suffix))
 
 
-def write_labels(labels: Volume, path: Path, names: Mapping[int, str] | None = None) -> None:
+def write_labels(
+    labels: Volume,
+    path: Path,
+    names: Mapping[int, str] | None = None,
+    regions: Sequence[Region] = (),
+) -> None:
     """Write a label map; it appears when it is complete.
 
     `.npz` holds `label` (slices last in the volume come first, as in the authors' files) and
     `affine`; `.dcm` is a DICOM segmentation, whose segments are called by `names` (class index ->
-    name); every other suffix is one of `transunet.data.formats`. Beside `.npy` stands
-    `NAME.npy.json` with the affine, where that is not the identity.
+    name) or are its `regions`; every other suffix is one of `transunet.data.formats`. Beside `.npy`
+    stands `NAME.npy.json` with the affine, where that is not the identity.
 
     Raises:
         ConfigError: for a format that is not known or cannot hold it, or where there is no room.
@@ -54,7 +60,7 @@ def write_labels(labels: Volume, path: Path, names: Mapping[int, str] | None = N
         elif kind == ".dcm" and names is not None:
             from transunet.data.formats.dicom.segmentation import write_seg
 
-            write_seg(labels, labels, names, scratch)
+            write_seg(labels, labels, names, scratch, regions)
         else:
             write_volume(labels, scratch)
         if kind == ".npy":

@@ -134,11 +134,11 @@ def predict_file(
         if output.suffix.lower() == ".dcm":  # told before it is computed
             from transunet.data.formats.dicom.segmentation import check_source
 
-            check_source(volume, bundle.labels)
+            check_source(volume, bundle.labels, bundle.regions)
         labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
     except MACHINE_ERRORS as error:
         raise as_user_error(error, paths[0]) from None
-    write_labels(labels, output, bundle.labels)
+    write_labels(labels, output, bundle.labels, bundle.regions)
     return output
 
 
@@ -331,7 +331,7 @@ class _Batch:
             if self.options.format == "dicom-seg":  # told before it is computed
                 from transunet.data.formats.dicom.segmentation import check_source
 
-                check_source(job.image, self.predictor.labels)
+                check_source(job.image, self.predictor.labels, self.predictor.regions)
             progress = self.on_case_start(job.case.name) if self.on_case_start else None
             if self.options.both:
                 maps = self.predictor.by_procedure(job.image, progress, job.warnings.append)
@@ -361,7 +361,7 @@ class _Batch:
                 assert job.image is not None
                 preprocessing, labels = self.predictor.preprocessing, job.labels["labels"]
                 for what, label_map in job.labels.items():
-                    write_labels(label_map, job.files[what], names)
+                    write_labels(label_map, job.files[what], names, self.predictor.regions)
                 if "sheet" in job.files:
                     write_sheet(job.image, labels, names, preprocessing, job.files["sheet"])
                 axis = preprocessing.plane_axis(job.image)

@@ -41,6 +41,7 @@ def check(
     from transunet.cli.progress import count_cases
     from transunet.data.checks.check import check as check_dataset
     from transunet.data.checks.corrections import fix as fix_dataset
+    from transunet.data.regions import described
     from transunet.files import write_json
 
     with count_cases("Checking") as progress:
@@ -56,6 +57,8 @@ def check(
         errors = _counted(len(report.errors), "error")
         warnings = _counted(len(report.warnings), "warning")
         say(f"{data.name}: {counts}, {errors}, {warnings}.")
+        if data.learned_regions:
+            say(described(data.learned_regions))
     if report.splits:
         say(f"To be prepared: {report.splits.text()}.")
     copy = None

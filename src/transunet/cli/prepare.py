@@ -97,6 +97,7 @@ def prepare(
     )
     from transunet.data.prepare import labelled, measure
     from transunet.data.prepare import prepare as prepare_dataset
+    from transunet.data.regions import described
     from transunet.data.split_rules import split_warnings, splits_in, splits_of
     from transunet.data.splits import FRACTION
     from transunet.device import choose_device
@@ -195,6 +196,8 @@ def prepare(
         with_it = f"{store.fingerprint.cases_with[index]} of {store.fingerprint.cases}"
         table.add_row(str(index), name, f"{frequencies[index]:.3%}", with_it)
     say(table)
+    if store.regions:
+        say(described(store.regions))
     if data.ignore is not None:
         say(f"Voxels that hold {data.ignore} count in nothing: nobody labelled them.")
     if data.label_map:

@@ -34,6 +34,12 @@ def structures_in(labels: Mapping[int, str], regions: Sequence[Region]) -> dict[
     return {number: name for number, name in structures.items() if number}
 
 
+def described(regions: Sequence[Region]) -> str:
+    """Return in a sentence what is told apart and written."""
+    each = (f"{r.name} ({', '.join(map(str, r.members))}) as {r.label}" for r in regions)
+    return f"Learned as regions, written one over the other: {'; '.join(each)}."
+
+
 def ordered_regions(members: Mapping[str, Sequence[int]], order: Any) -> tuple[Region, ...]:
     """Return regions as they are written, from nnU-Net's `regions_class_order`.
 

@@ -69,8 +69,9 @@ class CommonNumbers:
 def names_from(path: Path) -> LabelNames:
     """Read what the labels mean.
 
-    Known are number -> name (a bundle, Decathlon) and name -> number or numbers (nnU-Net; several
-    numbers make a region, and `ignore` is what nobody labelled). The background is 0.
+    Known are number -> name (a bundle, Decathlon; a bundle and a prediction list their regions
+    beside) and name -> number or numbers (nnU-Net; several numbers make a region, and `ignore` is
+    what nobody labelled). The background is 0.
 
     Args:
         path: a JSON file with the key 'labels', or the folder of a bundle or data set.
@@ -101,6 +102,11 @@ def names_from(path: Path) -> LabelNames:
         names = {numbers[0]: name for name, numbers in regions}
     else:
         names = named_by_regions(dict(regions))
+    if learned := content.get("regions"):
+        try:
+            regions = [(each["name"], tuple(each["members"])) for each in learned]
+        except (TypeError, KeyError):
+            raise DataError(f"{path}: its 'regions' are damaged: {learned!r:.200}.") from None
     return LabelNames(
         path,
         {0: "background", **names},

@@ -59,7 +59,9 @@ def begin_from_weights(
     if recipe.weights == "none":
         return None
     names = [channel.name for channel in store.preprocessing.channels]
-    loaded = load_weights(model, recipe.weights, partial=True, labels=store.labels, channels=names)
+    regions = {number: region.name for number, region in enumerate(store.regions, 1)}
+    labels = regions or store.labels
+    loaded = load_weights(model, recipe.weights, partial=True, labels=labels, channels=names)
     origin = local_origin(recipe.weights)
     notes = str(loaded).splitlines()
     if origin and origin.bundle:

@@ -165,7 +165,7 @@ def network_settings(origin: Origin) -> dict[str, Any]:
         whole |= {"context": origin.context} if origin.context else {}
         if isinstance(config, TransUNet3DConfig) and config.name in VARIANTS:
             own, usual = config.model_dump(), VARIANTS[config.name].model_dump()
-            names = own.keys() - {"image_size", "num_classes", "in_channels"}
+            names = own.keys() - {"image_size", "num_classes", "regions", "in_channels"}
             # The plan in any case, or another would be made for the size of the patches.
             changed = [n for n in names if own[n] != usual[n] or n in ("poolings", "kernels")]
             whole["architecture"] = {name: own[name] for name in sorted(changed)}

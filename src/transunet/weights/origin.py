@@ -27,7 +27,7 @@ class Origin:
     config: Architecture | None = None
     """The architecture that the bundle names."""
     labels: Mapping[int, str] | None = None
-    """Class index -> name, as the bundle names them."""
+    """Class index -> name, as the bundle names them; of a network of regions theirs, from 1."""
     channels: tuple[str, ...] | None = None
     """The names of the image's channels."""
     context: int = 0
@@ -102,8 +102,10 @@ def _described(file: Path, bundle: Path | None) -> Origin:
         return Origin(file)  # of another library: the hub's folders of timm hold one, too
     labels: dict[int, str] | None = None
     channels: tuple[str, ...] | None = None
-    with suppress(AttributeError, KeyError, ValueError):
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
         labels = {int(index): str(name) for index, name in values["labels"].items()}
+        if regions := values.get("regions"):
+            labels = {number: str(each["name"]) for number, each in enumerate(regions, 1)}
     with suppress(TypeError, KeyError):
         channels = tuple(str(channel["name"]) for channel in values["preprocessing"]["channels"])
     try:

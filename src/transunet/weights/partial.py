@@ -16,7 +16,7 @@ from transunet.weights.origin import Origin
 from transunet.weights.renaming import RenamedState
 
 Labels = Mapping[int, str]
-"""Class index -> name; 0 is the background."""
+"""Class index -> name, 0 is the background; or number -> region, from 1."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ def match_rows(theirs: Labels | None, ours: Labels | None, in_file: int, in_mode
         matched = match_classes(ours, theirs)
         kept = [index for index in sorted(matched.numbers) if index]
         names = ", ".join(ours[index] for index in kept)
-        parts = [f"kept for {names}" if kept else "only the background kept"]
+        first = min(ours)  # regions have no background
+        none = "none kept" if first else "only the background kept"
+        parts = [f"kept for {names}" if kept else none]
         if matched.first_only:
             parts.append(f"fresh for {', '.join(ours[index] for index in matched.first_only)}")
         if matched.second_only:
@@ -66,7 +68,8 @@ def match_rows(theirs: Labels | None, ours: Labels | None, in_file: int, in_mode
                 if index != row
             )
             parts.append(f"matched by name, since the order differs ({', '.join(moved)})")
-        return Rows(matched.numbers, in_model, f"head: {'; '.join(parts)}")
+        taken = {o - first: t - first for o, t in matched.numbers.items() if o >= first}
+        return Rows(taken, in_model, f"head: {'; '.join(parts)}")
     if in_file == in_model:
         rows = {index: index for index in range(in_model)}
         return Rows(rows, in_model, "head: kept, class by class number (names are not known)")
@@ -98,7 +101,10 @@ def fitted(
     if heads and all(n in state and state[n].shape[1:] == own[n].shape[1:] for n in heads):
         needed = model.config.num_classes
         classes = len(state[heads[0]]) - (len(own[heads[0]]) - needed)
+        configs = model.config, origin.config or model.config
         rows = match_rows(origin.labels, labels, classes, needed)
+        if len({bool(config.regions) for config in configs}) > 1:
+            rows = Rows({}, needed, "head: fresh (classes on one side, regions on the other)")
         state |= {name: rows.of(state[name], own[name]) for name in heads}
         notes.append(rows.note)
     if stem in state and state[stem].dim() == own[stem].dim():

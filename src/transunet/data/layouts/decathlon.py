@@ -40,7 +40,9 @@ def open(folder: Path) -> DataSet:
         labels = description.labels_of(folder, content)
     else:
         meaning = masks.meaning(folder, [case.label for case in cases if case.label])
-        labels = description.Labels(meaning.labels, meaning.values, {}, ())
+        labels = description.Labels(
+            meaning.labels, meaning.values, meaning.regions, meaning.learned_regions
+        )
         notes += meaning.notes
     intensity_range = None
     if "modality" in content or not cases:

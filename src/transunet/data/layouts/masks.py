@@ -1,7 +1,8 @@
 """What the values of masks mean when no description says so: 0/255, numbers, or a colour per class.
 
 A file `labels.json` in the data set's folder settles it: `{"background": 0, "nucleus": 255}`, or
-`{"background": "#000000", "road": "#804080"}`. Without one the masks are looked through.
+`{"background": "#000000", "road": "#804080"}`. With `regions_class_order` beside its classes it has
+regions, as nnU-Net's `dataset.json`. Without such a file the masks are looked through.
 """
 
 import json
@@ -9,8 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from transunet.data.checks.problems import Problem, problem_of
 from transunet.data.formats import known_format, raster, read_labels, stem_of
 from transunet.data.formats.raster import COLOUR
 from transunet.data.layouts import description
+from transunet.data.regions import Region
 from transunet.errors import ConfigError, TransUNetError
 
 LABELS = "labels.json"
@@ -40,6 +43,8 @@ class Meaning:
     labels: dict[int, str]
     values: dict[int, int]
     notes: tuple[Problem, ...] = ()
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    learned_regions: tuple[Region, ...] = ()
 
 
 def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) -> Meaning:
@@ -57,7 +62,12 @@ def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) ->
     """
     path, listed = folder / LABELS, None
     if path.is_file():
-        listed = description.classes(path, _listed_values(path), as_listed=True)
+        content = _listed(path)
+        if order := content.pop("regions_class_order", None):
+            labels = {"labels": content, "regions_class_order": order}
+            names, values, regions, learned = description.labels_of(path, labels)
+            return Meaning(names, values, (), regions, learned)
+        listed = description.classes(path, _listed_values(path, content), as_listed=True)
         if len(listed[0]) > 2 or set(listed[1]) - {0, 255}:
             return Meaning(*listed)
     chosen = masks[:: -(-len(masks) // _SAMPLED) or 1]
@@ -217,8 +227,8 @@ def _no_foreground(
     return Problem("unread-masks", str(folder), found, remedy).error()
 
 
-def _listed_values(path: Path) -> dict[int, str]:
-    """Value -> name, as `labels.json` says."""
+def _listed(path: Path) -> dict[str, Any]:
+    """What stands in `labels.json`."""
     try:
         content = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -227,6 +237,11 @@ def _listed_values(path: Path) -> dict[int, str]:
         raise description.wrong(
             path, "expected an object such as {'background': 0, 'nucleus': 255}"
         )
+    return content
+
+
+def _listed_values(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
+    """Value -> name, as `labels.json` says."""
     names = {}
     for name, value in content.items():
         number = value

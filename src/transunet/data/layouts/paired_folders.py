@@ -124,6 +124,8 @@ def dataset_of(
         labels=meaning.labels,
         channels=tuple(channels),
         label_values=meaning.values,
+        regions=meaning.regions,
+        learned_regions=meaning.learned_regions,
         intensity_range=intensity_range,
         notes=(*meaning.notes, *notes, *unused),
     )

@@ -82,9 +82,10 @@ async def result(
     if format_ != "nifti":
         name = f"result{suffix}"
         if not (folder / name).exists():
-            names = dict(served.config.labels)
+            config = served.config
+            named = dict(config.labels), config.regions
             image_folder = service.database.image_folder(image.id)
-            await service.parsers.run(convert, image_folder, metadata, folder, format_, names)
+            await service.parsers.run(convert, image_folder, metadata, folder, format_, *named)
             await anyio.to_thread.run_sync(service.queue.measure, id)
     stem = re.sub(r'[\\/:*?"<>|\s]+', "_", metadata["stem"]).strip("._") or "image"
     filename = f"{stem}_{served.id}{suffix}"
@@ -103,7 +104,7 @@ async def reference(
 ) -> Comparison:
     """Compare the label map with a reference that lies on the image's grid."""
     job = _done(service, id)
-    names = dict(service.bundle(job.bundle).config.labels)
+    config = service.bundle(job.bundle).config
     async with received(request, service) as upload:
         if not upload.files:
             raise ApiError("malformed", "There is no file.", "Send one as the form field 'file'.")
@@ -111,10 +112,11 @@ async def reference(
             score,
             upload.files,
             service.database.job_folder(id),
-            names,
+            dict(config.labels),
             service.limits.voxels,
             service.quota.left,
             ignore,
+            config.regions,
         )
     return Comparison.model_validate(comparison)
 

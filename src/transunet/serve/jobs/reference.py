@@ -7,6 +7,7 @@ from typing import Any
 
 from transunet.data.classes import is_named, match_classes
 from transunet.data.formats.dicom.segmentation import is_seg, segment_names
+from transunet.data.regions import Region, structures_in
 from transunet.errors import DataError, GeometryError, TransUNetError
 from transunet.evaluation.measure import Settings, measure
 from transunet.evaluation.pairs import Pair
@@ -25,6 +26,7 @@ def score(
     most_voxels: int,
     room: int,
     ignore: int | None = None,
+    regions: Sequence[Region] = (),
 ) -> dict[str, Any]:
     """Compare the labels of the job in `folder` with a reference.
 
@@ -39,6 +41,7 @@ def score(
         most_voxels: that the reference may have.
         room: bytes that an archive may unpack to.
         ignore: the value in the reference of voxels that nobody labelled.
+        regions: what is measured, where the bundle tells regions apart.
 
     Returns:
         `structures`, `mean` and `warnings`, as the API answers them; None where a figure is not
@@ -47,7 +50,11 @@ def score(
     Raises:
         ApiError: when the reference is unreadable, on another grid, or has other labels.
     """
-    structures = [Structure((index,), names[index]) for index in names if index]
+    members = {region.label: region.members for region in regions}
+    structures = {
+        index: Structure(members.get(index, (index,)), name)
+        for index, name in structures_in(names, regions).items()
+    }
     try:
         images = without_companions(unpacked(list(files), room))
         if len(images) != 1:
@@ -59,7 +66,7 @@ def score(
             check_voxels(path, declared_voxels(path), most_voxels)
         numbers, warnings = _match_by_name(path, names)
         pair = Pair("the image", folder / LABELS, path, reference_numbers=numbers)
-        record = measure(pair, Settings(tuple(structures), ignore=ignore))
+        record = measure(pair, Settings(tuple(structures.values()), ignore=ignore))
     except TransUNetError as error:
         code = "wrong_grid" if isinstance(error, GeometryError) else "unreadable"
         fault = api_error(error, files[0].parent, code)
@@ -69,11 +76,11 @@ def score(
         soft = ", with its soft edges cut at half of it" if record.white == "soft" else ""
         warnings.append(f"255 in the reference was read as {names[1]}{soft}.")
     rows: list[dict[str, Any]] = []
-    for structure in structures:
+    for index, structure in structures.items():
         metrics = record.metrics[structure.key]
         scores = {"dice": metrics.dice, "hd95_mm": metrics.hd95}
         finite = {key: value if isfinite(value) else None for key, value in scores.items()}
-        rows.append({"index": structure.values[0], "name": structure.name, **finite})
+        rows.append({"index": index, "name": structure.name, **finite})
     means: dict[str, float | None] = {}
     for key in ("dice", "hd95_mm"):
         values = [row[key] for row in rows if row[key] is not None]

@@ -1,12 +1,13 @@
 """A job's label map in the format that is wanted; runs in a parser's process."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from transunet.batch.outputs import write_labels
 from transunet.data.formats import read_labels
+from transunet.data.regions import Region
 from transunet.errors import TransUNetError
 from transunet.serve.api_errors import ApiError, api_error
 from transunet.serve.jobs.messages import LABELS
@@ -54,6 +55,7 @@ def convert(
     folder: Path,
     format_: ResultFormat,
     names: Mapping[int, str],
+    regions: Sequence[Region] = (),
 ) -> str:
     """Write the labels of the job in `folder` as `format_` beside them; return the file's name.
 
@@ -63,6 +65,7 @@ def convert(
         folder: the job's.
         format_: one that is possible.
         names: class index -> name.
+        regions: what the bundle tells apart, where these are regions.
 
     Raises:
         ApiError: when the image's headers do not allow it, or the disk is full.
@@ -73,7 +76,7 @@ def convert(
         labels = read_labels(folder / LABELS)
         if format_ == "dicom-seg":  # it refers to the image's instances
             labels = replace(labels, header=read_kept(image_folder, metadata).header)
-        write_labels(labels, folder / name, dict(names))
+        write_labels(labels, folder / name, dict(names), regions)
     except TransUNetError as error:
         raise api_error(error, image_folder, "format_not_fitting") from None
     return name

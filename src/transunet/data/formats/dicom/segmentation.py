@@ -32,6 +32,7 @@ from transunet.data.formats.dicom.slice_grid import (
     SAME_MM,
     plane_affine,
 )
+from transunet.data.regions import Region
 from transunet.data.volume import LPS_TO_RAS, Grid, Volume, same_grid
 from transunet.errors import ConfigError, TransUNetError, first_line
 from transunet.files import writing
@@ -39,6 +40,8 @@ from transunet.optional import own_version, require
 
 _SERIES_NUMBER = 900  # of the segmentation's series; viewers sort by it
 _ALGORITHM = "TransUNet"
+_OVERLAPPING = "Regions that overlap, the later ones over the earlier"
+"""The content's description in a file whose segments are read back one over the other."""
 _GIVE_IMAGE = "Give the image that it belongs to"
 _PER_FRAME = "PerFrameFunctionalGroupsSequence"
 _NAME_LENGTH = 64  # of a segment's label and a code's meaning
@@ -67,13 +70,15 @@ def read_seg(path: Path, like: Volume | Grid | None = None) -> Volume:
 
     Raises:
         ConfigError: without pydicom, or when there is no such file.
-        DataError: when it is damaged, is no SEG, or segments overlap.
+        DataError: when it is damaged, is no SEG, or segments overlap; those of regions that
+            `write_seg` has written become labels again.
         GeometryError: when it lies on another grid.
     """
     dataset = _open(path)
     frames = frames_of(path, dataset)
     with undamaged(path):
         kind = str(dataset.SegmentationType)
+        overlapping = dataset.get("ContentDescription") == _OVERLAPPING
         if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
             raise unreadable(path, f"its SegmentationType is {kind}")
         largest = max(int(segment.SegmentNumber) for segment in dataset.SegmentSequence)
@@ -96,6 +101,9 @@ def read_seg(path: Path, like: Volume | Grid | None = None) -> Volume:
                 where = ("SegmentIdentificationSequence", "ReferencedSegmentNumber")
                 labels = np.where(labels >= half, int(value(dataset, frame.index, *where)), 0)
             plane, inside = out[_slice_of(frame, turned, path)], labels > 0
+            if overlapping:
+                np.maximum(plane, labels, out=plane, casting="unsafe")
+                continue
             if (plane[inside] > 0).any():
                 found = "its segments overlap, and a label map has one label per voxel"
                 raise unreadable(path, found, "Export them without overlap")
@@ -125,7 +133,11 @@ def segment_names(path: Path) -> dict[int, str]:
 
 
 def write_seg(
-    labels: Volume, source: Series | Volume, label_names: Mapping[int, str], path: Path
+    labels: Volume,
+    source: Series | Volume,
+    label_names: Mapping[int, str],
+    path: Path,
+    regions: Sequence[Region] = (),
 ) -> None:
     """Write a label map as a binary DICOM SEG that refers to the instances it was made from.
 
@@ -138,6 +150,7 @@ def write_seg(
         source: the series, or the volume that was read from it.
         label_names: label value -> structure, numbered from 1 without gaps; 0 is skipped.
         path: the file.
+        regions: instead of the labels each is a segment, numbered from 1; segments then overlap.
 
     Raises:
         ConfigError: without highdicom, for names that do not fit the labels, a source that is no
@@ -157,20 +170,22 @@ def write_seg(
             f"{labels.channels} channels of {labels.array.dtype}."
         )
     slices = labels.array[0].transpose(2, 1, 0)  # in the order of the series' frames
-    seg = _segmentation(series, slices, label_names, labels.name)
+    seg = _segmentation(series, slices, label_names, labels.name, regions)
     with writing(path, "Make room."):
         seg.save_as(path)
 
 
-def check_source(source: Series | Volume, label_names: Mapping[int, str]) -> None:
+def check_source(
+    source: Series | Volume, label_names: Mapping[int, str], regions: Sequence[Region] = ()
+) -> None:
     """Make sure, before a label map is computed, that `write_seg` can refer to its source.
 
     Arguments and errors as `write_seg`.
     """
     series = _series_of(source, source.name if isinstance(source, Volume) else source.source)
     slices = np.zeros((series.slices, *series.frames[0].shape), np.uint8)
-    slices[0, 0, 0] = 1
-    _segmentation(series, slices, label_names, series.source)
+    slices[0, 0, 0] = regions[0].label if regions else 1
+    _segmentation(series, slices, label_names, series.source, regions)
 
 
 def _open(path: Path, *, pixels: bool = True) -> Any:
@@ -238,10 +253,18 @@ def _series_of(source: Any, name: str) -> Series:
 
 
 def _segmentation(
-    series: Series, slices: NDArray[Any], label_names: Mapping[int, str], where: str
+    series: Series,
+    slices: NDArray[Any],
+    label_names: Mapping[int, str],
+    where: str,
+    regions: Sequence[Region],
 ) -> Any:
     """Return the dataset; what a header lacks for it is an error."""
     most, names = int(slices.max()), {n: label_names[n] for n in sorted(label_names) if n != 0}
+    if regions:  # a fourth axis, as segments overlap
+        names = {number: region.name for number, region in enumerate(regions, 1)}
+        slices = np.stack([region.mask(slices) for region in regions], axis=-1)
+        most = int(slices.any())
     if list(names) != list(range(1, len(names) + 1)) or not names or most > len(names):
         raise ConfigError(
             f"{where}: segments are numbered from 1 without gaps and all labels have names; found "
@@ -273,6 +296,7 @@ def _segmentation(
                 device_serial_number="0",
                 series_description="TransUNet segmentation",
                 content_label="SEGMENTATION",
+                content_description=_OVERLAPPING if regions else None,
                 specific_character_set="ISO_IR 192",  # UTF-8: a structure may have any name
                 omit_empty_frames=bool(most),
             )
