@@ -167,7 +167,8 @@ def test_augmentation_is_the_cpus(axes):
     expected = augment(batch, labels, keys)
     found = augment(batch.to(DEVICE), labels.to(DEVICE), keys)
     assert found[0].device.type == found[1].device.type == torch.device(DEVICE).type
-    torch.testing.assert_close(found[0].cpu(), expected[0], atol=1e-3, rtol=1e-3)
+    # A place between two pixels may be rounded to the other one.
+    assert torch.isclose(found[0].cpu(), expected[0], atol=1e-3).float().mean() > 0.999
     assert (found[1].cpu() == expected[1]).float().mean() > 0.999
 
 
@@ -177,8 +178,10 @@ def run(tmp_path, store):
 
     def make(name: str, device: str = DEVICE, folder: str = "run", **changes: object) -> Trainer:
         small: dict[str, object] = {"model": "testing", "image_size": 32, "batch_size": 4}
+        small["dropout"] = 0.0  # which a device draws from numbers of its own
         if name == "modern3d":
-            architecture = {"width": 4, "vit": TINY_3D["vit"], "queries": TINY_3D["queries"]}
+            vit = TINY_3D["vit"] | {"dropout": 0.0}
+            architecture = {"width": 4, "vit": vit, "queries": TINY_3D["queries"]}
             small = {"model": "TransUNet3D-S", "image_size": SIZE, "batch_size": 2}
             small["architecture"] = architecture
         small |= {"iterations": 6, "validations": 2, "weights": "none", **changes}
