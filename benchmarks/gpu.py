@@ -157,7 +157,7 @@ def ceilings(bench: Bench) -> dict[str, Any]:
 # Prediction
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def prediction(
     bench: Bench, axes: int, form: str, precision: str, batches: tuple[int, ...]
 ) -> dict[str, Any]:
