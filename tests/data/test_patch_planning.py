@@ -6,11 +6,14 @@ import pytest
 from transunet.data.cases import DataSet
 from transunet.data.fingerprint import CaseFingerprint, Fingerprint
 from transunet.data.planning import (
+    PATCHES,
+    most_patches,
     patch_decisions,
     planned_patches,
     recommendation,
     volume_preprocessing,
 )
+from transunet.data.preprocessing import coarse_axis
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError
 from transunet.models.transunet3d.config import plan_trunk
@@ -66,7 +69,22 @@ def test_a_small_volume_is_one_patch():
     assert size.value == "32x32x48"
     assert "the median working volume, 36 x 35 x 51" in size.reason
     assert poolings.value == "3 (3 x 3 x 3 halvings along planes, rows, columns)"
-    assert (batch.value, batch.option) == ("2", "train --batch-size")
+    assert (batch.value, batch.option) == ("2", "--memory-gib, train --batch-size")
+    assert "5.10% of the data set's voxels: 2 at least" in batch.reason  # of 30 volumes
+
+
+def test_a_batch_sees_a_twentieth_of_the_data_at_most():
+    many = fingerprint((36, 35, 51), cases=200)
+    assert most_patches(many, (32, 32, 48)) == 13  # 12.85 million voxels, 49,152 in a patch
+    assert most_patches(many, (160, 160, 192)) == PATCHES
+    assert most_patches(fingerprint((36, 35, 51), cases=5), (32, 32, 48)) == PATCHES
+
+    def reason(batch):
+        told = patch_decisions(many, (32, 32, 48), ((2, 2, 2),) * 3, batch, "UNet3D")
+        return told[-1].reason
+
+    assert "4.97% of the data set's voxels, of which it shall see 5% at most" in reason(13)
+    assert "1.91% of the data set's voxels: as many as the memory" in reason(5)
 
 
 def test_a_part_of_a_volume_is_told_as_such():
@@ -81,6 +99,34 @@ def test_slices_that_lie_apart_are_pooled_in_plane_until_voxels_are_cubes():
     plan = planned((10, 256, 216), (10, 1.5, 1.5))
     assert plan.image_size == (10, 256, 224)
     assert [pooling[0] for pooling in plan.poolings] == [1, 1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("planes", [9, 10])
+def test_few_planes_are_seen_whole_while_rows_and_columns_can_give(planes):
+    median, spacing = (planes, 216, 256), (10, 1.5, 1.5)
+    assert planned(median, spacing).image_size == (10, 224, 256)
+    laptop = planned(median, spacing, most=64**3)
+    assert laptop.image_size == (10, 160, 160)
+    assert [pooling[0] for pooling in laptop.poolings].count(2) == 1  # 5 planes are not halved
+    assert planned(median, spacing, most=48**3).image_size == (
+        8,
+        96,
+        128,
+    )  # now the planes give too
+
+
+@pytest.mark.parametrize(
+    ("spacing", "expected"),
+    [
+        ((10, 1.5, 1.5), 0),
+        ((1, 1, 3.1), 2),
+        ((1, 1, 3), None),
+        ((5, 1, 2), None),  # planes across the first are no pictures either
+        ((5, 1, 5), None),
+    ],
+)
+def test_an_axis_is_coarse_beside_both_others(spacing, expected):
+    assert coarse_axis(spacing) == expected
 
 
 def test_less_memory_makes_smaller_patches_of_like_proportions():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import zoom
+from scipy.ndimage import binary_fill_holes, zoom
 
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.resize import nearest, resize, resize_labels
@@ -45,6 +45,19 @@ def test_mr_without_background_is_standardised_as_monai_does(rng):
     slab = NONZERO.normalise(values[2:4], NONZERO.measure([values[:4], values[4:]]))
     np.testing.assert_allclose(slab, found[2:4], atol=1e-6)
     assert not NONZERO.normalise(np.zeros((2, 3, 4), np.float32)).any()
+
+
+def test_what_is_0_amid_tissue_is_dark_and_no_air(rng):
+    values = rng.normal(300, 80, (4, 12, 12)).astype(np.float32)
+    values[:, :3] = values[1:, 6:8, 5:7] = 0  # air, and a ventricle that opens into the first plane
+    tissue = np.stack([binary_fill_holes(plane) for plane in values != 0])
+    assert (tissue[1:, 6:8, 5:7]).all()
+    assert not tissue[:, :3].any()
+    found = NONZERO.normalise(values)
+    inside = values[tissue]
+    np.testing.assert_allclose(found[tissue], (inside - inside.mean()) / inside.std(), atol=1e-4)
+    assert (found[:, :3] == 0).all()
+    assert (found[1:, 6:8, 5:7] < -2).all()
 
 
 def test_only_the_foregrounds_channel_tells_mean_and_deviation():

@@ -50,6 +50,13 @@ Precision = Annotated[
         "them, and change a few labels. int8: exported files only.",
     ),
 ]
+MemoryGib = Annotated[
+    float | None,
+    on_this_machine(
+        help="Plan automatic sizes of patches and batches for a device of so many GiB; if not "
+        "given, for the memory that is free here, and on a CPU for its speed."
+    ),
+]
 Layout = Annotated[str | None, typer.Option(help="The data set's layout, if not recognised.")]
 Ignore = Annotated[
     int | None,

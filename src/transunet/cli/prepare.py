@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from transunet.cli.notes import hanging, say, showing_notes
-from transunet.cli.options import GroupBy, Ignore, Layout, SplitsFile, who_trains
+from transunet.cli.options import GroupBy, Ignore, Layout, MemoryGib, SplitsFile, who_trains
 
 EXAMPLE = "Example: transunet prepare Task04_Hippocampus -o stores/hippocampus --folds 5"
 
@@ -78,6 +78,7 @@ def prepare(
     splits: SplitsFile = None,
     group_by: GroupBy = None,
     seed: Annotated[int, who_trains(help="Of the split.")] = 1234,
+    memory_gib: MemoryGib = None,
 ) -> None:
     """Prepare a data set for training; a second run does nothing, a changed file redoes its case.
 
@@ -163,7 +164,8 @@ def prepare(
             splits=chosen,
             progress=progress,
         )
-    recipe, console = load_recipe("modern3d" if dimensions == 3 else "paper"), Console()
+    recipe = load_recipe("modern3d" if dimensions == 3 else "paper", {"memory_gib": memory_gib})
+    console = Console()
     too_small = ""
     if dimensions == 3:
         shown = [*reasons, recommendation(store.fingerprint)]
@@ -213,4 +215,5 @@ def prepare(
     if too_small:
         say(too_small, "yellow")
     taken = f" --recipe {recipe.name}" if dimensions == 3 else ""
+    taken += f" --memory-gib {memory_gib:g}" if memory_gib else ""
     say(f"Next: transunet train {quote(str(store.path))} -o RUN{taken}")

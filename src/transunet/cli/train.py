@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from transunet.cli.notes import showing_notes
-from transunet.cli.options import Device, GroupBy, Ignore, Layout, SplitsFile
+from transunet.cli.options import Device, GroupBy, Ignore, Layout, MemoryGib, SplitsFile
 
 if TYPE_CHECKING:
     from transunet.training.distributed import ProcessGroup
@@ -60,6 +60,7 @@ def train(
     batch_size: Annotated[
         str | None, _recipe(help="Slices or patches per step, of all processes; or auto.")
     ] = None,
+    memory_gib: MemoryGib = None,
     lr: Annotated[float | None, _recipe(help="Learning rate.")] = None,
     seed: Annotated[
         int | None, _recipe(help="Of everything that is drawn: weights, batches, split.")
@@ -104,6 +105,7 @@ def train(
         "iterations": iterations,
         "minutes": minutes,
         "batch_size": _whole_number(batch_size),
+        "memory_gib": memory_gib,
         "lr": lr,
         "seed": seed,
         "folds": folds,

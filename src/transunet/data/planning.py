@@ -22,11 +22,11 @@ from transunet.data.fingerprint import (
 )
 from transunet.data.formats import read_grid
 from transunet.data.preprocessing import (
-    ANISOTROPIC,
     PHOTOGRAPH_CHANNELS,
     Channel,
     Normalisation,
     Preprocessing,
+    coarse_axis,
     planes_first,
 )
 from transunet.data.volume import Grid
@@ -34,8 +34,9 @@ from transunet.errors import ConfigError, DataError, GeometryError
 
 CT_WINDOW = (-125.0, 275.0)
 """Hounsfield units that the paper keeps, for soft tissue of the abdomen."""
-ANISOTROPY = 2.0
-"""The scanner sliced along an axis whose spacing is more than this many times the others'."""
+SLICED = 2.0
+"""The scanner sliced along an axis whose spacing is more than this many times the others'. Less
+than `ANISOTROPIC`, since to slice along it too costs nothing."""
 LEAST, MOST, STEP = 64, 512, 32
 """Image sizes in pixels: the least that leaves the transformer a grid, the most, the steps."""
 PAPER_SIZE = 224
@@ -50,10 +51,11 @@ CLIPPED = (0.5, 99.5)
 _FINE = 10  # percentile of the coarse axis's spacings that is taken where voxels are long
 _EMPTY = 0.25  # share of voxels that are exactly 0 from which on the background counts as such
 _SMALL_SHARE = 0.02  # of a volume, below which a patch shows too little of it
-_FEW_PLANES = 16  # below this there is little to see along the axis across the slices
+_FEW_PLANES = 16  # below this there is little to see along the axis across the slices, all needed
 
 PATCHES = 2
-"""Patches per step that `auto` stands for: the reference's, for each of its GPUs."""
+"""Patches per step that `auto` takes at least: the reference's, for each of its GPUs."""
+_SHARE_OF_DATA = 0.05  # of all voxels, above which the patches of a step make the next ones alike
 
 _GRIDS = 500  # cases whose headers decide on the slice axis
 
@@ -122,9 +124,8 @@ def preprocessing_for(
         slice_axis = 2
         if grids:
             in_ras = [[grid.spacing_mm[axis] for axis in grid.axes_in("RAS")] for grid in grids]
-            spacing = np.median(in_ras, axis=0)
-            coarse = [a for a in (2, 1, 0) if spacing[a] > ANISOTROPY * np.delete(spacing, a).max()]
-            slice_axis = coarse[0] if coarse else 2
+            coarse = coarse_axis(np.median(in_ras, axis=0).tolist(), SLICED)
+            slice_axis = 2 if coarse is None else coarse
     return Preprocessing(
         channels=tuple(channels), orientation=planes_first(orientation, slice_axis)
     )
@@ -204,10 +205,10 @@ def volume_preprocessing(
     spacing = np.array([own.working_spacing_mm(grid) for grid in grids])
     median = np.median(spacing, axis=0) if grids else np.ones(3)
     chosen = median.copy()
-    coarse = int(median.argmax())
-    others = float(np.delete(median, coarse).max())
+    coarse = coarse_axis(median.tolist())
     reason = f"the median of {len(grids)} volumes"
-    if median[coarse] > ANISOTROPIC * others:
+    if coarse is not None:
+        others = float(np.delete(median, coarse).max())
         chosen[coarse] = max(np.percentile(spacing[:, coarse], _FINE), others)
         axis = ("planes", "rows", "columns")[coarse]
         reason += (
@@ -228,7 +229,7 @@ def volume_preprocessing(
         Decision(
             "planes along",
             f"{planes}, rows along {rows}, columns along {columns}",
-            f"axial, unless another axis is more than {ANISOTROPY:g} times coarser",
+            f"axial, unless another axis is more than {SLICED:g} times coarser",
             "--slice-axis, --orientation",
         ),
         Decision(
@@ -252,7 +253,7 @@ def recommendation(fingerprint: Fingerprint, patch: Sequence[int] = ()) -> Decis
     share = prod(patch) / prod(size) if patch else 1.0
     if size[0] < 4:
         value, reason = "2D", f"{size[0]} planes (median) are no volume to speak of"
-    elif ratio > ANISOTROPIC or size[0] < _FEW_PLANES:
+    elif coarse_axis(spacing) == 0 or size[0] < _FEW_PLANES:
         value = "2D, or 2.5D (--set context=1)"
         reason = (
             f"{size[0]} planes (median), {ratio:.1f} times as far apart as rows and columns: each "
@@ -359,9 +360,11 @@ def planned_patches(
 ) -> Pooled:
     """Choose the patch that suits a data set, a network and a memory, and its poolings.
 
-    It is the median working volume, as near as the poolings divide it, made smaller along whichever
-    axis it covers most of until it fits, as nnU-Net does it (Isensee et al. 2021). Where even the
-    smallest does not fit, that one is returned.
+    It is the median working volume, as near as the poolings divide it, but no less of an axis with
+    few voxels. Until it fits it is made smaller along whichever axis it covers most of, as nnU-Net
+    does it (Isensee et al. 2021); only axes along which it is less than half as long (in mm) as
+    along another stay as they are while that one can give. Where even the smallest does not fit,
+    that one is returned.
 
     Args:
         fingerprint: of the working volumes.
@@ -376,7 +379,10 @@ def planned_patches(
 
     # The nearest size that the poolings divide: padding costs as much as what is to be seen.
     steps = rule(median, spacing).stride
-    near = [max(round(n / step), 1) * step for n, step in zip(median, steps, strict=True)]
+    near = [
+        max(ceil(n / step) if n < _FEW_PLANES else round(n / step), 1) * step
+        for n, step in zip(median, steps, strict=True)
+    ]
     plan = rule(near, spacing)
     if len(plan.poolings) < poolings:
         raise ConfigError(
@@ -391,6 +397,8 @@ def planned_patches(
         axes = [axis for axis in range(3) if strides[axis] > 1 and sides[axis] > 2 * strides[axis]]
         if not axes:
             break
+        extents = [side * mm for side, mm in zip(sides, spacing, strict=True)]
+        axes = [axis for axis in axes if 2 * extents[axis] >= max(extents)] or axes
         longest = max(axes, key=lambda axis: (sides[axis] / median[axis], sides[axis]))
         smaller = list(sides)
         smaller[longest] -= strides[longest]
@@ -400,6 +408,15 @@ def planned_patches(
             break
         plan = following
     return plan
+
+
+def most_patches(fingerprint: Fingerprint, size: Sequence[int]) -> int:
+    """Return how many patches of `size` a step may have before it sees too much of the data.
+
+    That is a twentieth of its voxels, nnU-Net's bound, but 2 patches at least.
+    """
+    voxels = fingerprint.cases * prod(fingerprint.size["median"])
+    return max(PATCHES, int(_SHARE_OF_DATA * voxels / prod(size)))
 
 
 def patch_decisions(
@@ -428,17 +445,27 @@ def patch_decisions(
     if share < 0.5:
         reason = (
             f"{share:.1%} of the median working volume, {sizes}: what {model} can be trained on "
-            "with the memory, or on a CPU in the time, that there is, in its proportions"
+            "with the memory, or in the time, that there is"
         )
+    seen = batch_size * share / fingerprint.cases
+    why = f"patches per step, {seen:.2%} of the data set's voxels"
+    if batch_size <= PATCHES:
+        why += f": {PATCHES} at least, and there is memory, time or data for no more"
+    elif batch_size >= most_patches(fingerprint, size):
+        why += f", of which it shall see {_SHARE_OF_DATA:.0%} at most"
+    else:
+        why += ": as many as the memory, or the time for a step, allows"
     return [
-        Decision("patch size", "x".join(map(str, size)), reason, "train --image-size"),
+        Decision(
+            "patch size", "x".join(map(str, size)), reason, "--memory-gib, train --image-size"
+        ),
         Decision(
             "poolings",
             f"{len(poolings)} ({halvings} halvings along planes, rows, columns)",
             "an axis is halved while 4 voxels remain, together with those of like resolution",
             "train --image-size",
         ),
-        Decision("batch size", str(batch_size), "patches per step", "train --batch-size"),
+        Decision("batch size", str(batch_size), why, "--memory-gib, train --batch-size"),
     ]
 
 
@@ -508,7 +535,7 @@ def decisions(
             "slices along",
             f"{planes}, rows along {rows}, columns along {columns}",
             f"slices, rows and columns lie {apart} mm apart (median); axial, unless another axis "
-            f"is more than {ANISOTROPY:g} times coarser",
+            f"is more than {SLICED:g} times coarser",
             "--slice-axis, --orientation",
         ),
         Decision(

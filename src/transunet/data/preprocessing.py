@@ -16,6 +16,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from scipy import ndimage
 
 from transunet.data.formats import smallest_unsigned
 from transunet.data.resize import nearest, resize, resize_labels
@@ -37,8 +38,7 @@ _WHITES = (255.0, 65535.0)  # the numbers of full brightness: of 8 bits and of 1
 
 
 ANISOTROPIC = 3.0
-"""Voxels this many times longer along one axis than along the others are resampled along it by
-themselves."""
+"""Voxels are this many times longer along an axis across which planes are not mixed."""
 LARGEST = 2**31
 """Voxels of the largest working volume that resampling may make of a smaller one: 8 GiB."""
 
@@ -61,7 +61,7 @@ class Channel(Configuration):
     """clip: `low`..`high` to [0, 1], the rest clipped; zscore: mean 0 and deviation 1 per volume;
     range: divided by `high`; foreground: clipped to `low`..`high`, then less `mean` and divided by
     `deviation`, what the data set's foreground has; nonzero: as zscore, of the voxels that are not
-    0, while those that are stay 0."""
+    0 or that such voxels enclose in their plane, while those around stay 0."""
     low: float = 0.0
     high: float = 1.0
     mean: float = 0.0
@@ -105,12 +105,12 @@ class Channel(Configuration):
         """Return what normalising needs to know of all voxels; None where it needs nothing.
 
         Args:
-            parts: the channel's voxels, in as many pieces as suits the caller.
+            parts: the channel's planes, in as many pieces as suits the caller.
         """
         if not self.per_volume:
             return None
         if self.normalisation == "nonzero":
-            parts = [part[part != 0] for part in parts]
+            parts = [plane[tissue_in(plane)] for part in parts for plane in part]
         # In double precision: the mean of many large numbers is not safe in single.
         count = sum(part.size for part in parts) or 1
         mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / count
@@ -141,7 +141,7 @@ class Channel(Configuration):
             clipped = np.clip(part, *self.window) if self.window else part
             out[index] = (clipped.astype(np.float64) - scale.mean) / scale.deviation
             if self.normalisation == "nonzero":
-                out[index][part == 0] = 0
+                out[index][~tissue_in(part)] = 0
         return out
 
 
@@ -281,8 +281,8 @@ class Preprocessing(Configuration):
             self.working_spacing_mm(volume, resampled=False),
             self.working_spacing_mm(volume),
         ):
-            axis = int(np.argmax(spacing))
-            if spacing[axis] > ANISOTROPIC * max(np.delete(spacing, axis)):
+            axis = coarse_axis(spacing)
+            if axis is not None:
                 return axis
         return None
 
@@ -346,6 +346,32 @@ class Preprocessing(Configuration):
     def plane_axis(self, volume: Volume | Grid) -> int:
         """The axis of `volume`'s own array that runs across the planes."""
         return volume.axes_in(self.orientation)[0]
+
+
+def tissue_in(plane: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where a plane (H, W) is not 0, or enclosed by what is not.
+
+    A ventricle that a scan shows as 0 is as dark as tissue gets, and not without intensity as the
+    air is that was set to 0 around a head. nnU-Net fills such holes of the whole volume; here it is
+    done plane by plane, so that some planes of a volume give what all do.
+    """
+    zeros, _ = ndimage.label(np.pad(plane == 0, 1, constant_values=True))
+    return np.asarray(zeros != zeros[0, 0])[1:-1, 1:-1]
+
+
+def coarse_axis(spacing_mm: Sequence[float], times: float = ANISOTROPIC) -> int | None:
+    """Return the axis along which voxels are more than `times` as long as along each of the others.
+
+    None where there is none, also where voxels are long along two axes: then the planes across
+    either are no pictures by themselves. Volumes are resampled along such an axis by itself, and
+    augmentation mixes no planes across it. (nnU-Net resamples so by the same three times.)
+
+    Args:
+        spacing_mm: from voxel to voxel along each axis.
+        times: how many.
+    """
+    axis = int(np.argmax(spacing_mm))
+    return axis if spacing_mm[axis] > times * max(np.delete(spacing_mm, axis)) else None
 
 
 def planes_first(orientation: str, axis: int) -> str:

@@ -4,15 +4,24 @@ The batch stays the recipe's, since the learning rate belongs to it; only how ma
 computed at once is measured.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from math import ceil, prod
+from math import ceil, inf, prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transunet.data.planning import BATCH, ENOUGH, PATCHES, image_sides, planned_patches
+from transunet.data.planning import (
+    BATCH,
+    ENOUGH,
+    PATCHES,
+    image_sides,
+    most_patches,
+    planned_patches,
+)
+from transunet.data.preprocessing import coarse_axis
 from transunet.data.store import Store
 from transunet.device import free_memory
 from transunet.errors import ConfigError
@@ -25,10 +34,10 @@ from transunet.training.step import Arithmetic, train_step
 from transunet.training.trainer import make_loss, make_model, make_optimizer, trained_network
 
 _SHARE = 0.85  # of the free memory that a step may fill; the rest is for what cannot be foreseen
-_TRANSIENT = 1.5  # what a step holds at most, over what it keeps for the backward pass
-_MOST_VOXELS = {"cpu": 64**3}  # of a patch, where time sets the limit sooner than memory
+_IN_FLIGHT = 4  # tensors of the largest size that a step holds beside what it keeps for its end
+_LIBRARIES = 64 << 20  # bytes that kernels and the allocator take for themselves
+_MOST_VOXELS = {"cpu": 64**3}  # of a patch, and of a step, as time sets the limit before memory
 _MOST_VOXELS_ELSEWHERE = 128**3
-_COARSE = 3  # times another axis's spacing: planes across such an axis are not mixed
 
 
 def fit_to_memory(
@@ -38,8 +47,9 @@ def fit_to_memory(
 
     The image size is that of the store's median slice, smaller where fewer than 8 slices fit; the
     batch becomes 24 slices in as few pieces as fit. Patches have the median volume's size, or as
-    much of it as fits twice; the batch becomes 2 of them. Processes agree on the first one's image
-    size, and on the pieces of the one that needs most.
+    much of it as fits twice; the batch becomes as many of them as fit and see no more than a
+    twentieth of the data, but 2 at least. Processes agree on the first one's image size, and on the
+    batch and pieces of the one that can do least.
 
     Raises:
         ConfigError: when not even one slice fits, naming what to lower.
@@ -52,7 +62,7 @@ def fit_to_memory(
         side = next((n for n, fit in zip(sides, fits, strict=False) if fit), sides[-1])
         recipe = recipe.replace(image_size=world.gather(side)[0])
     if recipe.batch_size == "auto":
-        batch = BATCH if recipe.axes == 2 else max(PATCHES, world.size)
+        batch = BATCH if recipe.axes == 2 else _patches_per_step(recipe, store, device, world)
         pieces = max(world.gather(_pieces(recipe, store, device, batch, world.size)))
         recipe = recipe.replace(batch_size=batch, accumulate=pieces)
     return recipe
@@ -90,12 +100,11 @@ def _patches_fitted(
     cases = store.cases.values()
     spacing = [float(mm) for mm in np.median([case.spacing_mm for case in cases], axis=0)]
     if recipe.augmentation.spared_axis == "auto":
-        coarsest = int(np.argmax(spacing))
-        spared = coarsest if spacing[coarsest] > _COARSE * min(spacing) else None
+        spared = coarse_axis(spacing)
         recipe = recipe.replace(augmentation=recipe.augmentation.replace(spared_axis=spared))
     if recipe.image_size != "auto":
         return planned(recipe, spacing)
-    most = _MOST_VOXELS.get(device.type, _MOST_VOXELS_ELSEWHERE)
+    most = _most_voxels(recipe, device)
 
     def rule(size: Sequence[int], spacing_mm: Sequence[float]) -> TrunkPlan:
         if not (own := recipe.architecture.get("poolings")):
@@ -116,6 +125,27 @@ def _patches_fitted(
     return planned(recipe.replace(image_size=agreed), spacing)
 
 
+def _most_voxels(recipe: Recipe, device: torch.device) -> float:
+    """Return how many voxels a patch, and a step, may have for the time that it takes.
+
+    Who names a memory plans for that, maybe of another machine than this one.
+    """
+    return inf if recipe.memory_gib else _MOST_VOXELS.get(device.type, _MOST_VOXELS_ELSEWHERE)
+
+
+def _patches_per_step(
+    recipe: Recipe, store: Store, device: torch.device, world: ProcessGroup
+) -> int:
+    """Return how many patches make a step: as many as data, time and memory allow, but 2."""
+    in_time = _most_voxels(recipe, device) / prod(recipe.size)
+    more = range(PATCHES + 1, int(min(most_patches(store.fingerprint, recipe.size), in_time)) + 1)
+    fitting = bisect_left(
+        more, True, key=lambda n: not _fits(recipe, store, device, ceil(n / world.size))
+    )
+    agreed: int = min(world.gather(PATCHES + fitting))
+    return max(agreed, world.size)
+
+
 def _pieces(recipe: Recipe, store: Store, device: torch.device, batch: int, world_size: int) -> int:
     """Return in how few equal pieces a process's part of a batch fits."""
     if recipe.network().tokens == 1:
@@ -123,20 +153,27 @@ def _pieces(recipe: Recipe, store: Store, device: torch.device, batch: int, worl
     for pieces in (n for n in range(1, batch + 1) if batch % n == 0):
         if _fits(recipe, store, device, ceil(batch / world_size / pieces)):
             return pieces
-    kind = "slice" if recipe.axes == 2 else "patch"
+    kind, unit = ("slice", "pixels") if recipe.axes == 2 else ("patch", "voxels")
+    size, gib = " x ".join(map(str, recipe.size)), 2**30
     raise ConfigError(
-        f"Not even one {kind} of {recipe.size} pixels fits into the memory of {device} with "
-        f"{recipe.model}. Lower --image-size, choose a smaller --model, or "
-        "--set gradient_checkpointing=true."
+        f"Not even one {kind} of {size} {unit} fits into the memory of {device} with "
+        f"{recipe.model}: a step needs about {_counted(recipe, store, 1) / gib:.1f} GiB, and "
+        f"{_room(recipe, device) / gib:.1f} GiB may be filled. Lower --image-size, choose a "
+        "smaller --model, or --set gradient_checkpointing=true."
     )
+
+
+def _room(recipe: Recipe, device: torch.device) -> float:
+    """Return the bytes that a step may fill: of the memory that was named, or that is free."""
+    return _SHARE * (recipe.memory_gib * 2**30 if recipe.memory_gib else free_memory(device))
 
 
 def _fits(recipe: Recipe, store: Store, device: torch.device, slices: int) -> bool:
     """Return whether a step on `slices` slices fits: tried on CUDA, elsewhere counted."""
     if device.type != "cuda":
-        return _counted(recipe, store, slices) <= _SHARE * free_memory(device)
+        return _counted(recipe, store, slices) <= _room(recipe, device)
     torch.cuda.empty_cache()  # what earlier tries gave back would count as taken
-    free = _SHARE * free_memory(device)
+    room = _room(recipe, device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     try:
@@ -147,7 +184,7 @@ def _fits(recipe: Recipe, store: Store, device: torch.device, slices: int) -> bo
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         arithmetic = Arithmetic(recipe.precision, scaler=scaler)
         train_step(network, loss, optimizer, *_blank(recipe, store, device, slices), arithmetic)
-        return torch.cuda.max_memory_allocated(device) - before <= free
+        return torch.cuda.max_memory_allocated(device) - before <= room
     except torch.OutOfMemoryError:
         return False
 
@@ -155,7 +192,8 @@ def _fits(recipe: Recipe, store: Store, device: torch.device, slices: int) -> bo
 def _counted(recipe: Recipe, store: Store, slices: int) -> float:
     """Return the bytes of a step, from what forward passes on one and two slices keep.
 
-    On the device "meta", which knows shapes and computes nothing.
+    On the device "meta", which knows shapes and computes nothing. Steps on a CPU took between 18 %
+    less and 5 % more (`benchmarks/step_memory.py`).
     """
     meta = torch.device("meta")
     network, loss = _network(recipe, store, meta), _loss(recipe, store)
@@ -171,12 +209,14 @@ def _counted(recipe: Recipe, store: Store, slices: int) -> float:
         images, labels = _blank(recipe, store, meta, number)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             loss(network(images), labels)
-        kept.append(sum(storage.nbytes() for storage in storages.values()))
+        sizes = [storage.nbytes() for storage in storages.values()]
+        kept.append(sum(sizes))
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     states = 2 if recipe.optimizer == "adamw" else 1
     kept_of_one, kept_of_two = kept
     activations = kept_of_one + (slices - 1) * (kept_of_two - kept_of_one)
-    return _TRANSIENT * activations + (1 + states) * weights
+    in_flight = _IN_FLIGHT * slices * max(sizes) / 2
+    return activations + in_flight + (1 + states) * weights + _LIBRARIES
 
 
 def _network(recipe: Recipe, store: Store, device: torch.device) -> nn.Module:

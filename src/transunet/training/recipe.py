@@ -54,7 +54,7 @@ class Augmentation(Configuration):
     """Of an image's axes from the first on: of slices, 0 for rows and 1 for columns."""
     spared_axis: Literal[0, 1, 2, "auto"] | None = None
     """Of patches, the axis across which planes are neither mixed nor moved against each other;
-    `auto`: one that is 3 times coarser than another."""
+    `auto`: one that is 3 times coarser than each of the others."""
     p_affine: Share = Field(default=0.0, ge=0, le=1)
     """Rotation, zoom and shift together."""
     p_rotation: Share = Field(default=0.0, ge=0, le=1)
@@ -136,8 +136,11 @@ class Recipe(Configuration):
     minutes: PositiveFloat | None = None
     """Wall-clock limit; the learning rate reaches its end with whichever budget ends first."""
     batch_size: PositiveInt | Literal["auto"] = 24
-    """Slices or patches per optimiser step, over all processes; `auto` keeps 24 slices, or 2
-    patches, and finds `accumulate`."""
+    """Slices or patches per optimiser step, over all processes; `auto` keeps 24 slices, or takes 2
+    patches and more, and finds `accumulate`."""
+    memory_gib: PositiveFloat | None = None
+    """What `auto` sizes are planned for; None for the memory that is free, and on this device's
+    time for a step."""
     accumulate: PositiveInt = 1
     """Pieces in which a batch is computed, one after the other, to save memory."""
 
