@@ -1,6 +1,7 @@
 """`prepare` for networks of three axes, `--dimensions 3`."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import typer
 from typer.testing import CliRunner
 
 from transunet.cli import prepare as prepare_command
+from transunet.data import prepare as prepare_module
 from transunet.data.checks.suitability import TrainingData, check_suitability
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import measure, prepare
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.sampling.patches import Patches
 from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError
 
@@ -72,6 +75,43 @@ def test_a_second_run_reads_no_volume(scans, tmp_path, monkeypatch):
         again = prepare(data, tmp_path / "store", dimensions=3)
     assert again.manifest == store.manifest
     assert times(tmp_path / "store") == before
+
+
+def test_a_second_run_hashes_nothing_but_what_was_touched(scans, tmp_path, monkeypatch):
+    data, hashed = open_dataset(scans()), []
+    monkeypatch.setattr(prepare_module, "sha256_of", lambda path: hashed.append(path) or "0" * 64)
+    prepare(data, tmp_path / "store", dimensions=3)
+    assert len(hashed) == 2 * len(data.cases)
+    image = data.cases[0].images[0]
+    hashed.clear()
+    before = times(tmp_path / "store")
+    prepare(data, tmp_path / "store", dimensions=3)
+    assert hashed == []
+    os.utime(image, (1, 1))
+    prepare(data, tmp_path / "store", dimensions=3)
+    assert set(hashed) == {image}
+    assert times(tmp_path / "store") == before
+
+
+def test_voxels_of_each_class_are_kept_to_draw_patches_around(scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "_FOREGROUND", 100)
+    store = prepare(open_dataset(scans()), tmp_path / "store", dimensions=3)
+    for name in store.cases:
+        label = store.label(name)
+        (index,) = np.unique(label[label > 0])
+        kept = store.foreground(name, index)
+        assert len(np.unique(kept, axis=0)) == len(kept) == 100 < (label == index).sum()
+        assert (label[tuple(kept.T)] == index).all()
+        middle = np.argwhere(label == index).mean(axis=0)
+        np.testing.assert_allclose(kept.mean(axis=0), middle, atol=1)  # from everywhere
+        assert len(store.foreground(name, 3 - index)) == 0
+        patches = Patches(size=(3, 3, 3))
+        for seed in range(20):
+            drawn = patches.cut(store, name, 0, int(index), np.random.default_rng(seed))[1]
+            assert drawn[1, 1, 1] == index
+    again = prepare(open_dataset(scans(folder="Task99_Again")), tmp_path / "again", dimensions=3)
+    for name in store.cases:
+        np.testing.assert_array_equal(store.foreground(name, 1), again.foreground(name, 1))
 
 
 def test_a_changed_case_changes_what_all_are_normalised_by(scans, tmp_path, save):

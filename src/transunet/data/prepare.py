@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ from transunet.data.split_rules import How, splits_of
 from transunet.data.splits import FRACTION, Splits
 from transunet.data.store import (
     CASE,
+    FOREGROUND,
     FORMAT,
     MANIFEST,
     OLDER,
@@ -53,6 +55,10 @@ from transunet.files import atomic_path, sha256_of, writable_folder, write_text,
 
 _READING = 2
 """Counted up when files are read otherwise than before, so that stores are made anew."""
+_VOLUMES = 2
+"""Likewise when working volumes for networks of three axes are made otherwise."""
+_FOREGROUND = 10_000
+"""Voxels of each class of a case that are kept to draw patches around; nnU-Net keeps as many."""
 
 _log = logging.getLogger("transunet")
 
@@ -192,8 +198,8 @@ def labelled(dataset: DataSet) -> tuple[Case, ...]:
 def _prepare_case(
     dataset: DataSet, preprocessing: Preprocessing, store: Path, case: Case
 ) -> StoredCase:
-    made_with, hashes = _made_with(dataset, preprocessing), _hashes(dataset, case)
-    prepared = case_on_disk(store, case.name)
+    prepared, made_with = case_on_disk(store, case.name), _made_with(dataset, preprocessing)
+    stamps, hashes = _stamps_and_hashes(dataset, case, prepared)
     if prepared and (prepared.hashes, prepared.made_with) == (hashes, made_with):
         return prepared.replace(group=case.group, split=case.split)
     image, label = dataset.read_case(case)
@@ -213,6 +219,7 @@ def _prepare_case(
         images=tuple(_stored_path(dataset, path) for path in case.images),
         label=_stored_path(dataset, case.label),
         hashes=hashes,
+        stamps=stamps,
         made_with=made_with,
         group=case.group,
         split=case.split,
@@ -238,6 +245,8 @@ def _prepare_case(
         folder.mkdir()
         np.save(folder / "image.npy", working)
         np.save(folder / "label.npy", working_labels)
+        if preprocessing.of_volumes:
+            np.save(folder / FOREGROUND, _foreground(working_labels, classes, case.name))
         (folder / CASE).write_text(stored.model_dump_json(), "utf-8")
     return stored
 
@@ -250,18 +259,44 @@ def _made_with(dataset: DataSet, preprocessing: Preprocessing) -> str:
         "values": sorted(dataset.values.items()),
         "channels": dataset.channels,
     }
+    per_channel = [channel.normalisation for channel in preprocessing.channels]
+    if preprocessing.of_volumes or "nonzero" in per_channel:
+        settings["volumes"] = _VOLUMES
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _hashes(dataset: DataSet, case: Case) -> dict[str, str]:
-    hashes = {}
+def _stamps_and_hashes(
+    dataset: DataSet, case: Case, prepared: StoredCase | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return `StoredCase.stamps` and `hashes` of a case's files as they are now."""
+    stamps, hashes = {}, {}
     for path in [file for part in case.files for file in files_of(part)]:
-        parts = [  # of several, such as a DICOM series, the hash of their hashes
-            sha256_of(file) for file in (walk(path).files if path.is_dir() else files_of(path))
-        ]
-        several = hashlib.sha256("".join(parts).encode()).hexdigest()
-        hashes[_stored_path(dataset, path)] = several if parts[1:] else parts[0]
-    return hashes
+        name = _stored_path(dataset, path)
+        files = walk(path).files if path.is_dir() else files_of(path)
+        stamps[name] = _together([f"{s.st_size} {s.st_mtime_ns}" for s in map(Path.stat, files)])
+        if prepared and prepared.stamps.get(name) == stamps[name]:
+            hashes[name] = prepared.hashes[name]
+        else:
+            hashes[name] = _together([sha256_of(file) for file in files])
+    return stamps, hashes
+
+
+def _together(parts: Sequence[str]) -> str:
+    """Return what stands for one file; of several, such as a DICOM series, the hash of theirs."""
+    return hashlib.sha256("".join(parts).encode()).hexdigest() if parts[1:] else parts[0]
+
+
+def _foreground(labels: NDArray[Any], classes: Sequence[int], name: str) -> NDArray[np.uint16]:
+    """Return the voxels of `store.FOREGROUND`, drawn as the case's name alone decides."""
+    rows = [np.zeros((0, 4), np.uint16)]
+    for index in filter(None, classes):
+        voxels = np.flatnonzero(labels == index)
+        if voxels.size > _FOREGROUND:
+            rng = np.random.default_rng((crc32(name.encode()), index))
+            voxels = np.sort(rng.choice(voxels, _FOREGROUND, replace=False))
+        where = np.stack(np.unravel_index(voxels, labels.shape), axis=1)
+        rows.append(np.pad(where, [(0, 0), (1, 0)], constant_values=index).astype(np.uint16))
+    return np.concatenate(rows)
 
 
 def _measure_case(
@@ -273,7 +308,7 @@ def _measure_case(
         and prepared
         and prepared.fingerprint.nonzero is not None
         and prepared.made_with == _made_with(dataset, known)
-        and prepared.hashes == _hashes(dataset, case)
+        and prepared.hashes == _stamps_and_hashes(dataset, case, prepared)[1]
     ):
         return prepared.fingerprint
     image, label = dataset.read_case(case)

@@ -4,6 +4,8 @@ STORE/manifest.json            data set, labels, preprocessing, fingerprint, spl
 STORE/cases/NAME/image.npy     (C, D, H, W) float32: channels, planes, rows and columns
 STORE/cases/NAME/label.npy     (D, H, W) uint8 (uint16 above 255 classes), class indices; 255 where
                                nobody labelled a voxel, in a store that has such
+STORE/cases/NAME/foreground.npy     (N, 4) uint16, of volumes for networks of three axes: class,
+                               plane, row and column of voxels, 10,000 of each class at most
 STORE/cases/NAME/case.json     the case's entry of the manifest
 """
 
@@ -30,6 +32,7 @@ FORMAT = 2
 
 MANIFEST = "manifest.json"
 CASE = "case.json"
+FOREGROUND = "foreground.npy"
 OLDER = "store-older"
 """The kind of problem that is a store of a format of before, which preparing makes anew."""
 
@@ -43,6 +46,8 @@ class StoredCase(Configuration):
     label: str
     hashes: dict[str, str]
     """SHA-256 of each of those files."""
+    stamps: Mapping[str, str] = {}
+    """Size and time of change of each when it was hashed: with the same ones it is not again."""
     made_with: str
     """SHA-256 of the settings that it was made with."""
     group: str | None = None
@@ -187,6 +192,17 @@ class Store:
                 f"{', '.join([*self.cases][:8])}, ..."
             )
         return self.cases[name]
+
+    def foreground(self, name: str, index: int) -> NDArray[Any] | None:
+        """Return voxels of class `index` in a case's working volume, (N, 3): plane, row, column.
+
+        None for a store that was made before they were kept.
+        """
+        if not (case_folder(self.path, self.case(name).name) / FOREGROUND).is_file():
+            return None
+        rows = self._array(name, FOREGROUND)
+        first, end = np.searchsorted(rows[:, 0], [index, index + 1])
+        return rows[first:end, 1:]
 
     def _array(self, name: str, file: str) -> NDArray[Any]:
         path = case_folder(self.path, self.case(name).name) / file

@@ -124,18 +124,20 @@ class Patches(Configuration):
             store: holds the case.
             name: the case's.
             number: of the draw, which decides nothing: the patch may lie anywhere.
-            wanted_class: the class of which a voxel, in any of the planes that have one, shall lie
-                in the patch's middle, or as near to it as the volume's ends allow; 0 for any patch.
+            wanted_class: the class of which a voxel, any that the store keeps, shall lie in the
+                patch's middle, or as near to it as the volume's ends allow; 0 for any patch.
             rng: the only source of randomness.
         """
         image, label = store.image(name), store.label(name)
-        if wanted_class:
+        if not wanted_class:
+            position = self.draw(label.shape, rng)
+        elif (kept := store.foreground(name, wanted_class)) is not None:
+            position = self.around(kept[rng.integers(len(kept))].tolist(), label.shape)
+        else:  # a store of before
             planes = store.case(name).slices_with[wanted_class]
             plane = planes[rng.integers(len(planes))]
             voxels = np.argwhere(label[plane] == wanted_class)
             position = self.around((plane, *voxels[rng.integers(len(voxels))]), label.shape)
-        else:
-            position = self.draw(label.shape, rng)
         return self.read(image, position, self.padding), self.read(label, position)
 
     def fit(
