@@ -183,7 +183,8 @@ def test_sizes_are_derived_from_data_and_memory(store, monkeypatch):
     assert found.architecture["poolings"] == ((1, 2, 2), (1, 2, 2))
     assert (found.batch_size, found.accumulate) == (2, 1)
     assert found.augmentation.spared_axis is None  # 1 mm along each axis
-    monkeypatch.setattr(memory, "free_memory", lambda device: 3 * 2**20)
+    monkeypatch.setattr(memory, "_LIBRARIES", 0)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2 * 2**20)
     small = fit_to_memory(asked, opened, cpu)
     assert np.prod(small.image_size) < np.prod(found.image_size)
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
@@ -280,6 +281,11 @@ def test_fine_tuning_takes_over_network_and_plan_and_classes_by_name(job3d, stor
         assert torch.equal(tuned.model.state_dict()[name], value), name
     assert "preprocessing: as of the weights' own data" in str(tuned.beginning.notes)
     steps(tuned)
+    plan = {"architecture.poolings": [[1, 2, 2], [2, 2, 2], [1, 2, 2]]}
+    other = load_recipe(None, {"weights": recipe.weights, "iterations": 1, **plan})
+    with pytest.raises(ConfigError, match=r"with poolings .*2, 2, 2.* asks for .*1, 2, 2.*Leave"):
+        start(tmp_path / "other", store, other, device="cpu")
+    assert not (tmp_path / "other").exists()
     other = load_recipe("modern3d", recipe.model_dump() | {"model": "UNet3D-S"})
     with pytest.raises(ConfigError, match="are of TransUNet3D-S"):
         start(tmp_path / "other", store, other, device="cpu")

@@ -90,7 +90,8 @@ def check_weights(recipe: Recipe) -> None:
     Published ones are downloaded.
 
     Raises:
-        ConfigError: when there are none, or they are of another variant or other skip connections.
+        ConfigError: when there are none, or they are of another variant, other skip connections or
+            other poolings and kernels.
         WeightsError: when they, or their bundle's configuration, cannot be read or downloaded.
     """
     weights, origin = recipe.weights, local_origin(recipe.weights)
@@ -107,6 +108,17 @@ def check_weights(recipe: Recipe) -> None:
             f"The weights {weights} are of a network with n_skip={known['n_skip']}, and the "
             f"recipe asks for n_skip={asked}. Leave n_skip out, or --set n_skip={known['n_skip']}."
         )
+    plan = known.get("architecture", {})
+    for name in ("poolings", "kernels"):
+        there, here = (
+            [list(steps) for steps in of.get(name, ())] for of in (plan, recipe.architecture)
+        )
+        if there and here and there != here:
+            raise ConfigError(
+                f"The weights {weights} are of a network with {name} {there}, and the recipe asks "
+                f"for {here}. Leave architecture.{name} out, since what was learned belongs to its "
+                "plan; or start from --weights none."
+            )
     if weights in SOURCES:
         try:
             for file in files_for(recipe.model, weights):
