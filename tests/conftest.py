@@ -1,5 +1,6 @@
 """Settings of the test run."""
 
+import gc
 import multiprocessing.process
 import os
 import shutil
@@ -29,6 +30,9 @@ if not WORKER:
 SHARED = Path(os.environ["TRANSUNET_TESTS"])
 os.environ["TRANSUNET_CACHE"] = str(SHARED / f"cache{WORKER}")
 
+# What our commands import is compiled once, and not in each of a hundred processes.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 if WORKER:  # the others compute too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -42,6 +46,15 @@ FOLDERS = {
 }
 MAY_START_PROCESSES = {"process", "browser", "runtime"}
 _running: pytest.Item | None = None
+
+
+# What is imported and collected stays until the end: the collector need not look through it.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,6 +22,8 @@ from transunet.optional import own_version
 pydicom = pytest.importorskip("pydicom", reason="needs the extra [dicom]")
 highdicom = pytest.importorskip("highdicom", reason="needs the extra [dicom]")
 
+pytestmark = pytest.mark.slow
+
 NAMES = {0: "background", 1: "liver", 2: "left kidney", 3: "Leberläsion 肝"}
 
 

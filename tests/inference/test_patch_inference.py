@@ -149,11 +149,11 @@ def test_a_patch_of_nothing_but_air_is_computed_once():
 
 def test_memory_is_bounded_by_a_patchs_depth():
     """Nine classes of a volume twenty times as deep as a patch are never held."""
-    size, shape, classes = (16, 32, 32), (320, 64, 64), 9
-    plane_bytes = 4 * classes * 64 * 64
-    array = np.random.default_rng(0).random((320, 1, 64, 64), dtype=np.float32)
+    size, shape, classes = (16, 32, 32), (320, 32, 32), 9
+    plane_bytes = 4 * classes * 32 * 32
+    array = np.random.default_rng(0).random((320, 1, 32, 32), dtype=np.float32)
     network = Pointwise(size, classes)
-    for native in (None, (400, 80, 80)):
+    for native in (None, (400, 40, 40)):
         tracemalloc.start()
         labels = label_patches(network, array, classes, Patches(size=size), shape=native)
         _, peak = tracemalloc.get_traced_memory()

@@ -27,6 +27,7 @@ def small() -> TransUNet:
     return TransUNet(variant("R26-ViT-Ti_16", num_classes=4, image_size=32)).eval()
 
 
+@pytest.mark.slow
 def test_the_papers_procedure_gives_the_references_volume() -> None:
     fact = facts()["volume"]
     smooth = gaussian_filter(uniform("volume/image", (6, 72, 96)), (0, 3, 3))

@@ -11,9 +11,9 @@ from transunet.models.transunet2d.embedding import Transformer
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.variants import VARIANTS, variant
 
-# The large sizes, and what other numbers of skips and channels add to the paper's network.
+# The large sizes, and what other numbers of skips and channels and the paper's own size add.
 SLOW = (
-    *("pth_l16_224", "pth_l32_224_half", "pth_r50l16_224"),
+    *("pth_l16_224", "pth_l32_224_half", "pth_r50l16_224", "pth_r50b16_224_skip3"),
     *("pth_r50b16_224_skip0", "pth_r50b16_224_skip1", "pth_r50b16_224_skip2", "pth_r50b16_224_rgb"),
 )
 LOGITS = [
@@ -56,6 +56,7 @@ def test_logits_are_the_references(name: str) -> None:
     close(name, reference_logits(name, model, image(fact)))
 
 
+@pytest.mark.slow
 def test_attention_encoder_output_and_skips_are_the_references() -> None:
     fact = facts()["pth_r50b16_224_skip3"]
     model, x = reference(fact), image(fact)

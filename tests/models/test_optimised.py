@@ -54,6 +54,7 @@ def test_logits_are_those_of_the_plain_network(name: str) -> None:
     assert furthest(fused(larger), model(larger)) < 1e-4
 
 
+@pytest.mark.slow
 def test_logits_are_the_references() -> None:
     name = "pth_r50b16_224_skip3"
     fact = facts()[name]

@@ -15,7 +15,7 @@ from transunet.models.variants import variant
 SMALL = "R26-ViT-Ti_16"
 # All blocks of an encoder are the same module: two show what twelve or thirty-two would. The
 # published depths are held by the parameters' number of every golden figure.
-WIDE = ("ViT-L_16", "ViT-L_32", "ViT-H_14", "R50-ViT-L_16")
+WIDE = ("ViT-B_16", "ViT-B_32", "ViT-L_16", "ViT-L_32", "ViT-H_14", "R50-ViT-B_16", "R50-ViT-L_16")
 SHALLOW = [
     pytest.param(
         name,

@@ -292,6 +292,7 @@ class TwoDepths(nn.Module):
         return [self.heads[0](features), self.heads[1](features[..., ::2, ::2])]
 
 
+@pytest.mark.slow
 def test_a_network_learns_from_patches_that_are_drawn_and_changed(store):
     torch.manual_seed(0)
     store = Store.open(store)

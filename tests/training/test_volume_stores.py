@@ -10,6 +10,7 @@ from transunet.training.recipe import load_recipe
 from transunet.training.runs import start
 
 
+@pytest.mark.slow
 def test_a_raw_data_set_becomes_volumes_for_a_3d_model(toy, tmp_path):
     changes = {
         "model": "UNet3D-S",

@@ -22,7 +22,10 @@ from transunet.models.transunet3d.config import TransUNet3DConfig
 from transunet.models.transunet3d.network import QueryOutputs, TransUNet3D
 from transunet.models.transunet3d.query_decoder import class_scores, sine_code
 
-SLOW = ("full_synapse_encoder_plus_decoder", "both_5pool")
+SLOW = (
+    *("full_synapse_encoder_plus_decoder", "both_5pool", "both"),
+    *("decoder", "decoder_ls", "decoder_6layers"),
+)
 CASES = [
     pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
     for name in facts_3d()["cases"]
