@@ -81,7 +81,7 @@ def launch(*arguments: object, code: str | None = None) -> subprocess.Popen[str]
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     return output
 
 

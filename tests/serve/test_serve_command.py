@@ -67,7 +67,7 @@ def test_a_client_that_leaves_its_events(server, client):
 
 def test_jobs_survive_crash_and_stop(bundles, tmp_path):
     """One long job: its server is killed, the next one is stopped, the third one ends it."""
-    bundle, contents = bundles / "brain", (image_bytes(3, (30, 600, 30)), image_bytes(5))
+    bundle, contents = bundles / "brain", (image_bytes(3, (30, 300, 100)), image_bytes(5))
     given = (bundle, "--data", tmp_path / "data", "--device", "cpu", "--batch-size", 1)
     with command(*given) as first:
         client = first.client

@@ -67,7 +67,7 @@ def worker_of(worker):
 
 
 def test_a_killed_worker_loses_no_job(tmp_path, bundle, worker):
-    long, short = image_bytes(1, (30, 800, 30)), image_bytes(2)
+    long, short = image_bytes(1, (30, 400, 100)), image_bytes(2)
     with fake_server(tmp_path, bundle, worker=worker) as (client, service):
         # Both at once: on a busy machine the first job could be over before the second upload is.
         images = [

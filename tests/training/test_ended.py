@@ -58,7 +58,7 @@ def alive(group: int) -> list[int]:
     return found
 
 
-def all_ended(group: int, seconds: float = 15) -> bool:
+def all_ended(group: int, seconds: float = 60) -> bool:
     until = time.monotonic() + seconds
     while alive(group) and time.monotonic() < until:
         time.sleep(0.1)

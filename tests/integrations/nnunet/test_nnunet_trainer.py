@@ -44,6 +44,14 @@ class nnUNetTrainerTransUNetShort(nnUNetTrainerTransUNet_R26Ti):
         self.num_epochs = int(os.environ["EPOCHS"])
         self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 1
 """
+# `transunet nnunet`, whose pools are forked: each process that is spawned imports for 7 seconds.
+COMMAND = """
+import multiprocessing
+forked = multiprocessing.get_context("fork")
+multiprocessing.get_context = lambda method=None: forked
+from transunet.cli.main import main
+main()
+"""
 
 
 class Project:
@@ -62,7 +70,7 @@ class Project:
 
     def run(self, *words: str, epochs: int = 1, **more: str) -> str:
         result = subprocess.run(
-            [sys.executable, "-m", "transunet", "nnunet", *words],
+            [sys.executable, "-c", COMMAND, "nnunet", *words],
             env=self.environment(epochs) | more,
             capture_output=True,
             text=True,
