@@ -1,20 +1,23 @@
-"""2D, 2.5D and 3D at equal minutes: six networks of the family on two data sets, one table each.
+"""2D, 2.5D and 3D at equal core-minutes: six networks of the family on two data sets.
 
-    python benchmarks/six_networks.py ../shared/data -o six_networks          # 15 minutes a network
-    python benchmarks/six_networks.py ../shared/data -o six_networks --jobs 6 # side by side
+    python benchmarks/six_networks.py ../shared/data -o six_networks               # 4 hours, 1 core
+    python benchmarks/six_networks.py ../shared/data -o six_networks --only pace
+    python benchmarks/six_networks.py ../shared/data -o six_networks --device cuda --jobs 6
     python benchmarks/six_networks.py ../shared/data -o six_networks --only table
 
 Hippocampus with the cases of docs/explanation/results.md, and ACDC, where no patient is on two
-sides. Each network trains from random weights in a process of one thread, for as long as the
-others: with one job per core the minutes are core-minutes, and the table says how many. The small
-sizes are compared, in the patches and batches that `prepare` plans. The bundle that was best on the
-validation cases segments the test cases. What is there already is not done again, so that an
-interrupted run goes on.
+sides. The small networks are compared, from random weights, on the patches that `prepare` plans.
+Each takes as many steps as one core computes in the given minutes: a short rehearsal on the
+processor tells its pace, in seconds of work, so that a busy machine changes no budget. Where a GPU
+is at hand the same steps are computed there, in fp32, and the rest of an afternoon is left. The
+bundle that was best on the validation cases segments the test cases. What is there already is not
+done again, so that an interrupted run goes on.
 """
 
 import argparse
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,13 +52,14 @@ class Network:
     axes: int
     context: int = 0
 
-    def options(self, experiment: Experiment) -> list[object]:
+    def options(self, folder: Path, experiment: Experiment) -> list[object]:
         """What `transunet train` is told."""
+        store = folder / f"store-{self.axes}d"
+        chosen = [store, "--model", self.model, "--seed", SEED, "--workers", 0]
         if self.axes == 3:
-            return ["--recipe", "modern3d", "--model", self.model]
-        sizes = ["--image-size", experiment.image_size, "--batch-size", experiment.batch_size]
-        context = ["--set", f"context={self.context}"]
-        return ["--recipe", "modern", "--model", self.model, *sizes, *context]
+            return [*chosen, "--recipe", "modern3d", "--batch-size", 2]
+        size = ["--image-size", experiment.image_size, "--batch-size", experiment.batch_size]
+        return [*chosen, "--recipe", "modern", *size, "--set", f"context={self.context}"]
 
 
 TRUNK = Network("3D U-Net, the trunk", "UNet3D-S", axes=3)
@@ -67,16 +71,22 @@ NETWORKS = (
     Network("2D", "R26-ViT-Ti_16", axes=2),
     Network("2.5D", "R26-ViT-Ti_16", axes=2, context=1),
 )
+REHEARSALS = (4, 24)
+NNUNETS = ("nnU-Net 2d", "nnU-Net 3d_fullres")
+"""What `nnunet.py` leaves beside the networks."""
 
 
 def main() -> None:
     options = _options()
     chosen = [experiment for experiment in EXPERIMENTS if experiment.name in options.data_sets]
-    os.environ |= {"OMP_NUM_THREADS": str(options.threads)}
-    if options.only is None:
+    tasks = [(experiment, network) for experiment in chosen for network in NETWORKS]
+    os.environ |= {"OMP_NUM_THREADS": "1"}
+    if options.only != "table":
         for experiment in chosen:
             prepare(experiment, options.data / experiment.source, options.out / experiment.name)
-        tasks = [(experiment, network) for experiment in chosen for network in NETWORKS]
+        for experiment, network in tasks:
+            rehearse(options, experiment, network)
+    if options.only is None:
         with ThreadPoolExecutor(options.jobs) as jobs:
             list(jobs.map(partial(measure, options), *zip(*tasks, strict=True)))
     for experiment in chosen:
@@ -92,16 +102,34 @@ def prepare(experiment: Experiment, source: Path, folder: Path) -> None:
         run("prepare", folder / "development", "-o", store, "--dimensions", axes, *options)
 
 
+def rehearse(options: argparse.Namespace, experiment: Experiment, network: Network) -> None:
+    """Note a step's seconds of work on one core: of a longer training less a shorter one."""
+    folder = options.out / experiment.name
+    path = folder / f"pace {network.name}.json"
+    if path.is_file():
+        return
+    used = []
+    for steps in REHEARSALS:
+        trained = folder / "rehearsal"
+        shutil.rmtree(trained, ignore_errors=True)
+        choices = [*network.options(folder, experiment), "--iterations", steps, "--device", "cpu"]
+        used.append(run("train", *choices, "--set", "validations=1", "-o", trained))
+    seconds = (used[1]["processor"] - used[0]["processor"]) / (REHEARSALS[1] - REHEARSALS[0])
+    write_json(path, {"seconds": seconds, "memory_mib": used[1]["memory_mib"]})
+
+
 def measure(options: argparse.Namespace, experiment: Experiment, network: Network) -> None:
-    """Train for the given minutes, segment the tested cases and measure the label maps."""
+    """Train for the minutes' steps, segment the tested cases and measure the label maps."""
     folder = options.out / experiment.name
     trained, labels = folder / network.name, folder / f"labels {network.name}"
+    pace = json.loads((folder / f"pace {network.name}.json").read_text(encoding="utf-8"))
     if not (trained / "spent.json").is_file():
-        budget = ["--minutes", options.minutes, "--seed", SEED, "--workers", 0]
-        choices = [*network.options(experiment), "--set", f"validations={options.validations}"]
-        place = ["--resume", trained, "--device", options.device]
-        store = folder / f"store-{network.axes}d"
-        write_json(trained / "spent.json", run("train", store, *place, *choices, *budget))
+        steps = round(60 * options.minutes / pace["seconds"])
+        choices = [*network.options(folder, experiment), "--iterations", steps]
+        validated = ["--set", f"validations={options.validations}"]
+        run("train", *choices, *validated, "--device", options.device, "--resume", trained)
+        minutes = {"minutes": steps * pace["seconds"] / 60}
+        write_json(trained / "spent.json", pace | minutes | size_of_training(trained))
     if not labels.is_dir():
         images = folder / "test" / "imagesTr"
         engine = ["--device", options.device, "--engine", "eager"]
@@ -110,41 +138,47 @@ def measure(options: argparse.Namespace, experiment: Experiment, network: Networ
     run("evaluate", labels, folder / "test", *measured)
 
 
+def size_of_training(trained: Path) -> dict[str, float]:
+    """How many steps a run took, and how many parameters its network has."""
+    with (trained / "log.jsonl").open(encoding="utf-8") as log:
+        steps = json.loads(log.readlines()[-1])["step"]
+    with safe_open(trained / "best" / "model.safetensors", "np") as weights:
+        sizes = [weights.get_tensor(name).size for name in weights.keys()]  # noqa: SIM118
+    return {"steps": steps, "parameters": sum(sizes)}
+
+
 def report(title: str, folder: Path) -> None:
     """Print the table of all that has been measured, and compare each network with the trunk."""
     table = Table(*HEADINGS, title=title)
-    for network in NETWORKS:
-        if (folder / f"report {network.name}" / "metrics.json").is_file():
-            table.add_row(*_row(folder, network))
+    for name in (*(network.name for network in NETWORKS), *NNUNETS):
+        if (folder / f"report {name}" / "metrics.json").is_file():
+            table.add_row(*_row(folder, name))
     Console(width=180).print(table)
 
 
-def _row(folder: Path, network: Network) -> Iterator[str]:
-    metrics = folder / f"report {network.name}" / "metrics.json"
+def _row(folder: Path, name: str) -> Iterator[str]:
+    metrics = folder / f"report {name}" / "metrics.json"
     mean = json.loads(metrics.read_text(encoding="utf-8"))["mean_foreground"]
-    yield network.name
+    yield name
     yield from interval_cells(mean)
     low, high = mean["nsd"]["interval_95"]
     yield f"{mean['nsd']['mean']:.3f} [{low:.3f}, {high:.3f}]"
-    yield _difference(folder, network)
-    with (folder / network.name / "log.jsonl").open(encoding="utf-8") as log:
-        yield str(json.loads(log.readlines()[-1])["step"])
-    spent = json.loads((folder / network.name / "spent.json").read_text(encoding="utf-8"))
-    yield f"{spent['processor'] / 60:.1f}"
+    yield _difference(folder, name)
+    spent = json.loads((folder / name / "spent.json").read_text(encoding="utf-8"))
+    yield f"{spent['steps']}"
+    yield f"{spent['minutes']:.1f}"
     yield f"{spent['memory_mib']:.0f}"
-    with safe_open(folder / network.name / "best" / "model.safetensors", "np") as weights:
-        sizes = [weights.get_tensor(name).size for name in weights.keys()]  # noqa: SIM118
-    yield f"{sum(sizes) / 1e6:.1f}"
+    yield f"{spent['parameters'] / 1e6:.1f}"
 
 
-def _difference(folder: Path, network: Network) -> str:
+def _difference(folder: Path, name: str) -> str:
     """The paired difference from the trunk, tested case by case."""
     trunk = folder / f"labels {TRUNK.name}"
-    if network is TRUNK or not trunk.is_dir():
+    if name == TRUNK.name or not trunk.is_dir():
         return ""
-    comparison = folder / f"comparison {network.name}"
+    comparison = folder / f"comparison {name}"
     if not comparison.is_dir():
-        labels = [folder / f"labels {network.name}", trunk]
+        labels = [folder / f"labels {name}", trunk]
         run("evaluate", *labels, folder / "test", "-o", comparison)
     content = json.loads((comparison / "comparison.json").read_text(encoding="utf-8"))
     dice = content["mean_of_structures"]["dice"]
@@ -160,10 +194,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data-sets", nargs="+", choices=names, default=names)
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--jobs", type=int, default=1, help="networks that train side by side")
-    parser.add_argument("--threads", type=int, default=1, help="of each")
     parser.add_argument("--validations", type=int, default=4)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", choices=("table",))
+    parser.add_argument("--only", choices=("pace", "table"))
     return parser.parse_args()
 
 
