@@ -9,6 +9,7 @@ import torch
 
 from training_runs import same, steps, weights
 from transunet.bundle.bundle_config import read_config
+from transunet.cli.train_display import show_recipe
 from transunet.data.sampling.patches import Patches
 from transunet.data.store import Store
 from transunet.errors import ConfigError
@@ -190,6 +191,15 @@ def test_sizes_are_derived_from_data_and_memory(store, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     with pytest.raises(ConfigError, match="Not even one patch"):
         fit_to_memory(asked, opened, cpu)
+
+
+def test_what_was_derived_is_told_with_its_reason(job3d, capsys):
+    asked = {"image_size": "auto", "batch_size": "auto"}
+    trainer = job3d(**asked)
+    show_recipe(trainer, load_recipe("modern3d", SMALL | asked))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "patch size 4x24x28: the median working volume, 4 x 24 x 28, as near" in told
+    assert "batch size 2: patches per step" in told
 
 
 def test_memory_of_queries_is_counted_too(store):

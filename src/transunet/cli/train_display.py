@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 
 from transunet.cli.notes import say
+from transunet.data.planning import patch_decisions
 from transunet.data.split_rules import classes_in, split_warnings
 from transunet.training.error_messages import explained
 from transunet.training.log import read_log
@@ -39,6 +40,10 @@ def show_recipe(trainer: Trainer, asked: Recipe) -> None:
     for key in changed:
         value, before = ("none" if v is None else v for v in (now[key], usual.get(key)))
         say(f"  {key:{width}}  {value}  (preset: {before})")
+    if recipe.axes == 3 and asked.image_size == asked.batch_size == "auto":
+        plan = recipe.size, recipe.architecture["poolings"], recipe.batch, recipe.model
+        for decision in patch_decisions(trainer.store.fingerprint, *plan):
+            say(f"  {decision.name} {decision.value}: {decision.reason}", "dim")
     for note in trainer.beginning.notes if trainer.beginning else ():
         say(note)
     if recipe.model in PARTS and asked.weights == "auto" and recipe.weights == "none":
