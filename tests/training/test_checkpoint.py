@@ -1,5 +1,6 @@
 import json
 import resource
+import sys
 
 import pytest
 import torch
@@ -82,8 +83,9 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, parts):
 
 
 @pytest.fixture
-def disk_that_fills_up():
+def disk_that_fills_up(monkeypatch):
     """From `fill()` on, no file of this process can grow beyond so many bytes."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python keeps what is cut short
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
