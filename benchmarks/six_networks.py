@@ -8,7 +8,8 @@
 Hippocampus with the cases of docs/explanation/results.md, and ACDC, where no patient is on two
 sides. The small networks are compared, from random weights, on the patches that `prepare` plans.
 Each takes as many steps as one core computes in the given minutes: a short rehearsal on the
-processor tells its pace, in seconds of work, so that a busy machine changes no budget. Where a GPU
+processor tells its pace, in seconds of work, so that a busy machine changes no budget; the few
+validations come on top. Where a GPU
 is at hand the same steps are computed there, in fp32, and the rest of an afternoon is left. The
 bundle that was best on the validation cases segments the test cases. What is there already is not
 done again, so that an interrupted run goes on.
@@ -17,18 +18,30 @@ done again, so that an interrupted run goes on.
 import argparse
 import json
 import os
-import shutil
+import resource
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice, pairwise
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import quantiles
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import torch
 from neighbours import EXPERIMENTS, Experiment, split
 from real_data import SEED, interval_cells, run, write_json
 from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
+
+from transunet.training.loop import train
+from transunet.training.recipe import load_recipe
+from transunet.training.runs import start
 
 HEADINGS = (
     "network",
@@ -52,14 +65,18 @@ class Network:
     axes: int
     context: int = 0
 
-    def options(self, folder: Path, experiment: Experiment) -> list[object]:
-        """What `transunet train` is told."""
-        store = folder / f"store-{self.axes}d"
-        chosen = [store, "--model", self.model, "--seed", SEED, "--workers", 0]
+    @property
+    def recipe(self) -> str:
+        """By whose settings it trains."""
+        return "modern3d" if self.axes == 3 else "modern"
+
+    def settings(self, experiment: Experiment) -> dict[str, Any]:
+        """What differs from the recipe."""
+        chosen: dict[str, Any] = {"model": self.model, "seed": SEED}
         if self.axes == 3:
-            return [*chosen, "--recipe", "modern3d", "--batch-size", 2]
-        size = ["--image-size", experiment.image_size, "--batch-size", experiment.batch_size]
-        return [*chosen, "--recipe", "modern", *size, "--set", f"context={self.context}"]
+            return chosen | {"batch_size": 2}
+        sizes = {"image_size": experiment.image_size, "batch_size": experiment.batch_size}
+        return chosen | sizes | {"context": self.context}
 
 
 TRUNK = Network("3D U-Net, the trunk", "UNet3D-S", axes=3)
@@ -71,7 +88,8 @@ NETWORKS = (
     Network("2D", "R26-ViT-Ti_16", axes=2),
     Network("2.5D", "R26-ViT-Ti_16", axes=2, context=1),
 )
-REHEARSALS = (4, 24)
+REHEARSED = 16
+"""Steps whose work is measured."""
 NNUNETS = ("nnU-Net 2d", "nnU-Net 3d_fullres")
 """What `nnunet.py` leaves beside the networks."""
 
@@ -103,19 +121,25 @@ def prepare(experiment: Experiment, source: Path, folder: Path) -> None:
 
 
 def rehearse(options: argparse.Namespace, experiment: Experiment, network: Network) -> None:
-    """Note a step's seconds of work on one core: of a longer training less a shorter one."""
+    """Note a step's seconds of work on one core, and the memory that training takes."""
     folder = options.out / experiment.name
     path = folder / f"pace {network.name}.json"
-    if path.is_file():
-        return
-    used = []
-    for steps in REHEARSALS:
-        trained = folder / "rehearsal"
-        shutil.rmtree(trained, ignore_errors=True)
-        choices = [*network.options(folder, experiment), "--iterations", steps, "--device", "cpu"]
-        used.append(run("train", *choices, "--set", "validations=1", "-o", trained))
-    seconds = (used[1]["processor"] - used[0]["processor"]) / (REHEARSALS[1] - REHEARSALS[0])
-    write_json(path, {"seconds": seconds, "memory_mib": used[1]["memory_mib"]})
+    if not path.is_file():
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:  # one that did nothing else
+            write_json(path, process.submit(pace, folder, experiment, network).result())
+
+
+def pace(folder: Path, experiment: Experiment, network: Network) -> dict[str, float]:
+    torch.set_num_threads(1)
+    recipe = load_recipe(network.recipe, network.settings(experiment) | {"iterations": 1000})
+    with TemporaryDirectory() as run:
+        trainer = start(Path(run), folder / f"store-{network.axes}d", recipe, device="cpu")
+        with closing(train(trainer)) as steps:
+            ends = [time.process_time() for _ in islice(steps, REHEARSED)]
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    steps_took = [after - before for before, after in pairwise(ends[1:])]  # the first allocates
+    # The lower quartile: what shares the processor's caches makes steps longer, never shorter.
+    return {"seconds": quantiles(steps_took, n=4)[0], "memory_mib": memory}
 
 
 def measure(options: argparse.Namespace, experiment: Experiment, network: Network) -> None:
@@ -125,9 +149,12 @@ def measure(options: argparse.Namespace, experiment: Experiment, network: Networ
     pace = json.loads((folder / f"pace {network.name}.json").read_text(encoding="utf-8"))
     if not (trained / "spent.json").is_file():
         steps = round(60 * options.minutes / pace["seconds"])
-        choices = [*network.options(folder, experiment), "--iterations", steps]
-        validated = ["--set", f"validations={options.validations}"]
-        run("train", *choices, *validated, "--device", options.device, "--resume", trained)
+        told = network.settings(experiment) | {"iterations": steps}
+        told |= {"validations": options.validations}
+        settings = [word for item in told.items() for word in ("--set", "{}={}".format(*item))]
+        store = folder / f"store-{network.axes}d"
+        place = ["--device", options.device, "--workers", 0, "--resume", trained]
+        run("train", store, "--recipe", network.recipe, *settings, *place)
         minutes = {"minutes": steps * pace["seconds"] / 60}
         write_json(trained / "spent.json", pace | minutes | size_of_training(trained))
     if not labels.is_dir():
