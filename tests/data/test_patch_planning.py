@@ -145,9 +145,14 @@ def test_the_smallest_patch_is_still_pooled_as_often_as_the_network_needs():
 
 
 def test_volumes_that_cannot_be_pooled_are_refused_with_what_to_do():
-    with pytest.raises(ConfigError, match=r"6 x 7 x 5 voxels .*too few.*--plane-spacing"):
+    with pytest.raises(
+        ConfigError,
+        match=r"6 x 7 x 5 voxels .*too few for a pooling.*--image-size 8 .*choose a 2D --model",
+    ):
         planned((6, 7, 5))
-    with pytest.raises(ConfigError, match=r"too few for 3 poolings.*without queries"):
+    with pytest.raises(
+        ConfigError, match=r"too few for 3 poolings.*--image-size 32 .*without queries"
+    ):
         planned((20, 20, 20), poolings=3)
 
 

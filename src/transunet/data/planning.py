@@ -385,12 +385,16 @@ def planned_patches(
     ]
     plan = rule(near, spacing)
     if len(plan.poolings) < poolings:
+        count, needed = "a pooling", 2 ** (poolings + 2)
+        other = "a 2D --model"
+        if poolings > 1:
+            count = f"{poolings} poolings"
+            other = "a --model without queries, such as TransUNet3D-encoder-S, or a 2D one"
         raise ConfigError(
             f"The median working volume has {' x '.join(map(str, median))} voxels (planes, rows, "
-            f"columns), too few for {poolings} poolings: the network needs about "
-            f"{2 ** (poolings + 2)} along two axes or more. Train with a larger --image-size (what "
-            "lies outside is padded), prepare with a finer --spacing and --plane-spacing, or "
-            "choose a --model without queries, such as TransUNet3D-encoder-S, or a 2D one."
+            f"columns), too few for {count}: the network needs about {needed} along two axes or "
+            f"more. Train with --image-size {needed} (what lies outside is padded), prepare with a "
+            f"finer --spacing and --plane-spacing, or choose {other}."
         )
     while not fits(plan):
         strides, sides = plan.stride, plan.image_size

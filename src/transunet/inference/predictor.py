@@ -163,8 +163,9 @@ class Predictor:
             at_once = max(1, min(at_once, _VOXELS_AT_ONCE // prod(sampling.size)))
             if procedure == "paper" or window:
                 asked = "window=True" if window else "procedure='paper'"
+                patch = " x ".join(map(str, sampling.size))
                 raise ConfigError(
-                    f"{asked} is for slices; this network takes patches of {sampling.size} voxels, "
+                    f"{asked} is for slices; this network takes patches of {patch} voxels, "
                     "which overlap already and have only procedure='native'. Leave it out."
                 )
         self.batch_size, self.procedure = batch_size or at_once, procedure
