@@ -5,6 +5,7 @@ from its fingerprint after it. What fits into memory is measured in training, wh
 network.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -396,22 +397,31 @@ def planned_patches(
             f"more. Train with --image-size {needed} (what lies outside is padded), prepare with a "
             f"finer --spacing and --plane-spacing, or choose {other}."
         )
-    while not fits(plan):
-        strides, sides = plan.stride, plan.image_size
-        axes = [axis for axis in range(3) if strides[axis] > 1 and sides[axis] > 2 * strides[axis]]
-        if not axes:
-            break
-        extents = [side * mm for side, mm in zip(sides, spacing, strict=True)]
-        axes = [axis for axis in axes if 2 * extents[axis] >= max(extents)] or axes
-        longest = max(axes, key=lambda axis: (sides[axis] / median[axis], sides[axis]))
-        smaller = list(sides)
-        smaller[longest] -= strides[longest]
-        following = rule(smaller, spacing)
-        fewer = len(following.poolings) < poolings
-        if fewer or prod(following.image_size) >= prod(plan.image_size):
-            break
-        plan = following
-    return plan
+    plans = [plan]
+    while (smaller := _smaller(plans[-1], fingerprint, rule)) and len(smaller.poolings) >= poolings:
+        plans.append(smaller)
+    # To try one takes up to a second: halve what is left of them instead of going through all.
+    return plans[min(bisect_left(plans, True, key=fits), len(plans) - 1)]
+
+
+def _smaller(
+    plan: Pooled,
+    fingerprint: Fingerprint,
+    rule: Callable[[Sequence[int], Sequence[float]], Pooled],
+) -> Pooled | None:
+    """Return the next smaller plan of `planned_patches`; None where there is none."""
+    median, spacing = fingerprint.size["median"], fingerprint.spacing_mm["median"]
+    strides, sides = plan.stride, plan.image_size
+    axes = [axis for axis in range(3) if strides[axis] > 1 and sides[axis] > 2 * strides[axis]]
+    if not axes:
+        return None
+    extents = [side * mm for side, mm in zip(sides, spacing, strict=True)]
+    axes = [axis for axis in axes if 2 * extents[axis] >= max(extents)] or axes
+    longest = max(axes, key=lambda axis: (sides[axis] / median[axis], sides[axis]))
+    shorter = list(sides)
+    shorter[longest] -= strides[longest]
+    following = rule(shorter, spacing)
+    return following if prod(following.image_size) < prod(sides) else None
 
 
 def most_patches(fingerprint: Fingerprint, size: Sequence[int]) -> int:
