@@ -35,7 +35,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(bundle: Path) -> NDArray[np.float32]:
-    return np.asarray(load_networks([bundle], "cpu", "eager").network(IMAGES))
+    return np.asarray(load_networks([bundle], "cpu", "eager")[0].network(IMAGES))
 
 
 @pytest.fixture(scope="module")
