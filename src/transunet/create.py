@@ -46,7 +46,8 @@ def create_model(
             `.npz`, `.pth` or `.safetensors` file, of a bundle or of a run.
         class_names: What the classes are called, background first: classes keep the weights of the
             bundle's classes of their names.
-        settings: Any other field of the configuration of the name's family.
+        settings: Any other field of the configuration of the name's family; `vit=None` and
+            `queries=None` leave a 3D network's transformers out.
 
     Raises:
         ConfigError: for an unknown name or impossible settings.
@@ -64,9 +65,9 @@ def create_model(
         "in_channels": in_channels,
         "image_size": image_size,
         "n_skip": n_skip,
-        **settings,
     }
-    model = build(usual.replace(**{k: v for k, v in given.items() if v is not None}))
+    given = {name: value for name, value in given.items() if value is not None}
+    model = build(usual.replace(**given, **settings))
     if weights is not None:
         partial = bundle is not None or num_classes is not None
         loaded = load_weights(model, weights, partial=partial, labels=class_names)

@@ -22,6 +22,7 @@ from transunet.inference.logits import softmax
 from transunet.inference.patch_inference import blended_planes, label_patches, resized_planes
 from transunet.inference.predictor import Predictor
 from transunet.inference.slice_inference import VolumeSlices
+from transunet.inference.tta import MirrorTTA
 from transunet.models.segmentation_network import SegmentationNetwork
 
 LABELS = {0: "background", 1: "left", 2: "right"}
@@ -96,6 +97,35 @@ def test_monai_gives_the_same_where_its_windows_lie_the_same(name, shape):
     np.testing.assert_allclose(found.swapaxes(0, 1), expected[0].numpy(), atol=1e-5)
 
 
+@pytest.mark.runtime
+@pytest.mark.parametrize(
+    ("overlap", "shape"),
+    [(0.25, (14, 28, 16)), (0.25, (8, 40, 10)), (0.75, (12, 24, 20)), (0, (16, 16, 32))],
+)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_monai_gives_the_same_with_other_overlaps_and_mirrored(overlap, shape, mirrored):
+    """MONAI's inferer on each mirror image of the volume, ours on mirror images of patches."""
+    with warnings.catch_warnings(action="ignore"):
+        inferers = pytest.importorskip("monai.inferers", reason="compares with MONAI's inferer")
+    network = TorchNetwork(tiny_3d(), "cpu")
+    array = np.random.default_rng(1).normal(size=(1, 1, *shape)).astype(np.float32)
+    inferer = inferers.SlidingWindowInferer(SIZE, 4, overlap=overlap, mode="gaussian")
+
+    def probabilities(flipped: NDArray[np.float32]) -> NDArray[np.float32]:
+        given = torch.from_numpy(np.ascontiguousarray(flipped))
+        with torch.inference_mode():
+            return inferer(given, lambda batch: softmax(network(batch.numpy()))).numpy()
+
+    flips = list(product((False, True), repeat=3)) if mirrored else [(False, False, False)]
+    expected = 0
+    for flip in flips:
+        axes = [axis + 2 for axis, chosen in enumerate(flip) if chosen]
+        expected = expected + np.flip(probabilities(np.flip(array, axes)), axes) / len(flips)
+    ours = MirrorTTA(network) if mirrored else network
+    found = whole(ours, array[0], Patches(size=SIZE, overlap=overlap), batch_size=3)
+    np.testing.assert_allclose(found.swapaxes(0, 1), expected[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(8, 16, 16), (9, 17, 19), (23, 30, 21), (5, 9, 40), (31, 16, 5)])
 @pytest.mark.parametrize("overlap", [0, 0.3, 0.5, 0.8])
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -104,21 +134,30 @@ def test_the_rolling_buffer_gives_what_a_whole_volume_of_probabilities_gives(
 ):
     sampling, network = Patches(size=SIZE, overlap=overlap), Pointwise()
     array = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-    total, weight = np.zeros((3, *(n + 80 for n in shape))), np.zeros([n + 80 for n in shape])
-    positions = sampling.positions(shape)
-    for position in positions:
-        box = tuple(slice(40 + n, 40 + n + side) for n, side in zip(position, SIZE, strict=True))
-        patch = sampling.read(array, position)
-        total[:, *box] += softmax(network(patch[None]))[0] * sampling.weights()
-        weight[box] += sampling.weights()
-    inside = tuple(slice(40, 40 + n) for n in shape)
     told: list[tuple[int, int]] = []
     found = whole(
         network, array, sampling, batch_size=batch_size, progress=lambda *n: told.append(n)
     )
-    expected = (total[:, *inside] / weight[inside]).swapaxes(0, 1)
-    np.testing.assert_allclose(found, expected, atol=3e-6)
+    np.testing.assert_allclose(found, every_patch_computed(network, array, sampling), atol=3e-6)
+    positions = sampling.positions(shape)
     assert told == [(n + 1, len(positions)) for n in range(len(positions))]
+
+
+def every_patch_computed(
+    network: Pointwise, array: NDArray[np.float32], sampling: Patches
+) -> NDArray[np.float64]:
+    """The definition: Gaussian means, all in memory, of a network called for each patch."""
+    shape = array.shape[1:]
+    total = np.zeros((network.classes, *(n + 80 for n in shape)))
+    weight = np.zeros([n + 80 for n in shape])
+    for position in sampling.positions(shape):
+        ends = zip(position, sampling.size, strict=True)
+        box = tuple(slice(40 + n, 40 + n + side) for n, side in ends)
+        patch = sampling.read(array, position, sampling.padding)
+        total[:, *box] += softmax(network(patch[None]))[0] * sampling.weights()
+        weight[box] += sampling.weights()
+    inside = tuple(slice(40, 40 + n) for n in shape)
+    return (total[:, *inside] / weight[inside]).swapaxes(0, 1)
 
 
 @pytest.mark.parametrize("made_by", ["numpy", "torch"])
@@ -145,6 +184,25 @@ def test_a_patch_of_nothing_but_air_is_computed_once():
     told = sum(sampling.read(array, position).any() for position in positions)
     whole(network, array, sampling, batch_size=2)
     assert network.calls == told + 1 < len(positions) / 3
+
+
+@pytest.mark.parametrize("padding", ["zero", "minimum"])
+def test_air_changes_no_probability_whatever_lies_in_it(padding):
+    """Two kinds of air in turn, a channel that is not air, single voxels, and a padded border."""
+    shape = (12, 40, 40)
+    array = np.full((2, *shape), -1.5, np.float32)
+    array[0, :, 16:32] = 3  # another uniform value: what is kept of air is made anew
+    array[0, 11, 39, 39] = -1.4999999  # one voxel, in its last bits
+    array[1, 4, 0, 39] = np.nextafter(np.float32(-1.5), np.float32(0))
+    array[1, :, 36:, :8] = np.random.default_rng(0).normal(size=(12, 4, 8))
+    sampling, network = Patches(size=SIZE, padding=padding), Pointwise()
+    network.ramp = network.ramp * 5  # so that patches differ from their neighbours' places
+    expected = every_patch_computed(network, array, sampling)
+    calls, network.calls = network.calls, 0
+    found = whole(network, array, sampling, batch_size=3)
+    assert network.calls < calls
+    np.testing.assert_allclose(found, expected, atol=3e-6)
+    assert (found.argmax(1) == expected.argmax(1)).mean() > 0.9999
 
 
 def test_memory_is_bounded_by_a_patchs_depth():

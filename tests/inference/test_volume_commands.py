@@ -1,6 +1,8 @@
 """The commands with a bundle of a 3D network: predicted as slices are, or refused in a sentence."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +10,16 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+import transunet.export.export as export_module
 from prediction import OBLIQUE, nib, noise, save_nifti, tiny_bundle
 from transunet import create_model
-from transunet.attention.explain import explain
 from transunet.batch.run import predict_file
-from transunet.bundle.bundle_config import BundleConfig
+from transunet.bundle.bundle_config import BundleConfig, read_config
 from transunet.bundle.io import save_pretrained
 from transunet.cli.main import app
+from transunet.data.formats import read_volume
 from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.sampling.patches import Patches
 from transunet.errors import ConfigError
 from transunet.export.calibration import calibration_images
 from transunet.export.export import export
@@ -62,6 +66,7 @@ def test_the_command_writes_the_label_map_and_all_that_goes_with_it(bundle, imag
     out = tmp_path / "out"
     done = predict(bundle, image, "-o", out, *more)
     assert done.exit_code == 0, done.output
+    assert " patches " in done.output
     labels = nib.load(out / "scan.nii.gz")
     expected = Predictor.from_pretrained(bundle, device="cpu", engine="eager")(image)
     np.testing.assert_array_equal(np.asarray(labels.dataobj), expected.array[0])
@@ -79,13 +84,13 @@ def test_the_command_writes_the_label_map_and_all_that_goes_with_it(bundle, imag
     assert not (tmp_path / "both").exists()
 
 
-def test_slices_are_counted_whatever_is_computed(bundle, image, tmp_path):
+def test_patches_are_counted(bundle, image, tmp_path):
     told: list[tuple[int, int]] = []
     predict_file(
         bundle, image, tmp_path / "labels.npz", progress=lambda *n: told.append(n), device="cpu"
     )
-    assert told[-1] == (9, 9)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    patches = len(Patches(size=SIZE).positions((11, 14, 17)))
+    assert told == [(done, patches) for done in range(1, patches + 1)]
 
 
 def test_what_decides_the_labels_of_patches_is_in_the_fingerprint(bundle, tmp_path):
@@ -121,14 +126,37 @@ def test_slices_and_patches_predict_together(bundle, image, tmp_path):
 
 
 def test_what_patches_cannot_be_used_for_yet_is_said(bundle, image, tmp_path):
-    with pytest.raises(ConfigError, match=r"attention of TransUNet3D-S cannot be shown yet"):
-        explain(bundle, image)
     with pytest.raises(ConfigError, match="a MONAI bundle of it cannot be written yet"):
         export(bundle, tmp_path / "monai", "monai")
     assert not (tmp_path / "monai").exists()
-    config = BundleConfig.from_json(json.loads((bundle / "config.json").read_text()), "config")
-    with pytest.raises(ConfigError, match="cannot be exported in int8 yet"):
-        calibration_images([image], config)
+
+
+@pytest.mark.slow
+@pytest.mark.runtime
+@pytest.mark.process
+def test_int8_is_calibrated_on_patches_and_predicts_without_torch(
+    bundle, image, tmp_path, monkeypatch
+):
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    images = calibration_images([image], read_config(bundle), count=3)
+    assert images.shape == (3, 1, *SIZE)
+    working = read_config(bundle).preprocessing.to_working(read_volume(image))
+    sampling = Patches(size=SIZE)
+    seen = [sampling.read(working, at) for at in sampling.positions(working.shape[1:])]
+    assert all(any(np.allclose(one, patch) for patch in seen) for one in images)
+    # Random weights decide on noise by a hair; trained ones keep 99.5 % of labels.
+    monkeypatch.setattr(export_module, "LEAST_EQUAL", 0.5)
+    told = export(bundle, tmp_path / "int8.onnx", int8_images=images)
+    assert told.shape == "(batch, 1, 8, 16, 16)"
+    assert told.difference > 1e-3  # it is not fp32 after all
+    expected = Predictor.from_pretrained(told.path)(image)
+    code = "import sys; sys.modules['torch'] = None; from transunet.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "predict", "int8.onnx", str(image), "-o", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "Computing with onnxruntime in int8 on cpu." in done.stdout, done.stderr
+    labels = np.asarray(nib.load(tmp_path / "out" / "scan.nii.gz").dataobj)
+    np.testing.assert_array_equal(labels, expected.array[0])
 
 
 @pytest.mark.runtime

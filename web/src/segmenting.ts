@@ -184,7 +184,9 @@ function queued(job: Job): string {
 }
 
 function sliced(job: Job): string {
-  return job.slices_total ? `Slice ${job.slices_done} of ${job.slices_total}` : "Starting";
+  const ofVolumes = state.bundles.find(({ id }) => id === job.bundle)?.image_size.length === 3;
+  const sample = ofVolumes ? "Patch" : "Slice";
+  return job.slices_total ? `${sample} ${job.slices_done} of ${job.slices_total}` : "Starting";
 }
 
 /** Every slice would be too much to hear. */

@@ -1,24 +1,29 @@
 """What a bundle attends to in an image: maps on the image's grid and a figure, as files."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
 
+from transunet.attention.patch_attention import QueryMask, query_masks
 from transunet.attention.rollout import Head, Layer, layers_and_heads
+from transunet.attention.token_grid import TokenGrid
 from transunet.attention.view import AttentionMap, AttentionView, Query
 from transunet.bundle.io import BundleConfig, from_pretrained
 from transunet.data.classes import classes_named
 from transunet.data.formats import stem_of, write_volume
+from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.drawing.colours import colour_of
 from transunet.drawing.figures import check_figure_path
-from transunet.drawing.heat import HeatMaps, draw_heat
+from transunet.drawing.heat import Heat, HeatMaps, draw_heat, draw_masks
 from transunet.drawing.panels import (
     PLANES,
+    Panel,
     orientation_for,
     panel_of,
     pixel_of,
@@ -31,6 +36,9 @@ from transunet.files import atomic_path, writable_folder
 from transunet.inference.predictor import Image, Predictor, as_volume
 from transunet.inference.slice_inference import Progress
 from transunet.models.segmentation_network import SegmentationNetwork
+
+if TYPE_CHECKING:
+    from transunet.models.transunet3d.network import TransUNet3D
 
 MapFormat = Literal["nii", "npy"]
 
@@ -46,6 +54,11 @@ class Explanation:
     """The layers and heads that were asked for, in the whole volume."""
     slice_maps: tuple[AttentionMap, ...]
     """Every layer, head and mean, and the roll-out, in the slice of the figure."""
+    query_masks: tuple[QueryMask, ...]
+    """What each query of a transformer decoder sees in the whole volume; empty where there is
+    none."""
+    grid: TokenGrid
+    """Where tokens lie."""
     slice_index: int
     """The slice of the figure, counted as preprocessing cuts them."""
     names: dict[int, str]
@@ -72,6 +85,9 @@ class Explanation:
     ) -> list[Path]:
         """Write the figure NAME.png and each map, NAME_rollout.nii.gz and the like.
 
+        Of a network with queries also NAME_queries.png, each mask, NAME_query00.nii.gz and the
+        like, and NAME_queries.csv, which tells their classes.
+
         Args:
             folder: made where it is missing.
             name: of the case; the image's if not given.
@@ -82,11 +98,25 @@ class Explanation:
         """
         folder = writable_folder(Path(folder))
         name = name or stem_of(Path(self.image.name))
-        written = [self.draw(folder / f"{name}.png")]
-        for attention in self.maps:
-            values = attention.on(self.image)
+        written = []
+        if self.maps:
+            written.append(self.draw(folder / f"{name}.png"))
+        if self.query_masks:
+            written.append(self.draw_queries(folder / f"{name}_queries.png"))
+            with (
+                atomic_path(path := folder / f"{name}_queries.csv") as scratch,
+                scratch.open("w", newline="", encoding="utf-8") as file,
+            ):
+                rows = [
+                    (query.number, query.label, f"{query.share:.3f}") for query in self.query_masks
+                ]
+                csv.writer(file).writerows([("query", "label", "share"), *rows])
+            written.append(path)
+        shown: list[AttentionMap | QueryMask] = [*self.maps, *self.query_masks]
+        for one in shown:
+            values = one.on(self.image)
             suffix = ".nii.gz" if format_ == "nii" else ".npy"
-            with atomic_path(path := folder / f"{name}_{attention.name}{suffix}") as scratch:
+            with atomic_path(path := folder / f"{name}_{one.name}{suffix}") as scratch:
                 if format_ == "npy":
                     np.save(scratch, values.array[0])
                 else:
@@ -100,10 +130,43 @@ class Explanation:
         Raises:
             ConfigError: without matplotlib, or for a path that cannot be written.
         """
+        panel, colours, title = self._figure_slice
+        heats = [self._drawn(attention) for attention in self.slice_maps]
+        per_layer = sum(attention.layer == 0 for attention in self.slice_maps)
+        layers = range(0, len(heats) - 1, per_layer)  # the last one is the roll-out
+        heat_maps = HeatMaps(
+            panel,
+            rollout=heats[-1],
+            layers=[heats[start : start + per_layer] for start in layers],
+            mark=self.voxel
+            and pixel_of(
+                self.image.grid,
+                orientation_for(self.oriented),
+                self.grid.slice_axis,
+                self.voxel,
+            ),
+        )
+        return draw_heat(heat_maps, colours, Path(path), f"{title}: attention of {self.asked}")
+
+    def draw_queries(self, path: Path | str) -> Path:
+        """Draw the slice and every query's mask in it, with its class (.png, .svg, .pdf).
+
+        Raises:
+            ConfigError: without matplotlib, or for a path that cannot be written.
+        """
+        panel, colours, title = self._figure_slice
+        masks = {
+            f"query {query.number}: {query.label}, {query.share:.0%}": self._drawn(query)
+            for query in self.query_masks
+        }
+        return draw_masks(panel, masks, colours, Path(path), f"{title}: what each query sees")
+
+    @property
+    def _figure_slice(self) -> tuple[Panel, dict[str, str], str]:
+        """The slice of the figures, its labels' names with their colours, and its title."""
         codes = orientation_for(self.oriented)
-        grid = self.slice_maps[0].grid
-        stored = grid.stored_index(self.slice_index)
-        axis, index = plane_of(self.image.grid, codes, grid.slice_axis, stored)
+        stored = self.grid.stored_index(self.slice_index)
+        axis, index = plane_of(self.image.grid, codes, self.grid.slice_axis, stored)
         panel = panel_of(
             self.image.reoriented(codes),
             self.labels.reoriented(codes),
@@ -112,24 +175,18 @@ class Explanation:
             oriented=self.oriented,
             title="image and labels" if self.labels.array.any() else "image",
         )
-        heats = [
-            plane(attention.slice_of(self.slice_index).reoriented(codes).array[0], axis, 0)
-            for attention in self.slice_maps
-        ]
-        per_layer = sum(attention.layer == 0 for attention in self.slice_maps)
-        layers = range(0, len(heats) - 1, per_layer)  # the last one is the roll-out
-        heat_maps = HeatMaps(
-            panel,
-            rollout=heats[-1],
-            layers=[heats[start : start + per_layer] for start in layers],
-            mark=self.voxel and pixel_of(self.image.grid, codes, grid.slice_axis, self.voxel),
-        )
         colours = {self.names.get(v, f"label {v}"): colour_of(v - 1) for v in panel.values}
-        title, count = stem_of(Path(self.image.name)), grid.shape[0]
+        title, count = stem_of(Path(self.image.name)), self.grid.shape[0]
         if count > 1:
             plane_name = f"{PLANES[axis]} " if self.oriented else ""
             title += f", {plane_name}slice {index + 1} of {count}"
-        return draw_heat(heat_maps, colours, Path(path), f"{title}: attention of {self.asked}")
+        return panel, colours, title
+
+    def _drawn(self, shown: AttentionMap | QueryMask) -> Heat:
+        """Return the slice of the figures of a map, (H, W) as it is drawn."""
+        codes = orientation_for(self.oriented)
+        axis, _ = plane_of(self.image.grid, codes, self.grid.slice_axis, 0)
+        return plane(shown.slice_of(self.slice_index).reoriented(codes).array[0], axis, 0)
 
 
 def explain(
@@ -149,14 +206,15 @@ def explain(
     Args:
         bundle: a folder or a hub id.
         image: a volume, a file (or one per channel), or an array with its spacing.
-        layer: a layer as the state dict numbers them, from 0; "rollout"; or "all".
+        layer: a layer as the state dict numbers them, from 0; "rollout"; or "all". Of a network
+            that has queries and no vision transformer, only the queries' masks are shown.
         head: a head, from 0; "mean"; or "all". The roll-out is always of the mean.
         at: whose attention: of the token that contains this voxel (three indices), of the tokens
             where this structure (a label's name) was segmented or that this mask covers, each by
-            its share of it; of all tokens alike if not given.
+            its share of it; of all tokens alike if not given. The masks of queries are shown whole.
         spacing_mm: the edges of an array's voxels.
         device: where the model computes; the best one there is if not given.
-        progress: called with the slices done and the slices in all.
+        progress: called with the slices or patches done, and those in all.
         force: take an image of another kind than training saw.
 
     Raises:
@@ -190,7 +248,14 @@ def explain_with(
         DataError: for an image that cannot be segmented, or a structure that is not found in it.
     """
     choices = layers_and_heads(layer, head, config.architecture)
-    view = AttentionView(model, config.preprocessing, device, context=config.sampling.context)
+    sampling = config.sampling
+    view = AttentionView(
+        model,
+        config.preprocessing,
+        device,
+        context=sampling.context,
+        patches=sampling if isinstance(sampling, Patches) else None,
+    )
     grid = view.grid_of(image)
     voxel: tuple[int, int, int] | None = None
     structure: tuple[int, ...] = ()
@@ -210,7 +275,7 @@ def explain_with(
         config.preprocessing,
         config.labels,
         regions=config.regions,
-        context=config.sampling.context,
+        sampling=sampling,
         device=view.device,
         training_data=config.training_data,
         force=force,
@@ -233,12 +298,26 @@ def explain_with(
         others = tuple(axis for axis in range(3) if axis != grid.slice_axis)
         counts = np.count_nonzero(counted.array[0], axis=others)
         slice_index = grid.stored_index(int(counts.argmax()) if counts.any() else len(counts) // 2)
-    every = layers_and_heads("all", "all", config.architecture)
+    every = layers_and_heads("all", "all", config.architecture) if choices else []
+    queries: list[QueryMask] = []
+    if view.patches and config.architecture.num_queries:
+        queries = query_masks(
+            cast("TransUNet3D", model),
+            view.device,
+            view.planes_of(image),
+            view.patches,
+            [region.name for region in config.regions]
+            or [name for _, name in sorted(config.labels.items())],
+            grid,
+            None if choices else progress,
+        )
     return Explanation(
         image=image,
         labels=labels,
-        maps=tuple(view.maps(image, choices, query, progress=progress)),
-        slice_maps=tuple(view.maps(image, every, query, slices=[slice_index])),
+        maps=tuple(view.maps(image, choices, query, progress=progress) if choices else ()),
+        slice_maps=tuple(view.maps(image, every, query, slices=[slice_index]) if every else ()),
+        query_masks=tuple(queries),
+        grid=grid,
         slice_index=slice_index,
         names=dict(config.labels),
         asked=asked,

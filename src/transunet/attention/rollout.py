@@ -65,11 +65,14 @@ def select_matrices(maps: Sequence[Tensor], choices: Sequence[LayerHead]) -> lis
 def layers_and_heads(layer: int | str, head: int | str, config: Architecture) -> list[LayerHead]:
     """Return what a layer ("rollout", "all") and a head ("mean", "all") stand for.
 
-    All layers bring the roll-out with them, which is always of the heads' mean.
+    All layers bring the roll-out with them, which is always of the heads' mean. Of a network that
+    has queries and no layers, the usual choice is nothing.
 
     Raises:
         ConfigError: for a layer or head that the network does not have.
     """
+    if config.num_queries and not config.layers and (layer, head) == ("rollout", "mean"):
+        return []
     layers = [*range(config.layers)] if layer == "all" else [layer]
     heads = [*range(config.heads), "mean"] if head == "all" else [head]
     if layer == "rollout" and head == "all":
@@ -84,6 +87,15 @@ def check_layer_head(layer: int | str, head: int | str, config: Architecture) ->
     Raises:
         ConfigError: for a layer or head that the network does not have, naming those it has.
     """
+    if not config.layers:
+        remedy = (
+            "Only its queries' masks can be shown: leave layer and head out."
+            if config.num_queries
+            else "Explain a bundle of a 2D TransUNet, or of a 3D one with a transformer."
+        )
+        raise ConfigError(
+            f"{config.name} has no vision transformer, so there is no attention to show. {remedy}"
+        )
     for what, value, count, word in (
         ("layer", layer, config.layers, "rollout"),
         ("head", head, config.heads, "mean"),

@@ -14,6 +14,8 @@ from transunet.errors import ConfigError, GeometryError
 class TokenGrid:
     """The tokens of a volume's slices, each slice resized to the network's size as for predicting.
 
+    Values of a volume's own voxels are such tokens, too: of slices of their own size, and stride 1.
+
     Args:
         grid: where the volume's voxels lie.
         preprocessing: how it is cut into slices.
@@ -77,6 +79,23 @@ class TokenGrid:
         Rows sum to 1, or are 0 where a slice has none of the mask.
 
         Args:
+            mask: as for `slices_of`.
+
+        Raises:
+            GeometryError: for a mask on another grid.
+        """
+        slices = self.slices_of(mask).astype(np.float32)
+        rows, columns = (
+            np.eye(count, dtype=np.float32)[:, tokens]
+            for count, tokens in zip(self.shape[1:], self._tokens_of_pixels, strict=True)
+        )
+        counts = (rows @ slices @ columns.T).reshape(len(slices), -1)
+        return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+
+    def slices_of(self, mask: Volume) -> NDArray[np.bool_]:
+        """Return where a mask is, slice by slice, (S, H, W).
+
+        Args:
             mask: (1, X, Y, Z) on the volume's grid; what is not 0 counts.
 
         Raises:
@@ -88,19 +107,15 @@ class TokenGrid:
             raise GeometryError(
                 f"{mask.name} does not lie on the grid of {self.grid.name}: {difference}."
             )
-        slices = (self.preprocessing.oriented(mask)[0] != 0).astype(np.float32)
-        rows, columns = (
-            np.eye(count, dtype=np.float32)[:, tokens]
-            for count, tokens in zip(self.shape[1:], self._tokens_of_pixels, strict=True)
-        )
-        counts = (rows @ slices @ columns.T).reshape(len(slices), -1)
-        return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+        return np.asarray(self.preprocessing.oriented(mask)[0] != 0)
 
     def to_slices(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return values of tokens (S, rows, columns) at the slices' own size, (S, H, W).
 
         Bilinear between the tokens' centres and constant outside them.
         """
+        if self._stride == (1, 1) and self._image_size == tokens.shape[1:]:
+            return tokens
         rows, columns = self._interpolations
         return np.asarray(rows @ tokens @ columns.T, dtype=np.float32)
 

@@ -1,6 +1,7 @@
 """Where the network looks: attention of its layers and heads, and their roll-out, on a volume.
 
-A TransUNet segments slice by slice, so a token sees its own slice and no other.
+A TransUNet segments slice by slice, so a token sees its own slice and no other. One of volumes
+segments patch by patch: `transunet.attention.patch_attention` puts their maps together.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,15 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from transunet.attention.patch_attention import attention_planes
 from transunet.attention.rollout import Head, Layer, LayerHead, check_layer_head, select_matrices
 from transunet.attention.token_grid import TokenGrid
 from transunet.backends.pytorch import evaluating
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.resize import resize
+from transunet.data.sampling.patches import Patches
 from transunet.data.sampling.slices import sample_at
 from transunet.data.volume import Volume
 from transunet.device import choose_device
-from transunet.errors import ConfigError
 from transunet.inference.slice_inference import Progress, VolumeSlices
 from transunet.models.segmentation_network import SegmentationNetwork
 
@@ -40,7 +42,8 @@ class AttentionMap:
     head: Head
     tokens: NDArray[np.float32]
     """(S, rows, columns), as multiples of what a token would get if all got the same: 1 is no
-    preference. 0 in slices without a token that was asked about."""
+    preference. 0 in slices without a token that was asked about. Of patches, whose tokens lie
+    anywhere, the volume's own voxels: 0 where no patch reaches that has such a token."""
     grid: TokenGrid
 
     @property
@@ -68,6 +71,7 @@ class AttentionView:
         preprocessing: how volumes become slices, from the model's bundle.
         device: where the model computes; the best one there is if not given.
         context: neighbours on each side that the model sees with each slice.
+        patches: how a model of volumes takes them; as `Patches` has it if not given.
 
     Raises:
         ConfigError: for a device that is not here.
@@ -80,22 +84,23 @@ class AttentionView:
         device: str | torch.device | None = None,
         *,
         context: int = 0,
+        patches: Patches | None = None,
     ) -> None:
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self.model = model.to(self.device)
         self.preprocessing, self.context = preprocessing, context
+        if patches is None and model.config.axes == 3:
+            patches = Patches(size=model.config.image_size)
+        self.patches = patches
         # Measuring a volume's intensities reads all of it: once, not for every voxel clicked at.
         self._slices: WeakKeyDictionary[Volume, VolumeSlices] = WeakKeyDictionary()
 
     def grid_of(self, volume: Volume) -> TokenGrid:
-        """Return where the network's tokens lie in `volume`."""
+        """Return where the network's tokens lie in `volume`; of patches, its own voxels."""
         config = self.model.config
-        if config.axes != 2 or not config.layers:
-            raise ConfigError(
-                f"The attention of {config.name} cannot be shown yet: a map is of the tokens of a "
-                "slice, and this network takes patches of volumes or has no transformer. Use a "
-                "bundle of a 2D TransUNet."
-            )
+        if self.patches:
+            size = self.preprocessing.native_shape(volume)[1:]
+            return TokenGrid(volume.grid, self.preprocessing, size, (1, 1))
         return TokenGrid(volume.grid, self.preprocessing, config.image_size, config.stride)
 
     def slice_at(
@@ -119,9 +124,11 @@ class AttentionView:
         """
         grid = self.grid_of(volume)
         index, _, _ = grid.token_at(voxel)
-        (attention,) = self.maps(volume, [(layer, head)], at=voxel)
+        (attention,) = self.maps(volume, [(layer, head)], at=voxel, slices=[index])
         tokens = attention.tokens[index]
-        return grid.slice_to_volume(tokens / tokens.max(), index)
+        # A patch's tokens may look at other slices only.
+        most = max(float(tokens.max()), float(np.finfo(np.float32).tiny))
+        return grid.slice_to_volume(tokens / most, index)
 
     def maps(
         self,
@@ -135,14 +142,14 @@ class AttentionView:
         """Return what each choice of layer and head attends to, from a single run of the network.
 
         Of each slice the mean of the attention of the tokens asked about (`at`) is taken. Memory:
-        one number per token and choice, and the probabilities of one batch of slices.
+        one number per token (of patches, per voxel) and choice, and the probabilities of one batch.
 
         Args:
             volume: the image, as for predicting.
             choices: layers and heads.
             at: whose attention; see `Query`.
             slices: the slices to look at; others stay 0.
-            progress: called with the slices done and the slices in all.
+            progress: called with the slices or patches done, and those in all.
 
         Raises:
             ConfigError: for a layer, head or voxel that there is not, or a network without any.
@@ -152,6 +159,24 @@ class AttentionView:
         config = self.model.config
         choices = [check_layer_head(layer, head, config) for layer, head in choices]
         grid = self.grid_of(volume)
+        if self.patches:
+            asked = None
+            if isinstance(at, Volume):
+                asked = grid.slices_of(at)
+            elif at is not None:
+                asked = np.zeros(grid.shape, np.bool_)
+                asked[grid.token_at(at)] = True
+            found = attention_planes(
+                self.model, self.device, self.planes_of(volume), self.patches, choices,
+                grid.shape, asked, slices, progress,
+            )  # fmt: skip
+            voxels = np.zeros((len(choices), *grid.shape), np.float32)
+            start = 0
+            for block in found:
+                kept = [i for i in range(len(block)) if slices is None or start + i in slices]
+                voxels[:, [start + i for i in kept]] = block[kept].swapaxes(0, 1)
+                start += len(block)
+            return _maps(choices, voxels, grid)
         queries = _token_weights(grid, at)
         wanted = [
             index
@@ -159,11 +184,10 @@ class AttentionView:
             if queries[index].any() and (slices is None or index in slices)
         ]
         tokens = np.zeros((len(choices), *grid.shape), np.float32)
-        if volume not in self._slices:
-            self._slices[volume] = VolumeSlices(volume, self.preprocessing)
+        planes = self.planes_of(volume)
         for start in range(0, len(wanted), self._batch_size):
             part = wanted[start : start + self._batch_size]
-            images = np.stack([sample_at(self._slices[volume], i, self.context) for i in part])
+            images = np.stack([sample_at(planes, i, self.context) for i in part])
             images = resize(images, config.image_size, order=3, edge="kept")
             with torch.inference_mode(), evaluating(self.model):
                 batch = torch.from_numpy(images).to(self.device)
@@ -175,16 +199,28 @@ class AttentionView:
                 out[part] = received.reshape(len(part), grid.rows, grid.columns).cpu().numpy()
             if progress is not None:
                 progress(start + len(part), len(wanted))
-        return [
-            AttentionMap(layer, head, values, grid)
-            for (layer, head), values in zip(choices, tokens, strict=True)
-        ]
+        return _maps(choices, tokens, grid)
+
+    def planes_of(self, volume: Volume) -> VolumeSlices:
+        """Return the planes that the network sees of `volume`, measured once."""
+        if volume not in self._slices:
+            self._slices[volume] = VolumeSlices(volume, self.preprocessing)
+        return self._slices[volume]
 
     @property
     def _batch_size(self) -> int:
         config = self.model.config
         each = 4 * config.layers * config.heads * config.tokens**2
         return max(1, min(_MOST_SLICES, _MOST_BYTES // each))
+
+
+def _maps(
+    choices: Sequence[LayerHead], tokens: NDArray[np.float32], grid: TokenGrid
+) -> list[AttentionMap]:
+    return [
+        AttentionMap(layer, head, values, grid)
+        for (layer, head), values in zip(choices, tokens, strict=True)
+    ]
 
 
 def _token_weights(grid: TokenGrid, at: Query) -> NDArray[np.float32]:

@@ -56,7 +56,7 @@ from transunet.inference.slice_inference import Progress
 _SMALL = 1 << 26  # voxels of images read while another is computed: 256 MiB as float32
 
 OnCaseStart = Callable[[str], Progress | None]
-"""Called with a case's name when it begins; returns what is called with its slices done."""
+"""Called with a case's name when it begins; returns what is called with what is done."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def predict_file(
         image: a file, or one file per channel; a DICOM series is a folder, a `.zip` or its files.
         output: the label map's file; its suffix chooses the format (or `.npz`).
         series: which of several DICOM series: its UID, or its number in the list, from 1.
-        progress: called with the slices done and the slices in all.
+        progress: called with the slices or patches done, and those in all.
         probabilities: a file to write every class's probability to, `.npy` or `.nii`.
         uncertainty: such a file for the normalised entropy.
         settings: the predictor's, where it is made here; `force=True` for an image of another

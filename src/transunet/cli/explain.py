@@ -1,4 +1,4 @@
-"""`transunet explain`: what the network attends to, as maps on the image's grid and a figure."""
+"""`transunet explain`: what the network attends to, as maps on the image's grid and figures."""
 
 from functools import partial
 from pathlib import Path
@@ -68,7 +68,8 @@ def explain(
     """Show where the network looks: NIfTI maps of attention, and a figure of every layer and head.
 
     Without --at or --structure: how much attention each place gets from all tokens alike. Each
-    slice is looked at by itself, as the network does.
+    slice, or patch of a volume, is looked at by itself, as the network does. Of a 3D network with
+    queries also what each of them sees, and which class it gives to it.
     """
     from transunet.attention.explain import check_writable, explain_with
     from transunet.attention.rollout import layers_and_heads
@@ -96,7 +97,7 @@ def explain(
     check_writable(out)
     written: list[Path] = []
     failed: dict[str, Exception | None] = {}
-    with showing_notes(), case_bars(len(cases)) as (begun, ended):
+    with showing_notes(), case_bars(len(cases), config.sampling.kind) as (begun, ended):
         for case in cases:
             progress = begun(case.name)
             try:
@@ -117,11 +118,17 @@ def explain(
             ended(case)
     if written:
         figures = [path for path in written if path.suffix == ".png"]
-        maps = [path for path in written if path.suffix != ".png"]
-        for what, paths in (("figure", figures), ("map", maps)):
+        tables = [path for path in written if path.suffix == ".csv"]
+        maps = [path for path in written if path.suffix in (".gz", ".npy")]
+        for what, paths in (("figure", figures), ("table", tables), ("map", maps)):
+            if not paths:
+                continue
             several = f"{len(paths)} {what}s in {out}"
             say(f"{what.capitalize()}: {paths[0]}" if len(paths) == 1 else several)
-        say("In the maps, 1 is what each token would get if all got the same.", "dim")
+        if config.architecture.layers:
+            say("In the maps, 1 is what each token would get if all got the same.", "dim")
+        if tables:
+            say("In a query's mask, 1 is what is surely in it.", "dim")
     raise_failed(failed, len(cases), "explained")
 
 

@@ -48,8 +48,12 @@ def export(
         ),
     ] = None,
     calibrate_count: Annotated[
-        int, _int8(min=1, help="Slices to take of them, spread over the cases.")
-    ] = 64,
+        int | None,
+        _int8(
+            min=1,
+            help="Slices (64) or patches (16) to take of them, spread over the cases.",
+        ),
+    ] = None,
 ) -> None:
     """Write a bundle as a file that other runtimes compute, and that predict takes in its place.
 

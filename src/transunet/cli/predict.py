@@ -208,8 +208,10 @@ def predict(
     writable_folder(out)
     options = OutputOptions(format_, probabilities, uncertainty, overwrite, both, view)
     say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")
+    alone = None if predictor.others else predictor.sampling
+    samples = alone.kind if alone else "slices"
     with showing_notes(), _stoppable(out):
-        with case_bars(len(cases)) as (begun, ended):
+        with case_bars(len(cases), samples) as (begun, ended):
             outcomes = predict_cases(predictor, cases, out, options, begun, ended)
         if both and any(outcome.status != "failed" for outcome in outcomes):
             _measure_both(inputs, out)

@@ -37,11 +37,12 @@ def count_cases(
 @contextmanager
 def case_bars(
     count: int,
+    samples: str = "slices",
 ) -> Iterator[tuple[Callable[[str], Callable[[int, int], None]], Callable[[object], None]]]:
     """Show how many of `count` cases have ended, and how far the present one is.
 
     Yields:
-        What to call with the name of a case that begins, which returns what is told of its slices;
+        What to call with the name of a case that begins, which returns what is told of its samples;
         and what to call when one has ended.
     """
     with _progress(TextColumn("{task.fields[unit]}")) as bars:
@@ -51,7 +52,7 @@ def case_bars(
         def begun(name: str) -> Callable[[int, int], None]:
             while present:
                 bars.remove_task(present.pop())
-            present.append(task := bars.add_task(name, total=None, unit="slices"))
+            present.append(task := bars.add_task(name, total=None, unit=samples))
             return lambda done, total: bars.update(task, completed=done, total=total)
 
         yield begun, lambda _: bars.advance(every)

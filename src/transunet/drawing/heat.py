@@ -1,4 +1,4 @@
-"""The figure of attention: a slice with its labels, the roll-out over it, every layer and head."""
+"""The figures of attention: a slice, the roll-out over it, every layer and head; and of queries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +105,48 @@ def draw_heat(heat: HeatMaps, names: Mapping[str, str], path: Path, title: str) 
             add_text(axes, 0.97, 0.03, f"{_largest(values):.2g}", **corner, **style)
     note = "Each from 0 (black) to its largest value, which stands in its corner (same unit)."
     label(width / 2, height - 0.16, note, "center")
+    return save_figure(figure, path)
+
+
+def draw_masks(
+    panel: Panel, masks: Mapping[str, Heat], names: Mapping[str, str], path: Path, title: str
+) -> Path:
+    """Draw a slice and masks of it from 0 to 1 side by side; return `path` (.png, .svg or .pdf).
+
+    Args:
+        panel: the slice, with its labels.
+        masks: what stands over each -> the mask.
+        names: name -> colour of the labels.
+        path: where it is written.
+        title: what is shown.
+
+    Raises:
+        ConfigError: without matplotlib, or for a path that cannot be written.
+    """
+    # All lengths are inches.
+    high, wide = panel.size_mm
+    columns = min(5, len(masks) + 1)
+    rows = -(-(len(masks) + 1) // columns)
+    tall = _SMALL[1] * high / max(high, wide)
+    cell_wide, cell_tall = _SMALL[1] + 0.15, tall + 0.3
+    figure = new_figure(columns * cell_wide + 0.3, _TOP + rows * cell_tall + 0.5)
+    middle = 1 - 0.28 / figure.get_figheight()
+    add_text(figure, 0.5, middle, title, ha="center", va="center", fontsize=11)
+    for place, (caption, values) in enumerate([("", None), *masks.items()]):
+        left = 0.2 + place % columns * cell_wide
+        axes = axes_at(figure, left, _TOP + place // columns * cell_tall, _SMALL[1], tall)
+        if values is None:
+            draw_panel(axes, panel)
+            continue
+        axes.set_axis_off()
+        shown = {"vmin": 0, "vmax": 1, "interpolation": "bilinear", "cmap": _MAP}
+        axes.imshow(values, extent=(0, wide, high, 0), **shown)
+        if panel.values:
+            add_outline(axes, panel, panel.labels > 0, "white", 0, 0.5)
+        axes.set(xlim=(0, wide), ylim=(high, 0))
+        axes.set_title(caption, fontsize=6, pad=3)
+    if names:
+        add_legend(figure, names, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=4)
     return save_figure(figure, path)
 
 

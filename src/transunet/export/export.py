@@ -78,8 +78,9 @@ def export(
         path: the file; for OpenVINO the `.xml`, with its `.bin` beside it. Appears when it is
             complete and compared.
         format: one of `FORMATS`, or "monai"; by the suffix of `path` if not given.
-        int8_images: slices (N, C, H, W) of training images (`calibration.calibration_images`), to
-            write int8 weights and compute in int8; fp32 if not given.
+        int8_images: slices or patches (N, C, *spatial) of training images
+            (`calibration.calibration_images`), to write int8 weights and compute in int8; fp32 if
+            not given.
         overwrite: replace what stands at `path`.
         progress: called with what is done next.
 

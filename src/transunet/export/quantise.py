@@ -29,7 +29,7 @@ def quantise(source: Path, target: Path, images: NDArray[np.float32]) -> Path:
     Args:
         source: a network in fp32, as `transunet.backends.onnxruntime.write` writes it.
         target: a file to be written.
-        images: (N, C, H, W) as the network gets them; 64 slices of the training set will do.
+        images: (N, C, *spatial) as the network gets them, such as `calibration_images` gives.
 
     Raises:
         ConfigError: without images, or without the package onnxruntime.

@@ -8,7 +8,7 @@ averaged as they are. Memory is bounded by a patch's depth: patches come plane b
 that no later patch reaches are labelled, or brought to the volume's own grid first, and let go.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,14 +18,10 @@ from numpy.typing import NDArray
 from transunet.backends.protocol import Network
 from transunet.data.resize import zoom_matrix
 from transunet.data.sampling.patches import Patches, Position
+from transunet.data.sampling.slices import Planes
 from transunet.inference.logits import enlarge, probabilities_of
 from transunet.inference.prefetch import prefetch
-from transunet.inference.slice_inference import (
-    Progress,
-    StoreProbabilities,
-    VolumeSlices,
-    label_planes,
-)
+from transunet.inference.slice_inference import Progress, StoreProbabilities, label_planes
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
@@ -46,7 +42,7 @@ class _Window(NamedTuple):
 
 def label_patches(
     network: Network,
-    planes: NDArray[np.float32] | VolumeSlices,
+    planes: Planes,
     classes: int,
     sampling: Patches,
     *,
@@ -68,24 +64,18 @@ def label_patches(
         shape: (D, H, W) that the probabilities are resized to before they become labels; the
             planes' own if not given.
         batch_size: patches that go through at once.
-        progress: called with the planes done, by the share of patches that are, and those in all.
+        progress: called with the patches done and the patches in all.
         stores: called with some planes' probabilities at a time, at the labels' size.
     """
     depth, _, *size = planes.shape
-    shape = shape or (depth, *size)
-    count = shape[0]
-
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress(count * done // total, count)
-
-    blended = blended_planes(network, planes, sampling, batch_size, tell, bool(regions))
+    shape = shape or (depth, size[0], size[1])
+    blended = blended_planes(network, planes, sampling, batch_size, progress, bool(regions))
     return label_planes(resized_planes(blended, depth, shape), shape, classes, regions, stores)
 
 
 def blended_planes(
     network: Network,
-    planes: NDArray[np.float32] | VolumeSlices,
+    planes: Planes,
     sampling: Patches,
     batch_size: int = 1,
     progress: Progress | None = None,
@@ -93,16 +83,35 @@ def blended_planes(
 ) -> "Iterator[Logits]":
     """Yield the probabilities of a working volume, some planes (B, classes, H, W) at a time.
 
+    The arguments are those of `label_patches`, but `regions` whether the network tells regions.
+    """
+    return averaged_planes(
+        lambda images: probabilities_of(network(images), regions),
+        planes,
+        sampling,
+        batch_size,
+        progress,
+    )
+
+
+def averaged_planes(
+    compute: "Callable[[NDArray[np.float32]], Logits]",
+    planes: Planes,
+    sampling: Patches,
+    batch_size: int = 1,
+    progress: Progress | None = None,
+) -> "Iterator[Logits]":
+    """Yield what patches give, averaged where they overlap, some planes (B, K, H, W) at a time.
+
     No more planes than a patch is deep are held. A patch whose voxels are all the same, such as one
-    of air, is computed once and not again: its probabilities are the same wherever it lies.
+    of air, is computed once and not again: what it gives is the same wherever it lies.
 
     Args:
-        network: as for `label_patches`, and so are the others.
+        compute: from patches (B, C, d, h, w) to what is averaged, (B, K, d, h, w).
         planes: (D, C, H, W).
         sampling: size, overlap and padding of the patches.
         batch_size: patches that go through at once.
         progress: called with the patches done and the patches in all.
-        regions: whether the network tells regions apart, and not classes.
     """
     length, _, *size = planes.shape
     positions = sampling.positions((length, *size))
@@ -114,7 +123,7 @@ def blended_planes(
     with closing(prefetch(_batches(_windows(planes, sampling, positions), batch_size))) as batches:
         for batch in batches:
             images = [window.image for window in batch if not window.channels]
-            computed = iter(probabilities_of(network(np.stack(images)), regions) if images else ())
+            computed = iter(compute(np.stack(images))) if images else iter(())
             for window in batch:
                 if not window.channels:
                     values = next(computed)
@@ -122,8 +131,7 @@ def blended_planes(
                     values = uniform
                 else:
                     image = np.broadcast_to(window.image, (*window.image.shape[:1], *sampling.size))
-                    image = np.ascontiguousarray(image)[None]
-                    values = probabilities_of(network(image), regions)[0]
+                    values = compute(np.ascontiguousarray(image)[None])[0]
                     uniform_key, uniform = window.channels, values
                 if total is None:
                     held = min(sampling.size[0], length)
@@ -198,9 +206,7 @@ def resized_planes(
         held, first = held[min(unused, len(held)) :], first + min(unused, len(held))
 
 
-def _windows(
-    planes: NDArray[np.float32] | VolumeSlices, sampling: Patches, positions: Sequence[Position]
-) -> Iterator[_Window]:
+def _windows(planes: Planes, sampling: Patches, positions: Sequence[Position]) -> Iterator[_Window]:
     """Yield the patches at `positions`, which come plane by plane; planes are made once."""
     slab: NDArray[np.float32] | None = None  # (C, planes, H, W), from `first` on
     first = end = 0

@@ -319,7 +319,7 @@ class Predictor:
         Args:
             image: a volume; a file (or one per channel); or an array (X, Y, Z) or (C, X, Y, Z),
                 whose axes run to the right, to the front and up (RAS).
-            progress: called with the slices done and the slices in all.
+            progress: called with the slices or patches done, and those in all.
             spacing_mm: the edges of an array's voxels in millimetres, one per axis.
             probabilities: a file to write every class's or region's probability to, `.npy`
                 (float16, classes first) or `.nii` (float32, classes last).

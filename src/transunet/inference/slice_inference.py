@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Procedure = Literal["native", "paper"]
 PROCEDURES: tuple[Procedure, Procedure] = ("native", "paper")
 Progress = Callable[[int, int], None]
-"""Called with the slices done and the slices in all."""
+"""Called with the slices done and the slices in all; of a network of volumes, the patches."""
 StoreProbabilities = Callable[[slice, NDArray[np.float32]], None]
 """Called with which slices, and their probabilities (S, classes, H, W)."""
 _AT_ONCE = 8  # slices that are looked at together when a volume is measured

@@ -80,3 +80,8 @@ class Architecture(Configuration):
     def heads(self) -> int:
         """Heads of each of those layers."""
         return 0
+
+    @property
+    def num_queries(self) -> int:
+        """Queries, each with a class and a mask of its own; 0 where the network has none."""
+        return 0

@@ -10,7 +10,7 @@ HELP: Mapping[str, tuple[str, str]] = {
     "transunet_jobs_submitted_total": ("counter", "Jobs that were queued."),
     "transunet_jobs_total": ("counter", "Jobs that ended, by status."),
     "transunet_job_seconds": ("summary", "How long jobs ran that were done."),
-    "transunet_slices_total": ("counter", "Slices that were segmented."),
+    "transunet_slices_total": ("counter", "Slices, or patches of volumes, that were segmented."),
     "transunet_worker_restarts_total": ("counter", "Times that the worker process was replaced."),
     "transunet_jobs_waiting": ("gauge", "Jobs in the queue."),
     "transunet_jobs_running": ("gauge", "Jobs that the worker is at: 0 or 1."),

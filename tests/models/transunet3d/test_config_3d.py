@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from transunet import create_model
 from transunet.errors import ConfigError
 from transunet.models.transunet3d.config import (
     TRANSUNET3D_VARIANTS,
@@ -95,3 +96,14 @@ def test_a_variant_changes_part_of_a_part() -> None:
     changed = usual.replace(vit=usual.vit.replace(num_layers=2))
     assert (changed.layers, changed.heads) == (2, 3)
     assert usual.replace(vit=None).layers == 0
+
+
+def test_none_leaves_a_transformer_out() -> None:
+    encoder = create_model("TransUNet3D-S", num_classes=None, queries=None, deep_supervision=True)
+    assert encoder.config.queries is None
+    assert encoder.config.layers == 6
+    assert encoder.config.num_classes == 2
+    plain = create_model("TransUNet3D-S", vit=None, queries=None)
+    assert not [
+        name for name in plain.state_dict() if name.startswith(("transformer", "predictor"))
+    ]

@@ -71,6 +71,10 @@ class Slices(Configuration):
 class Planes(Protocol):
     """A volume's planes (D, C, H, W): an array, or what makes them when they are asked for."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Their number, channels, rows and columns."""
+
     def __len__(self) -> int:
         """How many there are."""
 

@@ -174,6 +174,11 @@ class TransUNet3DConfig(Architecture):
         """Attention heads of each of those layers."""
         return self.vit.num_heads if self.vit else 0
 
+    @property
+    def num_queries(self) -> int:
+        """Queries of the transformer decoder; 0 where there is none."""
+        return self.queries.num_queries if self.queries else 0
+
 
 class TrunkPlan(NamedTuple):
     """What of a 3D U-Net follows from the size and the spacing of what it sees."""

@@ -142,6 +142,11 @@ class TransUNet3D(SegmentationNetwork):
             x = self.conv_more(encoded)  # fidelity: in the bottleneck's place, not added to it
         return [x, *self.conv_blocks_localization(x, skips, self.tu)], maps
 
+    def query_prediction(self, x: Tensor) -> QueryPrediction:
+        """Return what the queries say of `x` (B, C, D, H, W), whose sides are whole strides."""
+        features, _ = self.features(x)
+        return self._predictions(features)[-1]
+
     def auxiliary_heads(self, depths: int) -> nn.ModuleList:
         """Return no heads: the network has its own, as many as its configuration says."""
         return nn.ModuleList()

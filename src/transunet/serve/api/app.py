@@ -96,9 +96,7 @@ def bundles(service: CurrentService) -> list[Bundle]:
             channels=served.channels,
             architecture=served.config.architecture.name,
             image_size=list(served.config.architecture.image_size),
-            layers=served.config.architecture.layers
-            if served.config.sampling.kind == "slices"
-            else 0,
+            layers=served.config.architecture.layers,
             heads=served.config.architecture.heads,
         )
         for served in service.bundles.values()

@@ -81,7 +81,7 @@ class Bundle(BaseModel):
     )
     layers: int = Field(
         examples=[12],
-        description="Transformer layers whose attention is shown, by 0..; of patches none.",
+        description="Transformer layers whose attention is shown, by 0..; 0 where there are none.",
     )
     heads: int = Field(examples=[12], description="Attention heads of each layer.")
 
@@ -158,8 +158,8 @@ class Job(BaseModel):
     bundle: str
     settings: dict[str, Any]
     status: Status
-    slices_done: int
-    slices_total: int | None
+    slices_done: int = Field(description="Of a bundle that takes volumes, its patches.")
+    slices_total: int | None = Field(description="As `slices_done`.")
     position: int | None = Field(description="Place in the queue, 1 for the next; else null.")
     attempts: int = Field(description="How often it was begun.")
     error: ErrorDetail | None

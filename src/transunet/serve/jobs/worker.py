@@ -17,6 +17,7 @@ from transunet.attention.view import AttentionView
 from transunet.backends.pytorch import model_of
 from transunet.batch.outputs import write_labels
 from transunet.bundle.io import from_pretrained
+from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError, as_user_error
 from transunet.files import atomic_path
@@ -92,8 +93,13 @@ class LoadedBundle:
         """
         if self._view is None:
             model = model_of(self.base.network) or from_pretrained(self.served.source)[0]
+            sampling = self.served.config.sampling
             self._view = AttentionView(
-                model, self.base.preprocessing, self.base.device, context=self.base.context
+                model,
+                self.base.preprocessing,
+                self.base.device,
+                context=sampling.context,
+                patches=sampling if isinstance(sampling, Patches) else None,
             )
         return self._view
 
@@ -139,7 +145,11 @@ class Worker:
             message = f"The bundle {job.bundle} is not served any more."
             raise ApiError("not_found", message, "Start the server with it, or choose another.")
 
+        samples = 0
+
         def on_progress(done: int, total: int) -> None:
+            nonlocal samples
+            samples = total
             self._pipe.send(("progress", id_, (done, total)))
             while self._pipe.poll():
                 self.answer_next()
@@ -163,7 +173,7 @@ class Worker:
             {"index": index, "name": name, "color": label_colour(index), **measured[name]}
             for index, name in sorted(predictor.structures.items())
         ]
-        return {"statistics": statistics, "slices": settings.native_shape(image)[0]}
+        return {"statistics": statistics, "slices": samples}
 
     def _show_attention(self, task: AttentionTask) -> None:
         image = self._read(task)
