@@ -125,12 +125,6 @@ def test_slices_and_patches_predict_together(bundle, image, tmp_path):
     assert statistics["left"]["voxels"] == (labels == 1).sum()
 
 
-def test_what_patches_cannot_be_used_for_yet_is_said(bundle, image, tmp_path):
-    with pytest.raises(ConfigError, match="a MONAI bundle of it cannot be written yet"):
-        export(bundle, tmp_path / "monai", "monai")
-    assert not (tmp_path / "monai").exists()
-
-
 @pytest.mark.slow
 @pytest.mark.runtime
 @pytest.mark.process

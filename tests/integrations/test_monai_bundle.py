@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from transunet import create_model
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.formats import read_volume
 from transunet.data.preprocessing import Channel, Preprocessing
@@ -21,6 +22,7 @@ from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError
 from transunet.inference.predictor import Predictor
 from transunet.integrations.monai.monai_bundle import inference, write_monai_bundle
+from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.variants import variant
 
@@ -31,6 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning"),  # a word on trust
     pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:monai"),
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # of torch, met by ignite
 ]
 
 NAMES = {0: "background", 1: "liver", 2: "spleen", 3: "kidney"}
@@ -189,6 +192,94 @@ def test_monai_finds_the_same_labels_on_a_real_image(tmp_path: Path) -> None:
     theirs = run_monai(bundle, tmp_path / "images", tmp_path / "labels")
     assert same_grid(ours, theirs) is None
     assert np.array_equal(theirs.array, ours.array)
+
+
+@pytest.fixture(scope="module")
+def of_patches() -> SegmentationNetwork:
+    """A network of volumes whose labels vary."""
+    torch.manual_seed(0)
+    model = create_model(
+        "TransUNet3D-S",
+        num_classes=4,
+        image_size=(8, 16, 16),
+        poolings=((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+        kernels=((3, 3, 3),) * 4,
+        width=4,
+        max_width=8,
+        vit={"num_layers": 1, "hidden_size": 12, "mlp_size": 12, "num_heads": 1},
+        queries={"hidden_size": 96, "mlp_size": 8, "num_queries": 4},
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1.5
+    return model
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "least"),
+    [
+        # The windows lie at the same places: a whole number of half patches along each axis.
+        (
+            Preprocessing(channels=(MRI,), spacing_mm=(34 * 0.9 / 24, 11 * 1.1 / 8, 30 * 0.9 / 32)),
+            0.999,
+        ),
+        (Preprocessing(channels=(MRI,), orientation="LPS", spacing_mm=(2.0, 1.0, 1.3)), 0.9),
+        (Preprocessing(channels=(MRI,), orientation="IRP"), 0.8),
+    ],
+    ids=["same windows", "resampled", "as it is"],
+)
+def test_patches_go_through_monais_inferer(
+    tmp_path: Path, of_patches: SegmentationNetwork, preprocessing: Preprocessing, least: float
+) -> None:
+    paths = mri(tmp_path / "images")
+    config = BundleConfig(architecture=of_patches.config, preprocessing=preprocessing, labels=NAMES)
+    bundle = write_monai_bundle(of_patches, config, tmp_path / "bundle")
+    stored = json.loads((bundle / "configs" / "inference.json").read_text())
+    assert stored["inferer"]["_target_"] == "SlidingWindowInferer"
+    predictor = Predictor(
+        of_patches, config.preprocessing, config.labels, sampling=config.sampling, device="cpu"
+    )
+    ours = predictor(paths)
+    theirs = run_monai(bundle, tmp_path / "images", tmp_path / "labels")
+    assert same_grid(ours, theirs) is None
+    assert (theirs.array == ours.array).mean() > least
+    assert len(np.unique(ours.array)) >= 3
+
+
+def test_what_monai_asks_of_a_bundle_of_patches_is_there(
+    tmp_path: Path, of_patches: SegmentationNetwork
+) -> None:
+    from monai.bundle import ConfigWorkflow, verify_net_in_out
+
+    mri(tmp_path / "images")
+    config = BundleConfig(
+        architecture=of_patches.config, preprocessing=Preprocessing(channels=(MRI,)), labels=NAMES
+    )
+    bundle = write_monai_bundle(of_patches, config, tmp_path / "bundle")
+    files = {
+        "config_file": str(bundle / "configs" / "inference.json"),
+        "meta_file": str(bundle / "configs" / "metadata.json"),
+    }
+    workflow = ConfigWorkflow(
+        workflow_type="inference", **files, bundle_root=str(bundle), dataset_dir=tmp_path / "images"
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+    verify_net_in_out(net_id="network_def", device="cpu", **files)
+    image = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
+    assert image["inputs"]["image"]["spatial_shape"] == [8, 16, 16]
+    assert image["inputs"]["image"]["is_patch_data"] is True
+
+
+def test_the_example_with_monais_loss_and_inferer_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "monai.md").read_text()
+    example = page.partition("own code")[2].partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["probabilities"].shape == (1, 3, 40, 50, 60)
+    torch.testing.assert_close(names["probabilities"].sum(1), torch.ones(1, 40, 50, 60))
+    head = names["network"].seg_outputs["3"].weight
+    assert head.grad.abs().sum() > 0
 
 
 def test_images_of_one_name_in_two_folders_keep_apart(tmp_path: Path) -> None:

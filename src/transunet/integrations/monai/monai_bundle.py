@@ -1,7 +1,9 @@
 """Writing a bundle of MONAI's format, which MONAI's own loader runs to the labels of `Predictor`.
 
 Stock MONAI components do what they do exactly as this package does: reading, reorienting, windowing
-of intensities, inverting, saving. What MONAI has no equal of, it calls from `monai_parts`.
+of intensities, inverting, saving. What MONAI has no equal of, it calls from `monai_parts`. Patches
+of volumes go through MONAI's own `SlidingWindowInferer`, whose windows lie at other places where
+the volume is no whole number of half patches; there labels differ in a few voxels.
 Writing needs no MONAI; running needs MONAI and this package.
 """
 
@@ -14,6 +16,7 @@ import torch
 import transunet
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.preprocessing import Preprocessing
+from transunet.data.sampling.patches import SIGMA, Patches
 from transunet.errors import ConfigError
 from transunet.files import atomic_path
 from transunet.models.families import network_class
@@ -29,10 +32,13 @@ SCHEMA = (
 )
 TESTED_WITH = {"monai": "1.6.1", "pytorch-ignite": "0.5.5"}
 """Stated where they are not installed while a bundle is written."""
-PAPER = (
-    "Chen, J. et al. TransUNet: Transformers Make Strong Encoders for Medical Image Segmentation. "
-    "arXiv:2102.04306, 2021."
-)
+PAPERS = {
+    2: "Chen, J. et al. TransUNet: Transformers Make Strong Encoders for Medical Image "
+    "Segmentation. arXiv:2102.04306, 2021.",
+    3: "Chen, J. et al. 3D TransUNet: Advancing Medical Image Segmentation through Vision "
+    "Transformers. arXiv:2310.07781, 2023.",
+}
+"""By the axes of a sample."""
 LICENCE = """\
 Configuration and documents in this folder were written by transunet and are under the Apache
 License, Version 2.0: https://www.apache.org/licenses/LICENSE-2.0
@@ -62,13 +68,23 @@ with `_seg` at the end, on the image's grid.
 
 ## How
 
-MONAI reads, reorients to {orientation} and normalises each volume; slices are
-resized to {size} pixels with cubic splines, the logits are resized back, and the label with the
-largest is taken. The last three steps are `{package}`'s, so the labels are those of
-`transunet predict`. The weights are a state dict that is read with `weights_only=True`.
+{procedure} The weights are a state dict that is read with
+`weights_only=True`.
 
 Reference: {paper}
 """
+PROCEDURES = {
+    "slices": """\
+MONAI reads, reorients to {orientation} and normalises each volume; slices are
+resized to {size} pixels with cubic splines, the logits are resized back, and the label with the
+largest is taken. The last three steps are `{package}`'s, so the labels are those of
+`transunet predict`.""",
+    "patches": """\
+MONAI reads and reorients each volume to {orientation}; `{package}` normalises and resamples it;
+MONAI's SlidingWindowInferer averages the probabilities of patches of {size} voxels; `{package}`
+resizes the mean to the image's grid and takes the label with the largest. `transunet predict` lays
+its patches evenly, so labels may differ in a few voxels.""",
+}
 _EXACT = 2**24
 """Integers up to here are exact in single precision."""
 _MODALITIES = {"ct": "CT", "cbct": "CT", "mri": "MR", "mr": "MR", "us": "US"}
@@ -97,11 +113,6 @@ def write_monai_bundle(
     Raises:
         ConfigError: when the folder holds something else or cannot be written to.
     """
-    if config.sampling.kind != "slices":
-        raise ConfigError(
-            f"{config.architecture.name} takes patches of volumes, and a MONAI bundle of it cannot "
-            "be written yet. Export it to .onnx, .xml or .pt2, which `transunet predict` takes."
-        )
     if config.regions:
         raise ConfigError(
             f"{config.architecture.name} tells regions apart "
@@ -128,9 +139,12 @@ def write_monai_bundle(
             classes=facts["label_classes"],
             intensities=facts["image_classes"],
             package=DISTRIBUTION,
-            orientation=config.preprocessing.orientation,
-            size=" x ".join(map(str, config.architecture.image_size)),
-            paper=PAPER,
+            procedure=PROCEDURES[config.sampling.kind].format(
+                orientation=config.preprocessing.orientation,
+                size=" x ".join(map(str, config.architecture.image_size)),
+                package=DISTRIBUTION,
+            ),
+            paper=PAPERS[config.architecture.axes],
         ),
         Path("LICENSE"): LICENCE,
     }
@@ -161,7 +175,7 @@ def inference(config: BundleConfig) -> dict[str, Any]:
         },
         {**_intensities(preprocessing), **image},
     ]
-    after = [
+    after: list[dict[str, Any]] = [
         {
             "_target_": "Invertd",
             "keys": "pred",
@@ -184,6 +198,35 @@ def inference(config: BundleConfig) -> dict[str, Any]:
             "print_log": False,
         },
     ]
+    inferer: dict[str, Any] = {
+        "_target_": f"{PARTS}.SliceBySlice",
+        "slice_axis": 0,
+        "spacing_mm": preprocessing.spacing_mm and preprocessing.spacing_mm[1:],
+        "batch_size": 8,
+        "context": config.sampling.context,
+        "procedure": "native",
+        "mirror": False,
+        "window": False,
+    }
+    predicting = "@network"
+    if isinstance(config.sampling, Patches):
+        settings = preprocessing.model_dump(mode="json")
+        before[-1] = {"_target_": f"{PARTS}.WorkingVolumed", **image, "preprocessing": settings}
+        labels = {"_target_": f"{PARTS}.LabelMapd", "keys": "pred", "orig_keys": "image"}
+        after.insert(0, labels)
+        inferer = {
+            "_target_": "SlidingWindowInferer",
+            "roi_size": list(config.sampling.size),
+            "sw_batch_size": 1,
+            "overlap": config.sampling.overlap,
+            "mode": "gaussian",
+            "sigma_scale": SIGMA,
+            "padding_mode": "constant",
+            "cval": 0.0,
+        }
+        # Probabilities are averaged, as by the predictor: the logarithms of queries' scores have
+        # no lower end.
+        predicting = "$torch.nn.Sequential(@network, torch.nn.Softmax(dim=1))"
     return {
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
@@ -215,16 +258,7 @@ def inference(config: BundleConfig) -> dict[str, Any]:
             "shuffle": False,
             "num_workers": 0,
         },
-        "inferer": {
-            "_target_": f"{PARTS}.SliceBySlice",
-            "slice_axis": 0,
-            "spacing_mm": preprocessing.spacing_mm and preprocessing.spacing_mm[1:],
-            "batch_size": 8,
-            "context": config.sampling.context,
-            "procedure": "native",
-            "mirror": False,
-            "window": False,
-        },
+        "inferer": inferer,
         "postprocessing": {"_target_": "Compose", "transforms": after},
         "handlers": [
             {
@@ -239,7 +273,7 @@ def inference(config: BundleConfig) -> dict[str, Any]:
             "_target_": "SupervisedEvaluator",
             "device": "@device",
             "val_data_loader": "@dataloader",
-            "network": "@network",
+            "network": predicting,
             "inferer": "@inferer",
             "postprocessing": "@postprocessing",
             "val_handlers": "@handlers",
@@ -275,6 +309,8 @@ def metadata(config: BundleConfig) -> dict[str, Any]:
     classes = ", ".join(f"{index} {name}" for index, name in enumerate(names))
     structures = ", ".join(names[1:])
     modalities = {_MODALITIES.get(c.name.lower(), "n/a") for c in preprocessing.channels}
+    slices = network.axes == 2
+    samples = "slices along the first axis" if slices else "patches"
     bounded = all(c.normalisation in ("clip", "range") for c in preprocessing.channels)
 
     def tensor(channels: list[str], **properties: Any) -> dict[str, Any]:
@@ -284,7 +320,7 @@ def metadata(config: BundleConfig) -> dict[str, Any]:
             "num_channels": len(channels),
             "spatial_shape": list(network.image_size),
             "dtype": "float32",
-            "is_patch_data": False,
+            "is_patch_data": not slices,
             "channel_def": {str(index): name for index, name in enumerate(channels)},
         }
 
@@ -300,10 +336,9 @@ def metadata(config: BundleConfig) -> dict[str, Any]:
         },
         "supported_apps": {},
         "name": f"TransUNet {network.name}",
-        "task": f"Segmentation of {structures} slice by slice",
-        "description": f"TransUNet ({network.name}), a {network.axes}-D network of convolutions "
-        f"and a transformer, segments {structures} in slices along the first axis of volumes "
-        f"oriented {preprocessing.orientation}.",
+        "task": f"Segmentation of {structures} " + ("slice by slice" if slices else "in 3D"),
+        "description": f"TransUNet ({network.name}), a {network.axes}-D network, segments "
+        f"{structures} in {samples} of volumes oriented {preprocessing.orientation}.",
         "authors": "whoever trained the model",
         "copyright": "of the weights: whoever trained the model",
         "data_type": "nibabel",
@@ -313,7 +348,7 @@ def metadata(config: BundleConfig) -> dict[str, Any]:
         "label_classes": classes,
         "pred_classes": f"label map of one channel: {classes}",
         "intended_use": "Research. Not a medical device; not for diagnosis.",
-        "references": [PAPER],
+        "references": [PAPERS[network.axes]],
         "network_data_format": {
             "inputs": {
                 "image": tensor(

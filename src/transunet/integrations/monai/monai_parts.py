@@ -20,11 +20,14 @@ from transunet.data.preprocessing import Channel, Preprocessing, planes_first
 from transunet.data.sampling.slices import Slices
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
+from transunet.inference.patch_inference import resized_planes
 from transunet.inference.predictor import Predictor
-from transunet.inference.slice_inference import VolumeSlices
+from transunet.inference.slice_inference import VolumeSlices, label_planes
 from transunet.models.segmentation_network import SegmentationNetwork
 
 _NIFTI = (".nii", ".nii.gz")
+_NATIVE_SHAPE = "transunet_native_shape"
+"""What MONAI's metadata of a working volume call the size before it was resampled."""
 
 
 def find_cases(folder: Path | str, channels: int) -> list[dict[str, list[str]]]:
@@ -100,6 +103,62 @@ class NormaliseChannelsd(MapTransform):  # type: ignore[misc]
             slices = VolumeSlices(Volume(out[key].numpy(), np.eye(4), name), self.preprocessing)
             array = np.moveaxis(slices[0 : len(slices)], 0, 1 + self.slice_axis)
             out[key] = convert_to_dst_type(array, dst=out[key], dtype=np.float32)[0]
+        return out
+
+
+class WorkingVolumed(MapTransform):  # type: ignore[misc]
+    """Normalise and resample a volume (C, D, H, W) that has its orientation, for a 3D network.
+
+    Args:
+        keys: of the volumes.
+        preprocessing: the settings of a `transunet.data.preprocessing.Preprocessing`.
+    """
+
+    def __init__(self, keys: str | Sequence[str], preprocessing: Mapping[str, Any]) -> None:
+        super().__init__(keys)
+        self.preprocessing = Preprocessing(**preprocessing)
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `data` with working volumes, float32; their affine stays the image's.
+
+        Raises:
+            DataError: for another number of channels, voxels that are not finite, or an absurd size
+                after resampling.
+        """
+        out = dict(data)
+        for key in self.key_iterator(out):
+            name = str(out[key].meta.get("filename_or_obj", "the image"))
+            volume = Volume(out[key].numpy(), np.asarray(out[key].affine, np.float64), name)
+            planes = VolumeSlices(volume, self.preprocessing)
+            array = np.ascontiguousarray(planes[0 : len(planes)].swapaxes(0, 1))
+            out[key] = convert_to_dst_type(array, dst=out[key], dtype=np.float32)[0]
+            out[key].meta[_NATIVE_SHAPE] = np.asarray(volume.spatial_shape)
+        return out
+
+
+class LabelMapd(MapTransform):  # type: ignore[misc]
+    """Bring probabilities (K, D, H, W) to the oriented image's size, and label each voxel.
+
+    Args:
+        keys: of the probabilities.
+        orig_keys: of the working volume, which tells that size.
+    """
+
+    def __init__(self, keys: str | Sequence[str], orig_keys: str) -> None:
+        super().__init__(keys)
+        self.orig_keys = orig_keys
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `data` with label maps (1, D, H, W)."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            depth, height, width = map(int, out[self.orig_keys].meta[_NATIVE_SHAPE])
+            shape = depth, height, width
+            planes = out[key].detach().cpu().numpy().swapaxes(0, 1)
+            resized = resized_planes([planes], len(planes), shape)
+            labels = label_planes(resized, shape, planes.shape[1])
+            dtype = np.uint8 if labels.dtype == np.uint8 else np.int32  # MONAI knows no uint16
+            out[key] = convert_to_dst_type(labels[None], dst=out[key], dtype=dtype)[0]
         return out
 
 
