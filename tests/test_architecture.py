@@ -33,7 +33,8 @@ ALLOWED = {
     | {"integrations"},
     "attention": GROUND
     | {"device", "models", "data", "drawing", "bundle", "backends", "inference", "batch"},
-    "integrations": GROUND | {"models", "weights", "data", "bundle", "inference", "batch"},
+    "integrations": GROUND
+    | {"models", "weights", "data", "bundle", "inference", "batch", "training"},
     "training": GROUND
     | {"device", "models", "weights", "create", "data", "bundle"}
     | {"evaluation", "backends", "inference", "batch"},

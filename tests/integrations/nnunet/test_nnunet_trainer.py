@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transunet.data.formats import read_volume
 from transunet.data.volume import same_grid
 from transunet.integrations.nnunet.plans import config_for_plans
-from transunet.models.transunet2d.network import TransUNet
+from transunet.models.families import build
 from transunet.weights.load import load_weights
 
 if find_spec("nnunetv2") is None:
@@ -36,13 +36,22 @@ AFFINE = np.array([[-0.9, 0, 0, 5], [0, 1.1, 0, -3], [0, 0, 3.0, 7], [0, 0, 0, 1
 LABELS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
 TRAINERS = """
 import os
-from transunet.integrations.nnunet.nnunet_trainer import nnUNetTrainerTransUNet_R26Ti
+from transunet.integrations.nnunet import nnunet_trainer
 
-class nnUNetTrainerTransUNetShort(nnUNetTrainerTransUNet_R26Ti):
+class Short:
     def __init__(self, plans, configuration, fold, dataset_json, device):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = int(os.environ["EPOCHS"])
         self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 1
+
+class nnUNetTrainerTransUNetShort(Short, nnunet_trainer.nnUNetTrainerTransUNet_R26Ti):
+    pass
+
+class nnUNetTrainerUNet3DShort(Short, nnunet_trainer.nnUNetTrainerTransUNet3D_UNetS):
+    pass
+
+class nnUNetTrainerTransUNet3DShort(Short, nnunet_trainer.nnUNetTrainerTransUNet3D_S):
+    pass
 """
 # `transunet nnunet`, whose pools are forked: each process that is spawned imports for 7 seconds.
 COMMAND = """
@@ -55,11 +64,20 @@ main()
 
 
 class Project:
-    """The folders of nnU-Net, with a data set of two channels, regions and an ignore label."""
+    """The folders of nnU-Net with a data set of two channels and an ignore label."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        labels: dict = LABELS,
+        shape: tuple[int, int, int] = (22, 26, 5),
+        trainer: str = "nnUNetTrainerTransUNetShort",
+        configuration: str = "2d",
+    ) -> None:
         self.folder, self.raw = folder, folder / "raw" / NAME
-        self.results = folder / "results" / NAME / "nnUNetTrainerTransUNetShort__nnUNetPlans__2d"
+        self.labels, self.shape = labels, shape
+        self.trainer, self.configuration = trainer, configuration
+        self.results = folder / "results" / NAME / f"{trainer}__nnUNetPlans__{configuration}"
         for name in ("imagesTr", "labelsTr", "imagesTs"):
             (self.raw / name).mkdir(parents=True)
         for index in range(2):
@@ -68,9 +86,10 @@ class Project:
         (folder / "trainers").mkdir()
         (folder / "trainers" / "short_trainers.py").write_text(TRAINERS)
 
-    def run(self, *words: str, epochs: int = 1, **more: str) -> str:
+    def run(self, *words: str, epochs: int = 1, forked: bool = True, **more: str) -> str:
+        program = ("-c", COMMAND) if forked else ("-m", "transunet")
         result = subprocess.run(
-            [sys.executable, "-c", COMMAND, "nnunet", *words],
+            [sys.executable, *program, "nnunet", *words],
             env=self.environment(epochs) | more,
             capture_output=True,
             text=True,
@@ -90,13 +109,25 @@ class Project:
             "EPOCHS": str(epochs),
         }
 
+    def plan(self, *configurations: str) -> None:
+        words = ("nnUNetv2_plan_and_preprocess", "-d", "777", "-npfp", "1", "-np", "1", "-c")
+        self.run(*words, *configurations, nnUNet_n_proc_DA="1")  # planning cannot do with none
+
     def train(self, *words: str, epochs: int = 1, **more: str) -> str:
-        fixed = ("777", "2d", "all", "-tr", "nnUNetTrainerTransUNetShort", "-device", "cpu")
+        fixed = ("777", self.configuration, "all", "-tr", self.trainer, "-device", "cpu")
         return self.run("nnUNetv2_train", *fixed, *words, epochs=epochs, **more)
+
+    def predict(self, labels: Path) -> None:
+        self.run(
+            *("nnUNetv2_predict", "-d", "777", "-c", self.configuration, "-f", "all"),
+            *("-tr", self.trainer, "-i", str(self.raw / "imagesTs"), "-o", str(labels)),
+            *("-device", "cpu", "-npp", "1", "-nps", "1"),
+            forked=self.configuration == "2d",  # a pool that is forked after volumes waits forever
+        )
 
     def _write_case(self, name: str, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        shape = (22 + seed, 26, 5)
+        shape = (self.shape[0] + seed, *self.shape[1:])
         for channel in range(2):
             image = nib.Nifti1Image(rng.normal(size=shape).astype(np.float32), AFFINE)
             for folder in ("imagesTr", "imagesTs"):
@@ -105,7 +136,7 @@ class Project:
         nib.save(nib.Nifti1Image(label, AFFINE), self.raw / "labelsTr" / f"{name}.nii.gz")
 
     def _write_dataset(self) -> None:
-        values = {"channel_names": {"0": "T1", "1": "T2"}, "labels": LABELS}
+        values = {"channel_names": {"0": "T1", "1": "T2"}, "labels": self.labels}
         values |= {"regions_class_order": [1, 2], "numTraining": 2, "file_ending": ".nii.gz"}
         (self.raw / "dataset.json").write_text(json.dumps(values))
 
@@ -113,8 +144,7 @@ class Project:
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("nnunet"))
-    words = ("nnUNetv2_plan_and_preprocess", "-d", "777", "-c", "2d", "-npfp", "1", "-np", "1")
-    project.run(*words, nnUNet_n_proc_DA="1")  # planning cannot do with none
+    project.plan("2d", "3d_fullres")
     return project
 
 
@@ -142,7 +172,7 @@ def test_training_ends_with_a_validation(trained: Project) -> None:
 def test_what_was_trained_is_taken_back(trained: Project) -> None:
     plans = json.loads((trained.folder / "preprocessed" / NAME / "nnUNetPlans.json").read_text())
     patch_size = plans["configurations"]["2d"]["patch_size"]
-    model = TransUNet(config_for_plans("R26-ViT-Ti_16", patch_size, 2, 2))
+    model = build(config_for_plans("R26-ViT-Ti_16", patch_size, 2, 2))
     load_weights(model, trained.results / "fold_all" / "checkpoint_final.pth")
     theirs = checkpoint_of(trained)["network_weights"]
     assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
@@ -157,11 +187,7 @@ def test_training_is_taken_up_again(trained: Project) -> None:
 
 def test_label_maps_lie_on_the_images_grid(trained: Project) -> None:
     images, labels = trained.raw / "imagesTs", trained.folder / "labels"
-    trained.run(
-        *("nnUNetv2_predict", "-d", "777", "-c", "2d", "-f", "all", "-device", "cpu"),
-        *("-tr", "nnUNetTrainerTransUNetShort", "-i", str(images), "-o", str(labels)),
-        *("-npp", "1", "-nps", "1"),
-    )
+    trained.predict(labels)
     for index in range(2):
         found = read_volume(labels / f"case_{index}.nii.gz")
         assert same_grid(found, read_volume(images / f"case_{index}_0000.nii.gz")) is None
@@ -171,7 +197,7 @@ def test_label_maps_lie_on_the_images_grid(trained: Project) -> None:
 def test_training_starts_from_the_weights_that_are_named(planned: Project, tmp_path: Path) -> None:
     plans = json.loads((planned.folder / "preprocessed" / NAME / "nnUNetPlans.json").read_text())
     patch_size = plans["configurations"]["2d"]["patch_size"]
-    model = TransUNet(config_for_plans("R26-ViT-Ti_16", patch_size, 2, 2))
+    model = build(config_for_plans("R26-ViT-Ti_16", patch_size, 2, 2))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     code = (
         "import sys, torch, nnunetv2.run.run_training as r\n"
@@ -195,8 +221,18 @@ def test_training_starts_from_the_weights_that_are_named(planned: Project, tmp_p
     )
 
 
-def test_volumes_are_refused_before_anything_is_written(planned: Project) -> None:
-    words = ("nnUNetv2_train", "777", "3d_fullres", "all", "-tr", "nnUNetTrainerTransUNet")
+@pytest.mark.parametrize(
+    ("trainer", "configuration", "said"),
+    [
+        ("nnUNetTrainerTransUNet", "3d_fullres", "segments slices"),
+        ("nnUNetTrainerTransUNet3D_UNet", "2d", "segments volumes"),
+        ("nnUNetTrainerTransUNet3D_S", "3d_fullres", "has regions"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    planned: Project, trainer: str, configuration: str, said: str
+) -> None:
+    words = ("nnUNetv2_train", "777", configuration, "all", "-tr", trainer)
     result = subprocess.run(
         [sys.executable, "-m", "transunet", "nnunet", *words, "-device", "cpu"],
         env=planned.environment(1),
@@ -204,6 +240,53 @@ def test_volumes_are_refused_before_anything_is_written(planned: Project) -> Non
         text=True,
     )
     assert result.returncode == 2
-    assert "'3d_fullres'" in result.stderr
+    assert said in result.stderr
     assert "Traceback" not in result.stderr
-    assert not list(planned.folder.glob("results/*/nnUNetTrainerTransUNet__*"))
+    assert not list(planned.folder.glob(f"results/*/{trainer}__*"))
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A data set of classes, for the network with queries."""
+    project = Project(
+        tmp_path_factory.mktemp("volumes"),
+        {"background": 0, "rest": 1, "core": 2, "ignore": 3},
+        (34, 36, 20),
+        "nnUNetTrainerTransUNet3DShort",
+        "3d_fullres",
+    )
+    project.plan("3d_fullres")
+    return project
+
+
+def test_queries_are_trained_validated_and_predicted_with(volumes: Project) -> None:
+    assert "TransUNet TransUNet3D-S starts from random weights" in volumes.train()
+    summary = volumes.results / "fold_all" / "validation" / "summary.json"
+    assert len(json.loads(summary.read_text())["metric_per_case"]) == 2
+    labels = volumes.folder / "labels"
+    volumes.predict(labels)
+    found = read_volume(labels / "case_1.nii.gz")
+    assert same_grid(found, read_volume(volumes.raw / "imagesTs" / "case_1_0000.nii.gz")) is None
+    # What was trained is this package's network, by its names.
+    plans = json.loads((volumes.folder / "preprocessed" / NAME / "nnUNetPlans.json").read_text())
+    planned = plans["configurations"]["3d_fullres"]
+    stages = planned["architecture"]["arch_kwargs"]
+    model = build(
+        config_for_plans(
+            *("TransUNet3D-S", planned["patch_size"], 2, 3),
+            *(stages["strides"], stages["kernel_sizes"]),
+        )
+    )
+    model.load_state_dict(checkpoint_of(volumes)["network_weights"])
+
+
+def test_the_3d_unet_is_trained_for_regions(planned: Project) -> None:
+    """With deep supervision at each stage, and nnU-Net's own loss."""
+    trainer = "nnUNetTrainerUNet3DShort"
+    planned.run("nnUNetv2_train", "777", "3d_fullres", "all", "-tr", trainer, "-device", "cpu")
+    results = planned.folder / "results" / NAME / f"{trainer}__nnUNetPlans__3d_fullres"
+    assert (results / "fold_all" / "validation" / "summary.json").is_file()
+    weights = torch.load(results / "fold_all" / "checkpoint_final.pth", weights_only=False)
+    heads = [v for n, v in weights["network_weights"].items() if n.startswith("seg_outputs")]
+    assert len(heads) >= 2
+    assert all(head.shape[0] == 2 for head in heads)

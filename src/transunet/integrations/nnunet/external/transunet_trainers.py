@@ -5,6 +5,12 @@ nnU-Net imports every module of that folder by its bare name, so it must not be 
 
 from transunet.integrations.nnunet.nnunet_trainer import (
     nnUNetTrainerTransUNet,
+    nnUNetTrainerTransUNet3D,
+    nnUNetTrainerTransUNet3D_Decoder,
+    nnUNetTrainerTransUNet3D_Encoder,
+    nnUNetTrainerTransUNet3D_S,
+    nnUNetTrainerTransUNet3D_UNet,
+    nnUNetTrainerTransUNet3D_UNetS,
     nnUNetTrainerTransUNet_R26S,
     nnUNetTrainerTransUNet_R26Ti,
     nnUNetTrainerTransUNet_R50L,
@@ -13,6 +19,12 @@ from transunet.integrations.nnunet.nnunet_trainer import (
 
 __all__ = [
     "nnUNetTrainerTransUNet",
+    "nnUNetTrainerTransUNet3D",
+    "nnUNetTrainerTransUNet3D_Decoder",
+    "nnUNetTrainerTransUNet3D_Encoder",
+    "nnUNetTrainerTransUNet3D_S",
+    "nnUNetTrainerTransUNet3D_UNet",
+    "nnUNetTrainerTransUNet3D_UNetS",
     "nnUNetTrainerTransUNet_R26S",
     "nnUNetTrainerTransUNet_R26Ti",
     "nnUNetTrainerTransUNet_R50L",
