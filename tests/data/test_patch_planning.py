@@ -242,6 +242,8 @@ def test_what_suits_is_recommended_in_words():
 
     assert told((50, 35, 36), (1, 1, 1)) == "3D"
     assert told((10, 256, 216), (10, 1.5, 1.5)).startswith("2D, or 2.5D")
+    assert told((150, 300, 300), (3, 0.8, 0.8)) == "3D"  # abdominal CTs
+    assert told((60, 300, 300), (6, 1, 1)).startswith("2D, or 2.5D")
     shown = recommendation(fingerprint((900, 512, 512)), (64, 64, 64))
     assert shown.value == "3D, or 2D for the overview"
     assert recommendation(fingerprint((2, 300, 300))).value == "2D"

@@ -131,9 +131,10 @@ def test_a_volume_is_labelled_as_on_the_cpu(axes, settings, tmp_path):
         (2, "fp16", 1e-2),
         (2, "bf16", 5e-2),
         (3, "fp32", 1e-3),
-        # What a query sees is a threshold, which half precision moves: CPUs give 0.06 and 0.26.
+        # What a query sees is a threshold, which half precision moves: CPUs give 0.06 and 0.26, an
+        # H200 0.57 in bf16.
         (3, "fp16", 0.2),
-        (3, "bf16", 0.5),
+        (3, "bf16", 0.8),
     ],
 )
 def test_a_step_is_the_cpus(axes, precision, most, checkpointing):
@@ -254,6 +255,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_pieces(store, little_memory):
 
 
 @needs_its_memory
+@pytest.mark.process
 def test_running_out_of_memory_says_what_to_lower(run, little_memory):
     full = run("modern", image_size=512, batch_size=24, folder="full")
     with pytest.raises(TransUNetError, match=r"too little memory.*--set accumulate=2.*precision"):

@@ -35,6 +35,16 @@ def pieces(store, recipe):
     return measure
 
 
+def test_the_precision_is_the_devices(store, recipe, monkeypatch):
+    opened = Store.open(store)
+    asked = recipe(precision="auto")
+    assert fit_to_memory(asked, opened, CPU).precision == "fp32"
+    for has, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **_: has)
+        assert fit_to_memory(asked, opened, torch.device("cuda")).precision == precision
+    assert load_recipe("modern").precision == load_recipe("modern3d").precision == "auto"
+
+
 def test_less_memory_means_more_pieces(pieces, memory_of, monkeypatch):
     needed = []
     for megabytes in (100_000, 400, 250, 180, 130):

@@ -134,6 +134,9 @@ def train(
             "go on with: transunet train --resume RUN."
         )
     else:
+        decided = recipe or overrides.keys() & {"model", "weights"}
+        if not decided and runs.is_store_of_volumes(dataset):
+            recipe = "modern3d"
         if overrides.get("fold") is not None and "folds" not in overrides:
             others = {key: value for key, value in overrides.items() if key != "fold"}
             if load_recipe(recipe, others).folds is None:  # the data say how many

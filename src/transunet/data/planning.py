@@ -52,6 +52,10 @@ CLIPPED = (0.5, 99.5)
 _FINE = 10  # percentile of the coarse axis's spacings that is taken where voxels are long
 _EMPTY = 0.25  # share of voxels that are exactly 0 from which on the background counts as such
 _SMALL_SHARE = 0.02  # of a volume, below which a patch shows too little of it
+_FAR_APART = 5.0
+"""Times the pixels' distance, from which planes tell little of each other: of abdominal CTs, where
+it is 4 times, 3D networks are published to do better; of cardiac films, 6 to 7 times, they do worse
+than slices in docs/explanation/results.md."""
 _FEW_PLANES = 16  # below this there is little to see along the axis across the slices, all needed
 
 PATCHES = 2
@@ -254,7 +258,7 @@ def recommendation(fingerprint: Fingerprint, patch: Sequence[int] = ()) -> Decis
     share = prod(patch) / prod(size) if patch else 1.0
     if size[0] < 4:
         value, reason = "2D", f"{size[0]} planes (median) are no volume to speak of"
-    elif coarse_axis(spacing) == 0 or size[0] < _FEW_PLANES:
+    elif ratio > _FAR_APART or size[0] < _FEW_PLANES:
         value = "2D, or 2.5D (--set context=1)"
         reason = (
             f"{size[0]} planes (median), {ratio:.1f} times as far apart as rows and columns: each "

@@ -43,7 +43,7 @@ _MOST_VOXELS_ELSEWHERE = 128**3
 def fit_to_memory(
     recipe: Recipe, store: Store, device: torch.device, world: ProcessGroup = ALONE
 ) -> Recipe:
-    """Return `recipe` with sizes for the memory of `device` where it says `auto`.
+    """Return `recipe` with precision and sizes for `device` where it says `auto`.
 
     The image size is that of the store's median slice, smaller where fewer than 8 slices fit; the
     batch becomes 24 slices in as few pieces as fit. Patches have the median volume's size, or as
@@ -54,6 +54,9 @@ def fit_to_memory(
     Raises:
         ConfigError: when not even one slice fits, naming what to lower.
     """
+    if recipe.precision == "auto":
+        half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        recipe = recipe.replace(precision="bf16" if half else "fp32")
     if recipe.axes == 3:
         recipe = _patches_fitted(recipe, store, device, world)
     elif recipe.image_size == "auto":

@@ -179,7 +179,8 @@ class Recipe(Configuration):
     patches from anywhere."""
 
     # The arithmetic.
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """`auto`: bf16 on a GPU that has it, else fp32."""
     compile: bool = False
     gradient_checkpointing: bool = False
 

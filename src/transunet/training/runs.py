@@ -586,6 +586,11 @@ def is_store(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / "cases").is_dir()
 
 
+def is_store_of_volumes(folder: Path) -> bool:
+    """Whether `folder` is a store that was prepared for networks of three axes."""
+    return is_store(folder) and Store.open(folder).preprocessing.of_volumes
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested `values` as one level, keys joined by dots."""
     flattened: dict[str, Any] = {}
