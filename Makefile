@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist workstea
 
 CORE := $(addprefix tests/,models data inference evaluation training)
 
-.PHONY: demo quick test web lint format docs clean
+.PHONY: demo quick test exhaustive web lint format docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/brain_tissue.py $(OUT)
@@ -27,6 +27,10 @@ quick: $(VENV)/.dev
 test: $(VENV)/.dev
 	$(BIN)/python web/build_page.py
 	$(PYTEST)
+
+# What `make test` leaves out, since shorter tests show it in brief: about 4 minutes.
+exhaustive: $(VENV)/.dev
+	$(PYTEST) -m exhaustive
 
 # The page of `transunet serve`, into src/transunet/serve/page: the same bytes on any machine.
 # Installing the package and `make test` do this too, where Node is there and the page is not current.

@@ -259,6 +259,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+@pytest.mark.exhaustive  # its network, loss and plans are tested by themselves
 def test_queries_are_trained_validated_and_predicted_with(volumes: Project) -> None:
     assert "TransUNet TransUNet3D-S starts from random weights" in volumes.train()
     summary = volumes.results / "fold_all" / "validation" / "summary.json"
@@ -280,6 +281,7 @@ def test_queries_are_trained_validated_and_predicted_with(volumes: Project) -> N
     model.load_state_dict(checkpoint_of(volumes)["network_weights"])
 
 
+@pytest.mark.exhaustive
 def test_the_3d_unet_is_trained_for_regions(planned: Project) -> None:
     """With deep supervision at each stage, and nnU-Net's own loss."""
     trainer = "nnUNetTrainerUNet3DShort"
