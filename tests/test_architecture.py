@@ -27,7 +27,8 @@ ALLOWED = {
     "backends": GROUND | {"device", "models", "data", "bundle"},
     # drawing: a prediction's sheet and the figure of attention are outputs like the label map.
     "inference": GROUND | {"device", "models", "data", "bundle", "backends"},
-    "batch": GROUND | {"device", "data", "drawing", "bundle", "backends", "inference"},
+    "trust": GROUND | {"data", "evaluation", "bundle", "backends", "inference"},
+    "batch": GROUND | {"device", "data", "drawing", "bundle", "backends", "inference", "trust"},
     "export": GROUND
     | {"device", "models", "data", "bundle", "backends", "inference", "batch"}
     | {"integrations"},

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -52,6 +52,7 @@ from transunet.inference.postprocessing import measure_structures
 from transunet.inference.predictor import Predictor
 from transunet.inference.prefetch import map_in_thread, prefetch
 from transunet.inference.slice_inference import Progress
+from transunet.trust.assessment import Assessment, predict_and_assess
 
 _SMALL = 1 << 26  # voxels of images read while another is computed: 256 MiB as float32
 
@@ -86,6 +87,8 @@ class CaseOutcome:
     error: TransUNetError | None = None
     warnings: tuple[str, ...] = ()
     """What makes the image doubtful for the bundle."""
+    structures: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> what was measured and is expected, as in `statistics.json`; of what is done now."""
 
 
 def predict_file(
@@ -183,6 +186,8 @@ def predict_cases(
         "probabilities": options.probabilities,
         "uncertainty": options.uncertainty,
     }
+    if predictor.fitted is not None:  # what is told, and probabilities, depend on it
+        settings["trust"] = sha256(predictor.fitted.model_dump_json().encode()).hexdigest()
     key = json.dumps([predictor.fingerprint, settings], sort_keys=True)
     batch = _Batch(predictor, folder, options, on_case_start, sha256(key.encode()).hexdigest())
     started = datetime.now(UTC)
@@ -230,6 +235,7 @@ class _CaseJob:
     labels: dict[str, Volume] = field(default_factory=dict)
     """By their name in `files`: "labels", and "paper" beside those of native."""
     warnings: list[str] = field(default_factory=list)
+    assessment: Assessment = field(default_factory=Assessment)
 
 
 @dataclass(eq=False)
@@ -337,13 +343,11 @@ class _Batch:
                 maps = self.predictor.by_procedure(job.image, progress, job.warnings.append)
                 job.labels = {"labels": maps["native"], "paper": maps["paper"]}
             else:
-                job.labels["labels"] = self.predictor(
-                    job.image,
-                    progress,
-                    probabilities=job.files.get("probabilities"),
-                    uncertainty=job.files.get("uncertainty"),
-                    warn=job.warnings.append,
+                asked = {name: job.files.get(name) for name in ("probabilities", "uncertainty")}
+                job.labels["labels"], job.assessment = predict_and_assess(
+                    self.predictor, job.image, progress, warn=job.warnings.append, **asked
                 )
+                job.warnings += job.assessment.unlike
         except MACHINE_ERRORS as error:
             job.error = as_user_error(error, job.case.images[0])
         if job.large:
@@ -368,8 +372,8 @@ class _Batch:
                 record = replace(
                     job.record,
                     status="done",
-                    structures=measure_structures(
-                        labels, job.image, names, axis, self.predictor.regions
+                    structures=job.assessment.added_to(
+                        measure_structures(labels, job.image, names, axis, self.predictor.regions)
                     ),
                     seconds=round(time.perf_counter() - job.start, 3),
                     warnings=tuple(job.warnings),
@@ -379,7 +383,9 @@ class _Batch:
                 record = replace(job.record, status="failed", problem=str(error))
             write_record(self.folder, record)
             status: Status = "failed" if error else "done"
-            job.outcome = CaseOutcome(job.case.name, status, error, record.warnings)
+            job.outcome = CaseOutcome(
+                job.case.name, status, error, record.warnings, record.structures
+            )
             job.image, job.labels = None, {}  # not held while another case is computed
         if job.claim is not None:
             job.claim.release()

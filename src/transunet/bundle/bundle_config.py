@@ -9,12 +9,13 @@ from typing import Any, Literal, Self
 from pydantic import SerializeAsAny, model_validator
 
 from transunet.bundle.hub import download_file
+from transunet.bundle.trust_config import Trust
 from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.regions import Region, check_regions, structures_in
 from transunet.data.sampling import Sampling
 from transunet.errors import ConfigError
-from transunet.files import read_json
+from transunet.files import read_json, write_text
 from transunet.models.architecture import Architecture
 from transunet.models.families import architecture_of
 from transunet.settings import Configuration
@@ -42,6 +43,8 @@ class BundleConfig(Configuration):
     """Where the network tells regions apart: each, in the order in which they are written."""
     training_data: TrainingData | None = None
     """What training saw, so that an image of another kind is noticed; older bundles lack it."""
+    trust: Trust | None = None
+    """What was fitted on held-out cases; bundles without it go on without."""
     versions: Mapping[str, str] = {}
     """Packages that wrote the bundle."""
 
@@ -121,6 +124,16 @@ def _read(path: Path, _inode: int, _changed: int) -> BundleConfig:
     """Read a file once for all that a command asks of its bundle, and anew when it changes."""
     values = read_json(path, "Restore the bundle's configuration.")
     return BundleConfig.from_json(values, str(path))
+
+
+def keep_trust(folder: Path, trust: Trust) -> None:
+    """Write what was fitted on held-out cases into the bundle in `folder`.
+
+    Raises:
+        ConfigError: when there is no such bundle, or its configuration cannot be written.
+    """
+    config = read_config(folder).replace(trust=trust)
+    write_text(config.model_dump_json(indent=2) + "\n", folder / CONFIG)
 
 
 def locate(source: Path | str, name: str) -> Path:

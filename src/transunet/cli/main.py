@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from transunet.cli import (
+    calibrate,
     check,
     evaluate,
     explain,
@@ -48,6 +49,7 @@ app.command(cls=Command, epilog=prepare.EXAMPLE)(prepare.prepare)
 app.command(cls=Command, epilog=train.EXAMPLE)(train.train)
 app.command(cls=Command, epilog=predict.EXAMPLE)(predict.predict)
 app.command(cls=Command, epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command(cls=Command, epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command(cls=Command, epilog=view.EXAMPLE)(view.view)
 app.command(cls=Command, epilog=explain.EXAMPLE)(explain.explain)
 app.command(cls=Command, epilog=export.EXAMPLE)(export.export)

@@ -12,7 +12,8 @@ import typer
 
 from transunet.cli.notes import raise_failed, say, showing_notes
 from transunet.cli.options import ON_THIS_MACHINE, Device, Engine, Precision
-from transunet.errors import TransUNetError
+from transunet.data.text import some
+from transunet.errors import ConfigError, TransUNetError
 
 if TYPE_CHECKING:
     from transunet.batch.run import CaseOutcome
@@ -23,6 +24,8 @@ EXAMPLE = "Example: transunet predict runs/hippocampus/best patient.nii.gz -o la
 _READ = "What is read"
 _WRITTEN = "What is written"
 _PROCEDURE = "How it is segmented"
+_ALL_TOLD = 5
+"""Cases of which every structure's expectation is printed."""
 
 
 def predict(
@@ -150,6 +153,26 @@ def predict(
             rich_help_panel=_PROCEDURE,
         ),
     ] = False,
+    no_trust: Annotated[
+        bool,
+        typer.Option(
+            "--no-trust",
+            help="Tell nothing of what the bundle expects of its own result, which may save a look "
+            "at the mirror image, and leave probabilities as the network gives them.",
+            rich_help_panel=_PROCEDURE,
+        ),
+    ] = False,
+    fail_below: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="DICE",
+            help="End with 1 where less Dice is expected of a structure, or one is missing that "
+            "all held-out cases had; everything is written all the same.",
+            rich_help_panel=_PROCEDURE,
+        ),
+    ] = None,
     device: Device = None,
     batch_size: Annotated[
         int | None,
@@ -205,6 +228,14 @@ def predict(
         )
     if both:
         predictor.replace(procedure="paper")  # refused before anything is computed
+    if no_trust:
+        predictor = predictor.replace(fitted=None)
+    if fail_below is not None and predictor.fitted is None:
+        raise ConfigError(
+            "--fail-below needs a bundle that knows what to expect of its results, without "
+            "--no-trust and not in an ensemble. Teach it on held-out cases: transunet calibrate "
+            f"{quote(bundle)} DATASET"
+        )
     writable_folder(out)
     options = OutputOptions(format_, probabilities, uncertainty, overwrite, both, view)
     say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")
@@ -216,6 +247,8 @@ def predict(
         if both and any(outcome.status != "failed" for outcome in outcomes):
             _measure_both(inputs, out)
     _report(outcomes, out, None if both else _next_command(inputs, cases, out))
+    if fail_below is not None:
+        _refuse_below(fail_below, outcomes)
 
 
 class Stopped(TransUNetError):  # noqa: N818 - not a fault: what is finished stays
@@ -275,6 +308,7 @@ def _report(outcomes: "list[CaseOutcome]", out: Path, next_command: str | None) 
     ]
     maps = "label map" if count["done"] == 1 else "label maps"
     say(f"{count['done']} {maps} in {out}" + (f" ({', '.join(more)})" if more else ""))
+    _say_expected(outcomes)
     with showing_notes():
         for warning, names in doubtful.items():
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -283,6 +317,44 @@ def _report(outcomes: "list[CaseOutcome]", out: Path, next_command: str | None) 
         say(f"Next: {next_command}")
     failed = {outcome.case: outcome.error for outcome in outcomes if outcome.status == "failed"}
     raise_failed(failed, len(outcomes), "predicted")
+
+
+def _say_expected(outcomes: "list[CaseOutcome]") -> None:
+    """Print what is expected of each structure: of few cases all, of many what needs a look."""
+    for outcome in outcomes:
+        for name, figures in outcome.structures.items():
+            if "look" not in figures or not (figures["look"] or len(outcomes) <= _ALL_TOLD):
+                continue
+            parts = [f"{name} {figures['volume_ml']:.4g} ml"]
+            if "volume_interval_ml" in figures:
+                low, high = figures["volume_interval_ml"]
+                parts[0] += f" [{low:.4g}, {high:.4g}]"
+            if "expected_dice" in figures:
+                expected, within = figures["expected_dice"], figures["expected_within"]
+                parts.append(f"expected Dice {expected:.2f} ± {within:.2f}")
+            elif figures["look"]:
+                parts.append("not found, though every held-out case had it")
+            look = "look at this: " if figures["look"] else ""
+            say(f"{outcome.case}: {look}{', '.join(parts)}", "yellow" if look else "")
+
+
+def _refuse_below(least: float, outcomes: "list[CaseOutcome]") -> None:
+    """End with 1 where less than `least` is expected of a structure.
+
+    Raises:
+        TransUNetError: naming the cases and structures.
+    """
+    bad = [
+        f"{outcome.case} {name} ({figures.get('expected_dice', 'missing')})"
+        for outcome in outcomes
+        for name, figures in outcome.structures.items()
+        if figures.get("expected_dice", 0 if figures.get("look") else 1) < least
+    ]
+    if bad:
+        raise TransUNetError(
+            f"Less than Dice {least:g} is expected of {len(bad)}: {some(bad)}. Their label maps "
+            "are written; look at them before they are used."
+        )
 
 
 def _next_command(inputs: list[Path], cases: "list[Case]", out: Path) -> str | None:

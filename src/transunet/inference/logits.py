@@ -54,6 +54,16 @@ def softmax(logits: "Logits") -> "Logits":
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
+def tempered(
+    probabilities: NDArray[np.float32], temperature: float, axis: int = 1
+) -> NDArray[np.float32]:
+    """Raise to 1 / temperature and normalise over `axis`: the order of the classes stays."""
+    if temperature == 1:
+        return probabilities
+    raised = np.maximum(probabilities, np.finfo(np.float32).tiny) ** np.float32(1 / temperature)
+    return np.asarray(raised / raised.sum(axis=axis, keepdims=True), dtype=np.float32)
+
+
 def argmax(logits: "Logits") -> NDArray[Any]:
     """Return the class with the largest value, (B, *spatial)."""
     if not isinstance(logits, np.ndarray):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from transunet.backends.opening import Opened, open_network
 from transunet.backends.protocol import Network
+from transunet.bundle.trust_config import Trust
 from transunet.data.checks.suitability import TrainingData, check_suitability
 from transunet.data.classes import classes_named
 from transunet.data.formats import read_volume
@@ -26,7 +27,7 @@ from transunet.data.sampling import Sampling
 from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
-from transunet.inference.logits import enlarge, entropy, probabilities_of
+from transunet.inference.logits import enlarge, entropy, probabilities_of, tempered
 from transunet.inference.postprocessing import keep_largest, keep_largest_regions
 from transunet.inference.probability_files import probability_file
 from transunet.inference.slice_inference import (
@@ -92,6 +93,7 @@ class Predictor:
             warning.
         others: further members of an ensemble, which see volumes in their own way: other patches,
             spacings or axes. All probabilities are averaged on the volume's own grid.
+        fitted: what was fitted on held-out cases; probabilities are tempered by it, labels stay.
         sources: the bundles that it was loaded from.
         engine: what computes the network, for records of what was done.
         precision: of the network, for records too.
@@ -119,6 +121,7 @@ class Predictor:
         training_data: TrainingData | None = None,
         force: bool = False,
         others: "Sequence[Predictor]" = (),
+        fitted: Trust | None = None,
         sources: Sequence[Path | str] = (),
         engine: str | None = None,
         precision: str = "fp32",
@@ -186,6 +189,7 @@ class Predictor:
                 "procedure='paper' labels slices at the network's size; members of several sizes, "
                 "spacings or axes are averaged at the image's. Use procedure='native'."
             )
+        self.fitted = fitted
         self.sources = tuple(map(str, sources))
         self.engine, self.precision = engine or own_engine, precision
         self.network: Network = self._plain_network
@@ -242,8 +246,11 @@ class Predictor:
             )
 
         first, *others = loaded
+        # What is known of one member's mistakes is not known of the ensemble's.
+        known = {} if others else {"fitted": first.config.trust}
         ensemble: Self = predictor(
             first,
+            **known,
             others=[predictor(other) for other in others],
             sources=sources,
             engine=", ".join(dict.fromkeys(member.engine for member in loaded)),
@@ -267,6 +274,7 @@ class Predictor:
             "batch_size": self.batch_size,
             "training_data": self.training_data,
             "force": self.force,
+            "fitted": self.fitted,
             "others": [
                 other.replace(**{name: settings[name] for name in _OF_ALL if name in settings})
                 for other in self.others
@@ -312,6 +320,7 @@ class Predictor:
         spacing_mm: Sequence[float] | None = None,
         probabilities: Path | None = None,
         uncertainty: Path | None = None,
+        observers: Sequence[StoreProbabilities] = (),
         warn: Warn = _log.warning,
     ) -> Volume:
         """Return the label map of `image`, (1, X, Y, Z) unsigned, on its very grid.
@@ -324,6 +333,7 @@ class Predictor:
             probabilities: a file to write every class's or region's probability to, `.npy`
                 (float16, classes first) or `.nii` (float32, classes last).
             uncertainty: such a file for the normalised entropy, from 0 (certain) to 1.
+            observers: called with which planes, and their probabilities as the network gives them.
             warn: called with what makes the image doubtful for this bundle; logs it if not given.
 
         Raises:
@@ -343,18 +353,25 @@ class Predictor:
             doubts |= dict.fromkeys(member._doubts(volume, slices[member.preprocessing]))
         for doubt in doubts:
             warn(doubt)
-        stores: list[StoreProbabilities] = []
+        stores: list[StoreProbabilities] = [*observers]
         with ExitStack() as files:
             if probabilities is not None:
                 channels = len(self.regions or self.labels)
                 file = probability_file(probabilities, channels, volume, self.preprocessing)
-                stores.append(files.enter_context(file))
+                store_probabilities = files.enter_context(file)
+                stores.append(
+                    lambda part, values: store_probabilities(part, self._tempered(values))
+                )
             if uncertainty is not None:
                 store = files.enter_context(
                     probability_file(uncertainty, 1, volume, self.preprocessing)
                 )
                 regions = bool(self.regions)
-                stores.append(lambda part, values: store(part, entropy(values, regions)[:, None]))
+                stores.append(
+                    lambda part, values: store(
+                        part, entropy(self._tempered(values), regions)[:, None]
+                    )
+                )
             native = self.preprocessing.native_shape(volume)
             if self.others:
                 labels = self._labels_of_all(slices, volume, progress, stores)
@@ -370,6 +387,12 @@ class Predictor:
             else:
                 keep_largest(label_map.array[0], self.largest_component)
         return label_map
+
+    def _tempered(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the probabilities are by the bundle's held-out cases; regions' stay."""
+        if self.fitted is None or self.fitted.calibration is None or self.regions:
+            return probabilities
+        return tempered(probabilities, self.fitted.calibration.temperature)
 
     def _doubts(self, volume: Volume, slices: VolumeSlices) -> list[str]:
         """Refuse what this network cannot segment; return what makes the rest doubtful."""

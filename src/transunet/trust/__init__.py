@@ -1,0 +1,1 @@
+"""How far to trust a prediction: fitted on held-out cases, told with every result."""

@@ -1,0 +1,106 @@
+"""What a bundle expects of one prediction of its own, and why a person should look at it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transunet.data.volume import Volume
+from transunet.inference.predictor import Predictor
+from transunet.inference.slice_inference import Progress
+from transunet.trust.likeness import intensity_quantiles, unlikeness
+from transunet.trust.measured_prediction import predict_and_measure
+from transunet.trust.quality import expected_dice, volume_interval
+
+LOOK_BELOW = 0.7
+"""Expected Dice below which a person is asked to look."""
+_FAR = 1.5
+"""How many times farther from training's intensities than any held-out case is told."""
+
+
+@dataclass(frozen=True)
+class StructureAssessment:
+    """One structure of one prediction; None where the held-out cases did not suffice to know."""
+
+    expected_dice: float | None = None
+    within: float | None = None
+    """Half width of its interval, right in nine of ten held-out predictions."""
+    volume_ml: tuple[float, float] | None = None
+    """Between which the true volume lies in nine of ten cases."""
+    missing: bool = False
+    """Not found, and every held-out case had it."""
+
+    def figures(self) -> dict[str, Any]:
+        """What records tell: `expected_dice`, `expected_within`, `volume_interval_ml`, `look`."""
+        told: dict[str, Any] = {"look": self.needs_a_look}
+        if self.expected_dice is not None and self.within is not None:
+            told |= {"expected_dice": round(self.expected_dice, 4)}
+            told |= {"expected_within": round(self.within, 4)}
+        if self.volume_ml is not None:
+            told |= {"volume_interval_ml": [float(f"{bound:.6g}") for bound in self.volume_ml]}
+        return told
+
+    @property
+    def needs_a_look(self) -> bool:
+        """Whether it is likely to be bad."""
+        return self.missing or (self.expected_dice is not None and self.expected_dice < LOOK_BELOW)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is expected of one prediction; empty for a bundle that knows nothing of itself."""
+
+    structures: Mapping[str, StructureAssessment] = field(default_factory=dict)
+    unlike: tuple[str, ...] = ()
+    """In words, how the image differs from those of training."""
+
+    def added_to(self, measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return `measured`, name -> figures, with what is expected of each structure."""
+        return {
+            name: {**figures, **self.structures[name].figures()}
+            if name in self.structures
+            else dict(figures)
+            for name, figures in measured.items()
+        }
+
+
+def predict_and_assess(
+    predictor: Predictor, image: Volume, progress: Progress | None = None, **settings: Any
+) -> tuple[Volume, Assessment]:
+    """Return the label map of `image` and, where the bundle knows itself, what is expected of it.
+
+    Args:
+        predictor: the bundle's.
+        image: what is segmented.
+        progress: as the predictor's.
+        settings: more for the predictor's call, such as `probabilities` and `warn`.
+
+    Raises:
+        ConfigError, DataError, GeometryError: as the predictor's call.
+    """
+    trust = predictor.fitted
+    if trust is None or predictor.procedure == "paper" or predictor.regions:
+        return predictor(image, progress, **settings), Assessment()
+    names = {index: name for index, name in predictor.labels.items() if index}
+    usual = {index: trust.structures[name].log_volume for index, name in names.items()}
+    labels, measured = predict_and_measure(
+        predictor, image, usual, trust.mirrored_look, progress, **settings
+    )
+    structures = {}
+    for index, name in names.items():
+        known = trust.structures[name]
+        if (measures := measured.get(index)) is None:
+            structures[name] = StructureAssessment(missing=known.present == 1)
+            continue
+        expected, within = expected_dice(known.quality, measures) if known.quality else (None, None)
+        interval = volume_interval(known.volume, measures) if known.volume else None
+        structures[name] = StructureAssessment(expected, within, interval)
+    unlike = []
+    if trust.likeness is not None:
+        quantiles = intensity_quantiles(image, predictor.preprocessing)
+        times = unlikeness(trust.likeness, quantiles)
+        if times > _FAR:
+            unlike.append(
+                f"its intensities lie {times:.1f} times as far from training's as those of any of "
+                f"{trust.cases} held-out cases"
+            )
+    return labels, Assessment(structures, tuple(unlike))

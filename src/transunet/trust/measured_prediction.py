@@ -1,0 +1,47 @@
+"""A prediction and what it shows of its own quality, in one go."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from transunet.data.volume import Volume
+from transunet.inference.predictor import Predictor
+from transunet.inference.slice_inference import Progress, StoreProbabilities
+from transunet.trust.measures import ProbabilityMeter, StructureMeasures
+
+
+def predict_and_measure(
+    predictor: Predictor,
+    image: Volume,
+    log_volumes: Mapping[int, tuple[float, float] | None],
+    mirrored_look: bool = False,
+    progress: Progress | None = None,
+    observers: Sequence[StoreProbabilities] = (),
+    **settings: Any,
+) -> tuple[Volume, dict[int, StructureMeasures]]:
+    """Return the label map of `image`, and per structure what the prediction shows of itself.
+
+    Args:
+        predictor: what segments it.
+        image: what is segmented.
+        log_volumes: per class, mean and deviation of the logarithm of training's millilitres.
+        mirrored_look: predict the mirror image too, which takes as long again.
+        progress: as the predictor's; of the first look.
+        observers: called with the probabilities as the predictor's own maps are.
+        settings: more for the predictor's call, such as `probabilities` and `warn`.
+    """
+    meter = ProbabilityMeter(len(predictor.labels))
+    labels = predictor(image, progress, observers=[meter, *observers], **settings)
+    mirrored = None
+    if mirrored_look:
+        again = ProbabilityMeter(len(predictor.labels))
+        columns = 1 + image.axes_in(predictor.preprocessing.orientation)[2]
+        turned = image.with_array(np.flip(image.array, columns))  # the affine stays: it is a look
+        predictor(turned, observers=[again], warn=lambda _: None)
+        mirrored = again.labels[..., ::-1]
+    # Slices that are resampled are measured at the working resolution.
+    share = prod(image.spatial_shape) / meter.labels.size
+    voxel_ml = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000 * share
+    return labels, meter.structures(voxel_ml, log_volumes, mirrored)

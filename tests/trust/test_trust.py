@@ -1,0 +1,371 @@
+"""What a bundle knows of its own mistakes: each figure by hand, or simulated."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from transunet.batch.run import predict_cases
+from transunet.bundle.bundle_config import BundleConfig, read_config
+from transunet.bundle.io import save_pretrained
+from transunet.bundle.trust_config import Trust
+from transunet.cli.main import app
+from transunet.data.formats import write_volume
+from transunet.data.inputs import find_inputs
+from transunet.data.layouts import open_dataset
+from transunet.data.preprocessing import Preprocessing
+from transunet.data.volume import Volume
+from transunet.errors import ConfigError
+from transunet.inference.logits import tempered
+from transunet.inference.predictor import Predictor
+from transunet.models.families import build
+from transunet.models.variants import variant
+from transunet.trust.assessment import predict_and_assess
+from transunet.trust.fitting import HeldOutCase, fit_trust
+from transunet.trust.held_out import held_out_cases
+from transunet.trust.likeness import fit_likeness, unlikeness
+from transunet.trust.measures import ProbabilityMeter, StructureMeasures
+from transunet.trust.quality import (
+    ScoredPrediction,
+    expected_dice,
+    fit_quality,
+    fit_volume_interval,
+    volume_interval,
+)
+from transunet.trust.temperature import (
+    DoubtfulVoxels,
+    VoxelSampler,
+    brier_score,
+    calibration_error,
+    fit_calibration,
+    reliability,
+)
+from transunet.trust.worsening import FAULTS, GRADES, worsen
+
+NAMES = {0: "background", 1: "blob"}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_tempering_flattens_and_keeps_the_order() -> None:
+    probabilities = np.array([[0.8, 0.2], [0.1, 0.9]], np.float32)
+    root = np.sqrt(0.8) / (np.sqrt(0.8) + np.sqrt(0.2))
+    np.testing.assert_allclose(tempered(probabilities, 2)[0, 0], root, rtol=1e-6)
+    drawn = softmax(np.random.default_rng(0).normal(0, 3, (500, 4)))
+    for temperature in (0.3, 1.7, 8):
+        flat = tempered(drawn, temperature)
+        np.testing.assert_array_equal(flat.argmax(axis=1), drawn.argmax(axis=1))
+        np.testing.assert_allclose(flat.sum(axis=1), 1, atol=1e-6)
+
+
+def test_the_temperature_that_made_probabilities_overconfident_is_found() -> None:
+    random = np.random.default_rng(1)
+    logits = random.normal(0, 2, (40_000, 3))
+    truth = softmax(logits)
+    reference = (truth.cumsum(axis=1) > random.random((len(truth), 1))).argmax(axis=1)
+    fitted = fit_calibration(DoubtfulVoxels(softmax(2.5 * logits), reference))
+    assert fitted is not None
+    assert fitted.temperature == pytest.approx(2.5, rel=0.05)
+    assert fitted.ece[0] > 0.1
+    assert fitted.ece[1] < 0.01
+    assert fitted.brier[1] < fitted.brier[0]
+    assert sum(share for share, _, _ in fitted.bins) == pytest.approx(1)
+
+
+def test_errors_of_calibration_are_those_of_the_definitions() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.45, 0.55]], np.float32)
+    reference = np.array([0, 1, 1, 0])
+    # Bins of 1/15: both of 0.9 in one (accuracy 0.5), 0.6 (right) and 0.55 (wrong) in two others.
+    bins = reliability(probabilities, reference)
+    assert calibration_error(bins) == pytest.approx(0.5 * 0.4 + 0.25 * 0.4 + 0.25 * 0.55)
+    squares = (0.1**2 + 0.1**2) + (0.9**2 + 0.9**2) + 2 * 0.4**2 + 2 * 0.55**2
+    assert brier_score(probabilities, reference) == pytest.approx(squares / 4)
+
+
+def test_voxels_are_sampled_where_the_prediction_doubts_and_somebody_labelled() -> None:
+    background = np.array([[[[0.9999, 0.5], [0.2, 0.3]]]], np.float32)
+    probabilities = np.concatenate([background, 1 - background], axis=1)
+    sampler = VoxelSampler(np.array([[[1, 1], [0, 255]]]), ignored=255)
+    sampler(slice(0, 1), probabilities)
+    kept = sampler.sample()
+    np.testing.assert_allclose(kept.probabilities[:, 0], [0.5, 0.2])
+    np.testing.assert_array_equal(kept.reference, [1, 0])
+
+
+def test_measures_are_those_of_the_definitions_however_planes_come() -> None:
+    random = np.random.default_rng(2)
+    probabilities = softmax(random.normal(0, 2, (6, 3, 9, 8)))
+    labels = probabilities.argmax(axis=1)
+    whole, parts = ProbabilityMeter(3), ProbabilityMeter(3)
+    whole(slice(0, 6), probabilities)
+    for start in (0, 2, 4):
+        parts(slice(start, start + 2), probabilities[start : start + 2])
+    usual = {1: (0.0, 0.5), 2: None}
+    measured = whole.structures(0.01, usual, mirrored=np.where(labels == 1, 1, 0))
+    np.testing.assert_array_equal(whole.labels, labels)
+    for index, own in measured.items():
+        inside = labels == index
+        p = probabilities[:, index]
+        other = parts.structures(0.01, usual, mirrored=np.where(labels == 1, 1, 0))[index]
+        np.testing.assert_allclose(own, other, rtol=1e-6)
+        assert own.volume_ml == pytest.approx(0.01 * inside.sum())
+        soft = 2 * p[inside].sum() / (inside.sum() + p.sum())
+        assert own.soft_dice == pytest.approx(soft, rel=1e-5)
+        assert own.confidence == pytest.approx(p[inside].mean(), rel=1e-5)
+        edge = inside[:, [0, -1]].sum() + inside[:, 1:-1][:, :, [0, -1]].sum()
+        assert own.edge == pytest.approx(edge / inside.sum())
+        assert own.agreement == (1 if index == 1 else 0)
+    assert measured[1].surprise == pytest.approx(abs(np.log(measured[1].volume_ml)) / 0.5)
+    assert measured[2].surprise == 0
+
+
+def test_a_piece_apart_and_a_border_are_measured() -> None:
+    probabilities = np.zeros((1, 2, 5, 9), np.float32)
+    probabilities[:, 1, 1:4, 1:4] = 0.9
+    probabilities[:, 1, 2, 2] = 1.0
+    probabilities[:, 1, 2, 7] = 0.6
+    probabilities[:, 0] = 1 - probabilities[:, 1]
+    meter = ProbabilityMeter(2)
+    meter(slice(0, 1), probabilities)
+    own = meter.structures(1.0, {1: None})[1]
+    assert own.pieces == pytest.approx(1 / 10)
+    assert own.border == pytest.approx((8 * 0.9 + 0.6) / 9)  # all but the middle
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_images_get_worse_with_every_grade(kind: str) -> None:
+    volume = blob(0)[0]
+    distances = []
+    for grade in range(1, GRADES + 1):
+        bad = worsen(volume, kind, grade, np.random.default_rng(5))
+        assert bad.array.shape == volume.array.shape
+        assert bad.array.dtype == np.float32
+        off = np.abs(np.log(np.diag(bad.affine)[:3] / np.diag(volume.affine)[:3])).sum()
+        distances.append(float(np.abs(bad.array - volume.array).mean() + off))
+    assert all(low < high for low, high in itertools.pairwise(distances))
+
+
+def simulated(count: int, seed: int) -> list[ScoredPrediction]:
+    """Predictions whose Dice is what their probabilities let expect, but for noise that grows with
+    their doubt, and whose volumes are off likewise."""
+    random = np.random.default_rng(seed)
+    predictions = []
+    for number in range(count):
+        soft = random.uniform(0.4, 0.98)
+        noise = random.normal(0, 0.2) * (1 - soft)
+        volume = 10 * np.exp(random.normal(0, 0.3) * (1 - soft))
+        measures = StructureMeasures(volume, soft, soft, 0.6, 0.5, 0.0, 0.0, 1.0)
+        dice = float(np.clip(soft - 0.05 + noise, 0, 1))
+        predictions.append(ScoredPrediction(str(number), measures, dice, 10.0))
+    return predictions
+
+
+def test_expected_dice_and_its_interval_hold_on_cases_that_the_fit_has_not_seen() -> None:
+    quality = fit_quality(simulated(200, 3), with_look=False)
+    assert quality is not None
+    assert 0.87 <= quality.coverage <= 0.93
+    inside, errors = [], []
+    for prediction in simulated(400, 4):
+        expected, within = expected_dice(quality, prediction.measures)
+        errors.append(abs(expected - prediction.dice))
+        inside.append(errors[-1] <= within)
+    assert np.mean(errors) == pytest.approx(quality.error, rel=0.25)
+    assert np.mean(errors) < 0.07
+    assert 0.85 <= np.mean(inside) <= 0.95
+
+
+def test_the_volume_interval_covers_nine_of_ten_unseen_cases() -> None:
+    fitted = fit_volume_interval(simulated(200, 5))
+    assert fitted is not None
+    unseen = simulated(400, 6)
+    inside = []
+    for prediction in unseen:
+        low, high = volume_interval(fitted, prediction.measures)
+        inside.append(low <= prediction.reference_ml <= high)
+    assert 0.85 <= np.mean(inside) <= 0.95
+    assert 0.85 <= fitted.coverage <= 0.95
+
+
+def test_with_few_cases_nothing_is_claimed() -> None:
+    assert fit_quality(simulated(9, 0), with_look=True) is None
+    assert fit_volume_interval(simulated(9, 0)) is None
+
+
+def test_another_scale_of_intensities_lies_far_from_training() -> None:
+    random = np.random.default_rng(7)
+    usual = [np.sort(random.normal(0, 1, (1, 33))) for _ in range(20)]
+    likeness = fit_likeness(usual)
+    assert unlikeness(likeness, np.sort(random.normal(0, 1, (1, 33)))) < 1.5
+    assert unlikeness(likeness, np.sort(random.normal(3, 2, (1, 33)))) > 4
+
+
+class Threshold:
+    """A network that takes what is bright for the blob, the more certain the brighter."""
+
+    image_size, device, fingerprint = None, "cpu", "threshold"
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        logit = 6 * (images[:, :1] - 1.2)
+        return np.concatenate([-logit, logit], axis=1).astype(np.float32)
+
+
+def blob(seed: int) -> tuple[Volume, Volume]:
+    random = np.random.default_rng(seed)
+    radius = random.uniform(4, 7)
+    grid = np.stack(np.meshgrid(*(np.arange(20) - 10,) * 3, indexing="ij"))
+    inside = np.sqrt((grid**2).sum(axis=0)) < radius
+    image = 100 * inside + random.normal(0, 12, inside.shape) + 200
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    name = f"blob_{seed}"
+    return (
+        Volume(image[None].astype(np.float32), affine, name),
+        Volume(inside[None].astype(np.uint8), affine, name),
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[Predictor, Trust]:
+    predictor = Predictor(Threshold(), Preprocessing(), NAMES)
+    cases = [HeldOutCase(f"blob_{seed}", lambda seed=seed: blob(seed)) for seed in range(14)]
+    seen: list[tuple[int, int]] = []
+    trust = fit_trust(predictor, cases, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (56, 56)
+    return predictor.replace(fitted=trust), trust
+
+
+def test_what_was_fitted_survives_its_json(fitted: tuple[Predictor, Trust]) -> None:
+    _, trust = fitted
+    assert Trust.model_validate_json(trust.model_dump_json()) == trust
+    assert trust.cases == 14
+    assert trust.structures["blob"].present == 1
+
+
+def test_a_clean_image_is_trusted_and_a_noisy_one_is_to_be_looked_at(
+    fitted: tuple[Predictor, Trust],
+) -> None:
+    predictor, _ = fitted
+    image, label = blob(99)
+    labels, assessment = predict_and_assess(predictor, image)
+    np.testing.assert_array_equal(labels.array, predictor(image).array)
+    clean = assessment.structures["blob"]
+    assert clean.expected_dice is not None
+    assert clean.within is not None
+    assert clean.volume_ml is not None
+    dice = 2 * (labels.array & label.array).sum() / (labels.array.sum() + label.array.sum())
+    assert abs(clean.expected_dice - dice) <= clean.within
+    assert clean.volume_ml[0] < label.array.sum() * 0.002 < clean.volume_ml[1]
+    bad = worsen(image, "noise", 5, np.random.default_rng(0))
+    _, doubted = predict_and_assess(predictor, bad)
+    noisy = doubted.structures["blob"]
+    assert noisy.expected_dice is not None
+    assert noisy.expected_dice < clean.expected_dice - 0.1
+
+
+def test_probabilities_are_tempered_and_labels_stay(
+    fitted: tuple[Predictor, Trust], tmp_path: Path
+) -> None:
+    predictor, trust = fitted
+    assert trust.calibration is not None
+    image, _ = blob(98)
+    plain = predictor.replace(fitted=None)
+    files = tmp_path / "plain.npy", tmp_path / "tempered.npy"
+    labels = [
+        each(image, probabilities=file).array
+        for each, file in zip((plain, predictor), files, strict=True)
+    ]
+    np.testing.assert_array_equal(*labels)
+    raw, told = (np.load(file).astype(np.float32) for file in files)
+    expected = tempered(raw, trust.calibration.temperature, axis=0)
+    np.testing.assert_allclose(told, expected, atol=2e-3)  # half precision on disk
+    assert np.abs(told - raw).max() > 0.01
+
+
+def test_a_structure_that_all_cases_had_is_missed(fitted: tuple[Predictor, Trust]) -> None:
+    predictor, _ = fitted
+    empty = Volume(np.zeros((1, 8, 8, 8), np.float32), np.eye(4), "empty")
+    _, assessment = predict_and_assess(predictor, empty)
+    assert assessment.structures["blob"].missing
+    assert assessment.structures["blob"].needs_a_look
+    assert assessment.unlike
+
+
+def test_a_batch_tells_what_is_expected_and_does_without(
+    fitted: tuple[Predictor, Trust], tmp_path: Path
+) -> None:
+    predictor, _ = fitted
+    (tmp_path / "images").mkdir()
+    for seed in (90, 91):
+        image, _ = blob(seed)
+        write_volume(image, tmp_path / "images" / f"blob_{seed}.nii.gz")
+    cases = find_inputs([tmp_path / "images"], channels=1)
+    outcomes = predict_cases(predictor, cases, tmp_path / "told")
+    statistics = json.loads((tmp_path / "told/statistics.json").read_text())
+    for outcome in outcomes:
+        figures = statistics[outcome.case]["blob"]
+        assert outcome.structures["blob"] == figures
+        low, high = figures["volume_interval_ml"]
+        assert low < figures["volume_ml"] < high
+        assert 0 <= figures["expected_dice"] <= 1
+        assert figures["look"] == (figures["expected_dice"] < 0.7)
+    predict_cases(predictor.replace(fitted=None), cases, tmp_path / "plain")
+    plain = json.loads((tmp_path / "plain/statistics.json").read_text())
+    for case, structures in plain.items():
+        told = statistics[case]["blob"]
+        assert structures["blob"] == {key: told[key] for key in structures["blob"]}
+        assert not {"look", "expected_dice", "volume_interval_ml"} & structures["blob"].keys()
+
+
+@pytest.fixture
+def toy_bundle(tmp_path: Path) -> Path:
+    architecture = variant("testing", num_classes=2, image_size=(32, 32))
+    config = BundleConfig(architecture=architecture, preprocessing=Preprocessing(), labels=NAMES)
+    return save_pretrained(build(architecture), config, tmp_path / "bundle")
+
+
+def held_out(folder: Path, structure: str, cases: int = 3) -> Path:
+    for kind in ("imagesTr", "labelsTr"):
+        (folder / kind).mkdir(parents=True)
+    for seed in range(cases):
+        image, label = blob(seed)
+        write_volume(image, folder / "imagesTr" / f"blob_{seed}_0000.nii.gz")
+        write_volume(label, folder / "labelsTr" / f"blob_{seed}.nii.gz")
+    description = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, structure: 1},
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+def test_calibrate_writes_into_the_bundle_and_claims_little_with_few_cases(
+    toy_bundle: Path, tmp_path: Path
+) -> None:
+    data = held_out(tmp_path / "data", "blob")
+    words = ["calibrate", str(toy_bundle), str(data), "--engine", "eager", "--device", "cpu"]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    assert "3 held-out cases it cannot be known" in " ".join(said.output.split())
+    trust = read_config(toy_bundle).trust
+    assert trust is not None
+    assert trust.cases == 3
+    assert trust.calibration is not None
+    assert trust.structures["blob"].quality is None
+    assert Predictor.from_pretrained(toy_bundle, engine="eager").fitted == trust
+
+
+def test_cases_of_other_structures_are_refused(toy_bundle: Path, tmp_path: Path) -> None:
+    config = read_config(toy_bundle)
+    data = open_dataset(held_out(tmp_path / "data", "spleen", cases=1))
+    with pytest.raises(ConfigError, match=r"structures are.*spleen.*differ in blob, spleen"):
+        held_out_cases(data, config)
+    data = open_dataset(held_out(tmp_path / "right", "blob", cases=1))
+    with pytest.raises(ConfigError, match="no labelled case of the split 'test'"):
+        held_out_cases(data, config, split="test")
