@@ -214,7 +214,7 @@ def test_a_family_of_networks_trains_and_predicts(tmp_path, decathlon):
     image = Volume(np.random.default_rng(0).random((1, 20, 24, 2)), np.eye(4))
     labels = transunet.Predictor.from_pretrained(run / "best", device="cpu")(image)
     assert labels.array.shape == image.array.shape
-    with pytest.raises(ConfigError, match="attention of Toy-S cannot be shown"):
+    with pytest.raises(ConfigError, match="Toy-S has no vision transformer"):
         transunet.explain(run / "best", image, device="cpu")
 
 
