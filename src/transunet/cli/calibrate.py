@@ -34,8 +34,8 @@ def calibrate(
     """Learn from held-out cases how sure, how good and how large a bundle's results are.
 
     Each case is predicted as it is and, from ten cases on, three times worsened on purpose. What is
-    learned is written into the bundle's config.json, and `predict` tells it with every result.
-    Training does this by itself with its validation cases.
+    learned is written into the bundle's config.json, and `predict` tells it with every result. The
+    validation cases of a run will do, though the best network was chosen by them.
     """
     from transunet.backends.engines import own_device
     from transunet.bundle.bundle_config import keep_trust, read_config
