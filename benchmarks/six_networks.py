@@ -72,7 +72,7 @@ class Network:
 
     def settings(self, experiment: Experiment) -> dict[str, Any]:
         """What differs from the recipe."""
-        chosen: dict[str, Any] = {"model": self.model, "seed": SEED}
+        chosen: dict[str, Any] = {"model": self.model, "seed": SEED, "precision": "fp32"}
         if self.axes == 3:
             return chosen | {"batch_size": 2}
         sizes = {"image_size": experiment.image_size, "batch_size": experiment.batch_size}
