@@ -47,6 +47,11 @@ class Axes:
         x, y, z = (float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
         return x, y, z
 
+    @property
+    def voxel_ml(self) -> float:
+        """A voxel's volume in millilitres; edges need not stand at right angles."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+
     @cached_property
     def orientation(self) -> str:
         """Where each array axis points, such as "RAS" (right, anterior, superior)."""

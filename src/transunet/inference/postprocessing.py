@@ -51,12 +51,21 @@ def keep_largest_regions(
             labels[inside & (kept == 0) & (labels == value)] = others[-1] if others else 0
 
 
-def _keep_largest_piece(labels: NDArray[Any], index: int) -> None:
-    """Plane by plane, and for one structure at a time: the numbered pieces are large."""
-    pieces, count = label(labels == index, structure=np.ones((3,) * labels.ndim))
+def pieces_of(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Number the connected pieces (26 neighbours) of a mask from 1; return them and their sizes.
+
+    Both begin with 0, for what is not in the mask.
+    """
+    pieces, count = label(mask, structure=np.ones((3,) * mask.ndim))
     sizes = np.zeros(count + 1, np.int64)
     for plane in pieces:
         sizes += np.bincount(plane.ravel(), minlength=count + 1)
+    return pieces, sizes
+
+
+def _keep_largest_piece(labels: NDArray[Any], index: int) -> None:
+    """Plane by plane, and for one structure at a time: the numbered pieces are large."""
+    pieces, sizes = pieces_of(labels == index)
     largest = int(sizes[1:].argmax()) + 1
     for plane, kept in zip(pieces, labels, strict=True):
         kept[(plane > 0) & (plane != largest)] = 0
@@ -102,11 +111,10 @@ def measure_structures(
         for channel, pixels in enumerate(image_plane):
             sums[channel] += np.bincount(classes, pixels.ravel(), count)
     voxels, sums = belongs @ voxels, sums @ belongs.T
-    millilitres = abs(np.linalg.det(labels.affine[:3, :3])) / 1000
     return {
         name: {
             "voxels": int(voxels[index]),
-            "volume_ml": float(voxels[index] * millilitres),
+            "volume_ml": float(voxels[index] * labels.voxel_ml),
             "slices": int(slices[index]),
             "mean_intensity": (sums[:, index] / voxels[index]).tolist() if voxels[index] else None,
         }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.bundle.trust_config import ENOUGH, StructureTrust, Trust
+from transunet.bundle.trust_config import ENOUGH, ExpectedQuality, StructureTrust, Trust
 from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.evaluation.metrics import dice_per_class
@@ -21,8 +21,6 @@ WORSENED = 3
 """Worsened predictions of each case."""
 _WORTH_A_LOOK = 0.9
 """The mirrored look is taken where it brings the error below this share of that without it."""
-
-Usual = Mapping[int, tuple[float, float] | None]
 
 
 @dataclass(frozen=True)
@@ -54,15 +52,15 @@ def fit_trust(
         DataError, GeometryError: when a case cannot be used.
     """
     names = {index: name for index, name in predictor.labels.items() if index}
-    volumes_ml = [_volumes_ml(case.read()[1], names) for case in cases]
-    usual = {index: _usual([volumes[index] for volumes in volumes_ml]) for index in names}
+    volumes_ml: list[dict[int, float]] = []
     scored: dict[int, list[ScoredPrediction]] = {index: [] for index in names}
     quantiles: list[NDArray[np.float64]] = []
     voxels: list[DoubtfulVoxels] = []
     worsened = WORSENED if len(cases) >= ENOUGH else 0
     done, total = 0, len(cases) * (1 + worsened)
-    for case, true_ml in zip(cases, volumes_ml, strict=True):
+    for case in cases:
         image, label = case.read()
+        volumes_ml.append(true_ml := _volumes_ml(label, names))
         quantiles.append(intensity_quantiles(image, predictor.preprocessing))
         sampler = VoxelSampler(_seen_by_observers(predictor, label), ignored, seed)
         random = np.random.default_rng([seed, done])
@@ -70,7 +68,7 @@ def fit_trust(
             labels, measured = predict_and_measure(
                 predictor,
                 seen,
-                usual,
+                {},  # what volumes are usual is known when all cases have been read
                 mirrored_look=True,
                 observers=[] if number else [sampler],
                 warn=lambda _: None,
@@ -84,13 +82,18 @@ def fit_trust(
             if progress is not None:
                 progress(done, total)
         voxels.append(sampler.sample())
-    look = _best_look(scored)
+    usual = {index: _usual([volumes[index] for volumes in volumes_ml]) for index in names}
+    scored = {
+        index: [each.with_surprise(usual[index]) for each in predictions]
+        for index, predictions in scored.items()
+    }
+    look, qualities = _fitted_qualities(scored)
     doubtful = DoubtfulVoxels(*map(np.concatenate, zip(*voxels, strict=True)))
     structures = {
         name: StructureTrust(
             present=float(np.mean([volumes[index] > 0 for volumes in volumes_ml])),
             log_volume=usual[index],
-            quality=fit_quality(scored[index], look),
+            quality=qualities[index],
             volume=fit_volume_interval(scored[index]),
         )
         for index, name in names.items()
@@ -118,9 +121,8 @@ def _seen_by_observers(predictor: Predictor, label: Volume) -> NDArray[np.intege
 
 
 def _volumes_ml(label: Volume, names: Mapping[int, str]) -> dict[int, float]:
-    voxel_ml = abs(float(np.linalg.det(label.affine[:3, :3]))) / 1000
     counts = np.bincount(label.array.ravel(), minlength=max(names) + 1)
-    return {index: float(counts[index] * voxel_ml) for index in names}
+    return {index: float(counts[index] * label.voxel_ml) for index in names}
 
 
 def _usual(volumes_ml: Sequence[float]) -> tuple[float, float] | None:
@@ -129,11 +131,15 @@ def _usual(volumes_ml: Sequence[float]) -> tuple[float, float] | None:
     return (float(logarithms.mean()), float(logarithms.std())) if len(logarithms) else None
 
 
-def _best_look(scored: Mapping[int, Sequence[ScoredPrediction]]) -> bool:
-    """Whether the mirrored look makes the expected Dice better by enough to be worth its time."""
-    errors = []
-    for with_look in (False, True):
-        fitted = [fit_quality(predictions, with_look) for predictions in scored.values()]
-        errors.append([quality.error for quality in fitted if quality is not None])
+def _fitted_qualities(
+    scored: Mapping[int, Sequence[ScoredPrediction]],
+) -> tuple[bool, dict[int, ExpectedQuality | None]]:
+    """Return whether the mirrored look is worth its time, and the fits with it or without."""
+    fits = [
+        {index: fit_quality(predictions, look) for index, predictions in scored.items()}
+        for look in (False, True)
+    ]
+    errors = [[fit.error for fit in of_look.values() if fit is not None] for of_look in fits]
     without, with_it = errors
-    return bool(without) and float(np.mean(with_it)) < _WORTH_A_LOOK * float(np.mean(without))
+    worth = bool(without) and float(np.mean(with_it)) < _WORTH_A_LOOK * float(np.mean(without))
+    return worth, fits[worth]

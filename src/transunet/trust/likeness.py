@@ -18,9 +18,7 @@ def intensity_quantiles(volume: Volume, preprocessing: Preprocessing) -> NDArray
     oriented = preprocessing.oriented(volume)
     quantiles = []
     for channel, values in zip(preprocessing.channels, oriented, strict=True):
-        own = channel.for_white(volume.white)
-        normalised = own.normalise(np.asarray(values), own.measure([np.asarray(values)]))
-        flat = normalised.ravel()
+        flat = channel.for_white(volume.white).normalise(np.asarray(values)).ravel()
         quantiles.append(np.quantile(flat[:: max(1, flat.size // _SAMPLES)], _QUANTILES))
     return np.array(quantiles)
 

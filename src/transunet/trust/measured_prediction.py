@@ -43,5 +43,4 @@ def predict_and_measure(
         mirrored = again.labels[..., ::-1]
     # Slices that are resampled are measured at the working resolution.
     share = prod(image.spatial_shape) / meter.labels.size
-    voxel_ml = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000 * share
-    return labels, meter.structures(voxel_ml, log_volumes, mirrored)
+    return labels, meter.structures(image.voxel_ml * share, log_volumes, mirrored)

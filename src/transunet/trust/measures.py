@@ -5,7 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
+from scipy.ndimage import find_objects
+
+from transunet.inference.logits import argmax, label_type
+from transunet.inference.postprocessing import pieces_of
 
 DOUBT = 0.02
 """Added to the doubt that intervals are proportional to, so that no interval is empty."""
@@ -63,12 +66,11 @@ class ProbabilityMeter:
         self._sums = np.zeros((6, classes))
         """Voxels, their probability, that of all voxels, border voxels, their probability, and
         voxels at the edge."""
-        self._labels: list[tuple[int, NDArray[np.unsignedinteger]]] = []
+        self._labels: list[NDArray[np.unsignedinteger]] = []
 
     def __call__(self, part: slice, probabilities: NDArray[np.float32]) -> None:
-        """Take planes `part` of a volume, (S, classes, H, W)."""
-        labels = probabilities.argmax(axis=1)
-        own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
+        """Take the next planes of a volume, (S, classes, H, W)."""
+        labels, own = argmax(probabilities), probabilities.max(axis=1)
         flat, count = labels.ravel(), self.classes
         border = _beside_another(labels)
         edge = np.zeros(labels.shape[1:], bool)
@@ -79,12 +81,12 @@ class ProbabilityMeter:
         self._sums[3] += np.bincount(labels[border], minlength=count)
         self._sums[4] += np.bincount(labels[border], own[border], count)
         self._sums[5] += np.bincount(labels[:, edge].ravel(), minlength=count)
-        self._labels.append((part.start, labels.astype(np.uint16)))
+        self._labels.append(labels.astype(label_type(count - 1)))
 
     @property
     def labels(self) -> NDArray[np.unsignedinteger]:
         """The label map (S, H, W) of all that passed by."""
-        return np.concatenate([labels for _, labels in sorted(self._labels, key=lambda x: x[0])])
+        return np.concatenate(self._labels)
 
     def structures(
         self,
@@ -106,6 +108,7 @@ class ProbabilityMeter:
             voxels, inside, everywhere, border, at_border, at_edge = self._sums[:, index]
             if not voxels:
                 continue
+            _, sizes = pieces_of(labels[boxes[index - 1]] == index)
             agreement = 1.0
             if mirrored is not None:
                 both = np.count_nonzero((labels == index) & (mirrored == index))
@@ -115,8 +118,8 @@ class ProbabilityMeter:
                 soft_dice=2 * inside / (voxels + everywhere),
                 confidence=inside / voxels,
                 border=at_border / border if border else 1.0,
-                surprise=_surprise(voxels * voxel_ml, log_volumes.get(index)),
-                pieces=1 - _largest_piece(labels[boxes[index - 1]] == index) / voxels,
+                surprise=surprise_of(voxels * voxel_ml, log_volumes.get(index)),
+                pieces=1 - sizes[1:].max() / voxels,
                 edge=at_edge / voxels,
                 agreement=agreement,
             )
@@ -134,12 +137,8 @@ def _beside_another(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     return border
 
 
-def _largest_piece(mask: NDArray[np.bool_]) -> int:
-    pieces, _ = label(mask, structure=np.ones((3, 3, 3)))
-    return int(np.bincount(pieces.ravel())[1:].max())
-
-
-def _surprise(volume_ml: float, usual: tuple[float, float] | None) -> float:
+def surprise_of(volume_ml: float, usual: tuple[float, float] | None) -> float:
+    """Return how many deviations from the mean a volume's logarithm lies; 0 if none are known."""
     if usual is None or not usual[1]:
         return 0.0
     return abs(float(np.log(volume_ml)) - usual[0]) / usual[1]

@@ -1,13 +1,14 @@
 """From what a prediction shows to the Dice to be expected, and to the interval of its volume."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transunet.bundle.trust_config import ENOUGH, ExpectedQuality, VolumeInterval
-from transunet.trust.measures import DOUBT, MEASURES, StructureMeasures
+from transunet.trust.measures import DOUBT, MEASURES, StructureMeasures, surprise_of
 
 COVERED = 0.9
 FOLDS = 10
@@ -27,6 +28,11 @@ class ScoredPrediction:
     reference_ml: float
     worsened: bool = False
     """Of an image that was worsened on purpose."""
+
+    def with_surprise(self, usual: tuple[float, float] | None) -> Self:
+        """Return it as measured where such volumes are usual: mean and deviation of logarithms."""
+        surprise = surprise_of(self.measures.volume_ml, usual)
+        return replace(self, measures=self.measures._replace(surprise=surprise))
 
 
 def expected_dice(quality: ExpectedQuality, measures: StructureMeasures) -> tuple[float, float]:
