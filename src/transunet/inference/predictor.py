@@ -353,25 +353,25 @@ class Predictor:
             doubts |= dict.fromkeys(member._doubts(volume, slices[member.preprocessing]))
         for doubt in doubts:
             warn(doubt)
-        stores: list[StoreProbabilities] = [*observers]
+        maps: list[StoreProbabilities] = []
         with ExitStack() as files:
             if probabilities is not None:
                 channels = len(self.regions or self.labels)
                 file = probability_file(probabilities, channels, volume, self.preprocessing)
-                store_probabilities = files.enter_context(file)
-                stores.append(
-                    lambda part, values: store_probabilities(part, self._tempered(values))
-                )
+                maps.append(files.enter_context(file))
             if uncertainty is not None:
                 store = files.enter_context(
                     probability_file(uncertainty, 1, volume, self.preprocessing)
                 )
                 regions = bool(self.regions)
-                stores.append(
-                    lambda part, values: store(
-                        part, entropy(self._tempered(values), regions)[:, None]
-                    )
-                )
+                maps.append(lambda part, values: store(part, entropy(values, regions)[:, None]))
+
+            def store_tempered(part: slice, values: NDArray[np.float32]) -> None:
+                values = self._tempered(values)
+                for store_map in maps:
+                    store_map(part, values)
+
+            stores = [*observers, *([store_tempered] if maps else [])]
             native = self.preprocessing.native_shape(volume)
             if self.others:
                 labels = self._labels_of_all(slices, volume, progress, stores)
