@@ -70,7 +70,7 @@ def scan(shape: tuple[int, int, int] = (22, 30, 17)) -> Volume:
 
 
 def view(model: nn.Module, preprocessing: Preprocessing = MRI, overlap: float = 0.5):
-    return AttentionView(model, preprocessing, "cpu", patches=Patches(size=SIZE, overlap=overlap))
+    return AttentionView(model, preprocessing, "cpu", sampling=Patches(size=SIZE, overlap=overlap))
 
 
 @pytest.mark.parametrize("spacing_mm", [None, (2.0, 1.0, 1.0), (1.0, 0.6, 0.9)])

@@ -16,7 +16,6 @@ from transunet.attention.view import AttentionMap, AttentionView, Query
 from transunet.bundle.io import BundleConfig, from_pretrained
 from transunet.data.classes import classes_named
 from transunet.data.formats import stem_of, write_volume
-from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.drawing.colours import colour_of
 from transunet.drawing.figures import check_figure_path
@@ -249,13 +248,7 @@ def explain_with(
     """
     choices = layers_and_heads(layer, head, config.architecture)
     sampling = config.sampling
-    view = AttentionView(
-        model,
-        config.preprocessing,
-        device,
-        context=sampling.context,
-        patches=sampling if isinstance(sampling, Patches) else None,
-    )
+    view = AttentionView(model, config.preprocessing, device, sampling=sampling)
     grid = view.grid_of(image)
     voxel: tuple[int, int, int] | None = None
     structure: tuple[int, ...] = ()

@@ -18,6 +18,7 @@ from transunet.attention.token_grid import TokenGrid
 from transunet.backends.pytorch import evaluating
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.resize import resize
+from transunet.data.sampling import Sampling
 from transunet.data.sampling.patches import Patches
 from transunet.data.sampling.slices import sample_at
 from transunet.data.volume import Volume
@@ -71,7 +72,8 @@ class AttentionView:
         preprocessing: how volumes become slices, from the model's bundle.
         device: where the model computes; the best one there is if not given.
         context: neighbours on each side that the model sees with each slice.
-        patches: how a model of volumes takes them; as `Patches` has it if not given.
+        sampling: how the model takes volumes, from its bundle; it brings its own context. If not
+            given, slices, or of a model of volumes patches as `Patches` has them.
 
     Raises:
         ConfigError: for a device that is not here.
@@ -84,14 +86,15 @@ class AttentionView:
         device: str | torch.device | None = None,
         *,
         context: int = 0,
-        patches: Patches | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self.model = model.to(self.device)
-        self.preprocessing, self.context = preprocessing, context
-        if patches is None and model.config.axes == 3:
-            patches = Patches(size=model.config.image_size)
-        self.patches = patches
+        if sampling is None and model.config.axes == 3:
+            sampling = Patches(size=model.config.image_size)
+        self.preprocessing = preprocessing
+        self.context = sampling.context if sampling else context
+        self.patches = sampling if isinstance(sampling, Patches) else None
         # Measuring a volume's intensities reads all of it: once, not for every voxel clicked at.
         self._slices: WeakKeyDictionary[Volume, VolumeSlices] = WeakKeyDictionary()
 

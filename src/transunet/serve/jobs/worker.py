@@ -17,7 +17,6 @@ from transunet.attention.view import AttentionView
 from transunet.backends.pytorch import model_of
 from transunet.batch.outputs import write_labels
 from transunet.bundle.io import from_pretrained
-from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError, as_user_error
 from transunet.files import atomic_path
@@ -95,11 +94,7 @@ class LoadedBundle:
             model = model_of(self.base.network) or from_pretrained(self.served.source)[0]
             sampling = self.served.config.sampling
             self._view = AttentionView(
-                model,
-                self.base.preprocessing,
-                self.base.device,
-                context=sampling.context,
-                patches=sampling if isinstance(sampling, Patches) else None,
+                model, self.base.preprocessing, self.base.device, sampling=sampling
             )
         return self._view
 
