@@ -132,7 +132,15 @@ def keep_trust(folder: Path, trust: Trust) -> None:
     Raises:
         ConfigError: when there is no such bundle, or its configuration cannot be written.
     """
-    config = read_config(folder).replace(trust=trust)
+    write_config(read_config(folder).replace(trust=trust), folder)
+
+
+def write_config(config: BundleConfig, folder: Path) -> None:
+    """Write a bundle's configuration; it appears when it is complete.
+
+    Raises:
+        ConfigError: when the folder cannot be written to.
+    """
     write_text(config.model_dump_json(indent=2) + "\n", folder / CONFIG)
 
 

@@ -6,10 +6,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from transunet.bundle.bundle_config import CONFIG, MODEL, BundleConfig, locate, read_config
+from transunet.bundle.bundle_config import (
+    CONFIG,
+    MODEL,
+    BundleConfig,
+    locate,
+    read_config,
+    write_config,
+)
 from transunet.bundle.hub import upload_folder
 from transunet.errors import WeightsError, first_line
-from transunet.files import atomic_path, writable_folder, write_text
+from transunet.files import atomic_path, writable_folder
 from transunet.models.families import build
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.optional import DISTRIBUTION, versions_of
@@ -35,7 +42,7 @@ def save_pretrained(model: SegmentationNetwork, config: BundleConfig, folder: Pa
         sampling=config.sampling.replace(size=model.config.image_size),
         versions=versions_of((DISTRIBUTION, "torch", "numpy")),
     )
-    write_text(config.model_dump_json(indent=2) + "\n", folder / CONFIG)
+    write_config(config, folder)
     return folder
 
 

@@ -122,8 +122,8 @@ def _patches_fitted(
             planned(recipe.replace(image_size=plan.image_size), spacing), store, device, PATCHES
         )
 
-    queries = getattr(recipe.network(), "queries", None)
-    plan = planned_patches(store.fingerprint, rule, fits, poolings=3 if queries else 1)
+    fewest = 3 if recipe.network().num_queries else 1
+    plan = planned_patches(store.fingerprint, rule, fits, poolings=fewest)
     agreed = world.gather(plan.image_size)[0]
     return planned(recipe.replace(image_size=agreed), spacing)
 
