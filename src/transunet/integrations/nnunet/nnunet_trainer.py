@@ -6,8 +6,9 @@ that results compare.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import log
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -37,10 +38,14 @@ class _VariantTrainer(nnUNetTrainer):  # type: ignore[misc]
     checkpoint, and the variant is not.
 
     Raises:
-        ConfigError: for a configuration whose patches have another number of axes.
+        ConfigError: for a configuration whose patches have another number of axes; for regions
+            where the network has queries: nnU-Net's prediction does not tell a network whether it
+            has classes or regions.
     """
 
     variant: str
+    settings: Mapping[str, Any] = MappingProxyType({})
+    """What differs from nnU-Net's own attributes."""
 
     # nnU-Net stores the arguments under these very names, and makes the trainer anew from them.
     def __init__(
@@ -52,9 +57,18 @@ class _VariantTrainer(nnUNetTrainer):  # type: ignore[misc]
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
         patch_size = PlansManager(plans).get_configuration(configuration).patch_size
-        check_axes(patch_size, variant(self.variant).axes, configuration)
+        config = variant(self.variant)
+        if config.num_queries and PlansManager(plans).get_label_manager(dataset_json).has_regions:
+            raise ConfigError(
+                f"The data set has regions, and {self.variant} has queries, which nnU-Net cannot "
+                "predict regions with. Train nnUNetTrainerTransUNet3D_Encoder or _UNet, or use "
+                "`transunet train`."
+            )
+        check_axes(patch_size, config.axes, configuration)
         self.resumed = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
+        for name, value in self.settings.items():
+            setattr(self, name, value)
 
     def initialize(self) -> None:
         """Build network, optimiser and loss, and load the weights that `TRANSUNET_WEIGHTS` names.
@@ -100,20 +114,14 @@ class nnUNetTrainerTransUNet(_VariantTrainer):  # noqa: N801
     """
 
     variant = "R50-ViT-B_16"
-
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.enable_deep_supervision = False
-        self.initial_lr = 0.01
-        self.momentum = 0.9
-        self.weight_decay = 1e-4
+    settings = MappingProxyType(
+        {
+            "enable_deep_supervision": False,
+            "initial_lr": 0.01,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+        }
+    )
 
     @classmethod
     def build_network_architecture(
@@ -216,30 +224,9 @@ class nnUNetTrainerTransUNet3D(_VariantTrainer):  # noqa: N801
     Stages, strides and kernels are those that nnU-Net planned. The optimiser is nnU-Net's, which is
     the paper's for one GPU. Without queries the loss is nnU-Net's with its deep supervision; with
     them it is the loss of a set.
-
-    Raises:
-        ConfigError: for slices; for regions where the network has queries: nnU-Net's prediction
-            does not tell a network whether it has classes or regions.
     """
 
     variant = "TransUNet3D"
-
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008
-    ) -> None:
-        config = cast("TransUNet3DConfig", variant(self.variant))
-        if config.queries and PlansManager(plans).get_label_manager(dataset_json).has_regions:
-            raise ConfigError(
-                f"The data set has regions, and {self.variant} has queries, which nnU-Net cannot "
-                "predict regions with. Train nnUNetTrainerTransUNet3D_Encoder or _UNet, or use "
-                "`transunet train`."
-            )
-        super().__init__(plans, configuration, fold, dataset_json, device)
 
     @classmethod
     def build_network_architecture(
