@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from prediction import OBLIQUE, noise
+from tiny_3d import TINY_3D, TINY_TRUNK
 from transunet import create_model
 from transunet.backends.pytorch import TorchNetwork
 from transunet.data.preprocessing import Channel, Preprocessing
@@ -33,19 +34,8 @@ SIZE = (8, 16, 16)
 def tiny_3d(name: str = "UNet3D", size: tuple[int, int, int] = SIZE) -> SegmentationNetwork:
     """A small network with random weights, whose logits differ from voxel to voxel."""
     torch.manual_seed(0)
-    settings: dict = {
-        "width": 4,
-        "max_width": 8,
-        "poolings": ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
-        "kernels": ((3, 3, 3),) * 4,
-        "image_size": size,
-    }
-    if "TransUNet3D" in name:
-        settings["vit"] = {
-            "num_layers": 1, "hidden_size": 12, "mlp_size": 12, "num_heads": 1,
-        }  # fmt: skip
-        settings["queries"] = {"hidden_size": 96, "mlp_size": 8, "num_queries": 4}
-    model = create_model(name, num_classes=3, **settings).eval()
+    settings = TINY_3D if "TransUNet3D" in name else TINY_TRUNK
+    model = create_model(name, num_classes=3, image_size=size, **settings).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 1.5

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 import transunet.export.export as export_module
 from prediction import OBLIQUE, nib, noise, save_nifti, tiny_bundle
+from tiny_3d import TINY_3D
 from transunet import create_model
 from transunet.batch.run import predict_file
 from transunet.bundle.bundle_config import BundleConfig, read_config
@@ -35,12 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "TransUNet3D-S",
         num_classes=3,
         image_size=SIZE,
-        poolings=((1, 2, 2), (2, 2, 2), (2, 2, 2)),
-        kernels=((3, 3, 3),) * 4,
-        width=4,
-        max_width=8,
-        vit={"num_layers": 1, "hidden_size": 12, "mlp_size": 12, "num_heads": 1},
-        queries={"hidden_size": 96, "mlp_size": 8, "num_queries": 4},
+        **TINY_3D,
     )
     config = BundleConfig(
         architecture=model.config,

@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from tiny_3d import TINY_3D
 from transunet import create_model
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.formats import read_volume
@@ -194,6 +195,22 @@ def test_monai_finds_the_same_labels_on_a_real_image(tmp_path: Path) -> None:
     assert np.array_equal(theirs.array, ours.array)
 
 
+def check_by_monai(bundle: Path, images: Path) -> None:
+    """MONAI finds the properties that it asks of a bundle, and the network's input and output."""
+    from monai.bundle import ConfigWorkflow, verify_net_in_out
+
+    files = {
+        "config_file": str(bundle / "configs" / "inference.json"),
+        "meta_file": str(bundle / "configs" / "metadata.json"),
+    }
+    workflow = ConfigWorkflow(
+        workflow_type="inference", **files, bundle_root=str(bundle), dataset_dir=images
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+    verify_net_in_out(net_id="network_def", device="cpu", **files)
+
+
 @pytest.fixture(scope="module")
 def of_patches() -> SegmentationNetwork:
     """A network of volumes whose labels vary."""
@@ -202,12 +219,7 @@ def of_patches() -> SegmentationNetwork:
         "TransUNet3D-S",
         num_classes=4,
         image_size=(8, 16, 16),
-        poolings=((1, 2, 2), (2, 2, 2), (2, 2, 2)),
-        kernels=((3, 3, 3),) * 4,
-        width=4,
-        max_width=8,
-        vit={"num_layers": 1, "hidden_size": 12, "mlp_size": 12, "num_heads": 1},
-        queries={"hidden_size": 96, "mlp_size": 8, "num_queries": 4},
+        **TINY_3D,
     ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -249,23 +261,12 @@ def test_patches_go_through_monais_inferer(
 def test_what_monai_asks_of_a_bundle_of_patches_is_there(
     tmp_path: Path, of_patches: SegmentationNetwork
 ) -> None:
-    from monai.bundle import ConfigWorkflow, verify_net_in_out
-
     mri(tmp_path / "images")
     config = BundleConfig(
         architecture=of_patches.config, preprocessing=Preprocessing(channels=(MRI,)), labels=NAMES
     )
     bundle = write_monai_bundle(of_patches, config, tmp_path / "bundle")
-    files = {
-        "config_file": str(bundle / "configs" / "inference.json"),
-        "meta_file": str(bundle / "configs" / "metadata.json"),
-    }
-    workflow = ConfigWorkflow(
-        workflow_type="inference", **files, bundle_root=str(bundle), dataset_dir=tmp_path / "images"
-    )
-    workflow.initialize()
-    assert not workflow.check_properties()
-    verify_net_in_out(net_id="network_def", device="cpu", **files)
+    check_by_monai(bundle, tmp_path / "images")
     image = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
     assert image["inputs"]["image"]["spatial_shape"] == [8, 16, 16]
     assert image["inputs"]["image"]["is_patch_data"] is True
@@ -310,20 +311,11 @@ def test_the_documented_command_runs_from_within_the_bundle(tmp_path: Path) -> N
 
 
 def test_what_monai_asks_of_a_bundle_is_there(tmp_path: Path) -> None:
-    from monai.bundle import ConfigWorkflow, load, verify_net_in_out
+    from monai.bundle import load
 
     ct(tmp_path / "images")
     model, _, bundle = bundle_for(tmp_path / "bundle", Preprocessing(channels=(CT,)))
-    files = {
-        "config_file": str(bundle / "configs" / "inference.json"),
-        "meta_file": str(bundle / "configs" / "metadata.json"),
-    }
-    workflow = ConfigWorkflow(
-        workflow_type="inference", **files, bundle_root=str(bundle), dataset_dir=tmp_path / "images"
-    )
-    workflow.initialize()
-    assert not workflow.check_properties()
-    verify_net_in_out(net_id="network_def", device="cpu", **files)
+    check_by_monai(bundle, tmp_path / "images")
     loaded = load("bundle", bundle_dir=str(tmp_path), workflow_type="inference", device="cpu")
     image = torch.rand(1, 1, 32, 48)
     with torch.inference_mode():

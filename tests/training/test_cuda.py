@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from prediction import OBLIQUE, noise, tiny_model
+from tiny_3d import TINY_3D
 from training_runs import steps
 from transunet.backends.pytorch import FixedNetwork, TorchNetwork
 from transunet.create import create_model
@@ -44,14 +45,6 @@ needs_its_memory = pytest.mark.skipif(
 )
 
 SIZE = (8, 32, 32)
-TINY_3D = {
-    "width": 4,
-    "max_width": 8,
-    "poolings": ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
-    "kernels": ((3, 3, 3),) * 4,
-    "vit": {"num_layers": 1, "hidden_size": 12, "mlp_size": 12, "num_heads": 1},
-    "queries": {"hidden_size": 96, "mlp_size": 8, "num_queries": 4},
-}
 WITHOUT_NOISE = {"p_affine": 1.0, "p_blur": 1.0, "p_brightness": 1.0, "p_contrast": 1.0,
                  "p_gamma": 1.0, "p_low_resolution": 1.0, "p_mirror": 1.0}  # fmt: skip
 """Noise is drawn by the device, which has its own numbers."""
