@@ -277,3 +277,15 @@ def test_evaluation_needs_no_torch():
     code = "import sys, transunet.evaluation.evaluate; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def test_an_audit_is_of_one_set_of_predictions_by_our_convention(dataset, run, tmp_path):
+    out = run(tmp_path / "p", dataset, "--audit")
+    assert "three conventions" in out
+    assert "The authors' mean HD95 is" in out  # `case_5` misses its spleen
+    for more in ([tmp_path / "q"], ["--convention", "official"]):
+        message = run(tmp_path / "p", dataset, *more, "--audit", error=ConfigError)
+        assert "one set of predictions" in message
+    assert "--audit" in run(tmp_path / "p", dataset, "--run", tmp_path, error=ConfigError)
+    message = run(tmp_path / "p", dataset, "--audit", "--run", tmp_path, error=ConfigError)
+    assert "no validation is told" in message

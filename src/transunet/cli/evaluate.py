@@ -1,5 +1,6 @@
 """`transunet evaluate`: predictions against references, or two predictions against each other."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,6 +9,7 @@ import typer
 from transunet.cli.notes import say, showing_notes
 
 if TYPE_CHECKING:
+    from transunet.evaluation.audit import ChosenEpoch
     from transunet.evaluation.evaluate import EvaluationRequest
     from transunet.evaluation.records import Evaluation
 
@@ -80,12 +82,29 @@ def evaluate(
     pictures: Annotated[
         int, typer.Option(min=0, help="How many of the worst cases the page shows as pictures.")
     ] = 12,
+    audit: Annotated[
+        bool,
+        typer.Option(
+            "--audit",
+            help="Score by three conventions (the authors', ours, nnU-Net v2's), and say what of a "
+            "mean comes from which rule.",
+        ),
+    ] = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Of --audit: the training run of the network, where its log does not lie beside "
+            "the bundle that made the predictions.",
+        ),
+    ] = None,
 ) -> None:
     """Measure Dice, IoU, HD95, ASSD, NSD and volumes in millimetres, and say how sure they are."""
     from transunet.cli.progress import count_cases
     from transunet.errors import ConfigError
     from transunet.evaluation import report, table
     from transunet.evaluation.evaluate import EvaluationRequest, write_report
+    from transunet.evaluation.evaluate import audit as audit_again
     from transunet.evaluation.evaluate import evaluate as measure
 
     if len(paths) not in (2, 3):
@@ -93,6 +112,13 @@ def evaluate(
             "Give a prediction and a reference, or two predictions and a reference (paths given: "
             f"{len(paths)})."
         )
+    if audit and (len(paths) == 3 or convention == "official"):
+        raise ConfigError(
+            "--audit is of one set of predictions, and shows the official convention beside ours. "
+            "Give one prediction and the reference, without --convention."
+        )
+    if run and not audit:
+        raise ConfigError("--run is for --audit. Give both, or neither.")
     request = EvaluationRequest(
         references=paths[-1],
         images=images,
@@ -117,10 +143,19 @@ def evaluate(
             say(cases)
         say(table.summary_table(evaluation))
         _print_notes(evaluation.policy, evaluation)
+        audited = None
+        if audit:
+            chosen = _chosen_epochs(paths[0], run, [case.name for case in evaluation.cases])
+            with count_cases("auditing") as progress:
+                audited = audit_again(result, chosen, workers, progress)
+            say(table.audit_table(audited))
+            for sentence in audited.sentences:
+                say(sentence)
         if out:
-            say(f"Written: {', '.join(map(str, write_report(result, out, pictures)))}")
+            written = write_report(result, out, pictures, audited)
+            say(f"Written: {', '.join(map(str, written))}")
         if json:
-            report.write_json(report.to_json(evaluation), json)
+            report.write_json(report.to_json(evaluation, audited), json)
         say(table.closing_line(evaluation))
 
 
@@ -158,6 +193,24 @@ def print_comparison(
         report.write_json(report.comparison_to_json(compared), json)
     for side, evaluation in (("A", compared.first), ("B", compared.second)):
         say(f"{side} ({evaluation.predictions}): {table.closing_line(evaluation)}")
+
+
+def _chosen_epochs(
+    predictions: Path, run: Path | None, cases: Sequence[str]
+) -> "list[ChosenEpoch]":
+    """How the networks that made the label maps were chosen, as far as a log tells it."""
+    from transunet.errors import ConfigError
+    from transunet.evaluation.structure_names import bundles_of
+    from transunet.training.chosen_epoch import chosen_epoch
+
+    bundles = [run] if run else bundles_of(predictions)
+    chosen = [each for bundle in bundles if (each := chosen_epoch(bundle, cases))]
+    if run and not chosen:
+        raise ConfigError(
+            f"--run {run}: no validation is told by a log.jsonl there. Give the folder of a "
+            "training run (of a cross-validation, that of a fold), or its best or last."
+        )
+    return chosen
 
 
 def _check_outputs(out: Path | None, json: Path | None) -> None:

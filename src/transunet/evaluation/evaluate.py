@@ -9,13 +9,14 @@ from transunet.data.formats import warn_of_contradictions
 from transunet.data.processes import Progress
 from transunet.errors import ConfigError
 from transunet.evaluation import report
+from transunet.evaluation.audit import Audit, ChosenEpoch, audit_of
 from transunet.evaluation.comparison import PairedComparison
 from transunet.evaluation.measure import Settings, gather, measure_all
 from transunet.evaluation.metrics import Convention
 from transunet.evaluation.pages import comparison_page, report_page
 from transunet.evaluation.pairs import Pair, References, match, references_in
 from transunet.evaluation.pictures import CasePicture, case_picture
-from transunet.evaluation.records import CaseRecord, Evaluation
+from transunet.evaluation.records import CaseRecord, Evaluation, complete
 from transunet.evaluation.structure_names import number_alike
 from transunet.files import write_text
 from transunet.optional import require
@@ -98,13 +99,41 @@ def compare(
     return PairedComparison(*(side.with_structures(union, notes) for side in sides))
 
 
-def write_report(result: EvaluationResult, folder: Path, pictures: int = 12) -> list[Path]:
+def audit(
+    result: EvaluationResult,
+    chosen: Sequence[ChosenEpoch] = (),
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Audit:
+    """Measure once more by the authors' convention, and say what makes the difference.
+
+    Args:
+        result: from `evaluate`, by the convention `honest`.
+        chosen: how the networks that made the label maps were chosen.
+        workers: processes that measure cases.
+        progress: called after each case.
+    """
+    settings = replace(result.settings, convention="official")
+    records = measure_all(result.pairs, settings, workers, progress)
+    ours = result.evaluation
+    authors = replace(
+        ours,
+        convention=settings.convention,
+        cases=complete(records, ours.structures, settings.convention),
+    )
+    return audit_of(ours, authors, chosen)
+
+
+def write_report(
+    result: EvaluationResult, folder: Path, pictures: int = 12, audited: Audit | None = None
+) -> list[Path]:
     """Write metrics.csv, metrics.json and report.html.
 
     Args:
         result: from `evaluate`.
         folder: made where it is missing.
         pictures: how many of the worst cases are shown one by one.
+        audited: from `audit`, where that is told too.
 
     Raises:
         ConfigError: when the folder cannot be written to.
@@ -124,9 +153,9 @@ def write_report(result: EvaluationResult, folder: Path, pictures: int = 12) -> 
     for pair in result.pairs if not no_pictures else ():
         if pair.name in worst:
             worst[pair.name] = case_picture(pair, result.settings, evaluation.structures)
-    write_text(report_page(evaluation, worst, no_pictures), paths[0])
+    write_text(report_page(evaluation, worst, no_pictures, audited), paths[0])
     report.write_csv(evaluation, paths[1])
-    report.write_json(report.to_json(evaluation), paths[2])
+    report.write_json(report.to_json(evaluation, audited), paths[2])
     return paths
 
 

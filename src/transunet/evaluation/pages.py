@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from transunet.drawing.colours import colour_of
 from transunet.evaluation import table
+from transunet.evaluation.audit import CONVENTIONS, Audit
 from transunet.evaluation.bootstrap import bootstrap_interval, nanmean
 from transunet.evaluation.charts import box_plots, difference_plot
 from transunet.evaluation.comparison import TEST, PairedComparison
@@ -18,7 +19,10 @@ from transunet.evaluation.report import provenance
 
 
 def report_page(
-    evaluation: Evaluation, pictures: Mapping[str, CasePicture | None], no_pictures: str = ""
+    evaluation: Evaluation,
+    pictures: Mapping[str, CasePicture | None],
+    no_pictures: str = "",
+    audit: Audit | None = None,
 ) -> str:
     """Return the report of an evaluation as one HTML file that needs no other.
 
@@ -26,6 +30,7 @@ def report_page(
         evaluation: what to report.
         pictures: the cases that are shown one by one, the worst of all, each with its picture.
         no_pictures: why there are no pictures, where there are none.
+        audit: the same label maps by other conventions, where that is told too.
     """
     names = [structure.name for structure in evaluation.structures]
     cases = [case.name for case in evaluation.cases]
@@ -50,6 +55,8 @@ def report_page(
         ranked=ranked,
         shown=[(case, mean, pictures[case.name]) for case, mean in ranked if case.name in pictures],
         no_pictures=no_pictures,
+        audit=audit,
+        conventions=CONVENTIONS,
     )
 
 
@@ -93,13 +100,14 @@ def _rendered(template: str, evaluation: Evaluation, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["colour_of"] = colour_of
+    environment.globals |= {"colour_of": colour_of, "audit_columns": table.AUDIT_COLUMNS}
     environment.filters |= {
         "number": table.number,
         "interval": table.interval,
         "signed": table.signed,
         "signed_interval": partial(table.interval, text=table.signed),
         "p_text": table.p_text,
+        "audit_figures": table.audit_figures,
         "millilitres": lambda ml: f"{ml:.{0 if ml >= 100 else 1 if ml >= 10 else 2}f}",
     }
     return environment.get_template(template).render(

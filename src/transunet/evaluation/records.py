@@ -1,6 +1,6 @@
 """What an evaluation holds: structures, metrics, one record per case, and all of them together."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, isnan, nan
@@ -113,21 +113,19 @@ class Evaluation:
 
     def values(self, metric: Metric) -> Values:
         """One metric as (cases, structures), NaN where it does not count."""
-        return self._table(lambda measured: getattr(measured, metric.field))
+        return self.figures(metric.field)
+
+    def figures(self, field: str) -> Values:
+        """One field of `ClassMetrics` as (cases, structures)."""
+        rows = [
+            [getattr(case.metrics[s.key], field) for s in self.structures] for case in self.cases
+        ]
+        return np.asarray(rows, dtype=np.float64).reshape(len(self.cases), len(self.structures))
 
     def volume_errors(self) -> Values:
         """Prediction minus reference in ml, (cases, structures); NaN where both are empty."""
-        return self._table(
-            lambda measured: (
-                (measured.prediction_ml - measured.reference_ml)
-                if measured.prediction_ml or measured.reference_ml
-                else nan
-            )
-        )
-
-    def _table(self, value: Callable[[ClassMetrics], float]) -> Values:
-        rows = [[value(case.metrics[s.key]) for s in self.structures] for case in self.cases]
-        return np.asarray(rows, dtype=np.float64).reshape(len(self.cases), len(self.structures))
+        predicted, real = self.figures("prediction_ml"), self.figures("reference_ml")
+        return np.where((predicted > 0) | (real > 0), predicted - real, nan)
 
     @cached_property
     def summaries(self) -> Mapping[str, "MetricSummary"]:

@@ -10,8 +10,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from transunet.evaluation.bootstrap import AGGREGATION, INTERVAL, StructureSummary
-from transunet.evaluation.comparison import TEST, PairedComparison, PairedTest
+from transunet.evaluation.audit import CONVENTIONS, Audit
+from transunet.evaluation.bootstrap import AGGREGATION, INTERVAL
+from transunet.evaluation.comparison import TEST, PairedComparison
 from transunet.evaluation.metrics import ClassMetrics
 from transunet.evaluation.records import Evaluation, Metric, Structure
 from transunet.files import atomic_path, write_text
@@ -36,7 +37,7 @@ _EMPTY = {
 _VOLUMES = (("prediction_volume_ml", "prediction_ml"), ("reference_volume_ml", "reference_ml"))
 
 
-def to_json(evaluation: Evaluation) -> dict[str, Any]:
+def to_json(evaluation: Evaluation, audit: Audit | None = None) -> dict[str, Any]:
     """Everything an evaluation found, ready for `json.dumps`; NaN is None.
 
     Keys carry units; `hd95_mm` is in millimetres, `hd95_official_voxels` in voxels.
@@ -65,6 +66,21 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             }
             for case in evaluation.cases
         ],
+        **({"audit": _audit_to_json(audit)} if audit else {}),
+    }
+
+
+def _audit_to_json(audit: Audit) -> dict[str, Any]:
+    *structures, mean = map(_plain_fields, audit.structures)
+    voxels, mm = map(_plain, audit.hd95_of_both)
+    return {
+        "conventions": CONVENTIONS,
+        "mean_foreground": mean,
+        "structures": structures,
+        "authors_rules": [_plain_fields(rule) for rule in audit.rules],
+        "hd95_where_in_both": {"voxels": voxels, "mm": mm},
+        "networks": [_plain_fields(chosen) for chosen in audit.chosen],
+        "sentences": list(audit.sentences),
     }
 
 
@@ -176,7 +192,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def _plain_fields(record: StructureSummary | PairedTest) -> dict[str, Any]:
+def _plain_fields(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass's instance, for JSON."""
     return {key: _plain(value) for key, value in asdict(record).items()}
 
 

@@ -137,6 +137,16 @@ def names_of(label_map: Path, folder: Path | None = None) -> LabelNames | None:
         return None  # damaged, which reading tells, or somebody else's
 
 
+def bundles_of(predictions: Path) -> list[Path]:
+    """Return the bundles that `transunet predict` noted beside its label maps; [] for others'."""
+    folder = predictions if predictions.is_dir() else predictions.parent
+    file = folder / "manifest.json"
+    content = _json_in(file, file.stat().st_mtime_ns) if file.is_file() else None
+    bundle = content.get("bundle") if isinstance(content, dict) else None
+    sources = bundle.get("sources") if isinstance(bundle, dict) else None
+    return [Path(source) for source in sources or () if isinstance(source, str)]
+
+
 def _description_of(label_map: Path, top: Path) -> Path | None:
     """The file that names a label map's labels, not above `top`."""
     here = label_map.parent

@@ -6,10 +6,15 @@ from math import isnan
 from rich.table import Table
 from rich.text import Text
 
+from transunet.evaluation.audit import Audit, AuditedStructure
 from transunet.evaluation.bootstrap import Interval
 from transunet.evaluation.comparison import PairedComparison
-from transunet.evaluation.records import Evaluation, Metric
+from transunet.evaluation.records import METRICS, Evaluation, Metric
 
+AUDIT_COLUMNS = (
+    *("authors' Dice", "our Dice", "nnU-Net v2's Dice"),
+    *("authors' HD95 (voxels)", "our HD95 (mm)"),
+)
 _COLUMNS = 8
 """Structures side by side before a further table is begun."""
 _ROWS = 60
@@ -56,6 +61,28 @@ def summary_table(evaluation: Evaluation) -> Table:
             name = Text()
         table.add_section()
     return table
+
+
+def audit_table(audit: Audit) -> Table:
+    """Mean Dice and HD95 of each structure by three conventions."""
+    table = Table(title="The same label maps by three conventions, means over the cases")
+    table.add_column("structure", overflow="fold")
+    for title in AUDIT_COLUMNS:
+        table.add_column(title, justify="right")
+    for row in audit.structures:
+        if row is audit.structures[-1]:
+            table.add_section()
+        table.add_row(Text(row.name), *audit_figures(row))
+    return table
+
+
+def audit_figures(row: AuditedStructure) -> list[str]:
+    """The figures of `AUDIT_COLUMNS` as text."""
+    dice, hd95 = (next(m for m in METRICS["honest"] if m.field == f) for f in ("dice", "hd95"))
+    return [
+        *(number(value, dice) for value in (row.dice_authors, row.dice_ours, row.dice_nnunet)),
+        *(number(value, hd95) for value in (row.hd95_authors_voxels, row.hd95_ours_mm)),
+    ]
 
 
 def closing_line(evaluation: Evaluation) -> str:
