@@ -10,6 +10,9 @@ import pytest
 
 from prediction import hounsfield, noise, save_nifti
 from serving import API, Client, image_bytes, labels_of, nifti_bytes, nifti_of, until
+from transunet.data.volume import Volume
+from transunet.inference.predictor import Predictor
+from transunet.trust.assessment import predict_and_assess
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,39 @@ def test_statistics_measure_each_structure(client, bundles, done):
     assert left["volume_ml"] == pytest.approx(millilitres)
     mean = np.asarray(image.dataobj)[labels == 1].mean()
     assert left["mean_intensity"][0] == pytest.approx(mean)
+
+
+def test_what_is_expected_of_each_structure_is_told(client, bundles, done, tmp_path):
+    """As the predictor itself says it, with a map of where it is unsure; else nothing is."""
+    contents = image_bytes(1), image_bytes(2)
+    job = client.segment(*zip(("0.nii.gz", "1.nii.gz"), contents, strict=True), bundle="pair")
+    images = [nifti_of(content) for content in contents]
+    voxels = np.stack([np.asarray(each.dataobj, np.float32) for each in images])
+    predictor = Predictor.from_pretrained(bundles / "pair", device="cpu")
+    maps = tmp_path / "uncertainty.npy"
+    _, assessment = predict_and_assess(
+        predictor, Volume(voxels, images[0].affine), uncertainty=maps
+    )
+    left, right = job["statistics"]
+    for told, expected, look in ((left, 0.93, False), (right, 0.61, True)):
+        figures = assessment.structures[told["name"]].figures()
+        assert told == told | figures
+        assert (told["look"], told["expected_dice"]) == (look, expected)
+        assert told["volume_interval_ml"][0] < told["volume_ml"] < told["volume_interval_ml"][1]
+    assert left["reason"] is None
+    assert right["reason"] == "less than Dice 0.7 is expected"
+    assert job["uncertainty"] is True
+    unsure = nifti_of(client.get(f"/jobs/{job['id']}/uncertainty.nii.gz").content)
+    assert np.array_equal(unsure.affine, nifti_of(contents[0]).affine)
+    assert np.abs(np.asarray(unsure.dataobj) - 100 * np.load(maps)[0]).max() <= 0.51
+    assert np.asarray(unsure.dataobj).max() > 50
+
+    _, plain = done  # of a bundle that knows nothing of itself
+    assert plain["uncertainty"] is False
+    assert {plain["statistics"][0][key] for key in ("look", "expected_dice", "reason")} == {None}
+    answer = client.get(f"/jobs/{plain['id']}/uncertainty.nii.gz")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert "transunet calibrate" in answer.json()["error"]["remedy"]
 
 
 def test_downloads_have_sensible_names(client, done):
@@ -316,6 +352,8 @@ def test_a_photograph_lies_upright_and_gets_a_png(client, bundles):
     assert png.shape == (30, 50)
     assert np.array_equal(np.asarray(overlay.dataobj)[..., 0], png)
     assert np.array_equal(overlay.affine, view.affine)
+    assert "times as far from training's" in job["warnings"][-1]
+    assert [each["expected_dice"] for each in job["statistics"]] == [0.93, None]
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.tif"])

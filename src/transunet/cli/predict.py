@@ -333,7 +333,7 @@ def _say_expected(outcomes: "list[CaseOutcome]") -> None:
                 expected, within = figures["expected_dice"], figures["expected_within"]
                 parts.append(f"expected Dice {expected:.2f} ± {within:.2f}")
             elif figures["look"]:
-                parts.append("not found, though every held-out case had it")
+                parts.append(figures["reason"])
             look = "look at this: " if figures["look"] else ""
             say(f"{outcome.case}: {look}{', '.join(parts)}", "yellow" if look else "")
 

@@ -30,8 +30,13 @@ class StructureAssessment:
     """Not found, and every held-out case had it."""
 
     def figures(self) -> dict[str, Any]:
-        """What records tell: `expected_dice`, `expected_within`, `volume_interval_ml`, `look`."""
+        """What records tell, as far as it is known.
+
+        `look`, `reason` (why), `expected_dice`, `expected_within`, `volume_interval_ml`.
+        """
         told: dict[str, Any] = {"look": self.needs_a_look}
+        if self.reason:
+            told |= {"reason": self.reason}
         if self.expected_dice is not None and self.within is not None:
             told |= {"expected_dice": round(self.expected_dice, 4)}
             told |= {"expected_within": round(self.within, 4)}
@@ -43,6 +48,13 @@ class StructureAssessment:
     def needs_a_look(self) -> bool:
         """Whether it is likely to be bad."""
         return self.missing or (self.expected_dice is not None and self.expected_dice < LOOK_BELOW)
+
+    @property
+    def reason(self) -> str:
+        """In words, why a person should look at it; empty where nothing says so."""
+        if self.missing:
+            return "not found, though every held-out case had it"
+        return f"less than Dice {LOOK_BELOW:g} is expected" if self.needs_a_look else ""
 
 
 @dataclass(frozen=True)

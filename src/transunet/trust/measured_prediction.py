@@ -28,18 +28,24 @@ def predict_and_measure(
         image: what is segmented.
         log_volumes: per class, mean and deviation of the logarithm of training's millilitres.
         mirrored_look: predict the mirror image too, which takes as long again.
-        progress: as the predictor's; of the first look.
+        progress: as the predictor's; of both looks together.
         observers: called with the probabilities as the predictor's own maps are.
         settings: more for the predictor's call, such as `probabilities` and `warn`.
     """
+
+    def told(look: int) -> Progress | None:
+        if progress is None or not mirrored_look:
+            return progress
+        return lambda done, total: progress(look * total + done, 2 * total)
+
     meter = ProbabilityMeter(len(predictor.labels))
-    labels = predictor(image, progress, observers=[meter, *observers], **settings)
+    labels = predictor(image, told(0), observers=[meter, *observers], **settings)
     mirrored = None
     if mirrored_look:
         again = ProbabilityMeter(len(predictor.labels))
         columns = 1 + image.axes_in(predictor.preprocessing.orientation)[2]
         turned = image.with_array(np.flip(image.array, columns))  # the affine stays: it is a look
-        predictor(turned, observers=[again], warn=lambda _: None)
+        predictor(turned, told(1), observers=[again], warn=lambda _: None)
         mirrored = again.labels[..., ::-1]
     # Slices that are resampled are measured at the working resolution.
     share = prod(image.spatial_shape) / meter.labels.size

@@ -15,6 +15,7 @@ from transunet.serve.api.dependencies import CurrentService, Id, faults
 from transunet.serve.api.schemas import Job, JobRequest
 from transunet.serve.api_errors import ApiError
 from transunet.serve.jobs.database import OVER, JobRecord
+from transunet.serve.jobs.messages import UNCERTAINTY
 from transunet.serve.service import Service
 
 router = APIRouter(tags=["jobs"])
@@ -129,7 +130,9 @@ def _presented(record: JobRecord, service: Service) -> Job:
     known = {key: value for key, value in vars(record).items() if key in Job.model_fields}
     queued = service.database.queued()
     position = queued.index(record.id) + 1 if record.id in queued else None
-    return Job(**known, slices_done=done, slices_total=total, position=position)
+    mapped = (service.database.job_folder(record.id) / UNCERTAINTY).exists()
+    unsure = record.status == "done" and mapped
+    return Job(**known, slices_done=done, slices_total=total, position=position, uncertainty=unsure)
 
 
 async def _events(service: Service, id_: str) -> AsyncIterator[str]:

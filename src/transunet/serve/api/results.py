@@ -16,7 +16,7 @@ from transunet.serve.api.schemas import AttentionRequest, Comparison, JobAttenti
 from transunet.serve.api_errors import ApiError, api_error
 from transunet.serve.bundles import ServedBundle
 from transunet.serve.jobs.database import ImageRecord, JobRecord, new_id
-from transunet.serve.jobs.messages import LABELS, OVERLAY, AttentionTask
+from transunet.serve.jobs.messages import LABELS, OVERLAY, UNCERTAINTY, AttentionTask
 from transunet.serve.jobs.reference import score
 from transunet.serve.jobs.result_files import RESULT_FORMATS, ResultFormat, check_possible, convert
 from transunet.serve.service import Service
@@ -62,6 +62,28 @@ def labels(service: CurrentService, id: Id) -> FileResponse:
     """Return the label map as NIfTI for a viewer, lying as `volume.nii.gz` does."""
     _done(service, id)
     return FileResponse(service.database.job_folder(id) / OVERLAY, media_type="application/gzip")
+
+
+@router.get(
+    "/jobs/{id}/uncertainty.nii.gz",
+    response_class=FileResponse,
+    responses={**GZIP, **faults("not_found", "not_done", json=False)},
+)
+def uncertainty(service: CurrentService, id: Id) -> FileResponse:
+    """Return where the network is unsure as NIfTI for a viewer, lying as `volume.nii.gz` does.
+
+    Voxels hold the entropy of the calibrated probabilities in percent: 0 where it is certain, 100
+    where all classes are alike.
+    """
+    _done(service, id)
+    path = service.database.job_folder(id) / UNCERTAINTY
+    if not path.exists():
+        raise ApiError(
+            "not_found",
+            "There is no map of doubt: the bundle's probabilities were not calibrated.",
+            "Calibrate the bundle on held-out cases (transunet calibrate), and segment again.",
+        )
+    return FileResponse(path, media_type="application/gzip")
 
 
 @router.get("/jobs/{id}/result", response_class=FileResponse, responses=_FILE)

@@ -148,6 +148,30 @@ class Statistics(BaseModel):
     voxels: int
     slices: int = Field(description="Slices with at least one voxel of it.")
     mean_intensity: list[float] | None = Field(description="Of each channel; null where empty.")
+    look: bool | None = Field(
+        default=None,
+        description="Whether a person should look at it, because it is likely to be bad; null "
+        "where the bundle knows nothing of its own results.",
+    )
+    reason: str | None = Field(
+        default=None,
+        description="Why, in words; null where nothing says so.",
+        examples=["not found, though every held-out case had it"],
+    )
+    expected_dice: float | None = Field(
+        default=None, examples=[0.93], description="0 to 1; null where it cannot be known."
+    )
+    expected_within: float | None = Field(
+        default=None,
+        examples=[0.04],
+        description="Nine of ten held-out predictions lay within this much of the expected Dice.",
+    )
+    volume_interval_ml: list[float] | None = Field(
+        default=None,
+        examples=[[1390, 1480]],
+        description="Between which the true volume lies in nine of ten cases; null where it cannot "
+        "be known.",
+    )
 
 
 class Job(BaseModel):
@@ -164,7 +188,11 @@ class Job(BaseModel):
     attempts: int = Field(description="How often it was begun.")
     error: ErrorDetail | None
     statistics: list[Statistics] | None
-    warnings: list[str] = Field(description="What makes the image doubtful for the bundle.")
+    warnings: list[str] = Field(
+        description="What makes the image doubtful for the bundle; when it is done, also how it is "
+        "unlike the images of training."
+    )
+    uncertainty: bool = Field(description="Whether there is a map of where the network is unsure.")
     created: Moment
     started: Moment | None
     finished: Moment | None

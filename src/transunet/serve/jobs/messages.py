@@ -8,6 +8,8 @@ from transunet.serve.jobs.database import ImageRecord
 
 LABELS, OVERLAY = "labels.nii.gz", "overlay.nii.gz"
 """A job's label map on the image's own grid, and as the page lays it over the view."""
+UNCERTAINTY = "uncertainty.nii.gz"
+"""Its entropy in percent, laid likewise; of bundles whose probabilities were calibrated."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class PredictionTask:
     folder: Path
     """Where the label maps go."""
     settings: dict[str, Any]
+    warnings: list[str]
+    """What made the image doubtful when it was queued."""
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,9 @@ class JobQueue:
             image = self._database.images.get(job.image)
             if image is None:
                 return {"status": "cancelled"}  # and deleted, before it was looked at
-            task = PredictionTask(job.bundle, image, image_folder, folder, job.settings)
+            task = PredictionTask(
+                job.bundle, image, image_folder, folder, job.settings, job.warnings
+            )
             answer = self._worker.ask(job.id, task, on_progress)
             now = self._database.jobs.get(job.id)
             if now is None or now.status == "cancelled":  # before the worker knew of it

@@ -26,8 +26,15 @@ from transunet.logs import forwarded_logs
 from transunet.serve.api_errors import ApiError, api_error, is_full
 from transunet.serve.bundles import ServedBundle, label_colour
 from transunet.serve.child_process import START, Cancelled
-from transunet.serve.jobs.messages import LABELS, OVERLAY, AttentionTask, PredictionTask
+from transunet.serve.jobs.messages import (
+    LABELS,
+    OVERLAY,
+    UNCERTAINTY,
+    AttentionTask,
+    PredictionTask,
+)
 from transunet.serve.uploads.inspection import UPLOAD, read_kept, write_view
+from transunet.trust.assessment import predict_and_assess
 
 
 def run_worker(
@@ -149,26 +156,40 @@ class Worker:
             while self._pipe.poll():
                 self.answer_next()
 
+        predictor = models.base.replace(**job.settings)
+        calibrated = predictor.fitted is not None and predictor.fitted.calibration is not None
+        job.folder.mkdir(parents=True, exist_ok=True)
+        entropy = job.folder / "entropy.npy" if calibrated else None
         self._running = id_
         try:
             image = self._read(job)
-            predictor = models.base.replace(**job.settings)
             # Warnings were told when the job was queued.
-            labels = predictor(image, on_progress, warn=lambda _: None)
+            labels, assessment = predict_and_assess(
+                predictor, image, on_progress, warn=lambda _: None, uncertainty=entropy
+            )
         finally:
             self._running = None
-        job.folder.mkdir(parents=True, exist_ok=True)
         write_labels(labels, job.folder / LABELS, predictor.labels)
-        with atomic_path(job.folder / OVERLAY) as path:
-            write_view(labels.array, np.array(job.image.metadata["affine"]), path)
+        views = {OVERLAY: labels.array}
+        if entropy is not None:
+            shares = np.load(entropy)
+            entropy.unlink()
+            percent = np.rint(np.multiply(shares, 100, out=shares), out=shares)
+            views[UNCERTAINTY] = percent.astype(np.uint8)
+        for name, voxels in views.items():
+            with atomic_path(job.folder / name) as path:
+                write_view(voxels, np.array(job.image.metadata["affine"]), path)
         settings = predictor.preprocessing
         axis = settings.plane_axis(image)
-        measured = measure_structures(labels, image, predictor.labels, axis, predictor.regions)
+        measured = assessment.added_to(
+            measure_structures(labels, image, predictor.labels, axis, predictor.regions)
+        )
         statistics = [
             {"index": index, "name": name, "color": label_colour(index), **measured[name]}
             for index, name in sorted(predictor.structures.items())
         ]
-        return {"statistics": statistics, "slices": samples}
+        warnings = [*job.warnings, *assessment.unlike]
+        return {"statistics": statistics, "slices": samples, "warnings": warnings}
 
     def _show_attention(self, task: AttentionTask) -> None:
         image = self._read(task)
