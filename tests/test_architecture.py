@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "transunet"
-GROUND = {"errors", "settings", "optional", "files", "cache"}
+GROUND = {"errors", "settings", "optional", "files", "cache", "colours"}
 ALLOWED = {
     "errors": set(),
     "settings": {"errors"},
     "optional": {"errors"},
     "files": {"errors"},
     "cache": {"errors", "files"},
+    "colours": set(),
     "device": {"errors"},
     "logs": set(),
     "models": GROUND,

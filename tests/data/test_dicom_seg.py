@@ -1,11 +1,14 @@
 """DICOM segmentations: written from label maps, read back equal, by us and by highdicom."""
 
 import sys
+from itertools import permutations, product
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from dicom_made import OBLIQUE, STUDY, enhanced, positions, ramp, save, series_of, two_echoes
+from transunet.colours import colour_of
 from transunet.data.formats import dicom, read_label_pair, read_labels, write_volume
 from transunet.data.formats.dicom.codes import LOCAL, SYNONYMS, structure
 from transunet.data.formats.dicom.segmentation import (
@@ -49,6 +52,41 @@ def test_a_label_map_comes_back_equal(tmp_path, image, labels):
     assert segment_names(tmp_path / "l.dcm") == {n: NAMES[n] for n in (1, 2, 3)}
 
 
+@pytest.mark.parametrize("count", [3, 300])
+def test_a_label_map_of_numbers_comes_back_equal_and_compressed(tmp_path, image, labels, count):
+    names = {number: f"structure {number}" for number in range(1, count + 1)}
+    wide = labels.with_array(np.where(labels.array == 3, count, labels.array).astype(np.uint16))
+    write_seg(wide, image, names, tmp_path / "l.dcm", labelmap=True)
+    np.testing.assert_array_equal(read_seg(tmp_path / "l.dcm", image).array, wide.array)
+    assert segment_names(tmp_path / "l.dcm") == names
+    seg = pydicom.dcmread(tmp_path / "l.dcm")
+    assert seg.file_meta.TransferSyntaxUID.name == "RLE Lossless"
+    assert (seg.SegmentationType, seg.NumberOfFrames) == ("LABELMAP", 4)  # without the empty slice
+
+
+def test_overlapping_regions_are_no_label_map(image):
+    regions = [Region(name="whole", members=(1, 2), label=1)]
+    with pytest.raises(ConfigError, match=r"regions overlap.*dicom-seg"):
+        check_source(image, NAMES, regions, labelmap=True)
+
+
+def test_segments_have_the_colours_of_sheets_and_page(tmp_path, image, labels):
+    """Also of regions: as their labels are drawn, not as their segments are numbered."""
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+    regions = [
+        Region(name="whole", members=(1, 2), label=2),
+        Region(name="core", members=(1,), label=1),
+    ]
+    write_seg(labels, image, NAMES, tmp_path / "r.dcm", regions)
+    for path, indices in ((tmp_path / "l.dcm", [0, 1, 2]), (tmp_path / "r.dcm", [1, 0])):
+        told = [
+            highdicom.color.CIELabColor.from_dicom_value(item.RecommendedDisplayCIELabValue)
+            for item in pydicom.dcmread(path).SegmentSequence
+        ]
+        drawn = [tuple(bytes.fromhex(colour_of(index)[1:])) for index in indices]
+        np.testing.assert_allclose([colour.to_rgb() for colour in told], drawn, atol=1)
+
+
 def test_highdicom_reads_the_same_labels_by_source_instance(tmp_path, image, labels):
     write_seg(labels, image, NAMES, tmp_path / "l.dcm")
     seg = highdicom.seg.segread(tmp_path / "l.dcm")
@@ -84,7 +122,7 @@ def test_regions_are_segments_that_overlap_and_come_back(tmp_path, image, labels
 
 
 def test_what_the_file_says_of_itself(tmp_path, image, labels):
-    write_seg(labels, image, NAMES, tmp_path / "l.dcm")
+    write_seg(labels, image, NAMES, tmp_path / "l.dcm", fingerprint="0b" * 32)
     seg = pydicom.dcmread(tmp_path / "l.dcm")
     assert (seg.PatientName, seg.StudyInstanceUID) == ("Test^Case", STUDY)
     assert seg.SeriesInstanceUID != image.header.uid
@@ -97,6 +135,9 @@ def test_what_the_file_says_of_itself(tmp_path, image, labels):
     assert (local.CodingSchemeDesignator, local.CodeMeaning) == (LOCAL, NAMES[3])
     method = liver.SegmentationAlgorithmIdentificationSequence[0]
     assert (method.AlgorithmName, method.AlgorithmVersion) == ("TransUNet", own_version())
+    assert method.AlgorithmParameters == "bundle_sha256=" + "0b" * 32
+    assert (liver.TrackingID, kidney.TrackingID) == ("liver", "left kidney")
+    assert len({item.TrackingUID for item in seg.SegmentSequence}) == 3
 
 
 def test_labels_with_turned_axes_are_turned_back(tmp_path, image, labels):
@@ -373,3 +414,41 @@ def test_names_find_their_codes(name, code, side):
 def test_positions_helper_agrees_with_the_reader(image):
     lps = np.diag([-1, -1, 1, 1]) @ image.affine
     np.testing.assert_allclose(lps[:3, 3], positions(5, OBLIQUE)[0])
+
+
+ORIENTATIONS = [
+    "".join(codes) for axes in permutations(("LR", "PA", "IS")) for codes in product(*axes)
+]
+
+
+@pytest.mark.parametrize(
+    "axes", [pytest.param("straight", marks=pytest.mark.exhaustive), "oblique"]
+)
+def test_all_48_orientations_end_with_every_label_on_its_own_voxel(tmp_path, rng, axes):
+    """Sliced along each axis, in both directions, rows and columns swapped and turned."""
+    affine = np.diag([0.5, 0.75, 2.5, 1.0])
+    if axes == "oblique":
+        turn = Rotation.from_euler("xyz", [11, -7, 19], degrees=True).as_matrix()
+        affine[:3, :3] = turn @ affine[:3, :3]
+    affine[:3, 3] = 7, -11, 13
+    numbers = rng.integers(0, 3, (1, 3, 4, 5)).astype(np.uint8)  # alike from no other side
+    reference = Volume(numbers, affine, "reference")
+    for orientation in ORIENTATIONS:
+        turned = reference.reoriented(orientation)
+        towards = np.diag([-1, -1, 1]) @ turned.affine[:3]  # DICOM's convention, LPS
+        mm = np.linalg.norm(towards[:, :3], axis=0)
+        directions = (towards[:, :3] / mm).T
+        where = towards[:, 3] + np.arange(turned.spatial_shape[2])[:, None] * towards[:, 2]
+        planes = turned.array[0].transpose(2, 1, 0).astype(np.int16)
+        made = series_of(
+            planes,
+            where=where,
+            directions=tuple(directions[:2].ravel().tolist()),
+            spacing=(mm[1], mm[0]),
+        )
+        image = dicom.read(save(tmp_path / orientation, made))
+        labels = image.with_array(image.array.astype(np.uint8))
+        for labelmap in (False, True):
+            write_seg(labels, image, NAMES, tmp_path / "l.dcm", labelmap=labelmap)
+            back = read_seg(tmp_path / "l.dcm", reference)
+            np.testing.assert_array_equal(back.array, numbers, err_msg=orientation)

@@ -14,10 +14,10 @@ from transunet.attention.rollout import Head, Layer, layers_and_heads
 from transunet.attention.token_grid import TokenGrid
 from transunet.attention.view import AttentionMap, AttentionView, Query
 from transunet.bundle.io import BundleConfig, from_pretrained
+from transunet.colours import colour_of
 from transunet.data.classes import classes_named
 from transunet.data.formats import stem_of, write_volume
 from transunet.data.volume import Volume
-from transunet.drawing.colours import colour_of
 from transunet.drawing.figures import check_figure_path
 from transunet.drawing.heat import Heat, HeatMaps, draw_heat, draw_masks
 from transunet.drawing.panels import (

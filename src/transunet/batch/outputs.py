@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 from transunet.files import atomic_path, writing
 
-LabelFormat = Literal["same", "nifti", "npz", "dicom-seg"]
+LabelFormat = Literal["same", "nifti", "npz", "dicom-seg", "dicom-labelmap"]
 ProbabilityFormat = Literal["npy", "nii"]
 
 _CHOSEN: Mapping[str, str] = MappingProxyType(
-    {"nifti": ".nii.gz", "npz": ".npz", "dicom-seg": ".dcm"}
+    {"nifti": ".nii.gz", "npz": ".npz", "dicom-seg": ".dcm", "dicom-labelmap": ".dcm"}
 )
 
 
@@ -34,13 +34,15 @@ def write_labels(
     path: Path,
     names: Mapping[int, str] | None = None,
     regions: Sequence[Region] = (),
+    **segmentation: Any,
 ) -> None:
     """Write a label map; it appears when it is complete.
 
     `.npz` holds `label` (slices last in the volume come first, as in the authors' files) and
     `affine`; `.dcm` is a DICOM segmentation, whose segments are called by `names` (class index ->
-    name) or are its `regions`; every other suffix is one of `transunet.data.formats`. Beside `.npy`
-    stands `NAME.npy.json` with the affine, where that is not the identity.
+    name) or are its `regions`, with what else `segmentation` tells `write_seg`; every other suffix
+    is one of `transunet.data.formats`. Beside `.npy` stands `NAME.npy.json` with the affine, where
+    that is not the identity.
 
     Raises:
         ConfigError: for a format that is not known or cannot hold it, or where there is no room.
@@ -60,7 +62,7 @@ def write_labels(
         elif kind == ".dcm" and names is not None:
             from transunet.data.formats.dicom.segmentation import write_seg
 
-            write_seg(labels, labels, names, scratch, regions)
+            write_seg(labels, labels, names, scratch, regions, **segmentation)
         else:
             write_volume(labels, scratch)
         if kind == ".npy":

@@ -73,6 +73,16 @@ class OutputOptions:
     view: bool = False
     """A sheet of slices with the labels on them, in the folder `sheets`."""
 
+    @property
+    def is_dicom(self) -> bool:
+        """Whether label maps are written as DICOM segmentations, of either kind."""
+        return self.format in ("dicom-seg", "dicom-labelmap")
+
+    @property
+    def is_labelmap(self) -> bool:
+        """Whether a DICOM segmentation has a number per voxel, not a bit per segment."""
+        return self.format == "dicom-labelmap"
+
 
 Status = Literal["done", "kept", "elsewhere", "failed"]
 """done: by this process; kept: by an earlier run; elsewhere: by another process of this run."""
@@ -133,15 +143,16 @@ def predict_file(
         raise ConfigError(f"{output}: label maps are written as .npz, {', '.join(FORMATS)}.")
     paths = [Path(path) for path in ([image] if isinstance(image, Path | str) else image)]
     try:
-        volume = read_image(paths, series)
+        volume, told = read_image(paths, series), {}
         if output.suffix.lower() == ".dcm":  # told before it is computed
             from transunet.data.formats.dicom.segmentation import check_source
 
             check_source(volume, bundle.labels, bundle.regions)
+            told = {"fingerprint": bundle.fingerprint}
         labels = bundle(volume, progress, probabilities=probabilities, uncertainty=uncertainty)
     except MACHINE_ERRORS as error:
         raise as_user_error(error, paths[0]) from None
-    write_labels(labels, output, bundle.labels, bundle.regions)
+    write_labels(labels, output, bundle.labels, bundle.regions, **told)
     return output
 
 
@@ -334,10 +345,11 @@ class _Batch:
             if job.image is None:
                 assert job.read is not None  # else there would be an error
                 job.image = job.read()
-            if self.options.format == "dicom-seg":  # told before it is computed
+            if self.options.is_dicom:  # told before it is computed
                 from transunet.data.formats.dicom.segmentation import check_source
 
-                check_source(job.image, self.predictor.labels, self.predictor.regions)
+                names, regions = self.predictor.labels, self.predictor.regions
+                check_source(job.image, names, regions, labelmap=self.options.is_labelmap)
             progress = self.on_case_start(job.case.name) if self.on_case_start else None
             if self.options.both:
                 maps = self.predictor.by_procedure(job.image, progress, job.warnings.append)
@@ -364,8 +376,12 @@ class _Batch:
                     raise job.error
                 assert job.image is not None
                 preprocessing, labels = self.predictor.preprocessing, job.labels["labels"]
+                told = {
+                    "labelmap": self.options.is_labelmap,
+                    "fingerprint": self.predictor.fingerprint,
+                }
                 for what, label_map in job.labels.items():
-                    write_labels(label_map, job.files[what], names, self.predictor.regions)
+                    write_labels(label_map, job.files[what], names, self.predictor.regions, **told)
                 if "sheet" in job.files:
                     write_sheet(job.image, labels, names, preprocessing, job.files["sheet"])
                 axis = preprocessing.plane_axis(job.image)

@@ -46,11 +46,12 @@ def predict(
         typer.Option("--out", "-o", help="Folder for the label maps.", rich_help_panel=_WRITTEN),
     ],
     format_: Annotated[
-        Literal["same", "nifti", "npz", "dicom-seg"],
+        Literal["same", "nifti", "npz", "dicom-seg", "dicom-labelmap"],
         typer.Option(
             "--format",
             help="same: the image's own (PNG for JPEG, NIfTI for DICOM). npz: labels and affine as "
-            "arrays. dicom-seg: a DICOM segmentation of a DICOM series.",
+            "arrays. dicom-seg, dicom-labelmap: a DICOM segmentation of a DICOM series, a bit per "
+            "voxel and segment, which all viewers know, or a number per voxel, compressed.",
             rich_help_panel=_WRITTEN,
         ),
     ] = "same",

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.colours import colour_of
 from transunet.data.formats import known_format
 from transunet.data.volume import Grid, Volume, orientation_change
-from transunet.drawing.colours import colour_of
 from transunet.drawing.contours import loops
 from transunet.drawing.figures import add_text, halo
 from transunet.optional import require

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from transunet.colours import colour_of
 from transunet.data.volume import Volume, same_grid
-from transunet.drawing.colours import colour_of
 from transunet.drawing.figures import add_legend, add_text, axes_at, new_figure, save_figure
 from transunet.drawing.panels import (
     PLANES,

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from transunet.drawing.colours import colour_of
+from transunet.colours import colour_of
 from transunet.evaluation import table
 from transunet.evaluation.audit import CONVENTIONS, Audit
 from transunet.evaluation.bootstrap import bootstrap_interval, nanmean

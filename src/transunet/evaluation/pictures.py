@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.colours import colour_of
 from transunet.data.formats import read_volume
 from transunet.data.volume import Volume, same_grid
-from transunet.drawing.colours import colour_of
 from transunet.drawing.figures import new_figure, svg_address
 from transunet.drawing.panels import (
     PLANES,

@@ -1,6 +1,5 @@
 """The bundles that are served: what the API tells of each, before any weights are read."""
 
-import colorsys
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +8,7 @@ from typing import Any
 
 from transunet.bundle.bundle_config import BundleConfig, read_config
 from transunet.data.checks.suitability import ImageFacts, Mismatch, mismatch
-from transunet.drawing.colours import colour_of
 from transunet.errors import ConfigError
-
-_DISTINCT = 10  # colours that `colour_of` has before it repeats them
-_GOLDEN = 0.618034  # of a turn between one hue and the next: no two of them come close early
 
 
 @dataclass(frozen=True)
@@ -66,11 +61,3 @@ def read_bundles(sources: Sequence[str]) -> dict[str, ServedBundle]:
             number, id_ = number + 1, f"{stem}-{number}"
         bundles[id_] = ServedBundle(id_, name, source, config)
     return bundles
-
-
-def label_colour(index: int) -> str:
-    """Return the colour of the class `index` (1 for the first structure) as #rrggbb."""
-    if index <= _DISTINCT:
-        return colour_of(index - 1)
-    red, green, blue = colorsys.hls_to_rgb(index * _GOLDEN % 1, 0.62, 0.75)
-    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"

@@ -17,11 +17,11 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from transunet.colours import colour_of
 from transunet.serve.api import images, jobs, results
 from transunet.serve.api.dependencies import CurrentService, faults
 from transunet.serve.api.schemas import Bundle, Health, Label, ServerLimits
 from transunet.serve.api_errors import ApiError, api_error
-from transunet.serve.bundles import label_colour
 from transunet.serve.security import Guard, error_response
 from transunet.serve.server_settings import API
 from transunet.serve.service import Service
@@ -90,7 +90,7 @@ def bundles(service: CurrentService) -> list[Bundle]:
             id=served.id,
             name=served.name,
             labels=[
-                Label(index=index, name=name, color=label_colour(index))
+                Label(index=index, name=name, color=colour_of(index - 1))
                 for index, name in sorted(served.config.structures.items())
             ],
             channels=served.channels,

@@ -17,6 +17,7 @@ from transunet.attention.view import AttentionView
 from transunet.backends.pytorch import model_of
 from transunet.batch.outputs import write_labels
 from transunet.bundle.io import from_pretrained
+from transunet.colours import colour_of
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError, as_user_error
 from transunet.files import atomic_path
@@ -24,7 +25,7 @@ from transunet.inference.postprocessing import measure_structures
 from transunet.inference.predictor import Predictor
 from transunet.logs import forwarded_logs
 from transunet.serve.api_errors import ApiError, api_error, is_full
-from transunet.serve.bundles import ServedBundle, label_colour
+from transunet.serve.bundles import ServedBundle
 from transunet.serve.child_process import START, Cancelled
 from transunet.serve.jobs.messages import (
     LABELS,
@@ -185,7 +186,7 @@ class Worker:
             measure_structures(labels, image, predictor.labels, axis, predictor.regions)
         )
         statistics = [
-            {"index": index, "name": name, "color": label_colour(index), **measured[name]}
+            {"index": index, "name": name, "color": colour_of(index - 1), **measured[name]}
             for index, name in sorted(predictor.structures.items())
         ]
         warnings = [*job.warnings, *assessment.unlike]

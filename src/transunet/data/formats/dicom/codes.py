@@ -7,6 +7,7 @@ is in none of them gets a local code made of it, so that equal names have equal 
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from transunet.optional import require
@@ -65,7 +66,7 @@ def structure(name: str) -> CodedStructure:
         text = " ".join(known)
         keyword = SYNONYMS.get(text, text).replace(" ", "")
         for group, category in GROUPS.items():
-            concepts = {key.lower(): key for key in sr.Collection(group).dir()}
+            concepts = _concepts_in(group)
             if keyword in _WHOLES:
                 value, meaning = _WHOLES[keyword]
                 kind = sr.Code(value, "SCT", meaning)
@@ -78,3 +79,10 @@ def structure(name: str) -> CodedStructure:
                 return CodedStructure(getattr(sr.codes.SCT, category), kind, which)
     value = hashlib.sha256(name.strip().lower().encode()).hexdigest()[:16]
     return CodedStructure(sr.codes.SCT.AnatomicalStructure, sr.Code(value, LOCAL, name))
+
+
+@cache
+def _concepts_in(group: str) -> dict[str, str]:
+    """Keyword in lower case -> keyword; pydicom takes 10 ms to list them."""
+    keywords = require("pydicom.sr", extra="dicom").Collection(group).dir()
+    return {keyword.lower(): keyword for keyword in keywords}

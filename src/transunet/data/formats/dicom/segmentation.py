@@ -1,12 +1,13 @@
 """DICOM segmentations (SEG): anybody's read onto an image's grid, our label maps written as one.
 
 A file holds the slices that have labels only. Without an image, the label map reaches from its
-first slice to its last. Files are written through highdicom.
+first slice to its last. Files are written through highdicom: binary, a bit per voxel and segment,
+or as a label map, a number per voxel, compressed.
 """
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.colours import colour_of
 from transunet.data.checks.problems import Problem
 from transunet.data.formats.dicom.codes import structure
 from transunet.data.formats.dicom.frames import Frame, frames_of
@@ -36,10 +38,14 @@ from transunet.data.regions import Region
 from transunet.data.volume import LPS_TO_RAS, Grid, Volume, same_grid
 from transunet.errors import ConfigError, TransUNetError, first_line
 from transunet.files import writing
-from transunet.optional import own_version, require
+from transunet.optional import DISTRIBUTION, own_version, require
 
 _SERIES_NUMBER = 900  # of the segmentation's series; viewers sort by it
-_ALGORITHM = "TransUNet"
+ALGORITHM = "TransUNet"
+"""What every object says that it was made by."""
+_SYNTAXES = {"BINARY": "1.2.840.10008.1.2.1", "LABELMAP": "1.2.840.10008.1.2.5"}
+"""Explicit little endian, RLE lossless: what is written. Single bits cannot be compressed so that
+readers know it."""
 _OVERLAPPING = "Regions that overlap, the later ones over the earlier"
 """The content's description in a file whose segments are read back one over the other."""
 _GIVE_IMAGE = "Give the image that it belongs to"
@@ -93,7 +99,7 @@ def read_seg(path: Path, like: Volume | Grid | None = None) -> Volume:
     # Slices first: each frame in one piece.
     out = np.zeros(turned.spatial_shape[::-1], np.uint8 if largest <= 255 else np.uint16)
     with undamaged(path):
-        stored = iter(require("pydicom.pixels", extra="dicom").iter_pixels(dataset, raw=True))
+        stored = _stored_frames(dataset)
         for frame in frames:
             labels = next(stored)
             if kind != "LABELMAP":
@@ -129,7 +135,8 @@ def segment_names(path: Path) -> dict[int, str]:
     """Return segment number -> label of a DICOM SEG; a `DataError` for another or damaged file."""
     items = _open(path, pixels=False).SegmentSequence
     with undamaged(path):
-        return {int(item.SegmentNumber): str(item.SegmentLabel) for item in items}
+        names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in items}
+    return {number: name for number, name in names.items() if number}  # 0: a label map's background
 
 
 def write_seg(
@@ -138,11 +145,15 @@ def write_seg(
     label_names: Mapping[int, str],
     path: Path,
     regions: Sequence[Region] = (),
+    *,
+    labelmap: bool = False,
+    fingerprint: str = "",
 ) -> None:
-    """Write a label map as a binary DICOM SEG that refers to the instances it was made from.
+    """Write a label map as a DICOM SEG that refers to the instances it was made from.
 
     Not atomic: that is the caller's (`transunet.files.atomic_path`). Slices without labels are
-    left out, as usual; of an empty label map the first slice is written.
+    left out, as usual; of an empty label map the first slice is written. Every segment has the
+    colour in which the structure is drawn elsewhere, and a tracking UID by which reports mean it.
 
     Args:
         labels: (1, X, Y, Z) unsigned, on the grid of `source` (its axes may be permuted or
@@ -151,10 +162,13 @@ def write_seg(
         label_names: label value -> structure, numbered from 1 without gaps; 0 is skipped.
         path: the file.
         regions: instead of the labels each is a segment, numbered from 1; segments then overlap.
+        labelmap: a Label Map Segmentation, compressed without loss (RLE), instead of a binary one,
+            which every reader of segmentations knows.
+        fingerprint: the bundle's, told with the algorithm.
 
     Raises:
         ConfigError: without highdicom, for names that do not fit the labels, a source that is no
-            series, or a path that cannot be written.
+            series, regions as a label map, or a path that cannot be written.
         DataError: when the source's headers do not allow it.
         GeometryError: when the labels are not on the source's grid.
     """
@@ -170,13 +184,18 @@ def write_seg(
             f"{labels.channels} channels of {labels.array.dtype}."
         )
     slices = labels.array[0].transpose(2, 1, 0)  # in the order of the series' frames
-    seg = _segmentation(series, slices, label_names, labels.name, regions)
+    about = (label_names, labels.name, regions)
+    seg = _segmentation(series, slices, *about, labelmap=labelmap, fingerprint=fingerprint)
     with writing(path, "Make room."):
         seg.save_as(path)
 
 
 def check_source(
-    source: Series | Volume, label_names: Mapping[int, str], regions: Sequence[Region] = ()
+    source: Series | Volume,
+    label_names: Mapping[int, str],
+    regions: Sequence[Region] = (),
+    *,
+    labelmap: bool = False,
 ) -> None:
     """Make sure, before a label map is computed, that `write_seg` can refer to its source.
 
@@ -185,7 +204,7 @@ def check_source(
     series = _series_of(source, source.name if isinstance(source, Volume) else source.source)
     slices = np.zeros((series.slices, *series.frames[0].shape), np.uint8)
     slices[0, 0, 0] = regions[0].label if regions else 1
-    _segmentation(series, slices, label_names, series.source, regions)
+    _segmentation(series, slices, label_names, series.source, regions, labelmap=labelmap)
 
 
 def _open(path: Path, *, pixels: bool = True) -> Any:
@@ -202,6 +221,23 @@ def _open(path: Path, *, pixels: bool = True) -> Any:
         found = f"it is no DICOM segmentation (modality {modality})"
         raise unreadable(path, found, "Give a DICOM segmentation")
     return dataset
+
+
+def _stored_frames(dataset: Any) -> Iterator[NDArray[Any]]:
+    """Yield the stored numbers (rows, columns) of each frame.
+
+    Single bits are unpacked here: pydicom 3.0 cuts the end off frames that begin within a byte, as
+    those of 181 x 217 pixels do.
+    """
+    if dataset.BitsAllocated != 1 or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        yield from require("pydicom.pixels", extra="dicom").iter_pixels(dataset, raw=True)
+        return
+    packed, shape = np.frombuffer(dataset.PixelData, np.uint8), (dataset.Rows, dataset.Columns)
+    size = shape[0] * shape[1]
+    for start in range(0, int(dataset.get("NumberOfFrames") or 1) * size, size):
+        whole, within = divmod(start, 8)
+        bits = np.unpackbits(packed[whole : -(-(start + size) // 8)], bitorder="little")
+        yield bits[within : within + size].reshape(shape)
 
 
 def _grid_of(frames: Sequence[Frame], path: Path) -> Grid:
@@ -258,8 +294,16 @@ def _segmentation(
     label_names: Mapping[int, str],
     where: str,
     regions: Sequence[Region],
+    *,
+    labelmap: bool,
+    fingerprint: str = "",
 ) -> Any:
     """Return the dataset; what a header lacks for it is an error."""
+    if labelmap and regions:
+        raise ConfigError(
+            f"{where}: regions overlap, and a label map segmentation has one segment per voxel. "
+            "Write a binary one (dicom-seg)."
+        )
     most, names = int(slices.max()), {n: label_names[n] for n in sorted(label_names) if n != 0}
     if regions:  # a fourth axis, as segments overlap
         names = {number: region.name for number, region in enumerate(regions, 1)}
@@ -279,25 +323,39 @@ def _segmentation(
         step_mm = float(np.linalg.norm(last - first)) / (series.slices - 1)
     several = _PER_FRAME in series.datasets[0]
     images = _source_images(series, frames, several, f"{step_mm:.10g}")
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=ALGORITHM,
+        version=own_version(),
+        family=require("pydicom.sr", extra="dicom").codes.cid7162.ArtificialIntelligence,
+        source=DISTRIBUTION,
+        parameters={"bundle_sha256": fingerprint} if fingerprint else None,
+    )
+    drawn_as = [region.label for region in regions] or list(names)
+    kind = "LABELMAP" if labelmap else "BINARY"
     try:
         with warnings.catch_warnings(action="ignore"):
             seg = highdicom.seg.Segmentation(
                 source_images=images,
                 pixel_array=slices[: len(frames)].astype(np.uint8 if most <= 255 else np.uint16),
-                segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-                segment_descriptions=[_segment(highdicom, *item) for item in names.items()],
+                segmentation_type=kind,
+                segment_descriptions=[
+                    _segment(number, name, colour_of(label - 1), algorithm)
+                    for (number, name), label in zip(names.items(), drawn_as, strict=True)
+                ],
                 series_instance_uid=highdicom.UID(),
                 series_number=_SERIES_NUMBER,
                 sop_instance_uid=highdicom.UID(),
                 instance_number=1,
                 manufacturer="transunet",
-                manufacturer_model_name=_ALGORITHM,
+                manufacturer_model_name=ALGORITHM,
                 software_versions=own_version(),
                 device_serial_number="0",
                 series_description="TransUNet segmentation",
                 content_label="SEGMENTATION",
                 content_description=_OVERLAPPING if regions else None,
+                content_creator_name="",
                 specific_character_set="ISO_IR 192",  # UTF-8: a structure may have any name
+                transfer_syntax_uid=_SYNTAXES[kind],
                 omit_empty_frames=bool(most),
             )
             if several:  # references to the frames of `images` are to name those of the file
@@ -339,7 +397,9 @@ def _refused(series: Series, found: str) -> TransUNetError:
     return Problem("seg", series.source, found, remedy).error()
 
 
-def _segment(highdicom: Any, number: int, name: str) -> Any:
+def _segment(number: int, name: str, colour: str, algorithm: Any) -> Any:
+    highdicom = require("highdicom", extra="dicom")
+
     def coded(code: Any) -> Any:
         return highdicom.sr.CodedConcept(code.value, code.scheme_designator, _text(code.meaning))
 
@@ -350,11 +410,10 @@ def _segment(highdicom: Any, number: int, name: str) -> Any:
         segmented_property_category=coded(described.category),
         segmented_property_type=coded(described.kind),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name=_ALGORITHM,
-            version=own_version(),
-            family=require("pydicom.sr", extra="dicom").codes.cid7162.ArtificialIntelligence,
-        ),
+        algorithm_identification=algorithm,
+        tracking_uid=highdicom.UID(),
+        tracking_id=_text(name),
+        display_color=highdicom.color.CIELabColor.from_string(colour),
     )
     if described.side:
         kind = segment.SegmentedPropertyTypeCodeSequence[0]
