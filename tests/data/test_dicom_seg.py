@@ -52,7 +52,7 @@ def test_a_label_map_comes_back_equal(tmp_path, image, labels):
     assert segment_names(tmp_path / "l.dcm") == {n: NAMES[n] for n in (1, 2, 3)}
 
 
-@pytest.mark.parametrize("count", [3, 300])
+@pytest.mark.parametrize("count", [3, pytest.param(300, marks=pytest.mark.exhaustive)])
 def test_a_label_map_of_numbers_comes_back_equal_and_compressed(tmp_path, image, labels, count):
     names = {number: f"structure {number}" for number in range(1, count + 1)}
     wide = labels.with_array(np.where(labels.array == 3, count, labels.array).astype(np.uint16))
