@@ -289,3 +289,14 @@ def test_an_audit_is_of_one_set_of_predictions_by_our_convention(dataset, run, t
     assert "--audit" in run(tmp_path / "p", dataset, "--run", tmp_path, error=ConfigError)
     message = run(tmp_path / "p", dataset, "--audit", "--run", tmp_path, error=ConfigError)
     assert "no validation is told" in message
+
+
+def test_groups_are_read_before_the_work_and_are_of_one_set_of_predictions(dataset, run, tmp_path):
+    table = tmp_path / "groups.csv"
+    table.write_text("case,site\n" + "".join(f"case_{i},{'AB'[i % 2]}\n" for i in range(6)))
+    out = run(tmp_path / "p", dataset, "--groups", table)
+    assert "site: too few to tell" in out
+    message = run(tmp_path / "p", tmp_path / "q", dataset, "--groups", table, error=ConfigError)
+    assert "one set of predictions" in message
+    table.write_text("case\n")
+    assert "Expected CSV or TSV" in run("nowhere", dataset, "--groups", table, error=DataError)

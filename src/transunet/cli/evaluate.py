@@ -82,6 +82,14 @@ def evaluate(
     pictures: Annotated[
         int, typer.Option(min=0, help="How many of the worst cases the page shows as pictures.")
     ] = 12,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also tell the figures group by group: CSV or TSV, the case first, then one "
+            "column per grouping (age, sex, scanner, site); BIDS' participants.tsv will do.",
+        ),
+    ] = None,
     audit: Annotated[
         bool,
         typer.Option(
@@ -106,6 +114,7 @@ def evaluate(
     from transunet.evaluation.evaluate import EvaluationRequest, write_report
     from transunet.evaluation.evaluate import audit as audit_again
     from transunet.evaluation.evaluate import evaluate as measure
+    from transunet.evaluation.groups import group_evaluation, read_group_table
 
     if len(paths) not in (2, 3):
         raise ConfigError(
@@ -117,6 +126,8 @@ def evaluate(
             "--audit is of one set of predictions, and shows the official convention beside ours. "
             "Give one prediction and the reference, without --convention."
         )
+    if groups and len(paths) == 3:
+        raise ConfigError("--groups is of one set of predictions. Give one, and the reference.")
     if run and not audit:
         raise ConfigError("--run is for --audit. Give both, or neither.")
     request = EvaluationRequest(
@@ -136,6 +147,7 @@ def evaluate(
             print_comparison(paths[0], paths[1], request, out=out, json=json)
             return
         _check_outputs(out, json)
+        group_table = read_group_table(groups) if groups else None  # told before the work
         with count_cases("measuring") as progress:
             result = measure(paths[0], request, progress)
         evaluation = result.evaluation
@@ -143,6 +155,11 @@ def evaluate(
             say(cases)
         say(table.summary_table(evaluation))
         _print_notes(evaluation.policy, evaluation)
+        grouped = group_evaluation(evaluation, group_table) if group_table else None
+        if grouped:
+            say(table.groups_table(grouped, evaluation))
+            for sentence in grouped.sentences:
+                say(sentence)
         audited = None
         if audit:
             chosen = _chosen_epochs(paths[0], run, [case.name for case in evaluation.cases])
@@ -152,10 +169,10 @@ def evaluate(
             for sentence in audited.sentences:
                 say(sentence)
         if out:
-            written = write_report(result, out, pictures, audited)
+            written = write_report(result, out, pictures, audited, grouped)
             say(f"Written: {', '.join(map(str, written))}")
         if json:
-            report.write_json(report.to_json(evaluation, audited), json)
+            report.write_json(report.to_json(evaluation, audited, grouped), json)
         say(table.closing_line(evaluation))
 
 

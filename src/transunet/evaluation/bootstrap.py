@@ -113,6 +113,20 @@ def bootstrap_interval(values: Values) -> Interval:
     return _interval(bootstrap_means(counted[:, None])[:, 0], int(counted.size))
 
 
+def difference_interval(first: Values, second: Values) -> tuple[float, Interval]:
+    """Return how much higher the mean foreground value of `first` is, and its 95 % interval.
+
+    Both are (cases, classes), of different cases, which are drawn anew on each side.
+    """
+    drawn = (
+        nanmean(bootstrap_means(values, seed=_SEED + side), 1)
+        for side, values in enumerate((first, second))
+    )
+    least = min(len(first), len(second))
+    difference = mean_foreground(first) - mean_foreground(second)
+    return difference, _interval(next(drawn) - next(drawn), least)
+
+
 def _interval(resampled: Values, counted: int) -> Interval:
     """Percentiles of resampled means; of a single case nothing can be said."""
     means = resampled[np.isfinite(resampled)]

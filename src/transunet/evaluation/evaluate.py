@@ -11,6 +11,7 @@ from transunet.errors import ConfigError
 from transunet.evaluation import report
 from transunet.evaluation.audit import Audit, ChosenEpoch, audit_of
 from transunet.evaluation.comparison import PairedComparison
+from transunet.evaluation.groups import GroupedEvaluation
 from transunet.evaluation.measure import Settings, gather, measure_all
 from transunet.evaluation.metrics import Convention
 from transunet.evaluation.pages import comparison_page, report_page
@@ -125,7 +126,11 @@ def audit(
 
 
 def write_report(
-    result: EvaluationResult, folder: Path, pictures: int = 12, audited: Audit | None = None
+    result: EvaluationResult,
+    folder: Path,
+    pictures: int = 12,
+    audited: Audit | None = None,
+    grouped: GroupedEvaluation | None = None,
 ) -> list[Path]:
     """Write metrics.csv, metrics.json and report.html.
 
@@ -134,6 +139,7 @@ def write_report(
         folder: made where it is missing.
         pictures: how many of the worst cases are shown one by one.
         audited: from `audit`, where that is told too.
+        grouped: from `groups.group_evaluation`, likewise.
 
     Raises:
         ConfigError: when the folder cannot be written to.
@@ -153,9 +159,9 @@ def write_report(
     for pair in result.pairs if not no_pictures else ():
         if pair.name in worst:
             worst[pair.name] = case_picture(pair, result.settings, evaluation.structures)
-    write_text(report_page(evaluation, worst, no_pictures, audited), paths[0])
+    write_text(report_page(evaluation, worst, no_pictures, audited, grouped), paths[0])
     report.write_csv(evaluation, paths[1])
-    report.write_json(report.to_json(evaluation, audited), paths[2])
+    report.write_json(report.to_json(evaluation, audited, grouped), paths[2])
     return paths
 
 

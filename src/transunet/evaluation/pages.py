@@ -13,6 +13,8 @@ from transunet.evaluation.audit import CONVENTIONS, Audit
 from transunet.evaluation.bootstrap import bootstrap_interval, nanmean
 from transunet.evaluation.charts import box_plots, difference_plot
 from transunet.evaluation.comparison import TEST, PairedComparison
+from transunet.evaluation.groups import POLICY as GROUPS_POLICY
+from transunet.evaluation.groups import GroupedEvaluation
 from transunet.evaluation.pictures import CasePicture
 from transunet.evaluation.records import Evaluation
 from transunet.evaluation.report import provenance
@@ -23,6 +25,7 @@ def report_page(
     pictures: Mapping[str, CasePicture | None],
     no_pictures: str = "",
     audit: Audit | None = None,
+    grouped: GroupedEvaluation | None = None,
 ) -> str:
     """Return the report of an evaluation as one HTML file that needs no other.
 
@@ -31,6 +34,7 @@ def report_page(
         pictures: the cases that are shown one by one, the worst of all, each with its picture.
         no_pictures: why there are no pictures, where there are none.
         audit: the same label maps by other conventions, where that is told too.
+        grouped: the same figures group by group, likewise.
     """
     names = [structure.name for structure in evaluation.structures]
     cases = [case.name for case in evaluation.cases]
@@ -57,6 +61,8 @@ def report_page(
         no_pictures=no_pictures,
         audit=audit,
         conventions=CONVENTIONS,
+        grouped=grouped,
+        groups_policy=GROUPS_POLICY,
     )
 
 

@@ -13,8 +13,10 @@ from typing import Any
 from transunet.evaluation.audit import CONVENTIONS, Audit
 from transunet.evaluation.bootstrap import AGGREGATION, INTERVAL
 from transunet.evaluation.comparison import TEST, PairedComparison
+from transunet.evaluation.groups import POLICY as GROUPS_POLICY
+from transunet.evaluation.groups import GroupedEvaluation
 from transunet.evaluation.metrics import ClassMetrics
-from transunet.evaluation.records import Evaluation, Metric, Structure
+from transunet.evaluation.records import Evaluation, Metric, MetricSummary, Structure
 from transunet.files import atomic_path, write_text
 from transunet.optional import DISTRIBUTION, version_of
 
@@ -37,7 +39,9 @@ _EMPTY = {
 _VOLUMES = (("prediction_volume_ml", "prediction_ml"), ("reference_volume_ml", "reference_ml"))
 
 
-def to_json(evaluation: Evaluation, audit: Audit | None = None) -> dict[str, Any]:
+def to_json(
+    evaluation: Evaluation, audit: Audit | None = None, grouped: GroupedEvaluation | None = None
+) -> dict[str, Any]:
     """Everything an evaluation found, ready for `json.dumps`; NaN is None.
 
     Keys carry units; `hd95_mm` is in millimetres, `hd95_official_voxels` in voxels.
@@ -47,15 +51,7 @@ def to_json(evaluation: Evaluation, audit: Audit | None = None) -> dict[str, Any
         "kind": "evaluation",
         "format_version": FORMAT_VERSION,
         **provenance(evaluation),
-        "mean_foreground": {
-            key: {"mean": _plain(s.mean_foreground), "interval_95": _plain(s.interval_95)}
-            for key, s in evaluation.summaries.items()
-        },
-        "structures": [
-            _identity(structure)
-            | {m.key: _plain_fields(evaluation.summaries[m.key].structures[i]) for m in metrics}
-            for i, structure in enumerate(evaluation.structures)
-        ],
+        **_summaries(evaluation.summaries, evaluation),
         "cases": [
             {
                 "name": case.name,
@@ -67,6 +63,7 @@ def to_json(evaluation: Evaluation, audit: Audit | None = None) -> dict[str, Any
             for case in evaluation.cases
         ],
         **({"audit": _audit_to_json(audit)} if audit else {}),
+        **({"groups": _groups_to_json(grouped, evaluation)} if grouped else {}),
     }
 
 
@@ -81,6 +78,49 @@ def _audit_to_json(audit: Audit) -> dict[str, Any]:
         "hd95_where_in_both": {"voxels": voxels, "mm": mm},
         "networks": [_plain_fields(chosen) for chosen in audit.chosen],
         "sentences": list(audit.sentences),
+    }
+
+
+def _groups_to_json(grouped: GroupedEvaluation, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "source": grouped.source,
+        "policy": GROUPS_POLICY,
+        "not_listed": list(grouped.not_listed),
+        "not_measured": list(grouped.not_measured),
+        "groupings": [
+            {
+                "column": grouping.column,
+                "is_cut": grouping.is_cut,
+                "unknown": list(grouping.unknown),
+                "worst": _plain_fields(grouping.worst) if grouping.worst else None,
+                "groups": [
+                    {
+                        "name": group.name,
+                        "cases": list(group.cases),
+                        "too_few_to_tell": not group.is_enough,
+                        **_summaries(group.metrics, evaluation),
+                    }
+                    for group in grouping.groups
+                ],
+            }
+            for grouping in grouped.groupings
+        ],
+        "sentences": list(grouped.sentences),
+    }
+
+
+def _summaries(metrics: Mapping[str, MetricSummary], evaluation: Evaluation) -> dict[str, Any]:
+    """The means over the structures, and every structure's."""
+    return {
+        "mean_foreground": {
+            key: {"mean": _plain(s.mean_foreground), "interval_95": _plain(s.interval_95)}
+            for key, s in metrics.items()
+        },
+        "structures": [
+            _identity(structure)
+            | {key: _plain_fields(summary.structures[i]) for key, summary in metrics.items()}
+            for i, structure in enumerate(evaluation.structures)
+        ],
     }
 
 

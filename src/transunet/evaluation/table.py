@@ -9,6 +9,7 @@ from rich.text import Text
 from transunet.evaluation.audit import Audit, AuditedStructure
 from transunet.evaluation.bootstrap import Interval
 from transunet.evaluation.comparison import PairedComparison
+from transunet.evaluation.groups import GroupedEvaluation
 from transunet.evaluation.records import METRICS, Evaluation, Metric
 
 AUDIT_COLUMNS = (
@@ -83,6 +84,31 @@ def audit_figures(row: AuditedStructure) -> list[str]:
         *(number(value, dice) for value in (row.dice_authors, row.dice_ours, row.dice_nnunet)),
         *(number(value, hd95) for value in (row.hd95_authors_voxels, row.hd95_ours_mm)),
     ]
+
+
+def groups_table(grouped: GroupedEvaluation, evaluation: Evaluation) -> Table:
+    """Mean Dice and HD95 over the structures of each group; the page and JSON have all metrics."""
+    dice, hd95 = (next(m for m in evaluation.metrics if m.field == f) for f in ("dice", "hd95"))
+    table = Table(title="Group by group, means of the structures")
+    for title in ("by", "group"):
+        table.add_column(title, overflow="fold")
+    for title in ("cases", dice.title, "95 % interval", hd95.title):
+        table.add_column(title, justify="right")
+    for grouping in grouped.groupings:
+        by = Text(grouping.column)
+        for group in grouping.groups:
+            summary = group.metrics[dice.key]
+            table.add_row(
+                by,
+                Text(group.name),
+                str(len(group.cases)),
+                number(summary.mean_foreground, dice),
+                interval(summary.interval_95, dice) if group.is_enough else "too few to tell",
+                number(group.metrics[hd95.key].mean_foreground, hd95),
+            )
+            by = Text()
+        table.add_section()
+    return table
 
 
 def closing_line(evaluation: Evaluation) -> str:
