@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from dicom_made import ramp, save, series_of
+from transunet.batch.outputs import LabelFormat
 from transunet.batch.run import OutputOptions, predict_cases, predict_file
 from transunet.cli.view import view
 from transunet.data.formats import read_volume
 from transunet.data.formats.dicom.segmentation import write_seg
 from transunet.data.inputs import find_inputs
 from transunet.data.preprocessing import Channel, Preprocessing
-from transunet.errors import TransUNetError
+from transunet.errors import ConfigError, TransUNetError
 from transunet.evaluation.evaluate import EvaluationRequest, evaluate
 from transunet.inference.predictor import Predictor
 from transunet.models.transunet2d.network import TransUNet
@@ -74,6 +75,43 @@ def test_a_segmentation_reads_back_as_the_labels(predictor: Predictor, tmp_path:
     found = read_seg(tmp_path / "out/ben.dcm", like=image)
     np.testing.assert_array_equal(found.array, expected.array)
     assert "liver" in str(segment_names(tmp_path / "out/ben.dcm")).lower()
+
+
+def test_a_label_map_and_its_report_are_of_the_bundle(predictor: Predictor, tmp_path: Path) -> None:
+    import highdicom
+
+    from transunet.data.formats.dicom.segmentation import read_seg
+
+    (case, _) = find_inputs([patients(tmp_path / "in")], channels=1)
+    options = OutputOptions(format="dicom-labelmap", report=True)
+    (outcome,) = predict_cases(predictor, [case], tmp_path / "out", options)
+    image = read_volume(tmp_path / "in/anna")
+    found = read_seg(tmp_path / "out/anna.dcm", like=image)
+    np.testing.assert_array_equal(found.array, predictor(image).array)
+    seg = highdicom.seg.segread(tmp_path / "out/anna.dcm")
+    assert seg.segmentation_type.value == "LABELMAP"
+    (method,) = seg.get_segment_description(1).SegmentationAlgorithmIdentificationSequence
+    assert method.AlgorithmParameters == f"bundle_sha256={predictor.fingerprint}"
+    report = highdicom.sr.srread(tmp_path / "out/reports/anna.dcm")
+    (group,) = report.content.get_volumetric_roi_measurement_groups()
+    assert group.tracking_uid == seg.get_segment_description(1).tracking_uid
+    (volume,) = group.get_measurements()
+    assert volume.value == pytest.approx(found.array.sum() * found.voxel_ml, rel=1e-5)
+    assert outcome.structures["liver"]["volume_ml"] == pytest.approx(volume.value, rel=1e-5)
+    (again,) = predict_cases(predictor, [case], tmp_path / "out", options)
+    assert again.status == "kept"
+    (tmp_path / "out/reports/anna.dcm").unlink()
+    (again,) = predict_cases(predictor, [case], tmp_path / "out", options)
+    assert (again.status, (tmp_path / "out/reports/anna.dcm").exists()) == ("done", True)
+
+
+@pytest.mark.parametrize("format_", ["same", "nifti", "npz"])
+def test_a_report_without_a_segmentation_is_refused(
+    predictor: Predictor, tmp_path: Path, format_: LabelFormat
+) -> None:
+    (case, _) = find_inputs([patients(tmp_path / "in")], channels=1)
+    with pytest.raises(ConfigError, match=r"--format dicom-seg or dicom-labelmap"):
+        predict_cases(predictor, [case], tmp_path / "out", OutputOptions(format_, report=True))
 
 
 def test_a_segmentation_needs_a_series(predictor: Predictor, tmp_path: Path) -> None:

@@ -74,6 +74,19 @@ def write_labels(
                 sidecar_of(path).unlink(missing_ok=True)  # of a label map that is replaced
 
 
+def write_measurements(
+    segmentation: Path, image: Volume, structures: Mapping[str, Any], path: Path
+) -> None:
+    """Write the DICOM measurement report of a segmentation; it appears when it is complete.
+
+    Arguments and errors as `dicom.report.write_report`.
+    """
+    from transunet.data.formats.dicom.report import write_report
+
+    with writing(path), atomic_path(path) as scratch:
+        write_report(segmentation, image, structures, scratch)
+
+
 def write_sheet(
     image: Volume,
     labels: Volume,

@@ -35,6 +35,7 @@ from transunet.batch.outputs import (
     ProbabilityFormat,
     label_name,
     write_labels,
+    write_measurements,
     write_sheet,
 )
 from transunet.data.cases import Case
@@ -72,6 +73,8 @@ class OutputOptions:
     """Label maps of both procedures, in the folders `native` and `paper`."""
     view: bool = False
     """A sheet of slices with the labels on them, in the folder `sheets`."""
+    report: bool = False
+    """A DICOM measurement report of each DICOM segmentation, in the folder `reports`."""
 
     @property
     def is_dicom(self) -> bool:
@@ -185,10 +188,16 @@ def predict_cases(
         from transunet.drawing.figures import check_figure_path
 
         check_figure_path(Path("sheet.png"))  # matplotlib is missed before any work
-    if options.both and (predictor.window or options.probabilities or options.uncertainty):
+    more = options.probabilities or options.uncertainty or options.report
+    if options.both and (predictor.window or more):
         raise ConfigError(
             "Both procedures give label maps only, of whole slices. Leave out --window, "
-            "--probabilities and --uncertainty, or choose one procedure."
+            "--probabilities, --uncertainty and --report, or choose one procedure."
+        )
+    if options.report and not options.is_dicom:
+        raise ConfigError(
+            "A report refers to a DICOM segmentation. Give --format dicom-seg or dicom-labelmap "
+            "with --report."
         )
     settings = {
         **predictor.settings,
@@ -269,6 +278,8 @@ class _Batch:
             files = {"labels": f"native/{name}", "paper": f"paper/{name}"}
         if self.options.view:
             files["sheet"] = f"sheets/{case.name}.png"
+        if self.options.report:
+            files["report"] = f"reports/{case.name}.dcm"
         if self.options.probabilities:
             files["probabilities"] = f"probabilities/{case.name}.{self.options.probabilities}"
         if self.options.uncertainty:
@@ -385,12 +396,17 @@ class _Batch:
                 if "sheet" in job.files:
                     write_sheet(job.image, labels, names, preprocessing, job.files["sheet"])
                 axis = preprocessing.plane_axis(job.image)
+                structures = job.assessment.added_to(
+                    measure_structures(labels, job.image, names, axis, self.predictor.regions)
+                )
+                if "report" in job.files:
+                    write_measurements(
+                        job.files["labels"], job.image, structures, job.files["report"]
+                    )
                 record = replace(
                     job.record,
                     status="done",
-                    structures=job.assessment.added_to(
-                        measure_structures(labels, job.image, names, axis, self.predictor.regions)
-                    ),
+                    structures=structures,
                     seconds=round(time.perf_counter() - job.start, 3),
                     warnings=tuple(job.warnings),
                 )

@@ -79,6 +79,15 @@ def predict(
             rich_help_panel=_WRITTEN,
         ),
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Also write a DICOM report (TID 1500) of each DICOM segmentation: volumes and, "
+            "where the bundle knows, their intervals and the expected quality.",
+            rich_help_panel=_WRITTEN,
+        ),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -238,7 +247,7 @@ def predict(
             f"{quote(bundle)} DATASET"
         )
     writable_folder(out)
-    options = OutputOptions(format_, probabilities, uncertainty, overwrite, both, view)
+    options = OutputOptions(format_, probabilities, uncertainty, overwrite, both, view, report)
     say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")
     alone = None if predictor.others else predictor.sampling
     samples = alone.kind if alone else "slices"

@@ -27,7 +27,7 @@ from transunet.errors import ConfigError, DataError
 from transunet.evaluation.records import Structure, structures_of
 
 _LOGGER = logging.getLogger(__name__)
-_BESIDE = frozenset({"cases", "probabilities", "uncertainty"})
+_BESIDE = frozenset({"cases", "probabilities", "uncertainty", "reports"})
 """Folders that predicting writes beside the label maps."""
 
 

@@ -172,7 +172,7 @@ def write_seg(
         DataError: when the source's headers do not allow it.
         GeometryError: when the labels are not on the source's grid.
     """
-    series = _series_of(source, labels.name)
+    series = series_of(source, labels.name)
     grid = series.grid
     labels = labels.reoriented(grid.orientation)
     if difference := same_grid(labels, grid):
@@ -201,7 +201,7 @@ def check_source(
 
     Arguments and errors as `write_seg`.
     """
-    series = _series_of(source, source.name if isinstance(source, Volume) else source.source)
+    series = series_of(source, source.name if isinstance(source, Volume) else source.source)
     slices = np.zeros((series.slices, *series.frames[0].shape), np.uint8)
     slices[0, 0, 0] = regions[0].label if regions else 1
     _segmentation(series, slices, label_names, series.source, regions, labelmap=labelmap)
@@ -278,7 +278,8 @@ def _slice_of(frame: Frame, image: Volume, path: Path) -> int:
     return near
 
 
-def _series_of(source: Any, name: str) -> Series:
+def series_of(source: Any, name: str) -> Series:
+    """Return the series that `source` is or was read from; a `ConfigError` where it is none."""
     series = source.header if isinstance(source, Volume) else source
     if isinstance(series, Series):
         return series
@@ -401,18 +402,19 @@ def _segment(number: int, name: str, colour: str, algorithm: Any) -> Any:
     highdicom = require("highdicom", extra="dicom")
 
     def coded(code: Any) -> Any:
-        return highdicom.sr.CodedConcept(code.value, code.scheme_designator, _text(code.meaning))
+        meaning = dicom_text(code.meaning)
+        return highdicom.sr.CodedConcept(code.value, code.scheme_designator, meaning)
 
     described = structure(name)
     segment = highdicom.seg.SegmentDescription(
         segment_number=number,
-        segment_label=_text(name),
+        segment_label=dicom_text(name),
         segmented_property_category=coded(described.category),
         segmented_property_type=coded(described.kind),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
         tracking_uid=highdicom.UID(),
-        tracking_id=_text(name),
+        tracking_id=dicom_text(name),
         display_color=highdicom.color.CIELabColor.from_string(colour),
     )
     if described.side:
@@ -421,8 +423,8 @@ def _segment(number: int, name: str, colour: str, algorithm: Any) -> Any:
     return segment
 
 
-def _text(text: str) -> str:
-    """What a DICOM text of 64 characters can hold: a backslash would make two values of it."""
+def dicom_text(text: str) -> str:
+    """Return what a DICOM text of 64 characters can hold: no backslash, which parts values."""
     plain = "".join(c if c.isprintable() and c != "\\" else " " for c in text)
     return plain.strip()[:_NAME_LENGTH] or "?"
 
