@@ -39,7 +39,7 @@ ALLOWED = {
     | {"models", "weights", "data", "bundle", "inference", "batch", "training"},
     "training": GROUND
     | {"device", "models", "weights", "create", "data", "bundle"}
-    | {"evaluation", "backends", "inference", "batch"},
+    | {"evaluation", "backends", "inference", "trust", "batch"},
 }
 TOP = {"__init__", "__main__", "cli", "serve"}  # these stand on everything
 TABLES = {"FORMATS", "ENGINES", "ARCHITECTURES", "FAMILIES"}

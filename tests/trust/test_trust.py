@@ -2,10 +2,12 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from typer.testing import CliRunner
 
 from transunet.batch.run import predict_cases
@@ -16,7 +18,8 @@ from transunet.cli.main import app
 from transunet.data.formats import write_volume
 from transunet.data.inputs import find_inputs
 from transunet.data.layouts import open_dataset
-from transunet.data.preprocessing import Preprocessing
+from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.regions import Region
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 from transunet.inference.logits import tempered
@@ -27,6 +30,7 @@ from transunet.trust.assessment import predict_and_assess
 from transunet.trust.fitting import HeldOutCase, fit_trust
 from transunet.trust.held_out import held_out_cases
 from transunet.trust.likeness import fit_likeness, unlikeness
+from transunet.trust.measured_prediction import predict_and_measure
 from transunet.trust.measures import ProbabilityMeter, StructureMeasures
 from transunet.trust.quality import (
     ScoredPrediction,
@@ -46,6 +50,7 @@ from transunet.trust.temperature import (
 from transunet.trust.worsening import FAULTS, GRADES, worsen
 
 NAMES = {0: "background", 1: "blob"}
+LABELS = {0: "background", 1: "one", 2: "two"}
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -102,7 +107,7 @@ def test_measures_are_those_of_the_definitions_however_planes_come() -> None:
     random = np.random.default_rng(2)
     probabilities = softmax(random.normal(0, 2, (6, 3, 9, 8)))
     labels = probabilities.argmax(axis=1)
-    whole, parts = ProbabilityMeter(3), ProbabilityMeter(3)
+    whole, parts = ProbabilityMeter(LABELS), ProbabilityMeter(LABELS)
     whole(slice(0, 6), probabilities)
     for start in (0, 2, 4):
         parts(slice(start, start + 2), probabilities[start : start + 2])
@@ -131,7 +136,7 @@ def test_a_piece_apart_and_a_border_are_measured() -> None:
     probabilities[:, 1, 2, 2] = 1.0
     probabilities[:, 1, 2, 7] = 0.6
     probabilities[:, 0] = 1 - probabilities[:, 1]
-    meter = ProbabilityMeter(2)
+    meter = ProbabilityMeter(NAMES)
     meter(slice(0, 1), probabilities)
     own = meter.structures(1.0, {1: None})[1]
     assert own.pieces == pytest.approx(1 / 10)
@@ -319,6 +324,76 @@ def test_a_batch_tells_what_is_expected_and_does_without(
         told = statistics[case]["blob"]
         assert structures["blob"] == {key: told[key] for key in structures["blob"]}
         assert not {"look", "expected_dice", "volume_interval_ml"} & structures["blob"].keys()
+
+
+class OverlappingThresholds:
+    """A network that finds a bright region, and what is brighter still in it."""
+
+    image_size, device, fingerprint = None, "cpu", "thresholds"
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return np.concatenate([6 * (images - 0.5), 6 * (images - 1.5)], axis=1).astype(np.float32)
+
+
+def test_regions_are_measured_tempered_and_assessed_each_by_itself() -> None:
+    regions = (
+        Region(name="whole", members=(1, 2), label=1),
+        Region(name="core", members=(2,), label=2),
+    )
+    channel = Channel(normalisation="range", high=100)
+    predictor = Predictor(
+        OverlappingThresholds(),
+        Preprocessing(channels=(channel,)),
+        {0: "background", 1: "rim", 2: "core"},
+        regions=regions,
+    )
+
+    def case(seed: int) -> tuple[Volume, Volume]:
+        image, label = blob(seed)
+        core = ndimage.binary_erosion(label.array[0], iterations=2)[None]
+        brightness = 100 * label.array + 100 * core
+        noise = np.random.default_rng(seed).normal(0, 20, brightness.shape)
+        values = (brightness + noise).astype(np.float32)
+        return image.with_array(values), label.with_array((label.array + core).astype(np.uint8))
+
+    image, label = case(0)
+    volumes: list[np.ndarray] = []
+    labels, measured = predict_and_measure(
+        predictor, image, {}, observers=[lambda part, values: volumes.append(values)]
+    )
+    probabilities = np.concatenate(volumes)  # (S, regions, H, W), each a sigmoid
+    for channel_index, region in enumerate(regions):
+        inside = region.mask(np.moveaxis(labels.array[0], 2, 0))
+        own = probabilities[:, channel_index]
+        soft = 2 * own[inside].sum() / (inside.sum() + own.sum())
+        assert measured[region.label].soft_dice == pytest.approx(soft, rel=1e-4)
+        assert measured[region.label].volume_ml == pytest.approx(inside.sum() * label.voxel_ml)
+
+    cases = [HeldOutCase(f"c{seed}", lambda seed=seed: case(seed)) for seed in range(11)]
+    trust = fit_trust(predictor, cases)
+    assert set(trust.structures) == {"whole", "core"}
+    assert trust.calibration is not None
+    knowing = predictor.replace(fitted=trust)
+    told_labels, assessment = predict_and_assess(knowing, image)
+    np.testing.assert_array_equal(told_labels.array, labels.array)
+    for region in regions:
+        known = assessment.structures[region.name]
+        ours, theirs = region.mask(labels.array), region.mask(label.array)
+        dice = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
+        assert abs(known.expected_dice - dice) <= 2 * known.within
+        low, high = known.volume_ml
+        assert low < ours.sum() * label.voxel_ml < high
+    odds = probabilities / (1 - probabilities)
+    expected = odds ** (1 / trust.calibration.temperature)
+    told = knowing._tempered(probabilities)
+    np.testing.assert_allclose(told, expected / (1 + expected), atol=1e-5)
+
+
+def test_cases_of_one_patient_count_as_one() -> None:
+    each = simulated(40, 3)
+    pairs = [replace(one, group=str(number // 5)) for number, one in enumerate(each)]
+    assert fit_quality(each, with_look=False) is not None
+    assert fit_quality(pairs, with_look=False) is None  # eight patients
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What a bundle says of itself, and where its files lie; for those who need no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import SerializeAsAny, model_validator
 
 from transunet.bundle.hub import download_file
-from transunet.bundle.trust_config import Trust
+from transunet.bundle.trust_config import EnsembleTrust, Trust
 from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.regions import Region, check_regions, structures_in
@@ -45,6 +45,8 @@ class BundleConfig(Configuration):
     """What training saw, so that an image of another kind is noticed; older bundles lack it."""
     trust: Trust | None = None
     """What was fitted on held-out cases; bundles without it go on without."""
+    ensemble_trust: EnsembleTrust | None = None
+    """The same of the ensemble that it is a member of."""
     versions: Mapping[str, str] = {}
     """Packages that wrote the bundle."""
 
@@ -133,6 +135,32 @@ def keep_trust(folder: Path, trust: Trust) -> None:
         ConfigError: when there is no such bundle, or its configuration cannot be written.
     """
     write_config(read_config(folder).replace(trust=trust), folder)
+
+
+def keep_ensemble_trust(folders: Sequence[Path], trust: Trust) -> None:
+    """Write what was fitted for an ensemble into each of its members, the bundles in `folders`.
+
+    Raises:
+        ConfigError: when there is no such bundle, or its configuration cannot be written.
+    """
+    for number, folder in enumerate(folders):
+        known = EnsembleTrust(member=number, members=len(folders), trust=trust)
+        write_config(read_config(folder).replace(ensemble_trust=known), folder)
+
+
+def trust_of(configs: Sequence[BundleConfig]) -> Trust | None:
+    """Return what a bundle knows of its mistakes, or an ensemble that was fitted as such.
+
+    What is known of members by themselves is not known of their ensemble, nor of other members.
+    """
+    if len(configs) == 1:
+        return configs[0].trust
+    known = [config.ensemble_trust for config in configs]
+    first = known[0]
+    if first is None or any(other is None or other.trust != first.trust for other in known):
+        return None
+    whole = sorted(other.member for other in known if other) == list(range(first.members))
+    return first.trust if whole else None
 
 
 def write_config(config: BundleConfig, folder: Path) -> None:

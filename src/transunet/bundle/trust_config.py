@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from transunet.settings import Configuration
 
@@ -90,3 +90,12 @@ class Trust(Configuration):
     likeness: Likeness | None = None
     mirrored_look: bool = False
     """Whether expected quality needs the prediction of the mirror image too."""
+
+
+class EnsembleTrust(Configuration):
+    """What was fitted for an ensemble, kept in each of its members."""
+
+    member: NonNegativeInt
+    """Which of them this one is."""
+    members: PositiveInt
+    trust: Trust

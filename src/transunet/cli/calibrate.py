@@ -28,6 +28,12 @@ def calibrate(
     ] = None,
     ignore: Ignore = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what images are worsened by.")] = 0,
+    ensemble: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="BUNDLE", help="Teach its ensemble with this bundle too; repeat for more."
+        ),
+    ] = None,
     device: Device = None,
     engine: Engine = "auto",
 ) -> None:
@@ -35,35 +41,34 @@ def calibrate(
 
     Each case is predicted as it is and, from ten cases on, three times worsened on purpose. What is
     learned is written into the bundle's config.json, and `predict` tells it with every result. The
-    validation cases of a run will do, though the best network was chosen by them.
+    validation cases of a run will do, though the best network was chosen by them; recipes with
+    `calibrate = true` take them by themselves. An ensemble is taught as such.
     """
     from transunet.backends.engines import own_device
-    from transunet.bundle.bundle_config import keep_trust, read_config
-    from transunet.cli.progress import progress_bar
+    from transunet.bundle.bundle_config import keep_ensemble_trust, keep_trust, read_config
+    from transunet.cli.progress import count_predictions
     from transunet.data.layouts import open_dataset
     from transunet.inference.predictor import Predictor
     from transunet.trust.fitting import fit_trust
     from transunet.trust.held_out import held_out_cases
 
-    config = read_config(bundle)
-    cases, ignored = held_out_cases(open_dataset(dataset, layout, ignore), config, split)
+    bundles = [bundle, *(ensemble or [])]
+    configs = [read_config(folder) for folder in bundles]
+    cases = held_out_cases(open_dataset(dataset, layout, ignore), configs[0], split)
     with showing_notes():
         predictor = Predictor.from_pretrained(
-            bundle, device=own_device(device), engine=engine, force=True
+            bundles, device=own_device(device), engine=engine, force=True
         )
-    with progress_bar("predictions") as bar:
-        task = bar.add_task("Predicting", total=None)
-        trust = fit_trust(
-            predictor,
-            cases,
-            ignored,
-            seed,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    keep_trust(bundle, trust)
+    with count_predictions() as progress:
+        trust = fit_trust(predictor, cases, seed, progress)
+    if ensemble:
+        keep_ensemble_trust(bundles, trust)
+    else:
+        keep_trust(bundle, trust)
     show(trust)
-    say(f"Written into {bundle / 'config.json'}")
-    say(f"Next: transunet predict {quote(str(bundle))} INPUT... -o OUT")
+    say(f"Written into {', '.join(str(folder / 'config.json') for folder in bundles)}")
+    words = " --ensemble ".join(quote(str(folder)) for folder in bundles)
+    say(f"Next: transunet predict {words} INPUT... -o OUT")
 
 
 def show(trust: "Trust") -> None:

@@ -35,6 +35,14 @@ def count_cases(
 
 
 @contextmanager
+def count_predictions() -> Iterator[Callable[[int, int], None]]:
+    """Show a bar of predictions; yield what is to be called with those done and those in all."""
+    with progress_bar("predictions") as bar:
+        task = bar.add_task("Learning how far to trust it", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
 def case_bars(
     count: int,
     samples: str = "slices",

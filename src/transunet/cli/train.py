@@ -224,8 +224,12 @@ def _train_all(
         train_display.watch(trainer)
         if world.first:
             train_display.show_result(trainer)
+        if world.first and parent is None and asked.calibrate:
+            train_display.teach_best(trainer)
     if world.first and parent is not None:
-        train_display.show_folds(parent)
+        finished = train_display.show_folds(parent)
+        if finished and asked.calibrate:
+            train_display.teach_folds(parent, str(trainer.device))
 
 
 def _whole_number(text: str | None) -> int | str | None:

@@ -1,7 +1,9 @@
 """What `transunet train` shows: the recipe, a live line, the validations, the result."""
 
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from math import isnan
 from pathlib import Path
 from shlex import quote
@@ -11,13 +13,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 
+from transunet.bundle.bundle_config import read_config, trust_of
+from transunet.bundle.trust_config import Trust
+from transunet.cli.calibrate import show
 from transunet.cli.notes import say
+from transunet.cli.progress import count_predictions
 from transunet.data.planning import patch_decisions
 from transunet.data.split_rules import classes_in, split_warnings
+from transunet.errors import TransUNetError
 from transunet.training.error_messages import explained
 from transunet.training.log import read_log
 from transunet.training.loop import Stepped, train
 from transunet.training.recipe import PRESETS, Recipe, load_recipe, usual_recipe
+from transunet.training.run_trust import fit_best, fit_folds
 from transunet.training.runs import Run, flat, summarise_folds
 from transunet.training.trainer import Trainer
 from transunet.weights.catalog import PARTS
@@ -138,15 +146,45 @@ def log_line(folder: Path) -> str:
     return f"log: {folder} (curves.png needs matplotlib: pip install 'transunet-torch[train]')"
 
 
-def show_folds(parent: Run) -> None:
-    """Print the summary of a cross-validation, or that folds are still missing."""
+def teach_best(trainer: Trainer) -> None:
+    """Let the best network learn how far to trust it, where it has not yet."""
+    run, best = Run.reopen(trainer.folder), trainer.folder / "best"
+    if read_config(best).trust is None:
+        _teach(partial(fit_best, run, str(trainer.device)), quote(str(best)))
+
+
+def teach_folds(parent: Run, device: str) -> None:
+    """Let the folds' networks and their ensemble learn it, where they have not yet."""
+    bundles = [parent.fold(number) / "best" for number in range(parent.record.recipe.folds or 0)]
+    if trust_of([read_config(bundle) for bundle in bundles]) is None:
+        words = " --ensemble ".join(quote(str(bundle)) for bundle in bundles)
+        _teach(partial(fit_folds, parent, device), words)
+
+
+def _teach(fit: Callable[[Callable[[int, int], None]], Trust | None], bundles: str) -> None:
+    """Fit, with a bar, and show what came of it; training is complete whatever comes of it."""
+    later = f"Teach it with held-out cases: transunet calibrate {bundles} DATASET"
+    try:
+        with count_predictions() as progress:
+            trust = fit(progress)
+    except TransUNetError as error:
+        say(f"Warning: how far to trust it could not be learned. {error} {later}", "yellow")
+        return
+    if trust is None:
+        say(f"No case was held out to learn from how far to trust it. {later}")
+    else:
+        show(trust)
+
+
+def show_folds(parent: Run) -> bool:
+    """Print the summary of a cross-validation and return True, or that folds are still missing."""
     summary = summarise_folds(parent)
     if summary is None:
         say(
             "Other folds are not finished yet. When they are, see all of them with: "
             f"transunet train --resume {parent.folder}"
         )
-        return
+        return False
     once = summary.held_out == len(summary.cases)
     often = "each held out once" if once else f"held out {summary.held_out} times together"
     table = Table(title=f"Dice on all {len(summary.cases)} cases, {often}")
@@ -158,6 +196,7 @@ def show_folds(parent: Run) -> None:
     say("folds: " + "  ".join(_number(dice) for dice in summary.folds))
     say(f"mean foreground Dice {_number(summary.mean_dice)}")
     say(f"summary: {parent.folder / 'folds.json'}")
+    return True
 
 
 def _number(value: float | None) -> str:

@@ -281,6 +281,12 @@ def _stamps_and_hashes(
     return stamps, hashes
 
 
+def changed_files(dataset: DataSet, case: Case, stored: StoredCase) -> list[str]:
+    """Return the files of `case`, which are there, that are not what `stored` was made from."""
+    now = _stamps_and_hashes(dataset, case, stored)[1]
+    return sorted(name for name, _ in now.items() ^ stored.hashes.items())
+
+
 def _together(parts: Sequence[str]) -> str:
     """Return what stands for one file; of several, such as a DICOM series, the hash of theirs."""
     return hashlib.sha256("".join(parts).encode()).hexdigest() if parts[1:] else parts[0]

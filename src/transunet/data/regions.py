@@ -34,6 +34,14 @@ def structures_in(labels: Mapping[int, str], regions: Sequence[Region]) -> dict[
     return {number: name for number, name in structures.items() if number}
 
 
+def members_of_structures(
+    labels: Mapping[int, str], regions: Sequence[Region]
+) -> dict[int, tuple[int, ...]]:
+    """Return number, as of `structures_in` -> the label values that make the structure up."""
+    members = {region.label: region.members for region in regions}
+    return members or {number: (number,) for number in labels if number}
+
+
 def described(regions: Sequence[Region]) -> str:
     """Return in a sentence what is told apart and written."""
     each = (f"{r.name} ({', '.join(map(str, r.members))}) as {r.label}" for r in regions)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.opening import Opened, open_network
+from transunet.backends.opening import Opened, config_of, open_network
 from transunet.backends.protocol import Network
+from transunet.bundle.bundle_config import trust_of
 from transunet.bundle.trust_config import Trust
 from transunet.data.checks.suitability import TrainingData, check_suitability
 from transunet.data.classes import classes_named
@@ -246,11 +247,11 @@ class Predictor:
             )
 
         first, *others = loaded
-        # What is known of one member's mistakes is not known of the ensemble's.
-        known = {} if others else {"fitted": first.config.trust}
+        configs = [config_of(source, engine) for source in sources[1:]]  # some share a network
+        configs = [first.config, *configs]
         ensemble: Self = predictor(
             first,
-            **known,
+            fitted=trust_of(configs),
             others=[predictor(other) for other in others],
             sources=sources,
             engine=", ".join(dict.fromkeys(member.engine for member in loaded)),
@@ -389,10 +390,14 @@ class Predictor:
         return label_map
 
     def _tempered(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the probabilities are by the bundle's held-out cases; regions' stay."""
-        if self.fitted is None or self.fitted.calibration is None or self.regions:
+        """What the probabilities are by the bundle's held-out cases."""
+        if self.fitted is None or self.fitted.calibration is None:
             return probabilities
-        return tempered(probabilities, self.fitted.calibration.temperature)
+        temperature = self.fitted.calibration.temperature
+        if not self.regions:
+            return tempered(probabilities, temperature)
+        either = np.stack([probabilities, 1 - probabilities])
+        return np.asarray(tempered(either, temperature, axis=0)[0])
 
     def _doubts(self, volume: Volume, slices: VolumeSlices) -> list[str]:
         """Refuse what this network cannot segment; return what makes the rest doubtful."""

@@ -196,6 +196,8 @@ class Recipe(Configuration):
     """Validations without improvement after which training stops."""
     checkpoint_minutes: NonNegativeFloat = 10.0
     """How much work an interruption may cost; 0 saves after every step."""
+    calibrate: bool = False
+    """At the end, let the best network learn on the held-out cases how far to trust it."""
     loggers: tuple[Literal["wandb", "mlflow"], ...] = ()
     seed: int = Field(default=1234, ge=0)
 

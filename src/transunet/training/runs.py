@@ -182,6 +182,7 @@ class Run:
         """
         before = flat(self.record.recipe.model_dump(mode="json"))
         now = flat(_with_absolute_weights(recipe).model_dump(mode="json"))
+        del now["calibrate"]  # what is done when training has ended changes nothing of it
         changes = [
             f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
         ]

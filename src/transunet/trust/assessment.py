@@ -90,17 +90,17 @@ def predict_and_assess(
         ConfigError, DataError, GeometryError: as the predictor's call.
     """
     trust = predictor.fitted
-    if trust is None or predictor.procedure == "paper" or predictor.regions:
+    if trust is None or predictor.procedure == "paper":
         return predictor(image, progress, **settings), Assessment()
-    names = {index: name for index, name in predictor.labels.items() if index}
-    usual = {index: trust.structures[name].log_volume for index, name in names.items()}
+    names = predictor.structures
+    usual = {number: trust.structures[name].log_volume for number, name in names.items()}
     labels, measured = predict_and_measure(
         predictor, image, usual, trust.mirrored_look, progress, **settings
     )
     structures = {}
-    for index, name in names.items():
+    for number, name in names.items():
         known = trust.structures[name]
-        if (measures := measured.get(index)) is None:
+        if (measures := measured.get(number)) is None:
             structures[name] = StructureAssessment(missing=known.present == 1)
             continue
         expected, within = expected_dice(known.quality, measures) if known.quality else (None, None)

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.bundle.trust_config import ENOUGH, ExpectedQuality, StructureTrust, Trust
+from transunet.data.regions import members_of_structures
 from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
-from transunet.evaluation.metrics import dice_per_class
+from transunet.evaluation.metrics import dice_of_masks
 from transunet.inference.predictor import Predictor
 from transunet.trust.likeness import fit_likeness, intensity_quantiles
 from transunet.trust.measured_prediction import predict_and_measure
@@ -30,12 +31,27 @@ class HeldOutCase:
     name: str
     read: Callable[[], tuple[Volume, Volume]]
     """Returns the image and its label map, class indices."""
+    group: str | None = None
+    """Cases of one group (a patient) are never on both sides of a fit; None: a group of its own."""
+    ignored: int | None = None
+    """The class index of voxels that nobody labelled."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one held-out case teaches."""
+
+    volumes_ml: Mapping[int, float]
+    """Number of each structure -> the reference's volume."""
+    scored: Sequence[tuple[int, ScoredPrediction]]
+    """Number of a structure that was predicted, and how well."""
+    voxels: DoubtfulVoxels
+    quantiles: NDArray[np.float64]
 
 
 def fit_trust(
     predictor: Predictor,
     cases: Sequence[HeldOutCase],
-    ignored: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trust:
@@ -44,65 +60,106 @@ def fit_trust(
     Args:
         predictor: the bundle's own, with the settings that it will be used with.
         cases: at least one; with fewer than ten neither quality nor intervals are fitted.
-        ignored: the class index of voxels that nobody labelled.
         seed: of what the images are worsened by.
         progress: called with the predictions done and those in all.
 
     Raises:
         DataError, GeometryError: when a case cannot be used.
     """
-    names = {index: name for index, name in predictor.labels.items() if index}
-    volumes_ml: list[dict[int, float]] = []
-    scored: dict[int, list[ScoredPrediction]] = {index: [] for index in names}
-    quantiles: list[NDArray[np.float64]] = []
-    voxels: list[DoubtfulVoxels] = []
-    worsened = WORSENED if len(cases) >= ENOUGH else 0
+    copies = worsened_copies(len(cases))
+    evidence = list(evidence_of(predictor, cases, copies, seed, progress))
+    return trust_from(predictor.structures, evidence)
+
+
+def worsened_copies(cases: int) -> int:
+    """Return how many worsened copies of each of `cases` are worth predicting."""
+    return WORSENED if cases >= ENOUGH else 0
+
+
+def evidence_of(
+    predictor: Predictor,
+    cases: Sequence[HeldOutCase],
+    worsened: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Evidence]:
+    """Yield what each case teaches, with so many `worsened` copies; for the rest see `fit_trust`.
+
+    Raises:
+        DataError, GeometryError: when a case cannot be used.
+    """
+    members = members_of_structures(predictor.labels, predictor.regions)
     done, total = 0, len(cases) * (1 + worsened)
     for case in cases:
         image, label = case.read()
-        volumes_ml.append(true_ml := _volumes_ml(label, names))
-        quantiles.append(intensity_quantiles(image, predictor.preprocessing))
-        sampler = VoxelSampler(_seen_by_observers(predictor, label), ignored, seed)
+        true_ml = {
+            number: label.voxel_ml * np.count_nonzero(np.isin(label.array, values))
+            for number, values in members.items()
+        }
+        sampler = VoxelSampler(
+            _seen_by_observers(predictor, label), case.ignored, seed, predictor.regions
+        )
         random = np.random.default_rng([seed, done])
-        for number, seen in enumerate([image, *_worsened(image, worsened, random)]):
+        scored: list[tuple[int, ScoredPrediction]] = []
+        for count, seen in enumerate([image, *_worsened(image, worsened, random)]):
             labels, measured = predict_and_measure(
                 predictor,
                 seen,
                 {},  # what volumes are usual is known when all cases have been read
                 mirrored_look=True,
-                observers=[] if number else [sampler],
+                observers=[] if count else [sampler],
                 warn=lambda _: None,
             )
-            known = label.array != ignored if ignored is not None else slice(None)
-            dice = dice_per_class(labels.array[known], label.array[known], names)
-            for index, measures in measured.items():
-                one = ScoredPrediction(case.name, measures, dice[index], true_ml[index], number > 0)
-                scored[index].append(one)
+            known = label.array != case.ignored if case.ignored is not None else ...
+            for number, measures in measured.items():
+                ours, theirs = (
+                    np.isin(each.array[known], members[number]) for each in (labels, label)
+                )
+                group = case.group or case.name
+                dice = dice_of_masks(ours, theirs)
+                one = ScoredPrediction(group, measures, dice, true_ml[number], count > 0)
+                scored.append((number, one))
             done += 1
             if progress is not None:
                 progress(done, total)
-        voxels.append(sampler.sample())
-    usual = {index: _usual([volumes[index] for volumes in volumes_ml]) for index in names}
+        quantiles = intensity_quantiles(image, predictor.preprocessing)
+        yield Evidence(true_ml, scored, sampler.sample(), quantiles)
+
+
+def trust_from(structures: Mapping[int, str], evidence: Sequence[Evidence]) -> Trust:
+    """Fit what a bundle shall know of itself.
+
+    Args:
+        structures: number -> name of what is found.
+        evidence: of each held-out case, at least one.
+    """
+    volumes_ml = {number: [case.volumes_ml[number] for case in evidence] for number in structures}
+    usual = {number: _usual(volumes) for number, volumes in volumes_ml.items()}
     scored = {
-        index: [each.with_surprise(usual[index]) for each in predictions]
-        for index, predictions in scored.items()
+        number: [
+            prediction.with_surprise(usual[number])
+            for case in evidence
+            for of, prediction in case.scored
+            if of == number
+        ]
+        for number in structures
     }
     look, qualities = _fitted_qualities(scored)
-    doubtful = DoubtfulVoxels(*map(np.concatenate, zip(*voxels, strict=True)))
-    structures = {
-        name: StructureTrust(
-            present=float(np.mean([volumes[index] > 0 for volumes in volumes_ml])),
-            log_volume=usual[index],
-            quality=qualities[index],
-            volume=fit_volume_interval(scored[index]),
-        )
-        for index, name in names.items()
-    }
+    voxels = DoubtfulVoxels(*map(np.concatenate, zip(*(c.voxels for c in evidence), strict=True)))
+    enough = len(evidence) >= ENOUGH
     return Trust(
-        cases=len(cases),
-        structures=structures,
-        calibration=fit_calibration(doubtful),
-        likeness=fit_likeness(quantiles) if len(cases) >= ENOUGH else None,
+        cases=len(evidence),
+        structures={
+            name: StructureTrust(
+                present=float(np.mean(np.array(volumes_ml[number]) > 0)),
+                log_volume=usual[number],
+                quality=qualities[number],
+                volume=fit_volume_interval(scored[number]),
+            )
+            for number, name in structures.items()
+        },
+        calibration=fit_calibration(voxels),
+        likeness=fit_likeness([case.quantiles for case in evidence]) if enough else None,
         mirrored_look=look,
     )
 
@@ -115,14 +172,9 @@ def _worsened(image: Volume, count: int, random: np.random.Generator) -> Iterato
 
 def _seen_by_observers(predictor: Predictor, label: Volume) -> NDArray[np.integer]:
     """The reference where the predictor hands out probabilities, (S, H, W)."""
-    if isinstance(predictor.sampling, Patches):
+    if isinstance(predictor.sampling, Patches) or predictor.others:
         return np.asarray(predictor.preprocessing.oriented(label)[0])
     return predictor.preprocessing.labels_to_working(label)
-
-
-def _volumes_ml(label: Volume, names: Mapping[int, str]) -> dict[int, float]:
-    counts = np.bincount(label.array.ravel(), minlength=max(names) + 1)
-    return {index: float(counts[index] * label.voxel_ml) for index in names}
 
 
 def _usual(volumes_ml: Sequence[float]) -> tuple[float, float] | None:
@@ -136,7 +188,7 @@ def _fitted_qualities(
 ) -> tuple[bool, dict[int, ExpectedQuality | None]]:
     """Return whether the mirrored look is worth its time, and the fits with it or without."""
     fits = [
-        {index: fit_quality(predictions, look) for index, predictions in scored.items()}
+        {number: fit_quality(predictions, look) for number, predictions in scored.items()}
         for look in (False, True)
     ]
     errors = [[fit.error for fit in of_look.values() if fit is not None] for of_look in fits]

@@ -6,15 +6,17 @@ import numpy as np
 
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.cases import IGNORED, Case, DataSet
+from transunet.data.classes import match_classes
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
+from transunet.inference.logits import label_type
 from transunet.trust.fitting import HeldOutCase
 
 
 def held_out_cases(
     dataset: DataSet, config: BundleConfig, split: str | None = None
-) -> tuple[list[HeldOutCase], int | None]:
-    """Return the labelled cases of `dataset`, and the class index of voxels that nobody labelled.
+) -> list[HeldOutCase]:
+    """Return the labelled cases of `dataset`.
 
     Args:
         dataset: what the bundle was not trained on.
@@ -24,16 +26,19 @@ def held_out_cases(
     Raises:
         ConfigError: when the data set has other structures than the bundle, or no such case.
     """
-    indices = {name: index for index, name in config.labels.items()}
-    if unknown := sorted(set(dataset.labels.values()) ^ set(indices)):
+    matched = match_classes(dataset.labels, config.labels)
+    if unknown := sorted([*matched.first_only.values(), *matched.second_only.values()]):
         raise ConfigError(
             f"{dataset.folder}: the data set's structures are "
-            f"{', '.join(dataset.labels.values())}; the bundle's are {', '.join(indices)}. They "
-            f"differ in {', '.join(unknown)}. Give cases with the bundle's structures, named alike."
+            f"{', '.join(dataset.labels.values())}; the bundle's are "
+            f"{', '.join(config.labels.values())}. They differ in "
+            f"{', '.join(unknown)}. Give cases with the bundle's structures, "
+            "named alike."
         )
-    numbers = np.arange(256, dtype=np.uint8 if max(indices.values()) < 256 else np.uint16)
-    for index, name in dataset.labels.items():
-        numbers[index] = indices[name]
+    highest = max(IGNORED, *dataset.labels, *config.labels)
+    numbers = np.arange(highest + 1, dtype=label_type(highest))
+    for index, own in matched.numbers.items():
+        numbers[index] = own
     chosen = [
         case
         for case in dataset.cases
@@ -49,4 +54,4 @@ def held_out_cases(
         return image, label.with_array(numbers[label.array])
 
     ignored = IGNORED if IGNORED in dataset.values.values() else None
-    return [HeldOutCase(case.name, partial(read, case)) for case in chosen], ignored
+    return [HeldOutCase(case.name, partial(read, case), case.group, ignored) for case in chosen]

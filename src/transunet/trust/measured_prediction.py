@@ -26,7 +26,8 @@ def predict_and_measure(
     Args:
         predictor: what segments it.
         image: what is segmented.
-        log_volumes: per class, mean and deviation of the logarithm of training's millilitres.
+        log_volumes: of each structure, mean and deviation of the logarithm of training's
+            millilitres.
         mirrored_look: predict the mirror image too, which takes as long again.
         progress: as the predictor's; of both looks together.
         observers: called with the probabilities as the predictor's own maps are.
@@ -38,11 +39,11 @@ def predict_and_measure(
             return progress
         return lambda done, total: progress(look * total + done, 2 * total)
 
-    meter = ProbabilityMeter(len(predictor.labels))
+    meter = ProbabilityMeter(predictor.labels, predictor.regions)
     labels = predictor(image, told(0), observers=[meter, *observers], **settings)
     mirrored = None
     if mirrored_look:
-        again = ProbabilityMeter(len(predictor.labels))
+        again = ProbabilityMeter(predictor.labels, predictor.regions)
         columns = 1 + image.axes_in(predictor.preprocessing.orientation)[2]
         turned = image.with_array(np.flip(image.array, columns))  # the affine stays: it is a look
         predictor(turned, told(1), observers=[again], warn=lambda _: None)

@@ -1,13 +1,14 @@
 """What a prediction shows of its own quality, without a reference."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from transunet.inference.logits import argmax, label_type
+from transunet.data.regions import Region, members_of_structures
+from transunet.inference.logits import argmax, label_type, written
 from transunet.inference.postprocessing import pieces_of
 
 DOUBT = 0.02
@@ -58,30 +59,42 @@ class ProbabilityMeter:
     """Gathers, from probabilities that pass by, what is measured of each structure.
 
     Args:
-        classes: how many there are, with the background.
+        labels: value -> name of what a label map holds; 0 is the background.
+        regions: where the network tells regions apart, in the order in which they are written.
     """
 
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-        self._sums = np.zeros((6, classes))
+    def __init__(self, labels: Mapping[int, str], regions: Sequence[Region] = ()) -> None:
+        self._members = members_of_structures(labels, regions)
+        self._written = [region.label for region in regions]
+        channels = {number: channel for channel, number in enumerate(self._written)}
+        self._channels = channels or {number: number for number in self._members}
+        self._type = label_type(max(labels))
+        self._sums = {number: np.zeros(6) for number in self._members}
         """Voxels, their probability, that of all voxels, border voxels, their probability, and
         voxels at the edge."""
         self._labels: list[NDArray[np.unsignedinteger]] = []
 
     def __call__(self, part: slice, probabilities: NDArray[np.float32]) -> None:
-        """Take the next planes of a volume, (S, classes, H, W)."""
-        labels, own = argmax(probabilities), probabilities.max(axis=1)
-        flat, count = labels.ravel(), self.classes
-        border = _beside_another(labels)
-        edge = np.zeros(labels.shape[1:], bool)
-        edge[[0, -1]] = edge[:, [0, -1]] = True
-        self._sums[0] += np.bincount(flat, minlength=count)
-        self._sums[1] += np.bincount(flat, own.ravel(), count)
-        self._sums[2] += probabilities.sum(axis=(0, 2, 3), dtype=np.float64)
-        self._sums[3] += np.bincount(labels[border], minlength=count)
-        self._sums[4] += np.bincount(labels[border], own[border], count)
-        self._sums[5] += np.bincount(labels[:, edge].ravel(), minlength=count)
-        self._labels.append(labels.astype(label_type(count - 1)))
+        """Take the next planes of a volume, (S, classes or regions, H, W)."""
+        if self._written:
+            labels = written(probabilities, self._written, 0.5)
+        else:
+            labels = argmax(probabilities)
+        everywhere = probabilities.sum(axis=(0, 2, 3), dtype=np.float64)
+        for number, channel in self._channels.items():
+            sums, mask = self._sums[number], np.isin(labels, self._members[number])
+            sums[2] += everywhere[channel]
+            if not mask.any():
+                continue
+            own = probabilities[:, channel]
+            border = _border(mask)
+            inner = np.count_nonzero(mask[:, 1:-1, 1:-1])
+            sums[0] += (voxels := np.count_nonzero(mask))
+            sums[1] += own[mask].sum(dtype=np.float64)
+            sums[3] += np.count_nonzero(border)
+            sums[4] += own[border].sum(dtype=np.float64)
+            sums[5] += voxels - inner
+        self._labels.append(labels.astype(self._type))
 
     @property
     def labels(self) -> NDArray[np.unsignedinteger]:
@@ -94,31 +107,32 @@ class ProbabilityMeter:
         log_volumes: Mapping[int, tuple[float, float] | None],
         mirrored: NDArray[np.unsignedinteger] | None = None,
     ) -> dict[int, StructureMeasures]:
-        """Return class index -> measures, of the classes that were predicted, background left out.
+        """Return number -> measures, of the structures that were predicted.
 
         Args:
             voxel_ml: a voxel's volume.
-            log_volumes: per class, mean and deviation of the logarithm of training's millilitres.
+            log_volumes: of each structure, mean and deviation of the logarithm of training's
+                millilitres.
             mirrored: the label map of the mirror image, mirrored back, (S, H, W).
         """
         labels = self.labels
-        boxes = find_objects(labels.astype(np.int32), max_label=self.classes - 1)
         measured = {}
-        for index in range(1, self.classes):
-            voxels, inside, everywhere, border, at_border, at_edge = self._sums[:, index]
+        for number, members in self._members.items():
+            voxels, inside, everywhere, border, at_border, at_edge = self._sums[number]
             if not voxels:
                 continue
-            _, sizes = pieces_of(labels[boxes[index - 1]] == index)
+            mask = np.isin(labels, members)
+            _, sizes = pieces_of(mask[find_objects(mask.view(np.uint8))[0]])
             agreement = 1.0
             if mirrored is not None:
-                both = np.count_nonzero((labels == index) & (mirrored == index))
-                agreement = 2 * both / (voxels + np.count_nonzero(mirrored == index))
-            measured[index] = StructureMeasures(
+                again = np.isin(mirrored, members)
+                agreement = 2 * np.count_nonzero(mask & again) / (voxels + np.count_nonzero(again))
+            measured[number] = StructureMeasures(
                 volume_ml=voxels * voxel_ml,
                 soft_dice=2 * inside / (voxels + everywhere),
                 confidence=inside / voxels,
                 border=at_border / border if border else 1.0,
-                surprise=surprise_of(voxels * voxel_ml, log_volumes.get(index)),
+                surprise=surprise_of(voxels * voxel_ml, log_volumes.get(number)),
                 pieces=1 - sizes[1:].max() / voxels,
                 edge=at_edge / voxels,
                 agreement=agreement,
@@ -126,15 +140,16 @@ class ProbabilityMeter:
         return measured
 
 
-def _beside_another(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
-    border = np.zeros(labels.shape, bool)
+def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Its voxels that have another voxel beside them in the plane, (S, H, W)."""
+    border = np.zeros(mask.shape, bool)
     for axis in (1, 2):
         low, high = [slice(None)] * 3, [slice(None)] * 3
         low[axis], high[axis] = slice(None, -1), slice(1, None)
-        differ = labels[*low] != labels[*high]
+        differ = mask[*low] != mask[*high]
         border[*low] |= differ
         border[*high] |= differ
-    return border
+    return border & mask
 
 
 def surprise_of(volume_ml: float, usual: tuple[float, float] | None) -> float:

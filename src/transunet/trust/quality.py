@@ -22,7 +22,8 @@ Array = NDArray[np.float64]
 class ScoredPrediction:
     """One structure in one held-out prediction."""
 
-    case: str
+    group: str
+    """Its case, or what cases of one patient have in common."""
     measures: StructureMeasures
     dice: float
     reference_ml: float
@@ -49,23 +50,23 @@ def volume_interval(interval: VolumeInterval, measures: StructureMeasures) -> tu
 
 
 def fit_quality(predictions: Sequence[ScoredPrediction], with_look: bool) -> ExpectedQuality | None:
-    """Fit a ridge regression on held-out predictions; None with fewer cases than `ENOUGH`.
+    """Fit a ridge regression on held-out predictions; None with fewer patients than `ENOUGH`.
 
-    Its error and its interval are those of a cross-validation, in which no case is on both sides.
+    Its error and its interval are those of a cross-validation, in which none is on both sides.
 
     Args:
         predictions: of one structure, worsened ones too; those without a Dice are left out.
         with_look: whether it may use the agreement with the mirror image.
     """
     predictions = [each for each in predictions if not np.isnan(each.dice)]
-    cases = sorted({each.case for each in predictions})
-    if len(cases) < ENOUGH:
+    groups = sorted({each.group for each in predictions})
+    if len(groups) < ENOUGH:
         return None
     measured = np.stack([each.measures.vector() for each in predictions])
     if not with_look:
         measured[:, _AGREEMENT] = 0
     dice = np.array([each.dice for each in predictions])
-    fold = np.array([cases.index(each.case) % FOLDS for each in predictions])
+    fold = np.array([groups.index(each.group) % FOLDS for each in predictions])
     held_out = np.empty(len(dice))
     for index in range(FOLDS):
         out = fold == index

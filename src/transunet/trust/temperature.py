@@ -1,12 +1,14 @@
 """Probabilities that mean what they say: one temperature, fitted on held-out voxels."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from transunet.bundle.trust_config import Calibration
+from transunet.data.regions import Region
 from transunet.inference.logits import tempered
 
 BINS = 15
@@ -32,19 +34,34 @@ class VoxelSampler:
         reference: (S, H, W) class indices.
         ignored: the class index of voxels that nobody labelled, if there are any.
         seed: which of them are kept.
+        regions: where the network tells regions apart: then each region's probability at a voxel
+            counts for itself, against that of its absence.
     """
 
     def __init__(
-        self, reference: NDArray[np.integer], ignored: int | None = None, seed: int = 0
+        self,
+        reference: NDArray[np.integer],
+        ignored: int | None = None,
+        seed: int = 0,
+        regions: Sequence[Region] = (),
     ) -> None:
-        self._reference, self._ignored = reference, ignored
+        self._reference, self._ignored, self._regions = reference, ignored, regions
         self._random = np.random.default_rng(seed)
         self._kept: list[DoubtfulVoxels] = []
 
     def __call__(self, part: slice, probabilities: NDArray[np.float32]) -> None:
-        """Take planes `part` of the volume, (S, classes, H, W)."""
+        """Take planes `part` of the volume, (S, classes or regions, H, W)."""
         reference = self._reference[part]
-        doubtful = (probabilities[:, 0] < _CERTAIN) & (reference != self._ignored)
+        known = reference != self._ignored
+        for region, own in zip(self._regions, probabilities.swapaxes(0, 1), strict=False):
+            self._keep(np.stack([1 - own, own], axis=1), region.mask(reference), known)
+        if not self._regions:
+            self._keep(probabilities, reference, known)
+
+    def _keep(
+        self, probabilities: NDArray[np.float32], reference: NDArray[Any], known: NDArray[np.bool_]
+    ) -> None:
+        doubtful = (probabilities[:, 0] < _CERTAIN) & known
         values = np.moveaxis(probabilities, 1, -1)[doubtful]
         self._kept.append(DoubtfulVoxels(values, reference[doubtful]))
 

@@ -1,0 +1,88 @@
+"""The cases that a run held out, by their original files, and the network that did not see them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from transunet.bundle.bundle_config import read_config
+from transunet.data.cases import file_problems, raise_first
+from transunet.data.layouts import open_dataset
+from transunet.data.prepare import changed_files
+from transunet.data.store import Store
+from transunet.errors import DataError
+from transunet.inference.predictor import Predictor
+from transunet.training.runs import Run
+from transunet.trust.fitting import HeldOutCase
+from transunet.trust.held_out import held_out_cases
+
+
+def out_of_fold(
+    parent: Run, device: str | None = None, most: int | None = None
+) -> Iterator[tuple[Predictor, list[HeldOutCase]]]:
+    """Yield, of each fold of a cross-validation, its best network and the cases that it held out.
+
+    Args:
+        parent: the cross-validation, whose folds are finished.
+        device: where the networks compute; the best one there is if not given.
+        most: cases of each fold, drawn if there are more; all if not given.
+
+    Raises:
+        ConfigError, DataError: when a case's original files are gone or not as they were.
+    """
+    for number in range(parent.record.recipe.folds or 0):
+        run = Run.reopen(parent.fold(number))
+        yield best_predictor(run, device), validation_cases(run, parent, most)
+
+
+def best_predictor(run: Run, device: str | None = None) -> Predictor:
+    """Return the predictor of a run's best network, computed as it was trained.
+
+    Raises:
+        ConfigError, DataError, WeightsError: when the bundle is missing or damaged.
+    """
+    return Predictor.from_pretrained(run.folder / "best", device=device, engine="eager", force=True)
+
+
+def validation_cases(
+    run: Run, begun: Run | None = None, most: int | None = None
+) -> list[HeldOutCase]:
+    """Return the cases that `run` validated on, by their original images and label maps.
+
+    Args:
+        run: has a best network.
+        begun: what was begun with the data set: the run itself, or its cross-validation.
+        most: how many are drawn if there are more; all if not given.
+
+    Raises:
+        ConfigError, DataError: when their files are gone or not as they were.
+    """
+    begun, store = begun or run, Store.open(run.store)
+    names = _drawn(run.record.splits.parts[run.record.recipe.fold or 0].validation, most)
+    if not names:
+        return []
+    # Data that came unprepared may have been moved since, which the run then knows.
+    folder = Path(store.manifest.folder) if begun.dataset == begun.store else begun.dataset
+    dataset = open_dataset(folder, store.manifest.layout, store.manifest.ignore)
+    there = {case.name: case for case in dataset.cases}
+    chosen = []
+    for name in names:
+        if name not in there:
+            raise DataError(
+                f"{folder} no longer has the case {name} that {store.path} was made of."
+            )
+        raise_first(file_problems(there[name]))
+        if changed := changed_files(dataset, there[name], store.cases[name]):
+            raise DataError(
+                f"{', '.join(changed)} in {folder} is not what {store.path} was made of: it has "
+                "changed since."
+            )
+        chosen.append(replace(there[name], group=store.cases[name].group))
+    return held_out_cases(replace(dataset, cases=tuple(chosen)), read_config(run.folder / "best"))
+
+
+def _drawn(names: Sequence[str], most: int | None) -> list[str]:
+    if most is None or len(names) <= most:
+        return list(names)
+    return sorted(np.random.default_rng(0).choice(sorted(names), most, replace=False).tolist())
