@@ -40,6 +40,8 @@ ALLOWED = {
     "training": GROUND
     | {"device", "models", "weights", "create", "data", "bundle"}
     | {"evaluation", "backends", "inference", "trust", "batch"},
+    "dossier": GROUND
+    | {"models", "weights", "data", "bundle", "evaluation", "backends", "trust", "training"},
 }
 TOP = {"__init__", "__main__", "cli", "serve"}  # these stand on everything
 TABLES = {"FORMATS", "ENGINES", "ARCHITECTURES", "FAMILIES"}

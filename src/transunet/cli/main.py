@@ -13,6 +13,7 @@ from rich.console import Console
 from transunet.cli import (
     calibrate,
     check,
+    dossier,
     evaluate,
     explain,
     export,
@@ -50,6 +51,7 @@ app.command(cls=Command, epilog=train.EXAMPLE)(train.train)
 app.command(cls=Command, epilog=predict.EXAMPLE)(predict.predict)
 app.command(cls=Command, epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command(cls=Command, epilog=calibrate.EXAMPLE)(calibrate.calibrate)
+app.command(cls=Command, epilog=dossier.EXAMPLE)(dossier.dossier)
 app.command(cls=Command, epilog=view.EXAMPLE)(view.view)
 app.command(cls=Command, epilog=explain.EXAMPLE)(explain.explain)
 app.command(cls=Command, epilog=export.EXAMPLE)(export.export)

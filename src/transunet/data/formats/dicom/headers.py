@@ -48,7 +48,7 @@ UNPLACED = " image without a position"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 # CT, MR and PET: plain, Enhanced and Legacy Converted Enhanced; and 3D angiography.
-_VOLUMES = frozenset(
+VOLUME_CLASSES = frozenset(
     _STORAGE + end
     for end in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130", "13.1.1")
 )
@@ -103,7 +103,7 @@ def look_at(path: Path) -> tuple[Any, str | None]:
         if sop_class == _DIRECTORY:
             return dataset, "DICOMDIR"
         modality = str(dataset.get("Modality") or "DICOM object without modality")
-        if modality in _NO_IMAGES or (sop_class not in _VOLUMES and "Rows" not in dataset):
+        if modality in _NO_IMAGES or (sop_class not in VOLUME_CLASSES and "Rows" not in dataset):
             return dataset, f"{modality} object without pixels" if modality in _IMAGES else modality
         image_type = dataset.get("ImageType") or ()
         if "LOCALIZER" in image_type:
@@ -121,7 +121,7 @@ def look_at(path: Path) -> tuple[Any, str | None]:
 
 def is_volume_class(dataset: Any) -> bool:
     """Whether a file is a slice of a volume by its SOP class: CT, MR, PET, 3D angiography."""
-    return _sop_class(dataset) in _VOLUMES
+    return _sop_class(dataset) in VOLUME_CLASSES
 
 
 def read_dataset(path: Path, *, pixels: bool) -> Any:
