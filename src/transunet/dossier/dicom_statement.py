@@ -4,6 +4,7 @@ In the order of PS3.2. What is read and written is told by `data/formats/dicom` 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,10 +27,16 @@ SERVICES = (
     "worklist, print or storage commitment).",
 )
 """What it communicates by."""
+
+
+def _segmented(image: Volume, path: Path, *, labelmap: bool = False) -> None:
+    labels = image.with_array((image.array > 0).astype(np.uint8))
+    write_seg(labels, image.header, {1: "liver"}, path, labelmap=labelmap)
+
+
 WRITTEN: Mapping[str, Callable[[Volume, Path], None]] = {
-    "transunet predict --format dicom-seg": lambda image, path: write_seg(
-        image.with_array((image.array > 0).astype(np.uint8)), image.header, {1: "liver"}, path
-    ),
+    "transunet predict --format dicom-seg": _segmented,
+    "transunet predict --format dicom-labelmap": partial(_segmented, labelmap=True),
 }
 """What writes DICOM objects -> how it writes one for an image, which the statement then tells."""
 _LONGEST = 60  # characters of a value that are shown
@@ -142,7 +149,7 @@ def _attributes(dataset: Any, source: Any, path: str = "") -> Iterator[tuple[str
             value = "the image's"
         elif kind in ("DA", "TM", "DT"):
             value = "when it is written"
-        elif kind == "UI" and element.value.name == element.value:  # no registered one
+        elif kind == "UI" and keyword != "SOPClassUID" and element.value.name == element.value:
             value = "made for each file"
         else:
             value = str(element.value)[:_LONGEST]

@@ -260,6 +260,8 @@ def evaluation_figures(path: Path, config: BundleConfig) -> Facts:
         "created": told["created"],
         "missed": cases_where("reference_volume_ml", "prediction_volume_ml"),
         "spurious": cases_where("prediction_volume_ml", "reference_volume_ml"),
+        "of_groups": told.get("groups", {}).get("sentences", []),
+        "of_audit": told.get("audit", {}).get("sentences", []),
         "mean_of_metrics": told["mean_foreground"],
         "metrics": {
             each["name"]: {key: each[key] for key in told["mean_foreground"]}

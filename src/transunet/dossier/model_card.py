@@ -102,10 +102,11 @@ def _factors(facts: Facts) -> Iterator[Block]:
     if turned := data.get("orientations"):
         rows.append(("orientation", ", ".join(f"{k} ({n} cases)" for k, n in turned.items())))
     yield Rows(("factor", "in the training data"), tuple(rows))
-    yield (
-        "Age, sex, scanner, site and disease of the patients are not in these records. Whether the "
-        "figures differ among such groups is not known unless an evaluation below says so."
-    )
+    if not any(figures["of_groups"] for figures in facts["evaluations"]):
+        yield (
+            "Age, sex, scanner, site and disease of the patients are not in these records, and "
+            "whether the figures differ among such groups is not known."
+        )
 
 
 def _metrics(facts: Facts) -> Iterator[Block]:
@@ -183,6 +184,8 @@ def _quantitative_analyses(facts: Facts) -> Iterator[Block]:
                     for name, of in figures["metrics"].items()
                 ),
             )
+        if told := [*figures["of_groups"], *figures["of_audit"]]:
+            yield tuple(told)
     if not validation and not facts["evaluations"]:
         yield "No figures are known."
     trust = facts["trust"]

@@ -156,6 +156,10 @@ def prove(run: Run, steps: int, told: Callable[[int, int], None]) -> dict[str, A
                 splits=run.record.splits,
                 device="cpu",
             )
+            if (trainer.budget.steps or steps) < steps:
+                raise ConfigError(
+                    f"--prove {steps}: the run has {trainer.budget.steps} steps. Give fewer."
+                )
             done: list[float] = []
             with closing(train(trainer)) as events:
                 for event in events:
@@ -164,8 +168,6 @@ def prove(run: Run, steps: int, told: Callable[[int, int], None]) -> dict[str, A
                         told(attempt * steps + len(done), 2 * steps)
                     if len(done) == steps:
                         break
-            if len(done) < steps:
-                raise ConfigError(f"--prove {steps}: the run has {len(done)} steps. Give fewer.")
             losses.append(done)
             hashes.append(_hash_of(trainer.network))
     logged = [entry["loss"] for entry in read_log(run.folder, "train")][:steps]
@@ -174,7 +176,8 @@ def prove(run: Run, steps: int, told: Callable[[int, int], None]) -> dict[str, A
     return {
         "proved": agree,
         "why": f"the first {steps} steps, done twice, "
-        f"{'agree' if agree else 'do not agree'} to the bit in all weights and losses",
+        f"{'agree' if agree else 'do not agree'} to the bit in all weights and losses"
+        + ("; the run's log has the same losses" if logged == losses[0] else ""),
         "steps": steps,
         "run": run.folder.resolve().name,
         "device": "cpu",

@@ -9,9 +9,6 @@ from transunet.dossier.environment import Installed, installed_closure
 from transunet.dossier.facts import Facts
 from transunet.optional import DISTRIBUTION, own_version, require
 
-_LONGEST_LICENCE = 80
-"""Characters of a name; packages also put whole licences there."""
-
 
 def sbom(facts: Facts, card: str) -> str:
     """Return the bill of materials of a model as JSON.
@@ -86,27 +83,17 @@ def sbom(facts: Facts, card: str) -> str:
 
 def _package(name: str, installed: Installed) -> Any:
     components = require("cyclonedx.model.component", "dossier")
-    version, kinds = installed.package.version, components.ComponentType
-    url = require("packageurl", "dossier").PackageURL("pypi", name=name, version=version)
+    kinds = components.ComponentType
+    url = require("packageurl", "dossier").PackageURL("pypi", name=name, version=installed.version)
     return components.Component(
         type=kinds.APPLICATION if name == DISTRIBUTION else kinds.LIBRARY,
         name=name,
-        version=version,
+        version=installed.version,
         bom_ref=str(url),
         purl=url,
-        description=installed.package.metadata["Summary"],
-        licenses=_licences(_licence_of(installed.package.metadata)),
+        description=installed.summary,
+        licenses=_licences(installed.licence),
     )
-
-
-def _licence_of(metadata: Any) -> str | None:
-    """What a package says: an SPDX expression, a name, or its classifier's."""
-    stated = metadata.get("License-Expression") or metadata.get("License")
-    if stated and len(stated) <= _LONGEST_LICENCE and "\n" not in stated:
-        return str(stated)
-    classifiers = metadata.get_all("Classifier") or ()
-    named = [each.rpartition(" :: ")[2] for each in classifiers if each.startswith("License ::")]
-    return named[0] if named else None
 
 
 def _licences(text: str | None) -> list[Any]:

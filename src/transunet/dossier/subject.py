@@ -55,7 +55,7 @@ class Subject:
     def validations(self) -> list[dict[str, Any]]:
         """Of each run, what its log tells of the validation that its network was kept after."""
         kept = []
-        for run, network in zip(self.trained, self.networks, strict=True):
+        for run, network in zip(self.trained, self.networks, strict=False):
             entries = read_log(run.folder, "validation")
             if network.name == "best":
                 entries = [entry for entry in entries if entry["best"]]
