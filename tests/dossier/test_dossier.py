@@ -20,7 +20,7 @@ from transunet.bundle.trust_config import Calibration, ExpectedQuality, Structur
 from transunet.cli.main import app
 from transunet.data.split_rules import named_splits
 from transunet.dossier.dicom_statement import dicom_sections
-from transunet.dossier.document import Rows
+from transunet.dossier.document import CardTable
 from transunet.dossier.environment import installed_closure
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.evaluation.bootstrap import summarise
@@ -271,11 +271,11 @@ def test_the_dicom_statement_tells_what_is_written() -> None:
     pytest.importorskip("highdicom")
     sections = {section.title: section for section in dicom_sections()}
     table = sections["Objects that are read"].blocks[0]
-    assert isinstance(table, Rows)
+    assert isinstance(table, CardTable)
     assert ("CT Image Storage", "1.2.840.10008.5.1.4.1.1.2") in table.rows
     written = sections["Objects that are written: transunet predict --format dicom-seg"]
     assert "Segmentation Storage" in str(written.blocks[0])
-    assert isinstance(written.blocks[1], Rows)
+    assert isinstance(written.blocks[1], CardTable)
     values = {row[0]: row[3] for row in written.blocks[1].rows}
     assert values["PatientID"] == values["StudyInstanceUID"] == "the image's"
     assert values["SeriesInstanceUID"] == "made for each file"

@@ -17,7 +17,7 @@ from transunet.data.formats.dicom.headers import MAX_INFLATED, VOLUME_CLASSES
 from transunet.data.formats.dicom.segmentation import write_seg
 from transunet.data.formats.dicom.slice_grid import GRID_TOLERANCE, TILT_DEGREES
 from transunet.data.volume import Volume
-from transunet.dossier.document import Block, Rows, Section
+from transunet.dossier.document import Block, CardTable, Section
 from transunet.errors import ConfigError
 from transunet.optional import own_version, require
 
@@ -86,7 +86,7 @@ _REFUSED = (
 
 def _read(pydicom: Any) -> Iterator[Block]:
     rows = [(pydicom.uid.UID(uid).name, uid) for uid in VOLUME_CLASSES]
-    yield Rows(("SOP class", "UID"), tuple(sorted(rows)))
+    yield CardTable(("SOP class", "UID"), tuple(sorted(rows)))
     yield (
         "Objects of other classes count as images where they have one sample per pixel and a "
         "position, orientation and pixel spacing (secondary captures, for example)."
@@ -97,7 +97,7 @@ def _read(pydicom: Any) -> Iterator[Block]:
     )
 
 
-def _transfer_syntaxes(pydicom: Any) -> Rows:
+def _transfer_syntaxes(pydicom: Any) -> CardTable:
     get_decoder = require("pydicom.pixels", "dicom").get_decoder
     rows = []
     for uid in pydicom.uid.AllTransferSyntaxes:
@@ -109,7 +109,7 @@ def _transfer_syntaxes(pydicom: Any) -> Rows:
         missing = "; ".join(text.partition("requires ")[2] for text in decoder.missing_dependencies)
         here = f"yes, by {decoded}" if decoder.is_available else f"no; it needs {missing}"
         rows.append((uid.name, str(uid), here))
-    return Rows(("transfer syntax", "UID", "read here"), tuple(rows))
+    return CardTable(("transfer syntax", "UID", "read here"), tuple(rows))
 
 
 def _written(pydicom: Any) -> Iterator[Section]:
@@ -127,7 +127,7 @@ def _written(pydicom: Any) -> Iterator[Section]:
                 (
                     f"{dataset.SOPClassUID.name} ({dataset.SOPClassUID}), in {syntax.name} "
                     f"({syntax}). These attributes are filled, for an axial CT of two slices:",
-                    Rows(
+                    CardTable(
                         ("attribute", "tag", "VR", "value"),
                         tuple(_attributes(dataset, headers)),
                     ),
@@ -177,7 +177,7 @@ def _small_series(pydicom: Any, folder: Path) -> Any:
         dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         dataset.PixelSpacing, dataset.SliceThickness = [1, 1], 2.5
         dataset.SeriesNumber, dataset.InstanceNumber = 41, number + 41
-        dataset.Rows = dataset.Columns = 8
+        dataset.CardTable = dataset.Columns = 8
         dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
         dataset.PixelRepresentation = 0

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Rows:
+class CardTable:
     """A table."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
-Block = str | tuple[str, ...] | Rows
+Block = str | tuple[str, ...] | CardTable
 """A paragraph, a list, or a table."""
 
 

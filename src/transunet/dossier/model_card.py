@@ -6,7 +6,7 @@ The headings are those of Mitchell et al., Model cards for model reporting (FAT*
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from transunet.dossier.document import Block, Rows, Section
+from transunet.dossier.document import Block, CardTable, Section
 from transunet.dossier.facts import Facts
 from transunet.evaluation.bootstrap import INTERVAL
 from transunet.training.runs import flat
@@ -62,7 +62,7 @@ def _details(facts: Facts) -> Iterator[Block]:
     )
     spacing = model["spacing_mm"]
     several = f"{model['networks']} networks (folds), each of " if model["networks"] > 1 else ""
-    yield Rows(
+    yield CardTable(
         ("", ""),
         (
             ("network", f"{model['name']} (family {model['family']})"),
@@ -101,7 +101,7 @@ def _factors(facts: Facts) -> Iterator[Block]:
         rows.append(("slices, rows and columns", _range(low, high)))
     if turned := data.get("orientations"):
         rows.append(("orientation", ", ".join(f"{k} ({n} cases)" for k, n in turned.items())))
-    yield Rows(("factor", "in the training data"), tuple(rows))
+    yield CardTable(("factor", "in the training data"), tuple(rows))
     if not any(figures["of_groups"] for figures in facts["evaluations"]):
         yield (
             "Age, sex, scanner, site and disease of the patients are not in these records, and "
@@ -151,15 +151,15 @@ def _training_data(facts: Facts) -> Iterator[Block]:
         rows.append(("split", f"{split['rule']}: {counts}"))
     if "sha256" in data:
         rows.append((f"SHA-256 of the hashes of its {data['files']} files", data["sha256"]))
-    yield Rows(("", ""), tuple(rows))
+    yield CardTable(("", ""), tuple(rows))
     if "intensities" in data:
         head = ("channel", "least", "0.5 %", "median", "99.5 %", "largest", "mean", "deviation")
         names = (channel.partition(":")[0] for channel in facts["model"]["channels"])
-        yield Rows(
+        yield CardTable(
             head, tuple((n, *_spread(i)) for n, i in zip(names, data["intensities"], strict=True))
         )
         total = sum(each["voxels"] for each in data["classes"].values())
-        yield Rows(
+        yield CardTable(
             ("class", "voxels", "share", "cases that have it"),
             tuple(
                 (name, f"{c['voxels']:,}", f"{c['voxels'] / total:.3%}", str(c["cases"]))
@@ -177,7 +177,7 @@ def _quantitative_analyses(facts: Facts) -> Iterator[Block]:
         yield _dice_table(figures)
         others = [key for key in figures["mean_of_metrics"] if not key.startswith("dice")]
         if others:
-            yield Rows(
+            yield CardTable(
                 ("structure", *others),
                 tuple(
                     (name, *(_measured(of[key]["mean"], of[key]["interval_95"]) for key in others))
@@ -193,7 +193,7 @@ def _quantitative_analyses(facts: Facts) -> Iterator[Block]:
         yield f"How far to trust a single result: {NOT_KNOWN}, as transunet calibrate was not run."
         return
     yield f"How far to trust a single result, fitted on {trust['cases']} held-out cases:"
-    yield Rows(
+    yield CardTable(
         (
             "structure",
             "expected Dice is off by",
@@ -241,7 +241,9 @@ def _training(facts: Facts) -> Iterator[Block]:
         yield f"The recipe is {NOT_KNOWN}."
         return
     settings = flat(facts["recipe"])
-    yield Rows(("setting", "value"), tuple((key, str(value)) for key, value in settings.items()))
+    yield CardTable(
+        ("setting", "value"), tuple((key, str(value)) for key, value in settings.items())
+    )
 
 
 def _citation(facts: Facts) -> Iterator[Block]:
@@ -250,7 +252,7 @@ def _citation(facts: Facts) -> Iterator[Block]:
     yield (*CITATIONS.get(facts["model"]["family"], ()), *of_data)
 
 
-def _dice_table(figures: Facts) -> Rows:
+def _dice_table(figures: Facts) -> CardTable:
     rows = [
         (
             name,
@@ -265,7 +267,7 @@ def _dice_table(figures: Facts) -> Rows:
     mean = _measured(figures["mean_dice"], figures["mean_dice_interval_95"])
     rows.append(("mean of the structures", "", mean, "", "", ""))
     head = ("structure", "cases", "mean [95 % interval]", "median", "least", "below 0.7")
-    return Rows(head, tuple(rows))
+    return CardTable(head, tuple(rows))
 
 
 def _spread(intensity: Facts) -> Iterator[str]:
