@@ -37,7 +37,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
             deviations=(1,) * count,
             weights=(0,) * count,
             intercept=expected,
-            spread=0.5,
+            spread=0.6,
             error=0.03,
             coverage=0.9,
             predictions=80,

@@ -5,8 +5,13 @@ import { byId, options, toggle } from "./dom";
 import { announce, explain } from "./messages";
 import { placedIn, readNifti, type Vector } from "./nifti";
 import { chosenBundle } from "./segmenting";
-import { on, state } from "./state";
+import { changed, on, state } from "./state";
 import type { Viewer } from "./viewer";
+
+/** Of a slice: a few places without content often draw most attention, and would leave all else dark. */
+const SINKS = 0.07;
+/** Of the brightest; below it the heat map fades, and the image shows. */
+const SOLID = 0.7;
 
 const layer = byId<HTMLSelectElement>("layer");
 const head = byId<HTMLSelectElement>("head");
@@ -24,6 +29,7 @@ export function connectAttention(shown: Viewer): void {
   viewer = shown;
   toggleAttention = toggle("attention-toggle", (on) => {
     active = on;
+    if (on) changed("attention");
     byId("attention-controls").hidden = !on;
     byId("stage").classList.toggle("picking", on);
     if (!on) clear();
@@ -45,7 +51,7 @@ function clear(): void {
   asking?.abort();
   at = null;
   text.textContent = "Click a point on a slice, or press Enter at the crosshair.";
-  void viewer.showHeat(null, 0);
+  void viewer.showHeat(null);
 }
 
 function choices(): void {
@@ -84,7 +90,8 @@ async function fetchMap(voxel: Vector): Promise<void> {
   try {
     const map = await readNifti(await api.attention(state.image!.info.id, query, mine.signal));
     if (mine.signal.aborted || !state.image) return;
-    await viewer.showHeat(placedIn(state.image.voxels, map, voxel), Number(slider.value) / 100);
+    const [, top] = map.range(0, SINKS);
+    await viewer.showHeat(placedIn(state.image.voxels, map, voxel), Number(slider.value) / 100, top, SOLID);
     text.textContent = `From voxel ${voxel.join(", ")}. Click another point to ask there.`;
     announce("Attention shown.");
   } catch (error) {

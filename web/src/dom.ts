@@ -17,6 +17,11 @@ export function make<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
+/** A clause as a sentence. */
+export function sentence(text: string): string {
+  return text && `${text[0]!.toUpperCase()}${text.slice(1).replace(/\.$/, "")}.`;
+}
+
 export function options(select: HTMLSelectElement, entries: [value: string, text: string][]): void {
   select.replaceChildren(...entries.map(([value, text]) => make("option", { value }, text)));
 }

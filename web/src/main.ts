@@ -3,6 +3,7 @@
 import * as api from "./api";
 import { askHere, attentionOn, connectAttention, toggleAttention } from "./attention";
 import { byId, make, options, pressed, toggle } from "./dom";
+import { connectDoubt, toggleDoubt } from "./doubt";
 import { chooser, takeDrops } from "./files";
 import { connectKeys, type Shortcut } from "./keys";
 import { showLetters } from "./letters";
@@ -137,6 +138,7 @@ const SHORTCUTS: Shortcut[] = [
   { keys: ["["], what: "Overlay fainter", use: () => changeOpacity(-10) },
   { keys: ["]"], what: "Overlay stronger", use: () => changeOpacity(10) },
   { keys: ["u"], what: "Outlines or areas", use: () => byId("toggle-outline").click() },
+  { keys: ["d"], what: "Doubt: where the network is unsure", use: () => toggleDoubt() },
   { keys: ["x"], what: "Crosshair on or off", use: () => toggles.crosshair() },
   { keys: ["n"], what: "Smooth or sharp voxels", use: () => toggles.smooth() },
   { keys: ["a"], what: "Attention", use: () => state.image && toggleAttention() },
@@ -194,6 +196,7 @@ async function start(): Promise<void> {
   connectSegmenting(finished);
   connectResults();
   connectAttention(viewer);
+  connectDoubt(viewer);
   connectRecent((job) => void reopen(job), removed);
   connectKeys(SHORTCUTS, canvas);
   connectPicking();

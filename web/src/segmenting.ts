@@ -2,7 +2,7 @@
 
 import * as api from "./api";
 import { ApiError } from "./api";
-import { byId, make, options } from "./dom";
+import { byId, make, options, sentence } from "./dom";
 import { ended, follow } from "./events";
 import { announce, clearMessages, explain, offline, online, show } from "./messages";
 import { changed, on, state } from "./state";
@@ -58,7 +58,7 @@ function showSuitability(): void {
   box.hidden = !refusal && !warnings.length;
   box.classList.toggle("refused", !!refusal);
   const title = refusal ? "This bundle is not for such an image" : "This image is unlike those of training";
-  const texts = refusal ? [`${refusal[0]!.toUpperCase()}${refusal.slice(1)}.`, ...warnings] : warnings;
+  const texts = refusal ? [sentence(refusal), ...warnings] : warnings;
   box.replaceChildren(make("strong", {}, title), ...texts.map((text) => make("p", {}, text)));
 }
 

@@ -30,7 +30,7 @@ export const state: State = {
   mm: [0, 0, 0],
 };
 
-type Topic = "bundles" | "image" | "job" | "labels" | "comparison" | "place";
+type Topic = "bundles" | "image" | "job" | "labels" | "comparison" | "place" | "attention";
 const listeners = new Map<Topic, (() => void)[]>();
 
 export function on(topic: Topic, listener: () => void): void {

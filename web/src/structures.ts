@@ -1,8 +1,9 @@
 /** The structures that were found: names, colours, volumes, what is shown, and the comparison. */
 
-import { byId, make, press, pressed, swatch, toggle } from "./dom";
+import { byId, make, press, pressed, sentence, swatch, toggle } from "./dom";
 import type { Vector } from "./nifti";
 import { bundleOf, on, state } from "./state";
+import { isAssessed, trustOf } from "./trust";
 import type { Label } from "./types";
 import type { Viewer } from "./viewer";
 
@@ -45,12 +46,13 @@ function rows(viewer: Viewer): void {
   byId("hd95-head").textContent = picture ? "HD95 px" : "HD95 mm";
   const doubts = state.job?.warnings ?? [];
   byId("result-doubts").hidden = !doubts.length;
-  byId("result-doubts").replaceChildren(...doubts.map((text) => make("p", {}, text)));
-  body.replaceChildren(...labelsOfJob().map((label) => row(label, viewer, picture)));
+  byId("result-doubts").replaceChildren(...doubts.map((text) => make("p", {}, sentence(text))));
+  body.replaceChildren(...labelsOfJob().flatMap((label) => rowsOf(label, viewer, picture)));
+  byId("trust-unknown").hidden = !!state.job?.statistics?.some(isAssessed);
   compare();
 }
 
-function row({ index, name, color }: Label, viewer: Viewer, picture: boolean): HTMLTableRowElement {
+function rowsOf({ index, name, color }: Label, viewer: Viewer, picture: boolean): HTMLTableRowElement[] {
   const spoken = make("span", { className: "hidden-text" }, `Show ${name}`);
   const eye = make("button", { type: "button", className: "eye", title: `Show or hide ${name}` }, swatch(color), spoken);
   press(eye, true);
@@ -62,19 +64,19 @@ function row({ index, name, color }: Label, viewer: Viewer, picture: boolean): H
   });
   const found = make("button", { type: "button", className: "link", title: `Go to ${name}` }, name);
   found.addEventListener("click", () => goTo(index, viewer));
-  const amount = make("td", { className: "number" }, amountOf(index, picture));
+  const statistic = state.job?.statistics?.find((each) => each.index === index);
+  const measured = picture ? statistic?.voxels : statistic && millilitres(statistic.volume_ml);
+  const amount = make("td", { className: "number" }, String(measured ?? "–"));
   const scores = ["dice", "hd95"].map((key) => make("td", { className: `number compare-only ${key}`, hidden: true }));
   const line = make("tr", {}, make("th", { scope: "row" }, eye, found), amount, ...scores);
   line.dataset.index = String(index);
-  return line;
+  if (!statistic || !isAssessed(statistic)) return [line];
+  const bounds = picture ? null : statistic.volume_interval_ml;
+  const trust = trustOf(statistic, state.job!, bounds ? `${bounds.map(millilitres).join(" – ")} ml` : "");
+  return [line, make("tr", { className: "trust" }, make("td", { colSpan: 2 + scores.length }, trust))];
 }
 
-function amountOf(index: number, picture: boolean): string {
-  const found = state.job?.statistics?.find((each) => each.index === index);
-  if (!found) return "–";
-  if (picture) return String(found.voxels);
-  return found.volume_ml >= 100 ? found.volume_ml.toFixed(0) : found.volume_ml.toFixed(found.volume_ml >= 10 ? 1 : 2);
-}
+const millilitres = (volume: number): string => volume.toFixed(volume >= 100 ? 0 : volume >= 10 ? 1 : 2);
 
 /** Put the crosshair into the slice with most of a structure, at a voxel of it near its middle. */
 function goTo(index: number, viewer: Viewer): void {

@@ -54,6 +54,12 @@ export interface Statistic {
   color: string;
   volume_ml: number;
   voxels: number;
+  /** Null, as all that follows, where the bundle knows nothing of its own results. */
+  look: boolean | null;
+  reason: string | null;
+  expected_dice: number | null;
+  expected_within: number | null;
+  volume_interval_ml: [number, number] | null;
 }
 
 export interface Job {
@@ -67,6 +73,8 @@ export interface Job {
   error: { code: string; message: string; remedy?: string } | null;
   statistics: Statistic[] | null;
   warnings: string[];
+  /** Whether there is a map of doubt. */
+  uncertainty: boolean;
   created: string;
 }
 

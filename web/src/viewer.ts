@@ -25,8 +25,8 @@ const QUADRANTS: { sliceType: SLICE_TYPE; position: [number, number, number, num
 ];
 /** Of the image's width: a hair's breadth on any screen. */
 const CROSSHAIR_PERCENT = 0.25;
-/** Of a slice: a few places without content often draw most attention, and would leave all else dark. */
-const SINKS = 0.07;
+/** Of labels' opacity, while something else is to be seen. */
+const FAINT = 0.3;
 /** NIfTI's intent code of a label map. */
 const INTENT_LABEL = 1002;
 const CROSSHAIR_GAP = 0.03;
@@ -54,6 +54,7 @@ export class Viewer {
   private hidden = new Set<number>();
   private opacity = 0.5;
   private shown = true;
+  private faint = false;
   private outlined = false;
   private software = false;
   private shaded = false;
@@ -99,7 +100,7 @@ export class Viewer {
     await this.nv.attachToCanvas(this.canvas, true);
     this.attached = true;
     this.software = /swiftshader|llvmpipe|software/i.test(renderer(this.nv.gl));
-    this.nv.addColormap("attention", { ...RAMP, min: 0, max: 0 } as never);
+    this.nv.addColormap("heat", { ...RAMP, min: 0, max: 0 } as never);
     for (const event of ["mousemove", "mouseup", "touchmove"])
       this.canvas.addEventListener(event, () => this.image && this.windowed());
   }
@@ -194,6 +195,11 @@ export class Viewer {
     this.paintLabels();
   }
 
+  setLabelsFaint(on: boolean): void {
+    this.faint = on;
+    this.paintLabels();
+  }
+
   setOutline(on: boolean): void {
     this.outlined = on;
     this.paintLabels();
@@ -206,19 +212,20 @@ export class Viewer {
 
   /** NiiVue outlines what is declared as labels; but then it fills pale what is a few voxels thin. */
   private styleLabels(): void {
-    this.nv.opts.atlasOutline = this.outlined ? this.opacity : 0;
+    const opacity = this.faint ? FAINT * this.opacity : this.opacity;
+    this.nv.opts.atlasOutline = this.outlined ? opacity : 0;
     if (!this.labels) return;
-    this.labels.opacity = this.outlined ? 0 : this.opacity;
+    this.labels.opacity = this.outlined ? 0 : opacity;
     this.labels.hdr!.intent_code = this.outlined ? INTENT_LABEL : 0;
   }
 
-  async showHeat(source: Nifti | null, opacity: number): Promise<void> {
+  /** @param top what is drawn brightest; below the share `solid` of it the map fades away. */
+  async showHeat(source: Nifti | null, opacity = 0, top = 1, solid = 1): Promise<void> {
     if (!this.image || (!source && !this.heat)) return;
     this.heat = null;
     if (!source) return this.arrange();
-    const [, top] = source.range(0, SINKS);
-    this.heat = await volume(source, "attention", "attention", opacity);
-    this.heat.cal_min = 0.7 * top; // below it the heat map fades, and the image shows
+    this.heat = await volume(source, "heat", "heat", opacity);
+    this.heat.cal_min = solid * top;
     this.heat.cal_max = top;
     this.heat.colormapType = 1;
     this.arrange();

@@ -34,6 +34,8 @@ def test_drop_segment_and_see(viewer: Viewer, client: Any) -> None:
     viewer.segment()
     assert viewer.covered(left) > 500
     assert viewer.covered(right) > 500
+    assert viewer.page.is_visible("#trust-unknown")
+    assert viewer.page.is_hidden("#toggle-doubt")
 
 
 def test_structures_are_named_measured_and_toggled(
@@ -153,6 +155,50 @@ def test_attention_is_a_heat_map_on_the_slice(viewer: Viewer) -> None:
     assert not coloured()[: height // 2, : width // 2].any()
 
 
+def test_each_structure_says_how_far_to_trust_it_and_where_the_doubt_is(
+    viewer: Viewer, client: Any
+) -> None:
+    maps: list[str] = []
+    viewer.page.on("request", lambda asked: maps.append(asked.url) if "unc" in asked.url else None)
+    channels = np.stack([abs(noise(seed=1)), abs(noise(seed=2))], axis=-1)
+    viewer.open().show("two.nii.gz", nifti_bytes(channels)).opaque().segment("pair")
+    lights = viewer.page.locator("#structures .light")
+    assert [lights.nth(n).get_attribute("class") for n in (0, 1)] == ["light good", "light look"]
+    good, bad = viewer.page.locator("#structures .words").all_inner_texts()
+    assert (good, bad) == (
+        "expected Dice 0.93\xa0±\xa00.05",
+        "look at this: expected Dice 0.61\xa0±\xa00.25",
+    )
+    reason = viewer.page.locator("#structures .trust p").nth(1)
+    assert reason.is_hidden()
+    viewer.page.locator("#structures .trust summary").nth(1).click()
+    assert reason.inner_text().startswith("Less than Dice 0.7 is expected.")
+    left = colours(client)["left"]
+    before = viewer.covered(left)
+    assert before > 500
+
+    def doubt() -> int:
+        red, green, blue = (viewer.pixels()[..., channel] for channel in range(3))
+        return int(((green > 200) & (red - blue > 50)).sum())
+
+    assert not maps  # fetched when it is asked for, and once
+    for _ in range(2):
+        assert doubt() == 0
+        viewer.page.keyboard.press("d")
+        viewer.page.wait_for_selector("#doubt-scale", state="visible")
+        viewer.page.wait_for_function(
+            "() => document.getElementById('status').textContent === 'Doubt is shown.'"
+        )
+        assert doubt() > 200
+        assert viewer.covered(left) == 0
+        viewer.page.keyboard.press("d")
+        assert viewer.covered(left) == before
+    assert len(maps) == 1
+    viewer.page.keyboard.press("d")
+    viewer.page.click("#attention-toggle")  # one heat map at a time
+    assert viewer.page.is_hidden("#doubt-scale")
+
+
 def test_downloads_are_the_servers_labels(viewer: Viewer, bundles: Path) -> None:
     content = image_bytes(6)
     viewer.open().show("case.nii.gz", content).segment()
@@ -251,6 +297,11 @@ def test_a_picture_is_upright_and_answered_with_a_mask(viewer: Viewer) -> None:
         viewer.page.click("#downloads button:has-text('PNG mask')")
     assert np.asarray(pillow.open(download.value.path())).shape == (40, 60)
     assert viewer.text("#volume-head") == "pixels"
+    assert viewer.text("#result-doubts").startswith("Its intensities lie")
+    assert viewer.page.locator("#structures .words").all_inner_texts() == [
+        "doubtful: expected Dice 0.93\xa0±\xa00.05",
+        "not known",
+    ]
 
 
 def test_recent_jobs_open_again_and_are_deleted(viewer: Viewer, client: Any) -> None:
