@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 from typer.testing import CliRunner
 
+from transunet.backends.pytorch import TorchNetwork
 from transunet.batch.run import predict_cases
 from transunet.bundle.bundle_config import BundleConfig, read_config
 from transunet.bundle.io import save_pretrained
 from transunet.bundle.trust_config import Trust
 from transunet.cli.main import app
+from transunet.data.checks.suitability import SeenChannel, TrainingData
 from transunet.data.formats import write_volume
 from transunet.data.inputs import find_inputs
 from transunet.data.layouts import open_dataset
@@ -29,7 +32,13 @@ from transunet.models.variants import variant
 from transunet.trust.assessment import predict_and_assess
 from transunet.trust.fitting import HeldOutCase, fit_trust
 from transunet.trust.held_out import held_out_cases
-from transunet.trust.likeness import fit_likeness, unlikeness
+from transunet.trust.likeness import (
+    feature_unlikeness,
+    fit_likeness,
+    mean_features,
+    tilt_degrees,
+    unlikeness,
+)
 from transunet.trust.measured_prediction import predict_and_measure
 from transunet.trust.measures import ProbabilityMeter, StructureMeasures
 from transunet.trust.quality import (
@@ -206,8 +215,69 @@ def test_another_scale_of_intensities_lies_far_from_training() -> None:
     random = np.random.default_rng(7)
     usual = [np.sort(random.normal(0, 1, (1, 33))) for _ in range(20)]
     likeness = fit_likeness(usual)
-    assert unlikeness(likeness, np.sort(random.normal(0, 1, (1, 33)))) < 1.5
-    assert unlikeness(likeness, np.sort(random.normal(3, 2, (1, 33)))) > 4
+    assert unlikeness(likeness, np.sort(random.normal(0, 1, (1, 33))))[0] < 1.5
+    times, nearer = unlikeness(likeness, np.sort(random.normal(3, 2, (1, 33))))
+    assert times > 4
+    assert nearer == 1
+    middle = np.sort(likeness.distances)[10]
+    assert unlikeness(likeness, np.array(likeness.quantiles) + middle)[1] == pytest.approx(0.55)
+
+
+def test_features_of_another_kind_lie_far_from_training() -> None:
+    random = np.random.default_rng(8)
+    deviations = random.uniform(0.5, 3, 64)
+    usual = [random.normal(5, deviations) for _ in range(30)]
+    known = fit_likeness([np.zeros((1, 33))] * 30, features=usual).features
+    assert known is not None
+    assert np.mean(known.distances) == pytest.approx(1, abs=0.15)  # a typical case lies 1 away
+    fresh = [feature_unlikeness(known, random.normal(5, deviations)) for _ in range(20)]
+    assert max(times for times, _ in fresh) < 1.5
+    assert 0.2 < np.mean([nearer for _, nearer in fresh]) < 0.8
+    assert feature_unlikeness(known, random.normal(5, deviations) + 4 * deviations)[0] > 2
+
+
+@pytest.mark.parametrize("model", ["testing", "UNet3D-S"])
+def test_features_are_the_mean_of_what_the_encoder_ends_in(model: str) -> None:
+    network = build(variant(model))
+    axes = network.config.axes
+    images = np.random.default_rng(0).normal(size=(2, 1, *[32] * axes)).astype(np.float32)
+    kept: list[torch.Tensor] = []
+    network.deepest.register_forward_hook(lambda _module, _inputs, values: kept.append(values))
+    wrapped = TorchNetwork(network, "cpu")
+    with mean_features(wrapped) as features:
+        wrapped(images)
+    (values,) = kept
+    expected = values.mean((0, 1)) if axes == 2 else values.mean((0, 2, 3, 4))
+    np.testing.assert_allclose(features(), expected.numpy(), rtol=1e-4, atol=1e-6)
+    wrapped(images)
+    np.testing.assert_allclose(features(), expected.numpy(), rtol=1e-4, atol=1e-6)
+    with mean_features(Threshold()) as none:
+        assert none() is None
+
+
+def test_axes_are_tilted_by_the_angle_with_the_nearest_axis_of_the_body() -> None:
+    angle = np.radians(20)
+    turned = np.eye(4)
+    turned[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    voxels = np.zeros((1, 4, 4, 4), np.float32)
+    assert tilt_degrees(Volume(voxels, turned @ np.diag([2.0, 3, 1, 1]))) == pytest.approx(20)
+    assert tilt_degrees(Volume(voxels, np.eye(4)[[1, 2, 0, 3]])) == pytest.approx(0, abs=1e-5)
+
+
+def test_an_unusual_grid_is_told_in_words(fitted: tuple[Predictor, Trust]) -> None:
+    predictor, _ = fitted
+    seen = ((2.0, 1.0, 1.0), (2.0, 1.0, 1.0))
+    view = ((20.0, 20.0), (20.0, 20.0))
+    channel = SeenChannel(
+        percentiles=((0, 0, 0), (400, 400, 400)), standardised=((-9,) * 3, (9,) * 3)
+    )
+    data = TrainingData(cases=14, channels=(channel,), spacing_mm=seen, view_mm=view)
+    knowing = predictor.replace(training_data=data)
+    image, _ = blob(5)
+    assert predict_and_assess(knowing, image)[1].unlike == ()
+    thick = replace(image, affine=np.diag([1.0, 1.0, 3.2, 1.0]))
+    (told,) = predict_and_assess(knowing, thick)[1].unlike
+    assert told == "slices, rows and columns lie 3.2 x 1 x 1 mm apart; in training 2 x 1 x 1 mm"
 
 
 class Threshold:
@@ -358,7 +428,7 @@ def test_regions_are_measured_tempered_and_assessed_each_by_itself() -> None:
 
     image, label = case(0)
     volumes: list[np.ndarray] = []
-    labels, measured = predict_and_measure(
+    labels, measured, _ = predict_and_measure(
         predictor, image, {}, observers=[lambda part, values: volumes.append(values)]
     )
     probabilities = np.concatenate(volumes)  # (S, regions, H, W), each a sigmoid

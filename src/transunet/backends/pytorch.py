@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from transunet.backends.exported import KEYS, pack
+from transunet.backends.protocol import Wrapped
 from transunet.bundle.bundle_config import MODEL, BundleConfig, locate
 from transunet.bundle.io import from_pretrained
 from transunet.device import choose_device
@@ -207,6 +208,8 @@ open_compiled = partial(open_pytorch, compiled=True)
 
 def model_of(network: object) -> SegmentationNetwork | None:
     """Return the model that `network` computes with in fp32; None where there is none."""
+    while isinstance(network, Wrapped):
+        network = network.network
     if isinstance(network, TorchNetwork):
         return network.model
     if isinstance(network, FixedNetwork) and network.precision == "fp32":

@@ -71,6 +71,17 @@ class StructureTrust(Configuration):
     volume: VolumeInterval | None = None
 
 
+class FeatureLikeness(Configuration):
+    """What the network's encoder makes of the cases: a mean, and how far cases lie from it."""
+
+    centre: tuple[float, ...]
+    """The mean over the cases of each deepest feature's mean over the case."""
+    scale: tuple[PositiveFloat, ...]
+    """Each one's standard deviation over the cases, shrunk towards that of all."""
+    distances: tuple[NonNegativeFloat, ...]
+    """Each case's distance from the others in such deviations, sorted."""
+
+
 class Likeness(Configuration):
     """How images of training differ among themselves, to tell when another one differs more."""
 
@@ -78,6 +89,10 @@ class Likeness(Configuration):
     """Per channel, the mean over the cases of the normalised intensities' quantiles."""
     distances: tuple[NonNegativeFloat, ...]
     """Each case's mean distance from them, sorted: 1-Wasserstein, in normalised intensity."""
+    tilt_degrees: tuple[float, float] | None = None
+    """From the least to the most that axes are turned against the body's."""
+    features: FeatureLikeness | None = None
+    """Only where PyTorch computed the network."""
 
 
 class Trust(Configuration):

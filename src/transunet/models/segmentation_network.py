@@ -39,6 +39,14 @@ class SegmentationNetwork(nn.Module):
         return None
 
     @property
+    def deepest(self) -> nn.Module | None:
+        """The end of the encoder: it returns features (B, C, *spatial) or tokens (B, N, C).
+
+        None where a family does not say.
+        """
+        return None
+
+    @property
     def stem_name(self) -> str | None:
         """The entry of the first convolution, (channels out, channels in, *kernel)."""
         return None

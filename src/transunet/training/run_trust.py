@@ -1,6 +1,7 @@
 """What the networks of a run, or of a cross-validation, learn of their own mistakes at its end."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from transunet.bundle.bundle_config import keep_ensemble_trust, keep_trust
 from transunet.bundle.trust_config import Trust
@@ -65,7 +66,7 @@ def fit_folds(parent: Run, device: str | None = None, progress: Progress | None 
         ):
             evidence = list(evidence_of(predictor, cases, copies, progress=progress))
             keep_trust(bundle, trust_from(predictor.structures, evidence))
-            pooled += evidence
+            pooled += [replace(case, features=None) for case in evidence]  # each network's differ
         trust = trust_from(predictor.structures, pooled)
         keep_ensemble_trust(bundles, trust)
         return trust

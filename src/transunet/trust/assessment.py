@@ -4,17 +4,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from transunet.bundle.trust_config import Trust
+from transunet.data.checks.suitability import unusual_grid
 from transunet.data.volume import Volume
 from transunet.inference.predictor import Predictor
 from transunet.inference.slice_inference import Progress
-from transunet.trust.likeness import intensity_quantiles, unlikeness
+from transunet.trust.likeness import (
+    feature_unlikeness,
+    intensity_quantiles,
+    tilt_degrees,
+    unlikeness,
+)
 from transunet.trust.measured_prediction import predict_and_measure
 from transunet.trust.quality import expected_dice, volume_interval
 
 LOOK_BELOW = 0.7
 """Expected Dice below which a person is asked to look."""
 _FAR = 1.5
-"""How many times farther from training's intensities than any held-out case is told."""
+"""How many times farther from training than any held-out case is told."""
+_TILT = 15.0
+"""Degrees beyond what held-out cases had that are told."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,8 @@ class Assessment:
     structures: Mapping[str, StructureAssessment] = field(default_factory=dict)
     unlike: tuple[str, ...] = ()
     """In words, how the image differs from those of training."""
+    nearer: Mapping[str, float] = field(default_factory=dict)
+    """"intensities", "features" -> share of the held-out cases that are more like the others."""
 
     def added_to(self, measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Return `measured`, name -> figures, with what is expected of each structure."""
@@ -94,7 +108,7 @@ def predict_and_assess(
         return predictor(image, progress, **settings), Assessment()
     names = predictor.structures
     usual = {number: trust.structures[name].log_volume for number, name in names.items()}
-    labels, measured = predict_and_measure(
+    labels, measured, features = predict_and_measure(
         predictor, image, usual, trust.mirrored_look, progress, **settings
     )
     structures = {}
@@ -106,13 +120,34 @@ def predict_and_assess(
         expected, within = expected_dice(known.quality, measures) if known.quality else (None, None)
         interval = volume_interval(known.volume, measures) if known.volume else None
         structures[name] = StructureAssessment(expected, within, interval)
-    unlike = []
-    if trust.likeness is not None:
-        quantiles = intensity_quantiles(image, predictor.preprocessing)
-        times = unlikeness(trust.likeness, quantiles)
+    unlike, nearer = _unlike(predictor, trust, image, features)
+    return labels, Assessment(structures, unlike, nearer)
+
+
+def _unlike(
+    predictor: Predictor, trust: Trust, image: Volume, features: NDArray[np.float64] | None
+) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Return in words how an image differs from training's, and `Assessment.nearer`."""
+    grid = unusual_grid(predictor.preprocessing, predictor.training_data, image)
+    unlike = [f"{said[0].lower()}{said[1:].rstrip('.')}" for said in grid]
+    known = trust.likeness
+    if known is None:
+        return tuple(unlike), {}
+    nearer: dict[str, float] = {}
+    far = f"times as far from training's as those of any of {trust.cases} held-out cases"
+    quantiles = intensity_quantiles(image, predictor.preprocessing)
+    times, nearer["intensities"] = unlikeness(known, quantiles)
+    if times > _FAR:
+        unlike.append(f"its intensities lie {times:.1f} {far}")
+    if known.features is not None and features is not None:
+        times, nearer["features"] = feature_unlikeness(known.features, features)
         if times > _FAR:
+            unlike.append(f"its features, as the network sees them, lie {times:.1f} {far}")
+    if known.tilt_degrees is not None:
+        (least, most), tilt = known.tilt_degrees, tilt_degrees(image)
+        if not least - _TILT <= tilt <= most + _TILT:
             unlike.append(
-                f"its intensities lie {times:.1f} times as far from training's as those of any of "
-                f"{trust.cases} held-out cases"
+                f"its axes are turned by {tilt:.0f} degrees against the body's, those of the "
+                f"held-out cases by {least:.0f} to {most:.0f}"
             )
-    return labels, Assessment(structures, tuple(unlike))
+    return tuple(unlike), nearer

@@ -12,7 +12,7 @@ from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.evaluation.metrics import dice_of_masks
 from transunet.inference.predictor import Predictor
-from transunet.trust.likeness import fit_likeness, intensity_quantiles
+from transunet.trust.likeness import fit_likeness, intensity_quantiles, tilt_degrees
 from transunet.trust.measured_prediction import predict_and_measure
 from transunet.trust.quality import ScoredPrediction, fit_quality, fit_volume_interval
 from transunet.trust.temperature import DoubtfulVoxels, VoxelSampler, fit_calibration
@@ -47,6 +47,9 @@ class Evidence:
     """Number of a structure that was predicted, and how well."""
     voxels: DoubtfulVoxels
     quantiles: NDArray[np.float64]
+    tilt_degrees: float
+    features: NDArray[np.float64] | None
+    """See `likeness`, as the two before."""
 
 
 def fit_trust(
@@ -101,8 +104,9 @@ def evidence_of(
         )
         random = np.random.default_rng([seed, done])
         scored: list[tuple[int, ScoredPrediction]] = []
+        features = None
         for count, seen in enumerate([image, *_worsened(image, worsened, random)]):
-            labels, measured = predict_and_measure(
+            labels, measured, seen_features = predict_and_measure(
                 predictor,
                 seen,
                 {},  # what volumes are usual is known when all cases have been read
@@ -110,6 +114,7 @@ def evidence_of(
                 observers=[] if count else [sampler],
                 warn=lambda _: None,
             )
+            features = seen_features if count == 0 else features
             known = label.array != case.ignored if case.ignored is not None else ...
             for number, measures in measured.items():
                 ours, theirs = (
@@ -123,7 +128,8 @@ def evidence_of(
             if progress is not None:
                 progress(done, total)
         quantiles = intensity_quantiles(image, predictor.preprocessing)
-        yield Evidence(true_ml, scored, sampler.sample(), quantiles)
+        voxels = sampler.sample()
+        yield Evidence(true_ml, scored, voxels, quantiles, tilt_degrees(image), features)
 
 
 def trust_from(structures: Mapping[int, str], evidence: Sequence[Evidence]) -> Trust:
@@ -146,7 +152,13 @@ def trust_from(structures: Mapping[int, str], evidence: Sequence[Evidence]) -> T
     }
     look, qualities = _fitted_qualities(scored)
     voxels = DoubtfulVoxels(*map(np.concatenate, zip(*(c.voxels for c in evidence), strict=True)))
-    enough = len(evidence) >= ENOUGH
+    likeness = None
+    if len(evidence) >= ENOUGH:
+        likeness = fit_likeness(
+            [case.quantiles for case in evidence],
+            [case.tilt_degrees for case in evidence],
+            [case.features for case in evidence if case.features is not None],
+        )
     return Trust(
         cases=len(evidence),
         structures={
@@ -159,7 +171,7 @@ def trust_from(structures: Mapping[int, str], evidence: Sequence[Evidence]) -> T
             for number, name in structures.items()
         },
         calibration=fit_calibration(voxels),
-        likeness=fit_likeness([case.quantiles for case in evidence]) if enough else None,
+        likeness=likeness,
         mirrored_look=look,
     )
 

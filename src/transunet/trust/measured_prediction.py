@@ -2,14 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from transunet.data.volume import Volume
 from transunet.inference.predictor import Predictor
 from transunet.inference.slice_inference import Progress, StoreProbabilities
+from transunet.trust.likeness import mean_features
 from transunet.trust.measures import ProbabilityMeter, StructureMeasures
+
+
+class MeasuredPrediction(NamedTuple):
+    """A label map, and what predicting it showed."""
+
+    labels: Volume
+    structures: dict[int, StructureMeasures]
+    """Number of a structure that was found -> what was measured of it."""
+    features: NDArray[np.float64] | None
+    """Mean of the encoder's deepest features, (channels,); None where the engine hides them."""
 
 
 def predict_and_measure(
@@ -20,8 +32,8 @@ def predict_and_measure(
     progress: Progress | None = None,
     observers: Sequence[StoreProbabilities] = (),
     **settings: Any,
-) -> tuple[Volume, dict[int, StructureMeasures]]:
-    """Return the label map of `image`, and per structure what the prediction shows of itself.
+) -> MeasuredPrediction:
+    """Return the label map of `image`, and what the prediction shows of itself.
 
     Args:
         predictor: what segments it.
@@ -40,7 +52,9 @@ def predict_and_measure(
         return lambda done, total: progress(look * total + done, 2 * total)
 
     meter = ProbabilityMeter(predictor.labels, predictor.regions)
-    labels = predictor(image, told(0), observers=[meter, *observers], **settings)
+    with mean_features(predictor.network) as features:
+        labels = predictor(image, told(0), observers=[meter, *observers], **settings)
+    seen = features()
     mirrored = None
     if mirrored_look:
         again = ProbabilityMeter(predictor.labels, predictor.regions)
@@ -50,4 +64,5 @@ def predict_and_measure(
         mirrored = again.labels[..., ::-1]
     # Slices that are resampled are measured at the working resolution.
     share = prod(image.spatial_shape) / meter.labels.size
-    return labels, meter.structures(image.voxel_ml * share, log_volumes, mirrored)
+    structures = meter.structures(image.voxel_ml * share, log_volumes, mirrored)
+    return MeasuredPrediction(labels, structures, seen)

@@ -63,6 +63,8 @@ AIR_HU, MOST_HU = -900.0, 4000.0
 be -1024, -3024 or -32768); and what hardly anything is above."""
 SPACING_FACTOR, VIEW_FACTOR = 2.0, 1.5
 """How many times finer or coarser, smaller or larger than in training goes without a warning."""
+UNUSUAL = 1.25
+"""How many times makes an image unlike training's, which matters where a prediction is doubtful."""
 DEVIATIONS, SHARE = 1.0, 0.5
 """How far percentiles may lie outside those of training: in standard deviations, where each volume
 is brought to its own; else as a share of the known range."""
@@ -231,7 +233,8 @@ def mismatch(
     if len(image.channels) != len(preprocessing.channels):
         return Mismatch(None, ())
     doubts: list[str] = []
-    of_grid = _doubtful_grid(preprocessing, training, image)
+    grid = Grid(image.shape, np.array(image.affine))
+    of_grid = _doubtful_grid(preprocessing, training, grid, image.space)
     pictures = image.colour and not (training and training.space == "pixels")
     channels = zip(preprocessing.channels, image.channels, strict=True)
     for index, (channel, values) in enumerate(channels):
@@ -335,28 +338,42 @@ def _doubtful_range(
         yield f"reach {reach}; in training they reached {seen_reach}"
 
 
-def _doubtful_grid(
-    preprocessing: Preprocessing, training: TrainingData | None, image: ImageFacts
+def unusual_grid(
+    preprocessing: Preprocessing, training: TrainingData | None, image: Volume
 ) -> list[str]:
-    if training is None or "unknown" in (image.space, training.space):
+    """Return what of voxels and field of view lies outside of all of training by a quarter.
+
+    In sentences; nothing where they lie so far outside that `check_suitability` says it.
+    """
+    compared = preprocessing, training, image.grid, _space(image.name)
+    return [] if _doubtful_grid(*compared) else _doubtful_grid(*compared, (UNUSUAL, UNUSUAL))
+
+
+def _doubtful_grid(
+    preprocessing: Preprocessing,
+    training: TrainingData | None,
+    grid: Grid,
+    space: Space,
+    factors: tuple[float, float] = (SPACING_FACTOR, VIEW_FACTOR),
+) -> list[str]:
+    if training is None or "unknown" in (space, training.space):
         return []
-    if image.space != training.space:
-        if image.space == "pixels":
+    if space != training.space:
+        if space == "pixels":
             return ["It is a picture without voxel sizes; training saw images that tell them."]
         return ["It is an image with voxel sizes; training saw pictures, which have none."]
-    grid = Grid(image.shape, np.array(image.affine))
     try:
         spacing = preprocessing.working_spacing_mm(grid)
         view = _view(preprocessing.working_shape(grid)[1:], spacing)
     except DataError as error:  # prediction refuses it in the same words
         return [str(error)]
-    unit, doubts = ("pixels" if image.space == "pixels" else "mm"), []
-    if _outside(spacing, training.spacing_mm, factor=SPACING_FACTOR):
+    unit, doubts = ("pixels" if space == "pixels" else "mm"), []
+    if _outside(spacing, training.spacing_mm, factor=factors[0]):
         doubts.append(
             f"Slices, rows and columns lie {_by(spacing)} {unit} apart; in training "
             f"{_from_to(training.spacing_mm)} {unit}."
         )
-    if _outside(view, training.view_mm, factor=VIEW_FACTOR):
+    if _outside(view, training.view_mm, factor=factors[1]):
         doubts.append(
             f"A slice shows {_by(view)} {unit}; in training {_from_to(training.view_mm)} {unit}."
         )

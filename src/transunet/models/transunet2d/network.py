@@ -55,6 +55,11 @@ class TransUNet(SegmentationNetwork):
         return self._to_logits(self.decoder(tokens, grid, skips), padded, x), maps
 
     @property
+    def deepest(self) -> nn.Module:
+        """The vision transformer's blocks."""
+        return self.transformer.encoder
+
+    @property
     def stem_name(self) -> str:
         """The backbone's root, or the patch embedding of a plain ViT."""
         stem = "hybrid_model.root.conv" if self.config.hybrid else "patch_embeddings"

@@ -85,6 +85,11 @@ class TransUNet3D(SegmentationNetwork):
         return "transformer.embeddings.position_embeddings" if self.config.vit else None
 
     @property
+    def deepest(self) -> nn.Module:
+        """The vision transformer's blocks, or without such a transformer the coarsest stage."""
+        return self.transformer.encoder if self.config.vit else self.conv_blocks_context[-1]
+
+    @property
     def stem_name(self) -> str:
         """The entry of the finest stage's first convolution."""
         return "conv_blocks_context.0.blocks.0.conv.weight"
