@@ -89,7 +89,10 @@ def test_the_temperature_that_made_probabilities_overconfident_is_found() -> Non
     assert fitted.ece[0] > 0.1
     assert fitted.ece[1] < 0.01
     assert fitted.brier[1] < fitted.brier[0]
-    assert sum(share for share, _, _ in fitted.bins) == pytest.approx(1)
+    for bins, error in ((fitted.bins_before, fitted.ece[0]), (fitted.bins, fitted.ece[1])):
+        assert sum(share for share, _, _ in bins) == pytest.approx(1)
+        off = sum(share * abs(confidence - right) for share, confidence, right in bins)
+        assert off == pytest.approx(error)
 
 
 def test_errors_of_calibration_are_those_of_the_definitions() -> None:
@@ -502,6 +505,7 @@ def test_calibrate_writes_into_the_bundle_and_claims_little_with_few_cases(
     assert trust is not None
     assert trust.cases == 3
     assert trust.calibration is not None
+    assert (toy_bundle / "reliability.png").read_bytes().startswith(b"\x89PNG")
     assert trust.structures["blob"].quality is None
     assert Predictor.from_pretrained(toy_bundle, engine="eager").fitted == trust
 

@@ -28,6 +28,8 @@ class Calibration(Configuration):
     """Brier score before and after, summed over the classes."""
     bins: tuple[tuple[float, float, float], ...]
     """After: share of the voxels, mean confidence and accuracy of each bin that is not empty."""
+    bins_before: tuple[tuple[float, float, float], ...] = ()
+    """The same before."""
 
 
 class ExpectedQuality(Configuration):

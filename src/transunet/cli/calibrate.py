@@ -65,14 +65,17 @@ def calibrate(
         keep_ensemble_trust(bundles, trust)
     else:
         keep_trust(bundle, trust)
-    show(trust)
+    show(trust, bundle)
     say(f"Written into {', '.join(str(folder / 'config.json') for folder in bundles)}")
     words = " --ensemble ".join(quote(str(folder)) for folder in bundles)
     say(f"Next: transunet predict {words} INPUT... -o OUT")
 
 
-def show(trust: "Trust") -> None:
-    """Print what was learned, and what could not be."""
+def show(trust: "Trust", bundle: Path) -> None:
+    """Print what was learned, and what could not be; draw how reliable probabilities are."""
+    from transunet.drawing.reliability import draw_reliability
+    from transunet.optional import version_of
+
     table = Table("structure", "expected Dice is off by", "its interval holds", "the volume's")
     for name, structure in trust.structures.items():
         quality, volume = structure.quality, structure.volume
@@ -87,6 +90,9 @@ def show(trust: "Trust") -> None:
         before, after = trust.calibration.ece
         temperature = trust.calibration.temperature
         say(f"Probabilities: temperature {temperature:.2f}, ECE {before:.3f} -> {after:.3f}")
+        if version_of("matplotlib"):
+            bins = trust.calibration.bins_before, trust.calibration.bins
+            say(f"Drawn: {draw_reliability(*bins, bundle / 'reliability.png')}")
     if trust.mirrored_look:
         say("Expected quality looks at the mirror image too: a prediction takes twice as long.")
     if not any(structure.quality for structure in trust.structures.values()):

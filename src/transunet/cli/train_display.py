@@ -1,6 +1,6 @@
 """What `transunet train` shows: the recipe, a live line, the validations, the result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
@@ -150,20 +150,24 @@ def teach_best(trainer: Trainer) -> None:
     """Let the best network learn how far to trust it, where it has not yet."""
     run, best = Run.reopen(trainer.folder), trainer.folder / "best"
     if read_config(best).trust is None:
-        _teach(partial(fit_best, run, str(trainer.device)), quote(str(best)))
+        _teach(partial(fit_best, run, str(trainer.device)), [best])
 
 
 def teach_folds(parent: Run, device: str) -> None:
     """Let the folds' networks and their ensemble learn it, where they have not yet."""
     bundles = [parent.fold(number) / "best" for number in range(parent.record.recipe.folds or 0)]
     if trust_of([read_config(bundle) for bundle in bundles]) is None:
-        words = " --ensemble ".join(quote(str(bundle)) for bundle in bundles)
-        _teach(partial(fit_folds, parent, device), words)
+        _teach(partial(fit_folds, parent, device), bundles)
 
 
-def _teach(fit: Callable[[Callable[[int, int], None]], Trust | None], bundles: str) -> None:
+def _teach(
+    fit: Callable[[Callable[[int, int], None]], Trust | None], bundles: Sequence[Path]
+) -> None:
     """Fit, with a bar, and show what came of it; training is complete whatever comes of it."""
-    later = f"Teach it with held-out cases: transunet calibrate {bundles} DATASET"
+    words = quote(str(bundles[0])), "DATASET", *(f"--ensemble {quote(str(b))}" for b in bundles[1:])
+    later = f"Teach it with held-out cases: transunet calibrate {' '.join(words)}"
+    say("Learning from the held-out cases how far to trust it; Ctrl-C leaves what was trained.")
+    started = monotonic()
     try:
         with count_predictions() as progress:
             trust = fit(progress)
@@ -173,7 +177,8 @@ def _teach(fit: Callable[[Callable[[int, int], None]], Trust | None], bundles: s
     if trust is None:
         say(f"No case was held out to learn from how far to trust it. {later}")
     else:
-        show(trust)
+        show(trust, bundles[0])
+        say(f"Learned in {timedelta(seconds=int(monotonic() - started))}.")
 
 
 def show_folds(parent: Run) -> bool:

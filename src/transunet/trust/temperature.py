@@ -89,12 +89,13 @@ def fit_calibration(voxels: DoubtfulVoxels) -> Calibration | None:
     found = minimize_scalar(loss, bounds=(np.log(0.2), np.log(10)), method="bounded")
     temperature = float(np.exp(found.x))
     after = tempered(probabilities, temperature)
-    bins = reliability(after, reference)
+    bins_before, bins = (reliability(each, reference) for each in (probabilities, after))
     return Calibration(
         temperature=temperature,
-        ece=(calibration_error(reliability(probabilities, reference)), calibration_error(bins)),
+        ece=(calibration_error(bins_before), calibration_error(bins)),
         brier=(brier_score(probabilities, reference), brier_score(after, reference)),
         bins=tuple(map(tuple, bins.tolist())),
+        bins_before=tuple(map(tuple, bins_before.tolist())),
     )
 
 
