@@ -298,7 +298,7 @@ class _Batch:
             status="begun",
             key=self.key,
             run=self.run,
-            images=tuple(map(str, case.images)),
+            images=(case.origin,) if case.origin else tuple(map(str, case.images)),
             images_sha256=digest,
             series=case.series or "",
             outputs=tuple(files.values()),

@@ -2,8 +2,9 @@
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -16,8 +17,9 @@ from transunet.data.text import some
 from transunet.errors import ConfigError, TransUNetError
 
 if TYPE_CHECKING:
-    from transunet.batch.run import CaseOutcome
+    from transunet.batch.run import CaseOutcome, OutputOptions
     from transunet.data.cases import Case
+    from transunet.integrations.dicomweb import Address
 
 EXAMPLE = "Example: transunet predict runs/hippocampus/best patient.nii.gz -o labels"
 
@@ -29,6 +31,7 @@ _ALL_TOLD = 5
 
 
 def predict(
+    context: typer.Context,
     bundle: Annotated[
         str,
         typer.Argument(
@@ -36,9 +39,11 @@ def predict(
         ),
     ],
     inputs: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            metavar="INPUT...", help="Images, folders of images, data sets, patterns ('*.nii')."
+            metavar="INPUT...",
+            help="Images, folders of images, data sets, patterns ('*.nii'); or a series in a PACS, "
+            "dicomweb+https://HOST/PATH/studies/STUDY/series/SERIES.",
         ),
     ],
     out: Annotated[
@@ -85,6 +90,15 @@ def predict(
             "--report",
             help="Also write a DICOM report (TID 1500) of each DICOM segmentation: volumes and, "
             "where the bundle knows, their intervals and the expected quality.",
+            rich_help_panel=_WRITTEN,
+        ),
+    ] = False,
+    store: Annotated[
+        bool,
+        typer.Option(
+            "--store",
+            help="Also store the DICOM segmentation, and the report, in the PACS that the series "
+            "came from.",
             rich_help_panel=_WRITTEN,
         ),
     ] = False,
@@ -219,9 +233,22 @@ def predict(
 
     # Mistyped paths first: loading a network may take a minute.
     both = procedure == "both"
+    if store and not (format_.startswith("dicom-") and any(map(_is_remote, inputs))):
+        raise ConfigError(
+            "--store puts DICOM segmentations of series in a PACS back there. Give --format "
+            "dicom-seg or dicom-labelmap with it, and an input that begins with dicomweb+."
+        )
     channels = len(config_of(bundle, engine).preprocessing.channels)
     with showing_notes():
-        cases = find_inputs(inputs, channels, series=series, split=split, labelled=both)
+        paths = [Path(text) for text in inputs]
+        if any(map(_is_remote, inputs)):
+            from transunet.integrations.dicomweb import fetched
+
+            origins = context.with_resource(fetched(inputs))  # until the command ends
+            paths = list(origins)
+        cases = find_inputs(paths, channels, series=series, split=split, labelled=both)
+        if any(map(_is_remote, inputs)):
+            cases = [_with_origin(case, origins) for case in cases]
         warn_of_contradictions(path for case in cases for path in case.images)
         predictor = Predictor.from_pretrained(
             [bundle, *(ensemble or [])],
@@ -255,10 +282,41 @@ def predict(
         with case_bars(len(cases), samples) as (begun, ended):
             outcomes = predict_cases(predictor, cases, out, options, begun, ended)
         if both and any(outcome.status != "failed" for outcome in outcomes):
-            _measure_both(inputs, out)
-    _report(outcomes, out, None if both else _next_command(inputs, cases, out))
+            _measure_both(paths, out)
+    if store:
+        _store(outcomes, cases, out, options)
+    _report(outcomes, out, None if both else _next_command(paths, cases, out))
     if fail_below is not None:
         _refuse_below(fail_below, outcomes)
+
+
+def _is_remote(text: str) -> bool:
+    return text.startswith("dicomweb+")
+
+
+def _with_origin(case: "Case", origins: "Mapping[Path, Address | None]") -> "Case":
+    """Return a case with the address that it was fetched from."""
+    image = case.images[0]
+    address = origins.get(image) or origins.get(image.parent)
+    return replace(case, origin=str(address)) if address else case
+
+
+def _store(
+    outcomes: "list[CaseOutcome]", cases: "list[Case]", out: Path, options: "OutputOptions"
+) -> None:
+    """Store what was written for series of a PACS in the study that they are of."""
+    from transunet.batch.outputs import label_name
+    from transunet.integrations.dicomweb import parse_address, store
+
+    written = {outcome.case for outcome in outcomes if outcome.status in ("done", "kept")}
+    for case in cases:
+        if case.origin and case.name in written:
+            files = [out / label_name(case, options.format)]
+            files += [out / "reports" / f"{case.name}.dcm"] if options.report else []
+            address = parse_address(case.origin)
+            store(address, files)
+            what = "segmentation and report" if options.report else "segmentation"
+            say(f"{case.name}: {what} stored in {address.base}")
 
 
 class Stopped(TransUNetError):  # noqa: N818 - not a fault: what is finished stays
@@ -370,7 +428,7 @@ def _refuse_below(least: float, outcomes: "list[CaseOutcome]") -> None:
 def _next_command(inputs: list[Path], cases: "list[Case]", out: Path) -> str | None:
     """What measures the label maps of cases with references, or else draws them."""
     source, *others = inputs
-    if others or not source.exists():  # a pattern, say
+    if others or cases[0].origin or not source.exists():  # a pattern, say
         return None
     images, labels = quote(str(source)), quote(str(out))
     if any(case.label for case in cases):

@@ -46,6 +46,8 @@ class Case:
     """Where the data set makes folds of its cases: the one in which this one validates."""
     series: str | None = None
     """Of several DICOM series at its path: the UID of its own, or its number in the list."""
+    origin: str | None = None
+    """Where its images were fetched from, where they were."""
 
     @property
     def files(self) -> tuple[Path, ...]:
