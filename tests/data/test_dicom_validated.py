@@ -11,7 +11,7 @@ import pytest
 
 from dicom_made import OBLIQUE, complete, ramp, save, series_of
 from transunet.data.formats import dicom, read_labels
-from transunet.data.formats.dicom.report import (
+from transunet.data.formats.dicom.measurement_report import (
     AS_HELD_OUT,
     EXPECTED_DICE,
     EXPECTED_QUALITY,

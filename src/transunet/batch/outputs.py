@@ -79,9 +79,9 @@ def write_measurements(
 ) -> None:
     """Write the DICOM measurement report of a segmentation; it appears when it is complete.
 
-    Arguments and errors as `dicom.report.write_report`.
+    Arguments and errors as `dicom.measurement_report.write_report`.
     """
-    from transunet.data.formats.dicom.report import write_report
+    from transunet.data.formats.dicom.measurement_report import write_report
 
     with writing(path), atomic_path(path) as scratch:
         write_report(segmentation, image, structures, scratch)
