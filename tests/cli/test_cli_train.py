@@ -258,6 +258,7 @@ def test_other_data_than_the_run_was_trained_on_is_refused(dataset, tmp_path):
     refused("--resume", out, "--device", "cpu", says="not those that .* trained on")
 
 
+@pytest.mark.slow
 def test_folds_hold_out_every_case_once_and_are_summarised(dataset, tmp_path):
     out = tmp_path / "cv"
     result = run(dataset, "-o", out, *SMALL, "--folds", "3")
@@ -268,6 +269,36 @@ def test_folds_hold_out_every_case_once_and_are_summarised(dataset, tmp_path):
     assert len(summary["folds"]) == 3
     held_out = [read_log(out / f"fold-{fold}", "validation")[-1]["cases"] for fold in range(3)]
     assert sorted(name for cases in held_out for name in cases) == ["c0", "c1", "c2"]
+    assert [line for line in result.stdout.splitlines() if line.startswith("Fold ")] == [
+        f"Fold {fold + 1} of 3: {out / f'fold-{fold}'}" for fold in range(3)
+    ]
+
+    # Each case's label map is the one of the network that did not see it, with a report of all.
+    maps = out / "held-out/labels"
+    told = json.loads((maps / "manifest.json").read_text())["cases"]
+    held_out_in = {
+        case: f"fold-{fold}/best" for fold, cases in enumerate(held_out) for case in cases
+    }
+    assert {case: each["network"] for case, each in told.items()} == held_out_in
+    for case, network in held_out_in.items():
+        image = dataset / f"imagesTr/{case}.nii.gz"
+        expected = Predictor.from_pretrained(out / network, device="cpu", engine="eager")(image)
+        written = nib.load(maps / f"{case}.nii.gz")
+        np.testing.assert_array_equal(np.asarray(written.dataobj), expected.array[0])
+    metrics = json.loads((out / "held-out/metrics.json").read_text())
+    measured = {
+        case["name"]: {each["name"]: each["dice"] for each in case["structures"]}
+        for case in metrics["cases"]
+    }
+    assert measured == {case: pytest.approx(dice) for case, dice in summary["cases"].items()}
+    assert "chosen by these very cases" in (out / "held-out/report.html").read_text()
+
+    # A label map that nobody would have drawn is the first suspect.
+    label = dataset / "labelsTr/c1.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((20, 20, 3), np.uint8), np.eye(4)), label)
+    suspects = CliRunner().invoke(app, ["check", str(dataset), "--suspect", str(out)])
+    assert suspects.exception is None, suspects.output
+    assert "most suspect of 3 references" in suspects.stdout
 
 
 def test_a_fold_of_the_datas_own_needs_no_number_of_folds(dataset, tmp_path):
@@ -278,7 +309,7 @@ def test_a_fold_of_the_datas_own_needs_no_number_of_folds(dataset, tmp_path):
         result = run(*command)
         assert result.exit_code == 0, result.output
         assert "1 cases (3 slices) train, 2 validate" in result.stdout
-        assert "splits_final.json, fold 1 of 2" in result.stdout
+        assert "splits_final.json, fold-1 of 2" in result.stdout
     (dataset / "splits_final.json").unlink()
     refused(dataset, "-o", tmp_path / "other", *SMALL, "--fold", "1", says="needs folds")
 

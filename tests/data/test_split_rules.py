@@ -82,7 +82,7 @@ def test_data_lists_with_folds_are_cross_validated_as_they_say(decathlon):
     expected = [["toy_00", "toy_03"], ["toy_01", "toy_04"], ["toy_02", "toy_05"]]
     for how in ({}, {"folds": 3}, {"how": "kfold"}, {"how": "own"}):
         assert held_out(of(folder, **how)) == expected
-    assert of(folder).rule_of(1) == "folds of dataset.json, fold 1 of 3"
+    assert of(folder).rule_of(1) == "folds of dataset.json, fold-1 of 3"
     two = of(folder, folds=2)
     assert two.rule == "drawn with seed 1234, not the folds of dataset.json"
     assert two.parts == split(open_dataset(folder).cases, folds=2)
@@ -102,7 +102,7 @@ def test_nnunets_folds_are_taken_where_nnunet_puts_them(decathlon, monkeypatch, 
     for how in ({}, {"folds": 2}):
         splits = of(folder, **how)
         assert held_out(splits) == [NAMES[3:], NAMES[:3]]
-        assert splits.rule_of(0) == "splits_final.json, fold 0 of 2"
+        assert splits.rule_of(0) == "splits_final.json, fold-0 of 2"
     assert of(folder, folds=3).rule == "drawn with seed 1234, not the splits_final.json"
     store = prepare(open_dataset(folder), tmp_path / "store")
     assert held_out(stored_splits(store, folds=2)) == [NAMES[3:], NAMES[:3]]

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from transunet.cli.notes import hanging, say
+from transunet.cli.notes import hanging, say, showing_notes
 from transunet.cli.options import Ignore, Layout
+from transunet.errors import ConfigError
 
 if TYPE_CHECKING:
     from transunet.data.checks.problems import Problem
 
-EXAMPLE = "Example: transunet check Task04_Hippocampus --fix Task04_corrected"
+EXAMPLE = (
+    "Example: transunet check Task04_Hippocampus --fix Task04_corrected    "
+    "(which references look wrong: transunet check Task04_Hippocampus --suspect RUN -o suspects)"
+)
 
 _SHOWN = 10  # problems of a kind; --json has them all
 
@@ -32,12 +38,35 @@ def check(
     ] = None,
     ignore: Ignore = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read cases.")] = 1,
+    suspect: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Instead, rank the references by how much networks that never saw them "
+            "contradict: a cross-validation, a run with held-out cases, or a folder of such label "
+            "maps.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Of --suspect: a folder for the whole list and the pictures."
+        ),
+    ] = None,
+    worst: Annotated[
+        int, typer.Option(min=1, help="Of --suspect: how many are shown, and drawn.")
+    ] = 10,
 ) -> None:
     """List every problem of a data set with its file and its remedy.
 
     Ends with 1 if there are errors (with --fix: if the copy still has some), with 0 if there are
     only warnings. Preparing and training refuse the errors in the same words.
     """
+    if suspect:
+        _check_references(dataset, suspect, layout, ignore, workers, out, worst)
+        return
+    if out:
+        raise ConfigError("-o is for --suspect. A corrected copy is written by --fix OUT.")
     from transunet.cli.progress import count_cases
     from transunet.data.checks.check import check as check_dataset
     from transunet.data.checks.corrections import fix as fix_dataset
@@ -87,6 +116,69 @@ def check(
         option = "" if ignore is None else f" --ignore {ignore}"
         say(f"Next: transunet train {quote(str(fix or dataset))} -o RUN{option}")
     raise typer.Exit(1 if report.errors else 0)
+
+
+def _check_references(
+    dataset: Path,
+    suspect: Path,
+    layout: str | None,
+    ignore: int | None,
+    workers: int,
+    out: Path | None,
+    worst: int,
+) -> None:
+    """Print the worst references first, and write all of them and pictures to `out`."""
+    from transunet.cli.progress import count_cases
+    from transunet.evaluation.evaluate import EvaluationRequest, evaluate
+    from transunet.evaluation.structure_names import bundles_of
+    from transunet.evaluation.suspects import (
+        rank_suspects,
+        reasons,
+        worst_of_each_case,
+        write_suspects,
+    )
+    from transunet.files import writable_folder
+    from transunet.optional import require
+    from transunet.training.chosen_epoch import chosen_epoch
+
+    if not suspect.exists():
+        raise ConfigError(f"There is nothing at --suspect {suspect}. Check the path.")
+    if out:
+        require("matplotlib", "train")
+        writable_folder(next(path for path in (out, *out.parents) if path.exists()))
+    request = EvaluationRequest(dataset, layout=layout, ignore=ignore, workers=workers, subset=True)
+    maps = suspect
+    if (suspect / "run.json").is_file():
+        from transunet.training.held_out_maps import held_out_maps
+        from transunet.training.runs import Run
+
+        with showing_notes(), count_cases("Predicting held-out cases", at_once=False) as progress:
+            maps = held_out_maps(Run.reopen(suspect), progress=progress)
+    with showing_notes(), count_cases("Comparing") as progress:
+        result = evaluate(maps, request, progress)
+    cases = [case.name for case in result.evaluation.cases]
+    for bundle in bundles_of(maps):
+        if (chosen := chosen_epoch(bundle, cases)) and chosen.trained_on:
+            say(
+                f"Warning: {bundle} was trained on {len(chosen.trained_on)} of the {len(cases)} "
+                "cases: what is wrong in these it may have learned. Predict each case by a network "
+                "that did not see it: transunet train DATASET -o RUN --folds 5",
+                "yellow",
+            )
+    suspects = rank_suspects(result)
+    told = reasons(result, worst_of_each_case(suspects)[:worst])
+    table = Table(title=f"The {len(told)} most suspect of {len(cases)} references, worst structure")
+    for title in ("", "case", "structure", "Dice (usual)", "the reference"):
+        table.add_column(title, overflow="fold")
+    for number, (each, reason) in enumerate(told.items(), start=1):
+        name = Text(each.case), Text(each.structure.name)
+        dice = f"{each.dice:.2f} ({each.usual_dice:.2f})"
+        table.add_row(str(number), *name, dice, Text(reason))
+    say(table)
+    if out:
+        say(f"Written: {', '.join(map(str, write_suspects(result, suspects, told, out)))}")
+    else:
+        say("All of them, with pictures of the worst: -o FOLDER")
 
 
 def _first_of_each_kind(problems: "Sequence[Problem]") -> "Iterator[Problem]":

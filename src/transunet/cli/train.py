@@ -228,6 +228,8 @@ def _train_all(
             train_display.teach_best(trainer)
     if world.first and parent is not None:
         finished = train_display.show_folds(parent)
+        if finished:
+            train_display.report_folds(parent, str(trainer.device))
         if finished and asked.calibrate:
             train_display.teach_folds(parent, str(trainer.device))
 

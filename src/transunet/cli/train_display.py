@@ -17,11 +17,13 @@ from transunet.bundle.bundle_config import read_config, trust_of
 from transunet.bundle.trust_config import Trust
 from transunet.cli.calibrate import show
 from transunet.cli.notes import say
-from transunet.cli.progress import count_predictions
+from transunet.cli.progress import count_cases, count_predictions
 from transunet.data.planning import patch_decisions
 from transunet.data.split_rules import classes_in, split_warnings
 from transunet.errors import TransUNetError
+from transunet.evaluation.table import summary_table
 from transunet.training.error_messages import explained
+from transunet.training.held_out_maps import FOLDER, report_held_out
 from transunet.training.log import read_log
 from transunet.training.loop import Stepped, train
 from transunet.training.recipe import PRESETS, Recipe, load_recipe, usual_recipe
@@ -65,12 +67,14 @@ def show_recipe(trainer: Trainer, asked: Recipe) -> None:
 
 def show_split(trainer: Trainer) -> None:
     """Print how many cases train and validate by which rule, and what to know before training."""
-    split = trainer.split
-    step, kind = trainer.state.step, trainer.recipe.sampling.kind
+    split, recipe = trainer.split, trainer.recipe
+    if recipe.folds and recipe.fold is not None:
+        say(f"Fold {recipe.fold + 1} of {recipe.folds}: {trainer.folder}", "bold")
+    step, kind = trainer.state.step, recipe.sampling.kind
     say(
         f"{len(split.train)} cases ({len(trainer.dataset)} {kind}) train, {len(split.validation)} "
         f"validate, {len(split.test)} are left for testing: "
-        f"{trainer.splits.rule_of(trainer.recipe.fold or 0)}; on {trainer.device}"
+        f"{trainer.splits.rule_of(recipe.fold or 0)}; on {trainer.device}"
         + (f"; going on after step {step}" if step else "")
     )
     if trainer.store.ignored is not None:
@@ -85,12 +89,15 @@ def watch(trainer: Trainer) -> None:
     console = Console(stderr=True)
     with Progress(
         # One line of 80 columns, and not in red, which is for errors.
-        BarColumn(8, complete_style="cyan", finished_style="green"),
+        BarColumn(6, complete_style="cyan", finished_style="green"),
         TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True)),
         console=console,
         disable=not trainer.world.first,
     ) as progress:
-        task = progress.add_task("Training", total=1.0, numbers="step 0")
+        fold = ""
+        if (recipe := trainer.recipe).folds and recipe.fold is not None:
+            fold = f"fold {recipe.fold + 1} of {recipe.folds} "
+        task = progress.add_task("Training", total=1.0, numbers=f"{fold}step 0")
         started, slices, first = monotonic(), 0, None
         loss = dice = None
         # What a dying data worker interrupts may be the display.
@@ -105,7 +112,7 @@ def watch(trainer: Trainer) -> None:
                         share = (1 - event.progress) / (event.progress - first)
                         left = str(timedelta(seconds=int(seconds * share)))
                     numbers = (
-                        f"step {event.step}  loss {_number(loss)}  Dice {_number(dice)}  "
+                        f"{fold}step {event.step} loss {_number(loss)} Dice {_number(dice)} "
                         f"{slices / seconds:.1f} {trainer.recipe.sampling.kind}/s {left} left"
                     )
                     progress.update(task, completed=event.progress, numbers=numbers)
@@ -179,6 +186,25 @@ def _teach(
     else:
         show(trust, bundles[0])
         say(f"Learned in {timedelta(seconds=int(monotonic() - started))}.")
+
+
+def report_folds(parent: Run, device: str) -> None:
+    """Predict every case by the fold that did not see it and report all metrics, once."""
+    report = parent.folder / FOLDER / "report.html"
+    if not report.is_file():
+        try:
+            with count_cases("Predicting held-out cases") as progress:
+                result, _ = report_held_out(parent, device, progress)
+        except TransUNetError as error:
+            say(
+                f"Warning: the held-out cases' label maps and report could not be made. {error} "
+                f"Then go on with: transunet train --resume {parent.folder}",
+                "yellow",
+            )
+            return
+        say(summary_table(result.evaluation))
+    say(f"label maps of all held-out cases: {parent.folder / FOLDER / 'labels'}")
+    say(f"report of all metrics: {report}")
 
 
 def show_folds(parent: Run) -> bool:

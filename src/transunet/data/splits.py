@@ -67,7 +67,7 @@ class Splits:
 
     def rule_of(self, fold: int = 0) -> str:
         """Return the rule, with the fold where there are several."""
-        return f"{self.rule}, fold {fold} of {len(self.parts)}" if self.parts[1:] else self.rule
+        return f"{self.rule}, fold-{fold} of {len(self.parts)}" if self.parts[1:] else self.rule
 
 
 def split(

@@ -1,7 +1,8 @@
 """A case's picture in a report: the slice that shows best where prediction and reference differ."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from transunet.colours import colour_of
 from transunet.data.formats import read_volume
 from transunet.data.volume import Volume, same_grid
-from transunet.drawing.figures import new_figure, svg_address
+from transunet.drawing.figures import add_text, axes_at, new_figure, save_figure, svg_address
 from transunet.drawing.panels import (
     PLANES,
     Panel,
@@ -28,6 +29,7 @@ from transunet.evaluation.measure import Settings, read_pair
 from transunet.evaluation.pairs import Pair
 from transunet.evaluation.records import Structure
 
+_CAPTIONS = 0.8  # inches: above and below a picture that is written
 _SIDE = 2.2  # inches: as large as a panel of a sheet, for which letters and lines are made
 
 
@@ -57,11 +59,51 @@ def case_picture(pair: Pair, settings: Settings, structures: Sequence[Structure]
     Raises:
         ConfigError: without matplotlib.
     """
+    worst = _worst_slice_of(pair, settings, structures)
+    return CasePicture(draw_layers(worst, structures), worst.caption)
+
+
+def save_worst_slice(
+    pair: Pair, settings: Settings, structure: Structure, path: Path, title: str
+) -> None:
+    """Read a case and write the picture of the slice in which most of a structure is wrong.
+
+    The reference is solid, the prediction dashed and filled.
+
+    Args:
+        pair: the case.
+        settings: how it was measured.
+        structure: the only one that is shown.
+        path: .png, .svg or .pdf.
+        title: above the picture.
+
+    Raises:
+        ConfigError: without matplotlib, or for a path that cannot be written.
+    """
+    worst = _worst_slice_of(pair, settings, [structure])
+    high, wide = worst.panel.size_mm
+    scale = 2 * _SIDE / max(high, wide)
+    width = max(wide * scale, 2 * _SIDE)
+    figure = new_figure(width, high * scale + _CAPTIONS)
+    axes = axes_at(figure, (width - wide * scale) / 2, _CAPTIONS / 2, wide * scale, high * scale)
+    draw_panel(axes, without_labels(worst.panel), interpolation="none")
+    for labels, opacity, dashes in (
+        (worst.prediction, 0.3, (2.5, 2.0)),
+        (worst.panel.labels, 0.0, None),
+    ):
+        mask = np.isin(labels, structure.values)
+        add_outline(axes, worst.panel, mask, colour_of(0), opacity, 1.2, dashes)
+    add_text(figure, 0.5, 0.99, "\n".join(textwrap.wrap(title, 60)), ha="center", va="top", size=8)
+    note = f"{worst.caption}; solid: reference, dashed: prediction"
+    add_text(figure, 0.5, 0.01, note, ha="center", va="bottom", size=8)
+    save_figure(figure, path)
+
+
+def _worst_slice_of(pair: Pair, settings: Settings, structures: Sequence[Structure]) -> WorstSlice:
     prediction, reference, _ = read_pair(pair, settings)
     image, note = image_on(reference, pair.images)
     worst = worst_slice(prediction, reference, image, structures, pair.tells_space)
-    caption = " · ".join(text for text in (worst.caption, note) if text)
-    return CasePicture(draw_layers(worst, structures), caption)
+    return replace(worst, caption=" · ".join(text for text in (worst.caption, note) if text))
 
 
 def image_on(grid: Volume, paths: Sequence[Path]) -> tuple[Volume | None, str]:

@@ -3,7 +3,7 @@
 import csv
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isfinite
@@ -191,7 +191,7 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
             empty = "" if all(present) else _EMPTY[evaluation.convention][present]
             row = [case.name, structure.key, structure.name, evaluation.convention, empty]
             rows.append([*row, *_figures(evaluation.metrics, measured).values()])
-    _write_rows(rows, path)
+    write_rows(rows, path)
 
 
 def write_comparison_csv(comparison: PairedComparison, path: Path) -> None:
@@ -204,10 +204,15 @@ def write_comparison_csv(comparison: PairedComparison, path: Path) -> None:
     rows: list[list[Any]] = [["case", "structure", "convention", *keys]]
     for name, structure, figures in _sides(comparison):
         rows.append([name, structure, comparison.first.convention, *figures.values()])
-    _write_rows(rows, path)
+    write_rows(rows, path)
 
 
-def _write_rows(rows: list[list[Any]], path: Path) -> None:
+def write_rows(rows: Iterable[Iterable[Any]], path: Path) -> None:
+    """Write CSV, all of it or nothing.
+
+    Raises:
+        ConfigError: when the folder cannot be written to.
+    """
     with atomic_path(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
 

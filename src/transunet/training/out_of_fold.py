@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from transunet.bundle.bundle_config import read_config
-from transunet.data.cases import file_problems, raise_first
+from transunet.data.cases import DataSet, file_problems, raise_first
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import changed_files
 from transunet.data.store import Store
@@ -62,24 +62,34 @@ def validation_cases(
     names = _drawn(run.record.splits.parts[run.record.recipe.fold or 0].validation, most)
     if not names:
         return []
-    # Data that came unprepared may have been moved since, which the run then knows.
-    folder = Path(store.manifest.folder) if begun.dataset == begun.store else begun.dataset
-    dataset = open_dataset(folder, store.manifest.layout, store.manifest.ignore)
+    dataset = original_data(begun)
     there = {case.name: case for case in dataset.cases}
     chosen = []
     for name in names:
         if name not in there:
             raise DataError(
-                f"{folder} no longer has the case {name} that {store.path} was made of."
+                f"{dataset.folder} no longer has the case {name} that {store.path} was made of."
             )
         raise_first(file_problems(there[name]))
         if changed := changed_files(dataset, there[name], store.cases[name]):
             raise DataError(
-                f"{', '.join(changed)} in {folder} is not what {store.path} was made of: it has "
-                "changed since."
+                f"{', '.join(changed)} in {dataset.folder} is not what {store.path} was made of: "
+                "it has changed since."
             )
         chosen.append(replace(there[name], group=store.cases[name].group))
     return held_out_cases(replace(dataset, cases=tuple(chosen)), read_config(run.folder / "best"))
+
+
+def original_data(begun: Run) -> DataSet:
+    """Return the data set that a run, or a cross-validation, was prepared from.
+
+    Raises:
+        ConfigError, DataError: when it is gone or cannot be used.
+    """
+    manifest = Store.open(begun.store).manifest
+    # Data that came unprepared may have been moved since, which the run then knows.
+    folder = Path(manifest.folder) if begun.dataset == begun.store else begun.dataset
+    return open_dataset(folder, manifest.layout, manifest.ignore)
 
 
 def _drawn(names: Sequence[str], most: int | None) -> list[str]:

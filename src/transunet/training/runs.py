@@ -11,7 +11,7 @@ RUN/.lock           held by the process that trains it; RUN/.lock.json says whic
 
 A cross-validation is a run whose folds are runs in RUN/fold-K, on its store. They may be trained
 one after the other, or on several machines that share the folder; whoever finishes the last one
-can write the summary RUN/folds.json.
+can write the summary RUN/folds.json, and the held-out cases' label maps and report (RUN/held-out).
 """
 
 import os
