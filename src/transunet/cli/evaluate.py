@@ -147,7 +147,10 @@ def evaluate(
             print_comparison(paths[0], paths[1], request, out=out, json=json)
             return
         _check_outputs(out, json)
-        group_table = read_group_table(groups) if groups else None  # told before the work
+        # What is wrong with them is told before the work.
+        group_table = read_group_table(groups) if groups else None
+        if run:
+            _chosen_epochs(paths[0], run, [])
         with count_cases("measuring") as progress:
             result = measure(paths[0], request, progress)
         evaluation = result.evaluation
