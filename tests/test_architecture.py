@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "transunet"
-GROUND = {"errors", "settings", "optional", "files", "cache", "colours"}
+GROUND = {"errors", "settings", "optional", "files", "cache", "colours", "document"}
 ALLOWED = {
     "errors": set(),
     "settings": {"errors"},
@@ -16,6 +16,7 @@ ALLOWED = {
     "files": {"errors"},
     "cache": {"errors", "files"},
     "colours": set(),
+    "document": set(),
     "device": {"errors"},
     "logs": set(),
     "models": GROUND,

@@ -3,9 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 import transunet
+from transunet.bundle.bundle_config import keep_trust
 from transunet.bundle.io import BundleConfig, from_pretrained, save_pretrained
+from transunet.bundle.trust_config import StructureTrust, Trust
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.sampling.patches import Patches
 from transunet.data.sampling.slices import Slices
@@ -37,7 +40,8 @@ def test_a_bundle_gives_back_model_and_configuration(model: TransUNet, bundle: P
     assert config.labels == LABELS
     assert config.architecture == model.config
     assert {"transunet-torch", "torch", "numpy", "python"} <= set(config.versions)
-    assert {path.name for path in bundle.iterdir()} == {"model.safetensors", "config.json"}
+    names = {"model.safetensors", "config.json", "README.md"}
+    assert {path.name for path in bundle.iterdir()} == names
     modes = {path.stat().st_mode for path in bundle.iterdir()}
     assert len(modes) == 1, "others can read the one but not the other"
 
@@ -47,6 +51,39 @@ def test_a_bundle_is_overwritten_file_by_file(model: TransUNet, bundle: Path) ->
     save_pretrained(model, from_pretrained(bundle)[1], bundle)
     assert (bundle / "README.md").read_text() == "mine"
     assert len(list(bundle.iterdir())) == 3
+
+
+def test_a_readme_tells_the_hub_and_people_what_the_bundle_is(bundle: Path) -> None:
+    card = ModelCard.load(bundle / "README.md", ignore_metadata_errors=False)
+    assert card.data.license == "unknown"
+    assert card.data.library_name == "transunet"
+    assert card.data.pipeline_tag == "image-segmentation"
+    assert card.data.metrics == ["dice"]
+    assert card.data.tags == ["transunet", "medical-imaging"]
+    assert "# R26-ViT-Ti_16: anterior, posterior in images" in card.text
+    assert "Not known: nothing was fitted" in card.text
+
+
+def test_a_readme_is_written_anew_until_it_is_edited(bundle: Path) -> None:
+    structures = {"anterior": StructureTrust(present=1), "posterior": StructureTrust(present=1)}
+    keep_trust(bundle, Trust(cases=7, structures=structures))
+    readme = bundle / "README.md"
+    assert "Fitted on 7 held-out cases" in readme.read_text()
+    readme.write_text(readme.read_text().replace("license: unknown", "license: mit"))
+    edited = readme.read_bytes()
+    keep_trust(bundle, Trust(cases=8, structures=structures))
+    assert readme.read_bytes() == edited
+    readme.unlink()
+    keep_trust(bundle, Trust(cases=9, structures=structures))
+    assert "Fitted on 9 held-out cases" in readme.read_text()
+
+
+def test_names_make_no_markup_of_a_readme(model: TransUNet, tmp_path: Path) -> None:
+    labels = {0: "background", 1: "<img src=x>|", 2: "*[a](b)\n---"}
+    config = BundleConfig(architecture=model.config, preprocessing=Preprocessing(), labels=labels)
+    text = (save_pretrained(model, config, tmp_path / "bundle") / "README.md").read_text()
+    assert "| finds | 1 \\<img src=x>\\|, 2 \\*[a]\\(b) --- |" in text
+    assert ModelCard(text).data.license == "unknown"
 
 
 def test_a_bundle_without_its_config_is_refused(bundle: Path) -> None:

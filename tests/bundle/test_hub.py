@@ -69,16 +69,24 @@ def test_a_bundle_goes_to_the_hub_whole(
     made: tuple[TransUNet, BundleConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: dict[str, Any] = {}
+    there: list[str] = []
 
     class Api:
+        def file_exists(self, repo_id: str, filename: str) -> bool:
+            return filename in there
+
         def create_repo(self, name: str, exist_ok: bool) -> str:
             return f"https://hub/{name}"
 
-        def upload_folder(self, repo_id: str, folder_path: str) -> None:
-            sent[repo_id] = sorted(path.name for path in Path(folder_path).iterdir())
+        def upload_folder(self, repo_id: str, folder_path: str, ignore_patterns: Any) -> None:
+            names = {path.name for path in Path(folder_path).iterdir()}
+            sent[repo_id] = sorted(names - set(ignore_patterns or ()))
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     assert push_to_hub(*made, "somebody/liver") == "https://hub/somebody/liver"
+    assert sent == {"somebody/liver": ["README.md", "config.json", "model.safetensors"]}
+    there.append("README.md")  # and edited there
+    push_to_hub(*made, "somebody/liver")
     assert sent == {"somebody/liver": ["config.json", "model.safetensors"]}
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import SerializeAsAny, model_validator
 
 from transunet.bundle.hub import download_file
+from transunet.bundle.readme import write_readme
 from transunet.bundle.trust_config import EnsembleTrust, Trust
 from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Preprocessing
@@ -164,12 +165,13 @@ def trust_of(configs: Sequence[BundleConfig]) -> Trust | None:
 
 
 def write_config(config: BundleConfig, folder: Path) -> None:
-    """Write a bundle's configuration; it appears when it is complete.
+    """Write a bundle's configuration, and the README that tells it; each when it is complete.
 
     Raises:
         ConfigError: when the folder cannot be written to.
     """
     write_text(config.model_dump_json(indent=2) + "\n", folder / CONFIG)
+    write_readme(config, folder)
 
 
 def locate(source: Path | str, name: str) -> Path:

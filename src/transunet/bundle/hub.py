@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transunet.bundle.readme import README
 from transunet.cache import ANSWER_SECONDS, cache_folder, can_be_written, is_offline
 from transunet.errors import ConfigError, first_line
 
@@ -67,6 +68,8 @@ def _answers(repository: str, name: str, endpoint: str | None) -> bool:
 def upload_folder(repository: str, write: Callable[[Path], Any]) -> str:
     """Create `repository` where it is missing, upload what `write` writes, return its address.
 
+    A README that is there stays.
+
     Raises:
         ConfigError: when the hub cannot be reached or refuses.
     """
@@ -79,7 +82,9 @@ def upload_folder(repository: str, write: Callable[[Path], Any]) -> str:
         try:
             api = HfApi()
             url = api.create_repo(repository, exist_ok=True)
-            api.upload_folder(repo_id=repository, folder_path=folder)
+            # A README on the hub may have been edited there.
+            there = [README] if api.file_exists(repository, README) else None
+            api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=there)
         except Exception as error:  # the client's errors have no common root but this
             raise ConfigError(
                 f"Cannot push to {repository}: {error}. Check the network, the name (user/name) "

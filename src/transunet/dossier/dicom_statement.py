@@ -17,7 +17,7 @@ from transunet.data.formats.dicom.headers import MAX_INFLATED, VOLUME_CLASSES
 from transunet.data.formats.dicom.segmentation import write_seg
 from transunet.data.formats.dicom.slice_grid import GRID_TOLERANCE, TILT_DEGREES
 from transunet.data.volume import Volume
-from transunet.dossier.document import Block, CardTable, Section
+from transunet.document import Block, CardTable, Section
 from transunet.errors import ConfigError
 from transunet.optional import own_version, require
 
@@ -177,7 +177,7 @@ def _small_series(pydicom: Any, folder: Path) -> Any:
         dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         dataset.PixelSpacing, dataset.SliceThickness = [1, 1], 2.5
         dataset.SeriesNumber, dataset.InstanceNumber = 41, number + 41
-        dataset.CardTable = dataset.Columns = 8
+        dataset.Rows = dataset.Columns = 8
         dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
         dataset.PixelRepresentation = 0

@@ -61,7 +61,7 @@ def gather(subject: Subject, evaluations: Iterable[Path], purpose: str, licence:
         "starting_weights": starting_weights(subject.recipe),
         "validation": validation_figures(subject),
         "evaluations": [evaluation_figures(path, subject.config) for path in evaluations],
-        "trust": trust_facts(subject.config.trust),
+        "trust": trust_facts(subject.trust),
     }
 
 

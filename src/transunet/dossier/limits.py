@@ -124,7 +124,7 @@ def _of_trust(facts: Facts) -> Iterator[str]:
     if trust is None:
         yield (
             "It does not know how far to trust a single result, and its probabilities are not "
-            "calibrated: transunet calibrate has not been run."
+            "calibrated: nothing was fitted on held-out cases (transunet calibrate)."
         )
         return
     unknown = [

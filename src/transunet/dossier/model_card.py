@@ -6,7 +6,7 @@ The headings are those of Mitchell et al., Model cards for model reporting (FAT*
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from transunet.dossier.document import Block, CardTable, Section
+from transunet.document import Block, CardTable, Section
 from transunet.dossier.facts import Facts
 from transunet.evaluation.bootstrap import INTERVAL
 from transunet.training.runs import flat
@@ -190,7 +190,7 @@ def _quantitative_analyses(facts: Facts) -> Iterator[Block]:
         yield "No figures are known."
     trust = facts["trust"]
     if trust is None:
-        yield f"How far to trust a single result: {NOT_KNOWN}, as transunet calibrate was not run."
+        yield f"How far to trust a single result: {NOT_KNOWN}, as nothing was fitted (calibrate)."
         return
     yield f"How far to trust a single result, fitted on {trust['cases']} held-out cases:"
     yield CardTable(

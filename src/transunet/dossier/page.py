@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from transunet.dossier.document import Section
+from transunet.document import Section
 from transunet.dossier.facts import Facts
 from transunet.dossier.model_card import card_title
 from transunet.evaluation.charts import box_plots

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from transunet.backends.opening import config_of, is_exported
-from transunet.bundle.bundle_config import CONFIG, MODEL, BundleConfig, read_config
+from transunet.bundle.bundle_config import CONFIG, MODEL, BundleConfig, read_config, trust_of
+from transunet.bundle.trust_config import Trust
 from transunet.data.store import Store
 from transunet.errors import ConfigError, TransUNetError, first_line
 from transunet.training.log import read_log
@@ -51,6 +52,12 @@ class Subject:
     def recipe(self) -> Recipe | None:
         """The recipe in effect, or as asked for while it has not been derived."""
         return (self.run.recipe() or self.run.record.recipe) if self.run else None
+
+    @property
+    def trust(self) -> Trust | None:
+        """What the network knows of its mistakes; of a cross-validation, its ensemble."""
+        folders = [path for path in self.networks if path.is_dir()]
+        return trust_of([read_config(path) for path in folders] or [self.config])
 
     def validations(self) -> list[dict[str, Any]]:
         """Of each run, what its log tells of the validation that its network was kept after."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from transunet.document import to_markdown
 from transunet.dossier.dicom_statement import dicom_sections
-from transunet.dossier.document import to_markdown
 from transunet.dossier.environment import environment_text
 from transunet.dossier.facts import gather
 from transunet.dossier.limits import limits_of

@@ -1,4 +1,4 @@
-"""What pages of the dossier are made of: sections, which become Markdown here and HTML in page.py.
+"""Pages of text: sections of paragraphs, lists and tables, which become Markdown.
 
 Names of cases, structures and data sets are anybody's text: neither may make markup of them.
 """
