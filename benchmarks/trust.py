@@ -7,9 +7,10 @@
 Each network learns from its run's validation cases (`--fit` of them), and is tried on others:
 hippocampus and ACDC with the runs and test cases of benchmarks/neighbours.py; ACDC trained on the
 dilated, infarcted and normal hearts and tried on the hypertrophic ones and on those with an
-abnormal right ventricle; nuclei; test images worsened by each fault, in five grades; images of
-another organ, and a CT given to a network for MRI. The last two hold no structure that the network
-knows: whatever it finds has a Dice of 0. What is there already is not done again.
+abnormal right ventricle; three folds of hippocampus together; nuclei; test images worsened by each
+fault, in five grades; images of another organ, and a CT given to a network for MRI. The last two
+hold no structure that the network knows: whatever it finds has a Dice of 0. What is there already
+is not done again.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.logits import tempered
 from transunet.inference.predictor import Predictor
 from transunet.training.out_of_fold import validation_cases
+from transunet.training.run_trust import fit_folds
 from transunet.training.runs import Run
 from transunet.trust.assessment import LOOK_BELOW, predict_and_assess
 from transunet.trust.fitting import HeldOutCase, fit_trust
@@ -47,6 +49,7 @@ from transunet.trust.worsening import FAULTS, GRADES, worsen
 
 TRIED = ("hypertrophic", range(21, 41)), ("abnormal right ventricle", range(81, 101))
 """Pathologies of ACDC that no network was trained on, and the numbers of their patients."""
+FOLDS = 3
 HEADINGS = (
     *("network", "tried on", "structures", "below 0.7", "ECE before", "after"),
     *("expected Dice is off by", "rank correlation", "AUC for < 0.7", "Dice inside"),
@@ -69,31 +72,39 @@ def main() -> None:
         subjects = [*_trained_before(options.trained), *_trained_here(options)]
         for subject in (each for each in subjects if each.name in options.networks):
             predictor = taught(subject, options)
-            tests = held_out_cases(open_dataset(subject.tests), read_config(subject.run / "best"))
+            tests = held_out_cases(open_dataset(subject.tests), predictor.labels)
             for setting, cases in settings(subject, tests, options):
                 for case in cases:
-                    try_case(predictor, case, options.out / subject.name / setting)
+                    try_case(predictor, case, options.out / subject.name / "tried" / setting)
     report(options.out)
 
 
 def taught(subject: Subject, options: argparse.Namespace) -> Predictor:
-    """Let a copy of the run's best bundle learn from the validation cases; return its predictor."""
+    """Let a copy of the run's best bundle learn from the validation cases; return its predictor.
+
+    Of a cross-validation it is that of all folds together.
+    """
+    settings = {"device": options.device, "engine": "eager", "force": True}
+    if (begun := Run.reopen(subject.run)).has_folds:
+        bundles = [begun.fold(number) / "best" for number in range(FOLDS)]
+        if read_config(bundles[0]).ensemble_trust is None:
+            fit_folds(begun, options.device, partial(_tell, subject.name))
+        ensemble: Predictor = Predictor.from_pretrained(bundles, **settings)
+        return ensemble
     bundle = options.out / subject.name / "bundle"
     if not bundle.is_dir():
         shutil.copytree(subject.run / "best", bundle)
-    predictor = partial(
-        Predictor.from_pretrained, bundle, device=options.device, engine="eager", force=True
-    )
-    if read_config(bundle).trust is None:
-        cases = validation_cases(Run.reopen(subject.run), most=options.fit)
+    predictor: Predictor = Predictor.from_pretrained(bundle, **settings)
+    if predictor.fitted is None:
+        cases = validation_cases(begun, most=options.fit)
+        trust = fit_trust(predictor, cases, progress=partial(_tell, subject.name))
+        keep_trust(bundle, trust)
+        return predictor.replace(fitted=trust)
+    return predictor
 
-        def tell(done: int, total: int) -> None:
-            print(f"\r{subject.name}: {done} of {total} predictions", end="", flush=True)
 
-        keep_trust(bundle, fit_trust(predictor(), cases, progress=tell))
-        print()
-    learned: Predictor = predictor()
-    return learned
+def _tell(name: str, done: int, total: int) -> None:
+    print(f"\r{name}: {done} of {total} predictions", end="" if done < total else "\n", flush=True)
 
 
 def settings(
@@ -165,11 +176,9 @@ def report(out: Path) -> None:
     table = Table()
     for heading in HEADINGS:
         table.add_column(heading)
-    for folder in sorted(path for path in out.glob("*/*") if any(path.glob("*.json"))):
-        if folder.name in ("bundle", "run"):
-            continue
+    for folder in sorted(out.glob("*/tried/*")):
         cases = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-        table.add_row(folder.parent.name, folder.name, *_figures(cases))
+        table.add_row(folder.parents[1].name, folder.name, *_figures(cases))
     Console(width=200).print(table)
 
 
@@ -238,8 +247,14 @@ def _trained_here(options: argparse.Namespace) -> Iterator[Subject]:
         folder = options.out / by_pathology.name
         split(by_pathology, options.data / "acdc", folder)
         groups = ["--group-by", "patient[0-9]+", "--fraction", 0.34]  # twelve of 36 patients
-        _train(folder, options, [*groups], 128)
+        run("prepare", folder / "development", "-o", folder / "store", "--seed", SEED, *groups)
+        _train(folder, options, 128)
         yield Subject(by_pathology.name, folder / "run", folder / "test")
+    if "hippocampus, three folds" in options.networks and options.trained:
+        folder, before = options.out / "hippocampus, three folds", options.trained / "hippocampus"
+        run("prepare", before / "development", "-o", folder / "store", "--folds", FOLDS)
+        _train(folder, options, 64, ["--folds", FOLDS])
+        yield Subject(folder.name, folder / "run", before / "test")
     if "nuclei" in options.networks:
         folder, source = options.out / "nuclei", options.data / "nuclei"
         names = sorted(path.name for path in (source / "images").iterdir())
@@ -249,21 +264,22 @@ def _trained_here(options: argparse.Namespace) -> Iterator[Subject]:
             for name in names:
                 if (name in tested) == (part == "test"):
                     shutil.copyfile(source / kind / name, folder / part / kind / name)
-        _train(folder, options, ["--fraction", 0.25], 256)
+        store = ["-o", folder / "store", "--seed", SEED, "--fraction", 0.25]
+        run("prepare", folder / "development", *store)
+        _train(folder, options, 256)
         yield Subject("nuclei", folder / "run", folder / "test")
 
 
 def _train(
-    folder: Path, options: argparse.Namespace, groups: Sequence[object], image_size: int
+    folder: Path, options: argparse.Namespace, image_size: int, folds: Sequence[object] = ()
 ) -> None:
     if (folder / "run/seconds.json").is_file():
         return
-    run("prepare", folder / "development", "-o", folder / "store", "--seed", SEED, *groups)
     chosen = ["--recipe", "modern", "--model", "R26-ViT-Ti_16", "--weights", "none"]
     sizes = ["--image-size", image_size, "--batch-size", 8, "--minutes", options.minutes]
     more = ["--set", "validations=5", "--set", "calibrate=false", "--seed", SEED]
     device = ["--device", options.device] if options.device else []
-    words = [folder / "store", "--resume", folder / "run", *chosen, *sizes, *more, *device]
+    words = [folder / "store", "--resume", folder / "run", *chosen, *sizes, *more, *device, *folds]
     write_json(folder / "run/seconds.json", run("train", *words))
 
 
@@ -306,7 +322,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--fit", type=int, default=12, help="validation cases to learn from")
     parser.add_argument("--minutes", type=float, default=5, help="of each training")
     parser.add_argument("--device")
-    names = [*(one.name for one in EXPERIMENTS), "acdc by pathology", "nuclei"]
+    names = [*(one.name for one in EXPERIMENTS), "acdc by pathology"]
+    names += ["hippocampus, three folds", "nuclei"]
     parser.add_argument("--networks", nargs="+", choices=names, default=names)
     parser.add_argument("--only", choices=("table",))
     return parser.parse_args()

@@ -514,7 +514,7 @@ def test_cases_of_other_structures_are_refused(toy_bundle: Path, tmp_path: Path)
     config = read_config(toy_bundle)
     data = open_dataset(held_out(tmp_path / "data", "spleen", cases=1))
     with pytest.raises(ConfigError, match=r"structures are.*spleen.*differ in blob, spleen"):
-        held_out_cases(data, config)
+        held_out_cases(data, config.labels)
     data = open_dataset(held_out(tmp_path / "right", "blob", cases=1))
     with pytest.raises(ConfigError, match="no labelled case of the split 'test'"):
-        held_out_cases(data, config, split="test")
+        held_out_cases(data, config.labels, split="test")

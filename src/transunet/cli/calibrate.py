@@ -54,7 +54,7 @@ def calibrate(
 
     bundles = [bundle, *(ensemble or [])]
     configs = [read_config(folder) for folder in bundles]
-    cases = held_out_cases(open_dataset(dataset, layout, ignore), configs[0], split)
+    cases = held_out_cases(open_dataset(dataset, layout, ignore), configs[0].labels, split)
     with showing_notes():
         predictor = Predictor.from_pretrained(
             bundles, device=own_device(device), engine=engine, force=True

@@ -238,7 +238,8 @@ def predict(
             "--store puts DICOM segmentations of series in a PACS back there. Give --format "
             "dicom-seg or dicom-labelmap with it, and an input that begins with dicomweb+."
         )
-    channels = len(config_of(bundle, engine).preprocessing.channels)
+    config = config_of(bundle, engine)
+    channels = len(config.preprocessing.channels)
     with showing_notes():
         paths = [Path(text) for text in inputs]
         if any(map(_is_remote, inputs)):
@@ -267,11 +268,18 @@ def predict(
         predictor.replace(procedure="paper")  # refused before anything is computed
     if no_trust:
         predictor = predictor.replace(fitted=None)
+    words = [quote(bundle), "DATASET", *(f"--ensemble {quote(other)}" for other in ensemble or [])]
     if fail_below is not None and predictor.fitted is None:
         raise ConfigError(
             "--fail-below needs a bundle that knows what to expect of its results, without "
-            "--no-trust and not in an ensemble. Teach it on held-out cases: transunet calibrate "
-            f"{quote(bundle)} DATASET"
+            "--no-trust; an ensemble, one that was taught as such. Teach it on held-out cases: "
+            f"transunet calibrate {' '.join(words)}"
+        )
+    if ensemble and not (no_trust or predictor.fitted) and config.trust:
+        say(
+            "What to expect of the results is not known of this ensemble, only of its members. "
+            f"Teach it: transunet calibrate {' '.join(words)}",
+            "dim",
         )
     writable_folder(out)
     options = OutputOptions(format_, probabilities, uncertainty, overwrite, both, view, report)

@@ -77,7 +77,8 @@ def validation_cases(
                 "it has changed since."
             )
         chosen.append(replace(there[name], group=store.cases[name].group))
-    return held_out_cases(replace(dataset, cases=tuple(chosen)), read_config(run.folder / "best"))
+    labels = read_config(run.folder / "best").labels
+    return held_out_cases(replace(dataset, cases=tuple(chosen)), labels)
 
 
 def original_data(begun: Run) -> DataSet:

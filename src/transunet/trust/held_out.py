@@ -1,10 +1,10 @@
 """Which cases of a data set a bundle's trust is fitted on."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 
-from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.cases import IGNORED, Case, DataSet
 from transunet.data.classes import match_classes
 from transunet.data.volume import Volume
@@ -14,28 +14,28 @@ from transunet.trust.fitting import HeldOutCase
 
 
 def held_out_cases(
-    dataset: DataSet, config: BundleConfig, split: str | None = None
+    dataset: DataSet, labels: Mapping[int, str], split: str | None = None
 ) -> list[HeldOutCase]:
     """Return the labelled cases of `dataset`.
 
     Args:
         dataset: what the bundle was not trained on.
-        config: the bundle's, whose labels are matched by name.
+        labels: the bundle's, value -> name, which are matched by name.
         split: only cases of this split.
 
     Raises:
         ConfigError: when the data set has other structures than the bundle, or no such case.
     """
-    matched = match_classes(dataset.labels, config.labels)
+    matched = match_classes(dataset.labels, labels)
     if unknown := sorted([*matched.first_only.values(), *matched.second_only.values()]):
         raise ConfigError(
             f"{dataset.folder}: the data set's structures are "
             f"{', '.join(dataset.labels.values())}; the bundle's are "
-            f"{', '.join(config.labels.values())}. They differ in "
+            f"{', '.join(labels.values())}. They differ in "
             f"{', '.join(unknown)}. Give cases with the bundle's structures, "
             "named alike."
         )
-    highest = max(IGNORED, *dataset.labels, *config.labels)
+    highest = max(IGNORED, *dataset.labels, *labels)
     numbers = np.arange(highest + 1, dtype=label_type(highest))
     for index, own in matched.numbers.items():
         numbers[index] = own
