@@ -15,18 +15,19 @@ from transunet.backends.pytorch import TorchNetwork
 from transunet.batch.run import predict_cases
 from transunet.bundle.bundle_config import BundleConfig, read_config
 from transunet.bundle.io import save_pretrained
-from transunet.bundle.trust_config import Trust
+from transunet.bundle.trust_config import ExpectedQuality, Trust
 from transunet.cli.main import app
 from transunet.data.checks.suitability import SeenChannel, TrainingData
 from transunet.data.formats import write_volume
 from transunet.data.inputs import find_inputs
 from transunet.data.layouts import open_dataset
 from transunet.data.preprocessing import Channel, Preprocessing
-from transunet.data.regions import Region
+from transunet.data.regions import Region, members_of_structures
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
 from transunet.inference.logits import tempered
 from transunet.inference.predictor import Predictor
+from transunet.inference.tta import Ensemble
 from transunet.models.families import build
 from transunet.models.variants import variant
 from transunet.trust.assessment import predict_and_assess
@@ -46,6 +47,7 @@ from transunet.trust.quality import (
     expected_dice,
     fit_quality,
     fit_volume_interval,
+    needs_members,
     volume_interval,
 )
 from transunet.trust.temperature import (
@@ -460,6 +462,89 @@ def test_regions_are_measured_tempered_and_assessed_each_by_itself() -> None:
     expected = odds ** (1 / trust.calibration.temperature)
     told = knowing._tempered(probabilities)
     np.testing.assert_allclose(told, expected / (1 + expected), atol=1e-5)
+
+
+class Level:
+    """A network that finds what is brighter than its level, or than its level and that plus one."""
+
+    image_size, device = None, "cpu"
+
+    def __init__(self, level: float, regions: bool = False) -> None:
+        self.level, self.regions, self.fingerprint = level, regions, f"level {level}"
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        logit = 6 * (images[:, :1] - self.level)
+        logits = [logit, logit - 6] if self.regions else [-logit, logit]
+        return np.concatenate(logits, axis=1).astype(np.float32)
+
+
+REGIONS = (
+    Region(name="bright", members=(1, 2), label=1),
+    Region(name="brightest", members=(2,), label=2),
+)
+
+
+@pytest.mark.parametrize("kind", ["alike", "unlike", "regions"])
+def test_how_far_members_agree_is_the_dice_of_their_label_maps_with_the_ensembles(
+    kind: str,
+) -> None:
+    of_regions = kind == "regions"
+    networks = [Level(level, of_regions) for level in (0.2, 0.9, 1.1)]
+    seen = [Preprocessing(orientation=axes) for axes in ("SRA", "RSA", "ASR")]
+    if kind != "unlike":
+        seen = [seen[0]] * 3
+    labels = {0: "background", 1: "blob", 2: "core"} if of_regions else NAMES
+    regions = REGIONS if of_regions else ()
+    alone = [
+        Predictor(network, preprocessing, labels, regions=regions)
+        for network, preprocessing in zip(networks, seen, strict=True)
+    ]
+    if kind == "unlike":
+        together = alone[0].replace(others=alone[1:])
+    else:
+        together = Predictor(Ensemble(networks, of_regions), seen[0], labels, regions=regions)
+    image, _ = blob(0)
+    _, measured, _ = predict_and_measure(together, image, {}, watch_members=True)
+    shared = together(image).array
+    maps = [predictor(image).array for predictor in alone]
+    for number, members in members_of_structures(labels, regions).items():
+        own = np.isin(shared, members)
+        both = sum((np.isin(each, members) & own).sum() for each in maps)
+        sizes = sum(np.isin(each, members).sum() + own.sum() for each in maps)
+        assert measured[number].members == pytest.approx(2 * both / sizes)
+        assert 0.3 < measured[number].members < 1
+    _, unwatched, _ = predict_and_measure(together, image, {})
+    assert {measures.members for measures in unwatched.values()} == {1.0}
+    _, single, _ = predict_and_measure(alone[0], image, {}, watch_members=True)
+    assert {measures.members for measures in single.values()} == {1.0}
+
+
+def test_what_members_agree_on_is_expected_to_be_better() -> None:
+    random = np.random.default_rng(11)
+
+    def scored(number: int) -> ScoredPrediction:
+        members = random.uniform(0.3, 0.99)
+        measures = StructureMeasures(10, 0.9, 0.9, 0.6, 0.5, 0.0, 0.0, 1.0, members)
+        dice = float(np.clip(members - 0.05 + random.normal(0, 0.02), 0, 1))
+        return ScoredPrediction(str(number), measures, dice, 10.0)
+
+    quality = fit_quality([scored(number) for number in range(60)], with_look=False)
+    assert quality is not None
+    assert needs_members(quality)
+    unseen = [scored(number) for number in range(60)]
+    expected = [expected_dice(quality, each.measures)[0] for each in unseen]
+    assert np.corrcoef(expected, [each.dice for each in unseen])[0, 1] > 0.9
+    single = fit_quality(simulated(60, 3), with_look=False)
+    assert single is not None
+    assert not needs_members(single)
+    earlier = ExpectedQuality(
+        **{
+            **single.model_dump(),
+            **{name: getattr(single, name)[:-1] for name in ("means", "deviations", "weights")},
+        }
+    )
+    one = simulated(1, 9)[0].measures
+    assert expected_dice(earlier, one) == pytest.approx(expected_dice(single, one))
 
 
 def test_cases_of_one_patient_count_as_one() -> None:

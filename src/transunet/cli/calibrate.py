@@ -73,6 +73,7 @@ def calibrate(
 
 def show(trust: "Trust", bundle: Path) -> None:
     """Print what was learned, and what could not be; draw how reliable probabilities are."""
+    from transunet.bundle.trust_config import ENOUGH
     from transunet.drawing.reliability import draw_reliability
     from transunet.optional import version_of
 
@@ -96,7 +97,7 @@ def show(trust: "Trust", bundle: Path) -> None:
     if trust.mirrored_look:
         say("Expected quality looks at the mirror image too: a prediction takes twice as long.")
     if not any(structure.quality for structure in trust.structures.values()):
-        say(
-            f"With {trust.cases} held-out cases it cannot be known how good a result is; ten are "
-            "the least."
-        )
+        cases = f"{trust.cases} held-out cases"
+        if trust.cases >= ENOUGH:
+            cases += ", in which no structure was found in ten patients,"
+        say(f"With {cases} it cannot be known how good a result is; ten are the least.")

@@ -28,7 +28,10 @@ _AT_ONCE = 8
 
 
 def mean_planes(
-    members: "Sequence[tuple[Preprocessing, Iterable[Logits]]]", volume: Volume, classes: int
+    members: "Sequence[tuple[Preprocessing, Iterable[Logits]]]",
+    volume: Volume,
+    classes: int,
+    watch: "Callable[[list[NDArray[np.float32]], NDArray[np.float32]], object] | None" = None,
 ) -> Generator[NDArray[np.float32]]:
     """Yield the members' mean probabilities, (B, classes, H, W) of some planes at a time.
 
@@ -40,6 +43,7 @@ def mean_planes(
             planes (B, classes, H, W) at a time.
         volume: what is segmented.
         classes: how many there are.
+        watch: called with each member's probabilities of some planes, and their mean.
 
     Raises:
         ConfigError: where the disk has no room for the temporary file.
@@ -62,7 +66,10 @@ def mean_planes(
             stored = volume.with_array(np.load(path, mmap_mode="r"))
             aligned.append(first.oriented(stored).swapaxes(0, 1)[None])
         for parts in zip(*map(_regrouped, aligned), strict=True):
-            yield np.asarray(sum(parts) / len(parts), dtype=np.float32)
+            mean = np.asarray(sum(parts) / len(parts), dtype=np.float32)
+            if watch is not None:
+                watch(list(parts), mean)
+            yield mean
 
 
 def shared_progress(progress: Progress | None, count: int, members: int) -> list[Progress]:

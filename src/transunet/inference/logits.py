@@ -95,6 +95,17 @@ def written(values: "Logits", labels: Sequence[int], threshold: float) -> NDArra
     return label_map
 
 
+def decided(values: "Logits", regions: bool, threshold: float) -> NDArray[Any]:
+    """Return the class of each voxel, (B, *spatial); of regions whether it is in each, boolean.
+
+    Args:
+        values: (B, classes or regions, *spatial), logits or probabilities.
+        regions: which of both they are of.
+        threshold: that values exceed in a region: 0 of logits, 0.5 of probabilities.
+    """
+    return as_array(values) > threshold if regions else argmax(values)
+
+
 def as_array(values: "Logits") -> NDArray[np.float32]:
     """Bring a tensor to the CPU."""
     return values if isinstance(values, np.ndarray) else np.asarray(values.cpu().numpy())

@@ -28,7 +28,7 @@ from transunet.data.sampling import Sampling
 from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
-from transunet.inference.logits import enlarge, entropy, probabilities_of, tempered
+from transunet.inference.logits import decided, enlarge, entropy, probabilities_of, tempered
 from transunet.inference.postprocessing import keep_largest, keep_largest_regions
 from transunet.inference.probability_files import probability_file
 from transunet.inference.slice_inference import (
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import torch
 
     from transunet.backends.protocol import Logits
+    from transunet.inference.tta import WatchMembers
     from transunet.models.segmentation_network import SegmentationNetwork
 
 _VOXELS_AT_ONCE = 128**3
@@ -322,6 +323,7 @@ class Predictor:
         probabilities: Path | None = None,
         uncertainty: Path | None = None,
         observers: Sequence[StoreProbabilities] = (),
+        watch_members: "WatchMembers | None" = None,
         warn: Warn = _log.warning,
     ) -> Volume:
         """Return the label map of `image`, (1, X, Y, Z) unsigned, on its very grid.
@@ -335,6 +337,8 @@ class Predictor:
                 (float16, classes first) or `.nii` (float32, classes last).
             uncertainty: such a file for the normalised entropy, from 0 (certain) to 1.
             observers: called with which planes, and their probabilities as the network gives them.
+            watch_members: of an ensemble, called with what each member decides of some samples or
+                planes, and what all do together (`logits.decided`).
             warn: called with what makes the image doubtful for this bundle; logs it if not given.
 
         Raises:
@@ -374,8 +378,12 @@ class Predictor:
 
             stores = [*observers, *([store_tempered] if maps else [])]
             native = self.preprocessing.native_shape(volume)
+            if watch_members is not None and not self.others:
+                from transunet.inference.tta import watching_members
+
+                files.enter_context(watching_members(self.network, watch_members))
             if self.others:
-                labels = self._labels_of_all(slices, volume, progress, stores)
+                labels = self._labels_of_all(slices, volume, progress, stores, watch_members)
             else:
                 labels = self.label_slices(slices[self.preprocessing], progress, stores, native)
         del slices  # not held while pieces are looked for
@@ -427,6 +435,7 @@ class Predictor:
         volume: Volume,
         progress: Progress | None,
         stores: Sequence[StoreProbabilities],
+        watch_members: "WatchMembers | None",
     ) -> NDArray[Any]:
         """Return the labels (D, H, W) that this predictor and the others find together."""
         from transunet.inference.ensemble import mean_planes, shared_progress
@@ -438,7 +447,15 @@ class Predictor:
             for member, tell in zip(members, told, strict=True)
         ]
         written = [region.label for region in self.regions]
-        with closing(mean_planes(planes, volume, len(self.regions or self.labels))) as mean:
+
+        def watch(alone: list[NDArray[np.float32]], together: NDArray[np.float32]) -> None:
+            assert watch_members is not None
+            *each, all_of_them = (decided(p, bool(written), 0.5) for p in (*alone, together))
+            watch_members(each, all_of_them)
+
+        channels = len(self.regions or self.labels)
+        watched = watch if watch_members is not None else None
+        with closing(mean_planes(planes, volume, channels, watched)) as mean:
             return label_planes(mean, shape, len(self.labels), written, stores)
 
     def _planes(

@@ -5,19 +5,24 @@ What comes out are logits of the mean probabilities, like any others: whatever c
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transunet.backends.protocol import Network, Wrapped
 from transunet.errors import ConfigError
-from transunet.inference.logits import as_array, logits_of, probabilities_of
+from transunet.inference.logits import as_array, decided, logits_of, probabilities_of
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
+
+
+WatchMembers = Callable[[Sequence[NDArray[Any]], NDArray[Any]], object]
+"""Called with each member's `logits.decided` of some samples, and that of all together."""
 
 
 class Ensemble:
@@ -39,6 +44,8 @@ class Ensemble:
                 f"The networks of an ensemble must take slices of one size; found {listed}."
             )
         self.networks, self.regions = tuple(networks), regions
+        self.watch: WatchMembers | None = None
+        """Called at each call with what the members decide, and what they do together."""
 
     @property
     def image_size(self) -> tuple[int, ...] | None:
@@ -58,7 +65,34 @@ class Ensemble:
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits of the mean probabilities, (B, classes, H, W)."""
-        return _mean((network(images) for network in self.networks), self.regions)
+        alone: list[NDArray[Any]] = []
+
+        def each() -> "Iterator[Logits]":
+            for network in self.networks:
+                logits = network(images)
+                if self.watch is not None:
+                    alone.append(decided(logits, self.regions, 0))
+                yield logits
+
+        together = _mean(each(), self.regions)
+        if self.watch is not None:
+            self.watch(alone, decided(together, self.regions, 0))
+        return together
+
+
+@contextmanager
+def watching_members(network: Network, watch: WatchMembers) -> Iterator[None]:
+    """Have `watch` called with what an ensemble's members decide; of other networks never."""
+    while isinstance(network, Wrapped):
+        network = network.network
+    if not isinstance(network, Ensemble):
+        yield
+        return
+    network.watch = watch
+    try:
+        yield
+    finally:
+        network.watch = None
 
 
 class MirrorTTA(Wrapped):

@@ -19,7 +19,7 @@ from transunet.trust.likeness import (
     unlikeness,
 )
 from transunet.trust.measured_prediction import predict_and_measure
-from transunet.trust.quality import expected_dice, volume_interval
+from transunet.trust.quality import expected_dice, needs_members, volume_interval
 
 LOOK_BELOW = 0.7
 """Expected Dice below which a person is asked to look."""
@@ -108,8 +108,15 @@ def predict_and_assess(
         return predictor(image, progress, **settings), Assessment()
     names = predictor.structures
     usual = {number: trust.structures[name].log_volume for number, name in names.items()}
+    known_qualities = [known.quality for known in trust.structures.values() if known.quality]
     labels, measured, features = predict_and_measure(
-        predictor, image, usual, trust.mirrored_look, progress, **settings
+        predictor,
+        image,
+        usual,
+        trust.mirrored_look,
+        any(map(needs_members, known_qualities)),
+        progress,
+        **settings,
     )
     structures = {}
     for number, name in names.items():

@@ -111,6 +111,7 @@ def evidence_of(
                 seen,
                 {},  # what volumes are usual is known when all cases have been read
                 mirrored_look=True,
+                watch_members=True,
                 observers=[] if count else [sampler],
                 warn=lambda _: None,
             )

@@ -11,7 +11,7 @@ from transunet.data.volume import Volume
 from transunet.inference.predictor import Predictor
 from transunet.inference.slice_inference import Progress, StoreProbabilities
 from transunet.trust.likeness import mean_features
-from transunet.trust.measures import ProbabilityMeter, StructureMeasures
+from transunet.trust.measures import MemberAgreement, ProbabilityMeter, StructureMeasures
 
 
 class MeasuredPrediction(NamedTuple):
@@ -29,6 +29,7 @@ def predict_and_measure(
     image: Volume,
     log_volumes: Mapping[int, tuple[float, float] | None],
     mirrored_look: bool = False,
+    watch_members: bool = False,
     progress: Progress | None = None,
     observers: Sequence[StoreProbabilities] = (),
     **settings: Any,
@@ -41,6 +42,7 @@ def predict_and_measure(
         log_volumes: of each structure, mean and deviation of the logarithm of training's
             millilitres.
         mirrored_look: predict the mirror image too, which takes as long again.
+        watch_members: see how far the members of an ensemble agree.
         progress: as the predictor's; of both looks together.
         observers: called with the probabilities as the predictor's own maps are.
         settings: more for the predictor's call, such as `probabilities` and `warn`.
@@ -52,6 +54,9 @@ def predict_and_measure(
         return lambda done, total: progress(look * total + done, 2 * total)
 
     meter = ProbabilityMeter(predictor.labels, predictor.regions)
+    if watch_members:
+        agreement = MemberAgreement(predictor.labels, predictor.regions)
+        settings |= {"watch_members": agreement}
     with mean_features(predictor.network) as features:
         labels = predictor(image, told(0), observers=[meter, *observers], **settings)
     seen = features()
@@ -65,4 +70,9 @@ def predict_and_measure(
     # Slices that are resampled are measured at the working resolution.
     share = prod(image.spatial_shape) / meter.labels.size
     structures = meter.structures(image.voxel_ml * share, log_volumes, mirrored)
+    if watch_members:
+        structures = {
+            number: measures._replace(members=agreement.of(number))
+            for number, measures in structures.items()
+        }
     return MeasuredPrediction(labels, structures, seen)

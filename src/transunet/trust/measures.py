@@ -1,7 +1,7 @@
 """What a prediction shows of its own quality, without a reference."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,14 @@ class StructureMeasures(NamedTuple):
     """Share of its voxels at the edge of the field of view."""
     agreement: float
     """Dice with the prediction of the mirror image; 1 where there is none."""
+    members: float = 1.0
+    """Dice of an ensemble's members with what they find together; 1 where there are none."""
 
     def vector(self) -> NDArray[np.float64]:
         """The measures that regression takes: shares near 1 are spread out by the logit."""
         spread = [_logit(self.soft_dice), _logit(self.confidence), _logit(self.agreement)]
         others = [self.border, min(self.surprise, 5.0), self.pieces, self.edge]
-        return np.array(spread + others)
+        return np.array([*spread, *others, _logit(self.members)])
 
 
 MEASURES = (
@@ -51,6 +53,7 @@ MEASURES = (
     "surprise of the volume",
     "pieces",
     "edge",
+    "logit of members' agreement",
 )
 """What `StructureMeasures.vector` holds."""
 
@@ -138,6 +141,38 @@ class ProbabilityMeter:
                 agreement=agreement,
             )
         return measured
+
+
+class MemberAgreement:
+    """Gathers how far the members of an ensemble agree with what they find together.
+
+    Args:
+        labels: value -> name of what a label map holds; 0 is the background.
+        regions: where the networks tell regions apart.
+    """
+
+    def __init__(self, labels: Mapping[int, str], regions: Sequence[Region] = ()) -> None:
+        self._numbers = [region.label for region in regions] or list(range(len(labels)))
+        self._of_regions = bool(regions)
+        self._both, self._sizes = np.zeros((2, len(self._numbers)))
+
+    def __call__(self, alone: Sequence[NDArray[Any]], together: NDArray[Any]) -> None:
+        """Take what each member decides of some samples, and what all do together."""
+        for member in alone:
+            both = member & together if self._of_regions else member[member == together]
+            self._both += self._voxels(both)
+            self._sizes += self._voxels(member) + self._voxels(together)
+
+    def _voxels(self, decided: NDArray[Any]) -> NDArray[np.int64]:
+        """How many each class, or each region, has."""
+        if self._of_regions:
+            return np.asarray(np.moveaxis(decided, 1, 0).reshape(decided.shape[1], -1).sum(axis=1))
+        return np.bincount(decided.ravel(), minlength=len(self._numbers))
+
+    def of(self, number: int) -> float:
+        """The Dice of the structure `number`, over all members; 1 where nothing was watched."""
+        row = self._numbers.index(number)
+        return float(2 * self._both[row] / self._sizes[row]) if self._sizes[row] else 1.0
 
 
 def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

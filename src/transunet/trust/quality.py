@@ -14,6 +14,7 @@ COVERED = 0.9
 FOLDS = 10
 _RIDGE = 1.0  # a prior observation per weight, of standardised measures
 _AGREEMENT = MEASURES.index("logit of agreement")
+_MEMBERS = MEASURES.index("logit of members' agreement")
 
 Array = NDArray[np.float64]
 
@@ -38,9 +39,15 @@ class ScoredPrediction:
 
 def expected_dice(quality: ExpectedQuality, measures: StructureMeasures) -> tuple[float, float]:
     """Return the Dice to be expected and the half width of its interval, which covers 90 %."""
-    standardised = (measures.vector() - quality.means) / quality.deviations
+    known = measures.vector()[: len(quality.means)]  # an earlier version measured less
+    standardised = (known - quality.means) / quality.deviations
     expected = float(np.clip(quality.intercept + standardised @ quality.weights, 0, 1))
     return expected, quality.spread * (1 - expected + DOUBT)
+
+
+def needs_members(quality: ExpectedQuality) -> bool:
+    """Whether what is expected depends on how far the members of an ensemble agree."""
+    return len(quality.weights) > _MEMBERS and quality.weights[_MEMBERS] != 0
 
 
 def volume_interval(interval: VolumeInterval, measures: StructureMeasures) -> tuple[float, float]:
@@ -110,8 +117,9 @@ def fit_volume_interval(predictions: Sequence[ScoredPrediction]) -> VolumeInterv
 def _ridge(measured: Array, dice: Array) -> tuple[Array, Array, Array, float]:
     """Return means and deviations of the measures, weights and intercept."""
     means, deviations = measured.mean(axis=0), measured.std(axis=0)
-    deviations = np.where(deviations > 1e-9, deviations, 1.0)
-    standardised = (measured - means) / deviations
+    varies = deviations > 1e-9  # what is the same everywhere gets the weight 0
+    deviations = np.where(varies, deviations, 1.0)
+    standardised = np.where(varies, (measured - means) / deviations, 0)
     gram = standardised.T @ standardised + _RIDGE * np.eye(measured.shape[1])
     weights = np.linalg.solve(gram, standardised.T @ (dice - dice.mean()))
     return means, deviations, weights, float(dice.mean())
