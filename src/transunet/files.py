@@ -1,9 +1,10 @@
 """Outputs are written beside their place and renamed: a reader never sees half of one."""
 
+import csv
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,16 @@ def write_text(text: str, path: Path) -> None:
 def write_json(values: Any, path: Path) -> None:
     """Write plain values as JSON, all of it or nothing; errors as of `write_text`."""
     write_text(json.dumps(values, indent=2) + "\n", path)
+
+
+def write_rows(rows: Iterable[Iterable[Any]], path: Path) -> None:
+    """Write a table as CSV in UTF-8, all of it or nothing; errors as of `write_text`."""
+    with (
+        writing(path),
+        atomic_path(path) as scratch,
+        scratch.open("w", encoding="utf-8", newline="") as file,
+    ):
+        csv.writer(file).writerows(rows)
 
 
 def read_json(path: Path, remedy: str) -> Any:

@@ -1,6 +1,5 @@
 """What a bundle attends to in an image: maps on the image's grid and a figure, as files."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from transunet.drawing.panels import (
     tells_space,
 )
 from transunet.errors import ConfigError, DataError
-from transunet.files import atomic_path, writable_folder
+from transunet.files import atomic_path, writable_folder, write_rows
 from transunet.inference.predictor import Image, Predictor, as_volume
 from transunet.inference.slice_inference import Progress
 from transunet.models.segmentation_network import SegmentationNetwork
@@ -102,15 +101,9 @@ class Explanation:
             written.append(self.draw(folder / f"{name}.png"))
         if self.query_masks:
             written.append(self.draw_queries(folder / f"{name}_queries.png"))
-            with (
-                atomic_path(path := folder / f"{name}_queries.csv") as scratch,
-                scratch.open("w", newline="", encoding="utf-8") as file,
-            ):
-                rows = [
-                    (query.number, query.label, f"{query.share:.3f}") for query in self.query_masks
-                ]
-                csv.writer(file).writerows([("query", "label", "share"), *rows])
-            written.append(path)
+            rows = [(query.number, query.label, f"{query.share:.3f}") for query in self.query_masks]
+            written.append(folder / f"{name}_queries.csv")
+            write_rows([("query", "label", "share"), *rows], written[-1])
         shown: list[AttentionMap | QueryMask] = [*self.maps, *self.query_masks]
         for one in shown:
             values = one.on(self.image)

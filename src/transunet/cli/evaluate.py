@@ -114,6 +114,7 @@ def evaluate(
     from transunet.evaluation.evaluate import EvaluationRequest, write_report
     from transunet.evaluation.evaluate import audit as audit_again
     from transunet.evaluation.evaluate import evaluate as measure
+    from transunet.evaluation.expectations import judge_expectations
     from transunet.evaluation.groups import group_evaluation, read_group_table
 
     if len(paths) not in (2, 3):
@@ -163,6 +164,9 @@ def evaluate(
             say(table.groups_table(grouped, evaluation))
             for sentence in grouped.sentences:
                 say(sentence)
+        judged = judge_expectations(evaluation)
+        for sentence in judged.sentences if judged else ():
+            say(sentence)
         audited = None
         if audit:
             chosen = _chosen_epochs(paths[0], run, [case.name for case in evaluation.cases])
@@ -172,10 +176,10 @@ def evaluate(
             for sentence in audited.sentences:
                 say(sentence)
         if out:
-            written = write_report(result, out, pictures, audited, grouped)
+            written = write_report(result, out, pictures, audited, grouped, judged)
             say(f"Written: {', '.join(map(str, written))}")
         if json:
-            report.write_json(report.to_json(evaluation, audited, grouped), json)
+            report.write_json(report.to_json(evaluation, audited, grouped, judged), json)
         say(table.closing_line(evaluation))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import ceil, floor, log10
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -16,6 +17,7 @@ _JITTER = 9  # how far dots stray from their row's middle, so that equal ones st
 _MANY = 60  # cases above which dots are paler
 _LETTERS = 20  # of a structure's name; the whole name is in its tooltip
 _WHISKER = 1.5  # interquartile ranges, as Tukey drew them
+_SCATTER, _SCATTER_LEFT = 360, 110  # side of a scatter plot, and where it begins
 _LEAST_EXTENT = 0.5  # of the largest value: how far off the boxes a case always stays in sight
 
 
@@ -91,6 +93,58 @@ def difference_plot(
     return chart.drawn()
 
 
+class Point(NamedTuple):
+    """One of a scatter plot."""
+
+    name: str
+    x: float
+    y: float
+    marked: bool
+
+
+def scatter_plot(points: Sequence[Point], threshold: float) -> Markup:
+    """Draw shares of 1 against what was expected of them, with the line on which both are equal.
+
+    Args:
+        points: at least one; `x` is what was expected, `y` what came of it.
+        threshold: drawn across, both ways.
+    """
+    least = min(threshold, *(min(point.x, point.y) for point in points))
+    low = max(floor(10 * least - 1e-9) / 10, 0.0)
+    left, bottom = _SCATTER_LEFT, _TOP + _SCATTER
+    right = left + _SCATTER
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across, up = ((value - low) / (1 - low) * _SCATTER for value in (x, y))
+        return round(left + across, 2), round(bottom - up, 2)
+
+    parts = []
+    for tick in _ticks(low, 1):
+        x, y = at(tick, tick)
+        parts.append(
+            f'<path class="grid" d="M{x} {_TOP}V{bottom}M{left} {y}H{right}"/>'
+            f'<text class="tick" x="{x}" y="{bottom + 18}">{tick:g}</text>'
+            f'<text class="tick" x="{left - 16}" y="{y + 4}">{tick:g}</text>'
+        )
+    x, y = at(threshold, threshold)
+    parts.append(
+        f'<path class="zero" d="M{left} {bottom}L{right} {_TOP}"/>'
+        f'<path class="threshold" d="M{x} {_TOP}V{bottom}M{left} {y}H{right}"/>'
+        f'<text class="name" x="{right}" y="{bottom + 36}">expected</text>'
+        f'<text class="name" x="{left - 34}" y="{_TOP + 10}">true</text>'
+    )
+    for point in points:
+        x, y = at(point.x, point.y)
+        hint = f"{escape(point.name)}: expected {point.x:.3f}, true {point.y:.3f}"
+        kind = "dot marked" if point.marked else "dot"
+        parts.append(
+            f'<circle class="{kind}" cx="{x}" cy="{y}" r="3"><title>{hint}</title></circle>'
+        )
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {bottom + 44}" role="img">{"".join(parts)}</svg>'
+    )
+
+
 class _Chart:
     """Rows of structures over an axis from `low` to `high`, and what is drawn on them."""
 
@@ -106,9 +160,7 @@ class _Chart:
         self.middles = [_TOP + _ROW * (index + 0.5) for index in range(len(names))]
         self.bottom = _TOP + _ROW * len(names)
         self.parts: list[str] = []
-        step = _step(high - low)
-        first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
-        for tick in (round(index * step, 10) for index in range(first, last + 1)):
+        for tick in _ticks(low, high):
             x = self.x(tick)
             self.add(
                 f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{self.bottom}"/>'
@@ -181,6 +233,12 @@ def _ceiling(most: float) -> float:
         return 1.0
     step = _step(most)
     return step * ceil(most / step - 1e-9)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    step = _step(high - low)
+    first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
+    return [round(index * step, 10) for index in range(first, last + 1)]
 
 
 def _step(extent: float) -> float:

@@ -11,6 +11,7 @@ from transunet.errors import ConfigError
 from transunet.evaluation import report
 from transunet.evaluation.audit import Audit, ChosenEpoch, audit_of
 from transunet.evaluation.comparison import PairedComparison
+from transunet.evaluation.expectations import JudgedExpectations
 from transunet.evaluation.groups import GroupedEvaluation
 from transunet.evaluation.measure import Settings, gather, measure_all
 from transunet.evaluation.metrics import Convention
@@ -131,6 +132,7 @@ def write_report(
     pictures: int = 12,
     audited: Audit | None = None,
     grouped: GroupedEvaluation | None = None,
+    judged: JudgedExpectations | None = None,
 ) -> list[Path]:
     """Write metrics.csv, metrics.json and report.html.
 
@@ -140,6 +142,7 @@ def write_report(
         pictures: how many of the worst cases are shown one by one.
         audited: from `audit`, where that is told too.
         grouped: from `groups.group_evaluation`, likewise.
+        judged: from `expectations.judge_expectations`, likewise.
 
     Raises:
         ConfigError: when the folder cannot be written to.
@@ -159,9 +162,10 @@ def write_report(
     for pair in result.pairs if not no_pictures else ():
         if pair.name in worst:
             worst[pair.name] = case_picture(pair, result.settings, evaluation.structures)
-    write_text(report_page(evaluation, worst, no_pictures, audited, grouped), paths[0])
-    report.write_csv(evaluation, paths[1])
-    report.write_json(report.to_json(evaluation, audited, grouped), paths[2])
+    more = audited, grouped, judged
+    write_text(report_page(evaluation, worst, no_pictures, *more), paths[0])
+    report.write_csv(evaluation, paths[1], judged)
+    report.write_json(report.to_json(evaluation, *more), paths[2])
     return paths
 
 

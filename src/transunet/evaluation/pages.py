@@ -6,13 +6,15 @@ from math import isnan
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from transunet.colours import colour_of
 from transunet.evaluation import table
 from transunet.evaluation.audit import CONVENTIONS, Audit
 from transunet.evaluation.bootstrap import bootstrap_interval, nanmean
-from transunet.evaluation.charts import box_plots, difference_plot
+from transunet.evaluation.charts import Point, box_plots, difference_plot, scatter_plot
 from transunet.evaluation.comparison import TEST, PairedComparison
+from transunet.evaluation.expectations import BAD_BELOW, JudgedExpectations
 from transunet.evaluation.groups import POLICY as GROUPS_POLICY
 from transunet.evaluation.groups import GroupedEvaluation
 from transunet.evaluation.pictures import CasePicture
@@ -26,6 +28,7 @@ def report_page(
     no_pictures: str = "",
     audit: Audit | None = None,
     grouped: GroupedEvaluation | None = None,
+    judged: JudgedExpectations | None = None,
 ) -> str:
     """Return the report of an evaluation as one HTML file that needs no other.
 
@@ -35,6 +38,7 @@ def report_page(
         no_pictures: why there are no pictures, where there are none.
         audit: the same label maps by other conventions, where that is told too.
         grouped: the same figures group by group, likewise.
+        judged: what was expected of the label maps against what is true, likewise.
     """
     names = [structure.name for structure in evaluation.structures]
     cases = [case.name for case in evaluation.cases]
@@ -63,7 +67,22 @@ def report_page(
         conventions=CONVENTIONS,
         grouped=grouped,
         groups_policy=GROUPS_POLICY,
+        judged=judged,
+        judged_charts=_scatter(judged) if judged and judged.compared else (),
     )
+
+
+def _scatter(judged: JudgedExpectations) -> list[tuple[str, str, Markup]]:
+    points = [
+        Point(f"{each.case} {each.structure}", told.expected_dice, each.dice, bool(told.look))
+        for each in judged.predictions
+        if (told := each.expected).expected_dice is not None and not isnan(each.dice)
+    ]
+    note = (
+        "a dot is a structure of a case, a coloured one was to be looked at; on the line it is as "
+        f"good as expected; dashed is Dice {BAD_BELOW:g}"
+    )
+    return [("True Dice over expected Dice", note, scatter_plot(points, BAD_BELOW))]
 
 
 def comparison_page(comparison: PairedComparison) -> str:

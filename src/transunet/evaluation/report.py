@@ -1,9 +1,8 @@
 """Evaluations and comparisons as plain data: JSON for programs, CSV for spreadsheets."""
 
-import csv
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isfinite
@@ -13,11 +12,12 @@ from typing import Any
 from transunet.evaluation.audit import CONVENTIONS, Audit
 from transunet.evaluation.bootstrap import AGGREGATION, INTERVAL
 from transunet.evaluation.comparison import TEST, PairedComparison
+from transunet.evaluation.expectations import BAD_BELOW, Expectation, JudgedExpectations
 from transunet.evaluation.groups import POLICY as GROUPS_POLICY
 from transunet.evaluation.groups import GroupedEvaluation
 from transunet.evaluation.metrics import ClassMetrics
 from transunet.evaluation.records import Evaluation, Metric, MetricSummary, Structure
-from transunet.files import atomic_path, write_text
+from transunet.files import write_rows, write_text
 from transunet.optional import DISTRIBUTION, version_of
 
 FORMAT_VERSION = 1
@@ -37,16 +37,23 @@ _EMPTY = {
     },
 }
 _VOLUMES = (("prediction_volume_ml", "prediction_ml"), ("reference_volume_ml", "reference_ml"))
+_EXPECTED = ("look", "expected_dice", "expected_within", "volume_low_ml", "volume_high_ml")
 
 
 def to_json(
-    evaluation: Evaluation, audit: Audit | None = None, grouped: GroupedEvaluation | None = None
+    evaluation: Evaluation,
+    audit: Audit | None = None,
+    grouped: GroupedEvaluation | None = None,
+    judged: JudgedExpectations | None = None,
 ) -> dict[str, Any]:
     """Everything an evaluation found, ready for `json.dumps`; NaN is None.
 
     Keys carry units; `hd95_mm` is in millimetres, `hd95_official_voxels` in voxels.
     """
     metrics = evaluation.metrics
+    expected = {
+        key: each.model_dump(exclude_none=True) for key, each in _expectations(judged).items()
+    }
     return {
         "kind": "evaluation",
         "format_version": FORMAT_VERSION,
@@ -56,7 +63,9 @@ def to_json(
             {
                 "name": case.name,
                 "structures": [
-                    _identity(structure) | _figures(metrics, case.metrics[structure.key])
+                    _identity(structure)
+                    | _figures(metrics, case.metrics[structure.key])
+                    | expected.get((case.name, structure.name), {})
                     for structure in evaluation.structures
                 ],
             }
@@ -64,6 +73,7 @@ def to_json(
         ],
         **({"audit": _audit_to_json(audit)} if audit else {}),
         **({"groups": _groups_to_json(grouped, evaluation)} if grouped else {}),
+        **({"expectations": _judged_to_json(judged)} if judged else {}),
     }
 
 
@@ -107,6 +117,18 @@ def _groups_to_json(grouped: GroupedEvaluation, evaluation: Evaluation) -> dict[
         ],
         "sentences": list(grouped.sentences),
     }
+
+
+def _judged_to_json(judged: JudgedExpectations) -> dict[str, Any]:
+    figures = _plain_fields(judged)
+    del figures["predictions"]  # they stand with the cases
+    return {"bad_below_dice": BAD_BELOW, **figures, "sentences": list(judged.sentences)}
+
+
+def _expectations(judged: JudgedExpectations | None) -> Mapping[tuple[str, str], Expectation]:
+    """What was expected of each case and structure."""
+    predictions = judged.predictions if judged else ()
+    return {(each.case, each.structure): each.expected for each in predictions}
 
 
 def _summaries(metrics: Mapping[str, MetricSummary], evaluation: Evaluation) -> dict[str, Any]:
@@ -176,13 +198,20 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
 
 
-def write_csv(evaluation: Evaluation, path: Path) -> None:
+def write_csv(evaluation: Evaluation, path: Path, judged: JudgedExpectations | None = None) -> None:
     """Write one row per case and structure; what does not count is left empty.
+
+    Args:
+        evaluation: what is written.
+        path: `.csv`.
+        judged: what was expected, for further columns.
 
     Raises:
         ConfigError: when the folder cannot be written to.
     """
     keys = [metric.key for metric in evaluation.metrics] + [key for key, _ in _VOLUMES]
+    keys += _EXPECTED if judged else ()
+    expectations = _expectations(judged)
     rows: list[list[Any]] = [["case", "labels", "structure", "convention", "empty", *keys]]
     for case in evaluation.cases:
         for structure in evaluation.structures:
@@ -190,7 +219,12 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
             present = measured.prediction_ml > 0, measured.reference_ml > 0
             empty = "" if all(present) else _EMPTY[evaluation.convention][present]
             row = [case.name, structure.key, structure.name, evaluation.convention, empty]
-            rows.append([*row, *_figures(evaluation.metrics, measured).values()])
+            figures: list[Any] = [*_figures(evaluation.metrics, measured).values()]
+            if judged:
+                told = expectations.get((case.name, structure.name), Expectation())
+                bounds = told.volume_interval_ml or (None, None)
+                figures += [told.look, told.expected_dice, told.expected_within, *bounds]
+            rows.append([*row, *figures])
     write_rows(rows, path)
 
 
@@ -205,16 +239,6 @@ def write_comparison_csv(comparison: PairedComparison, path: Path) -> None:
     for name, structure, figures in _sides(comparison):
         rows.append([name, structure, comparison.first.convention, *figures.values()])
     write_rows(rows, path)
-
-
-def write_rows(rows: Iterable[Iterable[Any]], path: Path) -> None:
-    """Write CSV, all of it or nothing.
-
-    Raises:
-        ConfigError: when the folder cannot be written to.
-    """
-    with atomic_path(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(rows)
 
 
 def _sides(comparison: PairedComparison) -> Iterator[tuple[str, str, dict[str, Any]]]:

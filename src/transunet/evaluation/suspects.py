@@ -20,8 +20,7 @@ from transunet.evaluation.measure import read_pair
 from transunet.evaluation.metrics import dice_of_masks
 from transunet.evaluation.pictures import save_worst_slice
 from transunet.evaluation.records import Structure
-from transunet.evaluation.report import write_rows
-from transunet.files import atomic_path
+from transunet.files import atomic_path, write_rows
 from transunet.optional import require
 
 _LEAST_SPREAD = 0.02
