@@ -12,9 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from transunet.bundle.io import BundleConfig, save_pretrained
+from transunet.bundle.trust_config import (
+    Calibration,
+    ExpectedQuality,
+    StructureTrust,
+    Trust,
+    VolumeInterval,
+)
 from transunet.data.preprocessing import Channel, Preprocessing, planes_first
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
+from transunet.trust.measures import MEASURES
 
 nib: Any = nibabel
 
@@ -71,6 +79,34 @@ def tiny_bundle(
     labels = {index: names[index] for index in range(model.config.num_classes)}
     config = BundleConfig(architecture=model.config, preprocessing=preprocessing, labels=labels)
     return save_pretrained(model, config, folder)
+
+
+def tiny_trust(**expected: float | None) -> Trust:
+    """What a bundle knows of itself: the Dice to be expected of each structure, None if it is not
+    known; all held-out cases had them."""
+    count = len(MEASURES)
+    volume = VolumeInterval(spread=0.4, coverage=0.9, cases=20)
+    structures = {
+        name: StructureTrust(
+            present=1,
+            volume=volume,
+            quality=ExpectedQuality(
+                means=(0,) * count,
+                deviations=(1,) * count,
+                weights=(0,) * count,
+                intercept=dice,
+                spread=0.6,
+                error=0.03,
+                coverage=0.9,
+                predictions=80,
+            ),
+        )
+        if dice is not None
+        else StructureTrust(present=1)
+        for name, dice in expected.items()
+    }
+    calibration = Calibration(temperature=2, ece=(0.1, 0.02), brier=(0.2, 0.1), bins=())
+    return Trust(cases=20, structures=structures, calibration=calibration)
 
 
 def noise(shape: tuple[int, ...] = (20, 24, 6), seed: int = 0) -> NDArray[np.int16]:

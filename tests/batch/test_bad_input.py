@@ -159,7 +159,7 @@ def test_a_bad_array_is_told_by_name_and_leaves_nothing(
     assert "bad.npy" in str(outcomes[0].error)
     assert len(str(outcomes[0].error)) < 600
     written = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
-    assert written == {"good.npy", "manifest.json", "statistics.json"}
+    assert written == {"good.npy", "manifest.json", "statistics.csv", "statistics.json"}
 
 
 def bomb(path: Path) -> None:

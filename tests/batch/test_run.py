@@ -1,5 +1,6 @@
 """Many cases into one folder: records, skipping, conflicts, failures, what is left behind."""
 
+import csv
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_every_case_and_nothing_else(predictor: Predictor, images: Path) -> None
         *(f"cases/p{i}.json" for i in range(3)),
         "cases",
         "manifest.json",
+        "statistics.csv",
         "statistics.json",
     }
 
@@ -81,6 +83,13 @@ def test_statistics_and_manifest_say_what_was_found_and_how(
     assert right["mean_intensity"] == pytest.approx([image.get_fdata()[inside].mean()], rel=1e-5)
     # Slices are axial in RAS; the file's first axis runs up and down (see OBLIQUE).
     assert right["slices"] == np.unique(np.nonzero(inside)[1]).size
+    with (out / "statistics.csv").open(newline="") as file:
+        rows = {(row["case"], row["structure"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 3 * len(found["p1"])
+    row = rows["p1", "right"]
+    assert (int(row["voxels"]), float(row["volume_ml"])) == (right["voxels"], right["volume_ml"])
+    assert [float(row["mean_intensity_MRI 0"])] == right["mean_intensity"]
+    assert row["look"] == row["expected_dice"] == ""
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["bundle"]["sha256"] == predictor.fingerprint
     assert manifest["device"] == "cpu"
@@ -267,6 +276,7 @@ def test_a_single_case_takes_no_claim_but_joins_those_at_work(
         "cases",
         "cases/p1.json",
         "manifest.json",
+        "statistics.csv",
         "statistics.json",
     }
     assert [path.name for path in (out / ".transunet").iterdir()] == ["summary.lock"]

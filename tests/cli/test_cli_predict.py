@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from prediction import hounsfield, left_in, noise, save_nifti, tiny_bundle, transunet
+from prediction import (
+    hounsfield,
+    left_in,
+    noise,
+    save_nifti,
+    tiny_bundle,
+    tiny_trust,
+    transunet,
+)
+from transunet.bundle.bundle_config import keep_trust
 from transunet.cli.main import app
 from transunet.errors import ConfigError, DataError, TransUNetError
 
@@ -249,3 +258,20 @@ def test_an_error_that_only_wrong_use_explains_exits_with_2(bundle: Path, tmp_pa
     message = refused(ConfigError, bundle, image, "-o", tmp_path / "out", "--probabilities", "npy")
     assert "1 of 1" in message
     assert not (tmp_path / "out" / "a.nii.gz").exists()
+
+
+def test_of_many_cases_those_that_need_a_look_are_named(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    keep_trust(bundle, tiny_trust(left=0.93, right=0.61))
+    for index in range(6):
+        save_nifti(tmp_path / "in" / f"c{index}.nii.gz", abs(noise((20, 24, 2), index)))
+    arguments = (bundle, tmp_path / "in", "-o", tmp_path / "out")
+    result = run(*arguments, "--fail-below", "0.6")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "c5: look at this: right" in said
+    assert "left" not in said
+    assert "6 of 6 cases need a look: c0, c1, c2, c3, c4 and 1 more" in said
+    assert "statistics.csv" in said
+    message = refused(TransUNetError, *arguments, "--fail-below", "0.7")  # of cases that are kept
+    assert "Less than Dice 0.7 is expected of 6: c0 right (0.61)" in message

@@ -13,47 +13,19 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     `pair` trusts what it says of the left and not of the right; `photo` finds every image unlike
     those of training, and does not know how good the right is; `brain` knows nothing of itself.
     """
-    from prediction import tiny_bundle
+    from prediction import tiny_bundle, tiny_trust
     from transunet.bundle.bundle_config import keep_trust
-    from transunet.bundle.trust_config import (
-        Calibration,
-        ExpectedQuality,
-        Likeness,
-        StructureTrust,
-        Trust,
-        VolumeInterval,
-    )
-    from transunet.trust.measures import MEASURES
+    from transunet.bundle.trust_config import Likeness
 
     folder = tmp_path_factory.mktemp("bundles")
     for seed, name in enumerate(("brain", "pair", "photo")):
         colours = ("red", "green", "blue") if name == "photo" else ()
         tiny_bundle(folder / name, seed, channels=seed + 1, channels_named=colours)
 
-    def of_dice(expected: float) -> ExpectedQuality:
-        count = len(MEASURES)
-        return ExpectedQuality(
-            means=(0,) * count,
-            deviations=(1,) * count,
-            weights=(0,) * count,
-            intercept=expected,
-            spread=0.6,
-            error=0.03,
-            coverage=0.9,
-            predictions=80,
-        )
-
-    volume = VolumeInterval(spread=0.4, coverage=0.9, cases=20)
-    left = StructureTrust(present=1, quality=of_dice(0.93), volume=volume)
-    right = StructureTrust(present=1, quality=of_dice(0.61), volume=volume)
-    calibration = Calibration(temperature=2, ece=(0.1, 0.02), brier=(0.2, 0.1), bins=())
+    keep_trust(folder / "pair", tiny_trust(left=0.93, right=0.61))
     likeness = Likeness(quantiles=((9.0,) * 33,) * 3, distances=(1.0,))
-    trust = Trust(cases=20, structures={"left": left, "right": right}, calibration=calibration)
-    keep_trust(folder / "pair", trust)
-    unsure = {"left": left, "right": StructureTrust(present=1)}
-    keep_trust(
-        folder / "photo", trust.model_copy(update={"structures": unsure, "likeness": likeness})
-    )
+    unlike = tiny_trust(left=0.93, right=None).model_copy(update={"likeness": likeness})
+    keep_trust(folder / "photo", unlike)
     return folder
 
 

@@ -1,5 +1,6 @@
 """What a bundle knows of its own mistakes: each figure by hand, or simulated."""
 
+import csv
 import itertools
 import json
 from dataclasses import replace
@@ -383,17 +384,40 @@ def test_a_batch_tells_what_is_expected_and_does_without(
     for seed in (90, 91):
         image, _ = blob(seed)
         write_volume(image, tmp_path / "images" / f"blob_{seed}.nii.gz")
+    chessboard = np.indices((8, 8, 8)).sum(axis=0, keepdims=True) % 2  # in it nothing is bright
+    empty = Volume(chessboard.astype(np.float32), np.eye(4))
+    write_volume(empty, tmp_path / "images" / "empty.nii.gz")
     cases = find_inputs([tmp_path / "images"], channels=1)
     outcomes = predict_cases(predictor, cases, tmp_path / "told")
     statistics = json.loads((tmp_path / "told/statistics.json").read_text())
-    for outcome in outcomes:
-        figures = statistics[outcome.case]["blob"]
-        assert outcome.structures["blob"] == figures
+    assert {outcome.case: outcome.structures for outcome in outcomes} == statistics
+    for case in ("blob_90", "blob_91"):
+        figures = statistics[case]["blob"]
         low, high = figures["volume_interval_ml"]
         assert low < figures["volume_ml"] < high
         assert 0 <= figures["expected_dice"] <= 1
         assert figures["look"] == (figures["expected_dice"] < 0.7)
+    missing = "not found, though every held-out case had it"
+    assert statistics["empty"]["blob"]["reason"] == missing
+    manifest = json.loads((tmp_path / "told/manifest.json").read_text())
+    assert manifest["look"] == {"cases": 1, "structures": 1}
+    assert manifest["cases"]["empty"]["look"] == ["blob"]
+    assert "look" not in manifest["cases"]["blob_90"]
+    head, first, _, last = csv.reader((tmp_path / "told/statistics.csv").read_text().splitlines())
+    row = dict(zip(head, first, strict=True))
+    figures = statistics["blob_90"]["blob"]
+    assert [float(row["volume_low_ml"]), float(row["volume_high_ml"])] == figures[
+        "volume_interval_ml"
+    ]
+    assert float(row["expected_dice"]) == figures["expected_dice"]
+    row = dict(zip(head, last, strict=True))
+    assert (row["case"], row["look"], row["reason"]) == ("empty", "True", missing)
+    assert row["expected_dice"] == row["volume_low_ml"] == ""
+    again = predict_cases(predictor, cases, tmp_path / "told")  # what is kept is told as well
+    assert {outcome.case: outcome.structures for outcome in again} == statistics
+
     predict_cases(predictor.replace(fitted=None), cases, tmp_path / "plain")
+    assert "look" not in json.loads((tmp_path / "plain/manifest.json").read_text())
     plain = json.loads((tmp_path / "plain/statistics.json").read_text())
     for case, structures in plain.items():
         told = statistics[case]["blob"]

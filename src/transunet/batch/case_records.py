@@ -2,14 +2,15 @@
 
 A record is `cases/NAME.json` in the output folder. A case whose record says that it was done with
 the same bundle, settings and image is not done again. `manifest.json` says which bundle and
-software made the folder and how each case ended, `statistics.json` what was found.
+software made the folder and how each case ended, `statistics.json` what was found, and
+`statistics.csv` the same as a table.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from filelock import FileLock
 
 from transunet.data.formats import files_of
 from transunet.data.inputs import LOCKS_FOLDER
-from transunet.files import writable_folder, write_json
+from transunet.files import writable_folder, write_json, write_rows
 from transunet.inference.predictor import Predictor
 from transunet.optional import DISTRIBUTION, versions_of
 
@@ -80,7 +81,7 @@ def write_record(folder: Path, record: PredictionRecord) -> None:
 def write_summaries(
     folder: Path, predictor: Predictor, settings: Mapping[str, Any], started: datetime
 ) -> None:
-    """Write `manifest.json` and `statistics.json` of all that is recorded in `folder`.
+    """Write manifest and statistics of all that is recorded in `folder`.
 
     Other processes that do so at the same time wait for each other.
 
@@ -104,6 +105,8 @@ def write_summaries(
             cases[record.case] = entry
             if record.status == "done":
                 statistics[record.case] = record.structures
+                if look := needing_a_look(record.structures):
+                    entry["look"] = look
         regions = [region.model_dump(mode="json") for region in predictor.regions]
         manifest = {
             "bundle": {"sources": predictor.sources, "sha256": predictor.fingerprint},
@@ -119,8 +122,37 @@ def write_summaries(
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "cases": cases,
         }
+        if predictor.fitted is not None:
+            looks = [entry["look"] for entry in cases.values() if "look" in entry]
+            manifest["look"] = {"cases": len(looks), "structures": sum(map(len, looks))}
         write_json(manifest, folder / "manifest.json")
         write_json(statistics, folder / "statistics.json")
+        channels = [channel.name for channel in predictor.preprocessing.channels]
+        write_rows(_table(statistics, channels), folder / "statistics.csv")
+
+
+def needing_a_look(structures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of the structures of a case that a person should look at."""
+    return [name for name, figures in structures.items() if figures.get("look")]
+
+
+def _table(
+    statistics: Mapping[str, Mapping[str, Mapping[str, Any]]], channels: Sequence[str]
+) -> Iterator[list[Any]]:
+    """Yield the table's head, and a row per case and structure; empty is what is not known."""
+    measured = ("voxels", "volume_ml", "slices")
+    expected = ("look", "reason", "expected_dice", "expected_within")
+    intensities = [f"mean_intensity_{channel}" for channel in channels]
+    bounds = ("volume_low_ml", "volume_high_ml")
+    yield ["case", "structure", *measured, *intensities, *expected, *bounds]
+    for case, structures in statistics.items():
+        for name, figures in structures.items():
+            yield [
+                *(case, name, *(figures[key] for key in measured)),
+                *(figures["mean_intensity"] or [None] * len(channels)),
+                *map(figures.get, expected),
+                *figures.get("volume_interval_ml", (None, None)),
+            ]
 
 
 def content_hash(paths: Sequence[Path]) -> str:

@@ -101,7 +101,7 @@ class CaseOutcome:
     warnings: tuple[str, ...] = ()
     """What makes the image doubtful for the bundle."""
     structures: Mapping[str, Any] = field(default_factory=dict)
-    """Name -> what was measured and is expected, as in `statistics.json`; of what is done now."""
+    """Name -> what was measured and is expected, as in `statistics.json`."""
 
 
 def predict_file(
@@ -322,7 +322,7 @@ class _Batch:
         problem = None
         if record is not None and record.run == self.run and record.status != "begun":
             if record.status == "done":
-                return CaseOutcome(case.name, "elsewhere")
+                return CaseOutcome(case.name, "elsewhere", structures=record.structures)
             problem = record.problem
         elif self.options.overwrite:
             return None
@@ -335,7 +335,8 @@ class _Batch:
             same_image = (record.images_sha256, record.series) == (digest, case.series or "")
             if record.key == self.key and same_image:
                 whole = all(file.exists() for file in job.files.values())
-                return CaseOutcome(case.name, "kept") if whole else None
+                kept = CaseOutcome(case.name, "kept", structures=record.structures)
+                return kept if whole else None
             other = (
                 "another image" if record.key == self.key else "another bundle or other settings"
             )

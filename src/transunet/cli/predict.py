@@ -384,7 +384,7 @@ def _report(outcomes: "list[CaseOutcome]", out: Path, next_command: str | None) 
     ]
     maps = "label map" if count["done"] == 1 else "label maps"
     say(f"{count['done']} {maps} in {out}" + (f" ({', '.join(more)})" if more else ""))
-    _say_expected(outcomes)
+    _say_expected(outcomes, out)
     with showing_notes():
         for warning, names in doubtful.items():
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -395,8 +395,10 @@ def _report(outcomes: "list[CaseOutcome]", out: Path, next_command: str | None) 
     raise_failed(failed, len(outcomes), "predicted")
 
 
-def _say_expected(outcomes: "list[CaseOutcome]") -> None:
+def _say_expected(outcomes: "list[CaseOutcome]", out: Path) -> None:
     """Print what is expected of each structure: of few cases all, of many what needs a look."""
+    from transunet.batch.case_records import needing_a_look
+
     for outcome in outcomes:
         for name, figures in outcome.structures.items():
             if "look" not in figures or not (figures["look"] or len(outcomes) <= _ALL_TOLD):
@@ -412,6 +414,11 @@ def _say_expected(outcomes: "list[CaseOutcome]") -> None:
                 parts.append(figures["reason"])
             look = "look at this: " if figures["look"] else ""
             say(f"{outcome.case}: {look}{', '.join(parts)}", "yellow" if look else "")
+    told = [figures for outcome in outcomes for figures in outcome.structures.values()]
+    if len(outcomes) > _ALL_TOLD and any("look" in figures for figures in told):
+        cases = [outcome.case for outcome in outcomes if needing_a_look(outcome.structures)]
+        names = f": {some(cases)}" if cases else ""
+        say(f"{len(cases)} of {len(outcomes)} cases need a look{names} ({out / 'statistics.csv'})")
 
 
 def _refuse_below(least: float, outcomes: "list[CaseOutcome]") -> None:
