@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist workstea
 
 CORE := $(addprefix tests/,models data inference evaluation training)
 
-.PHONY: demo quick test exhaustive web lint format docs clean
+.PHONY: demo quick test exhaustive web lint format dist test-wheel docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/brain_tissue.py $(OUT)
@@ -47,11 +47,29 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What a release publishes: the source and the wheel, with the built page.
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python -m zipfile -l dist/*.whl | grep -q transunet/serve/page/index.html || \
+	  { echo "The wheel has no page. It is built with Node 20 or newer: https://nodejs.org"; exit 1; }
+
+# The wheel in dist/ as users get it: in an environment of its own, not the source in src/.
+WHEEL := .venv-wheel
+test-wheel:
+	rm -rf $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip install --quiet -c constraints.txt "$$(echo dist/*.whl)[train,images]" \
+	  pytest pytest-xdist
+	$(WHEEL)/bin/transunet --version
+	$(WHEEL)/bin/python -m pytest -q -m "not (process or browser or runtime or slow or cuda)" \
+	  tests/bundle tests/evaluation tests/inference
+
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
-	rm -rf $(VENV) $(OUT) site web/node_modules src/transunet/serve/page
+	rm -rf $(VENV) $(WHEEL) $(OUT) dist site web/node_modules src/transunet/serve/page
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
