@@ -42,7 +42,8 @@ ALLOWED = {
     | {"device", "models", "weights", "create", "data", "bundle"}
     | {"evaluation", "backends", "inference", "trust", "batch"},
     "dossier": GROUND
-    | {"models", "weights", "data", "bundle", "evaluation", "backends", "trust", "training"},
+    | {"models", "weights", "data", "bundle", "evaluation", "backends", "trust", "training"}
+    | {"integrations"},
 }
 TOP = {"__init__", "__main__", "cli", "serve"}  # these stand on everything
 TABLES = {"FORMATS", "ENGINES", "ARCHITECTURES", "FAMILIES"}

@@ -281,6 +281,10 @@ def test_the_dicom_statement_tells_what_is_written() -> None:
     assert values["SeriesInstanceUID"] == "made for each file"
     assert values["SegmentSequence > SegmentLabel"] == "liver"
     assert values["ContentDate"] == "when it is written"
+    report = sections["Objects that are written: transunet predict --format dicom-seg --report"]
+    assert isinstance(report.blocks[1], CardTable)
+    group = "content: Imaging Measurements > Measurement Group > Volume"
+    assert (group, "", "NUM", "CONTAINS") in report.blocks[1].rows
 
 
 def test_a_store_that_is_gone_is_told(make: Make, run: Path, tmp_path: Path) -> None:

@@ -14,14 +14,20 @@ import numpy as np
 from transunet.data.formats.dicom import read
 from transunet.data.formats.dicom.frames import MAX_PIXELS
 from transunet.data.formats.dicom.headers import MAX_INFLATED, VOLUME_CLASSES
+from transunet.data.formats.dicom.measurement_report import write_report
 from transunet.data.formats.dicom.segmentation import write_seg
 from transunet.data.formats.dicom.slice_grid import GRID_TOLERANCE, TILT_DEGREES
 from transunet.data.volume import Volume
 from transunet.document import Block, CardTable, Section
 from transunet.errors import ConfigError
+from transunet.integrations.dicomweb import PASSWORD, PREFIX, TOKEN, USER
 from transunet.optional import own_version, require
 
 SERVICES = (
+    "DICOMweb (PS3.18), as a client, only at an address that the user names "
+    f"({PREFIX}https://...): QIDO-RS lists series, WADO-RS fetches one, STOW-RS stores what was "
+    "written where that is asked for (--store). Credentials come from the environment "
+    f"({USER}, {PASSWORD}, {TOKEN}) or from a netrc file.",
     "Files: folders, files and zip archives are read, and files written.",
     "DIMSE: none. No association is opened or accepted (no C-STORE, C-FIND, C-MOVE, C-GET, "
     "worklist, print or storage commitment).",
@@ -34,9 +40,18 @@ def _segmented(image: Volume, path: Path, *, labelmap: bool = False) -> None:
     write_seg(labels, image.header, {1: "liver"}, path, labelmap=labelmap)
 
 
+def _reported(image: Volume, path: Path) -> None:
+    segmentation = path.with_name("segmentation.dcm")
+    _segmented(image, segmentation)
+    figures = {"volume_ml": 1.2, "volume_interval_ml": [1.1, 1.4]}
+    figures |= {"expected_dice": 0.9, "expected_within": 0.05, "look": False}
+    write_report(segmentation, image.header, {"liver": figures}, path)
+
+
 WRITTEN: Mapping[str, Callable[[Volume, Path], None]] = {
     "transunet predict --format dicom-seg": _segmented,
     "transunet predict --format dicom-labelmap": partial(_segmented, labelmap=True),
+    "transunet predict --format dicom-seg --report": _reported,
 }
 """What writes DICOM objects -> how it writes one for an image, which the statement then tells."""
 _LONGEST = 60  # characters of a value that are shown
@@ -73,7 +88,8 @@ _TEXTS_AND_SECRETS = (
     "Any character set of the standard's is read. What is written names its own, above: UTF-8 for "
     "segmentations.",
     "No attribute confidentiality profile: what the image says of patient and study stands in what "
-    "is written, as above. Nothing is encrypted or signed.",
+    "is written, as above. Files are neither encrypted nor signed; DICOMweb uses TLS where its "
+    "address says https.",
 )
 _REFUSED = (
     "Passed over: DICOMDIR, localizers, mosaics, colour images, images without a position, "
@@ -128,7 +144,7 @@ def _written(pydicom: Any) -> Iterator[Section]:
                     f"{dataset.SOPClassUID.name} ({dataset.SOPClassUID}), in {syntax.name} "
                     f"({syntax}). These attributes are filled, for an axial CT of two slices:",
                     CardTable(
-                        ("attribute", "tag", "VR", "value"),
+                        ("attribute", "tag", "VR or value type", "value or relationship"),
                         tuple(_attributes(dataset, headers)),
                     ),
                 ),
@@ -154,8 +170,19 @@ def _attributes(dataset: Any, source: Any, path: str = "") -> Iterator[tuple[str
         else:
             value = str(element.value)[:_LONGEST]
         yield f"{path}{keyword}", str(element.tag), kind, value
-        for item in element.value[:1] if kind == "SQ" else ():
+        for item in element.value if keyword == "ContentSequence" else ():
+            yield from _content(item)
+        for item in element.value[:1] if kind == "SQ" and keyword != "ContentSequence" else ():
             yield from _attributes(item, source, f"{path}{keyword} > ")
+
+
+def _content(item: Any, path: str = "") -> Iterator[tuple[str, ...]]:
+    """The items of a structured report's tree: its concept, its relationship and value type."""
+    names = item.get("ConceptNameCodeSequence")
+    name = f"{path}{names[0].CodeMeaning if names else item.ValueType}"
+    yield f"content: {name}", "", item.ValueType, item.RelationshipType
+    for below in item.get("ContentSequence") or ():
+        yield from _content(below, f"{name} > ")
 
 
 def _small_series(pydicom: Any, folder: Path) -> Any:
