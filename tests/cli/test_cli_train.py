@@ -277,12 +277,12 @@ def test_folds_hold_out_every_case_once_and_are_summarised(dataset, tmp_path):
     maps = out / "held-out/labels"
     told = json.loads((maps / "manifest.json").read_text())["cases"]
     held_out_in = {
-        case: f"fold-{fold}/best" for fold, cases in enumerate(held_out) for case in cases
+        case: f"../../fold-{fold}/best" for fold, cases in enumerate(held_out) for case in cases
     }
     assert {case: each["network"] for case, each in told.items()} == held_out_in
     for case, network in held_out_in.items():
         image = dataset / f"imagesTr/{case}.nii.gz"
-        expected = Predictor.from_pretrained(out / network, device="cpu", engine="eager")(image)
+        expected = Predictor.from_pretrained(maps / network, device="cpu", engine="eager")(image)
         written = nib.load(maps / f"{case}.nii.gz")
         np.testing.assert_array_equal(np.asarray(written.dataobj), expected.array[0])
     metrics = json.loads((out / "held-out/metrics.json").read_text())
@@ -292,6 +292,11 @@ def test_folds_hold_out_every_case_once_and_are_summarised(dataset, tmp_path):
     }
     assert measured == {case: pytest.approx(dice) for case, dice in summary["cases"].items()}
     assert "chosen by these very cases" in (out / "held-out/report.html").read_text()
+
+    audit = CliRunner().invoke(app, ["evaluate", str(maps), str(dataset), "--audit"])
+    assert audit.exception is None, audit.output
+    assert audit.stdout.count("its epoch was chosen by 1 of the 1 cases, as the best of 2") == 3
+    assert "trained on" not in audit.stdout
 
     # A label map that nobody would have drawn is the first suspect.
     label = dataset / "labelsTr/c1.nii.gz"

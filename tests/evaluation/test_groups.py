@@ -54,7 +54,7 @@ def test_numbers_are_cut_into_bins_and_few_of_them_are_not(grouped):
     assert age.is_cut
     assert [group.name for group in age.groups] == ["20 to 28", "29 to 36", "37 to 44"]
     assert [len(group.cases) for group in age.groups] == [9, 8, 8]
-    assert age.worst is None  # no bin has ten cases
+    assert age.worst is None  # no bin has ten subjects
     assert "too few to tell" in age.text
     assert not sex.is_cut
     assert {group.name: len(group.cases) for group in sex.groups} == {"0": 13, "1": 12}
@@ -73,6 +73,31 @@ def test_a_bids_table_and_cases_on_one_side_only(evaluation_of, tmp_path):
     assert grouping.unknown == ("sub-2",)
     assert (found.not_listed, found.not_measured) == (("sub-3",), ("sub-9",))
     assert "in " + str(path) + " (1): sub-9" in found.sentences[-1]
+
+
+def test_a_subject_is_drawn_with_all_its_cases(evaluation_of, tmp_path):
+    # Each subject's five scans are alike: twelve subjects tell no more than twelve cases would.
+    values = np.linspace(0.5, 0.9, 12)
+    (tmp_path / "t.csv").write_text(
+        "case,site\n" + "".join(f"p{index:02d},{'AB'[index >= 6]}\n" for index in range(12))
+    )
+    evaluations = []
+    for scans in (1, 5):
+        evaluation = evaluation_of(np.repeat(values, scans)[:, None], names=("liver",))
+        cases = tuple(
+            replace(case, name=f"p{index // scans:02d}_{index % scans}")
+            for index, case in enumerate(evaluation.cases)
+        )
+        evaluations.append(replace(evaluation, cases=cases))
+    once, often = (
+        group_evaluation(each, read_group_table(tmp_path / "t.csv")).groupings[0].groups[0]
+        for each in evaluations
+    )
+    assert (once.subjects, len(once.cases)) == (6, 6)
+    assert (often.subjects, len(often.cases)) == (6, 30)
+    assert not often.is_enough
+    expected = once.metrics["dice"]
+    assert often.metrics["dice"].interval_95 == pytest.approx(expected.interval_95)
 
 
 def test_groups_are_in_json_and_page(grouped, evaluation_of):

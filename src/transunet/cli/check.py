@@ -130,7 +130,7 @@ def _check_references(
     """Print the worst references first, and write all of them and pictures to `out`."""
     from transunet.cli.progress import count_cases
     from transunet.evaluation.evaluate import EvaluationRequest, evaluate
-    from transunet.evaluation.structure_names import bundles_of
+    from transunet.evaluation.structure_names import networks_of
     from transunet.evaluation.suspects import (
         rank_suspects,
         reasons,
@@ -157,10 +157,10 @@ def _check_references(
     with showing_notes(), count_cases("Comparing") as progress:
         result = evaluate(maps, request, progress)
     cases = [case.name for case in result.evaluation.cases]
-    for bundle in bundles_of(maps):
-        if (chosen := chosen_epoch(bundle, cases)) and chosen.trained_on:
+    for network, own in networks_of(maps, cases).items():
+        if (chosen := chosen_epoch(network, own)) and chosen.trained_on:
             say(
-                f"Warning: {bundle} was trained on {len(chosen.trained_on)} of the {len(cases)} "
+                f"Warning: {network} was trained on {len(chosen.trained_on)} of the {len(cases)} "
                 "cases: what is wrong in these it may have learned. Predict each case by a network "
                 "that did not see it: transunet train DATASET -o RUN --folds 5",
                 "yellow",

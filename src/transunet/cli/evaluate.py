@@ -224,11 +224,11 @@ def _chosen_epochs(
 ) -> "list[ChosenEpoch]":
     """How the networks that made the label maps were chosen, as far as a log tells it."""
     from transunet.errors import ConfigError
-    from transunet.evaluation.structure_names import bundles_of
+    from transunet.evaluation.structure_names import networks_of
     from transunet.training.chosen_epoch import chosen_epoch
 
-    bundles = [run] if run else bundles_of(predictions)
-    chosen = [each for bundle in bundles if (each := chosen_epoch(bundle, cases))]
+    networks = {run: list(cases)} if run else networks_of(predictions, cases)
+    chosen = [each for network, own in networks.items() if (each := chosen_epoch(network, own))]
     if run and not chosen:
         raise ConfigError(
             f"--run {run}: no validation is told by a log.jsonl there. Give the folder of a "

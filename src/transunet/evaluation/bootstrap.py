@@ -5,6 +5,7 @@ is taken over cases first, then over classes, so that a class that few cases hav
 the others.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
 
@@ -43,13 +44,19 @@ class StructureSummary:
     """Bootstrap interval of the mean, over cases."""
 
 
-def summarise(values: Values) -> tuple[list[StructureSummary], float, Interval]:
+def summarise(
+    values: Values, subjects: Sequence[str] | None = None
+) -> tuple[list[StructureSummary], float, Interval]:
     """Summarise (cases, classes) values.
+
+    Args:
+        values: (cases, classes).
+        subjects: as of `bootstrap_means`.
 
     Returns:
         One summary per class, the mean foreground value, and its 95 % interval.
     """
-    resampled = bootstrap_means(values)
+    resampled = bootstrap_means(values, subjects=subjects)
     summaries = []
     for column, means in zip(values.T, resampled.T, strict=True):
         counted = column[np.isfinite(column)]
@@ -80,13 +87,20 @@ def nanmean(values: Values, axis: int) -> Values:
     return np.where(counts > 0, totals / np.maximum(counts, 1), nan)
 
 
-def bootstrap_means(values: Values, resamples: int = _RESAMPLES, seed: int = _SEED) -> Values:
+def bootstrap_means(
+    values: Values,
+    resamples: int = _RESAMPLES,
+    seed: int = _SEED,
+    subjects: Sequence[str] | None = None,
+) -> Values:
     """Means over cases, NaN left out, of cases drawn with replacement.
 
     Args:
         values: (cases, classes).
         resamples: how many times to draw as many cases as there are.
         seed: of the draws; the same seed draws the same cases.
+        subjects: whose each case is; a subject is drawn with all its cases. If not given, each case
+            is drawn by itself.
 
     Returns:
         (resamples, classes); NaN where no case that was drawn counts.
@@ -95,8 +109,11 @@ def bootstrap_means(values: Values, resamples: int = _RESAMPLES, seed: int = _SE
     if not cases:
         return np.full((resamples, classes), nan)
     rng = np.random.default_rng(seed)
-    counted = np.isfinite(values)
-    filled = np.where(counted, values, 0.0)
+    counted = np.isfinite(values).astype(np.float64)
+    filled = np.where(counted > 0, values, 0.0)
+    if subjects is not None:  # sums over a subject's cases are drawn as one
+        whose = np.equal.outer(np.unique(subjects), subjects).astype(np.float64)
+        counted, filled, cases = whose @ counted, whose @ filled, len(whose)
     means = []
     for start in range(0, resamples, _CHUNK):
         rows = min(_CHUNK, resamples - start)
@@ -113,18 +130,20 @@ def bootstrap_interval(values: Values) -> Interval:
     return _interval(bootstrap_means(counted[:, None])[:, 0], int(counted.size))
 
 
-def difference_interval(first: Values, second: Values) -> tuple[float, Interval]:
+def difference_interval(
+    first: tuple[Values, Sequence[str]], second: tuple[Values, Sequence[str]]
+) -> tuple[float, Interval]:
     """Return how much higher the mean foreground value of `first` is, and its 95 % interval.
 
-    Both are (cases, classes), of different cases, which are drawn anew on each side.
+    Both are values (cases, classes) and whose each case is, of different subjects, which are drawn
+    anew on each side.
     """
-    drawn = (
-        nanmean(bootstrap_means(values, seed=_SEED + side), 1)
-        for side, values in enumerate((first, second))
+    ours, theirs = (
+        nanmean(bootstrap_means(values, seed=_SEED + side, subjects=subjects), 1)
+        for side, (values, subjects) in enumerate((first, second))
     )
-    least = min(len(first), len(second))
-    difference = mean_foreground(first) - mean_foreground(second)
-    return difference, _interval(next(drawn) - next(drawn), least)
+    least = min(len(set(subjects)) for _, subjects in (first, second))
+    return mean_foreground(first[0]) - mean_foreground(second[0]), _interval(ours - theirs, least)
 
 
 def _interval(resampled: Values, counted: int) -> Interval:

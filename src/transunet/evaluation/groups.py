@@ -18,7 +18,7 @@ from transunet.evaluation.bootstrap import Interval, difference_interval, summar
 from transunet.evaluation.records import Evaluation, MetricSummary
 
 ENOUGH = 10
-"""Cases below which nothing is said of a group."""
+"""Subjects below which nothing is said of a group."""
 BINS = 3
 """Into so many equally full ones a column of numbers is cut."""
 _MOST_NUMBERS = 5
@@ -27,9 +27,10 @@ _UNKNOWN = frozenset({"", "n/a", "na", "nan"})
 """What stands where a value is not known, in small letters."""
 
 POLICY = (
-    f"Of a group of fewer than {ENOUGH} cases the mean is shown, and nothing is concluded. The "
-    "worst group is the one of lowest mean Dice; since it was picked as the worst, chance has a "
-    "part in its distance, and the interval, of drawing both sides' cases anew, does not know that."
+    "A subject is a line of the table; intervals draw subjects anew, each with all its cases. Of a "
+    f"group of fewer than {ENOUGH} subjects the mean is shown, and nothing is concluded. The worst "
+    "group is the one of lowest mean Dice; since it was picked as the worst, chance has a part in "
+    "its distance, which the interval does not know."
 )
 
 
@@ -49,18 +50,20 @@ class GroupSummary:
 
     name: str
     cases: tuple[str, ...]
+    subjects: int
+    """Lines of the table that its cases belong to."""
     metrics: Mapping[str, MetricSummary]
     """Per metric key."""
 
     @property
     def is_enough(self) -> bool:
-        """Whether it has cases enough to say something."""
-        return len(self.cases) >= ENOUGH
+        """Whether it has subjects enough to say something."""
+        return self.subjects >= ENOUGH
 
 
 @dataclass(frozen=True)
 class WorstGroup:
-    """The group of lowest mean Dice among those with cases enough."""
+    """The group of lowest mean Dice among those with subjects enough."""
 
     name: str
     difference: float
@@ -79,7 +82,7 @@ class Grouping:
     unknown: tuple[str, ...]
     """The cases of which it tells nothing; they are in no group."""
     worst: WorstGroup | None
-    """None where fewer than two groups have cases enough."""
+    """None where fewer than two groups have subjects enough."""
 
     @property
     def text(self) -> str:
@@ -87,7 +90,8 @@ class Grouping:
         told = []
         if self.worst is None:
             told.append(
-                f"{self.column}: too few to tell, since fewer than two groups have {ENOUGH} cases."
+                f"{self.column}: too few to tell, since fewer than two groups have {ENOUGH} "
+                "subjects."
             )
         else:
             low, high = self.worst.interval_95
@@ -187,7 +191,7 @@ def group_evaluation(evaluation: Evaluation, table: GroupTable) -> GroupedEvalua
     groupings = []
     for number, column in enumerate(table.columns):
         values = {name: table.rows[row][number] for name, row in rows.items()}
-        groupings.append(_grouped(evaluation, column, values))
+        groupings.append(_grouped(evaluation, column, values, rows))
     return GroupedEvaluation(
         source=str(table.source),
         groupings=tuple(groupings),
@@ -204,7 +208,9 @@ def _row_of(case: str, table: Mapping[str, object]) -> str | None:
     return max(begun, key=len, default=None)
 
 
-def _grouped(evaluation: Evaluation, column: str, values: Mapping[str, str]) -> Grouping:
+def _grouped(
+    evaluation: Evaluation, column: str, values: Mapping[str, str], subjects: Mapping[str, str]
+) -> Grouping:
     known = {case: value for case, value in values.items() if value.lower() not in _UNKNOWN}
     numbers = _numbers(known)
     is_cut = numbers is not None and len(set(numbers.values())) > _MOST_NUMBERS
@@ -214,25 +220,26 @@ def _grouped(evaluation: Evaluation, column: str, values: Mapping[str, str]) -> 
     else:
         for case in sorted(known, key=(numbers or known).__getitem__):
             members.setdefault(known[case], []).append(case)
-    place = {case.name: index for index, case in enumerate(evaluation.cases)}
-    indices = {name: [place[case] for case in cases] for name, cases in members.items()}
     groups = tuple(
         GroupSummary(
             name,
-            tuple(members[name]),
+            tuple(cases),
+            len({subjects[case] for case in cases}),
             {
-                metric.key: MetricSummary(*summarise(evaluation.values(metric)[rows]))
+                metric.key: MetricSummary(
+                    *summarise(evaluation.values_of(metric, cases), [subjects[c] for c in cases])
+                )
                 for metric in evaluation.metrics
             },
         )
-        for name, rows in indices.items()
+        for name, cases in members.items()
     )
     return Grouping(
         column=column,
         groups=groups,
         is_cut=is_cut,
         unknown=tuple(case for case in values if case not in known),
-        worst=_worst(evaluation, groups, indices),
+        worst=_worst(evaluation, groups, subjects),
     )
 
 
@@ -255,7 +262,7 @@ def _bins(numbers: Mapping[str, float]) -> dict[str, list[str]]:
 
 
 def _worst(
-    evaluation: Evaluation, groups: Sequence[GroupSummary], indices: Mapping[str, Sequence[int]]
+    evaluation: Evaluation, groups: Sequence[GroupSummary], subjects: Mapping[str, str]
 ) -> WorstGroup | None:
     metric = evaluation.metrics[0]
     means = {
@@ -266,6 +273,12 @@ def _worst(
     if len(means) < 2:
         return None
     name = min(means, key=means.__getitem__)
-    values = evaluation.values(metric)
-    others = [row for other, rows in indices.items() if other != name for row in rows]
-    return WorstGroup(name, *difference_interval(values[indices[name]], values[others]))
+    worst, others = (
+        [case for group in groups if (group.name == name) is own for case in group.cases]
+        for own in (True, False)
+    )
+    samples = (
+        (evaluation.values_of(metric, cases), [subjects[case] for case in cases])
+        for cases in (worst, others)
+    )
+    return WorstGroup(name, *difference_interval(*samples))

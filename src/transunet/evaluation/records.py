@@ -115,6 +115,11 @@ class Evaluation:
         """One metric as (cases, structures), NaN where it does not count."""
         return self.figures(metric.field)
 
+    def values_of(self, metric: Metric, cases: Iterable[str]) -> Values:
+        """The rows of `values` of these cases."""
+        rows = {case.name: index for index, case in enumerate(self.cases)}
+        return self.values(metric)[[rows[name] for name in cases]]
+
     def figures(self, field: str) -> Values:
         """One field of `ClassMetrics` as (cases, structures)."""
         rows = [

@@ -107,6 +107,7 @@ def _groups_to_json(grouped: GroupedEvaluation, evaluation: Evaluation) -> dict[
                     {
                         "name": group.name,
                         "cases": list(group.cases),
+                        "subjects": group.subjects,
                         "too_few_to_tell": not group.is_enough,
                         **_summaries(group.metrics, evaluation),
                     }

@@ -137,14 +137,25 @@ def names_of(label_map: Path, folder: Path | None = None) -> LabelNames | None:
         return None  # damaged, which reading tells, or somebody else's
 
 
-def bundles_of(predictions: Path) -> list[Path]:
-    """Return the bundles that `transunet predict` noted beside its label maps; [] for others'."""
+def networks_of(predictions: Path, cases: Sequence[str]) -> dict[Path, list[str]]:
+    """Return the bundles that made label maps, and which cases of `cases` each made.
+
+    The `manifest.json` of `transunet predict` tells it, or that of the cases that a run held out;
+    of others' label maps nothing is known.
+    """
     folder = predictions if predictions.is_dir() else predictions.parent
     file = folder / "manifest.json"
-    content = _json_in(file, file.stat().st_mtime_ns) if file.is_file() else None
-    bundle = content.get("bundle") if isinstance(content, dict) else None
-    sources = bundle.get("sources") if isinstance(bundle, dict) else None
-    return [Path(source) for source in sources or () if isinstance(source, str)]
+    match _json_in(file, file.stat().st_mtime_ns) if file.is_file() else None:
+        case {"bundle": {"sources": [*sources]}}:
+            return {Path(source): list(cases) for source in sources}
+        case {"cases": {**told}}:
+            made: dict[Path, list[str]] = {}
+            for name in cases:
+                match told.get(name):
+                    case {"network": str(network)}:
+                        made.setdefault(folder / network, []).append(name)
+            return made
+    return {}
 
 
 def _description_of(label_map: Path, top: Path) -> Path | None:

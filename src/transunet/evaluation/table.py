@@ -92,7 +92,7 @@ def groups_table(grouped: GroupedEvaluation, evaluation: Evaluation) -> Table:
     table = Table(title="Group by group, means of the structures")
     for title in ("by", "group"):
         table.add_column(title, overflow="fold")
-    for title in ("cases", dice.title, "95 % interval", hd95.title):
+    for title in ("subjects", "cases", dice.title, "95 % interval", hd95.title):
         table.add_column(title, justify="right")
     for grouping in grouped.groupings:
         by = Text(grouping.column)
@@ -101,9 +101,9 @@ def groups_table(grouped: GroupedEvaluation, evaluation: Evaluation) -> Table:
             table.add_row(
                 by,
                 Text(group.name),
-                str(len(group.cases)),
+                *(str(group.subjects), str(len(group.cases))),
                 number(summary.mean_foreground, dice),
-                interval(summary.interval_95, dice) if group.is_enough else "too few to tell",
+                interval(summary.interval_95, dice) if group.is_enough else "too few",
                 number(group.metrics[hd95.key].mean_foreground, hd95),
             )
             by = Text()

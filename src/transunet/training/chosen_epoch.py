@@ -1,5 +1,6 @@
 """Whether cases that are measured had a part in training a network, or in choosing its epoch."""
 
+import os
 from collections.abc import Collection
 from math import nan
 from pathlib import Path
@@ -33,7 +34,7 @@ def chosen_epoch(bundle: Path, measured: Collection[str]) -> ChosenEpoch | None:
         for entry in (best, validations[-1])
     )
     return ChosenEpoch(
-        run=str(run),
+        run=os.path.normpath(run),
         validations=len(validations) if chosen else 0,
         dice=dice if chosen else last_dice,
         last_dice=last_dice,

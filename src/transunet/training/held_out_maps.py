@@ -5,6 +5,7 @@ RUN/held-out/labels       on the images' own grid; its manifest.json, written la
 RUN/held-out/report.html, metrics.csv, metrics.json      all metrics, over all of these cases
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +84,7 @@ def held_out_maps(run: Run, device: str | None = None, progress: Progress | None
             if not path.exists():
                 labels = predictor(image)
                 write_labels(labels, path, predictor.labels, predictor.regions)
-            network = Path(predictor.sources[0]).relative_to(run.folder).as_posix()
+            network = Path(os.path.relpath(predictor.sources[0], folder)).as_posix()
             output = path.relative_to(folder).as_posix()
             told.setdefault(case.name, {"outputs": [output], "network": network})
             if progress:
