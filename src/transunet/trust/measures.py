@@ -83,9 +83,10 @@ class ProbabilityMeter:
             labels = written(probabilities, self._written, 0.5)
         else:
             labels = argmax(probabilities)
+        labels = labels.astype(self._type)  # in bytes, which are quick to look through
         everywhere = probabilities.sum(axis=(0, 2, 3), dtype=np.float64)
         for number, channel in self._channels.items():
-            sums, mask = self._sums[number], np.isin(labels, self._members[number])
+            sums, mask = self._sums[number], _inside(labels, self._members[number])
             sums[2] += everywhere[channel]
             if not mask.any():
                 continue
@@ -97,7 +98,7 @@ class ProbabilityMeter:
             sums[3] += np.count_nonzero(border)
             sums[4] += own[border].sum(dtype=np.float64)
             sums[5] += voxels - inner
-        self._labels.append(labels.astype(self._type))
+        self._labels.append(labels)
 
     @property
     def labels(self) -> NDArray[np.unsignedinteger]:
@@ -124,11 +125,11 @@ class ProbabilityMeter:
             voxels, inside, everywhere, border, at_border, at_edge = self._sums[number]
             if not voxels:
                 continue
-            mask = np.isin(labels, members)
+            mask = _inside(labels, members)
             _, sizes = pieces_of(mask[find_objects(mask.view(np.uint8))[0]])
             agreement = 1.0
             if mirrored is not None:
-                again = np.isin(mirrored, members)
+                again = _inside(mirrored, members)
                 agreement = 2 * np.count_nonzero(mask & again) / (voxels + np.count_nonzero(again))
             measured[number] = StructureMeasures(
                 volume_ml=voxels * voxel_ml,
@@ -173,6 +174,10 @@ class MemberAgreement:
         """The Dice of the structure `number`, over all members; 1 where nothing was watched."""
         row = self._numbers.index(number)
         return float(2 * self._both[row] / self._sizes[row]) if self._sizes[row] else 1.0
+
+
+def _inside(labels: NDArray[np.unsignedinteger], members: Sequence[int]) -> NDArray[np.bool_]:
+    return labels == members[0] if len(members) == 1 else np.isin(labels, members)
 
 
 def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
