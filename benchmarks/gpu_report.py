@@ -252,7 +252,7 @@ def train(report: Report, training: Training, experiment: Experiment) -> None:
     choices = ["--recipe", recipe, "--model", model, "--weights", "none", "--seed", SEED]
     choices += ["--minutes", options.training_minutes, "--iterations", 1_000_000]
     choices += ["--workers", training.workers, "--device", options.device]
-    choices += ["--set", "validations=2"]
+    choices += ["--set", "validations=2", "--set", "calibrate=false"]
     if options.device.startswith("cuda"):
         choices += ["--set", "precision=bf16"]
     store = folder / f"store-{training.dimensions}d"

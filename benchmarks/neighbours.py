@@ -85,6 +85,7 @@ def measure(experiment: Experiment, source: Path, folder: Path) -> None:
             sizes += ["--iterations", experiment.iterations, "--workers", 0]
             choices = ["--recipe", "modern", "--model", "R26-ViT-Ti_16", "--seed", SEED]
             choices += ["--set", "validations=5", "--set", f"context={context}"]
+            choices += ["--set", "calibrate=false"]
             seconds = run("train", store, "--resume", trained, *choices, *sizes)
             write_json(trained / "seconds.json", seconds)
         if not (labels := folder / f"labels-{context}").is_dir():

@@ -93,7 +93,7 @@ def train(experiment: Experiment, folder: Path, recipes: Sequence[str]) -> None:
             options = ["--recipe", recipe, "--model", "R26-ViT-Ti_16", "--workers", 0]
             options += ["--image-size", experiment.image_size, "--batch-size"]
             options += [experiment.batch_size, "--iterations", experiment.iterations]
-            options += ["--set", "validations=5"]
+            options += ["--set", "validations=5", "--set", "calibrate=false"]
             seconds = run("train", store, "--resume", folder / recipe, *options)
             write_json(folder / recipe / "seconds.json", seconds)
 

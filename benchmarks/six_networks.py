@@ -150,7 +150,7 @@ def measure(options: argparse.Namespace, experiment: Experiment, network: Networ
     if not (trained / "spent.json").is_file():
         steps = round(60 * options.minutes / pace["seconds"])
         told = network.settings(experiment) | {"iterations": steps}
-        told |= {"validations": options.validations}
+        told |= {"validations": options.validations, "calibrate": "false"}
         settings = [word for item in told.items() for word in ("--set", "{}={}".format(*item))]
         store = folder / f"store-{network.axes}d"
         place = ["--device", options.device, "--workers", 0, "--resume", trained]
