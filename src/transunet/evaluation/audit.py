@@ -132,8 +132,8 @@ class Audit:
         told += [chosen.text for chosen in self.chosen]
         if not self.chosen:
             told.append(
-                "Whether an epoch was chosen by these cases is not known: the log of the training "
-                "lies not beside the bundle that made the label maps. Give it with --run RUN."
+                "Whether an epoch was chosen by these cases is not known: no training's log lies "
+                "beside the bundle that made the label maps. Give one with --run RUN."
             )
         return told
 

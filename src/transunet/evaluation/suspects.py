@@ -107,6 +107,8 @@ def _reason(
     predicted, real = (
         np.isin(labels, suspect.structure.values) for labels in (prediction, reference)
     )
+    if suspect.spreads_below <= 1:
+        return "agrees as usual"
     if not real.any():
         return f"not in the reference, predicted with {suspect.prediction_ml:.3g} ml"
     for other in others:
@@ -116,10 +118,12 @@ def _reason(
     if not predicted.any():
         return f"in the reference with {suspect.reference_ml:.3g} ml, not predicted"
     for axes in ((1, 2), (0, 2), (0, 1)):
-        has, should = np.asarray(real.any(axes)), np.asarray(predicted.any(axes))
-        labelled = np.flatnonzero(has)
-        if gaps := np.count_nonzero((should & ~has)[labelled[0] : labelled[-1]]):
-            return f"empty slices in its midst: {gaps}"
+        has = np.asarray(real.any(axes))
+        gaps = np.asarray(predicted.any(axes)) & ~has
+        gaps[: has.argmax()] = gaps[has.size - has[::-1].argmax() :] = False
+        kept = np.expand_dims(~gaps, axes)
+        if gaps.any() and dice_of_masks(predicted & kept, real) > suspect.dice + _BETTER:
+            return f"empty slices in its midst: {np.count_nonzero(gaps)}"
     centres = (ndimage.center_of_mass(mask) for mask in (predicted, real))
     offset = np.subtract(*centres).round().astype(int)
     moved = ndimage.shift(real, offset, order=0)
