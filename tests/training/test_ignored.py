@@ -15,7 +15,8 @@ from transunet.errors import ConfigError
 from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.predictor import Predictor
 from transunet.training.distributed import ProcessGroup
-from transunet.training.runs import Run, resume, start
+from transunet.training.held_out_maps import report_held_out
+from transunet.training.runs import Run, resume, start, start_fold, summarise_folds
 from transunet.training.validation import validate
 
 pytestmark = pytest.mark.slow  # trains in nearly every test
@@ -72,8 +73,23 @@ def test_a_run_is_gone_on_with_as_it_was_begun(partly, recipe, tmp_path):
 
 
 def test_folds_leave_it_out_too(partly, recipe, tmp_path):
-    parent = open_folds(tmp_path / "run", partly, recipe(folds=2), ignore=255)
+    parent = open_folds(
+        tmp_path / "run", partly, recipe(folds=2, iterations=1, validations=1), ignore=255
+    )
     assert Store.open(parent.store).ignored == IGNORED
+    steps(start_fold(parent, 0, device="cpu"))
+    with pytest.raises(ConfigError, match="fold-1 has not been trained to the end"):
+        report_held_out(parent, "cpu")
+    steps(start_fold(parent, 1, device="cpu"))
+    measured = report_held_out(parent, "cpu")[0].evaluation
+    validated = {
+        case: [float("nan") if value is None else value for value in dice.values()]
+        for case, dice in summarise_folds(parent).cases.items()
+    }
+    assert {case.name for case in measured.cases} == validated.keys()
+    for case in measured.cases:
+        dice = [case.metrics[structure.key].dice for structure in measured.structures]
+        assert dice == pytest.approx(validated[case.name], nan_ok=True)
 
 
 def test_a_store_is_trained_on_as_it_was_prepared(store, partly, recipe, tmp_path):

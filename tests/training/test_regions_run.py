@@ -18,10 +18,11 @@ from transunet.errors import ConfigError
 from transunet.evaluation.evaluate import EvaluationRequest, evaluate
 from transunet.export.export import export
 from transunet.inference.predictor import Predictor
+from transunet.training.held_out_maps import report_held_out
 from transunet.training.log import read_log
 from transunet.training.loop import Interrupted, train
 from transunet.training.recipe import load_recipe
-from transunet.training.runs import resume, start
+from transunet.training.runs import Run, resume, start
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +110,13 @@ def test_what_is_learned_written_and_measured_are_regions(tmp_path, brats, store
             assert record.metrics[structure.key].dice == pytest.approx(expected)
             if kind == "slices" and record.name in validated:  # no resampling in between
                 assert validated[record.name][structure.name] == pytest.approx(expected)
+    if kind == "slices":  # the network of one validation is both the best and the last
+        held_out, written = report_held_out(Run.reopen(job.folder), "cpu")
+        assert all(path.is_file() for path in written)
+        for record in held_out.evaluation.cases:
+            whole = next(each for each in found.cases if each.name == record.name)
+            assert record.metrics == whole.metrics
+        assert {record.name for record in held_out.evaluation.cases} == validated.keys()
     statistics = json.loads((tmp_path / "out/statistics.json").read_text())
     assert statistics["c0"].keys() == MEMBERS.keys()
 
