@@ -63,7 +63,11 @@ def test_they_stand_in_all_reports(evaluation, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", '{"case00": {"liver": {"voxels": 3}}}', '{"other": {}}']
+    "content",
+    [
+        *(None, "{", "[]", '{"other": {}}', '{"case00": {"liver": {"voxels": 3}}}'),
+        '{"case00": {"liver": {"look": true, "expected_dice": NaN}}}',
+    ],
 )
 def test_nothing_changes_where_nothing_was_expected(evaluation_of, tmp_path: Path, content) -> None:
     if content is not None:

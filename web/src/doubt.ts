@@ -5,7 +5,7 @@ import { toggleAttention } from "./attention";
 import { byId, toggle } from "./dom";
 import { announce, explain } from "./messages";
 import { type Nifti, placedIn, readNifti } from "./nifti";
-import { on, state } from "./state";
+import { bundleOf, on, state } from "./state";
 import { labelsOfJob } from "./structures";
 import type { Viewer } from "./viewer";
 
@@ -41,6 +41,13 @@ export function connectDoubt(shown: Viewer): void {
   });
 }
 
+/** What the map holds where two structures, or a region and what is around it, are as likely. */
+function evenOdds(): number {
+  const structures = labelsOfJob().length;
+  if (bundleOf(state.job)?.overlapping) return 100 / structures; // the mean of the regions' own
+  return (100 * Math.LN2) / Math.log(structures + 1); // of all classes alike, background included
+}
+
 async function show(): Promise<void> {
   const { job, image } = state;
   if (!job || !image) return;
@@ -51,9 +58,7 @@ async function show(): Promise<void> {
       map = fetched;
     }
     if (!active) return;
-    // In percent of all classes alike; between two of them no more doubt is possible than even odds.
-    const evenOdds = (100 * Math.LN2) / Math.log(labelsOfJob().length + 1);
-    await viewer.showHeat(map, OPACITY, evenOdds, SOLID);
+    await viewer.showHeat(map, OPACITY, evenOdds(), SOLID);
     announce("Doubt is shown.");
   } catch (error) {
     if (active) toggleDoubt(false);

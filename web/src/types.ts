@@ -10,6 +10,7 @@ export interface Bundle {
   id: string;
   name: string;
   labels: Label[];
+  overlapping: boolean;
   channels: string[];
   image_size: number[];
   layers: number;

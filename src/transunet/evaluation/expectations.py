@@ -6,7 +6,7 @@ from math import isnan, nan
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
 from transunet.evaluation.bootstrap import Values
 from transunet.evaluation.records import Evaluation
@@ -19,9 +19,9 @@ class Expectation(BaseModel):
     """What `statistics.json` of a prediction tells of one structure; None where it is not known."""
 
     look: bool | None = None
-    expected_dice: float | None = None
-    expected_within: float | None = None
-    volume_interval_ml: tuple[float, float] | None = None
+    expected_dice: FiniteFloat | None = None
+    expected_within: FiniteFloat | None = None
+    volume_interval_ml: tuple[FiniteFloat, FiniteFloat] | None = None
 
 
 _STATISTICS = TypeAdapter(dict[str, dict[str, Expectation]])

@@ -98,6 +98,7 @@ def bundles(service: CurrentService) -> list[Bundle]:
             image_size=list(served.config.architecture.image_size),
             layers=served.config.architecture.layers,
             heads=served.config.architecture.heads,
+            overlapping=bool(served.config.regions),
         )
         for served in service.bundles.values()
     ]

@@ -74,6 +74,9 @@ class Bundle(BaseModel):
     id: str = Field(examples=["liver-best"])
     name: str = Field(examples=["liver (best)"])
     labels: list[Label]
+    overlapping: bool = Field(
+        description="Whether these are regions, of which several may be true of a voxel."
+    )
     channels: list[str] = Field(examples=[["CT"]])
     architecture: str = Field(examples=["R50-ViT-B_16"])
     image_size: list[int] = Field(
