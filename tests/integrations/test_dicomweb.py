@@ -1,12 +1,8 @@
 """A PACS: its series listed, fetched and predicted, and results stored; what services do wrong."""
 
 import json
-import os
-import shutil
 import socket
-import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -18,21 +14,27 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dicom_made import STUDY, complete, ramp, save, series_of
+from orthanc import PASSWORD, USER, running_orthanc
 from prediction import tiny_bundle
 from transunet.cli.main import app
 from transunet.data.formats import read_volume
 from transunet.data.formats.dicom.segmentation import read_seg
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.integrations import dicomweb
-from transunet.integrations.dicomweb import Address, fetch_series, list_series, one_series, store
+from transunet.integrations.dicomweb import (
+    Address,
+    fetch_series,
+    list_series,
+    one_series,
+    parse_service,
+    store,
+)
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra [pacs]")
 pytest.importorskip("dicomweb_client", reason="needs the extra [pacs]")
 pytest.importorskip("highdicom", reason="needs the extra [pacs]")
 
 SERIES = STUDY + ".1"
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-USER, PASSWORD = "reader", "only-in-the-environment"
 
 
 @pytest.fixture(autouse=True)
@@ -57,39 +59,8 @@ def predict(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a service on loopback that asks for a password and holds nothing."""
-    program = shutil.which("Orthanc", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if program is None or not PLUGIN.exists():
-        pytest.skip("Orthanc is not installed: apt-get install orthanc orthanc-dicomweb")
-    folder = tmp_path_factory.mktemp("orthanc")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
-        "StorageDirectory": str(folder),
-        "IndexDirectory": str(folder),
-        "HttpPort": port,
-        "DicomServerEnabled": False,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": True,
-        "RegisteredUsers": {USER: PASSWORD},
-        "Plugins": [str(PLUGIN)],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": False},
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([program, folder / "orthanc.json"], stdout=log, stderr=log)
-        try:
-            for _ in range(300):
-                with socket.socket() as asked:
-                    if asked.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}/dicom-web"
-        finally:
-            process.terminate()
-            process.wait(30)
+    with running_orthanc(tmp_path_factory.mktemp("orthanc")) as address:
+        yield address
 
 
 def test_a_result_stands_beside_its_series(
@@ -228,7 +199,8 @@ def service() -> Iterator[Callable[..., Address]]:
 
 
 def test_a_whole_answer_is_taken(service: Callable[..., Address], tmp_path: Path) -> None:
-    folder = fetch_series(service(related(instances(3))), tmp_path)
+    folder = tmp_path / "fetched"
+    fetch_series(service(related(instances(3))), folder)
     assert sorted(file.stem for file in folder.iterdir()) == [f"{SERIES}.{n}" for n in (1, 2, 3)]
     np.testing.assert_array_equal(read_volume(folder).array[0], ramp(3).transpose(2, 1, 0))
 
@@ -341,3 +313,11 @@ def test_only_segmentations_of_a_pacs_are_stored(
     result = predict(bundle, *arguments, "-o", tmp_path / "out", "--store")
     assert isinstance(result.exception, ConfigError)
     assert "--format dicom-seg or dicom-labelmap" in str(result.exception)
+
+
+def test_a_server_is_told_a_whole_service() -> None:
+    assert parse_service("https://host/dicom-web").base == "https://host/dicom-web"
+    assert parse_service("dicomweb+http://host:80/x/").base == "http://host:80/x"
+    for text in ("ftp://host/x", "http://me:word@host/x", f"http://host/x/studies/{STUDY}"):
+        with pytest.raises(ConfigError):
+            parse_service(text)

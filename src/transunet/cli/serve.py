@@ -54,6 +54,15 @@ def serve(
     queue: Annotated[int, _kept(min=1, help="Jobs that may wait.")] = 32,
     max_upload: Annotated[int, _kept(min=1, metavar="MB", help="Of one request.")] = 2048,
     quota: Annotated[int, _kept(min=1, metavar="MB", help="Of all that is kept.")] = 51200,
+    pacs: Annotated[
+        str | None,
+        _kept(
+            metavar="ADDRESS",
+            help="DICOMweb service, https://HOST/PATH, whose series the page may fetch, and in "
+            "which it may store results. Credentials: DICOMWEB_USER and DICOMWEB_PASSWORD, "
+            "DICOMWEB_TOKEN, or a netrc file.",
+        ),
+    ] = None,
     device: Device = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
@@ -64,13 +73,15 @@ def serve(
 ) -> None:
     """Segment in the browser: a page to drop images on, and the API behind it.
 
-    Nothing leaves this machine. Only this machine can reach it, unless --host says otherwise, which
-    needs a token. Jobs survive a restart. Ctrl-C ends it.
+    Nothing leaves this machine, but for results that somebody stores in the PACS of --pacs. Only
+    this machine can reach it, unless --host says otherwise, which needs a token. Jobs survive a
+    restart. Ctrl-C ends it.
     """
     import webbrowser
     from dataclasses import replace
 
     from transunet.cache import cache_folder
+    from transunet.integrations.dicomweb import parse_service
     from transunet.optional import require
     from transunet.serve.server_settings import Limits, ServeSettings, new_token
 
@@ -87,6 +98,7 @@ def serve(
         token=new_token() if token == "auto" else token or None,
         token_hours=token_hours,
         allowed_origins=tuple(allow_origin or ()),
+        pacs=parse_service(pacs) if pacs else None,
         limits=Limits(
             queue=queue,
             keep_hours=keep,

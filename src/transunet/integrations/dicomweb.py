@@ -10,7 +10,7 @@ import re
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,6 +102,20 @@ def parse_address(text: str) -> Address:
     return Address(base, path["study"], path["series"], query)
 
 
+def parse_service(text: str) -> Address:
+    """Return the address of a service as a whole, with or without `PREFIX`.
+
+    Raises:
+        ConfigError: without dicomweb-client, or for an address that is none or has more in it.
+    """
+    for module in ("dicomweb_client", "highdicom"):
+        require(module, extra="pacs")
+    address = parse_address(text)
+    if address.study or address.query:
+        raise ConfigError(f"{address} is a part of a PACS. Give {PREFIX}{address.base}.")
+    return address
+
+
 def list_series(address: Address) -> list[RemoteSeries]:
     """Return the series of images that a service has at an address, `MOST_LISTED` at most.
 
@@ -160,16 +174,22 @@ def one_series(address: Address) -> Address:
     )
 
 
-def fetch_series(address: Address, folder: Path) -> Path:
-    """Fetch the images of a series into a folder of its own in `folder`; return it.
+def fetch_series(
+    address: Address, folder: Path, arrived: Callable[[int], object] = lambda _: None
+) -> None:
+    """Fetch the images of a series into `folder`, which is made for them.
+
+    Args:
+        address: of the series.
+        folder: where they go.
+        arrived: called with the bytes of each image that came.
 
     Raises:
         ConfigError: without dicomweb-client, or when the service refuses what was asked.
         DataError: when it cannot be reached, there is no such series, it holds no images, or not
             all of it came.
     """
-    target = folder / str(address.series)
-    target.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with _asking(address):
         client = _client(address)
         answers = client.search_for_instances(address.study, address.series)
@@ -182,16 +202,17 @@ def fetch_series(address: Address, folder: Path) -> Path:
             uid = str(dataset.SOPInstanceUID)
             if dataset.SeriesInstanceUID != address.series or not _UID.fullmatch(uid):
                 raise DataError(f"{address}: the service sent something of another series.")
-            dataset.save_as(target / f"{uid}.dcm", enforce_file_format=True)
-    if missing := listed - {file.stem for file in target.iterdir()}:
+            file = folder / f"{uid}.dcm"
+            dataset.save_as(file, enforce_file_format=True)
+            arrived(file.stat().st_size)
+    if missing := listed - {file.stem for file in folder.iterdir()}:
         raise DataError(
             f"{address}: {len(missing)} of its {len(listed)} images did not arrive. Try again."
         )
-    kinds = Counter(why_no_slice(file) for file in target.iterdir())
+    kinds = Counter(why_no_slice(file) for file in folder.iterdir())
     if not kinds[None]:
         others = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         raise DataError(f"{address} holds no slices of a volume; found: {others}.")
-    return target
 
 
 @contextmanager
@@ -206,7 +227,9 @@ def fetched(texts: Sequence[str]) -> Iterator[dict[Path, Address | None]]:
         for text in texts:
             if text in addresses:
                 address = one_series(addresses[text])
-                paths[fetch_series(address, Path(folder))] = address
+                path = Path(folder) / str(address.series)
+                fetch_series(address, path)
+                paths[path] = address
             else:
                 paths[Path(text)] = None
         yield paths

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transunet.errors import ConfigError
+from transunet.integrations.dicomweb import Address
 
 API = "/api/v1"
 """Where the API's routes begin."""
@@ -57,6 +58,8 @@ class ServeSettings:
     token_hours: float | None = None
     allowed_origins: tuple[str, ...] = ()
     """Of other web sites whose pages may use the API, such as "https://app.example"."""
+    pacs: Address | None = None
+    """Of a DICOMweb service whose series may be fetched, and in which results may be stored."""
     limits: Limits = Limits()
     predictor: Mapping[str, Any] = field(default_factory=dict)
     """Settings of every bundle's `Predictor.from_pretrained`, such as `device`."""

@@ -18,7 +18,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from transunet.colours import colour_of
-from transunet.serve.api import images, jobs, results
+from transunet.serve.api import images, jobs, pacs, results
 from transunet.serve.api.dependencies import CurrentService, faults
 from transunet.serve.api.schemas import Bundle, Health, Label, ServerLimits
 from transunet.serve.api_errors import ApiError, api_error
@@ -74,7 +74,14 @@ def create_api(
         redirect_slashes=False,
     )
     app.state.service = service
-    for routes in (router, images.router, jobs.router, results.router, results.attention):
+    for routes in (
+        router,
+        images.router,
+        jobs.router,
+        results.router,
+        results.attention,
+        pacs.router,
+    ):
         app.include_router(routes, prefix=API)
     kinds = (RequestValidationError, HTTPException, ApiError, OSError, sqlite3.Error, Exception)
     for kind in kinds:
@@ -113,6 +120,7 @@ def health(service: CurrentService) -> Health:
         queue=len(service.database.queued()),
         running=service.queue.running is not None,
         version=service.version,
+        pacs=service.settings.pacs is not None,
         limits=ServerLimits(**asdict(service.limits)),
     )
 

@@ -66,15 +66,15 @@ async def upload(
             service.limits.voxels,
             service.quota.left,
         )
-        record = await anyio.to_thread.run_sync(_keep, service, upload, metadata)
+        record = await anyio.to_thread.run_sync(keep, service, upload, metadata)
     response.headers["Location"] = f"{request.url.path}/{upload.id}"
-    return _presented(record, service)
+    return presented(record, service)
 
 
 @router.get("/images/{id}", responses=faults("not_found"))
 def image(service: CurrentService, id: Id) -> Image:
     """Tell about an image."""
-    return _presented(service.image(id), service)
+    return presented(service.image(id), service)
 
 
 @router.get(
@@ -97,7 +97,8 @@ def delete(service: CurrentService, id: Id) -> None:
         raise ApiError("busy", message, "Cancel the job before.")
 
 
-def _keep(service: Service, upload: Upload, metadata: dict[str, Any]) -> ImageRecord:
+def keep(service: Service, upload: Upload, metadata: dict[str, Any]) -> ImageRecord:
+    """Move an upload to where it is kept, and record it."""
     names, now = [shown_name(name) for name in upload.names], time.time()
     name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     metadata["stem"] = metadata["stem"] or names[0].removesuffix(".zip")
@@ -117,7 +118,8 @@ def _keep(service: Service, upload: Upload, metadata: dict[str, Any]) -> ImageRe
     return record
 
 
-def _presented(record: ImageRecord, service: Service) -> Image:
+def presented(record: ImageRecord, service: Service) -> Image:
+    """Return what is answered of an image."""
     metadata = record.metadata
     suitability = []
     for served in service.bundles.values():
@@ -129,6 +131,7 @@ def _presented(record: ImageRecord, service: Service) -> Image:
     known = {**vars(record), **metadata}
     return Image(
         result_formats=possible_formats(metadata),
+        from_pacs="pacs" in metadata and service.settings.pacs is not None,
         suitability=suitability,
         **{key: value for key, value in known.items() if key in Image.model_fields},
     )

@@ -60,7 +60,7 @@ Question = AttentionRequest | JobAttentionRequest
 )
 def labels(service: CurrentService, id: Id) -> FileResponse:
     """Return the label map as NIfTI for a viewer, lying as `volume.nii.gz` does."""
-    _done(service, id)
+    done_job(service, id)
     return FileResponse(service.database.job_folder(id) / OVERLAY, media_type="application/gzip")
 
 
@@ -75,7 +75,7 @@ def uncertainty(service: CurrentService, id: Id) -> FileResponse:
     Voxels hold the entropy of the calibrated probabilities in percent: 0 where it is certain, 100
     where all classes are alike.
     """
-    _done(service, id)
+    done_job(service, id)
     path = service.database.job_folder(id) / UNCERTAINTY
     if not path.exists():
         raise ApiError(
@@ -95,7 +95,7 @@ async def result(
     ] = "nifti",
 ) -> FileResponse:
     """Return the label map as a file to keep, on the image's own grid."""
-    job = _done(service, id)
+    job = done_job(service, id)
     image = service.image(job.image)
     served, metadata = service.bundle(job.bundle), image.metadata
     check_possible(format_, metadata)
@@ -125,7 +125,7 @@ async def reference(
     ] = None,
 ) -> Comparison:
     """Compare the label map with a reference that lies on the image's grid."""
-    job = _done(service, id)
+    job = done_job(service, id)
     config = service.bundle(job.bundle).config
     async with received(request, service) as upload:
         if not upload.files:
@@ -143,7 +143,12 @@ async def reference(
     return Comparison.model_validate(comparison)
 
 
-def _done(service: Service, id_: str) -> JobRecord:
+def done_job(service: Service, id_: str) -> JobRecord:
+    """Return a job that is done.
+
+    Raises:
+        ApiError: when it is not, or there is none.
+    """
     job = service.job(id_)
     if job.status != "done":
         remedy = "Follow its events, and ask when it is done."

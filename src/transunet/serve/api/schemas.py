@@ -118,6 +118,7 @@ class Image(BaseModel):
     obstacle: str | None = Field(
         description="Why it can be looked at but not segmented; null where it can be."
     )
+    from_pacs: bool = Field(description="Whether results can be stored in the PACS it came from.")
     suitability: list[Suitability] = Field(description="For each bundle that takes its channels.")
     created: Moment = Field(examples=["2026-11-22T20:00:00Z"])
     expires: Moment = Field(examples=["2026-11-23T20:00:00Z"])
@@ -264,4 +265,5 @@ class Health(BaseModel):
     queue: int = Field(description="Jobs that wait.")
     running: bool
     version: str
+    pacs: bool = Field(description="Whether series can be fetched from a PACS.")
     limits: ServerLimits

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from transunet.batch.outputs import write_labels
+from transunet.batch.outputs import write_labels, write_measurements
 from transunet.data.formats import read_labels
 from transunet.data.regions import Region
 from transunet.errors import TransUNetError
@@ -21,6 +21,8 @@ RESULT_FORMATS: Mapping[str, tuple[str, str]] = {
     "npz": (".npz", "application/zip"),
 }
 """Format -> suffix and media type."""
+SEGMENTATION, REPORT = "result.dcm", "report.dcm"
+"""What a PACS gets of a job, in its folder."""
 
 
 def possible_formats(metadata: Mapping[str, Any]) -> list[ResultFormat]:
@@ -47,6 +49,39 @@ def check_possible(format_: ResultFormat, metadata: Mapping[str, Any]) -> None:
     else:
         return
     raise ApiError("format_not_fitting", reason, f"Possible: {', '.join(possible)}.")
+
+
+def write_for_pacs(
+    image_folder: Path,
+    metadata: dict[str, Any],
+    folder: Path,
+    names: Mapping[int, str],
+    regions: Sequence[Region],
+    statistics: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write `SEGMENTATION` and `REPORT` of the job in `folder`, where they are not there yet.
+
+    Args:
+        image_folder: of the job's image.
+        metadata: of the image.
+        folder: the job's.
+        names: class index -> name.
+        regions: what the bundle tells apart, where these are regions.
+        statistics: the job's, of each structure.
+
+    Raises:
+        ApiError, OSError: as `convert`.
+    """
+    if not (folder / SEGMENTATION).exists():
+        convert(image_folder, metadata, folder, "dicom-seg", names, regions)
+    if (folder / REPORT).exists():
+        return
+    structures = {str(each["name"]): each for each in statistics}
+    try:
+        image = read_kept(image_folder, metadata)
+        write_measurements(folder / SEGMENTATION, image, structures, folder / REPORT)
+    except TransUNetError as error:
+        raise api_error(error, image_folder, "format_not_fitting") from None
 
 
 def convert(
