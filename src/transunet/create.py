@@ -46,8 +46,9 @@ def create_model(
             `.npz`, `.pth` or `.safetensors` file, of a bundle or of a run.
         class_names: What the classes are called, background first: classes keep the weights of the
             bundle's classes of their names.
-        settings: Any other field of the configuration of the name's family; `vit=None` and
-            `queries=None` leave a 3D network's transformers out.
+        settings: Any other field of the configuration of the name's family. Of a 3D network,
+            `vit={"num_layers": 3}` changes that of the variant's transformer, and `vit=None` and
+            `queries=None` leave the transformers out.
 
     Raises:
         ConfigError: for an unknown name or impossible settings.

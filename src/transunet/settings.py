@@ -25,8 +25,16 @@ class Configuration(BaseModel):
             raise ConfigError(_explain(type(self), error)) from None
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with `changes` applied and everything validated again."""
-        return type(self)(**{**self.model_dump(), **changes})
+        """Return a copy with `changes` applied and everything validated again.
+
+        Of a part that is itself a configuration, a dict changes the settings that it names.
+        """
+        values = {**self.model_dump(), **changes}
+        for name, change in changes.items():
+            part = getattr(self, name, None)
+            if isinstance(part, Configuration) and isinstance(change, dict):
+                values[name] = part.replace(**change)
+        return type(self)(**values)
 
     @classmethod
     def from_json(cls, values: Any, source: str) -> Self:

@@ -93,7 +93,8 @@ def test_what_cannot_be_is_refused_with_what_can(changes: dict[str, Any], messag
 def test_a_variant_changes_part_of_a_part() -> None:
     usual = TRANSUNET3D_VARIANTS["TransUNet3D-S"]
     assert usual.vit is not None
-    changed = usual.replace(vit=usual.vit.replace(num_layers=2))
+    changed = usual.replace(vit={"num_layers": 2})
+    assert changed.vit == usual.vit.replace(num_layers=2)
     assert (changed.layers, changed.heads) == (2, 3)
     assert usual.replace(vit=None).layers == 0
 
