@@ -144,16 +144,26 @@ def test_the_smallest_patch_is_still_pooled_as_often_as_the_network_needs():
     assert prod(smallest.image_size) <= 32**3
 
 
+def test_volumes_too_small_for_the_network_are_padded_along_the_axes_that_it_needs():
+    assert planned((26, 28, 30)).image_size == (24, 28, 32)  # two poolings need no padding
+    plan = planned((26, 28, 30), poolings=3)
+    assert (plan.image_size, len(plan.poolings)) == ((24, 32, 32), 3)
+    told = patch_decisions(fingerprint((26, 28, 30)), plan.image_size, plan.poolings, 2, "UNet3D")
+    assert told[0].reason.endswith(", and padded where it is shorter")
+    assert planned((16, 16, 9), poolings=3).image_size == (32, 32, 10)
+    assert planned((6, 7, 5)).image_size == (8, 8, 5)
+
+
 def test_volumes_that_cannot_be_pooled_are_refused_with_what_to_do():
     with pytest.raises(
         ConfigError,
-        match=r"6 x 7 x 5 voxels .*too few for a pooling.*--image-size 8 .*choose a 2D --model",
+        match=r"3 x 7 x 3 voxels .*too few for a pooling.*--image-size 8 .*choose a 2D --model",
     ):
-        planned((6, 7, 5))
+        planned((3, 7, 3))
     with pytest.raises(
         ConfigError, match=r"too few for 3 poolings.*--image-size 32 .*without queries"
     ):
-        planned((20, 20, 20), poolings=3)
+        planned((15, 20, 12), poolings=3)
 
 
 def measured(nonzero=1.0, foreground=((100, 20), (140, 30))):

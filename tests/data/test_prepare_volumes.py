@@ -219,7 +219,7 @@ def test_all_that_is_chosen_is_shown_with_its_reason(scans, tmp_path):
     assert result.exit_code == 0, result.output
     for words in ("normalisation", "clipped to", "spacing mm", "2.25 x 1 x 1"):
         assert words in result.output
-    for words in ("recommended", "--plane-spacing, --spacing", "too few for 3 poolings"):
+    for words in ("recommended", "--plane-spacing, --spacing", "padded where it is shorter"):
         assert words in result.output
     assert "--recipe modern3d" in result.output
     asked = prepared(

@@ -366,10 +366,10 @@ def planned_patches(
     """Choose the patch that suits a data set, a network and a memory, and its poolings.
 
     It is the median working volume, as near as the poolings divide it, but no less of an axis with
-    few voxels. Until it fits it is made smaller along whichever axis it covers most of, as nnU-Net
-    does it (Isensee et al. 2021); only axes along which it is less than half as long (in mm) as
-    along another stay as they are while that one can give. Where even the smallest does not fit,
-    that one is returned.
+    few voxels, and padded to twice its length where the network has to pool more often. Until it
+    fits it is made smaller along whichever axis it covers most of, as nnU-Net does it (Isensee et
+    al. 2021); only axes along which it is less than half as long (in mm) as along another stay as
+    they are while that one can give. Where even the smallest does not fit, that one is returned.
 
     Args:
         fingerprint: of the working volumes.
@@ -378,7 +378,7 @@ def planned_patches(
         poolings: the fewest that the network can do with: 3 where it has queries.
 
     Raises:
-        ConfigError: for volumes that cannot be pooled so often.
+        ConfigError: for volumes that cannot be pooled so often, padded or not.
     """
     median, spacing = fingerprint.size["median"], fingerprint.spacing_mm["median"]
 
@@ -389,17 +389,22 @@ def planned_patches(
         for n, step in zip(median, steps, strict=True)
     ]
     plan = rule(near, spacing)
+    needed = 2 ** (poolings + 2)
+    # Whichever axis lacks least is padded first, and none that is not needed.
+    for axis in sorted(range(3), key=lambda axis: -near[axis]):
+        if len(plan.poolings) < poolings and 2 * median[axis] >= needed:
+            near[axis] = max(near[axis], needed)
+            plan = rule(near, spacing)
     if len(plan.poolings) < poolings:
-        count, needed = "a pooling", 2 ** (poolings + 2)
-        other = "a 2D --model"
+        count, other = "a pooling", "a 2D --model"
         if poolings > 1:
             count = f"{poolings} poolings"
             other = "a --model without queries, such as TransUNet3D-encoder-S, or a 2D one"
         raise ConfigError(
             f"The median working volume has {' x '.join(map(str, median))} voxels (planes, rows, "
             f"columns), too few for {count}: the network needs about {needed} along two axes or "
-            f"more. Train with --image-size {needed} (what lies outside is padded), prepare with a "
-            f"finer --spacing and --plane-spacing, or choose {other}."
+            f"more, half of them padding at most. Train with --image-size {needed} all the same, "
+            f"prepare with a finer --spacing and --plane-spacing, or choose {other}."
         )
     plans = [plan]
     while (smaller := _smaller(plans[-1], fingerprint, rule)) and len(smaller.poolings) >= poolings:
@@ -460,6 +465,8 @@ def patch_decisions(
     )
     share = prod(size) / prod(median)
     reason = f"the median working volume, {sizes}, as near as the poolings divide it"
+    if any(side > length for side, length in zip(size, median, strict=True)):
+        reason += ", and padded where it is shorter"
     if share < 0.5:
         reason = (
             f"{share:.1%} of the median working volume, {sizes}: what {model} can be trained on "
