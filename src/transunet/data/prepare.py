@@ -50,7 +50,7 @@ from transunet.data.store import (
 )
 from transunet.data.volume import Volume
 from transunet.data.walking import walk
-from transunet.errors import ConfigError, DataError
+from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.files import atomic_path, sha256_of, writable_folder, write_text, writing
 
 _READING = 2
@@ -123,7 +123,12 @@ def prepare(
             )
     writable_folder(store)
     work = partial(_prepare_case, replace(dataset, cases=(), notes=()), preprocessing, store)
-    stored = spread(work, cases, workers, progress)
+    try:
+        stored = spread(work, cases, workers, progress)
+    except TransUNetError:
+        with suppress(OSError):
+            store.rmdir()  # where not a single case was done
+        raise
     manifest = Manifest(
         format=FORMAT,
         dataset=dataset.name,
