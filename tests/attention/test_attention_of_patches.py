@@ -13,6 +13,7 @@ from transunet.attention.explain import explain_with
 from transunet.attention.view import AttentionView
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.regions import Region
 from transunet.data.resize import resize
 from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
@@ -177,6 +178,24 @@ def test_a_network_without_a_vision_transformer_shows_its_queries_or_says_so(tmp
     config = config.replace(architecture=plain.config)
     with pytest.raises(ConfigError, match="UNet3D has no vision transformer, so there is no"):
         explain_with(plain, config, image, device="cpu")
+
+
+def test_a_region_is_all_labels_that_make_it_up() -> None:
+    members = {"whole": (1, 2, 3), "core": (2, 3), "tip": (3,)}
+    regions = [Region(name=n, members=m, label=m[0]) for n, m in members.items()]
+    model = small(queries=None, regions=tuple(members.values()))
+    config = BundleConfig(
+        architecture=model.config, preprocessing=MRI, labels=LABELS | {3: "tip"}, regions=regions
+    )
+    image = scan((16, 16, 8))
+    found = explain_with(model, config, image, at="Core", device="cpu")
+    labels = found.labels.array
+    assert {2, 3} <= set(np.unique(labels))
+    core = found.labels.with_array(np.isin(labels, (2, 3)).astype(np.uint8))
+    expected = explain_with(model, config, image, at=core, device="cpu")
+    np.testing.assert_array_equal(found.maps[0].tokens, expected.maps[0].tokens)
+    with pytest.raises(ConfigError, match="no structure 'left'; it has whole, core, tip"):
+        explain_with(model, config, image, at="left", device="cpu")
 
 
 def test_a_networks_own_attention_of_one_patch() -> None:

@@ -202,7 +202,7 @@ def explain(
             that has queries and no vision transformer, only the queries' masks are shown.
         head: a head, from 0; "mean"; or "all". The roll-out is always of the mean.
         at: whose attention: of the token that contains this voxel (three indices), of the tokens
-            where this structure (a label's name) was segmented or that this mask covers, each by
+            where this structure (a label or region) was segmented or that this mask covers, each by
             its share of it; of all tokens alike if not given. The masks of queries are shown whole.
         spacing_mm: the edges of an array's voxels.
         device: where the model computes; the best one there is if not given.
@@ -249,7 +249,10 @@ def explain_with(
     if at is None:
         asked = "all tokens alike"
     elif isinstance(at, str):
-        structure, asked = classes_named([at], config.labels), f"the tokens of {at}"
+        members = {region.label: region.members for region in config.regions}
+        numbers = classes_named([at], config.structures)
+        structure = tuple(label for number in numbers for label in members.get(number, (number,)))
+        asked = f"the tokens of {at}"
     elif isinstance(at, Volume):
         asked = "the tokens of a mask"
     else:
