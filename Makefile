@@ -28,7 +28,7 @@ test: $(VENV)/.dev
 	$(BIN)/python web/build_page.py
 	$(PYTEST)
 
-# What `make test` leaves out, since shorter tests show it in brief: about 4 minutes.
+# What `make test` leaves out, since shorter tests show it in brief: about 5 minutes.
 exhaustive: $(VENV)/.dev
 	$(PYTEST) -m exhaustive
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+import forks
+
 # Before torch is imported: waiting threads sleep instead of spinning. On a machine that does other
 # work too (or runs a test of several processes), spinning makes training tens of times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -89,6 +91,7 @@ def _refuse_unmarked(start: Callable[..., Any]) -> Callable[..., Any]:
 
 
 subprocess.Popen.__init__ = _refuse_unmarked(subprocess.Popen.__init__)  # type: ignore[method-assign]
+forks.Process.__init__ = _refuse_unmarked(forks.Process.__init__)  # type: ignore[method-assign]
 multiprocessing.process.BaseProcess.start = _refuse_unmarked(  # type: ignore[method-assign]
     multiprocessing.process.BaseProcess.start
 )

@@ -1,7 +1,5 @@
 """What the tests of prediction start from: tiny bundles, images on awkward grids, the command."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import forks
 from transunet.bundle.io import BundleConfig, save_pretrained
 from transunet.bundle.trust_config import (
     Calibration,
@@ -26,6 +25,7 @@ from transunet.trust.measures import MEASURES
 
 nib: Any = nibabel
 
+COMMAND = "from transunet_torch import main; main()"
 OBLIQUE = np.array([[0.0, 0.2, -2.5, 10.5], [-0.7, 0, 0.1, 3], [0.05, 0.7, 0.3, -8], [0, 0, 0, 1]])
 """Permuted against RAS, flipped, oblique and anisotropic."""
 
@@ -137,15 +137,11 @@ def save_nifti(
     return path
 
 
-def transunet(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does, in its own process."""
-    return subprocess.run(
-        [sys.executable, "-m", "transunet", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **options,
-    )
+def transunet(*arguments: object) -> forks.Process:
+    """Run the command as a user does, in its own process, to its end."""
+    process = forks.Process(COMMAND, *arguments, stderr=True)
+    process.wait()
+    return process
 
 
 def left_in(folder: Path) -> set[str]:

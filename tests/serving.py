@@ -2,8 +2,6 @@
 
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -20,6 +18,9 @@ for module in ("fastapi", "uvicorn", "python_multipart", "httpx"):
     )
 
 import httpx  # noqa: E402 - or the tests that need it skip
+
+import forks  # noqa: E402
+from prediction import COMMAND  # noqa: E402
 
 API = "/api/v1"
 OVER = ("done", "failed", "cancelled")
@@ -143,35 +144,24 @@ class Command:
     """`transunet serve` as a process."""
 
     def __init__(self, *arguments: object) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "transunet", "serve", *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.said = ""
-        self.address = self._address()
+        self.process = forks.Process(COMMAND, "serve", *arguments)
+        until(lambda: "Ctrl-C ends." in self.said or self.process.poll() is not None)
+        found = re.search(r"Open (http://[^/]+)/", self.said)
+        assert found, f"it ended without serving:\n{self.said}"
+        self.address = found[1]
         self.http = httpx.Client(base_url=self.address, timeout=120, trust_env=False)
         self.client = Client(self.http)
 
-    def _address(self) -> str:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said += line
-            if "Ctrl-C ends." in line:
-                found = re.search(r"Open (http://[^/]+)/", self.said)
-                assert found
-                return found[1]
-        raise AssertionError(f"it ended without serving:\n{self.said}")
+    @property
+    def said(self) -> str:
+        """What it has told so far."""
+        return self.process.stdout
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal, and return the exit code; what it said meanwhile is in `said`."""
+        """Send a signal, and return the exit code."""
         self.http.close()
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=30)
-        self.said += rest
-        return self.process.returncode
+        self.process.send_signal(number)
+        return self.process.wait(30)
 
 
 @contextmanager

@@ -1,14 +1,12 @@
 """What the tests of training run and look at."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+import forks
 from transunet.training.loop import Stepped, Validated, train
 from transunet.training.recipe import Recipe
 from transunet.training.runs import Run, begin, prepare_folds
@@ -68,19 +66,12 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     )
 
 
-def launch(*arguments: object, code: str | None = None) -> subprocess.Popen[str]:
+def launch(*arguments: object, code: str | None = None) -> forks.Process:
     """Start the command in a process of its own; `code` is what runs instead of `main()`."""
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND + (code or "main()"), *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    return forks.Process(COMMAND + (code or "main()"), *arguments)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: forks.Process) -> str:
     output, _ = process.communicate(timeout=300)
     return output
 
@@ -90,6 +81,6 @@ def steps_logged(folder: Path) -> int:
     return log.read_text().count('"event": "train"') if log.exists() else 0
 
 
-def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> None:
+def wait_for_step(process: forks.Process, folder: Path, step: int) -> None:
     while steps_logged(folder) < step and process.poll() is None:
-        time.sleep(0.005)
+        time.sleep(0.02)

@@ -1,7 +1,6 @@
 """Processes that share one output folder: no case lost, none done twice, a killed one survived."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from prediction import noise, save_nifti, tiny_bundle
+import forks
+from prediction import COMMAND, noise, save_nifti, tiny_bundle
 
 pytestmark = pytest.mark.process
 
 CASES = 6
-Start = Callable[[float], subprocess.Popen[bytes]]
+Start = Callable[[float], forks.Process]
 # A network without torch, so that a process starts in a moment.
 WORKER = """
 import sys, time
@@ -58,9 +58,9 @@ def work(tmp_path: Path) -> Path:
 @pytest.fixture
 def start(work: Path) -> Iterator[Start]:
     """Start a worker that waits some seconds in every case; none outlives the test."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[forks.Process] = []
 
-    def begin(pause: float) -> subprocess.Popen[bytes]:
+    def begin(pause: float) -> forks.Process:
         started.append(_start(work, pause))
         return started[-1]
 
@@ -70,12 +70,8 @@ def start(work: Path) -> Iterator[Start]:
         worker.wait()
 
 
-def _start(work: Path, pause: float) -> subprocess.Popen[bytes]:
-    arguments = [str(work / name) for name in ("in", "out", "log")]
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, *arguments, str(pause)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def _start(work: Path, pause: float) -> forks.Process:
+    return forks.Process(WORKER, *(work / name for name in ("in", "out", "log")), pause)
 
 
 def log(work: Path) -> Counter[str]:
@@ -160,16 +156,10 @@ def test_sigterm_ends_as_ctrl_c_does(work: Path) -> None:
         save_nifti(work / "in" / f"p{index}.nii.gz", noise(seed=index))
     tiny_bundle(work / "bundle")
     command = ["predict", work / "bundle", work / "in", "-o", work / "out", "--device", "cpu"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "transunet", *map(str, command), "--mirror"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        text=True,
-    )
+    running = forks.Process(COMMAND, *command, "--mirror")
     wait_for_cases(work, 1)
     running.send_signal(signal.SIGTERM)
-    _, told = running.communicate(timeout=300)
+    told, _ = running.communicate()
     assert running.returncode == 130, told
     assert "Give the same command again" in told
     assert "Traceback" not in told

@@ -1,14 +1,12 @@
 """Two processes that share every batch, against one that has it alone."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from training_runs import same, steps, weights
+import forks
+from training_runs import COMMAND, same, steps, weights
 from transunet.training.log import read_log
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -28,7 +26,6 @@ SETTINGS = [
 # The second process dies after the third step, the first time that it is started.
 DIES_ONCE = """
 import os, signal
-from transunet.cli.main import main
 from transunet.training import loop
 
 real, done = loop.train_step, [0]
@@ -41,29 +38,38 @@ def train_step(*arguments):
     return real(*arguments)
 
 loop.train_step = train_step
-main()
+"""
+
+# What torchrun does with a command it does here with a function, so that its processes are forks.
+TORCHRUN = """
+import sys
+from transunet.cli.main import main
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+restarts, change = int(sys.argv.pop(1)), sys.argv.pop(1)
+
+def work():
+    exec(change, globals())
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+settings = LaunchConfig(
+    1, 1, 2, run_id="test", rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+    max_restarts=restarts, monitor_interval=0.1, start_method="fork",
+)
+elastic_launch(settings, work)()
 """
 
 
-def torchrun(*arguments: object, restarts: int = 0, code: str | None = None) -> str:
-    script = ["-m", "transunet"]
-    if code:
-        script = [code]
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "--max-restarts", str(restarts)),
-            *script,
-            *map(str, arguments),
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+def torchrun(*arguments: object, restarts: int = 0, change: str = "") -> str:
+    """Run the command in two processes, each of which begins with `change`; return what it said."""
+    process = forks.Process(COMMAND + TORCHRUN, restarts, change, *arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +105,6 @@ def test_only_the_first_process_writes_and_tells(two):
 
 
 def test_a_killed_worker_is_restarted_from_the_last_checkpoint(two, store, tmp_path):
-    script, folder = tmp_path / "script.py", tmp_path / "run"
-    script.write_text(DIES_ONCE)
-    torchrun("train", store, "-o", folder, *SETTINGS, restarts=1, code=str(script))
+    folder = tmp_path / "run"
+    torchrun("train", store, "-o", folder, *SETTINGS, restarts=1, change=DIES_ONCE)
     assert same(weights(folder), weights(two[0]))

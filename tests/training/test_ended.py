@@ -69,8 +69,8 @@ def all_ended(group: int, seconds: float = 60) -> bool:
     ("code", "error"),
     [
         (FAILS_IN_A_STEP, "ValueError('odd')"),
-        (FAILS_IN_A_STEP, "MemoryError()"),
-        (FAILS_OUTSIDE, "ValueError('odd')"),
+        pytest.param(FAILS_IN_A_STEP, "MemoryError()", marks=pytest.mark.exhaustive),
+        pytest.param(FAILS_OUTSIDE, "ValueError('odd')", marks=pytest.mark.exhaustive),
         (FAILS_OUTSIDE, "SystemExit(1)"),
     ],
 )
@@ -103,6 +103,7 @@ def test_workers_end_with_a_parent_that_is_stopped(store, tmp_path, how):
     assert all_ended(process.pid)
 
 
+@pytest.mark.exhaustive  # five processes that import torch
 def test_the_processes_of_torchrun_end(store, tmp_path):
     script = tmp_path / "fails.py"
     script.write_text(FAILS_IN_A_STEP.format(error="ValueError('odd')"))

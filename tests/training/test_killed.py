@@ -55,9 +55,11 @@ FULL = {
 
 
 @pytest.fixture
-def uninterrupted(job, tmp_path):
-    steps(job(folder="whole", **FULL))
-    return weights(tmp_path / "whole")
+def uninterrupted(job, tmp_path, ended={}):  # noqa: B006 - trained once
+    if not ended:
+        steps(job(folder="whole", **FULL))
+        ended |= weights(tmp_path / "whole")
+    return ended
 
 
 def test_killed_at_random_steps_it_ends_as_if_nothing_had_happened(uninterrupted, store, tmp_path):

@@ -3,13 +3,13 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import forks
 from training_runs import open_folds, same, steps, weights
 from transunet.errors import ConfigError
 from transunet.training import run_lock
@@ -32,24 +32,23 @@ with locked(Path(sys.argv[1]), ProcessGroup()):
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], forks.Process]]:
     """Have another process hold the run in a folder."""
     monkeypatch.setattr(run_lock, "LOCK_SECONDS", 0.2)
-    holders: list[subprocess.Popen[str]] = []
+    holders: list[forks.Process] = []
 
-    def hold(folder: Path) -> subprocess.Popen[str]:
-        holder = subprocess.Popen(
-            [sys.executable, "-c", HOLDS, str(folder)], stdout=subprocess.PIPE, text=True
-        )
+    def hold(folder: Path) -> forks.Process:
+        holder = forks.Process(HOLDS, folder)
         holders.append(holder)
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
+        while "held" not in holder.stdout:
+            assert holder.poll() is None, holder.stdout
+            time.sleep(0.01)
         return holder
 
     yield hold
     for holder in holders:
         holder.kill()
-        holder.communicate()
+        holder.wait()
 
 
 @pytest.mark.process

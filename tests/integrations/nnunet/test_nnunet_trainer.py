@@ -5,9 +5,6 @@ nnU-Net is installed for these tests without the packages that it does not need 
 """
 
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import forks
+from prediction import COMMAND
 from transunet.data.formats import read_volume
 from transunet.data.volume import same_grid
 from transunet.integrations.nnunet.plans import config_for_plans
@@ -53,13 +52,11 @@ class nnUNetTrainerUNet3DShort(Short, nnunet_trainer.nnUNetTrainerTransUNet3D_UN
 class nnUNetTrainerTransUNet3DShort(Short, nnunet_trainer.nnUNetTrainerTransUNet3D_S):
     pass
 """
-# `transunet nnunet`, whose pools are forked: each process that is spawned imports for 7 seconds.
-COMMAND = """
+# The pools of `transunet nnunet` are forked: each process that is spawned imports for 7 seconds.
+FORKED = """
 import multiprocessing
 forked = multiprocessing.get_context("fork")
 multiprocessing.get_context = lambda method=None: forked
-from transunet.cli.main import main
-main()
 """
 
 
@@ -87,25 +84,20 @@ class Project:
         (folder / "trainers" / "short_trainers.py").write_text(TRAINERS)
 
     def run(self, *words: str, epochs: int = 1, forked: bool = True, **more: str) -> str:
-        program = ("-c", COMMAND) if forked else ("-m", "transunet")
-        result = subprocess.run(
-            [sys.executable, *program, "nnunet", *words],
-            env=self.environment(epochs) | more,
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+        code = (FORKED if forked else "") + COMMAND
+        environment = self.environment(epochs) | more
+        result = forks.Process(code, "nnunet", *words, environment=environment, stderr=True)
+        assert result.wait() == 0, result.stdout[-2000:] + result.stderr[-2000:]
         return result.stdout
 
     def environment(self, epochs: int) -> dict[str, str]:
-        return os.environ | {
+        return {
             "nnUNet_raw": str(self.folder / "raw"),
             "nnUNet_preprocessed": str(self.folder / "preprocessed"),
             "nnUNet_results": str(self.folder / "results"),
             "nnUNet_extTrainer": str(self.folder / "trainers"),
             "nnUNet_def_n_proc": "1",
             "nnUNet_n_proc_DA": "0",
-            "OMP_NUM_THREADS": "1",
             "EPOCHS": str(epochs),
         }
 
@@ -213,12 +205,9 @@ def test_training_starts_from_the_weights_that_are_named(planned: Project, tmp_p
         "assert (group['lr'], group['momentum'], group['weight_decay']) == (0.01, 0.9, 1e-4)\n"
     )
     weights = str(tmp_path / "model.safetensors")
-    subprocess.run(
-        [sys.executable, "-c", code, weights],
-        env=planned.environment(1) | {"TRANSUNET_WEIGHTS": weights},
-        check=True,
-        capture_output=True,
-    )
+    environment = planned.environment(1) | {"TRANSUNET_WEIGHTS": weights}
+    ended = forks.Process(code, weights, environment=environment)
+    assert ended.wait() == 0, ended.stdout
 
 
 @pytest.mark.parametrize(
@@ -233,13 +222,11 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     planned: Project, trainer: str, configuration: str, said: str
 ) -> None:
     words = ("nnUNetv2_train", "777", configuration, "all", "-tr", trainer)
-    result = subprocess.run(
-        [sys.executable, "-m", "transunet", "nnunet", *words, "-device", "cpu"],
-        env=planned.environment(1),
-        capture_output=True,
-        text=True,
+    words += ("-device", "cpu")
+    result = forks.Process(
+        COMMAND, "nnunet", *words, environment=planned.environment(1), stderr=True
     )
-    assert result.returncode == 2
+    assert result.wait() == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(planned.folder.glob(f"results/*/{trainer}__*"))
