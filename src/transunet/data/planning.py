@@ -465,7 +465,8 @@ def patch_decisions(
     )
     share = prod(size) / prod(median)
     reason = f"the median working volume, {sizes}, as near as the poolings divide it"
-    if any(side > length for side, length in zip(size, median, strict=True)):
+    strides = [prod(steps) for steps in zip(*poolings, strict=True)]
+    if any(2 * (a - b) >= step for a, b, step in zip(size, median, strides, strict=True)):
         reason += ", and padded where it is shorter"
     if share < 0.5:
         reason = (
