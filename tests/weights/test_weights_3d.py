@@ -120,6 +120,27 @@ def test_a_checkpoint_of_the_reference_loads(tmp_path: Path, parts: dict[str, An
         assert torch.equal(value, theirs.state_dict()[name])
 
 
+def test_a_checkpoint_of_nnunet_v2_loads(tmp_path: Path) -> None:
+    """The reference's network, trained by that version's trainer."""
+    theirs, model = build(small()), build(small())
+    state = {f"_orig_mod.{name}": value for name, value in theirs.state_dict().items()}
+    checkpoint = {
+        "network_weights": state,
+        "optimizer_state": torch.optim.SGD(theirs.parameters(), 0.1).state_dict(),
+        "grad_scaler_state": None,
+        "logging": {"ema_fg_dice": [np.float64(0.5)]},
+        "_best_ema": np.float64(0.5),
+        "current_epoch": 1000,
+        "init_args": {"configuration": "3d_fullres", "device": torch.device("cuda"), "fold": 0},
+        "trainer_name": "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+    }
+    torch.save(checkpoint, tmp_path / "checkpoint_final.pth")
+    loaded = load_weights(model, tmp_path / "checkpoint_final.pth")
+    assert loaded.entries == loaded.of == len(state)
+    assert all(torch.equal(v, model.state_dict()[n]) for n, v in theirs.state_dict().items())
+
+
 def test_a_checkpoint_whose_layer_scale_means_another_thing_is_refused(tmp_path: Path) -> None:
     path, _ = checkpoint(tmp_path, small(**scaled("reference")))
     model = build(small(**scaled("branch")))
