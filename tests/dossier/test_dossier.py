@@ -237,6 +237,9 @@ def test_wrong_inputs_are_told_and_leave_nothing(
     assert "does not hold what" in make(run, "--evaluation", wrong, error=ConfigError)
     (tmp_path / "broken.json").write_text("{")
     make(run, "--evaluation", tmp_path / "broken.json", error=DataError)
+    (tmp_path / "short.json").write_text('{"kind": "evaluation"}')
+    said = make(run, "--evaluation", tmp_path / "short.json", error=DataError)
+    assert "short.json is damaged (KeyError: 'structures'). Evaluate again." in said
     told = json.loads((report / "metrics.json").read_text())
     for structure in told["structures"]:
         structure["name"] = "kidney"

@@ -4,8 +4,8 @@ What is not known is None.
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from hashlib import sha256
 from math import isfinite
@@ -22,7 +22,7 @@ from transunet.data.layouts.description import description_of
 from transunet.data.planning import describe
 from transunet.data.store import Store
 from transunet.dossier.subject import Subject
-from transunet.errors import ConfigError, TransUNetError
+from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.evaluation.bootstrap import Interval, summarise
 from transunet.files import read_json, sha256_of
 from transunet.models.families import build
@@ -51,15 +51,18 @@ def gather(subject: Subject, evaluations: Iterable[Path], purpose: str, licence:
         ConfigError: for an evaluation that is none, or of other structures.
         DataError: for an evaluation or a record that cannot be read.
     """
+    with _whole(f"the log of {subject.source}", "Restore its log.jsonl."):
+        training = [training_facts(run) for run in subject.trained]
+        validation = validation_figures(subject)
     return {
         "purpose": purpose or None,
         "model": model_facts(subject),
         "data": data_facts(subject, licence),
         "split": split_facts(subject),
-        "training": [training_facts(run) for run in subject.trained],
+        "training": training,
         "recipe": subject.recipe.model_dump(mode="json") if subject.recipe else None,
         "starting_weights": starting_weights(subject.recipe),
-        "validation": validation_figures(subject),
+        "validation": validation,
         "evaluations": [evaluation_figures(path, subject.config) for path in evaluations],
         "trust": trust_facts(subject.trust),
     }
@@ -230,11 +233,16 @@ def evaluation_figures(path: Path, config: BundleConfig) -> Facts:
             f"--evaluation {file} does not hold what `transunet evaluate` writes of predictions "
             "against references. Give the folder of its -o."
         )
+    with _whole(str(file), "Evaluate again."):
+        return _evaluated(told, path, config)
+
+
+def _evaluated(told: Facts, path: Path, config: BundleConfig) -> Facts:
     names = [structure["name"] for structure in told["structures"]]
     known = config.structures.values()
     if not set(names) & set(known):
         raise ConfigError(
-            f"--evaluation {file} tells of {', '.join(names)}; the bundle finds "
+            f"--evaluation {path} tells of {', '.join(names)}; the bundle finds "
             f"{', '.join(known)}. Give an evaluation of this network."
         )
     dice = "dice" if told["convention"] == "honest" else "dice_official"
@@ -319,6 +327,15 @@ def _figures(rows: Mapping[str, Mapping[str, float | None]]) -> Facts:
         },
         "dice": {case: dict(row) for case, row in rows.items()},
     }
+
+
+@contextmanager
+def _whole(what: str, remedy: str) -> Iterator[None]:
+    """Turn what a record that lacks something raises into one error."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{what} is damaged ({type(error).__name__}: {error}). {remedy}") from None
 
 
 def _number(value: float) -> float | None:

@@ -46,9 +46,9 @@ def _of_training(subject: Subject, facts: Facts) -> Iterator[str]:
 
 def _of_figures(facts: Facts) -> Iterator[str]:
     validation, evaluations = facts["validation"], facts["evaluations"]
-    if validation is None and not evaluations:
+    if validation is None and not evaluations and facts["trust"] is None:
         yield "No result on a case that training did not see is known: nothing supports its use."
-    elif not evaluations:
+    elif validation and not evaluations:
         yield (
             f"It has been measured on the {validation['cases']} validation cases alone, by which "
             "it was also chosen among its own checkpoints: its figures flatter."
