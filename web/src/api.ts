@@ -1,6 +1,6 @@
 /** The API's client: token, errors, uploads with progress. Nothing else talks to the network. */
 
-import type { Bundle, Comparison, ImageInfo, Job, Limits, Series, Settings } from "./types";
+import type { Bundle, Comparison, ImageInfo, Job, Limits, PacsSeries, Series, Settings } from "./types";
 
 const BASE = new URL("api/v1/", document.baseURI).href;
 const KEY = "transunet-token";
@@ -138,6 +138,15 @@ export function sendImage(files: File[], progress: (fraction: number) => void, s
   if (series) form.append("series", series);
   for (const file of files) form.append("files", file, file.name);
   return uploadExplained("images", form, progress);
+}
+
+export const hasPacs = async (): Promise<boolean> => (await json<{ pacs: boolean }>("health")).pacs;
+export const searchPacs = (query: Record<string, string>): Promise<PacsSeries[]> => post("pacs/series", query);
+export const storeInPacs = (id: string): Promise<unknown> => post(`jobs/${id}/pacs`, {});
+
+/** @param part of a series that is several volumes, the one that is meant: its number. */
+export function fetchSeries({ study, series }: PacsSeries, part = ""): Promise<ImageInfo> {
+  return post("pacs/images", { study, series, ...(part && { part }) });
 }
 
 export function compare(id: string, files: File[]): Promise<Comparison> {

@@ -9,7 +9,8 @@ import { connectKeys, type Shortcut } from "./keys";
 import { showLetters } from "./letters";
 import { connectMessages, explain, show } from "./messages";
 import type { Vector } from "./nifti";
-import { openFiles, openJob, showLabels } from "./opening";
+import { openFiles, openJob, openSeries, showLabels } from "./opening";
+import { connectPacs } from "./pacs";
 import { axis, connectPosition, movedTo, scroll, setPlane } from "./position";
 import { connectRecent, refresh } from "./recent";
 import { connectResults, useReference } from "./results";
@@ -203,6 +204,7 @@ async function start(): Promise<void> {
   connectDoubleClick();
   byId("reset-view").addEventListener("click", reset);
   await loadBundles();
+  connectPacs((series) => void openSeries(series, viewer)).catch((error) => explain(error, "Asking for the PACS"));
   try {
     await viewer.attach();
   } catch (error) {

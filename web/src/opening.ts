@@ -10,7 +10,7 @@ import { remember } from "./recent";
 import { unwatch } from "./segmenting";
 import { changed, state } from "./state";
 import { labelsOfJob } from "./structures";
-import type { ImageInfo, Job, Series } from "./types";
+import type { ImageInfo, Job, PacsSeries, Series } from "./types";
 import type { Viewer } from "./viewer";
 import { firstWindow, measure } from "./windowing";
 
@@ -18,19 +18,37 @@ const busy = byId("busy");
 let opening = 0;
 
 /** Send files to the server and show the image that they are. */
-export async function openFiles(files: File[], viewer: Viewer, series = ""): Promise<void> {
-  const mine = begin(files.length > 1 ? `Sending ${files.length} files…` : `Sending ${files[0]!.name}…`);
-  try {
+export function openFiles(files: File[], viewer: Viewer): Promise<void> {
+  const text = files.length > 1 ? `Sending ${files.length} files…` : `Sending ${files[0]!.name}…`;
+  return openImage(text, "Opening the image", viewer, async (series, told) => {
     const refused = await api.tooMuch(files);
     if (refused) throw refused;
-    const told = (fraction: number): void => void (mine === opening && progress(fraction));
-    const info = await api.sendImage(withoutClashes(files), told, series);
+    return api.sendImage(withoutClashes(files), told, series);
+  });
+}
+
+/** Let the server fetch a series from the PACS, and show it. */
+export function openSeries(wanted: PacsSeries, viewer: Viewer): Promise<void> {
+  return openImage("Fetching the series…", "Fetching the series", viewer, (part) => api.fetchSeries(wanted, part));
+}
+
+/** Show the image that `get` gets: of several series in it, the one of the number that it is told. */
+async function openImage(
+  text: string,
+  doing: string,
+  viewer: Viewer,
+  get: (series: string, told: (fraction: number) => void) => Promise<ImageInfo>,
+  series = "",
+): Promise<void> {
+  const mine = begin(text);
+  try {
+    const info = await get(series, (fraction) => void (mine === opening && progress(fraction)));
     if (mine !== opening) return;
     await showImage(info, viewer, mine);
     for (const warning of warnings(info)) show("note", warning);
   } catch (error) {
-    if (mine !== opening || offerSeries(error, (number) => void openFiles(files, viewer, number))) return;
-    explain(error, "Opening the image", () => void openFiles(files, viewer, series));
+    if (mine !== opening || offerSeries(error, (number) => void openImage(text, doing, viewer, get, number))) return;
+    explain(error, doing, () => void openImage(text, doing, viewer, get, series));
   } finally {
     if (mine === opening) busy.hidden = true;
   }

@@ -28,6 +28,8 @@ export interface ImageInfo {
   result_formats: string[];
   warnings: string[];
   obstacle: string | null;
+  /** Whether results can be stored in the PACS it came from. */
+  from_pacs: boolean;
   suitability: Suitability[];
 }
 
@@ -45,6 +47,15 @@ export interface Series {
   description: string;
   slices: number;
   part: string;
+}
+
+/** A series of images in the PACS. */
+export interface PacsSeries {
+  study: string;
+  series: string;
+  modality: string;
+  description: string;
+  images: number | null;
 }
 
 export type JobStatus = "queued" | "running" | "done" | "failed" | "cancelled";

@@ -1,0 +1,71 @@
+/** The PACS that the server was started with: a series fetched from it, a result stored in it. */
+
+import * as api from "./api";
+import { byId, make } from "./dom";
+import { announce, explain } from "./messages";
+import { on, state } from "./state";
+import type { PacsSeries } from "./types";
+
+const dialog = byId<HTMLDialogElement>("pacs-dialog");
+const found = byId("pacs-found");
+const storing = byId("pacs-store");
+
+/** Offer it where there is one; `open` is called with the series that is chosen. */
+export async function connectPacs(open: (series: PacsSeries) => void): Promise<void> {
+  byId("open-pacs").addEventListener("click", () => dialog.showModal());
+  byId("pacs-close").addEventListener("click", () => dialog.close());
+  byId("pacs-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    void search(open);
+  });
+  storing.addEventListener("click", () => void store());
+  on("labels", () => {
+    byId("pacs-row").hidden = !state.labels || !state.image?.info.from_pacs;
+    byId("pacs-stored").textContent = "";
+  });
+  byId("open-pacs").hidden = !(await api.hasPacs());
+}
+
+async function search(open: (series: PacsSeries) => void): Promise<void> {
+  const [patient_id, study_date, modality] = ["pacs-patient", "pacs-date", "pacs-modality"].map(
+    (id) => byId<HTMLInputElement>(id).value.trim(),
+  ) as [string, string, string];
+  found.replaceChildren(make("p", { className: "quiet" }, "Asking…"));
+  try {
+    const listed = await api.searchPacs({ patient_id, study_date: study_date.replaceAll("-", ""), modality });
+    const buttons = listed.map((series) => {
+      const button = make("button", { type: "button" }, described(series));
+      button.addEventListener("click", () => (dialog.close(), open(series)));
+      return make("li", {}, button);
+    });
+    const told = listed.length ? `${listed.length} series` : "No series of images.";
+    found.replaceChildren(make("p", { className: "quiet" }, told), make("ul", { className: "choices" }, ...buttons));
+    announce(told);
+  } catch (error) {
+    found.replaceChildren();
+    dialog.close();
+    explain(error, "Asking the PACS", () => dialog.showModal());
+  }
+}
+
+function described({ modality, description, images }: PacsSeries): string {
+  return [`${modality} ${description || "(no description)"}`, images === null ? "" : `${images} images`]
+    .filter(Boolean)
+    .join(", ");
+}
+
+async function store(): Promise<void> {
+  const { job } = state;
+  if (!job) return;
+  storing.setAttribute("disabled", "");
+  try {
+    await api.storeInPacs(job.id);
+    if (state.job?.id !== job.id) return;
+    byId("pacs-stored").textContent = "Segmentation and report are stored beside the series.";
+    announce(byId("pacs-stored").textContent!);
+  } catch (error) {
+    explain(error, "Storing in the PACS", () => void store());
+  } finally {
+    storing.removeAttribute("disabled");
+  }
+}
