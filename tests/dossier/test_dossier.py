@@ -104,6 +104,7 @@ def test_a_card_tells_what_run_data_and_evaluation_hold(
     for limit in card["limits"]:
         assert limit in unescape(page)
     again = json.loads(files["reproduction.json"])
+    assert f"Trained again: proved, {again['why']}." in files["model_card.md"]
     assert again["proved"]
     assert again["largest_difference_from_the_log"] == 0
     assert again["losses"][0] == [entry["loss"] for entry in read_log(run, "train")][:2]

@@ -237,6 +237,8 @@ def _training(facts: Facts) -> Iterator[Block]:
             f"{run['run']}: {ended}; {run['steps']} steps, {run['epochs']} epochs{seconds}; "
             f"{len(run['validations'])} validations, the best at step {_text(run['best_step'])}."
         )
+    again = facts["reproduction"]
+    yield f"Trained again: {'proved' if again['proved'] else 'not proved'}, {again['why']}."
     if not facts["recipe"]:
         yield f"The recipe is {NOT_KNOWN}."
         return

@@ -70,6 +70,8 @@ def write_dossier(
     writable_folder(next(path for path in (out, *out.parents) if path.exists()))
     subject = open_subject(source)
     facts = gather(subject, evaluations, purpose, licence)
+    again = reproduction(subject, prove, told)
+    facts["reproduction"] = {key: again[key] for key in ("proved", "why")}
     facts["limits"] = limits = limits_of(subject, facts)
     sections = card_sections(facts)
     made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "transunet": own_version()}
@@ -80,7 +82,7 @@ def write_dossier(
         "sbom.cdx.json": sbom(facts, CARD),
         "environment.txt": environment_text(subject.config.versions),
         **files_to_train_again(subject),
-        "reproduction.json": _as_json(reproduction(subject, prove, told)),
+        "reproduction.json": _as_json(again),
         "dicom_conformance.md": to_markdown("DICOM conformance statement", dicom_sections()),
     }
     curves = {
