@@ -90,7 +90,7 @@ def test_the_notebook_shows_a_prediction_of_ones_own(
 
 
 @pytest.mark.process
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the demo's training and the notebook, which the two tests above run
 def test_the_notebook_runs_without_anything_given(
     tmp_path: Path, no_cache: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
