@@ -135,6 +135,7 @@ def _origin() -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # Ctrl-C is for pytest, whose fixtures end what they began
     )
     atexit.register(origin.communicate)
     return origin
