@@ -9,6 +9,7 @@ import transunet
 from transunet.bundle.bundle_config import keep_trust
 from transunet.bundle.io import BundleConfig, from_pretrained, save_pretrained
 from transunet.bundle.trust_config import StructureTrust, Trust
+from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.sampling.patches import Patches
 from transunet.data.sampling.slices import Slices
@@ -76,6 +77,28 @@ def test_a_readme_is_written_anew_until_it_is_edited(bundle: Path) -> None:
     readme.unlink()
     keep_trust(bundle, Trust(cases=9, structures=structures))
     assert "Fitted on 9 held-out cases" in readme.read_text()
+
+
+@pytest.mark.parametrize(
+    ("largest", "said"),
+    [(1.0, "voxels of 1 x 1 x 1 mm"), (2.5, "voxels of 1 x 1 x 1 to 2.5 x 1 x 1 mm")],
+)
+def test_a_readme_tells_a_single_voxel_size_once(
+    model: TransUNet, tmp_path: Path, largest: float, said: str
+) -> None:
+    config = BundleConfig(
+        architecture=model.config,
+        preprocessing=Preprocessing(),
+        labels=LABELS,
+        training_data=TrainingData(
+            cases=2,
+            channels=(),
+            spacing_mm=((1, 1, 1), (largest, 1, 1)),
+            view_mm=((64, 64), (64, 64)),
+        ),
+    )
+    text = (save_pretrained(model, config, tmp_path / "bundle") / "README.md").read_text()
+    assert f"| its data | 2 cases, {said}" in text
 
 
 def test_names_make_no_markup_of_a_readme(model: TransUNet, tmp_path: Path) -> None:

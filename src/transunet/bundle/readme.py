@@ -78,8 +78,8 @@ def _what_it_is(config: "BundleConfig") -> Iterator[Block]:
         ("written with", ", ".join(f"{name} {v}" for name, v in config.versions.items())),
     ]
     if seen is not None:
-        low, high = (" x ".join(f"{side:.3g}" for side in end) for end in seen.spacing_mm)
-        rows.append(("its data", f"{seen.cases} cases, voxels of {low} to {high} mm"))
+        ends = dict.fromkeys(" x ".join(f"{side:.3g}" for side in end) for end in seen.spacing_mm)
+        rows.append(("its data", f"{seen.cases} cases, voxels of {' to '.join(ends)} mm"))
     yield CardTable(("", ""), tuple(rows))
     yield "Use it: transunet predict FOLDER IMAGE -o LABELS, with the folder of this file."
 
