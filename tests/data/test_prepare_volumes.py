@@ -248,6 +248,17 @@ def test_what_is_for_volumes_is_refused_for_slices(scans, tmp_path):
         assert message in str(result.exception)
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_spacing_that_leaves_nothing_is_refused_before_anything_is_made(
+    scans, tmp_path, dimensions
+):
+    words = ("-o", tmp_path / "store", "--dimensions", dimensions, "--spacing", 1000, 1000)
+    result = prepared(scans(), *words)
+    assert isinstance(result.exception, ConfigError)
+    assert "leaves 12 x 1 x 1 voxels (planes, rows, columns)" in str(result.exception)
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Task04_Hippocampus", "acdc"])
 def test_real_label_maps_come_back(shared, name):

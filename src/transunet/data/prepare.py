@@ -57,6 +57,8 @@ _READING = 2
 """Counted up when files are read otherwise than before, so that stores are made anew."""
 _VOLUMES = 2
 """Likewise when working volumes for networks of three axes are made otherwise."""
+_FEWEST = 4
+"""Voxels of an axis below which a spacing is taken for a mistake."""
 _FOREGROUND = 10_000
 """Voxels of each class of a case that are kept to draw patches around; nnU-Net keeps as many."""
 
@@ -94,8 +96,8 @@ def prepare(
             measured.
 
     Raises:
-        ConfigError: when `store` is something else or cannot be written, or the split is
-            impossible.
+        ConfigError: when `store` is something else or cannot be written, the split is impossible,
+            or the spacing leaves hardly a voxel of the volumes.
         DataError: for the first case that cannot be used; other cases that are done stay done.
         GeometryError: for grids that contradict each other.
     """
@@ -107,6 +109,7 @@ def prepare(
         measured = measure(dataset, cases, store, workers, progress)
         preprocessing, _ = volume_preprocessing(dataset, grids_of(cases), measured)
     preprocessing = preprocessing or preprocessing_for(dataset, grids_of(cases))
+    _raise_if_too_coarse(preprocessing, cases)
     if (store / MANIFEST).is_file():
         try:
             Store.open(store)
@@ -198,6 +201,24 @@ def labelled(dataset: DataSet) -> tuple[Case, ...]:
     for case in cases:
         raise_first(file_problems(case))
     return cases
+
+
+def _raise_if_too_coarse(preprocessing: Preprocessing, cases: Sequence[Case]) -> None:
+    """Refuse a spacing that leaves hardly a voxel of an axis, such as one that is not in mm."""
+    if preprocessing.spacing_mm is None or not (grids := grids_of(cases)):
+        return
+    own = np.median([preprocessing.native_shape(grid) for grid in grids], axis=0)
+    native_mm = [preprocessing.working_spacing_mm(grid, resampled=False) for grid in grids]
+    has = np.median(native_mm, axis=0)
+    wanted = [mm or own_mm for mm, own_mm in zip(preprocessing.spacing_mm, has, strict=True)]
+    left = np.maximum(1, np.round(own * has / wanted))
+    if np.any((left < _FEWEST) & (own >= _FEWEST)):
+        before, after, mm = (" x ".join(f"{n:.4g}" for n in each) for each in (own, left, wanted))
+        raise ConfigError(
+            f"A spacing of {mm} mm leaves {after} voxels (planes, rows, columns) of the median "
+            f"volume's {before}; expected {_FEWEST} along each axis. Choose a finer --spacing (of "
+            "--dimensions 3 also --plane-spacing), in mm."
+        )
 
 
 def _prepare_case(
