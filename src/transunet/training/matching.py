@@ -5,7 +5,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from transunet.models.transunet3d.query_decoder import QueryPrediction
@@ -98,6 +97,9 @@ def match(costs: Tensor, targets: SetTargets, matching: Matching = "hungarian") 
     if costs.is_meta:  # where memory is counted: each class, of any sample, is a query's
         every = torch.ones_like(costs[:, 0], device="cpu").nonzero().to("meta")
         return Pairs(every[:, 0], every[:, 1], every[:, 1])
+    # Imported here: it takes a second, which the training of every other network is spared.
+    from scipy.optimize import linear_sum_assignment
+
     # A NaN shall be seen in the loss, where it is reported, not here.
     costs = torch.nan_to_num(costs.float()).cpu()
     present = (targets.masks.sum(2) > 0).cpu()

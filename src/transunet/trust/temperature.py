@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from transunet.bundle.trust_config import Calibration
 from transunet.data.regions import Region
@@ -77,6 +76,9 @@ class VoxelSampler:
 
 def fit_calibration(voxels: DoubtfulVoxels) -> Calibration | None:
     """Return the temperature with the least negative log likelihood; None without voxels."""
+    # Imported here: it takes a second, which training without calibration is spared.
+    from scipy.optimize import minimize_scalar
+
     probabilities, reference = voxels
     if not len(reference):
         return None
