@@ -185,7 +185,7 @@ def test_settings_reach_all_members():
     assert mirrored.fingerprint == first.fingerprint != member("slices").fingerprint
     with pytest.raises(ConfigError, match="Use procedure='native'"):
         member("slices").replace(others=[member("slices, resampled")]).by_procedure(scan())
-    with pytest.raises(ConfigError, match="window=True is for slices"):
+    with pytest.raises(ConfigError, match=r"window=True \(--window\) is for slices"):
         first.replace(window=True)
 
 

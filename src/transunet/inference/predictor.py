@@ -167,7 +167,7 @@ class Predictor:
         if isinstance(sampling, Patches):
             at_once = max(1, min(at_once, _VOXELS_AT_ONCE // prod(sampling.size)))
             if procedure == "paper" or window:
-                asked = "window=True" if window else "procedure='paper'"
+                asked = "window=True (--window)" if window else "procedure='paper' (--procedure)"
                 patch = " x ".join(map(str, sampling.size))
                 raise ConfigError(
                     f"{asked} is for slices; this network takes patches of {patch} voxels, "
