@@ -20,6 +20,7 @@ from prediction import (
 )
 from transunet.bundle.bundle_config import keep_trust
 from transunet.cli.main import app
+from transunet.cli.predict import millilitres
 from transunet.errors import ConfigError, DataError, TransUNetError
 
 
@@ -275,3 +276,19 @@ def test_of_many_cases_those_that_need_a_look_are_named(tmp_path: Path) -> None:
     assert "statistics.csv" in said
     message = refused(TransUNetError, *arguments, "--fail-below", "0.7")  # of cases that are kept
     assert "Less than Dice 0.7 is expected of 6: c0 right (0.61)" in message
+
+
+@pytest.mark.parametrize(
+    ("volume", "told"),
+    [
+        (0.0001234, "0.0001234"),
+        (2.0, "2.000"),
+        (999.96, "1000"),
+        (1432.4, "1,432"),
+        (7e4, "70,000"),
+    ],
+)
+def test_a_volume_is_told_to_four_digits_and_never_as_a_power_of_ten(
+    volume: float, told: str
+) -> None:
+    assert millilitres(volume) == told

@@ -403,10 +403,10 @@ def _say_expected(outcomes: "list[CaseOutcome]", out: Path) -> None:
         for name, figures in outcome.structures.items():
             if "look" not in figures or not (figures["look"] or len(outcomes) <= _ALL_TOLD):
                 continue
-            parts = [f"{name} {figures['volume_ml']:.4g} ml"]
+            parts = [f"{name} {millilitres(figures['volume_ml'])} ml"]
             if "volume_interval_ml" in figures:
                 low, high = figures["volume_interval_ml"]
-                parts[0] += f" [{low:.4g}, {high:.4g}]"
+                parts[0] += f" [{millilitres(low)}, {millilitres(high)}]"
             if "expected_dice" in figures:
                 expected, within = figures["expected_dice"], figures["expected_within"]
                 parts.append(f"expected Dice {expected:.2f} ± {within:.2f}")
@@ -419,6 +419,11 @@ def _say_expected(outcomes: "list[CaseOutcome]", out: Path) -> None:
         cases = [outcome.case for outcome in outcomes if needing_a_look(outcome.structures)]
         names = f": {some(cases)}" if cases else ""
         say(f"{len(cases)} of {len(outcomes)} cases need a look{names} ({out / 'statistics.csv'})")
+
+
+def millilitres(volume: float) -> str:
+    """Four digits, and no fewer before the point than there are: a body has 71,234 ml of muscle."""
+    return f"{volume:,.0f}" if volume >= 1000 else f"{volume:#.4g}".rstrip(".")
 
 
 def _refuse_below(least: float, outcomes: "list[CaseOutcome]") -> None:
