@@ -35,13 +35,13 @@ from transunet.bundle.bundle_config import keep_trust, read_config
 from transunet.data.formats import read_image
 from transunet.data.layouts import open_dataset
 from transunet.data.volume import Volume
-from transunet.evaluation.metrics import dice_per_class
+from transunet.evaluation.metrics import BAD_BELOW, dice_per_class
 from transunet.inference.logits import tempered
 from transunet.inference.predictor import Predictor
 from transunet.training.out_of_fold import validation_cases
 from transunet.training.run_trust import fit_folds
 from transunet.training.runs import Run
-from transunet.trust.assessment import LOOK_BELOW, predict_and_assess
+from transunet.trust.assessment import predict_and_assess
 from transunet.trust.fitting import HeldOutCase, fit_trust
 from transunet.trust.held_out import held_out_cases
 from transunet.trust.temperature import BINS, VoxelSampler, calibration_error, reliability
@@ -188,11 +188,11 @@ def _figures(cases: Sequence[dict[str, Any]]) -> Iterator[str]:
     dice, expected, within = (
         np.array([one[key] for one in known], float) for key in ("dice", "expected", "within")
     )
-    bad = dice < LOOK_BELOW
+    bad = dice < BAD_BELOW
     sized = [one for one in each if one["volume_ml"] and one["true_ml"]]
     inside = [one["volume_ml"][0] <= one["true_ml"] <= one["volume_ml"][1] for one in sized]
     flagged = [one["look"] or bool(case["unlike"]) for case in cases for one in case["structures"]]
-    wrong = [(one["dice"] or 0) < LOOK_BELOW for case in cases for one in case["structures"]]
+    wrong = [(one["dice"] or 0) < BAD_BELOW for case in cases for one in case["structures"]]
     flags, wrongs = np.array(flagged, bool), np.array(wrong, bool)
     yield str(len(each))
     yield str(int(wrongs.sum()))

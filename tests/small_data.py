@@ -1,7 +1,7 @@
 """Small volumes and data sets, written where a test asks for them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -60,8 +60,36 @@ def pair_of_arrays(seed: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, 
     return (label * 100 + rng.normal(0, 5, shape)).astype(np.int16), label
 
 
+def write_pair(root: Path, case: str, image: np.ndarray, label: np.ndarray) -> None:
+    """Write imagesTr/CASE.nii.gz and labelsTr/CASE.nii.gz."""
+    for folder, array in (("imagesTr", image), ("labelsTr", label)):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array, np.eye(4)), root / folder / f"{case}.nii.gz")
+
+
+def describe_decathlon(
+    root: Path, structures: Sequence[str], cases: Iterable[str], modality: str = "MRI", **more: str
+) -> Path:
+    """Write dataset.json for cases as `write_pair` writes them; return its folder."""
+    training = [
+        {"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"}
+        for case in cases
+    ]
+    description = {
+        "name": "Toy",
+        "modality": {"0": modality},
+        "labels": {str(number): name for number, name in enumerate(["background", *structures])},
+        "numTraining": len(training),
+        "training": training,
+        "test": [],
+        **more,
+    }
+    (root / "dataset.json").write_text(json.dumps(description))
+    return root
+
+
 @pytest.fixture
-def decathlon(tmp_path: Path, save: Callable[..., Path]) -> Callable[..., Path]:
+def decathlon(tmp_path: Path) -> Callable[..., Path]:
     """Make a small Decathlon data set, `decathlon(cases=4, modality="MRI", ...)` -> its folder."""
 
     def make(
@@ -71,26 +99,9 @@ def decathlon(tmp_path: Path, save: Callable[..., Path]) -> Callable[..., Path]:
         folder: str = "Task99_Toy",
     ) -> Path:
         root = tmp_path / folder
-        training = []
-        for number in range(cases):
-            image, label = pair_of_arrays(number, shape)
-            save(root / f"imagesTr/toy_{number:02d}.nii.gz", image)
-            save(root / f"labelsTr/toy_{number:02d}.nii.gz", label)
-            training.append(
-                {
-                    "image": f"./imagesTr/toy_{number:02d}.nii.gz",
-                    "label": f"./labelsTr/toy_{number:02d}.nii.gz",
-                }
-            )
-        description = {
-            "name": "Toy",
-            "modality": {"0": modality},
-            "labels": {"0": "background", "1": "left", "2": "right"},
-            "numTraining": cases,
-            "training": training,
-            "test": [],
-        }
-        (root / "dataset.json").write_text(json.dumps(description))
-        return root
+        names = [f"toy_{number:02d}" for number in range(cases)]
+        for number, name in enumerate(names):
+            write_pair(root, name, *pair_of_arrays(number, shape))
+        return describe_decathlon(root, ["left", "right"], names, modality)
 
     return make

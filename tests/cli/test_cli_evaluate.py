@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from small_data import describe_decathlon
 from transunet.cli.evaluate import EXAMPLE, evaluate
 from transunet.errors import ConfigError, DataError, GeometryError
 
@@ -47,18 +48,7 @@ def dataset(tmp_path):
         save(folder / "labelsTr" / f"{name}.nii.gz", label_map())
         save(tmp_path / "p" / f"{name}.nii.gz", label_map(index % 2, second=index != 5))
         save(tmp_path / "q" / f"{name}.nii.gz", label_map(index % 2 + 1))
-    content = {
-        "name": "blocks",
-        "modality": {"0": "CT"},
-        "labels": {"0": "background", "1": "liver", "2": "spleen"},
-        "training": [
-            {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
-            for name in names
-        ],
-        "test": [],
-    }
-    (folder / "dataset.json").write_text(json.dumps(content))
-    return folder
+    return describe_decathlon(folder, ["liver", "spleen"], names, "CT")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from small_data import describe_decathlon, write_pair
 from transunet.bundle.io import from_pretrained
 from transunet.cli.main import app
 from transunet.cli.train_display import log_line
@@ -41,26 +42,13 @@ def dataset(tmp_path):
 
 
 def make_dataset(root: Path, cases: int = 3) -> Path:
-    training = []
     for number in range(cases):
         rng = np.random.default_rng(number)
         label = np.zeros((20, 20, 3), np.uint8)
         label[5:15, 6:14] = 1
         image = (100 * label + rng.normal(0, 9, label.shape)).astype(np.int16)
-        names = {kind: f"./{kind}sTr/c{number}.nii.gz" for kind in ("image", "label")}
-        for name, array in zip(names.values(), (image, label), strict=True):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array, np.eye(4)), root / name)
-        training.append(names)
-    description = {
-        "name": "Toy",
-        "modality": {"0": "MRI"},
-        "labels": {"0": "background", "1": "box"},
-        "training": training,
-        "test": [],
-    }
-    (root / "dataset.json").write_text(json.dumps(description))
-    return root
+        write_pair(root, f"c{number}", image, label)
+    return describe_decathlon(root, ["box"], [f"c{number}" for number in range(cases)])
 
 
 def run(*arguments: object):

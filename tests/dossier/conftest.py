@@ -1,15 +1,14 @@
 """A run of a few steps on five cases, and an evaluation of it."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from small_data import describe_decathlon, write_pair
 from transunet.batch.run import predict_cases
 from transunet.data.inputs import find_inputs
 from transunet.evaluation.evaluate import EvaluationRequest, evaluate, write_report
@@ -32,7 +31,6 @@ def _one_thread() -> Iterator[None]:
 def write_dataset(root: Path, numbers: range, name: str) -> Path:
     """A Decathlon data set of discs; `name` is the second structure's."""
     rows, columns = np.mgrid[:24, :28]
-    training = []
     for number in numbers:
         rng = np.random.default_rng(number)
         label = np.zeros((24, 28, 3), np.uint8)
@@ -40,21 +38,9 @@ def write_dataset(root: Path, numbers: range, name: str) -> Path:
             row, column = rng.uniform(8, 16, 2)
             label[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = value
         image = (100 * label + rng.normal(0, 20, label.shape)).astype(np.int16)
-        files = {kind: f"./{kind}sTr/toy_{number}.nii.gz" for kind in ("image", "label")}
-        for file, array in zip(files.values(), (image, label), strict=True):
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(array, np.eye(4)), root / file)
-        training.append(files)
-    description = {
-        "name": "Toy",
-        "licence": "CC-BY 4.0",
-        "modality": {"0": "MRI"},
-        "labels": {"0": "background", "1": "disc", "2": name},
-        "training": training,
-        "test": [],
-    }
-    (root / "dataset.json").write_text(json.dumps(description))
-    return root
+        write_pair(root, f"toy_{number}", image, label)
+    cases = [f"toy_{number}" for number in numbers]
+    return describe_decathlon(root, ["disc", name], cases, licence="CC-BY 4.0")
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,13 @@
 """References that predictions contradict: ranked, explained, drawn."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from small_data import describe_decathlon
 from transunet.cli.check import check
 from transunet.errors import ConfigError
 from transunet.evaluation.evaluate import EvaluationRequest, evaluate
@@ -50,18 +50,7 @@ def data(tmp_path, save, blocks):
         save(tmp_path / "maps" / f"{name}.nii.gz", right)
         save(folder / "imagesTr" / f"{name}.nii.gz", right.astype(np.int16))
         save(folder / "labelsTr" / f"{name}.nii.gz", WRONG.get(name, np.copy)(right))
-    content = {
-        "name": "blocks",
-        "modality": {"0": "CT"},
-        "labels": {"0": "background", "1": "liver", "2": "spleen"},
-        "training": [
-            {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
-            for name in names
-        ],
-        "test": [],
-    }
-    (folder / "dataset.json").write_text(json.dumps(content))
-    return folder
+    return describe_decathlon(folder, ["liver", "spleen"], names, "CT")
 
 
 def test_wrong_references_come_first_with_what_is_wrong(data, tmp_path):

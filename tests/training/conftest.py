@@ -1,15 +1,13 @@
 """A toy data set, prepared once, and runs on it that take seconds."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from small_data import decathlon, rng, save
+from small_data import decathlon, describe_decathlon, rng, save, write_pair
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.training.recipe import Recipe, load_recipe
@@ -41,21 +39,12 @@ def _no_curves(without_curves: None) -> None:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Decathlon data set of five cases: a bright disc and a brighter spot in noise."""
     root = tmp_path_factory.mktemp("data") / "Task99_Toy"
-    training = [write_case(root, number) for number in range(5)]
-    description = {
-        "name": "Toy",
-        "modality": {"0": "MRI"},
-        "labels": {"0": "background", "1": "disc", "2": "spot"},
-        "training": training,
-        "numTraining": len(training),
-        "test": [],
-        "numTest": 0,
-    }
-    (root / "dataset.json").write_text(json.dumps(description))
-    return root
+    for number in range(5):
+        write_case(root, number)
+    return describe_decathlon(root, ["disc", "spot"], [f"toy_{number}" for number in range(5)])
 
 
-def write_case(root: Path, number: int) -> dict[str, str]:
+def write_case(root: Path, number: int) -> None:
     rng = np.random.default_rng(number)
     rows, columns = np.mgrid[:24, :28]
     label = np.zeros((24, 28, 4), np.uint8)
@@ -64,12 +53,7 @@ def write_case(root: Path, number: int) -> dict[str, str]:
             row, column = rng.uniform(8, 16, 2)
             label[(rows - row) ** 2 + (columns - column) ** 2 < radius**2, z] = value
     image = (100 * label + rng.normal(0, 20, label.shape)).astype(np.int16)
-    files = {"image": f"./imagesTr/toy_{number}.nii.gz", "label": f"./labelsTr/toy_{number}.nii.gz"}
-    for name, array in zip(files.values(), (image, label), strict=True):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(array, np.eye(4)), path)
-    return files
+    write_pair(root, f"toy_{number}", image, label)
 
 
 @pytest.fixture(scope="session")

@@ -107,11 +107,9 @@ def write_summaries(
                 statistics[record.case] = record.structures
                 if look := needing_a_look(record.structures):
                     entry["look"] = look
-        regions = [region.model_dump(mode="json") for region in predictor.regions]
         manifest = {
             "bundle": {"sources": predictor.sources, "sha256": predictor.fingerprint},
-            "labels": predictor.labels,
-            **({"regions": regions} if regions else {}),
+            **told_labels(predictor),
             "settings": settings,
             "batch_size": predictor.batch_size,
             "engine": predictor.engine,
@@ -129,6 +127,12 @@ def write_summaries(
         write_json(statistics, folder / "statistics.json")
         channels = [channel.name for channel in predictor.preprocessing.channels]
         write_rows(_table(statistics, channels), folder / "statistics.csv")
+
+
+def told_labels(predictor: Predictor) -> dict[str, Any]:
+    """Return what a manifest says of the values in label maps, from which their names are read."""
+    regions = [region.model_dump(mode="json") for region in predictor.regions]
+    return {"labels": predictor.labels, **({"regions": regions} if regions else {})}
 
 
 def needing_a_look(structures: Mapping[str, Mapping[str, Any]]) -> list[str]:

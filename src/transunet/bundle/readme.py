@@ -94,13 +94,9 @@ def _trust(trust: Trust | None) -> Iterator[Block]:
     )
     rows = []
     for name, each in trust.structures.items():
-        quality, volume = each.quality, each.volume
-        figures = (
-            f"{quality.error:.3f}" if quality else None,
-            f"{quality.coverage:.0%}" if quality else None,
-            f"{volume.coverage:.0%}" if volume else None,
-        )
-        rows.append((name, *(figure or "not known" for figure in figures)))
+        figures = zip(each.held_out_figures.values(), (".3f", ".0%", ".0%"), strict=True)
+        told = ("not known" if f is None else format(f, digits) for f, digits in figures)
+        rows.append((name, *told))
     head = ("structure", "expected Dice is off by", "its interval holds", "the volume's")
     yield CardTable(head, tuple(rows))
 

@@ -72,6 +72,16 @@ class StructureTrust(Configuration):
     quality: ExpectedQuality | None = None
     volume: VolumeInterval | None = None
 
+    @property
+    def held_out_figures(self) -> dict[str, float | None]:
+        """Error of the expected Dice, and how often its interval and the volume's hold."""
+        quality, volume = self.quality, self.volume
+        return {
+            "expected_dice_error": quality.error if quality else None,
+            "expected_dice_coverage": quality.coverage if quality else None,
+            "volume_coverage": volume.coverage if volume else None,
+        }
+
 
 class FeatureLikeness(Configuration):
     """What the network's encoder makes of the cases: a mean, and how far cases lie from it."""

@@ -230,10 +230,12 @@ def predict(
     from transunet.data.inputs import find_inputs
     from transunet.files import writable_folder
     from transunet.inference.predictor import Predictor
+    from transunet.integrations.dicomweb import fetched, is_address
 
     # Mistyped paths first: loading a network may take a minute.
     both = procedure == "both"
-    if store and not (format_.startswith("dicom-") and any(map(_is_remote, inputs))):
+    remote = any(map(is_address, inputs))
+    if store and not (format_.startswith("dicom-") and remote):
         raise ConfigError(
             "--store puts DICOM segmentations of series in a PACS back there. Give --format "
             "dicom-seg or dicom-labelmap with it, and an input that begins with dicomweb+."
@@ -242,13 +244,11 @@ def predict(
     channels = len(config.preprocessing.channels)
     with showing_notes():
         paths = [Path(text) for text in inputs]
-        if any(map(_is_remote, inputs)):
-            from transunet.integrations.dicomweb import fetched
-
+        if remote:
             origins = context.with_resource(fetched(inputs))  # until the command ends
             paths = list(origins)
         cases = find_inputs(paths, channels, series=series, split=split, labelled=both)
-        if any(map(_is_remote, inputs)):
+        if remote:
             cases = [_with_origin(case, origins) for case in cases]
         warn_of_contradictions(path for case in cases for path in case.images)
         predictor = Predictor.from_pretrained(
@@ -296,10 +296,6 @@ def predict(
     _report(outcomes, out, None if both else _next_command(paths, cases, out))
     if fail_below is not None:
         _refuse_below(fail_below, outcomes)
-
-
-def _is_remote(text: str) -> bool:
-    return text.startswith("dicomweb+")
 
 
 def _with_origin(case: "Case", origins: "Mapping[Path, Address | None]") -> "Case":

@@ -226,11 +226,9 @@ def _train_all(
             train_display.show_result(trainer)
         if world.first and parent is None and asked.calibrate:
             train_display.teach_best(trainer)
-    if world.first and parent is not None:
-        finished = train_display.show_folds(parent)
-        if finished:
-            train_display.report_folds(parent, str(trainer.device))
-        if finished and asked.calibrate:
+    if world.first and parent is not None and train_display.show_folds(parent):
+        train_display.report_folds(parent, str(trainer.device))
+        if asked.calibrate:
             train_display.teach_folds(parent, str(trainer.device))
 
 

@@ -21,9 +21,7 @@ from transunet.cli.progress import count_cases, count_predictions
 from transunet.data.planning import patch_decisions
 from transunet.data.split_rules import classes_in, split_warnings
 from transunet.errors import TransUNetError
-from transunet.evaluation.table import summary_table
 from transunet.training.error_messages import explained
-from transunet.training.held_out_maps import FOLDER, report_held_out
 from transunet.training.log import read_log
 from transunet.training.loop import Stepped, train
 from transunet.training.recipe import PRESETS, Recipe, load_recipe, usual_recipe
@@ -190,6 +188,10 @@ def _teach(
 
 def report_folds(parent: Run, device: str) -> None:
     """Predict every case by the fold that did not see it and report all metrics, once."""
+    # Imported here: reports take a third of a second, which other trainings are spared.
+    from transunet.evaluation.table import summary_table
+    from transunet.training.held_out_maps import FOLDER, report_held_out
+
     report = parent.folder / FOLDER / "report.html"
     if not report.is_file():
         try:

@@ -25,13 +25,19 @@ class Region(Configuration):
 
     def mask(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
         """Return where a label map holds it."""
-        return np.isin(labels, self.members)
+        return inside(labels, self.members)
 
 
 def structures_in(labels: Mapping[int, str], regions: Sequence[Region]) -> dict[int, str]:
     """Return number -> name of what a network finds: classes, or regions by what is written."""
     structures = {region.label: region.name for region in regions} or dict(labels)
     return {number: name for number, name in structures.items() if number}
+
+
+def inside(labels: NDArray[Any], members: Sequence[int]) -> NDArray[np.bool_]:
+    """Return where a label map holds one of `members`."""
+    # To compare is faster than to look up.
+    return labels == members[0] if len(members) == 1 else np.isin(labels, members)
 
 
 def members_of_structures(

@@ -24,12 +24,12 @@ from transunet.data.store import Store
 from transunet.dossier.subject import Subject
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.evaluation.bootstrap import Interval, summarise
+from transunet.evaluation.metrics import BAD_BELOW
 from transunet.files import read_json, sha256_of
 from transunet.models.families import build
 from transunet.training.log import read_log
 from transunet.training.recipe import Recipe
 from transunet.training.runs import Run
-from transunet.trust.assessment import LOOK_BELOW
 from transunet.weights.catalog import SOURCES, files_for
 from transunet.weights.origin import local_origin
 
@@ -286,14 +286,7 @@ def trust_facts(trust: Trust | None) -> Facts | None:
     calibration = trust.calibration
     return {
         "cases": trust.cases,
-        "structures": {
-            name: {
-                "expected_dice_error": each.quality.error if each.quality else None,
-                "expected_dice_coverage": each.quality.coverage if each.quality else None,
-                "volume_coverage": each.volume.coverage if each.volume else None,
-            }
-            for name, each in trust.structures.items()
-        },
+        "structures": {name: each.held_out_figures for name, each in trust.structures.items()},
         "temperature": calibration.temperature if calibration else None,
         "ece": list(calibration.ece) if calibration else None,
         "brier": list(calibration.brier) if calibration else None,
@@ -320,7 +313,7 @@ def _figures(rows: Mapping[str, Mapping[str, float | None]]) -> Facts:
                 "bad": {
                     case: dice
                     for case, dice in zip(rows, column.tolist(), strict=True)
-                    if dice < LOOK_BELOW
+                    if dice < BAD_BELOW
                 },
             }
             for name, summary, column in zip(names, summaries, values.T, strict=True)

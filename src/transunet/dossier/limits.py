@@ -8,7 +8,7 @@ from transunet.data.splits import Split
 from transunet.data.text import some
 from transunet.dossier.facts import Facts
 from transunet.dossier.subject import Subject
-from transunet.trust.assessment import LOOK_BELOW
+from transunet.evaluation.metrics import BAD_BELOW
 
 FEW = 10
 """Cases below which a bootstrap interval is too narrow, and a class hardly known."""
@@ -87,7 +87,7 @@ def _of_figures(facts: Facts) -> Iterator[str]:
             elif bad:
                 worst = min(bad, key=bad.__getitem__)
                 yield (
-                    f"{name} has a Dice below {LOOK_BELOW} in {len(bad)} of {structure['counted']} "
+                    f"{name} has a Dice below {BAD_BELOW} in {len(bad)} of {structure['counted']} "
                     f"cases {where}, the least {bad[worst]:.2f} ({worst})."
                 )
 

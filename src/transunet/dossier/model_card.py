@@ -9,6 +9,7 @@ from typing import Any
 from transunet.document import Block, CardTable, Section
 from transunet.dossier.facts import Facts
 from transunet.evaluation.bootstrap import INTERVAL
+from transunet.evaluation.metrics import BAD_BELOW
 from transunet.training.runs import flat
 
 NOT_STATED = "not stated"
@@ -268,7 +269,7 @@ def _dice_table(figures: Facts) -> CardTable:
     ]
     mean = _measured(figures["mean_dice"], figures["mean_dice_interval_95"])
     rows.append(("mean of the structures", "", mean, "", "", ""))
-    head = ("structure", "cases", "mean [95 % interval]", "median", "least", "below 0.7")
+    head = ("structure", "cases", "mean [95 % interval]", "median", "least", f"below {BAD_BELOW}")
     return CardTable(head, tuple(rows))
 
 

@@ -9,10 +9,8 @@ import numpy as np
 from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
 from transunet.evaluation.bootstrap import Values
+from transunet.evaluation.metrics import BAD_BELOW
 from transunet.evaluation.records import Evaluation
-
-BAD_BELOW = 0.7
-"""Dice below which a label map is bad; a bundle asks a person to look where it expects less."""
 
 
 class Expectation(BaseModel):

@@ -37,6 +37,9 @@ POLICIES = MappingProxyType(
 )
 """Per convention, what every report says about units and empty structures."""
 
+BAD_BELOW = 0.7
+"""Dice below which a label map is bad; a bundle asks a person to look where it expects less."""
+
 _PERCENTILE = 95
 _MM3_PER_ML = 1000
 

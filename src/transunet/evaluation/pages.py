@@ -14,9 +14,10 @@ from transunet.evaluation.audit import CONVENTIONS, Audit
 from transunet.evaluation.bootstrap import bootstrap_interval, nanmean
 from transunet.evaluation.charts import Point, box_plots, difference_plot, scatter_plot
 from transunet.evaluation.comparison import TEST, PairedComparison
-from transunet.evaluation.expectations import BAD_BELOW, JudgedExpectations
+from transunet.evaluation.expectations import JudgedExpectations
 from transunet.evaluation.groups import POLICY as GROUPS_POLICY
 from transunet.evaluation.groups import GroupedEvaluation
+from transunet.evaluation.metrics import BAD_BELOW
 from transunet.evaluation.pictures import CasePicture
 from transunet.evaluation.records import Evaluation
 from transunet.evaluation.report import provenance

@@ -12,10 +12,10 @@ from typing import Any
 from transunet.evaluation.audit import CONVENTIONS, Audit
 from transunet.evaluation.bootstrap import AGGREGATION, INTERVAL
 from transunet.evaluation.comparison import TEST, PairedComparison
-from transunet.evaluation.expectations import BAD_BELOW, Expectation, JudgedExpectations
+from transunet.evaluation.expectations import Expectation, JudgedExpectations
 from transunet.evaluation.groups import POLICY as GROUPS_POLICY
 from transunet.evaluation.groups import GroupedEvaluation
-from transunet.evaluation.metrics import ClassMetrics
+from transunet.evaluation.metrics import BAD_BELOW, ClassMetrics
 from transunet.evaluation.records import Evaluation, Metric, MetricSummary, Structure
 from transunet.files import write_rows, write_text
 from transunet.optional import DISTRIBUTION, version_of

@@ -1,6 +1,6 @@
 """Figures as text, and an evaluation as tables for a terminal (the caller prints them)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import isnan
 
 from rich.table import Table
@@ -79,7 +79,7 @@ def audit_table(audit: Audit) -> Table:
 
 def audit_figures(row: AuditedStructure) -> list[str]:
     """The figures of `AUDIT_COLUMNS` as text."""
-    dice, hd95 = (next(m for m in METRICS["honest"] if m.field == f) for f in ("dice", "hd95"))
+    dice, hd95 = _dice_and_hd95(METRICS["honest"])
     return [
         *(number(value, dice) for value in (row.dice_authors, row.dice_ours, row.dice_nnunet)),
         *(number(value, hd95) for value in (row.hd95_authors_voxels, row.hd95_ours_mm)),
@@ -88,7 +88,7 @@ def audit_figures(row: AuditedStructure) -> list[str]:
 
 def groups_table(grouped: GroupedEvaluation, evaluation: Evaluation) -> Table:
     """Mean Dice and HD95 over the structures of each group; the page and JSON have all metrics."""
-    dice, hd95 = (next(m for m in evaluation.metrics if m.field == f) for f in ("dice", "hd95"))
+    dice, hd95 = _dice_and_hd95(evaluation.metrics)
     table = Table(title="Group by group, means of the structures")
     for title in ("by", "group"):
         table.add_column(title, overflow="fold")
@@ -179,3 +179,9 @@ def p_text(value: float) -> str:
     if isnan(value):
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _dice_and_hd95(metrics: Sequence[Metric]) -> tuple[Metric, Metric]:
+    """Of a convention's metrics the two that short tables have."""
+    dice, hd95 = (next(m for m in metrics if m.field == field) for field in ("dice", "hd95"))
+    return dice, hd95

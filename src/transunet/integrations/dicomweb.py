@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from transunet.data.formats.dicom.headers import read_dataset, why_no_slice
+from transunet.data.formats.dicom.headers import NO_IMAGES, read_dataset, why_no_slice
 from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.optional import require
 
@@ -31,8 +31,8 @@ MOST_LISTED = 50
 
 _PATH = re.compile(r"(?P<base>.*?)(?:/studies/(?P<study>[\d.]+)(?:/series/(?P<series>[\d.]+))?)?/?")
 _UID = re.compile(r"[\d.]{1,64}")
-_NO_IMAGES = frozenset({"SEG", "SR", "PR", "KO", "REG", "RTSTRUCT", "RTPLAN", "RTDOSE", "DOC"})
-"""Modalities of what is no image."""
+_NO_IMAGES = NO_IMAGES | {"SR", "KO", "RTSTRUCT", "RTPLAN", "DOC"}
+"""Modalities of what is no image: in a list, it does not show that something has no pixels."""
 
 
 @dataclass(frozen=True)

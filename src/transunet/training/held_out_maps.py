@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transunet.batch.case_records import told_labels
 from transunet.batch.outputs import label_name, write_labels
 from transunet.data.cases import Case
 from transunet.data.processes import Progress
@@ -89,9 +90,7 @@ def held_out_maps(run: Run, device: str | None = None, progress: Progress | None
             told.setdefault(case.name, {"outputs": [output], "network": network})
             if progress:
                 progress(len(told), total, case.name)
-    regions = [region.model_dump(mode="json") for region in predictor.regions]
-    about = {"labels": predictor.labels, **({"regions": regions} if regions else {})}
-    write_json({**about, "cases": told}, folder / "manifest.json")
+    write_json({**told_labels(predictor), "cases": told}, folder / "manifest.json")
     return folder
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from transunet.bundle.trust_config import Trust
 from transunet.data.checks.suitability import unusual_grid
 from transunet.data.volume import Volume
+from transunet.evaluation.metrics import BAD_BELOW
 from transunet.inference.predictor import Predictor
 from transunet.inference.slice_inference import Progress
 from transunet.trust.likeness import (
@@ -21,8 +22,6 @@ from transunet.trust.likeness import (
 from transunet.trust.measured_prediction import predict_and_measure
 from transunet.trust.quality import expected_dice, needs_members, volume_interval
 
-LOOK_BELOW = 0.7
-"""Expected Dice below which a person is asked to look."""
 _FAR = 1.5
 """How many times farther from training than any held-out case is told."""
 _TILT = 15.0
@@ -59,14 +58,14 @@ class StructureAssessment:
     @property
     def needs_a_look(self) -> bool:
         """Whether it is likely to be bad."""
-        return self.missing or (self.expected_dice is not None and self.expected_dice < LOOK_BELOW)
+        return self.missing or (self.expected_dice is not None and self.expected_dice < BAD_BELOW)
 
     @property
     def reason(self) -> str:
         """In words, why a person should look at it; empty where nothing says so."""
         if self.missing:
             return "not found, though every held-out case had it"
-        return f"less than Dice {LOOK_BELOW:g} is expected" if self.needs_a_look else ""
+        return f"less than Dice {BAD_BELOW:g} is expected" if self.needs_a_look else ""
 
 
 @dataclass(frozen=True)

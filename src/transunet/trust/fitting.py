@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.bundle.trust_config import ENOUGH, ExpectedQuality, StructureTrust, Trust
-from transunet.data.regions import members_of_structures
+from transunet.data.regions import inside, members_of_structures
 from transunet.data.sampling.patches import Patches
 from transunet.data.volume import Volume
 from transunet.evaluation.metrics import dice_of_masks
@@ -96,7 +96,7 @@ def evidence_of(
     for case in cases:
         image, label = case.read()
         true_ml = {
-            number: label.voxel_ml * np.count_nonzero(np.isin(label.array, values))
+            number: label.voxel_ml * np.count_nonzero(inside(label.array, values))
             for number, values in members.items()
         }
         sampler = VoxelSampler(
@@ -119,7 +119,7 @@ def evidence_of(
             known = label.array != case.ignored if case.ignored is not None else ...
             for number, measures in measured.items():
                 ours, theirs = (
-                    np.isin(each.array[known], members[number]) for each in (labels, label)
+                    inside(each.array[known], members[number]) for each in (labels, label)
                 )
                 group = case.group or case.name
                 dice = dice_of_masks(ours, theirs)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from transunet.data.regions import Region, members_of_structures
+from transunet.data.regions import Region, inside, members_of_structures
 from transunet.inference.logits import argmax, label_type, written
 from transunet.inference.postprocessing import pieces_of
 
@@ -86,7 +86,7 @@ class ProbabilityMeter:
         labels = labels.astype(self._type)  # in bytes, which are quick to look through
         everywhere = probabilities.sum(axis=(0, 2, 3), dtype=np.float64)
         for number, channel in self._channels.items():
-            sums, mask = self._sums[number], _inside(labels, self._members[number])
+            sums, mask = self._sums[number], inside(labels, self._members[number])
             sums[2] += everywhere[channel]
             if not mask.any():
                 continue
@@ -122,19 +122,19 @@ class ProbabilityMeter:
         labels = self.labels
         measured = {}
         for number, members in self._members.items():
-            voxels, inside, everywhere, border, at_border, at_edge = self._sums[number]
+            voxels, own, everywhere, border, at_border, at_edge = self._sums[number]
             if not voxels:
                 continue
-            mask = _inside(labels, members)
+            mask = inside(labels, members)
             _, sizes = pieces_of(mask[find_objects(mask.view(np.uint8))[0]])
             agreement = 1.0
             if mirrored is not None:
-                again = _inside(mirrored, members)
+                again = inside(mirrored, members)
                 agreement = 2 * np.count_nonzero(mask & again) / (voxels + np.count_nonzero(again))
             measured[number] = StructureMeasures(
                 volume_ml=voxels * voxel_ml,
-                soft_dice=2 * inside / (voxels + everywhere),
-                confidence=inside / voxels,
+                soft_dice=2 * own / (voxels + everywhere),
+                confidence=own / voxels,
                 border=at_border / border if border else 1.0,
                 surprise=surprise_of(voxels * voxel_ml, log_volumes.get(number)),
                 pieces=1 - sizes[1:].max() / voxels,
@@ -174,10 +174,6 @@ class MemberAgreement:
         """The Dice of the structure `number`, over all members; 1 where nothing was watched."""
         row = self._numbers.index(number)
         return float(2 * self._both[row] / self._sizes[row]) if self._sizes[row] else 1.0
-
-
-def _inside(labels: NDArray[np.unsignedinteger], members: Sequence[int]) -> NDArray[np.bool_]:
-    return labels == members[0] if len(members) == 1 else np.isin(labels, members)
 
 
 def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

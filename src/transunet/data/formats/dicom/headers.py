@@ -55,7 +55,7 @@ VOLUME_CLASSES = frozenset(
 # Of these modalities a number of objects has neither pixels nor places.
 _IMAGES = frozenset({"CT", "MR", "PT"})
 # Have rows, columns and positions, but are no images.
-_NO_IMAGES = frozenset({"RTDOSE", "SEG", "PR", "REG"})
+NO_IMAGES = frozenset({"RTDOSE", "SEG", "PR", "REG"})
 
 
 def is_dicom(path: Path) -> bool:
@@ -103,7 +103,7 @@ def look_at(path: Path) -> tuple[Any, str | None]:
         if sop_class == _DIRECTORY:
             return dataset, "DICOMDIR"
         modality = str(dataset.get("Modality") or "DICOM object without modality")
-        if modality in _NO_IMAGES or (sop_class not in VOLUME_CLASSES and "Rows" not in dataset):
+        if modality in NO_IMAGES or (sop_class not in VOLUME_CLASSES and "Rows" not in dataset):
             return dataset, f"{modality} object without pixels" if modality in _IMAGES else modality
         image_type = dataset.get("ImageType") or ()
         if "LOCALIZER" in image_type:

@@ -11,12 +11,17 @@ from typing import Any
 
 from transunet.data.formats.dicom.codes import LOCAL
 from transunet.data.formats.dicom.headers import read_dataset, unreadable
-from transunet.data.formats.dicom.segmentation import ALGORITHM, dicom_text, series_of
+from transunet.data.formats.dicom.segmentation import (
+    ALGORITHM,
+    dicom_text,
+    equipment,
+    series_of,
+)
 from transunet.data.formats.dicom.series import Series
 from transunet.data.volume import Volume
 from transunet.errors import first_line
 from transunet.files import writing
-from transunet.optional import DISTRIBUTION, own_version, require
+from transunet.optional import DISTRIBUTION, require
 
 EXPECTED_DICE = ("expected-dice", LOCAL, "Expected Dice coefficient")
 EXPECTED_QUALITY = ("expected-quality", LOCAL, "Expected segmentation quality")
@@ -85,11 +90,8 @@ def write_report(
                 series_number=_SERIES_NUMBER,
                 sop_instance_uid=highdicom.UID(),
                 instance_number=1,
-                manufacturer="transunet",
                 is_complete=True,
-                manufacturer_model_name=ALGORITHM,
-                software_versions=own_version(),
-                device_serial_number="0",
+                **equipment(),
                 series_description="TransUNet measurements",
             )
     except Exception as error:  # what a header lacks for a report shows in any way

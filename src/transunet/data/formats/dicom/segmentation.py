@@ -347,10 +347,7 @@ def _segmentation(
                 series_number=_SERIES_NUMBER,
                 sop_instance_uid=highdicom.UID(),
                 instance_number=1,
-                manufacturer="transunet",
-                manufacturer_model_name=ALGORITHM,
-                software_versions=own_version(),
-                device_serial_number="0",
+                **equipment(),
                 series_description="TransUNet segmentation",
                 content_label="SEGMENTATION",
                 content_description=_OVERLAPPING if regions else None,
@@ -421,6 +418,16 @@ def _segment(number: int, name: str, colour: str, algorithm: Any) -> Any:
         kind = segment.SegmentedPropertyTypeCodeSequence[0]
         kind.SegmentedPropertyTypeModifierCodeSequence = [coded(described.side)]
     return segment
+
+
+def equipment() -> dict[str, str]:
+    """Return what every object that is written says of what made it."""
+    return {
+        "manufacturer": "transunet",
+        "manufacturer_model_name": ALGORITHM,
+        "software_versions": own_version(),
+        "device_serial_number": "0",
+    }
 
 
 def dicom_text(text: str) -> str:
