@@ -139,6 +139,13 @@ def data_facts(subject: Subject, licence: str) -> Facts:
     }
 
 
+def licence_of_data(facts: Facts) -> str | None:
+    """Return the licence of the data: as its user states it, else as the data set itself does."""
+    data, said = facts["data"], facts["data"]["said"]
+    licence: str | None = data["licence"] or said.get("licence") or said.get("license")
+    return licence
+
+
 def data_hash(store: Store) -> str:
     """Return one SHA-256 of all files that the cases were made from, by case, of their hashes."""
     lines = [

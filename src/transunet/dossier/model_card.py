@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transunet.document import Block, CardTable, Section
-from transunet.dossier.facts import Facts
+from transunet.dossier.facts import Facts, licence_of_data
 from transunet.evaluation.bootstrap import INTERVAL
 from transunet.evaluation.metrics import BAD_BELOW
 from transunet.training.runs import flat
@@ -222,7 +222,7 @@ def _quantitative_analyses(facts: Facts) -> Iterator[Block]:
 
 def _ethical_considerations(facts: Facts) -> Iterator[Block]:
     data = facts["data"]
-    said = data["licence"] or data["said"].get("licence") or data["said"].get("license")
+    said = licence_of_data(facts)
     yield (
         "The weights were computed from images of "
         f"{_text(data['cases'])} cases. Licence of these data: {said or NOT_STATED}. It decides "

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from transunet.document import Section
 from transunet.dossier.facts import Facts
 from transunet.dossier.model_card import card_title
 from transunet.evaluation.charts import box_plots
+from transunet.evaluation.pages import page_environment
 from transunet.optional import own_version
 
 
@@ -27,19 +27,11 @@ def dossier_page(
         curves: run -> the picture of its training.
         files: name -> what it is, of the files beside the page.
     """
-    environment = Environment(
-        loader=ChoiceLoader(
-            [PackageLoader("transunet.dossier"), PackageLoader("transunet.evaluation")]
-        ),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    template = page_environment("transunet.dossier").get_template("index.html.j2")
     data = facts["data"]
     measured = [("Validation", facts["validation"])] if facts["validation"] else []
     measured += [(figures["name"], figures) for figures in facts["evaluations"]]
-    return environment.get_template("index.html.j2").render(
+    return template.render(
         title=card_title(facts),
         facts=facts,
         tiles=[

@@ -6,7 +6,7 @@ https://cyclonedx.org/docs/1.6/json/
 from typing import Any
 
 from transunet.dossier.environment import Installed, installed_closure
-from transunet.dossier.facts import Facts
+from transunet.dossier.facts import Facts, licence_of_data
 from transunet.optional import DISTRIBUTION, own_version, require
 
 
@@ -54,13 +54,12 @@ def sbom(facts: Facts, card: str) -> str:
         )
         for number, each in enumerate((facts["starting_weights"] or {"files": []})["files"])
     ]
-    licence = data["licence"] or data["said"].get("licence") or data["said"].get("license")
     trained_on = components.Component(
         type=kinds.DATA,
         name=data["name"] or "training data",
         bom_ref="training-data",
         description=data["said"].get("description") or f"{data['cases']} cases",
-        licenses=_licences(licence),
+        licenses=_licences(licence_of_data(facts)),
         # Not of one file, so no hash of the component itself.
         properties=[
             cyclonedx.Property(name=f"transunet:{key}", value=str(data[key]))

@@ -5,7 +5,7 @@ from functools import partial
 from math import isnan
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from transunet.colours import colour_of
@@ -118,14 +118,19 @@ def comparison_page(comparison: PairedComparison) -> str:
     )
 
 
-def _rendered(template: str, evaluation: Evaluation, **content: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("transunet.evaluation"),
+def page_environment(*packages: str) -> Environment:
+    """Return what renders the templates of `packages`, and those of evaluations."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "transunet.evaluation")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _rendered(template: str, evaluation: Evaluation, **content: Any) -> str:
+    environment = page_environment()
     environment.globals |= {"colour_of": colour_of, "audit_columns": table.AUDIT_COLUMNS}
     environment.filters |= {
         "number": table.number,

@@ -57,16 +57,7 @@ async def upload(
         if not chosen:
             message = f"as={given!r:.50}: expected one of {', '.join(_AS)}."
             raise ApiError("invalid_request", message)
-        metadata = await service.parsers.run(
-            inspect,
-            upload.folder,
-            [path.name for path in upload.files],
-            chosen[0],
-            upload.fields.get("series") or series,
-            service.limits.voxels,
-            service.quota.left,
-        )
-        record = await anyio.to_thread.run_sync(keep, service, upload, metadata)
+        record = await take_in(service, upload, chosen[0], upload.fields.get("series") or series)
     response.headers["Location"] = f"{request.url.path}/{upload.id}"
     return presented(record, service)
 
@@ -97,7 +88,34 @@ def delete(service: CurrentService, id: Id) -> None:
         raise ApiError("busy", message, "Cancel the job before.")
 
 
-def keep(service: Service, upload: Upload, metadata: dict[str, Any]) -> ImageRecord:
+async def take_in(
+    service: Service, upload: Upload, as_: As, series: str | None, **more: Any
+) -> ImageRecord:
+    """Look at what has arrived, in another process, and keep it.
+
+    Args:
+        service: the server's.
+        upload: the files.
+        as_: how they go together.
+        series: which of several DICOM series, if one was named.
+        more: what else is to be known of the image.
+
+    Raises:
+        ApiError: when they are no image.
+    """
+    metadata = await service.parsers.run(
+        inspect,
+        upload.folder,
+        [path.name for path in upload.files],
+        as_,
+        series,
+        service.limits.voxels,
+        service.quota.left,
+    )
+    return await anyio.to_thread.run_sync(_keep, service, upload, metadata | more)
+
+
+def _keep(service: Service, upload: Upload, metadata: dict[str, Any]) -> ImageRecord:
     """Move an upload to where it is kept, and record it."""
     names, now = [shown_name(name) for name in upload.names], time.time()
     name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

@@ -12,14 +12,14 @@ from transunet.data.formats.dicom.headers import read_dataset
 from transunet.errors import TransUNetError
 from transunet.integrations.dicomweb import Address, fetch_series, list_series, store
 from transunet.serve.api.dependencies import CurrentService, Id, faults
-from transunet.serve.api.images import keep, presented
+from transunet.serve.api.images import presented, take_in
 from transunet.serve.api.results import done_job
 from transunet.serve.api.schemas import Image, Strict
 from transunet.serve.api_errors import ApiError
 from transunet.serve.jobs.database import new_id
 from transunet.serve.jobs.result_files import REPORT, SEGMENTATION, write_for_pacs
 from transunet.serve.service import Service
-from transunet.serve.uploads.inspection import UPLOAD, inspect
+from transunet.serve.uploads.inspection import UPLOAD
 from transunet.serve.uploads.quota import remove
 from transunet.serve.uploads.receive import Upload
 
@@ -115,17 +115,7 @@ async def fetch(
         files = sorted((folder / UPLOAD).iterdir())
         about = read_dataset(files[0], pixels=False)
         upload = Upload(id_, folder, files, [str(about.get("SeriesDescription") or wanted.series)])
-        metadata = await service.parsers.run(
-            inspect,
-            folder,
-            [file.name for file in files],
-            "series",
-            wanted.part,
-            service.limits.voxels,
-            service.quota.left,
-        )
-        metadata["pacs"] = wanted.study
-        record = await anyio.to_thread.run_sync(keep, service, upload, metadata)
+        record = await take_in(service, upload, "series", wanted.part, pacs=wanted.study)
     finally:
         service.quota.forget_arriving(id_)
         with anyio.CancelScope(shield=True):
