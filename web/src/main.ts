@@ -11,6 +11,7 @@ import { connectMessages, explain, show } from "./messages";
 import type { Vector } from "./nifti";
 import { openFiles, openJob, openSeries, showLabels } from "./opening";
 import { connectPacs } from "./pacs";
+import { addTool, setTool } from "./pointer";
 import { axis, connectPosition, movedTo, scroll, setPlane } from "./position";
 import { connectRecent, refresh } from "./recent";
 import { connectResults, useReference } from "./results";
@@ -85,7 +86,7 @@ async function reopen(job: Job): Promise<void> {
 function removed(job: Job): void {
   if (state.job?.id !== job.id) return;
   unwatch();
-  Object.assign(state, { job: null, labels: null, comparison: null });
+  Object.assign(state, { job: null, labels: null, shown: null, comparison: null });
   void viewer.showLabels(null, []);
   for (const topic of ["job", "labels", "comparison"] as const) changed(topic);
 }
@@ -118,6 +119,7 @@ function step(across: number, up: number): void {
 }
 
 const SHORTCUTS: Shortcut[] = [
+  { keys: ["Escape"], what: "Look: put another tool away", use: () => setTool("look") },
   { keys: ["o"], what: "Open files", use: openDialog },
   { keys: ["s"], what: "Segment", use: () => void segment(finished) },
   { keys: ["1"], what: "Three planes and 3D", use: () => setView("all") },
@@ -185,6 +187,7 @@ async function start(): Promise<void> {
   window.addEventListener("hashchange", () => location.reload());
   connectMessages();
   makeViews();
+  addTool("look", "Look", "Click to move the crosshair (Escape)");
   const open = (files: File[]): void => void openFiles(files, viewer);
   for (const place of ["open", "start"])
     for (const input of ["files", "folder"]) chooser(`${place}-${input}`, input, open);

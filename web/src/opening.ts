@@ -111,7 +111,7 @@ async function showImage(info: ImageInfo, viewer: Viewer, mine: number): Promise
   if (mine !== opening) return;
   unwatch();
   remember(info.id, info.name);
-  Object.assign(state, { image: { info, voxels }, job: null, labels: null, comparison: null });
+  Object.assign(state, { image: { info, voxels }, job: null, labels: null, shown: null, comparison: null });
   measure();
   await viewer.showImage(voxels, info.kind === "picture", firstWindow());
   byId("start").hidden = true;
@@ -136,6 +136,7 @@ export async function showLabels(job: Job, viewer: Viewer): Promise<void> {
     const labels = await readNifti(await api.blob(`jobs/${job.id}/labels.nii.gz`));
     if (state.job?.id !== job.id || !state.image) return;
     state.labels = placedIn(state.image.voxels, labels);
+    state.shown = { kind: "job", id: job.id };
     state.comparison = null;
     changed("labels");
     await viewer.showLabels(state.labels, labelsOfJob());

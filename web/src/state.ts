@@ -13,6 +13,8 @@ interface State {
   image: OpenImage | null;
   job: Job | null;
   labels: Nifti | null;
+  /** What `labels` are: a job's result, a file that was given, or a correction; and its id. */
+  shown: { kind: "job" | "given" | "correction"; id: string } | null;
   comparison: Comparison | null;
   /** The crosshair's voxel, in the order of the image's file. */
   voxel: Vector;
@@ -25,12 +27,13 @@ export const state: State = {
   image: null,
   job: null,
   labels: null,
+  shown: null,
   comparison: null,
   voxel: [0, 0, 0],
   mm: [0, 0, 0],
 };
 
-type Topic = "bundles" | "image" | "job" | "labels" | "comparison" | "place" | "attention";
+type Topic = "bundles" | "image" | "job" | "labels" | "comparison" | "place" | "attention" | "tool";
 const listeners = new Map<Topic, (() => void)[]>();
 
 export function on(topic: Topic, listener: () => void): void {
