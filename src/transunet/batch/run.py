@@ -75,6 +75,8 @@ class OutputOptions:
     """A sheet of slices with the labels on them, in the folder `sheets`."""
     report: bool = False
     """A DICOM measurement report of each DICOM segmentation, in the folder `reports`."""
+    soft_dice: bool = False
+    """In the records, each structure's soft Dice where the bundle does not know what to expect."""
 
     @property
     def is_dicom(self) -> bool:
@@ -202,6 +204,7 @@ def predict_cases(
     settings = {
         **predictor.settings,
         **({"procedure": "both"} if options.both else {}),
+        **({"soft_dice": True} if options.soft_dice else {}),
         "format": options.format,
         "probabilities": options.probabilities,
         "uncertainty": options.uncertainty,
@@ -369,7 +372,12 @@ class _Batch:
             else:
                 asked = {name: job.files.get(name) for name in ("probabilities", "uncertainty")}
                 job.labels["labels"], job.assessment = predict_and_assess(
-                    self.predictor, job.image, progress, warn=job.warnings.append, **asked
+                    self.predictor,
+                    job.image,
+                    progress,
+                    self.options.soft_dice,
+                    warn=job.warnings.append,
+                    **asked,
                 )
                 job.warnings += job.assessment.unlike
         except MACHINE_ERRORS as error:

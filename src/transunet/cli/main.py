@@ -20,6 +20,7 @@ from transunet.cli import (
     nnunet,
     predict,
     prepare,
+    queue,
     serve,
     train,
     view,
@@ -49,6 +50,7 @@ app.command(cls=Command, epilog=check.EXAMPLE)(check.check)
 app.command(cls=Command, epilog=prepare.EXAMPLE)(prepare.prepare)
 app.command(cls=Command, epilog=train.EXAMPLE)(train.train)
 app.command(cls=Command, epilog=predict.EXAMPLE)(predict.predict)
+app.command(cls=Command, epilog=queue.EXAMPLE)(queue.queue)
 app.command(cls=Command, epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command(cls=Command, epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command(cls=Command, epilog=dossier.EXAMPLE)(dossier.dossier)

@@ -286,7 +286,7 @@ def predict(
     say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")
     alone = None if predictor.others else predictor.sampling
     samples = alone.kind if alone else "slices"
-    with showing_notes(), _stoppable(out):
+    with showing_notes(), stoppable(out):
         with case_bars(len(cases), samples) as (begun, ended):
             outcomes = predict_cases(predictor, cases, out, options, begun, ended)
         if both and any(outcome.status != "failed" for outcome in outcomes):
@@ -330,7 +330,7 @@ class Stopped(TransUNetError):  # noqa: N818 - not a fault: what is finished sta
 
 
 @contextmanager
-def _stoppable(out: Path) -> Iterator[None]:
+def stoppable(out: Path) -> Iterator[None]:
     """Make SIGTERM end as Ctrl-C does: what was half-written is removed on the way out."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -77,19 +77,27 @@ class Assessment:
     """In words, how the image differs from those of training."""
     nearer: Mapping[str, float] = field(default_factory=dict)
     """"intensities", "features" -> share of the held-out cases that are more like the others."""
+    soft_dice: Mapping[str, float] = field(default_factory=dict)
+    """Name of each structure that was found -> `StructureMeasures.soft_dice`; where it was asked
+    for in place of what the bundle does not know."""
 
     def added_to(self, measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Return `measured`, name -> figures, with what is expected of each structure."""
-        return {
-            name: {**figures, **self.structures[name].figures()}
-            if name in self.structures
-            else dict(figures)
-            for name, figures in measured.items()
-        }
+        added: dict[str, Any] = {}
+        for name, figures in measured.items():
+            told = self.structures[name].figures() if name in self.structures else {}
+            if name in self.soft_dice:
+                told |= {"soft_dice": round(self.soft_dice[name], 4)}
+            added[name] = {**figures, **told}
+        return added
 
 
 def predict_and_assess(
-    predictor: Predictor, image: Volume, progress: Progress | None = None, **settings: Any
+    predictor: Predictor,
+    image: Volume,
+    progress: Progress | None = None,
+    soft_dice: bool = False,
+    **settings: Any,
 ) -> tuple[Volume, Assessment]:
     """Return the label map of `image` and, where the bundle knows itself, what is expected of it.
 
@@ -97,12 +105,18 @@ def predict_and_assess(
         predictor: the bundle's.
         image: what is segmented.
         progress: as the predictor's.
+        soft_dice: of a bundle that does not know itself, tell `Assessment.soft_dice`.
         settings: more for the predictor's call, such as `probabilities` and `warn`.
 
     Raises:
         ConfigError, DataError, GeometryError: as the predictor's call.
     """
     trust = predictor.fitted
+    if trust is None and soft_dice:
+        seen = predict_and_measure(predictor, image, {}, progress=progress, **settings)
+        names = predictor.structures
+        found = {names[number]: measures.soft_dice for number, measures in seen.structures.items()}
+        return seen.labels, Assessment(soft_dice=found)
     if trust is None or predictor.procedure == "paper":
         return predictor(image, progress, **settings), Assessment()
     names = predictor.structures
