@@ -72,7 +72,7 @@ def test_a_ct_for_mri_is_refused_unless_it_is_forced(bundle: Path, tmp_path: Pat
     image, out = save_nifti(tmp_path / "ct.nii.gz", hounsfield()), tmp_path / "out"
     message = refused(DataError, bundle, image, "-o", out)
     assert "its values look like a CT's Hounsfield units" in message
-    assert "the bundle was trained on MRI (channel 'MRI 0')" in message
+    assert "the model was trained on MRI (channel 'MRI 0')" in message
     assert "--force" in message
     assert not list(out.glob("*.nii.gz"))
     forced = run(bundle, image, "-o", out, "--force")

@@ -104,7 +104,7 @@ def test_a_header_of_ct_that_nothing_confirms_is_doubtful_for_mri(
 ) -> None:
     first, *_ = check_suitability(MRI, training, image(*values, modality="CT"), force=False)
     assert first == (
-        "It is CT by its DICOM header, though without air; the bundle was trained on MRI."
+        "It is CT by its DICOM header, though without air; the model was trained on MRI."
     )
 
 

@@ -176,9 +176,9 @@ async function loadBundles(): Promise<void> {
     state.bundles = await api.bundles();
     changed("bundles");
     refresh();
-    if (!state.bundles.length) show("error", "No bundle is served.", "Start the server with one: transunet serve BUNDLE.");
+    if (!state.bundles.length) show("error", "No model is served.", "Start the server with one: transunet serve BUNDLE.");
   } catch (error) {
-    explain(error, "Reading the bundles", () => void loadBundles());
+    explain(error, "Reading the models", () => void loadBundles());
   }
 }
 

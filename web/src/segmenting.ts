@@ -57,7 +57,7 @@ function showSuitability(): void {
   const { refusal = null, warnings = [] } = suitability(select.value) ?? {};
   box.hidden = !refusal && !warnings.length;
   box.classList.toggle("refused", !!refusal);
-  const title = refusal ? "This bundle is not for such an image" : "This image is unlike those of training";
+  const title = refusal ? "This model is not for such an image" : "This image is unlike those of training";
   const texts = refusal ? [sentence(refusal), ...warnings] : warnings;
   box.replaceChildren(make("strong", {}, title), ...texts.map((text) => make("p", {}, text)));
 }
@@ -107,7 +107,7 @@ export async function segment(finished: (job: Job) => void, force = false): Prom
     await watch(job, finished);
   } catch (error) {
     if (error instanceof ApiError && error.code === "wrong_modality")
-      show("error", error.message, "Choose a bundle for such images.", [
+      show("error", error.message, "Choose a model for such images.", [
         { text: "Segment it all the same", use: () => void segment(finished, true) },
       ]);
     else explain(error, "Segmenting", () => void segment(finished, force));

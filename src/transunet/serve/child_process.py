@@ -92,7 +92,7 @@ class ChildProcess:
                 raise ProcessDiedError(
                     "worker_died",
                     "The process that loads the models ended before it was ready, as a rule "
-                    "because the memory ran out. Serve fewer bundles, or give the machine more "
+                    "because the memory ran out. Serve fewer models, or give the machine more "
                     "memory.",
                 ) from None
 

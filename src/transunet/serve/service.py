@@ -148,7 +148,7 @@ class Service:
         """Return a bundle, or raise the `ApiError` that it is not served."""
         if id_ not in self.bundles:
             known = ", ".join(self.bundles)
-            raise ApiError("not_found", f"No bundle {id_!r:.100} is served; there are: {known}.")
+            raise ApiError("not_found", f"No model {id_!r:.100} is served; there are: {known}.")
         return self.bundles[id_]
 
     def remove_image(self, id_: str) -> bool:

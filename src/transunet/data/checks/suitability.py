@@ -192,7 +192,7 @@ class Mismatch(NamedTuple):
     def problem(self, name: str) -> Problem:
         """Return the contradiction as what is wrong with the image `name`."""
         remedy = (
-            "Choose a bundle for such images; to segment it all the same, force it (--force, in "
+            "Choose a model for such images; to segment it all the same, force it (--force, in "
             'Python force=True, of the server "force": true)'
         )
         return Problem("wrong-modality", name, str(self.contradiction), remedy)
@@ -244,13 +244,13 @@ def mismatch(
         if trained and by_header != trained:
             other = _contradiction(trained, channel, seen, values, by_header, pictures)
             if other:
-                but = f"but the bundle was trained on {MODALITIES[trained]}"
+                but = f"but the model was trained on {MODALITIES[trained]}"
                 return Mismatch(f"{other}, {but} (channel {channel.name!r})", tuple(of_grid))
         of = f" of channel {channel.name!r}" if image.channels[1:] else ""
         if by_header and trained and by_header != trained:
             doubts.append(
                 f"It is {MODALITIES[by_header]} by its DICOM header, though without air; the "
-                f"bundle was trained on {MODALITIES[trained]}."
+                f"model was trained on {MODALITIES[trained]}."
             )
         elif not (by_header and trained):
             doubts += [
@@ -310,7 +310,7 @@ def _doubtful_sign(
     low, _, high = values.percentiles
     if trained is None:
         if values.is_hounsfield:
-            unknown = "whether the bundle was trained on CT is not known"
+            unknown = "whether the model was trained on CT is not known"
             yield f"look like a CT's Hounsfield units; {unknown}"
     # Further below 0 than normalising brings them, and more of them than interpolation does.
     elif values.minimum <= FAT_HU and low < -_NARROW * abs(high):

@@ -47,7 +47,7 @@ def submit(
             "wrong_channels",
             f"{image.name} has {channels} channels; {served.name} takes {len(served.channels)} "
             f"({names}).",
-            "Upload one file per channel, in this order, or choose another bundle.",
+            "Upload one file per channel, in this order, or choose another model.",
         )
     if obstacle:
         raise ApiError("unusable", f"{image.name}: {obstacle}", "Repair the image.")
@@ -56,7 +56,7 @@ def submit(
             raise ApiError(
                 "unusable",
                 f"{image.name} is a picture or a single plane; {served.name} takes volumes.",
-                "Upload the whole volume, or choose a bundle of a 2D network.",
+                "Upload the whole volume, or choose a model of a 2D network.",
             )
         if job_request.window or job_request.procedure == "paper":
             message = f"{served.name} takes patches, which overlap already; these are for slices."
@@ -73,7 +73,7 @@ def submit(
         raise ApiError(
             "wrong_modality",
             f"{image.name}: {refusal}.",
-            'Choose a bundle for such images, or send "force": true to segment it all the same.',
+            'Choose a model for such images, or send "force": true to segment it all the same.',
         )
     forced = [] if refusal is None else [f"Segmented although {refusal}."]
     service.quota.check()

@@ -80,8 +80,8 @@ def uncertainty(service: CurrentService, id: Id) -> FileResponse:
     if not path.exists():
         raise ApiError(
             "not_found",
-            "There is no map of doubt: the bundle's probabilities were not calibrated.",
-            "Calibrate the bundle on held-out cases (transunet calibrate), and segment again.",
+            "There is no map of doubt: the model's probabilities were not calibrated.",
+            "Calibrate the model on held-out cases (transunet calibrate), and segment again.",
         )
     return FileResponse(path, media_type="application/gzip")
 

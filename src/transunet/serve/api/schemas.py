@@ -95,7 +95,7 @@ class Suitability(BaseModel):
     bundle: str = Field(examples=["liver-best"])
     refusal: str | None = Field(
         description="Why a job needs `force`; null where the two do not contradict each other.",
-        examples=["it is CT by its DICOM header, but the bundle was trained on MRI"],
+        examples=["it is CT by its DICOM header, but the model was trained on MRI"],
     )
     warnings: list[str] = Field(description="What is doubtful.")
 

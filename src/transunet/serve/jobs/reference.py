@@ -102,7 +102,7 @@ def _match_by_name(path: Path, names: Mapping[int, str]) -> tuple[Mapping[int, i
     if matched.first_only:
         raise DataError(
             f"{path}: it holds {', '.join(matched.first_only.values())}; expected structures "
-            f"of the bundle: {', '.join(names[index] for index in names if index)}. Name the "
+            f"of the model: {', '.join(names[index] for index in names if index)}. Name the "
             "reference's segments like these, or send a label map without names, numbered alike."
         )
     if matched.in_order:

@@ -145,7 +145,7 @@ class Worker:
         """Write the label maps; return the columns of the job's record that tell of them."""
         models = self._models.get(job.bundle)
         if models is None:  # queued by an earlier server
-            message = f"The bundle {job.bundle} is not served any more."
+            message = f"The model {job.bundle} is not served any more."
             raise ApiError("not_found", message, "Start the server with it, or choose another.")
 
         samples = 0
