@@ -24,8 +24,8 @@ SHAPE = (
 # What follows `images` and `labels` in folders' names -> the split that this says.
 _PARTS = {"Tr": None, "Va": "validation", "Ts": "test"}
 
-# One file may hold all channels only in formats that know colours.
-_COLOUR = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
+COLOUR = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
+"""Endings of formats that know colours: there one file may hold all channels."""
 
 
 def recognises(folder: Path) -> bool:
@@ -43,15 +43,7 @@ def open(folder: Path) -> DataSet:
     channels = description.channel_names(folder, content, "channel_names")
     labels = description.labels_of(folder, content)
     parts = [description.path_on_disk(folder, part) for part in ("imagesTr", "labelsTr")]
-    known = {suffix_of(path) for path in description.files_in(parts[0])} - {None}
-    ending = str(content.get("file_ending") or "").lower()
-    if not ending:  # images end as those that are there do
-        ending = known.pop() or "" if len(known) == 1 else ".nii.gz"
-    elif known and not description.files_in(parts[0], ending):
-        others = ", ".join(sorted(filter(None, known)))
-        raise description.wrong(
-            folder, f"'file_ending' is {ending!r}, but the files in imagesTr end in {others}"
-        )
+    ending = ending_of(folder, content)
     cases, notes = _cases(folder, content, len(channels), ending)
     images, label_maps = (description.files_in(part, ending) for part in parts)
     return DataSet(
@@ -69,6 +61,25 @@ def open(folder: Path) -> DataSet:
             *description.unused_files(label_maps, cases, "this label map has no image"),
         ),
     )
+
+
+def ending_of(folder: Path, content: dict[str, Any]) -> str:
+    """Return what images and label maps end in: as described, else as those that are there do.
+
+    Raises:
+        DataError: where the two contradict each other.
+    """
+    images = description.path_on_disk(folder, "imagesTr")
+    known = {suffix_of(path) for path in description.files_in(images)} - {None}
+    ending = str(content.get("file_ending") or "").lower()
+    if not ending:
+        return known.pop() or "" if len(known) == 1 else ".nii.gz"
+    if known and not description.files_in(images, ending):
+        others = ", ".join(sorted(filter(None, known)))
+        raise description.wrong(
+            folder, f"'file_ending' is {ending!r}, but the files in imagesTr end in {others}"
+        )
+    return ending
 
 
 def without(folder: Path, names: frozenset[str]) -> None:
@@ -169,7 +180,7 @@ def _cases_in(
         for name in sorted({match[1] for match in matches if match}):
             of_channels = [f"{name}_{index:04d}{ending}" for index in range(channels)]
             paths = tuple(description.path_on_disk(images, file) for file in of_channels)
-            colour = ending in _COLOUR and not any(path.exists() for path in paths[1:])
+            colour = ending in COLOUR and not any(path.exists() for path in paths[1:])
             cases.append((name, paths[:1] if colour else paths))
     for name, paths in cases:
         label = description.path_on_disk(folder, f"labels{part}/{name}{ending}")
