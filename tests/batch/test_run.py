@@ -53,10 +53,35 @@ def test_every_case_and_nothing_else(predictor: Predictor, images: Path) -> None
         *(f"p{i}.nii.gz" for i in range(3)),
         *(f"cases/p{i}.json" for i in range(3)),
         "cases",
+        "labels.ctbl",
+        "labels.txt",
         "manifest.json",
         "statistics.csv",
         "statistics.json",
     }
+
+
+def test_names_and_colours_for_slicer_and_itk_snap(tmp_path: Path) -> None:
+    outputs.write_colour_tables({0: "background", 1: 'left "ear"', 3: "the  nose"}, tmp_path)
+    slicer, snap = (
+        [line.split(maxsplit=columns) for line in (tmp_path / file).read_text().splitlines()]
+        for file, columns in (("labels.ctbl", 5), ("labels.txt", 7))
+    )
+    assert slicer[1:] == [
+        ["0", "background", "0", "0", "0", "0"],
+        ["1", 'left_"ear"', "79", "195", "247", "255"],
+        ["3", "the_nose", "129", "199", "132", "255"],
+    ]
+    assert snap[2:] == [
+        [*"0000000", '"Clear Label"'],
+        ["1", "79", "195", "247", *"111", "\"left 'ear'\""],
+        ["3", "129", "199", "132", *"111", '"the nose"'],
+    ]
+
+
+def test_no_colour_tables_beside_what_neither_reads(predictor: Predictor, images: Path) -> None:
+    go(predictor, images, format="npz")
+    assert not {"labels.ctbl", "labels.txt"} & shown(images.parent / "out")
 
 
 def test_label_maps_are_the_predictors(predictor: Predictor, images: Path) -> None:
@@ -275,6 +300,8 @@ def test_a_single_case_takes_no_claim_but_joins_those_at_work(
         "p1.nii.gz",
         "cases",
         "cases/p1.json",
+        "labels.ctbl",
+        "labels.txt",
         "manifest.json",
         "statistics.csv",
         "statistics.json",

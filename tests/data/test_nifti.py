@@ -1,9 +1,12 @@
 import gzip
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from transunet.colours import colour_of
 from transunet.data.formats import nifti, read_grid, read_labels, read_volume, write_volume
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
@@ -132,6 +135,28 @@ def test_a_volume_without_header_is_written_in_millimetres(tmp_path, oblique):
     v = read_labels(tmp_path / "a.nii.gz")
     np.testing.assert_allclose(v.affine, oblique, atol=1e-5)
     assert nib.load(tmp_path / "a.nii.gz").header.get_xyzt_units()[0] == "mm"
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_names_and_colours_of_labels_stay_with_them(tmp_path, save, rng, suffix):
+    image = read_volume(save(tmp_path / "image.nii.gz", rng.integers(0, 99, (4, 5, 6), np.int16)))
+    labels = rng.integers(0, 13, (1, 4, 5, 6)).astype(np.uint8)
+    names = {0: "background", 1: "grey & <white>]]>", 12: "tumour [core]"}
+    path = tmp_path / f"labels{suffix}"
+    write_volume(replace(image.with_array(labels), label_names=names), path)
+    assert nifti.label_names(path) == {1: names[1], 12: names[12]}
+    np.testing.assert_array_equal(read_labels(path).array, labels)
+    [extension] = nib.load(path).header.extensions
+    table = ElementTree.fromstring(extension.content).find("VolumeInformation/LabelTable")
+    told = {
+        each.get("Key"): (
+            each.text,
+            "#"
+            + "".join(f"{round(float(each.get(c)) * 255):02x}" for c in ("Red", "Green", "Blue")),
+        )
+        for each in table
+    }
+    assert told == {"1": (names[1], "#4fc3f7"), "12": (names[12], colour_of(11))}
 
 
 def test_rgb_voxels_become_channels(tmp_path):

@@ -6,6 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from transunet.batch.outputs import write_labels
+from transunet.data.volume import Volume
 from transunet.errors import DataError
 from transunet.evaluation.evaluate import EvaluationRequest, compare, evaluate
 from transunet.evaluation.structure_names import names_of
@@ -241,6 +243,16 @@ def test_a_table_of_labels_in_a_nifti_header_names_them(dataset, tmp_path, block
     (tmp_path / "p").mkdir()
     for name in "ab":
         nib.save(image, tmp_path / "p" / f"{name}.nii.gz")
+    found = evaluate(tmp_path / "p", EvaluationRequest(dataset)).evaluation
+    assert dice(found) == {"White_Matter": [1.0, 1.0], "grey matter": [1.0, 1.0]}
+
+
+def test_what_predict_calls_labels_goes_with_a_file_that_is_moved_away(dataset, tmp_path, blocks):
+    names = {0: "background", 1: "white matter", 2: "grey matter"}
+    volume = Volume(SWAPPED[blocks()][None], np.diag([-1.0, -1.0, 2.0, 1.0]))
+    (tmp_path / "p").mkdir()
+    for name in "ab":
+        write_labels(volume, tmp_path / "p" / f"{name}.nii.gz", names)
     found = evaluate(tmp_path / "p", EvaluationRequest(dataset)).evaluation
     assert dice(found) == {"White_Matter": [1.0, 1.0], "grey matter": [1.0, 1.0]}
 

@@ -1,19 +1,21 @@
 """Where the files of a case go, and in which format its label map is written."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
+from transunet.colours import colour_of
 from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, kind_of, suffix_of, write_volume
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.regions import Region
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
-from transunet.files import atomic_path, writing
+from transunet.files import atomic_path, write_text, writing
 
 LabelFormat = Literal["same", "nifti", "npz", "dicom-seg", "dicom-labelmap"]
 ProbabilityFormat = Literal["npy", "nii"]
@@ -21,6 +23,8 @@ ProbabilityFormat = Literal["npy", "nii"]
 _CHOSEN: Mapping[str, str] = MappingProxyType(
     {"nifti": ".nii.gz", "npz": ".npz", "dicom-seg": ".dcm", "dicom-labelmap": ".dcm"}
 )
+OPENED_BY_VIEWERS = (".nii", ".nii.gz", ".nrrd", ".mha")
+"""Suffixes of label maps that 3D Slicer and ITK-SNAP open, and colour with a table beside them."""
 
 
 def label_name(case: Case, format_: LabelFormat = "same") -> str:
@@ -41,12 +45,13 @@ def write_labels(
     `.npz` holds `label` (slices last in the volume come first, as in the authors' files) and
     `affine`; `.dcm` is a DICOM segmentation, whose segments are called by `names` (class index ->
     name) or are its `regions`, with what else `segmentation` tells `write_seg`; every other suffix
-    is one of `transunet.data.formats`. Beside `.npy` stands `NAME.npy.json` with the affine, where
-    that is not the identity.
+    is one of `transunet.data.formats`, of which NIfTI holds `names` too. Beside `.npy` stands
+    `NAME.npy.json` with the affine, where that is not the identity.
 
     Raises:
         ConfigError: for a format that is not known or cannot hold it, or where there is no room.
     """
+    labels = replace(labels, label_names=names or labels.label_names)
     suffix = suffix_of(path)
     if suffix and suffix in FORMATS[suffix].two_files:
         raise ConfigError(
@@ -72,6 +77,27 @@ def write_labels(
                 sidecar_of(scratch).replace(sidecar_of(path))
             else:
                 sidecar_of(path).unlink(missing_ok=True)  # of a label map that is replaced
+
+
+def write_colour_tables(names: Mapping[int, str], folder: Path) -> None:
+    """Write what label values are called and drawn in: `labels.ctbl` for 3D Slicer, `labels.txt`.
+
+    The latter is ITK-SNAP's label description. Slicer ends a name at the first space, ITK-SNAP at
+    a quotation mark.
+
+    Raises:
+        ConfigError: when the folder cannot be written to.
+    """
+    slicer, snap = ["0 background 0 0 0 0"], ['0 0 0 0 0 0 0 "Clear Label"']
+    for value, name in sorted(names.items()):
+        if value:
+            red, green, blue = bytes.fromhex(colour_of(value - 1)[1:])
+            slicer.append(f"{value} {'_'.join(name.split())} {red} {green} {blue} 255")
+            told = " ".join(name.replace('"', "'").split())
+            snap.append(f'{value} {red} {green} {blue} 1 1 1 "{told}"')
+    write_text("\n".join(["# Colour table of 3D Slicer", *slicer, ""]), folder / "labels.ctbl")
+    head = "# ITK-SnAP Label Description File", "# IDX -R- -G- -B- -A- VIS MSH LABEL"
+    write_text("\n".join([*head, *snap, ""]), folder / "labels.txt")
 
 
 def write_measurements(

@@ -31,9 +31,11 @@ from transunet.batch.case_records import (
     write_summaries,
 )
 from transunet.batch.outputs import (
+    OPENED_BY_VIEWERS,
     LabelFormat,
     ProbabilityFormat,
     label_name,
+    write_colour_tables,
     write_labels,
     write_measurements,
     write_sheet,
@@ -234,6 +236,8 @@ def predict_cases(
             if on_case_end is not None:
                 on_case_end(outcome)
     write_summaries(folder, predictor, settings, started)
+    if any(label_name(case, options.format).endswith(OPENED_BY_VIEWERS) for case in cases):
+        write_colour_tables(predictor.labels, folder)
     return outcomes
 
 

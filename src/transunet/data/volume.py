@@ -1,5 +1,6 @@
 """A volume: voxels and the affine that says where they lie, never apart."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -119,6 +120,8 @@ class Volume(Axes):
     """What the format's reader wants its writer to see again."""
     doubt: Doubt | None = None
     """As `Grid.doubt`."""
+    label_names: Mapping[int, str] | None = None
+    """What the values of a predicted label map are called; NIfTI files keep it."""
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.size == 0:

@@ -118,23 +118,26 @@ def names_from(path: Path) -> LabelNames:
 def names_of(label_map: Path, folder: Path | None = None) -> LabelNames | None:
     """Return what a label map's own files call its labels; None where they tell nothing.
 
-    They are told by its header (3D Slicer's `.seg.nrrd`, a DICOM SEG, TotalSegmentator's NIfTI),
-    by the `manifest.json` of `transunet predict`, or by a `dataset.json` that nnU-Net put beside
-    predictions or a data set has beside its `labelsTr`.
+    They are told by its header (3D Slicer's `.seg.nrrd`, a DICOM SEG, a NIfTI of ours or of
+    TotalSegmentator), by the `manifest.json` of `transunet predict`, or by a `dataset.json` that
+    nnU-Net put beside predictions or a data set has beside its `labelsTr`.
 
     Args:
         label_map: a file.
         folder: where it was found, if deeper; `predict` keeps folders in its output.
     """
+    own = None
     try:
         known = FORMATS.get(suffix_of(label_map) or "", dicom.FORMAT)
-        if own := known.label_names(label_map):
-            own = {**own, 0: "background"}
-            return LabelNames(label_map, own, structures_of(own), whole=False)
+        if names := known.label_names(label_map):
+            names = {**names, 0: "background"}
+            own = LabelNames(label_map, names, structures_of(names), whole=False)
         file = _description_of(label_map, (folder or label_map.parent).parent)
-        return replace(names_from(file), beside=True) if file else None
+        told = replace(names_from(file), beside=True) if file else None
     except TransUNetError:
-        return None  # damaged, which reading tells, or somebody else's
+        return own  # damaged, which reading tells, or somebody else's
+    # Of two that say the same, the one beside tells regions, too.
+    return own if own and not (told and told.labels == own.labels) else told
 
 
 def networks_of(predictions: Path, cases: Sequence[str]) -> dict[Path, list[str]]:

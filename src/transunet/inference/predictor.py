@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -395,7 +396,7 @@ class Predictor:
                 keep_largest_regions(label_map.array[0], chosen, self.regions)
             else:
                 keep_largest(label_map.array[0], self.largest_component)
-        return label_map
+        return replace(label_map, label_names=self.labels)
 
     def _tempered(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the probabilities are by the bundle's held-out cases."""

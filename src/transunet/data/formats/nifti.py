@@ -16,8 +16,9 @@ has it.
 import gzip
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape, unescape
 from math import inf, prod
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from transunet.colours import colour_of
 from transunet.data.checks.problems import Problem
 from transunet.data.formats.volume_format import VolumeFormat, channels_first, reading, unreadable
 from transunet.data.volume import Doubt, Grid, Volume, corner_distance, is_regular, same_grid
@@ -46,7 +48,11 @@ _FINE = 0.1  # a slope up to this only stores whole numbers in other steps: 12 i
 _SCANNER = 1  # NIfTI's code for coordinates of the scanner
 _ORTHOGONAL = 1e-4  # ITK's tolerance for the cosine of the angle between two axes
 # By pattern, since it may come from anywhere: a parser of XML can be led astray.
-_LABEL = re.compile(r'<Label\b[^<>]*\bKey="(\d{1,5})"[^<>]*>(?:<!\[CDATA\[)?([^<>\[\]]+)')
+_LABEL = re.compile(
+    r'<Label\b[^<>]*\bKey="(\d{1,5})"[^<>]*>(?:<!\[CDATA\[(.{1,999}?)\]\]>|([^<]{1,999}))',
+    re.DOTALL,
+)
+_CARET = 30  # NIfTI's code for the extension of Connectome Workbench
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,26 @@ def label_names(path: Path) -> dict[int, str]:
     TotalSegmentator and Connectome Workbench write such a table, as XML.
     """
     extensions = _load(path).header.extensions
-    texts = (bytes(one.get_content()).decode("utf-8", "replace") for one in extensions)
-    return {int(value): name.strip() for text in texts for value, name in _LABEL.findall(text)}
+    texts = (one.content.decode("utf-8", "replace") for one in extensions)
+    labels = (match for text in texts for match in _LABEL.findall(text))
+    return {int(value): (as_is or unescape(escaped)).strip() for value, as_is, escaped in labels}
+
+
+def _label_table(names: Mapping[int, str]) -> Any:
+    """The extension that tells names and colours of label values; 0 is the background."""
+    rows = []
+    for value, name in sorted(names.items()):
+        if value:
+            levels = (level / 255 for level in bytes.fromhex(colour_of(value - 1)[1:]))
+            red, green, blue = (f"{level:.4f}" for level in levels)
+            colour = f'Red="{red}" Green="{green}" Blue="{blue}" Alpha="1"'
+            rows.append(f'<Label Key="{value}" {colour}>{escape(name)}</Label>')
+    table = (
+        '<?xml version="1.0" encoding="UTF-8"?><CaretExtension><VolumeInformation Index="0">'
+        f"<LabelTable>{''.join(rows)}</LabelTable><VolumeType>Label</VolumeType>"
+        "</VolumeInformation></CaretExtension>"
+    )
+    return nib.nifti1.Nifti1Extension(_CARET, table.encode())
 
 
 def other_of_pair(path: Path) -> Path | None:
@@ -116,7 +140,8 @@ def other_of_pair(path: Path) -> Path | None:
 def write(volume: Volume, path: Path) -> None:
     """Write `volume`, with the shape, affines, spacings, codes and units of the header it carries.
 
-    Channels become the fourth axis; beside an `.img` its `.hdr` is written.
+    Channels become the fourth axis; beside an `.img` its `.hdr` is written. What label values are
+    called goes into an extension of the header, as `label_names` reads it.
     """
     source = volume.header if isinstance(volume.header, NiftiHeader) else None
     header = source.header if source else None
@@ -125,7 +150,7 @@ def write(volume: Volume, path: Path) -> None:
         voxels = voxels[..., 0] if volume.channels == 1 else voxels
         image = nib.Nifti1Image(voxels, volume.affine)
         image.header.set_xyzt_units("mm")
-        nib.save(image, path)
+        _save(image, volume, path)
         return
     if volume.channels == 1:  # with the axes of one voxel that the file had, and no others
         shape = tuple(header.get_data_shape())
@@ -138,11 +163,17 @@ def write(volume: Volume, path: Path) -> None:
     header["cal_max"] = header["cal_min"] = 0  # the image's display window
     if source and np.array_equal(source.affine, volume.affine):
         # Without an affine, both of the header's and their codes stay as they are.
-        nib.save(kind(voxels, None, header), path)
+        _save(kind(voxels, None, header), volume, path)
         return
     image = kind(voxels, _scaled(volume.affine, 1 / _mm_per_unit(header)), header)
     image.set_qform(image.affine, code=int(header["qform_code"]) or 1)
     image.set_sform(image.affine, code=int(header["sform_code"]) or 1)
+    _save(image, volume, path)
+
+
+def _save(image: Any, volume: Volume, path: Path) -> None:
+    if volume.label_names:
+        image.header.extensions.append(_label_table(volume.label_names))
     nib.save(image, path)
 
 
