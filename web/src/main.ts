@@ -35,6 +35,7 @@ const canvas = byId<HTMLCanvasElement>("canvas");
 let clicked = NaN;
 const viewer = new Viewer(
   canvas,
+  byId<HTMLCanvasElement>("overlay"),
   (mm, plane) => ((clicked = plane), movedTo(viewer, mm, plane)),
   () => showWindow(viewer),
 );
@@ -65,7 +66,7 @@ const toggles = {
 
 function letters(): void {
   const volume = state.image?.info.kind === "volume";
-  showLetters(volume ? view : null, pressed(byId("toggle-radiological")));
+  showLetters(volume ? viewer.layout() : [], pressed(byId("toggle-radiological")));
 }
 
 function reset(): void {

@@ -19,7 +19,6 @@ const TYPES: Record<number, { new (buffer: ArrayBuffer): Voxels; BYTES_PER_ELEME
   768: Uint32Array,
 };
 const RGB24 = 128;
-const HEADER = 352;
 
 export class Nifti {
   readonly dims: Vector;
@@ -119,27 +118,6 @@ export function placedIn(whole: Nifti, part: Nifti, voxel: Vector = [0, 0, 0]): 
   whole.affine.forEach((value, n) => view.setFloat32(280 + 4 * n, n % 4 === 3 ? origin[(n - 3) / 4]! : value, true));
   whole.sizes.forEach((size, axis) => view.setFloat32(80 + 4 * axis, size, true));
   return new Nifti(bytes);
-}
-
-/** The same grid with other voxels, for display: labels as NiiVue draws them. */
-export function labelsForDisplay(source: Nifti): Nifti {
-  const wide = source.data.some((value) => value > 255);
-  const voxels = (wide ? Uint16Array : Uint8Array).from(source.data as ArrayLike<number>);
-  return new Nifti(withVoxels(source, voxels, wide ? 512 : 2));
-}
-
-function withVoxels(source: Nifti, voxels: Uint8Array | Uint16Array, code: number): ArrayBuffer {
-  const bytes = new ArrayBuffer(HEADER + voxels.byteLength);
-  new Uint8Array(bytes).set(new Uint8Array(source.bytes, 0, 348));
-  new Uint8Array(bytes, HEADER).set(new Uint8Array(voxels.buffer, voxels.byteOffset, voxels.byteLength));
-  const view = new DataView(bytes);
-  [3, ...source.dims, 1, 1, 1, 1].forEach((value, n) => view.setInt16(40 + 2 * n, value, true));
-  view.setInt16(70, code, true);
-  view.setInt16(72, 8 * voxels.BYTES_PER_ELEMENT, true);
-  view.setFloat32(108, HEADER, true);
-  view.setFloat32(112, 1, true);
-  view.setFloat32(116, 0, true);
-  return bytes;
 }
 
 function affineOf(view: DataView): number[] {

@@ -5,6 +5,7 @@ import type { Vector } from "./nifti";
 import { bundleOf, on, state } from "./state";
 import { isAssessed, trustOf } from "./trust";
 import type { Label } from "./types";
+import type { Body } from "./screen";
 import type { Viewer } from "./viewer";
 
 const section = byId("structures-section");
@@ -17,6 +18,8 @@ export let toggleLabels: (on?: boolean) => void;
 export function connectStructures(viewer: Viewer): void {
   toggleLabels = toggle("toggle-labels", (on) => viewer.setLabelsShown(on));
   toggle("toggle-outline", (on) => viewer.setOutline(on));
+  const inside = byId<HTMLSelectElement>("body");
+  inside.addEventListener("change", () => viewer.setBody(inside.value as Body));
   slider.addEventListener("input", () => {
     byId("opacity-text").textContent = `${slider.value} %`;
     viewer.setOpacity(Number(slider.value) / 100);

@@ -1,7 +1,10 @@
 /** NiiVue, and nothing else of it, behind the few words that the page needs. */
 
-import { DRAG_MODE, Niivue, NVImage, SLICE_TYPE } from "@niivue/niivue";
-import { labelsForDisplay, type Nifti, type Vector } from "./nifti";
+import { DRAG_MODE, NVImage, NVMesh, SLICE_TYPE } from "@niivue/niivue";
+import type { Nifti, Vector } from "./nifti";
+import { type Comparing, CROSSHAIR, DrawnLabels, Overlay, type Tile } from "./overlay";
+import { type Body, Screen, strides } from "./screen";
+import { surfacesOf } from "./surfaces";
 
 export type View = "all" | "axial" | "coronal" | "sagittal" | "render";
 export interface Colour {
@@ -16,20 +19,31 @@ const SLICE_TYPES: Record<View, SLICE_TYPE> = {
   sagittal: SLICE_TYPE.SAGITTAL,
   render: SLICE_TYPE.RENDER,
 };
-/** Axial, coronal, sagittal and 3D: every one a quarter of the screen, whatever the image's shape. */
-const QUADRANTS: { sliceType: SLICE_TYPE; position: [number, number, number, number] }[] = [
-  { sliceType: SLICE_TYPE.AXIAL, position: [0, 0, 0.498, 0.497] },
-  { sliceType: SLICE_TYPE.CORONAL, position: [0.502, 0, 0.498, 0.497] },
-  { sliceType: SLICE_TYPE.SAGITTAL, position: [0, 0.503, 0.498, 0.497] },
-  { sliceType: SLICE_TYPE.RENDER, position: [0.502, 0.503, 0.498, 0.497] },
-];
-/** Of the image's width: a hair's breadth on any screen. */
+/** What is drawn where: in fractions of the screen. */
+export interface Place {
+  plane: Exclude<View, "all">;
+  left: number;
+  top: number;
+  width: number;
+  height: number;
+  /** Whether it shows the second label map of two side by side. */
+  second: boolean;
+}
+
+const PLANES: Place["plane"][] = ["axial", "coronal", "sagittal"];
+/** Between two planes, of the screen. */
+const HAIR = 0.001;
+/** A label map that is drawn. */
+interface Shown {
+  source: Nifti;
+  drawn: DrawnLabels;
+}
+/** The 3D crosshair's, of the image's width. */
 const CROSSHAIR_PERCENT = 0.25;
 /** Of labels' opacity, while something else is to be seen. */
 const FAINT = 0.3;
-/** NIfTI's intent code of a label map. */
-const INTENT_LABEL = 1002;
-const CROSSHAIR_GAP = 0.03;
+/** Surfaces wait until nothing changes for so long. */
+const CALM_MS = 500;
 /** A processor without a graphics card shades images up to here at once. */
 const SHADED_BY_PROCESSOR = 1e6;
 /** The axis (right, anterior, superior) that a plane's slices follow; NiiVue numbers planes so. */
@@ -45,12 +59,19 @@ const RAMP = {
 };
 
 export class Viewer {
-  private readonly nv: Niivue;
+  private readonly nv: Screen;
+  private readonly overlay: Overlay;
   private image: NVImage | null = null;
-  private labels: NVImage | null = null;
-  private labelVoxels: ArrayLike<number> = [];
+  private labels: Shown | null = null;
+  private compared: Shown | null = null;
+  private comparing: Comparing = "outline";
+  private names: [string, string] = ["", ""];
+  private flipped = false;
   private heat: NVImage | null = null;
   private picture = false;
+  private view: View = "all";
+  private body: Body = "faint";
+  private crosshair = true;
   private hidden = new Set<number>();
   private opacity = 0.5;
   private shown = true;
@@ -61,26 +82,32 @@ export class Viewer {
   private centre: Vector = [0, 0, 0];
   private attached = false;
   private radiological = true;
+  private making: AbortController | null = null;
+  private calm = 0;
 
   /** @param moved is told the crosshair's place in mm and the plane that was clicked, if any. */
   constructor(
     private readonly canvas: HTMLCanvasElement,
+    overlay: HTMLCanvasElement,
     moved: (mm: Vector, plane: number) => void,
     private readonly windowed: () => void,
   ) {
-    this.nv = new Niivue({
+    this.overlay = new Overlay(overlay);
+    this.nv = new Screen({
       backColor: [0, 0, 0, 1],
-      crosshairColor: [0.35, 0.75, 0.95, 0.8],
+      crosshairColor: [...channels(CROSSHAIR).map((each) => each / 255), 1],
       crosshairWidth: CROSSHAIR_PERCENT,
       crosshairWidthUnit: "percent",
       show3Dcrosshair: true,
       dragAndDropEnabled: false,
       dragMode: DRAG_MODE.windowing,
+      isClipPlanesCutaway: true,
       isOrientationTextVisible: false, // letters.ts
       isRadiologicalConvention: true,
       // Between two slices a map of one slice would be drawn faint.
       isForceMouseClickToVoxelCenters: true,
       loadingText: "",
+      meshThicknessOn2D: 0, // surfaces are for 3D
       logLevel: "error",
       longTouchTimeout: 2e9,
       tileMargin: -1,
@@ -91,6 +118,7 @@ export class Viewer {
       moved([mm[0], mm[1], mm[2]], axCorSag);
     };
     this.nv.onIntensityChange = () => this.windowed();
+    this.nv.drawn = () => this.drawOverlay();
   }
 
   /** @throws when the browser has no WebGL2. */
@@ -105,16 +133,16 @@ export class Viewer {
       this.canvas.addEventListener(event, () => this.image && this.windowed());
   }
 
-  /** Light surfaces in 3D and let through what is even, if the machine can compute the gradients. */
+  /** Light surfaces in 3D, if the machine can compute the gradients. */
   private async shade(voxels: number): Promise<void> {
     this.shaded = !this.software || voxels < SHADED_BY_PROCESSOR;
     await this.nv.setVolumeRenderIllumination(this.shaded ? 0.5 : 0);
-    await this.nv.setGradientOpacity(this.shaded ? 0.35 : 0);
+    await this.letThrough();
   }
 
-  /** `build.mjs` gives NiiVue this switch. */
-  private get gradients(): { skipsGradients?: boolean } {
-    return this.nv as never;
+  /** What is even is let through in 3D, but not where the body is cut: the cut is to be seen. */
+  private letThrough(): Promise<void> {
+    return this.nv.setGradientOpacity(this.shaded && this.body !== "cut" ? 0.35 : 0);
   }
 
   /** NiiVue has keys of its own, and resets the window at a double click; the page decides those. */
@@ -125,14 +153,14 @@ export class Viewer {
 
   async showImage(source: Nifti, picture: boolean, range: [number, number]): Promise<void> {
     if (!this.attached) return;
-    this.image = this.labels = this.heat = null;
+    this.image = this.labels = this.compared = this.heat = null;
     this.nv.volumes = [];
+    this.makeSurfaces();
     this.picture = picture;
     await this.shade(source.count);
     this.image = await volume(source, "image", "gray", 1);
     [this.image.cal_min, this.image.cal_max] = range;
     this.nv.opts.isRadiologicalConvention = !picture && this.radiological;
-    this.nv.opts.crosshairGap = CROSSHAIR_GAP * Math.max(...source.dims.map((n, axis) => n * source.sizes[axis]!));
     this.nv.scene.pan2Dxyzmm = [0, 0, 0, 1] as never;
     this.choose(picture ? "axial" : "all");
     this.arrange();
@@ -146,7 +174,7 @@ export class Viewer {
    * Its own ways of adding and removing send the image to the graphics card again for each overlay.
    */
   private arrange(): void {
-    const all = [this.image, this.labels, this.heat].filter((each) => each !== null);
+    const all = [this.image, this.heat].filter((each) => each !== null);
     this.nv.volumes = all;
     this.nv.back = all[0] ?? null;
     this.nv.overlays = all.slice(1);
@@ -154,69 +182,132 @@ export class Viewer {
     else this.nv.updateGLVolume();
   }
 
-  async showLabels(source: Nifti | null, colours: Colour[]): Promise<void> {
-    if (!this.image) return;
-    this.labels = null;
-    if (source) {
-      const flat = labelsForDisplay(source);
-      this.labels = await volume(flat, "labels", "gray", this.opacity);
-      this.styleLabels();
-      this.labels.setColormapLabel(lookup(colours) as never);
-      this.labelVoxels = flat.data;
-      this.hidden.clear();
-      this.filterLabels();
-    }
-    this.arrange();
+  showLabels(source: Nifti | null, colours: Colour[]): void {
+    this.hidden.clear();
+    this.labels = this.drawable(source, colours);
+    this.makeSurfaces();
+    this.draw();
+  }
+
+  /** Show another label map with that of `showLabels`; `names` are what the two are called. */
+  compareWith(source: Nifti | null, colours: Colour[], names: [string, string]): void {
+    this.compared = this.drawable(source, colours);
+    this.names = names;
+    this.relay();
+  }
+
+  /** @param comparing how two label maps are shown. */
+  setComparing(comparing: Comparing): void {
+    this.comparing = comparing;
+    this.flipped = false;
+    this.relay();
+  }
+
+  /** Let the compared label map stand for the other. */
+  flip(on: boolean): void {
+    this.flipped = on;
+    this.drawOverlay();
+  }
+
+  /** Draw the labels that are shown again after their array was changed; their surfaces follow when that ends. */
+  updateLabels(): void {
+    this.labels?.drawn.forget();
+    this.drawOverlay();
+    this.makeSurfaces(CALM_MS);
+  }
+
+  private drawable(source: Nifti | null, colours: Colour[]): Shown | null {
+    if (!source || !this.image) return null;
+    const table = new Map(colours.map(({ index, color }) => [index, color]));
+    return { source, drawn: new DrawnLabels(source.data, table, this.extents, ...strides(this.image), this.hidden) };
   }
 
   setHidden(hidden: Set<number>): void {
-    this.hidden = new Set(hidden);
-    this.filterLabels();
-    this.refreshOverlays();
-  }
-
-  /** Hidden structures leave the drawn array, so that neither area nor outline of them stays. */
-  private filterLabels(): void {
-    if (!this.labels?.img) return;
-    const target = this.labels.img;
-    const kept = (value: number): number => (this.shown && !this.hidden.has(value) ? value : 0);
-    const table = Array.from({ length: 65536 }, (_, value) => kept(value));
-    for (let n = 0; n < target.length; n++) target[n] = table[this.labelVoxels[n]!]!;
+    this.hidden.clear();
+    for (const each of hidden) this.hidden.add(each);
+    this.labels?.drawn.forget();
+    this.compared?.drawn.forget();
+    this.draw();
   }
 
   setLabelsShown(shown: boolean): void {
     this.shown = shown;
-    this.filterLabels();
-    this.refreshOverlays();
+    this.draw();
   }
 
   setOpacity(opacity: number): void {
     this.opacity = opacity;
-    this.paintLabels();
+    this.drawOverlay();
   }
 
   setLabelsFaint(on: boolean): void {
     this.faint = on;
-    this.paintLabels();
+    this.drawOverlay();
   }
 
   setOutline(on: boolean): void {
     this.outlined = on;
-    this.paintLabels();
+    this.drawOverlay();
   }
 
-  private paintLabels(): void {
-    this.styleLabels();
-    this.refreshOverlays();
+  setBody(body: Body): void {
+    this.body = body;
+    if (this.image) void this.letThrough();
+    this.draw();
   }
 
-  /** NiiVue outlines what is declared as labels; but then it fills pale what is a few voxels thin. */
-  private styleLabels(): void {
-    const opacity = this.faint ? FAINT * this.opacity : this.opacity;
-    this.nv.opts.atlasOutline = this.outlined ? opacity : 0;
-    if (!this.labels) return;
-    this.labels.opacity = this.outlined ? 0 : opacity;
-    this.labels.hdr!.intent_code = this.outlined ? INTENT_LABEL : 0;
+  private draw(): void {
+    if (!this.attached) return;
+    this.nv.body = this.nv.meshes.length ? this.body : "whole";
+    for (const mesh of this.nv.meshes) mesh.visible = this.shown && !this.hidden.has(Number(mesh.name));
+    this.nv.drawScene();
+  }
+
+  /** Draw what lies on the planes, and not the image below it. */
+  private drawOverlay(): void {
+    const places = this.layout().filter(({ plane }) => plane !== "render");
+    this.overlay.draw(this.tiles(), {
+      labels: this.shown ? this.labels?.drawn ?? null : null,
+      compared: this.shown ? this.compared?.drawn ?? null : null,
+      comparing: this.comparing,
+      flipped: places.map(({ second }) => second || (this.comparing === "blink" && this.flipped)),
+      names: this.names,
+      opacity: this.faint ? FAINT * this.opacity : this.opacity,
+      outlined: this.outlined,
+      crosshair: this.crosshair && this.image ? this.place : null,
+    }, this.canvas);
+  }
+
+  /** The planes on the screen, and where each voxel of them is: in pixels of the canvas. */
+  tiles(): Tile[] {
+    return this.image ? this.nv.tiles() : [];
+  }
+
+  /** Make the surfaces for 3D anew, where it is to be seen, after `wait` milliseconds of calm. */
+  private makeSurfaces(wait = 0): void {
+    this.making?.abort();
+    clearTimeout(this.calm);
+    const { signal } = (this.making = new AbortController());
+    this.calm = window.setTimeout(() => void this.replaceSurfaces(signal), wait);
+  }
+
+  private async replaceSurfaces(signal: AbortSignal): Promise<void> {
+    const labels = this.labels;
+    const made: NVMesh[] = [];
+    if (labels && !this.picture)
+      for await (const { label, points, triangles } of surfacesOf(labels.source, signal)) {
+        const color = labels.drawn.colours.get(label);
+        const rgba = Uint8Array.of(...channels(color ?? "#808080"), 255);
+        if (!color) continue;
+        const mesh = new NVMesh(points, triangles, String(label), rgba, 1, true, this.nv.gl);
+        mesh.meshShaderIndex = this.nv.meshShaders.findIndex(({ Name }) => Name === "Hemispheric");
+        made.push(mesh);
+      }
+    const stale = signal.aborted ? made : this.nv.meshes;
+    for (const mesh of stale) mesh.unloadMesh(this.nv.gl);
+    if (signal.aborted) return;
+    this.nv.meshes = made;
+    this.draw();
   }
 
   /** @param top what is drawn brightest; below the share `solid` of it the map fades away. */
@@ -258,23 +349,44 @@ export class Viewer {
 
   setView(view: View): void {
     if (this.choose(view) && this.image) this.nv.refreshLayers(this.image, 0);
-    if (this.attached) this.nv.drawScene();
+    this.draw();
   }
 
   /** Lay the planes out; return whether the 3D view needs gradients that were left out so far. */
   private choose(view: View): boolean {
-    const [all, plane] = [view === "all" && !this.picture, this.picture ? "axial" : view];
-    this.nv.customLayout = all ? QUADRANTS : [];
-    this.nv.opts.sliceType = SLICE_TYPES[plane];
-    const without = !this.shaded || !(all || plane === "render");
-    const stale = this.gradients.skipsGradients === true && !without;
-    this.gradients.skipsGradients = without;
+    this.view = this.picture ? "axial" : view;
+    const places = this.layout();
+    this.nv.customLayout = places.length === 1 ? [] : places.map(({ plane, left, top, width, height }) => ({
+      sliceType: SLICE_TYPES[plane],
+      position: [left, top, width, height],
+    }));
+    this.nv.opts.sliceType = SLICE_TYPES[this.view];
+    const without = !this.shaded || !places.some(({ plane }) => plane === "render");
+    const stale = this.nv.skipsGradients === true && !without;
+    this.nv.skipsGradients = without;
     return stale;
   }
 
+  private relay(): void {
+    this.setView(this.view);
+  }
+
+  /** What is drawn where: every plane a part of the screen, whatever the image's shape. */
+  layout(): Place[] {
+    const sides = this.compared !== null && this.comparing === "sides";
+    const planes: Place["plane"][] = this.view !== "all" ? [this.view] : sides ? PLANES : [...PLANES, "render"];
+    if (planes.length === 1 && (!sides || planes[0] === "render")) return grid(planes, 1, 1, () => false);
+    if (!sides) return grid(planes, 2, 2, () => false);
+    const wide = this.canvas.clientWidth > this.canvas.clientHeight;
+    // Of several planes the two lie above each other, of one plane beside each other; upright screens turn that.
+    if ((planes.length > 1) === wide) return grid([...planes, ...planes], planes.length, 2, (n) => n >= planes.length);
+    return grid(planes.flatMap((plane) => [plane, plane]), 2, planes.length, (n) => n % 2 === 1);
+  }
+
   setCrosshair(on: boolean): void {
+    this.crosshair = on;
     this.nv.opts.show3Dcrosshair = on;
-    if (this.attached) this.nv.setCrosshairWidth(on ? CROSSHAIR_PERCENT : 0);
+    this.draw();
   }
 
   setSmooth(on: boolean): void {
@@ -333,21 +445,25 @@ function renderer(gl: WebGL2RenderingContext): string {
   return about ? String(gl.getParameter(about.UNMASKED_RENDERER_WEBGL)) : "";
 }
 
+/** Rows of planes that fill the screen, with a hair's breadth between them. */
+function grid(planes: Place["plane"][], columns: number, rows: number, second: (n: number) => boolean): Place[] {
+  const [across, down] = [1 / columns, 1 / rows];
+  const hair = (count: number): number => (count > 1 ? HAIR : 0);
+  return planes.map((plane, n) => ({
+    plane,
+    left: across * (n % columns) + hair(columns),
+    top: down * Math.floor(n / columns) + hair(rows),
+    width: across - 2 * hair(columns),
+    height: down - 2 * hair(rows),
+    second: second(n),
+  }));
+}
+
+/** Red, green and blue of #rrggbb. */
+const channels = (color: string): number[] => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
+
 function volume(source: Nifti, name: string, colormap: string, opacity: number): Promise<NVImage> {
   // Its declaration asks for all twenty arguments; they have defaults.
   const open = NVImage.new.bind(NVImage) as (...all: unknown[]) => Promise<NVImage>;
   return open(source.bytes, `${name}.nii`, colormap, opacity);
-}
-
-function lookup(colours: Colour[]): { R: number[]; G: number[]; B: number[]; A: number[]; I: number[] } {
-  const table = { R: [0], G: [0], B: [0], A: [0], I: [0] };
-  for (const { index, color } of colours.filter(({ index }) => index > 0)) {
-    const channel = (n: number): number => parseInt(color.slice(1 + 2 * n, 3 + 2 * n), 16);
-    table.R.push(channel(0));
-    table.G.push(channel(1));
-    table.B.push(channel(2));
-    table.A.push(255);
-    table.I.push(index);
-  }
-  return table;
 }
