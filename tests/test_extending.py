@@ -241,7 +241,7 @@ def test_a_family_brings_a_loss_of_its_own(enter, tmp_path, decathlon):
     budget = {"iterations": 1, "validations": 1}
     recipe = load_recipe("paper", settings | budget)
     trainer = start(tmp_path / "run", decathlon(), recipe, device="cpu")
-    images, labels = next(trainer.batches())
+    images, labels, _ = next(trainer.batches())
     logits, maps = trainer.model(images), trainer.model.stem(images)
     expected = logits.square().mean() + maps.square().mean()
     torch.testing.assert_close(trainer.loss(trainer.trained(images), labels), expected)

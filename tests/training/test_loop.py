@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow  # trains in every test
 
 # Everything at once that has a state of its own.
 FULL = {"ema": 0.9, "deep_supervision": [0.5, 0.25], "foreground": 0.5, "dropout": 0.1}
+FULL |= {"clicks": True}
 
 
 def test_a_run_leaves_bundles_its_recipe_its_log_and_curves(job, tmp_path, curves):

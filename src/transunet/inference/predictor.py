@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.opening import Opened, config_of, open_network
+from transunet.backends.opening import Opened, config_of, is_exported, open_network
 from transunet.backends.protocol import Network
 from transunet.bundle.bundle_config import trust_of
 from transunet.bundle.trust_config import Trust
@@ -27,9 +28,16 @@ from transunet.data.preprocessing import Preprocessing
 from transunet.data.regions import Region, structures_in
 from transunet.data.sampling import Sampling
 from transunet.data.sampling.patches import Patches
-from transunet.data.volume import Volume
-from transunet.errors import ConfigError, DataError
-from transunet.inference.logits import decided, enlarge, entropy, probabilities_of, tempered
+from transunet.data.sampling.slices import Slices
+from transunet.data.volume import Volume, same_grid
+from transunet.errors import ConfigError, DataError, GeometryError
+from transunet.inference.logits import (
+    decided,
+    enlarge,
+    entropy,
+    probabilities_of,
+    tempered,
+)
 from transunet.inference.postprocessing import keep_largest, keep_largest_regions
 from transunet.inference.probability_files import probability_file
 from transunet.inference.slice_inference import (
@@ -47,6 +55,7 @@ if TYPE_CHECKING:
     import torch
 
     from transunet.backends.protocol import Logits
+    from transunet.data.clicks import Click
     from transunet.inference.tta import WatchMembers
     from transunet.models.segmentation_network import SegmentationNetwork
 
@@ -397,6 +406,90 @@ class Predictor:
             else:
                 keep_largest(label_map.array[0], self.largest_component)
         return replace(label_map, label_names=self.labels)
+
+    def correct(
+        self,
+        image: Image,
+        clicks: "Sequence[Click]",
+        previous: Volume | None = None,
+        *,
+        applied: int = 0,
+        slices: VolumeSlices | None = None,
+        warn: Warn = _log.warning,
+    ) -> Volume:
+        """Return the label map of `image` corrected by what a person says of single voxels.
+
+        Only what holds clicks is computed anew: planes, or of a network of three axes patches
+        around them. The rest is the previous label map's. It is computed without mirror images or
+        windows.
+
+        Args:
+            image: as of a call.
+            clicks: all that were given so far: the network sees those in the same plane or patch.
+            previous: the label map that they correct; what a call returns if not given.
+            applied: how many of the clicks, from the first, `previous` shows already.
+            slices: of the image, where they are at hand.
+            warn: as of a call.
+
+        Raises:
+            ConfigError: for a bundle that was not trained for clicks, an ensemble, the paper's
+                procedure, or an unknown structure.
+            DataError: for a click outside the image; and as a call.
+            GeometryError: for a previous label map on another grid.
+        """
+        from transunet.inference.correction import Corrector
+
+        model, volume = self.model_for_clicks, as_volume(image)
+        structures = self.structures
+        placed = [(click.voxel_in(volume), click.label_in(structures)) for click in clicks]
+        if previous is not None and (differing := same_grid(previous, volume)):
+            raise GeometryError(
+                f"{previous.name}: the label map that is corrected does not lie on the grid of "
+                f"{volume.name}: {differing}. Give one of this very image."
+            )
+        slices = slices or VolumeSlices(volume, self.preprocessing)
+        if previous is None:
+            previous = self(volume, warn=warn)
+        else:
+            for doubt in self._doubts(volume, slices):
+                warn(doubt)
+        height, width = model.config.image_size[-2:]
+        corrector = Corrector(
+            *(model, self.device, self.preprocessing),
+            sampling=self.sampling or Slices(size=(height, width), context=self.context),
+            structures=tuple(r.label for r in self.regions) or tuple(sorted(structures)),
+            regions=self.regions,
+        )
+        corrected = corrector.correct(volume, slices, previous, placed, applied)
+        return replace(corrected, label_names=self.labels)
+
+    @cached_property
+    def model_for_clicks(self) -> "SegmentationNetwork":
+        """The model that clicks are told to: PyTorch's, also where an engine predicts.
+
+        Raises:
+            ConfigError: for a bundle that was not trained for clicks, or what has no such model.
+        """
+        from transunet.backends.pytorch import model_of
+        from transunet.bundle.io import from_pretrained
+
+        if self.others or len(self.sources) > 1:
+            raise ConfigError("Clicks are for one bundle, not for an ensemble: give one.")
+        if self.procedure == "paper":
+            raise ConfigError(
+                "The paper's procedure labels whole slices and takes no clicks. Use "
+                "procedure='native'."
+            )
+        name = self.sources[0] if self.sources else "This network"
+        model = model_of(self._plain_network)
+        if model is None and self.sources and not is_exported(name):
+            model = from_pretrained(name, self.device)[0]
+        if model is None or not model.config.clicks:
+            raise ConfigError(
+                f"{name}: takes no clicks, since it was not trained to follow them. Give a bundle "
+                "that was: transunet train DATASET -o RUN --set clicks=true"
+            )
+        return model
 
     def _tempered(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the probabilities are by the bundle's held-out cases."""

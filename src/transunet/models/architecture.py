@@ -3,7 +3,13 @@
 from math import prod
 from typing import Any, Self
 
-from pydantic import PositiveInt, field_validator, model_validator
+from pydantic import (
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from transunet.settings import Configuration
 
@@ -32,6 +38,8 @@ class Architecture(Configuration):
     image_size: tuple[PositiveInt, ...]
     """Pixels along each axis of a sample, for which position embeddings are held. One number is the
     length of every side, where the family says how many there are."""
+    clicks: bool = False
+    """Whether the network also takes guidance: what a person says by clicks (`click_maps`)."""
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -47,6 +55,24 @@ class Architecture(Configuration):
                 "must be as many, as there is no background among regions"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out clicks where there are none: files of before stay the same, byte for byte."""
+        values: dict[str, Any] = serialise(self)
+        if not self.clicks:
+            del values["clicks"]
+        return values
+
+    @property
+    def structures(self) -> int:
+        """What a label map can hold beside the background: classes, or the regions."""
+        return self.num_classes if self.regions else self.num_classes - 1
+
+    @property
+    def guidance_channels(self) -> int:
+        """Channels of the guidance: a label map's structures, and clicks for each and for none."""
+        return 2 * self.structures + 1
 
     @property
     def axes(self) -> int:

@@ -4,6 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transunet.errors import ConfigError
@@ -17,6 +18,11 @@ class SegmentationNetwork(nn.Module):
     `forward(images, return_attention=True)` returns the logits and the attention probabilities of
     each of `config.layers` layers, (B, config.heads, N, N), N being the tokens row by row.
 
+    Where `config.clicks`, `forward(images, guidance=...)` takes guidance (B,
+    `config.guidance_channels`, *spatial), too: a convolution of it, `clicks`, is added to what the
+    first one makes of the image. It has no bias, so that guidance of zeros is none, and is 0 at
+    first, so that published weights compute what they did.
+
     Args:
         config: what it is made of.
     """
@@ -24,6 +30,31 @@ class SegmentationNetwork(nn.Module):
     def __init__(self, config: Architecture) -> None:
         super().__init__()
         self.config = config
+
+    def _added(self, guidance: Tensor | None, images: Tensor) -> Tensor | None:
+        """Return what guidance adds to the stem's output for padded `images`; None without any.
+
+        Raises:
+            ConfigError: for a network without clicks, or guidance of another shape.
+        """
+        if guidance is None:
+            return None
+        if not self.config.clicks:
+            raise ConfigError(
+                f"This {self.config.name} was not built for clicks: build it with clicks=True."
+            )
+        wanted = (len(images), self.config.guidance_channels)
+        if guidance.shape[:2] != wanted or guidance.ndim != images.ndim:
+            raise ConfigError(
+                f"Expected guidance of {wanted[1]} channels for {wanted[0]} images, found shape "
+                f"{tuple(guidance.shape)}."
+            )
+        missing = [
+            pad
+            for has, wants in zip(guidance.shape[:1:-1], images.shape[:1:-1], strict=True)
+            for pad in (0, wants - has)
+        ]
+        return self.clicks(F.pad(guidance, missing))  # type: ignore[no-any-return,operator]
 
     @property
     def head_names(self) -> tuple[str, ...]:
@@ -63,13 +94,15 @@ class SegmentationNetwork(nn.Module):
             raise ConfigError(f"{self.config.name} has no coarser outputs (deep_supervision).")
         return nn.ModuleList()
 
-    def training_outputs(self, images: Tensor, heads: nn.ModuleList) -> Any:
-        """Return what the family's loss takes, for `images` (B, C, *spatial).
+    def training_outputs(
+        self, images: Tensor, heads: nn.ModuleList, guidance: Tensor | None = None
+    ) -> Any:
+        """Return what the family's loss takes, for `images` (B, C, *spatial) and their guidance.
 
         A list of logits (B, num_classes, *spatial): the network's own, then coarser ones, the
         finest first. Of a network with queries their predictions too.
         """
-        return [self(images)]
+        return [self(images, guidance=guidance)]
 
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Recompute parts of the network in the backward pass, to save memory.

@@ -110,10 +110,12 @@ def train(trainer: Trainer) -> Generator[Stepped | Validated]:
             torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
             keys = trainer.sampler.batch(state.step)  # of all processes
             arithmetic = replace(trainer.arithmetic, accumulate=trainer.sampler.pieces(keys))
-            images, labels = next(batches)
+            images, labels, guidance = next(batches)
             try:
                 loss = train_step(
-                    trainer.trained, trainer.loss, trainer.optimizer, images, labels, arithmetic
+                    *(trainer.trained, trainer.loss, trainer.optimizer, images, labels),
+                    arithmetic=arithmetic,
+                    guidance=guidance,
                 )
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(non_finite(trainer, error)) from None

@@ -125,6 +125,9 @@ class Recipe(Configuration):
     """Skip connections; None for the variant's own number."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """None for the variant's own."""
+    clicks: bool = False
+    """Whether the network also learns to follow a person's clicks, simulated for half of the
+    samples; the other half, and whoever gives none, is computed as without."""
     weights: str = "auto"
     """`imagenet21k`, a file, bundle or run, or `none`; `auto`: imagenet21k where published."""
 
@@ -251,6 +254,7 @@ class Recipe(Configuration):
             "num_classes": len(regions) or num_classes,
             "regions": [region.members for region in regions],
             "in_channels": in_channels,
+            "clicks": self.clicks or None,
         }
         values |= {name: value for name, value in own.items() if value is not None}
         values = _merged(values, self.architecture)
@@ -264,7 +268,7 @@ class Recipe(Configuration):
         """What the bundle that training begins from decides; {} where it begins from no file."""
         if self.weights in {"auto", "none", *SOURCES}:
             return {}
-        names = ("model", "image_size", "context", "n_skip", "architecture")
+        names = ("model", "image_size", "context", "n_skip", "architecture", "clicks")
         return {name: getattr(self, name) for name in names}
 
     @model_validator(mode="before")

@@ -13,6 +13,12 @@ from transunet.errors import TransUNetError
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context that computes in `precision` on `device`."""
+    dtype = _HALF.get(precision, torch.bfloat16)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision in _HALF)
+
+
 class NonFiniteLossError(TransUNetError):
     """The loss became NaN or infinite; the parameters were not updated."""
 
@@ -38,6 +44,7 @@ def train_step(
     images: Tensor,
     labels: Tensor,
     arithmetic: Arithmetic | None = None,
+    guidance: Tensor | None = None,
 ) -> float:
     """Update `model` once from one batch and return the loss before the update.
 
@@ -50,24 +57,29 @@ def train_step(
         images: (B, C, *spatial), float32, on the model's device.
         labels: (B, *spatial), int64.
         arithmetic: precision, pieces and clipping; plain float32 when absent.
+        guidance: of a network with clicks, what they say of the images.
 
     Raises:
         NonFiniteLossError: when the loss is NaN or infinite; parameters are left as they were.
     """
     how = arithmetic or Arithmetic()
     optimizer.zero_grad(set_to_none=True)
-    dtype = _HALF.get(how.precision, torch.bfloat16)
     pieces = min(how.accumulate, len(images))
+    said = (
+        [{}] * pieces
+        if guidance is None
+        else [{"guidance": part} for part in guidance.tensor_split(pieces)]
+    )
     total = torch.zeros((), device=images.device)
-    for i, (piece, target) in enumerate(
-        zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True)
+    for i, (piece, target, guided) in enumerate(
+        zip(images.tensor_split(pieces), labels.tensor_split(pieces), said, strict=True)
     ):
         exchange: AbstractContextManager[None] = nullcontext()
         if isinstance(model, DistributedDataParallel) and i < pieces - 1:
             exchange = model.no_sync()  # gradients go out once per batch, with its last piece
         with exchange:
-            with torch.autocast(images.device.type, dtype=dtype, enabled=how.precision in _HALF):
-                share = loss(model(piece), target) / pieces
+            with autocast(images.device, how.precision):
+                share = loss(model(piece, **guided), target) / pieces
             how.scaler.scale(share).backward()
         total += share.detach()
     value = float(total)  # the device catches up here: the price of never stepping on a NaN

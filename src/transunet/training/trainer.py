@@ -33,6 +33,7 @@ from transunet.training.recipe import Recipe
 from transunet.training.sampler import Batches
 from transunet.training.samples import Samples
 from transunet.training.schedule import Budget
+from transunet.training.simulated_clicks import SimulatedClicks
 from transunet.training.step import Arithmetic
 
 
@@ -80,6 +81,11 @@ class Trainer:
         spared_axis = recipe.augmentation.spared_axis
         assert spared_axis != "auto"  # derived
         self.augment = BatchAugmentation(recipe.augmentation, recipe.seed, spared_axis)
+        self.clicks = (
+            SimulatedClicks(self.model, recipe.seed, recipe.precision, self.store.ignored)
+            if self.model.config.clicks
+            else None
+        )
 
     @property
     def checkpoint(self) -> Path:
@@ -146,8 +152,11 @@ class Trainer:
         }
         return parts | ({"average": self.average.model} if self.average else {})
 
-    def batches(self) -> Generator[tuple[Tensor, Tensor]]:
-        """Yield images and labels of this process's part of each batch, from the state on."""
+    def batches(self) -> Generator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield images and labels of this process's part of each batch, from the state on.
+
+        For a network with clicks their guidance, too, by its weights when it is asked for.
+        """
         self.sampler.start = self.state.step
         loader = DataLoader(
             self.dataset,
@@ -161,7 +170,9 @@ class Trainer:
             for keys, batch in zip(self.sampler, prepared, strict=True):
                 images = batch["image"].to(self.device, non_blocking=True)
                 labels = batch["label"].to(self.device, non_blocking=True)
-                yield self.augment(images, labels, keys)
+                images, labels = self.augment(images, labels, keys)
+                guidance = self.clicks(images, labels, keys) if self.clicks else None
+                yield images, labels, guidance
 
     def restore(self) -> None:
         """Take over the run's checkpoint, if there is one.
@@ -272,9 +283,9 @@ class DeeplySupervised(nn.Module):
         self.model = model
         self.heads = model.auxiliary_heads(depths)
 
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor, guidance: Tensor | None = None) -> Any:
         """Return what the loss takes: for most networks logits, then coarser ones."""
-        return self.model.training_outputs(images, self.heads)
+        return self.model.training_outputs(images, self.heads, guidance)
 
 
 class MovingAverage:

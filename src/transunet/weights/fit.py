@@ -21,7 +21,7 @@ from transunet.weights.identify import (
     traits_of_config,
     variant_of,
 )
-from transunet.weights.renaming import ENCODER, POSITIONS, RenamedState
+from transunet.weights.renaming import CLICKS, ENCODER, POSITIONS, RenamedState
 from transunet.weights.schemes.official3d import positions_in_volume
 
 _LISTED = 4  # entries named per kind of problem
@@ -59,7 +59,8 @@ def fit(
     """Return the state of `renamed` as `model` takes it.
 
     Position embeddings of another grid are resized, a stem of three channels is adapted to another
-    number. The decoder and the head are expected only of a file of a whole network.
+    number; the convolution of clicks stays the model's where the file has none like it. The decoder
+    and the head are expected only of a file of a whole network.
 
     Args:
         renamed: The entries of a file, under our names.
@@ -84,7 +85,7 @@ def fit(
 
 def adapted(renamed: RenamedState, model: SegmentationNetwork) -> dict[str, Tensor]:
     """Return the state with position embeddings and stem adapted to `model` where they can be."""
-    state = dict(renamed.state)
+    state, own = dict(renamed.state), model.state_dict()
     grid, positions, stem = model.config.grid, model.position_name, model.stem_name
     theirs = position_grid(renamed, model)
     vit = model.config.vit if isinstance(model.config, TransUNet3DConfig) else None
@@ -95,7 +96,11 @@ def adapted(renamed: RenamedState, model: SegmentationNetwork) -> dict[str, Tens
         # fidelity: linear with aligned corners, as scipy.ndimage.zoom(order=1); also for a `.pth`
         state[positions] = resize_positions(state[positions].float(), theirs, grid)
     if stem in state:
-        state[stem] = adapt_stem(state[stem], model.state_dict()[stem].shape[1])
+        state[stem] = adapt_stem(state[stem], own[stem].shape[1])
+    of_clicks = state.pop(CLICKS, None)
+    if CLICKS in own and renamed.whole:
+        fits = of_clicks is not None and of_clicks.shape == own[CLICKS].shape
+        state[CLICKS] = of_clicks if of_clicks is not None and fits else own[CLICKS]
     return state
 
 

@@ -147,7 +147,7 @@ def read_renamed(origin: Origin, family: str | None = None) -> RenamedState:
 
 
 def network_settings(origin: Origin) -> dict[str, Any]:
-    """Return what `origin` tells of its network: model, n_skip, image_size, context, where known.
+    """Return what `origin` tells of its network: model, n_skip, image_size and so on, where known.
 
     A bundle tells all (no context means none), of a 3D network in `architecture` in what it differs
     from its variant, too; of a bare file the shapes tell the variant, and of a whole TransUNet the
@@ -163,9 +163,10 @@ def network_settings(origin: Origin) -> dict[str, Any]:
             "image_size": config.image_size,
         }
         whole |= {"context": origin.context} if origin.context else {}
+        whole |= {"clicks": True} if config.clicks else {}
         if isinstance(config, TransUNet3DConfig) and config.name in VARIANTS:
             own, usual = config.model_dump(), VARIANTS[config.name].model_dump()
-            names = own.keys() - {"image_size", "num_classes", "regions", "in_channels"}
+            names = own.keys() - {"image_size", "num_classes", "regions", "in_channels", "clicks"}
             # The plan in any case, or another would be made for the size of the patches.
             changed = [n for n in names if own[n] != usual[n] or n in ("poolings", "kernels")]
             whole["architecture"] = {name: own[name] for name in sorted(changed)}

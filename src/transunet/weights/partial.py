@@ -13,7 +13,7 @@ from torch import Tensor
 from transunet.data.classes import match_classes
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.weights.origin import Origin
-from transunet.weights.renaming import RenamedState
+from transunet.weights.renaming import CLICKS, RenamedState
 
 Labels = Mapping[int, str]
 """Class index -> name, 0 is the background; or number -> region, from 1."""
@@ -38,6 +38,21 @@ class Rows:
         # What follows the classes ("no object") is the same for all.
         if beyond := len(result) - self.classes:
             result[-beyond:] = theirs[-beyond:]
+        return result
+
+    def of_clicks(self, theirs: Tensor, ours: Tensor, first: int) -> Tensor:
+        """Return `ours` (channels out, guidance, *kernel) with what `theirs` has for structures.
+
+        Guidance is of each structure in the label map, of clicks that remove, and of clicks for
+        each structure; the row of the first structure is `first`.
+        """
+        result = ours.detach().to("cpu", theirs.dtype, copy=True)
+        own, other = ours.shape[1] // 2, theirs.shape[1] // 2
+        result[:, own] = theirs[:, other]
+        for index, row in self.taken.items():
+            if index >= first and row >= first:
+                result[:, index - first] = theirs[:, row - first]
+                result[:, own + 1 + index - first] = theirs[:, other + 1 + row - first]
         return result
 
 
@@ -106,6 +121,9 @@ def fitted(
         if len({bool(config.regions) for config in configs}) > 1:
             rows = Rows({}, needed, "head: fresh (classes on one side, regions on the other)")
         state |= {name: rows.of(state[name], own[name]) for name in heads}
+        if CLICKS in state and CLICKS in own:
+            first = 0 if model.config.regions else 1  # a structure's row less its number, from 0
+            state[CLICKS] = rows.of_clicks(state[CLICKS], own[CLICKS], first)
         notes.append(rows.note)
     if stem in state and state[stem].dim() == own[stem].dim():
         known, wanted = state[stem].shape[1], own[stem].shape[1]

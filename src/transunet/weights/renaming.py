@@ -13,6 +13,8 @@ ENCODER = "transformer.encoder"
 POSITIONS = f"{EMBEDDINGS}.position_embeddings"
 PATCHES = f"{EMBEDDINGS}.patch_embeddings.weight"
 ROOT = f"{BACKBONE}.root.conv.weight"
+CLICKS = "clicks.weight"
+"""The convolution of guidance, (channels out, `guidance_channels`, *kernel)."""
 
 Rule = tuple[str, str, Callable[[Tensor], Tensor]]
 """A pattern for the whole name in the file, the name here, and what becomes of the array."""

@@ -189,7 +189,9 @@ class PlannedTransUNet3D(TransUNet3D):
 
     deep_supervision = False
 
-    def forward(self, x: Tensor, return_attention: bool = False) -> Any:
+    def forward(
+        self, x: Tensor, return_attention: bool = False, guidance: Tensor | None = None
+    ) -> Any:
         """Return logits (B, num_classes, D, H, W), or the outputs for the loss; see above."""
         if not self.deep_supervision:
             return self._logits(x)

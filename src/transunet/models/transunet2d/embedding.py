@@ -24,10 +24,21 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self._positions = GridCache(config.grid)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int], list[Tensor]]:
-        """Return tokens (B, N, D), their grid (rows, columns) and the skips, deepest first."""
-        x, skips = self.hybrid_model(x) if self.hybrid_model is not None else (x, [])
-        x = self.patch_embeddings(x)  # (B, D, rows, columns)
+    def forward(
+        self, x: Tensor, added: Tensor | None = None
+    ) -> tuple[Tensor, tuple[int, int], list[Tensor]]:
+        """Return tokens (B, N, D), their grid (rows, columns) and the skips, deepest first.
+
+        Args:
+            x: images (B, C, H, W).
+            added: to the output of the first convolution: the backbone's root, or the patches'.
+        """
+        if self.hybrid_model is not None:
+            x, skips = self.hybrid_model(x, added)
+            x = self.patch_embeddings(x)  # (B, D, rows, columns)
+        else:
+            x, skips = self.patch_embeddings(x), []
+            x = x if added is None else x + added
         grid = (x.shape[2], x.shape[3])
         tokens = x.flatten(2).transpose(1, 2)
         tokens = tokens + self._positions.at(self.position_embeddings, grid)
@@ -42,15 +53,20 @@ class Transformer(nn.Module):
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int], list[Tensor]]:
-        """Return encoded tokens (B, N, D), their grid (rows, columns), and the skips."""
-        tokens, grid, skips = self.embeddings(x)
+    def forward(
+        self, x: Tensor, added: Tensor | None = None
+    ) -> tuple[Tensor, tuple[int, int], list[Tensor]]:
+        """Return encoded tokens (B, N, D), their grid (rows, columns), and the skips.
+
+        The arguments are those of `Embeddings`.
+        """
+        tokens, grid, skips = self.embeddings(x, added)
         return self.encoder(tokens), grid, skips
 
     def forward_with_attention(
-        self, x: Tensor
+        self, x: Tensor, added: Tensor | None = None
     ) -> tuple[Tensor, tuple[int, int], list[Tensor], tuple[Tensor, ...]]:
         """Return what `forward` returns and every layer's attention probabilities."""
-        tokens, grid, skips = self.embeddings(x)
+        tokens, grid, skips = self.embeddings(x, added)
         encoded, maps = self.encoder.forward_with_attention(tokens)
         return encoded, grid, skips, maps

@@ -29,29 +29,47 @@ class TransUNet(SegmentationNetwork):
         self.transformer = Transformer(config)
         self.decoder = DecoderCup(config)
         self.segmentation_head = SegmentationHead(config.decoder_channels[-1], config.num_classes)
+        if config.clicks:
+            stem = self.get_submodule(self.stem_name.removesuffix(".weight"))
+            assert isinstance(stem, nn.Conv2d)
+            self.clicks = nn.Conv2d(
+                config.guidance_channels,
+                stem.out_channels,
+                stem.kernel_size,  # type: ignore[arg-type]
+                stem.stride,  # type: ignore[arg-type]
+                stem.padding,  # type: ignore[arg-type]
+                bias=False,
+            )
+            nn.init.zeros_(self.clicks.weight)
 
     @overload
-    def forward(self, x: Tensor, return_attention: Literal[False] = False) -> Tensor: ...
+    def forward(
+        self, x: Tensor, return_attention: Literal[False] = False, guidance: Tensor | None = None
+    ) -> Tensor: ...
     @overload
     def forward(
-        self, x: Tensor, return_attention: Literal[True]
+        self, x: Tensor, return_attention: Literal[True], guidance: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]: ...
     def forward(
-        self, x: Tensor, return_attention: bool = False
+        self, x: Tensor, return_attention: bool = False, guidance: Tensor | None = None
     ) -> Tensor | tuple[Tensor, tuple[Tensor, ...]]:
         """Return logits (B, num_classes, H, W) for `x` (B, C, H, W), both floating point.
+
+        `guidance` (B, `config.guidance_channels`, H, W) is what clicks say of the image.
 
         With `return_attention`, return the same logits and every layer's attention probabilities,
         each (B, heads, N, N), N being the tokens of the padded input row by row.
 
         Raises:
-            ConfigError: when `x` has another number of dimensions or channels than configured.
+            ConfigError: when `x` or `guidance` has another number of dimensions or channels than
+                configured.
         """
         padded = self._to_patches(x)
+        added = self._added(guidance, padded)
         if not return_attention:
-            tokens, grid, skips = self.transformer(padded)
+            tokens, grid, skips = self.transformer(padded, added)
             return self._to_logits(self.decoder(tokens, grid, skips), padded, x)
-        tokens, grid, skips, maps = self.transformer.forward_with_attention(padded)
+        tokens, grid, skips, maps = self.transformer.forward_with_attention(padded, added)
         return self._to_logits(self.decoder(tokens, grid, skips), padded, x), maps
 
     @property
@@ -73,14 +91,17 @@ class TransUNet(SegmentationNetwork):
         channels = self.config.decoder_channels[2::-1][:depths]
         return nn.ModuleList(nn.Conv2d(c, self.config.num_classes, 1) for c in channels)
 
-    def training_outputs(self, images: Tensor, heads: nn.ModuleList) -> list[Tensor]:
+    def training_outputs(
+        self, images: Tensor, heads: nn.ModuleList, guidance: Tensor | None = None
+    ) -> list[Tensor]:
         """Return the logits (B, K, H, W), then those at 1/2, 1/4 and 1/8 of that size.
 
         Raises:
             ConfigError: as `forward`.
         """
         padded = self._to_patches(images)
-        features = self.decoder.features(*self.transformer(padded))
+        added = self._added(guidance, padded)
+        features = self.decoder.features(*self.transformer(padded, added))
         # The last block's features have logits already, the network's own.
         coarser = zip(heads, features[2::-1], strict=False)
         own = self._to_logits(features[-1], padded, images)

@@ -99,10 +99,15 @@ class ResNetV2(nn.Module):
         )
         self.gradient_checkpointing = False
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the 1/16 feature (B, 16 width, H/16, W/16) and the skips at 1/8, 1/4, 1/2."""
+    def forward(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return the 1/16 feature (B, 16 width, H/16, W/16) and the skips at 1/8, 1/4, 1/2.
+
+        Args:
+            x: images (B, C, H, W).
+            added: to the root's output, (B, width, H/2, W/2).
+        """
         height, width = x.shape[2:]
-        half = self.root(x)
+        half = self.root(x) if added is None else self.root(x) + added
         # fidelity: pooling without padding leaves the quarter map a pixel short.
         pooled = F.max_pool2d(half, kernel_size=3, stride=2)
         block1, block2, block3 = self.body

@@ -57,11 +57,16 @@ class DownPath(nn.ModuleList):
             )
             channels = width
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return each stage's features, the finest first, for images (B, C, D, H, W)."""
-        features = []
+    def forward(self, x: Tensor, added: Tensor | None = None) -> list[Tensor]:
+        """Return each stage's features, the finest first, for images (B, C, D, H, W).
+
+        `added` (B, width, D, H, W) is added to the finest.
+        """
+        features: list[Tensor] = []
         for stage in self:
             x = run(stage, x, self.gradient_checkpointing)
+            if added is not None and not features:
+                x = x + added
             features.append(x)
         return features
 

@@ -70,6 +70,9 @@ class TransUNet3D(SegmentationNetwork):
             if config.deep_supervision:
                 # The queries take the finest map's place; the reference keeps its head.
                 self.seg_outputs[str(finest)].requires_grad_(False)
+        if config.clicks:
+            self.clicks = nn.Conv3d(config.guidance_channels, widths[0], 3, padding=1, bias=False)
+            nn.init.zeros_(self.clicks.weight)
 
     @property
     def head_names(self) -> tuple[str, ...]:
@@ -95,28 +98,32 @@ class TransUNet3D(SegmentationNetwork):
         return "conv_blocks_context.0.blocks.0.conv.weight"
 
     @overload
-    def forward(self, x: Tensor, return_attention: Literal[False] = False) -> Tensor: ...
+    def forward(
+        self, x: Tensor, return_attention: Literal[False] = False, guidance: Tensor | None = None
+    ) -> Tensor: ...
     @overload
     def forward(
-        self, x: Tensor, return_attention: Literal[True]
+        self, x: Tensor, return_attention: Literal[True], guidance: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]: ...
     def forward(
-        self, x: Tensor, return_attention: bool = False
+        self, x: Tensor, return_attention: bool = False, guidance: Tensor | None = None
     ) -> Tensor | tuple[Tensor, tuple[Tensor, ...]]:
         """Return logits (B, num_classes, D, H, W) for `x` (B, C, D, H, W), both floating point.
+
+        `guidance` (B, `config.guidance_channels`, D, H, W) is what clicks say of the volume.
 
         With `return_attention`, return the same logits and the attention probabilities of every
         layer of the vision transformer, each (B, heads, N, N), N being the voxels of the bottleneck
         plane by plane and row by row; none without such a transformer.
 
         Raises:
-            ConfigError: when `x` has another number of dimensions or channels than configured, or
-                is a single voxel at the bottleneck.
+            ConfigError: when `x` or `guidance` has another number of dimensions or channels than
+                configured, or `x` is a single voxel at the bottleneck.
         """
         self._check(x)
         sides = zip(reversed(x.shape[2:]), reversed(self.config.stride), strict=True)
         padded = F.pad(x, [pad for side, step in sides for pad in (0, -side % step)])
-        features, maps = self.features(padded, return_attention)
+        features, maps = self.features(padded, return_attention, guidance)
         if self.config.queries is not None:
             scores = class_scores(self._predictions(features)[-1])
             if self.config.regions:
@@ -129,14 +136,14 @@ class TransUNet3D(SegmentationNetwork):
         return (logits, maps) if return_attention else logits
 
     def features(
-        self, x: Tensor, return_attention: bool = False
+        self, x: Tensor, return_attention: bool = False, guidance: Tensor | None = None
     ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         """Return the features of the bottleneck and of each stage of the way up, the finest last.
 
         With them the attention that `forward` returns, if it is wanted. The sides of `x`
         (B, C, D, H, W) are multiples of the stride.
         """
-        skips = self.conv_blocks_context(x)
+        skips = self.conv_blocks_context(x, self._added(guidance, x))
         x = skips.pop()
         maps: tuple[Tensor, ...] = ()
         if self.config.vit is not None:  # its truth would break a graph of torch.compile
@@ -156,12 +163,15 @@ class TransUNet3D(SegmentationNetwork):
         """Return no heads: the network has its own, as many as its configuration says."""
         return nn.ModuleList()
 
-    def training_outputs(self, images: Tensor, heads: nn.ModuleList) -> list[Tensor] | QueryOutputs:
+    def training_outputs(
+        self, images: Tensor, heads: nn.ModuleList, guidance: Tensor | None = None
+    ) -> list[Tensor] | QueryOutputs:
         """Return logits of each supervised stage, the finest first; with queries, theirs too.
 
         Args:
             images: (B, C, D, H, W), the sides multiples of the stride.
             heads: none; the network has its own.
+            guidance: what clicks say of them, (B, `config.guidance_channels`, D, H, W).
 
         Raises:
             ConfigError: when the sides are no such multiples, and as `forward`.
@@ -174,7 +184,7 @@ class TransUNet3D(SegmentationNetwork):
                 f"Patches of {tuple(images.shape[2:])} voxels cannot be trained on: along each "
                 f"axis they must be multiples of {self.config.stride}, what the poolings make."
             )
-        features, _ = self.features(images)
+        features, _ = self.features(images, guidance=guidance)
         supervised = reversed(self.config.supervised)
         if self.config.queries is None:
             return [self.seg_outputs[str(u)](features[u + 1]) for u in supervised]
