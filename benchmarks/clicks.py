@@ -3,8 +3,8 @@
     python benchmarks/clicks.py ../shared/data -o clicks            # 70 minutes, 1 core
     python benchmarks/clicks.py ../shared/data -o clicks --only table
 
-Hippocampus (40 cases tested) and nuclei (30 images), the cases of `real_data.py`; R26-ViT-Ti_16 from
-random weights, recipe modern, trained twice for as many steps: without clicks and with
+Hippocampus (40 cases tested) and nuclei (30 images), the cases of `real_data.py`; R26-ViT-Ti_16
+from random weights, recipe modern, trained twice for as many steps: without clicks and with
 `--set clicks=true`. A simulated person then corrects each test case: clicks at the middle of the
 largest error, says what is there, and looks again. What is there already is not done again, so that
 an interrupted run goes on.
@@ -13,19 +13,24 @@ an interrupted run goes on.
 import argparse
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from real_data import SEED, Experiment, run, split, write_json
 from rich.console import Console
 from rich.table import Table
 
 from transunet.data.click_maps import largest_error, middle_of
-from transunet.data.formats import read_volume
-from transunet.evaluation.bootstrap import mean_interval
+from transunet.data.clicks import Click
+from transunet.data.formats import read_labels, read_volume
+from transunet.data.layouts import open_dataset
+from transunet.data.volume import Volume
+from transunet.evaluation.bootstrap import bootstrap_interval
 from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.predictor import Predictor
+from transunet.inference.slice_inference import VolumeSlices
 
 EXPERIMENTS = (
     Experiment("hippocampus", "Task04_Hippocampus", 40, 64, 12, iterations=1800),
@@ -47,6 +52,9 @@ def main() -> None:
         folder = options.out / experiment.name
         split(experiment, options.data / experiment.source, folder)
         train(experiment, folder)
+        if options.only is None:
+            measure(folder)
+    report(options.out)
 
 
 def train(experiment: Experiment, folder: Path) -> None:
@@ -63,6 +71,79 @@ def train(experiment: Experiment, folder: Path) -> None:
         choices += ["--set", f"clicks={clicks}"]
         seconds = run("train", store, "--resume", folder / name, *choices, *sizes)
         write_json(folder / name / "seconds.json", seconds)
+
+
+def measure(folder: Path) -> None:
+    """Correct every test case by simulated clicks, and note its Dice after each number of them."""
+    path = folder / "measured.json"
+    measured = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    without, clicked = (
+        Predictor.from_pretrained(folder / name / "best", device="cpu", engine="eager")
+        for name in ("without", "with")
+    )
+    for case in open_dataset(folder / "test").cases:
+        if case.name in measured or case.label is None:
+            continue
+        image = read_volume(case.images)
+        wanted = read_labels(case.label).array[0]
+        if wanted.max() == 255:  # white is the only structure
+            wanted = (wanted > 127).astype(np.uint8)
+        dice, seconds = follow(clicked, image, wanted)
+        plain = mean_dice(without(image).array[0], wanted, without)
+        measured[case.name] = {"without": plain, "with": dice, "seconds": seconds}
+        write_json(path, measured)
+        print(case.name, measured[case.name], flush=True)
+
+
+def follow(
+    predictor: Predictor, image: Volume, wanted: NDArray[Any]
+) -> tuple[list[float], list[float]]:
+    """Return the Dice after 0, 1, 2, ... clicks, and the seconds that each took."""
+    label_map = predictor(image)
+    slices = VolumeSlices(image, predictor.preprocessing)
+    clicks: list[Click] = []
+    dice, seconds = [mean_dice(label_map.array[0], wanted, predictor)], []
+    while len(dice) <= max(COUNTS):
+        if error := largest_error(label_map.array[0], wanted):
+            piece, label = error
+            clicks.append(Click(voxel=middle_of(piece), structure=label))
+            started = time.perf_counter()
+            label_map = predictor.correct(
+                image, clicks, label_map, applied=len(clicks) - 1, slices=slices
+            )
+            seconds.append(time.perf_counter() - started)
+        dice.append(mean_dice(label_map.array[0], wanted, predictor))
+    return dice, seconds
+
+
+def mean_dice(found: NDArray[Any], wanted: NDArray[Any], predictor: Predictor) -> float:
+    return float(np.nanmean(list(dice_per_class(found, wanted, predictor.structures).values())))
+
+
+def report(out: Path) -> None:
+    """Print the table of all that has been measured."""
+    table = Table()
+    for heading in ("data", "clicks", "Dice [95 %]", "more than without [95 %]", "s per click"):
+        table.add_column(heading)
+    for experiment in EXPERIMENTS:
+        path = out / experiment.name / "measured.json"
+        if not path.is_file():
+            continue
+        cases = json.loads(path.read_text(encoding="utf-8")).values()
+        without = np.array([case["without"] for case in cases])
+        seconds = np.concatenate([case["seconds"] for case in cases])
+        slowest = f"{np.median(seconds):.3f}, at most {seconds.max():.3f}"
+        table.add_row(experiment.name, "trained without", cell(without), "", slowest)
+        for count in COUNTS:
+            dice = np.array([case["with"][count] for case in cases])
+            table.add_row("", str(count), cell(dice), cell(dice - without, "+"), "")
+    Console(width=120).print(table)
+
+
+def cell(values: NDArray[Any], sign: str = "") -> str:
+    """The mean over the cases, and its interval by the bootstrap."""
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 if __name__ == "__main__":
