@@ -124,7 +124,7 @@ def until(found: Callable[[], Any], seconds: float = 120) -> Any:
 
 @contextmanager
 def fake_server(
-    folder: Path, bundle: Path, *, worker: Any = None, pacs: Any = None, **limits: Any
+    folder: Path, bundle: Path, *workers: Any, worker: Any = None, pacs: Any = None, **limits: Any
 ) -> Iterator[tuple[Client, Any]]:
     """A server in this process with a worker that does as the test says."""
     from starlette.testclient import TestClient
@@ -134,7 +134,7 @@ def fake_server(
     from transunet.serve.service import Service
 
     settings = ServeSettings(data=folder, pacs=pacs, limits=Limits(**limits))
-    service = Service([str(bundle)], settings, worker or FakeWorker())
+    service = Service([str(bundle)], settings, *(workers or [worker or FakeWorker()]))
     app = create_app(service)
     with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as http:
         yield Client(http), service

@@ -45,6 +45,17 @@ def free_memory(device: torch.device) -> int:
     return min(left, _available_main_memory())
 
 
+def used_memory() -> int:
+    """Return the most bytes of main memory that this process has taken; 0 on Windows."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+
+
 def _available_main_memory() -> int:
     """Return the bytes of main memory that are free; 8 GiB where the system does not say."""
     try:

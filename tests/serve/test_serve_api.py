@@ -527,8 +527,16 @@ def test_health_and_metrics(client, done):
     assert client.get("/ready").status_code == 200
     text = client.get("/metrics").text
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
-    assert float(lines['transunet_jobs_total{status="done"}']) >= 1
-    assert float(lines["transunet_slices_total"]) >= 24
+    assert float(lines['transunet_jobs_total{bundle="brain",status="done"}']) >= 1
+    assert float(lines['transunet_slices_total{bundle="brain"}']) >= 24
+    for kind in ("job", "job_wait"):
+        counts = [
+            float(value)
+            for name, value in lines.items()
+            if name.startswith(f'transunet_{kind}_seconds_bucket{{bundle="brain"')
+        ]
+        assert counts == sorted(counts)
+        assert counts[-1] == float(lines[f'transunet_{kind}_seconds_count{{bundle="brain"}}']) >= 1
     assert lines["transunet_worker_ready"] == "1"
     assert float(lines["transunet_storage_bytes"]) > 0
 

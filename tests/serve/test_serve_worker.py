@@ -105,6 +105,40 @@ def test_a_job_that_kills_the_worker_twice_is_given_up(tmp_path, bundle):
         assert worker.starts == 2
 
 
+def test_each_worker_is_at_a_job_of_its_own(tmp_path, bundle):
+    """What one of them was at when it died, another takes up; the others go on."""
+    workers = first, second = FakeWorker(), FakeWorker()
+    with fake_server(tmp_path, bundle, *workers) as (client, service):
+        image = client.upload(("a.nii.gz", image_bytes(0)))["id"]
+        jobs = [client.submit(image) for _ in range(3)]
+        until(lambda: first.asked and second.asked)
+        assert {worker.asked[0][0] for worker in workers} == {job["id"] for job in jobs[:2]}
+        assert client.job(jobs[2]["id"])["position"] == 1
+        first.start = lambda: threading.Event().wait(0.1)  # it does not come back
+        lost, kept = first.asked[0][0], second.asked[0]
+        first.die()
+        until(lambda: client.job(lost)["status"] == "queued")
+        assert client.get("/ready").status_code == 200
+        assert service.worker is second  # whom attention asks
+        assert client.job(kept[0])["status"] == "running"
+        for number in range(3):
+            until(lambda n=number: len(second.asked) > n)
+            second.asked[number][1].set_result({"statistics": [], "slices": 6})
+        assert [id_ for id_, *_ in second.asked] == [kept[0], lost, jobs[2]["id"]]
+        for job in jobs:
+            assert client.wait(job["id"])["status"] == "done"
+        assert client.job(lost)["attempts"] == 2
+        assert len(first.asked) == 1
+
+
+def test_a_worker_that_dies_with_nothing_to_do_is_replaced(tmp_path, bundle):
+    worker = FakeWorker()
+    with fake_server(tmp_path, bundle, worker=worker) as (client, _):
+        worker.die()
+        until(lambda: client.get("/ready").status_code == 200, 10)
+        assert worker.starts == 1
+
+
 def test_attention_while_the_worker_is_replaced(tmp_path, bundle):
     worker = FakeWorker()
     with fake_server(tmp_path, bundle, worker=worker) as (client, _):
@@ -114,6 +148,7 @@ def test_attention_while_the_worker_is_replaced(tmp_path, bundle):
         answer = client.post(f"/images/{image}/attention", json=asked)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_died")
         assert "retry-after" in answer.headers
+        worker.start = lambda: None  # it takes long
         worker.ready = False
         assert client.get("/ready").status_code == 503
         assert client.get("/health").json()["ready"] is False

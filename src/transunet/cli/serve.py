@@ -63,6 +63,14 @@ def serve(
             "DICOMWEB_TOKEN, or a netrc file.",
         ),
     ] = None,
+    workers: Annotated[
+        int,
+        on_this_machine(
+            min=1,
+            help="Jobs that are computed at a time; each worker loads the bundles for itself, and "
+            "takes its share of the cores.",
+        ),
+    ] = 1,
     device: Device = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
@@ -99,6 +107,7 @@ def serve(
         token_hours=token_hours,
         allowed_origins=tuple(allow_origin or ()),
         pacs=parse_service(pacs) if pacs else None,
+        workers=workers,
         limits=Limits(
             queue=queue,
             keep_hours=keep,

@@ -60,6 +60,8 @@ class ServeSettings:
     """Of other web sites whose pages may use the API, such as "https://app.example"."""
     pacs: Address | None = None
     """Of a DICOMweb service whose series may be fetched, and in which results may be stored."""
+    workers: int = 1
+    """Processes that compute, each a job at a time with its own copy of the networks."""
     limits: Limits = Limits()
     predictor: Mapping[str, Any] = field(default_factory=dict)
     """Settings of every bundle's `Predictor.from_pretrained`, such as `device`."""

@@ -35,7 +35,7 @@ class Service:
     Args:
         sources: bundles: folders or hub ids.
         settings: how it runs.
-        worker: what computes, where it is another than the usual one.
+        workers: what computes, where it is other than the usual processes.
 
     Raises:
         ConfigError, DataError: for bundles that cannot be read, or a data folder that cannot be
@@ -43,7 +43,7 @@ class Service:
     """
 
     def __init__(
-        self, sources: Sequence[str], settings: ServeSettings, worker: ChildProcess | None = None
+        self, sources: Sequence[str], settings: ServeSettings, *workers: ChildProcess
     ) -> None:
         self.settings, self.limits = settings, settings.limits
         self.bundles: Mapping[str, ServedBundle] = read_bundles(sources)
@@ -68,8 +68,9 @@ class Service:
         self.quota = Quota(self.data, self.limits.quota_bytes, self.database.used_bytes)
         self.parsers = ParserPool(_PARSERS, self.data / "scratch")
         target = "transunet.serve.jobs.worker:run_worker"
-        self.worker = worker or ChildProcess(target, self.bundles, dict(settings.predictor))
-        self.queue = JobQueue(self.database, self.worker, self.limits, self.metrics)
+        given = self.bundles, dict(settings.predictor), settings.workers
+        self.workers = workers or [ChildProcess(target, *given) for _ in range(settings.workers)]
+        self.queue = JobQueue(self.database, self.workers, self.limits, self.metrics)
         self.version = own_version()
         self.stopping = False
         """Whether answers that would go on are to end."""
@@ -87,11 +88,17 @@ class Service:
             loaded: called when it has ended, well or with a `failure`.
         """
 
+        async def load_workers() -> None:
+            # One after the other: what the first converts for its engine, the others find.
+            for number, worker in enumerate(self.workers, 1):
+                if len(self.workers) > 1:
+                    note(f"Worker {number} of {len(self.workers)}:")
+                await asyncio.to_thread(worker.start, note)
+
         async def load() -> None:
             try:
                 if not self.worker.ready:
-                    worker = asyncio.to_thread(self.worker.start, note)
-                    await asyncio.gather(worker, self.parsers.warm_up())
+                    await asyncio.gather(load_workers(), self.parsers.warm_up())
                 if not self.stopping:
                     self.queue.start()
             except Exception as error:  # it must not leave a server that never begins
@@ -116,16 +123,26 @@ class Service:
             self.parsers.close()
             await asyncio.to_thread(self.queue.stop)
             while not loading.done():  # a process may be about to start
-                self.worker.stop()
+                self._stop_workers()
                 self.parsers.close()
                 await asyncio.wait({loading}, timeout=_STOP_SECONDS)
             self.close()
 
     def close(self) -> None:
         """Give the data folder back."""
-        self.worker.stop()
+        self._stop_workers()
         self.database.close()
         self._lock.release()
+
+    @property
+    def worker(self) -> ChildProcess:
+        """The worker that a question should go to which does not wait in the queue."""
+        busy = self.queue.running.values()
+        return min(self.workers, key=lambda worker: (not worker.ready, worker in busy))
+
+    def _stop_workers(self) -> None:
+        for worker in self.workers:
+            worker.stop()
 
     def image(self, id_: str) -> ImageRecord:
         """Return an image, or raise the `ApiError` that there is none."""

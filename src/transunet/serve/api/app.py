@@ -118,7 +118,8 @@ def health(service: CurrentService) -> Health:
         ready=service.worker.ready,
         loading=None if service.worker.ready else service.worker.loading,
         queue=len(service.database.queued()),
-        running=service.queue.running is not None,
+        running=bool(service.queue.running),
+        workers=len(service.workers),
         version=service.version,
         pacs=service.settings.pacs is not None,
         limits=ServerLimits(**asdict(service.limits)),
@@ -139,8 +140,8 @@ def metrics(service: CurrentService) -> PlainTextResponse:
     """Counts for Prometheus."""
     gauges = {
         "transunet_jobs_waiting": len(service.database.queued()),
-        "transunet_jobs_running": int(service.queue.running is not None),
-        "transunet_worker_ready": int(service.worker.ready),
+        "transunet_jobs_running": len(service.queue.running),
+        "transunet_worker_ready": sum(worker.ready for worker in service.workers),
         "transunet_images": len(service.database.images),
         "transunet_storage_bytes": service.database.used_bytes(),
         "transunet_storage_quota_bytes": service.limits.quota_bytes,

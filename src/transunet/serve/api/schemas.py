@@ -264,6 +264,7 @@ class Health(BaseModel):
     loading: str | None = Field(description="Which model is, as '1 of 2'; null when all are.")
     queue: int = Field(description="Jobs that wait.")
     running: bool
+    workers: int = Field(description="Processes that compute, each a job at a time.")
     version: str
     pacs: bool = Field(description="Whether series can be fetched from a PACS.")
     limits: ServerLimits

@@ -1,9 +1,10 @@
-"""The queue: one job at a time goes to the worker; a worker that dies takes no job with it."""
+"""The queue: each worker is at one job at a time; a worker that dies takes no job with it."""
 
 import logging
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,15 +26,16 @@ _KILLED = ApiError(
     "Segment a smaller image, or give the server more memory.",
 )
 _AGAIN_SECONDS = 1.0  # between attempts to write to a full disk, or to start a worker
-_STOP_SECONDS = 0.5  # between attempts to stop the worker
+_STOP_SECONDS = 0.5  # between attempts to stop the workers
+_LOOK_SECONDS = 1.0  # between looks whether a worker that has nothing to do still lives
 
 
 class JobQueue:
-    """Runs the jobs of a database, in the order they came, in a thread of its own.
+    """Runs the jobs of a database, in the order they came, in a thread for each worker.
 
     Args:
         database: where they are kept.
-        worker: what computes.
+        workers: what computes; whichever is free takes the next job.
         limits: how many may wait, and how long results are kept.
         metrics: counts.
     """
@@ -41,17 +43,20 @@ class JobQueue:
     def __init__(
         self,
         database: JobDatabase,
-        worker: ChildProcess,
+        workers: Sequence[ChildProcess],
         limits: Limits,
         metrics: ServerMetrics,
     ) -> None:
-        self._database, self._worker = database, worker
+        self._database, self._workers = database, workers
         self._limits, self._metrics = limits, metrics
-        self._work = threading.Event()
+        self._changed = threading.Condition(database.lock)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
-        self.running: str | None = None
-        """The job that the worker is at."""
+        self._threads = [
+            threading.Thread(target=self._run, args=(worker,), name="jobs", daemon=True)
+            for worker in workers
+        ]
+        self.running: dict[str, ChildProcess] = {}
+        """The worker that is at a job, by the job's id."""
         self.progress: dict[str, tuple[int, int]] = {}
         """Slices done and in all, of jobs that have begun since the start."""
 
@@ -60,17 +65,19 @@ class JobQueue:
         for job in self._database.jobs.values():
             if job.status == "running":
                 self._settle(job, None)
-        self._work.set()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End; the job that is running will be begun anew by the next server."""
+        """End; the jobs that are running will be begun anew by the next server."""
         self._stopping.set()
-        self._work.set()
-        self._worker.stop()
-        while self._thread.is_alive():  # it may just have started the worker, or asked it, again
-            self._thread.join(_STOP_SECONDS)
-            self._worker.stop()
+        with self._changed:
+            self._changed.notify_all()
+        for worker, thread in zip(self._workers, self._threads, strict=True):
+            worker.stop()
+            while thread.is_alive():  # it may just have started the worker, or asked it, again
+                thread.join(_STOP_SECONDS)
+                worker.stop()
 
     def submit(
         self, image: ImageRecord, bundle: str, settings: dict[str, Any], warnings: list[str]
@@ -92,8 +99,8 @@ class JobQueue:
                     {"Retry-After": "60"},
                 )
             self._database.save(job)
-        self._metrics.count("transunet_jobs_submitted_total")
-        self._work.set()
+            self._changed.notify()
+        self._metrics.count("transunet_jobs_submitted_total", bundle=bundle)
         return job
 
     def cancel(self, id_: str) -> bool:
@@ -103,8 +110,9 @@ class JobQueue:
             if job is None or job.status in OVER:
                 return False
             self._database.save(replace(job, status="cancelled", **self._ends_now()))
-        self._metrics.count("transunet_jobs_total", status="cancelled")
-        self._worker.cancel(id_)
+        self._metrics.count("transunet_jobs_total", bundle=job.bundle, status="cancelled")
+        if worker := self.running.get(id_):
+            worker.cancel(id_)
         return True
 
     def forget(self, id_: str) -> None:
@@ -112,7 +120,7 @@ class JobQueue:
         self.cancel(id_)
         self._database.remove(id_)
         self.progress.pop(id_, None)
-        if self.running != id_:  # else its files go when the worker has let go of them
+        if id_ not in self.running:  # else its files go when the worker has let go of them
             remove(self._database.job_folder(id_))
 
     def measure(self, id_: str) -> None:
@@ -122,38 +130,44 @@ class JobQueue:
             if job := self._database.jobs.get(id_):
                 self._database.save(replace(job, size=size))
 
-    def _run(self) -> None:
+    def _run(self, worker: ChildProcess) -> None:
         while not self._stopping.is_set():
             try:
-                if not self._worker.ready:
+                if not worker.ready:
                     self._metrics.count("transunet_worker_restarts_total")
-                    self._worker.start()
-                with self._database.lock:
-                    queued = self._database.queued()
-                    job = self._database.jobs[queued[0]] if queued else None
-                    if job is not None:
-                        now, attempts = time.time(), job.attempts + 1
-                        job = replace(job, status="running", attempts=attempts, started=now)
-                        self._database.save(job)
+                    worker.start()
+                job = self._take(worker)
             except (sqlite3.Error, TransUNetError) as error:
                 self._wait_after(error)
                 continue
-            if job is None:
-                self._work.wait()
-                self._work.clear()
-                continue
-            self.running = job.id
-            self._settle(job, self._carry_out(job))
-            self.running = None
+            if job is not None:
+                self._settle(job, self._carry_out(job, worker))
+                del self.running[job.id]
 
-    def _carry_out(self, job: JobRecord) -> dict[str, Any] | None:
+    def _take(self, worker: ChildProcess) -> JobRecord | None:
+        """Wait a moment for a job, and record that `worker` is at it; None where there is none."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopping.is_set() or self._database.queued(), _LOOK_SECONDS
+            )
+            queued = self._database.queued()
+            if not queued or self._stopping.is_set() or not worker.ready:
+                return None
+            job, now = self._database.jobs[queued[0]], time.time()
+            job = replace(job, status="running", attempts=job.attempts + 1, started=now)
+            self._database.save(job)
+            self.running[job.id] = worker
+        self._metrics.observe("transunet_job_wait_seconds", now - job.created, bundle=job.bundle)
+        return job
+
+    def _carry_out(self, job: JobRecord, worker: ChildProcess) -> dict[str, Any] | None:
         """Return how a job ended, as columns of its record; None where it is to be begun again."""
         folder = self._database.job_folder(job.id)
         image_folder = self._database.image_folder(job.image)
 
         def on_progress(done: int, total: int) -> None:
             before, _ = self.progress.get(job.id, (0, 0))
-            self._metrics.count("transunet_slices_total", done - before)
+            self._metrics.count("transunet_slices_total", done - before, bundle=job.bundle)
             self.progress[job.id] = done, total
 
         try:
@@ -164,10 +178,10 @@ class JobQueue:
             task = PredictionTask(
                 job.bundle, image, image_folder, folder, job.settings, job.warnings
             )
-            answer = self._worker.ask(job.id, task, on_progress)
+            answer = worker.ask(job.id, task, on_progress)
             now = self._database.jobs.get(job.id)
             if now is None or now.status == "cancelled":  # before the worker knew of it
-                self._worker.cancel(job.id)
+                worker.cancel(job.id)
             return {"status": "done", **answer.result(), "size": size_of(folder)}
         except Cancelled:
             return {"status": "cancelled"}
@@ -195,6 +209,7 @@ class JobQueue:
                         self._database.save(
                             replace(now, status="queued", started=None, attempts=attempts)
                         )
+                        self._changed.notify()
                     else:
                         outcome = outcome or {"status": "failed", "error": _KILLED.body["error"]}
                         image = self._database.images[job.image]
@@ -202,11 +217,12 @@ class JobQueue:
                         self._database.save(
                             replace(now, **outcome, **ends), replace(image, expires=until)
                         )
-                        self._metrics.count("transunet_jobs_total", status=outcome["status"])
+                        labels = {"bundle": job.bundle}
+                        status = outcome["status"]
+                        self._metrics.count("transunet_jobs_total", 1, **labels, status=status)
                         if outcome["status"] == "done":
                             seconds = ends["finished"] - (job.started or ends["finished"])
-                            self._metrics.count("transunet_job_seconds_sum", seconds)
-                            self._metrics.count("transunet_job_seconds_count")
+                            self._metrics.observe("transunet_job_seconds", seconds, **labels)
                 break
             except sqlite3.Error as error:
                 if stopping:

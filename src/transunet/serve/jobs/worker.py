@@ -4,6 +4,7 @@ Between two batches of a prediction it looks whether it was asked something in b
 for the attention at a voxel, which does not wait for the job to end.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from transunet.attention.view import AttentionView
 from transunet.backends.pytorch import model_of
+from transunet.backends.threads import threads
 from transunet.batch.outputs import write_labels
 from transunet.bundle.io import from_pretrained
 from transunet.colours import colour_of
 from transunet.data.volume import Volume
+from transunet.device import used_memory
 from transunet.errors import TransUNetError, as_user_error
 from transunet.files import atomic_path
 from transunet.inference.postprocessing import measure_structures
@@ -39,7 +43,10 @@ from transunet.trust.assessment import predict_and_assess
 
 
 def run_worker(
-    pipe: Connection, bundles: Mapping[str, ServedBundle], settings: Mapping[str, Any]
+    pipe: Connection,
+    bundles: Mapping[str, ServedBundle],
+    settings: Mapping[str, Any],
+    workers: int = 1,
 ) -> None:
     """Load the bundles, say so, and answer until the pipe closes (`ChildProcess`'s target).
 
@@ -47,10 +54,15 @@ def run_worker(
         pipe: to the server.
         bundles: id -> bundle.
         settings: of every bundle's predictor.
+        workers: processes like this one, which share the cores.
 
     Raises:
         EOFError, OSError: when the pipe closes.
     """
+    if workers > 1 and "OMP_NUM_THREADS" not in os.environ:
+        share = max(1, (threads() or os.cpu_count() or 1) // workers)
+        torch.set_num_threads(share)
+        os.environ["OMP_NUM_THREADS"] = str(share)  # which other engines ask for
     models = {}
     count = ""
 
@@ -67,6 +79,8 @@ def run_worker(
                 base, seconds = models[id_].base, time.monotonic() - start
                 engine = f"{base.engine} in {base.precision} on {base.device}"
                 note(f"Loaded {served.name} in {seconds:.0f} s: {engine}.")
+        if workers > 1:
+            note(f"It takes {used_memory() / 2**30:.1f} GB of main memory, and more at work.")
     except Exception as error:
         known = isinstance(error, TransUNetError)
         pipe.send(("failed", START, error if known else _api_error(error, Path("upload"))))
