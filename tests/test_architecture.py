@@ -18,6 +18,7 @@ ALLOWED = {
     "colours": set(),
     "document": set(),
     "device": {"errors"},
+    "client": set(),
     "logs": set(),
     "models": GROUND,
     "weights": GROUND | {"models", "data"},  # data: which classes are the same by their names
