@@ -114,8 +114,8 @@ def read_pair(pair: Pair, settings: Settings) -> tuple[Volume, Volume, White | N
             f"{difference}. {affines if same_shape else ''}Write the prediction on the "
             "reference's own grid (with nearest neighbour)."
         )
-    prediction = _renumbered(prediction, pair.prediction_numbers)
-    white = _white(reference, settings)
+    prediction = renumbered(prediction, pair.prediction_numbers)
+    white = white_mask(reference, settings)
     if white:
         reference = reference.with_array((reference.array > 127).astype(np.uint8))
     dataset, ignore = settings.dataset, settings.ignore
@@ -129,14 +129,14 @@ def read_pair(pair: Pair, settings: Settings) -> tuple[Volume, Volume, White | N
             volume.with_array(np.where(ignored | (volume.array == ignore), 0, volume.array))
             for volume in (prediction, reference)
         )
-    return prediction, _renumbered(reference, pair.reference_numbers), white
+    return prediction, renumbered(reference, pair.reference_numbers), white
 
 
-def _renumbered(volume: Volume, numbers: Mapping[int, int]) -> Volume:
+def renumbered(volume: Volume, numbers: Mapping[int, int]) -> Volume:
     """Give labels other numbers; one that `numbers` does not know stays, if its place is free."""
     if not numbers:
         return volume
-    values = sorted(_values_in(volume))
+    values = sorted(values_in(volume))
     if strange := [v for v in values if v not in numbers and v in numbers.values()]:
         known = ", ".join(map(str, sorted(numbers)))
         raise DataError(
@@ -150,7 +150,7 @@ def _renumbered(volume: Volume, numbers: Mapping[int, int]) -> Volume:
     return volume.with_array(smallest_unsigned(table[volume.array]))
 
 
-def _white(reference: Volume, settings: Settings) -> White | None:
+def white_mask(reference: Volume, settings: Settings) -> White | None:
     """How a black-and-white mask is one, where class 1 is the only one; None if it is none."""
     known = settings.dataset.values if settings.dataset else settings.foreground
     if not (settings.white or settings.foreground == {1}) or 255 in {*known, settings.ignore}:
@@ -212,7 +212,8 @@ def gather(
     )
 
 
-def _values_in(volume: Volume) -> frozenset[int]:
+def values_in(volume: Volume) -> frozenset[int]:
+    """Return the values that occur in a label map; a `DataError` for what looks like an image."""
     highest = int(volume.array.max())
     seen = np.zeros(min(highest, _HIGHEST_LABEL) + 1, np.bool_)
     if highest <= _HIGHEST_LABEL:
@@ -229,7 +230,7 @@ def _values_in(volume: Volume) -> frozenset[int]:
 
 def _listed_labels(volume: Volume, settings: Settings, remedy_of_255: str) -> frozenset[int]:
     """The values of a label map; where names were given, each must have one."""
-    values = _values_in(volume)
+    values = values_in(volume)
     listed = {value: s.name for s in settings.structures or () for value in s.values}
     unknown = sorted(value for value in values if value and value not in listed)
     if settings.structures is None or not unknown:

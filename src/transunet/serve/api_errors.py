@@ -25,6 +25,7 @@ STATUS: Mapping[str, int] = {
     "busy": 409,
     "format_not_fitting": 409,
     "no_attention": 409,
+    "superseded": 409,
     "too_large": 413,
     "unknown_format": 415,
     "invalid_request": 422,

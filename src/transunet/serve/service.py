@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from filelock import FileLock, Timeout
 
@@ -16,16 +17,24 @@ from transunet.optional import own_version
 from transunet.serve.api_errors import ApiError
 from transunet.serve.bundles import ServedBundle, read_bundles
 from transunet.serve.child_process import ChildProcess
-from transunet.serve.jobs.database import OVER, ImageRecord, JobDatabase, JobRecord
+from transunet.serve.jobs.database import (
+    OVER,
+    ImageRecord,
+    JobDatabase,
+    JobRecord,
+    LabelMapRecord,
+)
 from transunet.serve.jobs.queue import JobQueue
 from transunet.serve.prometheus import ServerMetrics
 from transunet.serve.server_settings import ServeSettings
-from transunet.serve.uploads.quota import Quota, remove
+from transunet.serve.uploads.quota import Quota, remove, size_of
 from transunet.serve.uploads.sandbox import ParserPool
 
 _SWEEP_SECONDS = 30.0
 _STRAY_SECONDS = 600.0  # an image is there a moment before its record is
 _STOP_SECONDS = 0.5  # between attempts to stop processes that are being started
+_KEPT = ("images", "jobs", "label_maps")
+"""Folders with one folder for each record."""
 _PARSERS = min(2, os.cpu_count() or 1)
 
 
@@ -60,7 +69,7 @@ class Service:
             ) from None
         for name in ("incoming", "scratch"):
             remove(self.data / name)
-        for name in ("images", "jobs", "incoming", "scratch"):
+        for name in (*_KEPT, "incoming", "scratch"):
             (self.data / name).mkdir(exist_ok=True)
         self.database = JobDatabase(self.data)
         self._remove_strays(0)
@@ -156,6 +165,17 @@ class Service:
             raise self._gone("job", "Segment the image again.")
         return jobs[id_]
 
+    def label_map(self, id_: str) -> LabelMapRecord:
+        """Return a label map that no job made, or raise the `ApiError` that there is none."""
+        if id_ not in (label_maps := self.database.label_maps):
+            raise self._gone("label map", "List those of the image.")
+        return label_maps[id_]
+
+    def is_corrected(self, image: str) -> bool:
+        """Whether somebody corrected a label map of an image, which is then kept until deleted."""
+        maps = self.database.label_maps.values()
+        return any(each.image == image and each.kind == "correction" for each in maps)
+
     def _gone(self, what: str, remedy: str) -> ApiError:
         hours = f"{self.limits.keep_hours:g} hours"
         message = f"There is no such {what}: it was deleted, or kept for its {hours}."
@@ -169,33 +189,53 @@ class Service:
         return self.bundles[id_]
 
     def remove_image(self, id_: str) -> bool:
-        """Remove an image, its jobs and all their files; False where one waits or runs."""
+        """Remove an image, its jobs, label maps and all files; False where a job waits or runs."""
         with self.database.lock:
             jobs = [job for job in self.database.jobs.values() if job.image == id_]
             if any(job.status not in OVER for job in jobs):
                 return False
-            self.database.remove(id_, *(job.id for job in jobs))
+            maps = [each.id for each in self.database.label_maps.values() if each.image == id_]
+            self.database.remove(id_, *(job.id for job in jobs), *maps)
         remove(self.database.image_folder(id_))
+        for label_map in maps:
+            remove(self.database.label_map_folder(label_map))
         for job in jobs:
             remove(self.database.job_folder(job.id))
         return True
 
+    def measure_label_map(self, id_: str) -> None:
+        """Note the bytes that a label map's files take now, if it is still there."""
+        size = size_of(self.database.label_map_folder(id_))
+        with self.database.lock:
+            if record := self.database.label_maps.get(id_):
+                self.database.save(replace(record, size=size))
+
+    def remove_label_map(self, id_: str) -> None:
+        """Remove a label map that no job made; its image is then kept as from a last result."""
+        with self.database.lock:
+            image = self.database.images[self.label_map(id_).image]
+            until = time.time() + self.limits.keep_hours * 3600
+            self.database.save(replace(image, expires=max(image.expires, until)))
+            self.database.remove(id_)
+        remove(self.database.label_map_folder(id_))
+
     def expire(self) -> None:
-        """Remove what was kept long enough."""
+        """Remove what was kept long enough, but for corrected images and what was corrected."""
         now = time.time()
+        corrected = {each.parent for each in self.database.label_maps.values()}
         for job in self.database.jobs.values():
-            if job.expires is not None and job.expires < now:
+            if job.expires is not None and job.expires < now and job.id not in corrected:
                 self.queue.forget(job.id)
         for image in self.database.images.values():
-            if image.expires < now:
+            if image.expires < now and not self.is_corrected(image.id):
                 self.remove_image(image.id)  # unless a job still needs it
         self._remove_strays(_STRAY_SECONDS)
 
     def _remove_strays(self, age: float) -> None:
         """Remove files of `age` seconds without a record: of what was cut off or deleted in use."""
         before = time.time() - age
-        known = {*self.database.images, *self.database.jobs}
-        for kind in ("images", "jobs"):
+        known = {*self.database.images, *self.database.jobs, *self.database.label_maps}
+        for kind in _KEPT:
             for folder in (self.data / kind).iterdir():
                 if folder.name not in known and folder.stat().st_mtime <= before:
                     remove(folder)

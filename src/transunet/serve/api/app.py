@@ -17,8 +17,10 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from transunet.bundle.bundle_config import BundleConfig
 from transunet.colours import colour_of
-from transunet.serve.api import images, jobs, pacs, results
+from transunet.data.regions import members_of_structures
+from transunet.serve.api import images, jobs, label_maps, pacs, results
 from transunet.serve.api.dependencies import CurrentService, faults
 from transunet.serve.api.schemas import Bundle, Health, Label, ServerLimits
 from transunet.serve.api_errors import ApiError, api_error
@@ -79,6 +81,7 @@ def create_api(
         images.router,
         jobs.router,
         results.router,
+        label_maps.router,
         results.attention,
         pacs.router,
     ):
@@ -96,10 +99,7 @@ def bundles(service: CurrentService) -> list[Bundle]:
         Bundle(
             id=served.id,
             name=served.name,
-            labels=[
-                Label(index=index, name=name, color=colour_of(index - 1))
-                for index, name in sorted(served.config.structures.items())
-            ],
+            labels=_labels(served.config),
             channels=served.channels,
             architecture=served.config.architecture.name,
             image_size=list(served.config.architecture.image_size),
@@ -108,6 +108,14 @@ def bundles(service: CurrentService) -> list[Bundle]:
             overlapping=bool(served.config.regions),
         )
         for served in service.bundles.values()
+    ]
+
+
+def _labels(config: BundleConfig) -> list[Label]:
+    members = members_of_structures(config.labels, config.regions)
+    return [
+        Label(index=index, name=name, color=colour_of(index - 1), members=list(members[index]))
+        for index, name in sorted(config.structures.items())
     ]
 
 

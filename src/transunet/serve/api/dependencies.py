@@ -51,8 +51,14 @@ GZIP: dict[int | str, dict[str, Any]] = {
 }
 
 
-def multipart(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Return what documents a body that the route reads itself: a form whose part is `name`."""
-    form = {"type": "object", "required": [name], "properties": {name: schema}}
+def multipart(name: str, schema: dict[str, Any], **more: dict[str, Any]) -> dict[str, Any]:
+    """Return what documents a body that the route reads itself: a form with the part `name`.
+
+    Args:
+        name: of the part that must be there.
+        schema: its JSON schema.
+        more: schemas of parts that may be there.
+    """
+    form = {"type": "object", "required": [name], "properties": {name: schema, **more}}
     content = {"multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": content}}

@@ -1,6 +1,5 @@
 """Images: taken in, looked at, removed."""
 
-import shutil
 import time
 from typing import Annotated, Any
 
@@ -16,8 +15,7 @@ from transunet.serve.jobs.result_files import possible_formats
 from transunet.serve.service import Service
 from transunet.serve.uploads.accept import As
 from transunet.serve.uploads.inspection import VIEW, inspect
-from transunet.serve.uploads.quota import size_of
-from transunet.serve.uploads.receive import Upload, received, shown_name
+from transunet.serve.uploads.receive import Upload, kept_at, received, shown_name
 
 router = APIRouter(tags=["images"])
 
@@ -120,17 +118,10 @@ def _keep(service: Service, upload: Upload, metadata: dict[str, Any]) -> ImageRe
     names, now = [shown_name(name) for name in upload.names], time.time()
     name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     metadata["stem"] = metadata["stem"] or names[0].removesuffix(".zip")
-    folder, until = service.database.image_folder(upload.id), now + service.limits.keep_hours * 3600
-    size = size_of(upload.folder)
-    record = ImageRecord(upload.id, name, metadata, size, now, until)
-    service.quota.forget_arriving(upload.id)
-    service.quota.add_arriving(upload.id, size)  # with the view, which came on top
-    shutil.move(upload.folder, folder)
-    try:
+    until = now + service.limits.keep_hours * 3600
+    with kept_at(service.database.image_folder(upload.id), upload, service) as size:
+        record = ImageRecord(upload.id, name, metadata, size, now, until)
         service.database.save(record)
-    except BaseException:
-        shutil.move(folder, upload.folder)  # to where it is removed
-        raise
     service.metrics.count("transunet_uploads_total")
     service.metrics.count("transunet_upload_bytes_total", size)
     return record
@@ -151,5 +142,6 @@ def presented(record: ImageRecord, service: Service) -> Image:
         result_formats=possible_formats(metadata),
         from_pacs="pacs" in metadata and service.settings.pacs is not None,
         suitability=suitability,
+        kept=service.is_corrected(record.id),
         **{key: value for key, value in known.items() if key in Image.model_fields},
     )

@@ -25,7 +25,7 @@ from transunet.serve.uploads.receive import received
 router, attention = APIRouter(tags=["results"]), APIRouter(tags=["attention"])
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FILE: dict[int | str, dict[str, Any]] = {
+RESULT_FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {media: _BINARY for _, media in RESULT_FORMATS.values()},
         "description": "The label map.",
@@ -86,7 +86,7 @@ def uncertainty(service: CurrentService, id: Id) -> FileResponse:
     return FileResponse(path, media_type="application/gzip")
 
 
-@router.get("/jobs/{id}/result", response_class=FileResponse, responses=_FILE)
+@router.get("/jobs/{id}/result", response_class=FileResponse, responses=RESULT_FILE)
 async def result(
     service: CurrentService,
     id: Id,
@@ -109,9 +109,13 @@ async def result(
             image_folder = service.database.image_folder(image.id)
             await service.parsers.run(convert, image_folder, metadata, folder, format_, *named)
             await anyio.to_thread.run_sync(service.queue.measure, id)
-    stem = re.sub(r'[\\/:*?"<>|\s]+', "_", metadata["stem"]).strip("._") or "image"
-    filename = f"{stem}_{served.id}{suffix}"
+    filename = f"{plain(metadata['stem']) or 'image'}_{served.id}{suffix}"
     return FileResponse(folder / name, media_type=media, filename=filename)
+
+
+def plain(text: str) -> str:
+    """Return what any file system takes as a part of a file name."""
+    return re.sub(r'[\\/:*?"<>|\s]+', "_", text).strip("._")
 
 
 @router.post("/jobs/{id}/reference", responses=_REFERENCE_FAULTS, openapi_extra=_BODY)

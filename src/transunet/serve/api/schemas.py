@@ -43,6 +43,14 @@ class SeriesChoice(BaseModel):
     part: str = Field(description="What tells it from others of its UID; empty without such.")
 
 
+class Correction(BaseModel):
+    """Which correction of a label map there is already, by whom and since when."""
+
+    id: str = Field(examples=[_ID])
+    author: str | None = Field(examples=["Dr. Ada Example"])
+    created: Moment
+
+
 class ErrorDetail(BaseModel):
     """What went wrong."""
 
@@ -51,6 +59,9 @@ class ErrorDetail(BaseModel):
     remedy: str | None = Field(default=None, examples=["Try again in a minute."])
     series: list[SeriesChoice] | None = Field(
         default=None, description="With `several_series` and `no_such_series`: what to choose from."
+    )
+    correction: Correction | None = Field(
+        default=None, description="With `superseded`: the correction that came first."
     )
 
 
@@ -66,6 +77,9 @@ class Label(BaseModel):
     index: int = Field(examples=[1])
     name: str = Field(examples=["liver"])
     color: str = Field(examples=["#4fc3f7"])
+    members: list[int] = Field(
+        examples=[[1]], description="Label values that make it up, itself or a region's."
+    )
 
 
 class Bundle(BaseModel):
@@ -122,6 +136,7 @@ class Image(BaseModel):
     suitability: list[Suitability] = Field(description="For each bundle that takes its channels.")
     created: Moment = Field(examples=["2026-11-22T20:00:00Z"])
     expires: Moment = Field(examples=["2026-11-23T20:00:00Z"])
+    kept: bool = Field(description="Whether a correction keeps it beyond that, until deleted.")
 
 
 class JobRequest(Strict):
@@ -228,6 +243,8 @@ class Score(BaseModel):
     name: str
     dice: float | None = Field(description="0 to 1; null where empty in both.")
     hd95_mm: float | None
+    volume_ml: float
+    reference_volume_ml: float
 
 
 class Means(BaseModel):
@@ -243,6 +260,34 @@ class Comparison(BaseModel):
     structures: list[Score]
     mean: Means
     warnings: list[str] = Field(description="How the reference was read, if not as it is.")
+
+
+class MeasuredStructure(BaseModel):
+    """What one structure of a label map measures."""
+
+    index: int
+    name: str
+    color: str
+    members: list[int] = Field(description="Label values that make it up, itself or a region's.")
+    voxels: int
+    volume_ml: float
+
+
+class LabelMap(BaseModel):
+    """A label map of an image that no job made."""
+
+    id: str = Field(examples=[_ID])
+    image: str
+    kind: Literal["given", "correction"]
+    name: str = Field(examples=["correction 1"])
+    parent: str | None = Field(
+        description="The job or label map that was corrected; null for a file that was sent, or "
+        "what was drawn from nothing."
+    )
+    author: str | None = Field(examples=["Dr. Ada Example"])
+    created: Moment
+    changed_voxels: int | None = Field(description="Against the parent, of a correction.")
+    structures: list[MeasuredStructure]
 
 
 class ServerLimits(BaseModel):

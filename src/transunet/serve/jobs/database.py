@@ -1,4 +1,4 @@
-"""Images and jobs, kept in SQLite so that they survive a restart."""
+"""Images, jobs and label maps, kept in SQLite so that they survive a restart."""
 
 import json
 import secrets
@@ -15,8 +15,8 @@ Status = Literal["queued", "running", "done", "failed", "cancelled"]
 OVER = ("done", "failed", "cancelled")
 """States that a job does not leave."""
 
-_VERSION = 2
-_SCHEMA = """
+_VERSION = 3
+_IMAGES_AND_JOBS = """
 CREATE TABLE images (id TEXT PRIMARY KEY, name TEXT NOT NULL, facts TEXT NOT NULL,
   size INTEGER NOT NULL, created REAL NOT NULL, expires REAL NOT NULL);
 CREATE TABLE jobs (place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
@@ -26,10 +26,21 @@ CREATE TABLE jobs (place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNI
   expires REAL, warnings TEXT NOT NULL DEFAULT '[]');
 CREATE INDEX jobs_by_status ON jobs (status, place);
 """
-_FROM_VERSION_1 = "ALTER TABLE jobs ADD COLUMN warnings TEXT NOT NULL DEFAULT '[]';"
+_WARNINGS = "ALTER TABLE jobs ADD COLUMN warnings TEXT NOT NULL DEFAULT '[]';"
+_LABEL_MAPS = """
+CREATE TABLE label_maps (place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+  image TEXT NOT NULL REFERENCES images (id), kind TEXT NOT NULL, name TEXT NOT NULL,
+  parent TEXT, author TEXT, created REAL NOT NULL, changed_voxels INTEGER, names TEXT NOT NULL,
+  regions TEXT NOT NULL, structures TEXT NOT NULL, automatic INTEGER NOT NULL,
+  size INTEGER NOT NULL);
+"""
+_CHANGES = {0: _IMAGES_AND_JOBS + _LABEL_MAPS, 1: _WARNINGS + _LABEL_MAPS, 2: _LABEL_MAPS}
+"""From each earlier version to this one; 0 is a new file."""
 _RESERVE = 1 << 19
 """Bytes that the records' files have to spare: on a full disk jobs still end and are deleted."""
-_JSON = frozenset({"metadata", "settings", "error", "statistics", "warnings"})
+_JSON = frozenset(
+    {"metadata", "settings", "error", "statistics", "warnings", "names", "regions", "structures"}
+)
 _IMAGES = "SELECT id, name, facts AS metadata, size, created, expires FROM images"
 
 
@@ -71,6 +82,39 @@ class JobRecord:
     expires: float | None = None
 
 
+@dataclass(frozen=True)
+class LabelMapRecord:
+    """A label map of an image that no job made: a file that was sent, or a correction by hand."""
+
+    id: str
+    image: str
+    kind: Literal["given", "correction"]
+    name: str
+    created: float
+    names: dict[str, str]
+    """Label value, as text, -> name; the background is left out."""
+    regions: list[dict[str, Any]]
+    """`Region`s of a bundle that tells regions apart, as JSON."""
+    structures: list[dict[str, Any]]
+    """Index, name, colour, voxels and millilitres of each."""
+    parent: str | None = None
+    """The job or label map that was corrected; None for what was sent, or drawn from nothing."""
+    author: str | None = None
+    changed_voxels: int | None = None
+    """Against the parent, of a correction."""
+    automatic: bool = False
+    """Whether it is the correction of what a network found."""
+    size: int = 0
+
+
+Record = ImageRecord | JobRecord | LabelMapRecord
+_TABLES: Mapping[type, str] = {
+    JobRecord: "jobs",
+    LabelMapRecord: "label_maps",
+    ImageRecord: "images",
+}
+
+
 def new_id() -> str:
     """Return an id that cannot be guessed: 128 random bits."""
     return secrets.token_hex(16)
@@ -79,8 +123,8 @@ def new_id() -> str:
 class JobDatabase:
     """Records and files of one data folder: records in memory, in SQLite before a change counts.
 
-    A change makes `images` and `jobs` anew, so that who reads them needs no lock. Who changes a
-    record because of what it finds there holds `lock` meanwhile.
+    A change makes `images`, `jobs` and `label_maps` anew, so that who reads them needs no lock. Who
+    changes a record because of what it finds there holds `lock` meanwhile.
 
     Raises:
         ConfigError: when the file is no such database, or was written by a later version.
@@ -100,8 +144,9 @@ class JobDatabase:
                     f"expected {_VERSION}). Choose another --data folder."
                 )
             if version < _VERSION:
-                change = _SCHEMA if version == 0 else _FROM_VERSION_1
-                self._sqlite.executescript(f"{change} PRAGMA user_version = {_VERSION};")
+                self._sqlite.executescript(
+                    f"BEGIN; {_CHANGES[version]} PRAGMA user_version = {_VERSION}; COMMIT;"
+                )
             # Make the files larger than they need to be; SQLite keeps the pages and uses them.
             self._sqlite.executescript(
                 f"PRAGMA wal_autocheckpoint = {_RESERVE // 8192};"
@@ -110,6 +155,7 @@ class JobDatabase:
             )
             images = self._sqlite.execute(_IMAGES).fetchall()
             jobs = self._sqlite.execute("SELECT * FROM jobs ORDER BY place").fetchall()
+            maps = self._sqlite.execute("SELECT * FROM label_maps ORDER BY place").fetchall()
         except sqlite3.Error as error:
             raise ConfigError(
                 f"{path} cannot be opened as the server's records ({error}). Choose another --data "
@@ -119,7 +165,10 @@ class JobDatabase:
             row["id"]: ImageRecord(**_values(row)) for row in images
         }
         self.jobs: Mapping[str, JobRecord] = {row["id"]: JobRecord(**_values(row)) for row in jobs}
-        """Oldest first."""
+        """Oldest first, as `label_maps`."""
+        self.label_maps: Mapping[str, LabelMapRecord] = {
+            row["id"]: LabelMapRecord(**_values(row)) for row in maps
+        }
 
     def close(self) -> None:
         """Close the file."""
@@ -134,16 +183,20 @@ class JobDatabase:
         """Return the folder of a job's files."""
         return self.folder / "jobs" / id_
 
+    def label_map_folder(self, id_: str) -> Path:
+        """Return the folder of the files of a label map that no job made."""
+        return self.folder / "label_maps" / id_
+
     def queued(self) -> list[str]:
         """Return the ids of the jobs that wait, the next one first."""
         return [job.id for job in self.jobs.values() if job.status == "queued"]
 
     def used_bytes(self) -> int:
         """Return the bytes that images and results take."""
-        images = sum(image.size for image in self.images.values())
-        return images + sum(job.size for job in self.jobs.values())
+        kept = (self.images, self.jobs, self.label_maps)
+        return sum(record.size for records in kept for record in records.values())
 
-    def save(self, *records: ImageRecord | JobRecord) -> None:
+    def save(self, *records: Record) -> None:
         """Keep records, new or changed: all of them, or none.
 
         Raises:
@@ -159,9 +212,8 @@ class JobDatabase:
                 }
                 names, marks = ", ".join(columns), ", ".join("?" * len(columns))
                 changes = ", ".join(f"{name} = excluded.{name}" for name in columns)
-                table = "jobs" if isinstance(record, JobRecord) else "images"
                 self._sqlite.execute(
-                    f"INSERT INTO {table} ({names}) VALUES ({marks}) "
+                    f"INSERT INTO {_TABLES[type(record)]} ({names}) VALUES ({marks}) "
                     f"ON CONFLICT (id) DO UPDATE SET {changes}",
                     [*columns.values()],
                 )
@@ -169,23 +221,28 @@ class JobDatabase:
             for record in records:
                 if isinstance(record, JobRecord):
                     self.jobs = {**self.jobs, record.id: record}
+                elif isinstance(record, LabelMapRecord):
+                    self.label_maps = {**self.label_maps, record.id: record}
                 else:
                     self.images = {**self.images, record.id: record}
 
     def remove(self, *ids: str) -> None:
-        """Forget images and jobs: all of them, or none.
+        """Forget images, jobs and label maps: all of them, or none.
 
         Raises:
             sqlite3.Error: when it cannot be written.
         """
         with self.lock, self._sqlite:
-            for table in ("jobs", "images"):
+            for table in _TABLES.values():
                 self._sqlite.executemany(
                     f"DELETE FROM {table} WHERE id = ?", [(id_,) for id_ in ids]
                 )
             self._sqlite.commit()
             self.jobs = {id_: job for id_, job in self.jobs.items() if id_ not in ids}
             self.images = {id_: image for id_, image in self.images.items() if id_ not in ids}
+            self.label_maps = {
+                id_: record for id_, record in self.label_maps.items() if id_ not in ids
+            }
 
 
 def _values(row: sqlite3.Row) -> dict[str, Any]:

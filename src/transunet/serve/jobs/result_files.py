@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from transunet.batch.outputs import write_labels, write_measurements
 from transunet.data.formats import read_labels
+from transunet.data.formats.dicom.segmentation import AlgorithmType
 from transunet.data.regions import Region
 from transunet.errors import TransUNetError
 from transunet.serve.api_errors import ApiError, api_error
@@ -91,16 +92,20 @@ def convert(
     format_: ResultFormat,
     names: Mapping[int, str],
     regions: Sequence[Region] = (),
+    algorithm_type: AlgorithmType = "AUTOMATIC",
+    author: str = "",
 ) -> str:
-    """Write the labels of the job in `folder` as `format_` beside them; return the file's name.
+    """Write the label map in `folder` as `format_` beside it; return the file's name.
 
     Args:
         image_folder: of the job's image.
         metadata: of the image.
-        folder: the job's.
+        folder: of the job or label map.
         format_: one that is possible.
         names: class index -> name.
         regions: what the bundle tells apart, where these are regions.
+        algorithm_type: as of `dicom.segmentation.write_seg`, with `author`.
+        author: who corrected or drew it.
 
     Raises:
         ApiError: when the image's headers do not allow it, or the disk is full.
@@ -111,7 +116,8 @@ def convert(
         labels = read_labels(folder / LABELS)
         if format_ == "dicom-seg":  # it refers to the image's instances
             labels = replace(labels, header=read_kept(image_folder, metadata).header)
-        write_labels(labels, folder / name, dict(names), regions)
+        made_by: dict[str, Any] = {"algorithm_type": algorithm_type, "author": author}
+        write_labels(labels, folder / name, dict(names), regions, **made_by)
     except TransUNetError as error:
         raise api_error(error, image_folder, "format_not_fitting") from None
     return name

@@ -5,8 +5,9 @@ counted while they come.
 """
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from contextlib import asynccontextmanager, suppress
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
@@ -24,7 +25,7 @@ from transunet.serve.api_errors import ApiError
 from transunet.serve.jobs.database import new_id
 from transunet.serve.service import Service
 from transunet.serve.uploads.inspection import UPLOAD
-from transunet.serve.uploads.quota import remove
+from transunet.serve.uploads.quota import remove, size_of
 
 FIELD_BYTES = 1024
 """Of a form field that is no file."""
@@ -106,6 +107,24 @@ async def received(request: Request, service: Service) -> AsyncIterator[Upload]:
         service.quota.forget_arriving(id_)
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(remove, upload.folder)
+
+
+@contextmanager
+def kept_at(folder: Path, upload: Upload, service: Service) -> Iterator[int]:
+    """Move an upload to where it is kept, back again where its record cannot be; yields its bytes.
+
+    Raises:
+        ApiError: when it does not fit into the quota with what was written beside the files.
+    """
+    size = size_of(upload.folder)
+    service.quota.forget_arriving(upload.id)
+    service.quota.add_arriving(upload.id, size)
+    shutil.move(upload.folder, folder)
+    try:
+        yield size
+    except BaseException:
+        shutil.move(folder, upload.folder)  # to where it is removed
+        raise
 
 
 async def _drain(stream: AsyncIterator[bytes]) -> None:

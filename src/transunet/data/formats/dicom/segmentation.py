@@ -6,11 +6,12 @@ or as a label map, a number per voxel, compressed.
 """
 
 import copy
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,12 @@ from transunet.errors import ConfigError, TransUNetError, first_line
 from transunet.files import writing
 from transunet.optional import DISTRIBUTION, own_version, require
 
+AlgorithmType = Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"]
+_DESCRIPTIONS: Mapping[AlgorithmType, str] = {
+    "AUTOMATIC": "TransUNet segmentation",
+    "SEMIAUTOMATIC": "TransUNet segmentation, corrected by a person",
+    "MANUAL": "Segmentation by a person",
+}
 _SERIES_NUMBER = 900  # of the segmentation's series; viewers sort by it
 ALGORITHM = "TransUNet"
 """What every object says that it was made by."""
@@ -148,6 +155,8 @@ def write_seg(
     *,
     labelmap: bool = False,
     fingerprint: str = "",
+    algorithm_type: AlgorithmType = "AUTOMATIC",
+    author: str = "",
 ) -> None:
     """Write a label map as a DICOM SEG that refers to the instances it was made from.
 
@@ -165,6 +174,9 @@ def write_seg(
         labelmap: a Label Map Segmentation, compressed without loss (RLE), instead of a binary one,
             which every reader of segmentations knows.
         fingerprint: the bundle's, told with the algorithm.
+        algorithm_type: whether the network found it, a person corrected what it found, or drew it
+            (Segment Algorithm Type, PS3.3 C.8.20.4; what is manual names no algorithm).
+        author: who corrected or drew it.
 
     Raises:
         ConfigError: without highdicom, for names that do not fit the labels, a source that is no
@@ -185,7 +197,15 @@ def write_seg(
         )
     slices = labels.array[0].transpose(2, 1, 0)  # in the order of the series' frames
     about = (label_names, labels.name, regions)
-    seg = _segmentation(series, slices, *about, labelmap=labelmap, fingerprint=fingerprint)
+    seg = _segmentation(
+        series,
+        slices,
+        *about,
+        labelmap=labelmap,
+        fingerprint=fingerprint,
+        algorithm_type=algorithm_type,
+        author=author,
+    )
     with writing(path, "Make room."):
         seg.save_as(path)
 
@@ -298,6 +318,8 @@ def _segmentation(
     *,
     labelmap: bool,
     fingerprint: str = "",
+    algorithm_type: AlgorithmType = "AUTOMATIC",
+    author: str = "",
 ) -> Any:
     """Return the dataset; what a header lacks for it is an error."""
     if labelmap and regions:
@@ -324,13 +346,17 @@ def _segmentation(
         step_mm = float(np.linalg.norm(last - first)) / (series.slices - 1)
     several = _PER_FRAME in series.datasets[0]
     images = _source_images(series, frames, several, f"{step_mm:.10g}")
+    parameters = {"bundle_sha256": fingerprint} if fingerprint else {}
+    if algorithm_type == "SEMIAUTOMATIC":
+        parameters["corrected_by"] = "a person"
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=ALGORITHM,
         version=own_version(),
         family=require("pydicom.sr", extra="dicom").codes.cid7162.ArtificialIntelligence,
         source=DISTRIBUTION,
-        parameters={"bundle_sha256": fingerprint} if fingerprint else None,
+        parameters=parameters or None,
     )
+    made_by = algorithm_type, None if algorithm_type == "MANUAL" else algorithm
     drawn_as = [region.label for region in regions] or list(names)
     kind = "LABELMAP" if labelmap else "BINARY"
     try:
@@ -340,7 +366,7 @@ def _segmentation(
                 pixel_array=slices[: len(frames)].astype(np.uint8 if most <= 255 else np.uint16),
                 segmentation_type=kind,
                 segment_descriptions=[
-                    _segment(number, name, colour_of(label - 1), algorithm)
+                    _segment(number, name, colour_of(label - 1), *made_by)
                     for (number, name), label in zip(names.items(), drawn_as, strict=True)
                 ],
                 series_instance_uid=highdicom.UID(),
@@ -348,10 +374,11 @@ def _segmentation(
                 sop_instance_uid=highdicom.UID(),
                 instance_number=1,
                 **equipment(),
-                series_description="TransUNet segmentation",
+                series_description=_DESCRIPTIONS[algorithm_type],
                 content_label="SEGMENTATION",
                 content_description=_OVERLAPPING if regions else None,
-                content_creator_name="",
+                # In a person's name, these two part its components.
+                content_creator_name=dicom_text(re.sub("[=^]", " ", author)) if author else "",
                 specific_character_set="ISO_IR 192",  # UTF-8: a structure may have any name
                 transfer_syntax_uid=_SYNTAXES[kind],
                 omit_empty_frames=bool(most),
@@ -395,7 +422,9 @@ def _refused(series: Series, found: str) -> TransUNetError:
     return Problem("seg", series.source, found, remedy).error()
 
 
-def _segment(number: int, name: str, colour: str, algorithm: Any) -> Any:
+def _segment(
+    number: int, name: str, colour: str, algorithm_type: AlgorithmType, algorithm: Any
+) -> Any:
     highdicom = require("highdicom", extra="dicom")
 
     def coded(code: Any) -> Any:
@@ -408,7 +437,7 @@ def _segment(number: int, name: str, colour: str, algorithm: Any) -> Any:
         segment_label=dicom_text(name),
         segmented_property_category=coded(described.category),
         segmented_property_type=coded(described.kind),
-        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues(algorithm_type),
         algorithm_identification=algorithm,
         tracking_uid=highdicom.UID(),
         tracking_id=dicom_text(name),
