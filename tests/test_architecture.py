@@ -42,6 +42,7 @@ ALLOWED = {
     "training": GROUND
     | {"device", "models", "weights", "create", "data", "bundle"}
     | {"evaluation", "backends", "inference", "trust", "batch"},
+    "notebook": GROUND | {"data", "drawing", "evaluation", "inference"},
     "dossier": GROUND
     | {"models", "weights", "data", "bundle", "evaluation", "backends", "trust", "training"}
     | {"integrations"},

@@ -4,6 +4,7 @@ Names are imported when they are first used, so that `import transunet` stays fa
 """
 
 from importlib import import_module
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from transunet.models.transunet2d.config import TransUNetConfig
     from transunet.models.transunet2d.network import TransUNet
     from transunet.models.variants import VARIANTS
+    from transunet.notebook import view
 
 _HOME = {
     "BundleConfig": "bundle.bundle_config",
@@ -47,6 +49,7 @@ _HOME = {
     "push_to_hub": "bundle.io",
     "read_volume": "data.formats",
     "save_pretrained": "bundle.io",
+    "view": "notebook",
     "write_volume": "data.formats",
 }
 
@@ -70,6 +73,7 @@ __all__ = [
     "push_to_hub",
     "read_volume",
     "save_pretrained",
+    "view",
     "write_volume",
 ]
 
@@ -77,7 +81,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'transunet' has no attribute {name!r}")
-    return getattr(import_module(f"transunet.{_HOME[name]}"), name)
+    value = getattr(import_module(f"transunet.{_HOME[name]}"), name)
+    if isinstance(value, type | FunctionType):
+        value.__module__ = __name__  # so help() calls it by the name that is known
+    return value
 
 
 def __dir__() -> list[str]:

@@ -66,6 +66,9 @@ class Explanation:
     oriented: bool = True
     """Whether the file says how the patient lies."""
 
+    def __repr__(self) -> str:
+        return f"Explanation({self.asked} in {self.image})"
+
     def volume(self, layer: Layer = "rollout", head: Head = "mean") -> Volume:
         """Return one of `maps` as float32 (1, X, Y, Z) on the image's grid.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import SerializeAsAny, model_validator
 
 from transunet.bundle.hub import download_file
-from transunet.bundle.readme import write_readme
+from transunet.bundle.readme import facts_of, write_readme
 from transunet.bundle.trust_config import EnsembleTrust, Trust
 from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Preprocessing
@@ -50,6 +50,16 @@ class BundleConfig(Configuration):
     """The same of the ensemble that it is a member of."""
     versions: Mapping[str, str] = {}
     """Packages that wrote the bundle."""
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            [
+                "BundleConfig",
+                *(f"  {what}: {told}" for what, told in facts_of(self)),
+            ]
+        )
+
+    __str__ = __repr__
 
     @property
     def structures(self) -> dict[int, str]:

@@ -68,7 +68,8 @@ _NOT_STATED = (
 )
 
 
-def _what_it_is(config: "BundleConfig") -> Iterator[Block]:
+def facts_of(config: "BundleConfig") -> list[tuple[str, str]]:
+    """Return what a bundle is: the fact's name and the fact in words."""
     seen, sampling = config.training_data, config.sampling
     rows = [
         ("network", f"{config.architecture.name} ({config.architecture.family})"),
@@ -80,7 +81,11 @@ def _what_it_is(config: "BundleConfig") -> Iterator[Block]:
     if seen is not None:
         ends = dict.fromkeys(" x ".join(f"{side:.3g}" for side in end) for end in seen.spacing_mm)
         rows.append(("its data", f"{seen.cases} cases, voxels of {' to '.join(ends)} mm"))
-    yield CardTable(("", ""), tuple(rows))
+    return rows
+
+
+def _what_it_is(config: "BundleConfig") -> Iterator[Block]:
+    yield CardTable(("", ""), tuple(facts_of(config)))
     yield "Use it: transunet predict FOLDER IMAGE -o LABELS, with the folder of this file."
 
 

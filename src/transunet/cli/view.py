@@ -51,6 +51,10 @@ def view(
             min=1, help="Draw each so many-th slice; if not given, up to 20 that hold labels."
         ),
     ] = None,
+    slices: Annotated[
+        list[int] | None,
+        typer.Option("--slice", help="Draw this slice, by the number in its title; repeatable."),
+    ] = None,
     columns: Annotated[int | None, typer.Option(min=1, help="Pictures in a row.")] = None,
     window: Annotated[
         tuple[float, float] | None,
@@ -83,7 +87,7 @@ def view(
     is_bundle = bundle and (not Path(bundle).exists() or (Path(bundle) / CONFIG).is_file())
     if window is None and bundle and is_bundle:  # one that all of its images share, as a CT's is
         window = read_config(bundle).preprocessing.channels[0].window
-    options = SheetOptions(axis, every, columns, window, crop, opacity)
+    options = SheetOptions(axis, every, tuple(slices or ()), columns, window, crop, opacity)
     names = _names(bundle, next(iter(cases.values()))[1], labels)
     overview = one_picture and len(cases) > 1
     panels = []  # of the overview: the fullest slice of each case
@@ -95,9 +99,9 @@ def view(
             if overview:
                 panels += slices_of(volume, label_map, options, oriented=oriented, case=name)
             else:
-                slices = slices_of(volume, label_map, options, oriented=oriented)
+                drawn = slices_of(volume, label_map, options, oriented=oriented)
                 sheet = out if one_picture else out / f"{name}.png"
-                draw_sheet(slices, names, sheet, options, title=name)
+                draw_sheet(drawn, names, sheet, options, title=name)
     if overview:
         draw_sheet(panels, names, out, options, title=f"{len(panels)} cases")
     several = len(cases) > 1 and not one_picture

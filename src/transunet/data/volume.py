@@ -130,6 +130,16 @@ class Volume(Axes):
             raise _damaged("shape", self.name, found, "Check how the file was written")
         object.__setattr__(self, "affine", self.grid.affine)
 
+    def __repr__(self) -> str:
+        edges, channels = " x ".join(f"{edge:.4g}" for edge in self.spacing_mm), self.channels
+        told = [
+            f"{_times(self.spatial_shape)} voxels of {edges} mm",
+            self.orientation,
+            f"{channels} channel{'s' if channels > 1 else ''} of {self.array.dtype}",
+            *(f"{value} {name}" for value, name in (self.label_names or {}).items() if value),
+        ]
+        return f"Volume({self.name}: {', '.join(told)})"
+
     @cached_property
     def grid(self) -> Grid:
         """The voxels' places without their values."""

@@ -54,12 +54,28 @@ def save_figure(figure: Any, path: Path) -> Path:
         ConfigError: for another suffix than `SUFFIXES`, or a path that cannot be written.
     """
     check_figure_path(path)
+    with writing(path), atomic_path(path) as scratch:
+        _save(figure, scratch)
+    return path
+
+
+def shown_in_notebooks(figure: Any) -> Any:
+    """Return a figure that notebooks show as the value of a cell; pyplot has no part in it."""
+
+    def png() -> bytes:
+        content = io.BytesIO()
+        _save(figure, content)
+        return content.getvalue()
+
+    figure._repr_png_ = png
+    return figure
+
+
+def _save(figure: Any, target: Path | io.BytesIO) -> None:
     with warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        with writing(path), atomic_path(path) as scratch:
-            figure.savefig(scratch, dpi=_DPI)
-    return path
+        figure.savefig(target, dpi=_DPI)
 
 
 def svg_address(figure: Any) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class SheetOptions:
     """The plane of the slices; chosen by the volume's shape and spacing if not given."""
     every: int | None = None
     """Draw each so many-th slice; if not given, some of those that hold labels."""
+    slices: Sequence[int] = ()
+    """Draw these, by the numbers in their titles: from 1, the feet, the back or the left."""
     columns: int | None = None
     window: Window | None = None
     """The intensities that become black and white; the image's own 0.5 and 99.5 % if not given."""
@@ -57,6 +59,8 @@ class SheetOptions:
     """Of the labels' fill; 0 leaves their outlines."""
 
     def __post_init__(self) -> None:
+        if self.axis is not None and self.axis not in PLANES:
+            raise ConfigError(f"Unknown axis {self.axis!r}; known: {', '.join(PLANES)}.")
         for name, value in (("every", self.every), ("columns", self.columns)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1.")
@@ -83,9 +87,10 @@ def slices_of(
         options: which slices, and how.
         oriented: whether the file says how the patient lies.
         case: the case's name where one slice stands for it: the one with most labelled voxels
-            (without any, the middle one).
+            (without any, the middle one), if `options` do not choose it.
 
     Raises:
+        ConfigError: for a slice that is not there.
         GeometryError: when image and labels lie on different grids.
     """
     options = options or SheetOptions()
@@ -102,13 +107,18 @@ def slices_of(
     labelled = np.flatnonzero(counts).tolist() or [0, len(counts) - 1]
     first, last = labelled[0], labelled[-1]
     evenly = np.linspace(first, last, min(_MOST_PANELS, last - first + 1)).round()
+    if wrong := [number for number in options.slices if not 0 < number <= len(counts)]:
+        raise ConfigError(
+            f"{labels.name} has no slice {wrong[0]} in this plane; its {len(counts)} slices are "
+            "numbered from 1."
+        )
     every = options.every and range(0, len(counts), options.every)
-    shown = list(every or map(int, evenly))
+    shown = [number - 1 for number in options.slices] or list(every or map(int, evenly))
     window = options.window
     flat_colour = image is not None and image.channels == 3 and len(counts) == 1
     if window is None and image is not None and not flat_colour:
         window = window_of(np.take(image.array[0], shown, axis=axis))
-    if case is not None:
+    if case is not None and not options.slices:
         shown = [int(counts.argmax()) if counts.any() else len(counts) // 2]
     plane_name = f"{PLANES[axis]} " if oriented else ""
     titles = [f"{plane_name}{index + 1} of {len(counts)}" for index in shown]
@@ -137,24 +147,38 @@ def draw_sheet(
     options: SheetOptions | None = None,
     title: str = "",
 ) -> Path:
-    """Draw panels in rows with a legend, and return `path` (.png, .svg or .pdf).
+    """Draw what `sheet_figure` returns into `path` (.png, .svg or .pdf), and return that.
+
+    Raises:
+        ConfigError: without matplotlib, or for a path that cannot be written.
+    """
+    return save_figure(sheet_figure(panels, names, options, title), path)
+
+
+def sheet_figure(
+    panels: Sequence[Panel],
+    names: Mapping[int, str] | None,
+    options: SheetOptions | None = None,
+    title: str = "",
+) -> Any:
+    """Return panels in rows with a legend, as a matplotlib figure.
 
     Args:
         panels: at least one.
-        names: label value -> name; others are called by their number.
-        path: where the sheet is written.
+        names: label value -> name; others are called by their number. None: no legend.
         options: columns and opacity.
         title: above the panels.
 
     Raises:
-        ConfigError: without matplotlib, or for a path that cannot be written.
+        ConfigError: without panels or matplotlib.
     """
     if not panels:
         raise ConfigError("There is no slice to draw.")
     options = options or SheetOptions()
     values = sorted({value for panel in panels for value in panel.values})
-    legend = {names.get(value, f"label {value}"): colour_of(value - 1) for value in values}
-    legend = legend or {"nothing is labelled": "none"}
+    legend = {(names or {}).get(v, f"label {v}"): colour_of(v - 1) for v in values}
+    if not legend and names is not None:
+        legend = {"nothing is labelled": "none"}
 
     # All lengths are inches.
     count = len(panels)
@@ -165,9 +189,9 @@ def draw_sheet(
     caption = max(len(panel.title.splitlines()) for panel in panels) * _LINE + _GAP
     above = _TITLE if title else _GAP
     # A legend's names stand in columns as wide as the longest one.
-    longest = max(map(len, legend))
+    longest = max(map(len, legend), default=1)
     names_per_row = int(max(columns * wide, 3.0) / (0.55 + 0.085 * longest))
-    names_per_row = min(max(names_per_row, 1), len(legend))
+    names_per_row = max(min(names_per_row, len(legend)), 1)
     used = columns * (wide + _GAP) - _GAP
     width = max(columns * (wide + _GAP) + _GAP, 3.0)
     below = ceil(len(legend) / names_per_row) * _LEGEND + 0.2
@@ -185,4 +209,4 @@ def draw_sheet(
         draw_panel(axes, shortened, opacity=options.opacity, line=1.0 if wide < 4 else 1.4)
     add_text(figure, 0.5, 1 - 0.55 * above / height, title, ha="center", va="center")
     add_legend(figure, legend, loc="lower center", ncols=names_per_row)
-    return save_figure(figure, path)
+    return figure

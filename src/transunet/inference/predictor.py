@@ -296,6 +296,17 @@ class Predictor:
         }
         return type(self)(self._plain_network, self.preprocessing, self.labels, **(own | settings))
 
+    def __repr__(self) -> str:
+        size = self.sampling.size if self.sampling else self.network.image_size
+        samples = self.sampling.kind if self.sampling else "slices"
+        channels = ", ".join(channel.name for channel in self.preprocessing.channels)
+        return (
+            f"Predictor({' + '.join(self.sources) or 'a network'}: finds "
+            f"{', '.join(self.structures.values())} in {channels}, by {samples} of "
+            f"{' x '.join(map(str, size or ('any size',)))}, with {self.engine} in "
+            f"{self.precision} on {self.device})"
+        )
+
     @property
     def structures(self) -> dict[int, str]:
         """Number -> name of what is found: classes, or regions by the label that is written."""

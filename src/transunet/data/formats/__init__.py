@@ -160,7 +160,7 @@ def read_labels(path: Path, like: Grid | None = None) -> Volume:
         found = f"a label map has one channel, this file has {volume.channels}"
         remedy = "Store one integer per voxel, the number of its class"
         raise Problem("label-channels", str(path), found, remedy).error()
-    return volume.with_array(_whole(volume.array, path))
+    return volume.with_array(whole_numbers(volume.array, path))
 
 
 def read_label_pair(first: Path, second: Path, image: Path | None = None) -> tuple[Volume, Volume]:
@@ -479,8 +479,12 @@ def _as_float(volume: Volume) -> Volume:
         return volume.with_array(volume.array.astype(np.float32))
 
 
-def _whole(values: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Whole numbers stay; fractions that float32's rounding of a scaling leaves become whole."""
+def whole_numbers(values: NDArray[Any], path: Path | str) -> NDArray[Any]:
+    """Return labels as unsigned integers; fractions that float32's rounding leaves become whole.
+
+    Raises:
+        DataError: for values that are negative, too large or not whole, naming `path`.
+    """
     wrong = None
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
