@@ -3,6 +3,7 @@
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,11 @@ def part_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
     """Every import of the package, as (node, module)."""
     for node in ast.walk(tree):
@@ -94,29 +100,33 @@ def imports(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
             yield from ((node, alias.name) for alias in node.names)
 
 
-def imported_modules(path: Path) -> Iterator[str]:
+@cache
+def imported_modules(path: Path) -> set[str]:
     """Modules of the package that the file imports, at once or later; not for type checkers."""
-    yield from (name for _, name in imports(run_time(path)) if name.split(".")[0] == "transunet")
-    yield from registered(path)
+    found = {name for _, name in imports(run_time(path)) if name.split(".")[0] == "transunet"}
+    return found | registered(path)
 
 
-def registered(path: Path) -> Iterator[str]:
+@cache
+def registered(path: Path) -> set[str]:
     """Modules that a registry of the file names as strings, to import them when they are met."""
     package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
-    for table in ast.parse(path.read_text()).body:
+    names = set[str]()
+    for table in parsed(path).body:
         if isinstance(table, ast.AnnAssign) and ast.unparse(table.target) in TABLES:
             texts = [node.value for node in ast.walk(table) if isinstance(node, ast.Constant)]
-            names = [f"{package}.{str(text).partition(':')[0]}" for text in texts]
-            yield from (name for name in names if name in MODULES)
+            names |= {f"{package}.{str(text).partition(':')[0]}" for text in texts}
+    return names & MODULES.keys()
 
 
-def imported_at_top(path: Path) -> Iterator[str]:
+@cache
+def imported_at_top(path: Path) -> set[str]:
     """Modules that the file imports when it is imported itself."""
     tree = run_time(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = []
-    yield from (name for _, name in imports(tree))
+    return {name for _, name in imports(tree)}
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -155,7 +165,7 @@ def test_the_parts_stand_on_each_other_without_a_circle() -> None:
 
 def test_no_module_imports_itself_through_others() -> None:
     """Wherever the imports stand: one inside a function hides a circle, and does not open it."""
-    left = {name: set(imported_modules(path)) & MODULES.keys() for name, path in MODULES.items()}
+    left = {name: imported_modules(path) & MODULES.keys() for name, path in MODULES.items()}
     left = {name: others - {name} for name, others in left.items() if name != "transunet"}
     while free := [name for name, others in left.items() if not others & left.keys()]:
         for name in free:
@@ -169,12 +179,12 @@ def test_an_import_inside_a_function_spares_torch_or_what_is_rarely_met() -> Non
     grown = True
     while grown:
         before = len(heavy)
-        heavy |= {name for name, path in MODULES.items() if heavy & set(imported_at_top(path))}
+        heavy |= {name for name, path in MODULES.items() if heavy & imported_at_top(path)}
         grown = len(heavy) > before
     for name, path in MODULES.items():
         if part_of(path) in {"__init__", "__main__", "cli"}:
             continue
-        inside = set(imported_modules(path)) - {*imported_at_top(path), *registered(path)}
+        inside = imported_modules(path) - imported_at_top(path) - registered(path)
         inside -= {module for module in inside if module.startswith(RARELY_MET)}
         assert inside <= heavy, f"{name}: {', '.join(sorted(inside - heavy))}"
 
@@ -191,7 +201,7 @@ def test_a_name_occurs_once() -> None:
     classes = Counter(
         node.name
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.ClassDef)
     )
     twice = [name for name, times in (modules + classes).items() if times > 1]
@@ -202,9 +212,7 @@ def test_a_name_occurs_once() -> None:
 def test_only_the_command_line_prints_or_exits(path: Path) -> None:
     if part_of(path) in {"cli", "__main__"}:
         return
-    calls = [
-        node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
-    ]
+    calls = [node.func for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
     names = {call.id for call in calls if isinstance(call, ast.Name)}
     exits = {ast.unparse(call) for call in calls if isinstance(call, ast.Attribute)}
     assert not names & {"print", "exit", "quit"}

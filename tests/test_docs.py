@@ -13,6 +13,7 @@ from transunet.cli.main import app
 from transunet.training.recipe import load_recipe, parse_settings
 
 ROOT = Path(__file__).parents[1]
+COMMAND = get_command(app)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _BLOCK = re.compile(r"^( *)```[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
@@ -35,7 +36,7 @@ def commands_of(text):
 
 def problem_of(typed):
     """Why `typed` could not be parsed, or None."""
-    command, words = get_command(app), _words(typed)
+    command, words = COMMAND, _words(typed)
     while words and hasattr(command, "commands"):
         if words[0].startswith("-") or words[0] == "COMMAND":
             break
