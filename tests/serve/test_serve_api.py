@@ -163,11 +163,11 @@ def test_one_file_per_channel(client, tmp_path):
 @pytest.mark.parametrize("packed", [False, True], ids=["files", "zip"])
 def test_a_dicom_series_gets_a_dicom_segmentation(client, tmp_path, packed):
     pytest.importorskip("highdicom", reason="DICOM needs the extra dicom")
-    from dicom_made import ramp, save, series_of
+    from dicom_made import complete, ramp, save, series_of
     from transunet.data.formats.dicom import read
     from transunet.data.formats.dicom.segmentation import read_seg, segment_names
 
-    folder = save(tmp_path / "series", series_of(ramp(5, 20, 24)))
+    folder = save(tmp_path / "series", series_of(ramp(5, 20, 24), edit=complete))
     files = sorted(folder.iterdir())
     if packed:
         archive = tmp_path / "export.zip"
@@ -178,6 +178,15 @@ def test_a_dicom_series_gets_a_dicom_segmentation(client, tmp_path, packed):
     image = client.upload(*files, data={"as": "series"})
     assert (image["shape"], image["orientation"]) == ([24, 20, 5], "LPS")
     assert "dicom-seg" in image["result_formats"]
+    assert image["units"] == ["HU"]
+    assert image["header"] == {
+        "patient_name": "Test, Case",
+        "patient_id": "T1",
+        "study_date": "2026-11-26",
+        "study": "",
+        "series": "made",
+        "modality": "CT",
+    }
     job = client.wait(client.submit(image["id"], force=True)["id"])
     path = tmp_path / "out.dcm"
     path.write_bytes(result(client, job, "dicom-seg"))
@@ -249,6 +258,7 @@ def test_one_of_several_series_is_chosen(client, tmp_path):
 def test_a_ct_for_mri_is_refused_unless_it_is_forced(client):
     image = client.upload(("ct.nii.gz", nifti_bytes(hounsfield())))
     (brain,) = image["suitability"]  # no other bundle takes one channel
+    assert (image["units"], image["header"]) == (["HU"], None)
     assert brain["bundle"] == "brain"
     assert "Hounsfield units" in brain["refusal"]
     asked = {"image": image["id"], "bundle": "brain"}
@@ -518,6 +528,21 @@ def test_what_is_deleted_is_gone(client, server):
     assert client.get(f"/images/{job['image']}/volume.nii.gz").status_code == 404
     for name in (job["image"], job["id"], other["id"]):
         assert not list(Path(server.data).rglob(f"*{name}*"))
+
+
+def test_a_sample_is_taken_in_once_and_listed_with_all_images(client):
+    pytest.importorskip("nilearn", reason="the sample needs the extra demo")
+    assert client.get("/health").json()["sample"]
+    first = client.upload(("a.nii.gz", image_bytes(14)))
+    answers = [client.post("/sample") for _ in range(2)]
+    (sample,) = {answer.json()["id"] for answer in answers}
+    assert all(answer.headers["location"].endswith(f"/images/{sample}") for answer in answers)
+    taken = answers[0].json()
+    assert (taken["shape"], taken["units"], taken["obstacle"]) == ([197, 233, 189], [None], None)
+    listed = client.get("/images").json()
+    assert [image["created"] for image in listed] == sorted(image["created"] for image in listed)
+    assert [image for image in listed if image["id"] in (first["id"], sample)] == [first, taken]
+    client.delete(f"/images/{sample}")
 
 
 def test_health_and_metrics(client, done):

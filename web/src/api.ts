@@ -105,7 +105,9 @@ export const bundles = (): Promise<Bundle[]> => json("bundles");
 export const jobs = (): Promise<Job[]> => json("jobs");
 export const job = (id: string): Promise<Job> => json(`jobs/${id}`);
 export const cancel = (id: string): Promise<Job> => json(`jobs/${id}/cancel`, { method: "POST" });
+export const images = (): Promise<ImageInfo[]> => json("images");
 export const imageInfo = (id: string): Promise<ImageInfo> => json(`images/${id}`);
+export const deleteImage = (id: string): Promise<Response> => request(`images/${id}`, { method: "DELETE" });
 export const deleteJob = (id: string): Promise<Response> => request(`jobs/${id}`, { method: "DELETE" });
 
 /** Why files would not be taken, before they are sent for nothing. */
@@ -140,7 +142,9 @@ export function sendImage(files: File[], progress: (fraction: number) => void, s
   return uploadExplained("images", form, progress);
 }
 
-export const hasPacs = async (): Promise<boolean> => (await json<{ pacs: boolean }>("health")).pacs;
+/** What the server can do beside segmenting what it is sent. */
+export const offers = (): Promise<{ pacs: boolean; sample: boolean }> => json("health");
+export const takeSample = (): Promise<ImageInfo> => post("sample", {});
 export const searchPacs = (query: Record<string, string>): Promise<PacsSeries[]> => post("pacs/series", query);
 export const storeInPacs = (id: string): Promise<unknown> => post(`jobs/${id}/pacs`, {});
 

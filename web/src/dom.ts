@@ -17,6 +17,9 @@ export function make<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
+/** A number with so many decimals, and no minus before a zero. */
+export const fixed = (value: number, digits: number): string => value.toFixed(digits).replace(/^-(?=[0.]+$)/, "");
+
 /** A clause as a sentence. */
 export function sentence(text: string): string {
   return text && `${text[0]!.toUpperCase()}${text.slice(1).replace(/\.$/, "")}.`;

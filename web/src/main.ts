@@ -9,7 +9,7 @@ import { connectKeys, type Shortcut } from "./keys";
 import { showLetters } from "./letters";
 import { connectMessages, explain, show } from "./messages";
 import type { Vector } from "./nifti";
-import { openFiles, openJob, openSeries, showLabels } from "./opening";
+import { openFiles, openKept, openSample, openSeries, showLabels } from "./opening";
 import { connectPacs } from "./pacs";
 import { addTool, setTool } from "./pointer";
 import { axis, connectPosition, movedTo, scroll, setPlane } from "./position";
@@ -78,7 +78,7 @@ function reset(): void {
 const finished = (job: Job): void => void showLabels(job, viewer);
 
 async function reopen(job: Job): Promise<void> {
-  if (!(await openJob(job, viewer))) return;
+  if (!(await openKept(job.image, viewer))) return;
   chooseBundle(job.bundle);
   await watch(job, finished);
 }
@@ -183,6 +183,17 @@ async function loadBundles(): Promise<void> {
   }
 }
 
+/** Offer what this server has beside the models. */
+async function showOffers(): Promise<void> {
+  try {
+    const { pacs, sample } = await api.offers();
+    byId("open-pacs").hidden = !pacs;
+    byId("start-sample").hidden = !sample;
+  } catch (error) {
+    explain(error, "Asking what the server offers", () => void showOffers());
+  }
+}
+
 async function start(): Promise<void> {
   api.adoptToken();
   window.addEventListener("hashchange", () => location.reload());
@@ -202,13 +213,16 @@ async function start(): Promise<void> {
   connectResults();
   connectAttention(viewer);
   connectDoubt(viewer);
-  connectRecent((job) => void reopen(job), removed);
+  const openImage = (id: string): void => void openKept(id, viewer);
+  connectRecent({ openImage, openJob: (job) => void reopen(job), removed });
   connectKeys(SHORTCUTS, canvas);
   connectPicking();
   connectDoubleClick();
   byId("reset-view").addEventListener("click", reset);
+  byId("start-sample").addEventListener("click", () => void openSample(viewer));
+  connectPacs((series) => void openSeries(series, viewer));
   await loadBundles();
-  connectPacs((series) => void openSeries(series, viewer)).catch((error) => explain(error, "Asking for the PACS"));
+  await showOffers();
   try {
     await viewer.attach();
   } catch (error) {

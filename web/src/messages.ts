@@ -7,6 +7,9 @@ const status = byId("status");
 const list = byId("messages");
 const banner = byId("offline");
 
+/** How long a note stays; longer while somebody points at it. */
+const NOTE_MS = 12_000;
+
 /** Say something to screen readers, without moving anything. */
 export function announce(text: string): void {
   status.textContent = text;
@@ -17,14 +20,13 @@ export interface Button {
   use: () => void;
 }
 
+/** Show one message over the image: a note for a while, an error until it is closed or something else is done. */
 export function show(kind: "error" | "note", text: string, remedy = "", buttons: Button[] = []): void {
-  const again = [...list.children].find((each) => each.getAttribute("data-text") === text);
-  again?.remove();
+  if (kind === "note" && list.querySelector(".error")) return announce(text);
   const close = make("button", { type: "button", className: "close", title: "Dismiss" });
   close.append(make("span", { textContent: "×", ariaHidden: "true" }), make("span", { className: "hidden-text", textContent: "Dismiss" }));
   const box = make("div", { className: `message ${kind}` }, make("p", {}, make("strong", {}, text), remedy && " ", remedy));
   box.setAttribute("role", kind === "error" ? "alert" : "status");
-  box.setAttribute("data-text", text);
   for (const { text, use } of buttons) {
     const action = make("button", { type: "button" }, text);
     action.addEventListener("click", () => (box.remove(), use()));
@@ -32,7 +34,9 @@ export function show(kind: "error" | "note", text: string, remedy = "", buttons:
   }
   close.addEventListener("click", () => box.remove());
   box.append(close);
-  list.append(box);
+  list.replaceChildren(box);
+  const leave = (): void => void (box.matches(":hover, :focus-within") ? setTimeout(leave, NOTE_MS) : box.remove());
+  if (kind === "note") setTimeout(leave, NOTE_MS);
 }
 
 export function clearMessages(): void {
@@ -105,6 +109,11 @@ function askToken(error: ApiError, again?: () => void): void {
 }
 
 export function connectMessages(): void {
+  const done = (event: Event): void => {
+    const target = event.target as Element;
+    if (!list.contains(target) && target.closest("button, select, input")) clearMessages();
+  };
+  document.addEventListener("click", done, { capture: true });
   byId("offline-retry").addEventListener("click", () => void retry());
   window.addEventListener("online", () => void retry());
   dialog.addEventListener("close", () => {

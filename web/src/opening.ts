@@ -6,7 +6,6 @@ import { byId } from "./dom";
 import { withoutClashes } from "./files";
 import { announce, clearMessages, explain, show } from "./messages";
 import { placedIn, readNifti } from "./nifti";
-import { remember } from "./recent";
 import { unwatch } from "./segmenting";
 import { changed, state } from "./state";
 import { labelsOfJob } from "./structures";
@@ -45,7 +44,7 @@ async function openImage(
     const info = await get(series, (fraction) => void (mine === opening && progress(fraction)));
     if (mine !== opening) return;
     await showImage(info, viewer, mine);
-    for (const warning of warnings(info)) show("note", warning);
+    if (warnings(info).length) show("note", warnings(info).join("\n"));
   } catch (error) {
     if (mine !== opening || offerSeries(error, (number) => void openImage(text, doing, viewer, get, number))) return;
     explain(error, doing, () => void openImage(text, doing, viewer, get, series));
@@ -67,15 +66,20 @@ function described({ number, modality, description, slices, part }: Series): str
   return `${number}. ${modality} ${details}`;
 }
 
-/** Show an image that the server has, and a job's labels on it. */
-export async function openJob(job: Job, viewer: Viewer): Promise<boolean> {
+/** Take the server's sample image and show it. */
+export function openSample(viewer: Viewer): Promise<void> {
+  return openImage("Fetching the sample…", "Opening the sample", viewer, () => api.takeSample());
+}
+
+/** Show an image that the server has; return whether it is the one that is open then. */
+export async function openKept(id: string, viewer: Viewer): Promise<boolean> {
   const mine = begin("Fetching the image…");
   try {
-    const info = await api.imageInfo(job.image);
+    const info = await api.imageInfo(id);
     await showImage(info, viewer, mine);
     return mine === opening;
   } catch (error) {
-    if (mine === opening) explain(error, "Opening the segmentation");
+    if (mine === opening) explain(error, "Opening the image");
     return false;
   } finally {
     if (mine === opening) busy.hidden = true;
@@ -110,17 +114,28 @@ async function showImage(info: ImageInfo, viewer: Viewer, mine: number): Promise
   const voxels = await readNifti(await api.blob(`images/${info.id}/volume.nii.gz`));
   if (mine !== opening) return;
   unwatch();
-  remember(info.id, info.name);
   Object.assign(state, { image: { info, voxels }, job: null, labels: null, shown: null, comparison: null });
   measure();
   await viewer.showImage(voxels, info.kind === "picture", firstWindow());
   byId("start").hidden = true;
   document.body.classList.remove("empty");
   document.body.classList.toggle("picture", info.kind === "picture");
-  byId("case-name").textContent = info.name;
+  byId("case-name").textContent = titleOf(info);
+  byId("case-study").textContent = studyOf(info);
   byId("case-facts").textContent = facts(info);
   for (const topic of ["job", "labels", "comparison", "image"] as const) changed(topic);
-  announce(`${info.name} is open.`);
+  announce(`${titleOf(info)} is open.`);
+}
+
+/** Whom an image shows, where its DICOM header tells, else what its file is called. */
+export function titleOf({ name, header }: ImageInfo): string {
+  const patient = [header?.patient_name, header?.patient_id && `ID ${header.patient_id}`];
+  return patient.filter(Boolean).join(" · ") || name;
+}
+
+export function studyOf({ header }: ImageInfo): string {
+  const told = header && [header.modality, header.study_date, header.study, header.series];
+  return told?.filter(Boolean).join(" · ") ?? "";
 }
 
 function facts({ shape, spacing_mm, orientation, kind, channels }: ImageInfo): string {

@@ -10,8 +10,8 @@ const dialog = byId<HTMLDialogElement>("pacs-dialog");
 const found = byId("pacs-found");
 const storing = byId("pacs-store");
 
-/** Offer it where there is one; `open` is called with the series that is chosen. */
-export async function connectPacs(open: (series: PacsSeries) => void): Promise<void> {
+/** `open` is called with the series that is chosen. */
+export function connectPacs(open: (series: PacsSeries) => void): void {
   byId("open-pacs").addEventListener("click", () => dialog.showModal());
   byId("pacs-close").addEventListener("click", () => dialog.close());
   byId("pacs-form").addEventListener("submit", (event) => {
@@ -23,7 +23,6 @@ export async function connectPacs(open: (series: PacsSeries) => void): Promise<v
     byId("pacs-row").hidden = !state.labels || !state.image?.info.from_pacs;
     byId("pacs-stored").textContent = "";
   });
-  byId("open-pacs").hidden = !(await api.hasPacs());
 }
 
 async function search(open: (series: PacsSeries) => void): Promise<void> {

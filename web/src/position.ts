@@ -1,6 +1,6 @@
 /** Where the crosshair is, what is there, and the slices to scroll through. */
 
-import { byId } from "./dom";
+import { byId, fixed } from "./dom";
 import type { Vector } from "./nifti";
 import { bundleOf, changed, on, state } from "./state";
 import { AXIS_OF, type Viewer } from "./viewer";
@@ -66,16 +66,18 @@ function showReadout(): void {
   const picture = image.info.kind === "picture";
   put("at-voxel-name", picture ? "row, column" : "voxel");
   put("at-voxel", voxel.slice(0, picture ? 2 : 3).join(", "));
-  put("at-mm", state.mm.map((value) => value.toFixed(1)).join(", "));
+  put("at-mm", state.mm.map((value) => fixed(value, 1)).join(", "));
   put("at-value", values(voxel).join(", "));
   put("at-structure", structure(voxel));
 }
 
 function values(voxel: Vector): string[] {
-  const voxels = state.image!.voxels;
+  const { info, voxels } = state.image!;
   const channels = Array.from({ length: Math.min(voxels.channels, 4) }, (_, n) => voxels.value(voxel, n));
-  return channels.map((value) => String(Number(value.toPrecision(5))));
+  return channels.map((value, n) => withUnit(Number(value.toPrecision(5)), info.units[n]));
 }
+
+const withUnit = (value: number, unit: string | null | undefined): string => (unit ? `${value} ${unit}` : String(value));
 
 function structure(voxel: Vector): string {
   if (!state.labels) return "–";

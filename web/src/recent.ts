@@ -1,71 +1,115 @@
-/** Jobs that the server still keeps: open again, delete. */
+/** Images that the server still keeps, newest first, and what was made of each: open again, delete. */
 
 import * as api from "./api";
 import { byId, make } from "./dom";
 import { ended } from "./events";
 import { announce, explain } from "./messages";
+import { studyOf, titleOf } from "./opening";
 import { on, state } from "./state";
-import type { Job } from "./types";
+import type { ImageInfo, Job } from "./types";
 
 const list = byId<HTMLUListElement>("recent");
-const names = new Map<string, string>();
 
-/** @param open shows a job's image and result. */
-export function connectRecent(open: (job: Job) => void, removed: (job: Job) => void): void {
-  refresh = () => void load(open, removed);
+export interface Uses {
+  /** Show an image alone. */
+  openImage: (id: string) => void;
+  /** Show a job's image and result. */
+  openJob: (job: Job) => void;
+  /** A job was deleted. */
+  removed: (job: Job) => void;
+}
+
+export let refresh: () => void = () => undefined;
+
+export function connectRecent(uses: Uses): void {
+  refresh = () => void load(uses);
   let last = "";
   on("job", () => {
     const key = state.job ? `${state.job.id} ${state.job.status}` : "";
     if (key !== last) refresh();
     last = key;
   });
+  on("image", refresh);
 }
 
-export let refresh: () => void = () => undefined;
-
-/** Names of images are not part of a job. */
-export function remember(image: string, name: string): void {
-  names.set(image, name);
-}
-
-async function load(open: (job: Job) => void, removed: (job: Job) => void): Promise<void> {
+async function load(uses: Uses): Promise<void> {
   try {
-    const jobs = await api.jobs();
-    await Promise.all(jobs.map(({ image }) => name(image)));
-    list.replaceChildren(...jobs.map((job) => item(job, open, removed)));
-    byId("recent-empty").hidden = jobs.length > 0;
+    const [images, jobs] = await Promise.all([api.images(), api.jobs()]);
+    const cases = images.map((image) => ({ image, jobs: jobs.filter((job) => job.image === image.id).reverse() }));
+    const latest = ({ image, jobs }: (typeof cases)[number]): string => jobs[0]?.created ?? image.created;
+    cases.sort((a, b) => (latest(a) < latest(b) ? 1 : -1));
+    list.replaceChildren(...cases.map(({ image, jobs }) => item(image, jobs, uses)));
+    byId("recent-empty").hidden = images.length > 0;
   } catch (error) {
-    explain(error, "Listing the recent segmentations", refresh);
+    explain(error, "Listing what is kept", refresh);
   }
 }
 
-async function name(image: string): Promise<void> {
-  if (names.has(image)) return;
-  const info = await api.imageInfo(image).catch(() => null);
-  names.set(image, info?.name ?? "image expired");
+/** An image, which opens with its newest result, and its results below it. */
+function item(image: ImageInfo, jobs: Job[], uses: Uses): HTMLLIElement {
+  const title = titleOf(image);
+  const result = jobs.find(({ status }) => status === "done");
+  const open = link(title, () => (result ? uses.openJob(result) : uses.openImage(image.id)));
+  if (image.id === state.image?.info.id) open.setAttribute("aria-current", "true");
+  const about = [moment(image.created), studyOf(image), `kept for ${left(image.expires)}`].filter(Boolean).join(" · ");
+  const made = make("ul", {}, ...jobs.map((job) => resultItem(job, title, uses)));
+  return make("li", {}, open, trash(`Delete ${title} and its results`, () => removeImage(image)), quiet(about), made);
 }
 
-function item(job: Job, open: (job: Job) => void, removed: (job: Job) => void): HTMLLIElement {
-  const title = names.get(job.image) ?? "image";
-  const bundle = state.bundles.find(({ id }) => id === job.bundle)?.name ?? job.bundle;
-  const button = make("button", { type: "button", className: "link" }, title);
-  button.addEventListener("click", () => open(job));
-  if (job.id === state.job?.id) button.setAttribute("aria-current", "true");
-  const trash = make("button", { type: "button", className: "close", title: "Delete" }, "×");
-  trash.setAttribute("aria-label", `Delete the segmentation of ${title}`);
-  trash.addEventListener("click", () => void remove(job, removed));
-  const when = new Date(job.created).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  return make("li", {}, button, make("span", { className: "quiet" }, `${when} · ${bundle} · ${job.status}`), trash);
+function resultItem(job: Job, title: string, { openJob, removed }: Uses): HTMLLIElement {
+  const model = state.bundles.find(({ id }) => id === job.bundle)?.name ?? job.bundle;
+  const open = link(model, () => openJob(job));
+  if (job.id === state.job?.id) open.setAttribute("aria-current", "true");
+  const remove = trash(`Delete the segmentation of ${title} by ${model}`, () => removeJob(job, removed));
+  return make("li", {}, open, quiet(`${moment(job.created)} · ${job.status}`), remove);
 }
 
-async function remove(job: Job, removed: (job: Job) => void): Promise<void> {
+function link(text: string, use: () => void): HTMLButtonElement {
+  const button = make("button", { type: "button", className: "link" }, text);
+  button.addEventListener("click", use);
+  return button;
+}
+
+const quiet = (text: string): HTMLElement => make("span", { className: "quiet" }, text);
+
+function trash(what: string, remove: () => Promise<unknown>): HTMLButtonElement {
+  const button = make("button", { type: "button", className: "close", title: "Delete" }, "×");
+  button.setAttribute("aria-label", what);
+  button.addEventListener("click", () => void removing(remove));
+  return button;
+}
+
+async function removing(remove: () => Promise<unknown>): Promise<void> {
   try {
-    if (!ended(job)) await api.cancel(job.id).catch(() => undefined);
-    await api.deleteJob(job.id);
+    await remove();
     announce("Deleted.");
-    removed(job);
   } catch (error) {
     explain(error, "Deleting");
   }
   refresh();
+}
+
+async function removeJob(job: Job, removed: (job: Job) => void): Promise<void> {
+  if (!ended(job)) await api.cancel(job.id).catch(() => undefined);
+  await api.deleteJob(job.id);
+  removed(job);
+}
+
+async function removeImage({ id }: ImageInfo): Promise<void> {
+  await api.deleteImage(id);
+  if (state.image?.info.id === id) location.reload(); // nothing of it stays on the screen
+}
+
+/** The time, and the day unless it is today. */
+function moment(iso: string): string {
+  const at = new Date(iso);
+  const today = at.toDateString() === new Date().toDateString();
+  const day = today ? {} : ({ day: "numeric", month: "short" } as const);
+  return at.toLocaleString([], { ...day, hour: "2-digit", minute: "2-digit" });
+}
+
+/** How long something is kept yet: in hours, the last in minutes. */
+function left(expires: string): string {
+  const hours = (Date.parse(expires) - Date.now()) / 3_600_000;
+  return hours >= 1 ? `${Math.round(hours)} h more` : `${Math.max(1, Math.round(60 * hours))} min more`;
 }

@@ -6,6 +6,7 @@ import { byId, make, options, sentence } from "./dom";
 import { ended, follow } from "./events";
 import { announce, clearMessages, explain, offline, online, show } from "./messages";
 import { changed, on, state } from "./state";
+import { TimeLeft } from "./time_left";
 import type { Job, Settings, Suitability } from "./types";
 
 const select = byId<HTMLSelectElement>("bundle");
@@ -16,6 +17,7 @@ const bar = byId<HTMLProgressElement>("progress-bar");
 const text = byId("progress-text");
 let following: AbortController | null = null;
 let quarter = -1;
+let timeLeft = new TimeLeft();
 
 /** @param finished shows the labels of a job that is done. */
 export function connectSegmenting(finished: (job: Job) => void): void {
@@ -121,6 +123,7 @@ export async function watch(job: Job, finished: (job: Job) => void): Promise<voi
   following?.abort();
   const mine = (following = new AbortController());
   quarter = -1;
+  timeLeft = new TimeLeft();
   const use = (next: Job): void => {
     if (mine.signal.aborted) return;
     state.job = next;
@@ -186,7 +189,9 @@ function queued(job: Job): string {
 function sliced(job: Job): string {
   const ofVolumes = state.bundles.find(({ id }) => id === job.bundle)?.image_size.length === 3;
   const sample = ofVolumes ? "Patch" : "Slice";
-  return job.slices_total ? `${sample} ${job.slices_done} of ${job.slices_total}` : "Starting";
+  if (!job.slices_total) return "Starting";
+  const left = timeLeft.tell(job.slices_done, job.slices_total);
+  return [`${sample} ${job.slices_done} of ${job.slices_total}`, left].filter(Boolean).join(" · ");
 }
 
 /** Every slice would be too much to hear. */

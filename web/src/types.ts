@@ -25,12 +25,27 @@ export interface ImageInfo {
   spacing_mm: number[];
   orientation: string;
   kind: "volume" | "picture";
+  /** Of each channel's intensities, where it is known. */
+  units: ("HU" | null)[];
+  header: DicomHeader | null;
   result_formats: string[];
   warnings: string[];
   obstacle: string | null;
   /** Whether results can be stored in the PACS it came from. */
   from_pacs: boolean;
   suitability: Suitability[];
+  created: string;
+  expires: string;
+}
+
+/** Whom and what a DICOM series shows; empty what its header does not tell. */
+export interface DicomHeader {
+  patient_name: string;
+  patient_id: string;
+  study_date: string;
+  study: string;
+  series: string;
+  modality: string;
 }
 
 /** Whether the image is of the kind that a bundle was trained on. */

@@ -1,44 +1,55 @@
 /** The grey scale: window and level, presets, and what right-dragging changed. */
 
 import { byId, options } from "./dom";
+import { chosenBundle } from "./segmenting";
 import { on, state } from "./state";
 import type { Viewer } from "./viewer";
 
-/** Level and width in Hounsfield units, as CT workstations name them. */
-const CT: [name: string, level: number, width: number][] = [
-  ["Soft tissue", 40, 400],
-  ["Liver", 60, 160],
-  ["Lung", -600, 1500],
-  ["Bone", 400, 1800],
-  ["Brain", 40, 80],
-  ["Mediastinum", 50, 350],
+/** Level and width in Hounsfield units, as CT workstations name them, and for which structures each is. */
+const CT: [name: string, level: number, width: number, structures: RegExp][] = [
+  ["Soft tissue", 40, 400, /^$/],
+  ["Liver, portal venous", 100, 200, /liver|hepat/],
+  ["Liver, no contrast", 60, 160, /^$/],
+  ["Lung", -600, 1500, /lung|lobe|pulmon|airway|trachea|bronch|nodule/],
+  ["Bone", 400, 1800, /\bbone|vertebra|\brib|femur|\bhip\b|sacrum|skull|pelvis/],
+  ["Brain", 40, 80, /brain|ha?emorrhage|stroke|infarct|gr[ae]y matter|white matter/],
+  ["Mediastinum", 50, 350, /heart|aorta|myocard|atrium|esophagus/],
 ];
-/** No other modality has values this far below zero everywhere outside the body. */
-const AIR_HU = -700;
 
 const preset = byId<HTMLSelectElement>("preset");
 const level = byId<HTMLInputElement>("level");
 const width = byId<HTMLInputElement>("width");
 let presets: [name: string, low: number, high: number][] = [];
+let first = "";
 let step = 1;
 
-/** The window that an image opens with: its preset for CT, else all but the extremes. */
+/** The window that an image opens with: what the chosen model's structures want of a CT, else all but the extremes. */
 export function firstWindow(): [number, number] {
-  const [, low, high] = presets[0] ?? ["", 0, 1];
+  const [, low, high] = presets.find(([name]) => name === first) ?? ["", 0, 1];
   return [low, high];
 }
 
 export function measure(channel = 0): void {
-  const voxels = state.image!.voxels;
+  const { info, voxels } = state.image!;
   const [low, high] = voxels.range(channel, 0.005);
   const full = voxels.range(channel);
   const automatic: typeof presets = [["Automatic", low, Math.max(high, low + 1e-6)], ["Full range", ...full]];
+  const unit = info.units[channel] ?? "";
   const ct: typeof presets = CT.map(([name, at, wide]) => [name, at - wide / 2, at + wide / 2]);
-  const looksLikeCt = state.image!.info.kind === "volume" && full[0] <= AIR_HU && full[1] > 100;
-  presets = looksLikeCt ? [...ct, ...automatic] : automatic;
+  presets = unit === "HU" ? [...ct, ...automatic] : automatic;
+  first = fitting();
   const span = full[1] - full[0];
   step = 10 ** Math.floor(Math.log10(Math.max(span, 1e-6) / 200));
+  byId("window-unit").textContent = unit;
   options(preset, [...presets.map(([name]): [string, string] => [name, name]), ["", "Custom"]]);
+}
+
+/** The preset that at least half of the chosen model's structures want. */
+function fitting(): string {
+  const model = state.bundles.find(({ id }) => id === chosenBundle());
+  const names = (model?.labels ?? []).filter(({ index }) => index > 0).map(({ name }) => name.toLowerCase().replace(/[^a-z]+/g, " "));
+  const wanted = CT.find(([, , , structures]) => names.filter((name) => structures.test(name)).length * 2 >= Math.max(names.length, 1));
+  return presets.find(([name]) => name === wanted?.[0])?.[0] ?? presets[0]![0];
 }
 
 export function connectWindow(viewer: Viewer): void {
@@ -54,6 +65,12 @@ export function connectWindow(viewer: Viewer): void {
       showWindow(viewer);
     });
   }
+  byId("bundle").addEventListener("change", () => {
+    const untouched = preset.value === first;
+    if (!state.image || first === (first = fitting()) || !untouched) return;
+    viewer.window = firstWindow();
+    showWindow(viewer);
+  });
   on("image", () => state.image && showWindow(viewer));
 }
 

@@ -19,6 +19,7 @@ STATUS: Mapping[str, int] = {
     "wrong_origin": 403,
     "not_found": 404,
     "no_pacs": 404,
+    "no_sample": 404,
     "method_not_allowed": 405,
     "too_slow": 408,
     "not_done": 409,

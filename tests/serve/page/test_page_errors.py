@@ -10,12 +10,15 @@ from serving import image_bytes
 
 
 def test_unreadable_files(viewer: Viewer) -> None:
-    viewer.open().drop("broken.nii.gz", b"this is no image")
+    place = viewer.open().page.locator("#canvas").bounding_box()
+    viewer.drop("broken.nii.gz", b"this is no image")
     assert "broken.nii.gz" in viewer.message()
+    assert viewer.page.locator("#canvas").bounding_box() == place  # a message moves nothing
     assert viewer.page.locator("#start").is_visible()
     viewer.drop("notes.docx", b"words")
     viewer.page.wait_for_selector(".message.error :text('notes.docx')")
     assert ".nii.gz" in viewer.message()
+    assert viewer.page.locator(".message").count() == 1
     viewer.show("case.nii.gz", image_bytes(20))
     assert viewer.page.locator(".message.error").count() == 0
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,28 @@ def test_a_ct_opens_with_its_windows(viewer: Viewer) -> None:
     assert viewer.page.input_value("#level") == "40"
     assert viewer.page.input_value("#width") == "400"
     viewer.page.keyboard.press("w")
-    assert viewer.page.input_value("#preset") == "Liver"
-    assert viewer.page.input_value("#width") == "160"
+    assert viewer.page.input_value("#preset") == "Liver, portal venous"
+    assert viewer.page.input_value("#width") == "200"
+    # Where the crosshair is on an axis, there is no minus before its zero.
+    assert "-0.0" not in viewer.text("#at-mm")
+
+
+def test_a_ct_opens_in_the_window_of_what_the_model_segments(viewer: Viewer, client: Any) -> None:
+    served = client.get("/bundles").json()
+    for number, structures in enumerate((["liver", "liver tumour"], ["lung_left", "lobe"])):
+        named = [
+            {"index": n + 1, "name": each, "color": "#4fc3f7"} for n, each in enumerate(structures)
+        ]
+        served[number]["labels"] = named
+    viewer.page.route("**/api/v1/bundles", lambda route: route.fulfill(json=served))
+    viewer.open().show("ct.nii.gz", nifti_bytes(hounsfield()))
+    assert viewer.page.input_value("#preset") == "Liver, portal venous"
+    viewer.page.select_option("#bundle", served[1]["id"])
+    assert viewer.page.input_value("#level") == "-600"
+    viewer.page.fill("#width", "700")
+    viewer.page.press("#width", "Enter")
+    viewer.page.select_option("#bundle", served[0]["id"])
+    assert viewer.page.input_value("#width") == "700"  # what a person chose stays
 
 
 def test_attention_is_a_heat_map_on_the_slice(viewer: Viewer) -> None:
@@ -230,16 +251,21 @@ def test_a_dicom_folder_is_drawn_and_answered_with_a_segmentation(
 ) -> None:
     pydicom = pytest.importorskip("pydicom")
     pytest.importorskip("highdicom")
-    from dicom_made import save, series_of
+    from dicom_made import complete, save, series_of
     from prediction import noise
 
     pixels = noise((24, 20, 6), 8).transpose(2, 0, 1).copy()
-    folder = save(tmp_path / "series", series_of(pixels))
+    folder = save(tmp_path / "series", series_of(pixels, edit=complete))
     viewer.open()
     viewer.choose(lambda: viewer.page.click("#start-folder"), folder)
     viewer.page.wait_for_selector("#start", state="hidden")
     viewer.page.wait_for_selector("#busy", state="hidden")
     assert viewer.text("#case-facts").startswith(f"{sizes(20, 24, 6)} · ")
+    assert viewer.text("#case-name") == "Test, Case · ID T1"
+    assert viewer.text("#case-study") == "CT · 2026-11-26 · made"
+    assert viewer.page.title() == "transunet"  # which browsers write into their history
+    assert viewer.text("#window-unit") == "HU"
+    assert viewer.text("#at-value").endswith(" HU")
     viewer.segment(force=True)  # a CT, and the bundle is for MRI
     with viewer.page.expect_download() as download:
         viewer.page.click("#downloads button:has-text('DICOM SEG')")
@@ -304,21 +330,41 @@ def test_a_picture_is_upright_and_answered_with_a_mask(viewer: Viewer) -> None:
     ]
 
 
-def test_recent_jobs_open_again_and_are_deleted(viewer: Viewer, client: Any) -> None:
-    viewer.open().show("first.nii.gz", image_bytes(10)).segment()
-    viewer.show("second.nii.gz", image_bytes(11))
-    assert viewer.page.locator("#structures-section").is_hidden()
-    viewer.page.click("#recent .link:has-text('first.nii.gz')")
-    viewer.page.wait_for_selector("#structures tbody tr")
+def test_what_is_kept_opens_again_and_is_deleted(viewer: Viewer, client: Any) -> None:
+    page = viewer.open().show("first.nii.gz", image_bytes(10)).segment().page
+    viewer.show("second.nii.gz", image_bytes(11))  # only looked at
+    titles = page.locator("#recent > li > .link")
+    page.wait_for_selector("#recent > li:has-text('second.nii.gz')")
+    assert titles.all_inner_texts()[:2] == ["second.nii.gz", "first.nii.gz"]
+    assert re.search(r"\d\d.*kept for 24 h more", viewer.text("#recent > li > .quiet"))
+    assert page.locator("#structures-section").is_hidden()
+    page.click("#recent > li > .link:has-text('first.nii.gz')")
+    page.wait_for_selector("#structures tbody tr")
     assert viewer.text("#case-name") == "first.nii.gz"
     before = len(client.get("/jobs").json())
-    viewer.page.click("#recent li:has([aria-current]) .close")
-    viewer.page.wait_for_selector("#structures-section", state="hidden")
-    viewer.page.wait_for_function(
-        "() => ![...document.querySelectorAll('#recent .link')]"
-        ".some((each) => each.textContent === 'first.nii.gz')"
-    )
+    page.click("#recent ul li:has([aria-current]) .close")
+    page.wait_for_selector("#structures-section", state="hidden")
+    page.wait_for_selector("#recent ul [aria-current]", state="detached")
     assert len(client.get("/jobs").json()) == before - 1
+    page.click("#recent > li > .link:has-text('second.nii.gz')")
+    page.wait_for_selector("#recent [aria-current]:text('second.nii.gz')")
+    (second,) = (each["id"] for each in client.get("/images").json() if "second" in each["name"])
+    page.click("#recent > li:has([aria-current]) > .close")
+    page.wait_for_selector("#start", state="visible")  # nothing of it stays on the screen
+    assert client.get(f"/images/{second}").status_code == 404
+
+
+def test_a_sample_is_there_to_try(viewer: Viewer, client: Any) -> None:
+    offered, taken = client.get("/health").json(), client.upload(("small.nii.gz", image_bytes(12)))
+    health = {**offered, "sample": False}
+    viewer.page.route("**/api/v1/health", lambda route: route.fulfill(json=health))
+    viewer.page.route("**/api/v1/sample", lambda route: route.fulfill(json=taken, status=201))
+    viewer.open().page.wait_for_load_state("networkidle")
+    assert viewer.page.is_hidden("#start-sample")
+    health["sample"] = True
+    viewer.open().page.click("#start-sample")
+    viewer.page.wait_for_selector("#start", state="hidden")
+    assert viewer.text("#case-name") == "small.nii.gz"
 
 
 def test_progress_is_told_and_a_job_cancelled(viewer: Viewer) -> None:
@@ -330,7 +376,7 @@ def test_progress_is_told_and_a_job_cancelled(viewer: Viewer) -> None:
     viewer.page.check("#mirror")
     viewer.page.click("#segment")
     viewer.page.wait_for_function(
-        "() => /^Slice [1-9]\\d* of 1500$/"
+        "() => /^Slice [1-9]\\d* of 1500 · (about \\d+ s|about \\d+ min|a few seconds) left$/"
         ".test(document.getElementById('progress-text').textContent)"
     )
     assert viewer.page.locator("#segment").is_disabled()

@@ -41,7 +41,7 @@ def test_a_series_is_fetched_segmented_and_its_result_stored(
     assert asked["pacs/series"] == query
     choices.first.click()
     page.wait_for_function(
-        "() => document.getElementById('case-name').textContent === 'portal venous'"
+        "() => document.getElementById('case-name').textContent === 'Test, Case · ID T1'"
     )
     assert asked["pacs/images"] == {"study": "1.2", "series": "1.2.3"}
     page.wait_for_selector("#busy", state="hidden")

@@ -155,6 +155,12 @@ class ImageFacts(Configuration):
     shape: tuple[int, int, int]
     affine: tuple[tuple[float, float, float, float], ...]
 
+    @property
+    def hounsfield(self) -> tuple[bool, ...]:
+        """Whether each channel is a CT: by the header, which is the first one's, or its values."""
+        told = self.modality == "CT" if self.modality else self.channels[0].is_hounsfield
+        return (told, *(channel.is_hounsfield for channel in self.channels[1:]))
+
     @classmethod
     def of(cls, volume: Volume) -> Self:
         """Measure a volume whose voxels are finite."""

@@ -27,6 +27,7 @@ from transunet.serve.api_errors import ApiError, api_error
 from transunet.serve.security import Guard, error_response
 from transunet.serve.server_settings import API
 from transunet.serve.service import Service
+from transunet.serve.uploads.sample import sample_for
 
 PAGE = Path(__file__).parents[1] / "page"
 """Where the build of `web/` puts `index.html` and all that it loads."""
@@ -130,6 +131,7 @@ def health(service: CurrentService) -> Health:
         workers=len(service.workers),
         version=service.version,
         pacs=service.settings.pacs is not None,
+        sample=sample_for(service.bundles.values()) is not None,
         limits=ServerLimits(**asdict(service.limits)),
     )
 

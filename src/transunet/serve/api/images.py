@@ -1,5 +1,6 @@
 """Images: taken in, looked at, removed."""
 
+import shutil
 import time
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
+from transunet.data.checks.suitability import ImageFacts
 from transunet.serve.api.dependencies import GZIP, CurrentService, Id, faults, multipart
 from transunet.serve.api.schemas import Image, Suitability
 from transunet.serve.api_errors import ApiError
@@ -14,8 +16,16 @@ from transunet.serve.jobs.database import ImageRecord
 from transunet.serve.jobs.result_files import possible_formats
 from transunet.serve.service import Service
 from transunet.serve.uploads.accept import As
-from transunet.serve.uploads.inspection import VIEW, inspect
-from transunet.serve.uploads.receive import Upload, kept_at, received, shown_name
+from transunet.serve.uploads.inspection import UPLOAD, VIEW, inspect
+from transunet.serve.uploads.receive import (
+    Upload,
+    arriving,
+    kept_at,
+    name_on_disk,
+    received,
+    shown_name,
+)
+from transunet.serve.uploads.sample import NAME, sample_for
 
 router = APIRouter(tags=["images"])
 
@@ -58,6 +68,33 @@ async def upload(
         record = await take_in(service, upload, chosen[0], upload.fields.get("series") or series)
     response.headers["Location"] = f"{request.url.path}/{upload.id}"
     return presented(record, service)
+
+
+@router.post("/sample", status_code=201, responses=faults("no_sample"))
+async def sample(request: Request, response: Response, service: CurrentService) -> Image:
+    """Take in a sample image to try: once, for as long as it is kept."""
+    file = sample_for(service.bundles.values())
+    if file is None:
+        message = "There is no sample: it needs the package nilearn, and a model of one MR channel."
+        raise ApiError("no_sample", message, "Upload an image of your own.")
+    kept = [image for image in service.database.images.values() if image.metadata.get("sample")]
+    if not kept:
+        service.quota.check()
+        async with arriving(service) as upload:
+            (upload.folder / UPLOAD).mkdir(parents=True)
+            upload.names.append(NAME)
+            upload.files.append(upload.folder / UPLOAD / name_on_disk(NAME, ()))
+            await anyio.to_thread.run_sync(shutil.copyfile, file, upload.files[0])
+            kept = [await take_in(service, upload, "auto", None, sample=True)]
+    response.headers["Location"] = f"{request.url.path.removesuffix('sample')}images/{kept[0].id}"
+    return presented(kept[0], service)
+
+
+@router.get("/images", responses=faults())
+def images(service: CurrentService) -> list[Image]:
+    """List the images, oldest first."""
+    kept = sorted(service.database.images.values(), key=lambda image: image.created)
+    return [presented(image, service) for image in kept]
 
 
 @router.get("/images/{id}", responses=faults("not_found"))
@@ -138,7 +175,10 @@ def presented(record: ImageRecord, service: Service) -> Image:
                 Suitability(bundle=served.id, refusal=refusal, warnings=list(warnings))
             )
     known = {**vars(record), **metadata}
+    measured = metadata.get("measured")
+    hounsfield = ImageFacts(**measured).hounsfield if measured else [False] * metadata["channels"]
     return Image(
+        units=["HU" if is_ct else None for is_ct in hounsfield],
         result_formats=possible_formats(metadata),
         from_pacs="pacs" in metadata and service.settings.pacs is not None,
         suitability=suitability,

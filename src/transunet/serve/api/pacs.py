@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Annotated
 
-import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -16,12 +15,10 @@ from transunet.serve.api.images import presented, take_in
 from transunet.serve.api.results import done_job
 from transunet.serve.api.schemas import Image, Strict
 from transunet.serve.api_errors import ApiError
-from transunet.serve.jobs.database import new_id
 from transunet.serve.jobs.result_files import REPORT, SEGMENTATION, write_for_pacs
 from transunet.serve.service import Service
 from transunet.serve.uploads.inspection import UPLOAD
-from transunet.serve.uploads.quota import remove
-from transunet.serve.uploads.receive import Upload
+from transunet.serve.uploads.receive import Upload, arriving
 
 router = APIRouter(tags=["pacs"])
 
@@ -107,20 +104,14 @@ async def fetch(
 ) -> Image:
     """Take in a series from the PACS, as if its files were uploaded."""
     address = replace(_pacs(service), study=wanted.study, series=wanted.series)
-    id_ = new_id()
-    folder = service.data / "incoming" / id_
-    try:
-        service.quota.check()
-        await anyio.to_thread.run_sync(_fetch, service, address, id_)
-        files = sorted((folder / UPLOAD).iterdir())
-        about = read_dataset(files[0], pixels=False)
-        upload = Upload(id_, folder, files, [str(about.get("SeriesDescription") or wanted.series)])
+    service.quota.check()
+    async with arriving(service) as upload:
+        await anyio.to_thread.run_sync(_fetch, service, address, upload)
+        upload.files.extend(sorted((upload.folder / UPLOAD).iterdir()))
+        about = read_dataset(upload.files[0], pixels=False)
+        upload.names.append(str(about.get("SeriesDescription") or wanted.series))
         record = await take_in(service, upload, "series", wanted.part, pacs=wanted.study)
-    finally:
-        service.quota.forget_arriving(id_)
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(remove, folder)
-    response.headers["Location"] = f"{request.url.path.replace('/pacs/', '/')}/{id_}"
+    response.headers["Location"] = f"{request.url.path.replace('/pacs/', '/')}/{record.id}"
     return presented(record, service)
 
 
@@ -163,11 +154,13 @@ def _pacs(service: Service) -> Address:
     return service.settings.pacs
 
 
-def _fetch(service: Service, address: Address, id_: str) -> None:
+def _fetch(service: Service, address: Address, upload: Upload) -> None:
     """Fetch a series to where uploads arrive, within the quota."""
-    folder = service.data / "incoming" / id_ / UPLOAD
+    quota = service.quota
     try:
-        fetch_series(address, folder, lambda size: service.quota.add_arriving(id_, size))
+        fetch_series(
+            address, upload.folder / UPLOAD, lambda size: quota.add_arriving(upload.id, size)
+        )
     except ApiError:
         raise
     except TransUNetError as error:

@@ -114,6 +114,17 @@ class Suitability(BaseModel):
     warnings: list[str] = Field(description="What is doubtful.")
 
 
+class DicomHeader(BaseModel):
+    """Whom and what a DICOM series shows; empty what its header does not tell."""
+
+    patient_name: str = Field(examples=["DOE, JANE"])
+    patient_id: str
+    study_date: str = Field(examples=["2026-11-22"])
+    study: str = Field(examples=["CT abdomen"])
+    series: str = Field(examples=["portal venous 2.0"])
+    modality: str = Field(examples=["CT"])
+
+
 class Image(BaseModel):
     """An image that was uploaded."""
 
@@ -127,6 +138,10 @@ class Image(BaseModel):
         description="4 x 4, voxel indices to the millimetres of volume.nii.gz."
     )
     kind: Literal["volume", "picture"]
+    units: list[Literal["HU"] | None] = Field(
+        description="Of each channel: HU where it is a CT, by its DICOM header or its values."
+    )
+    header: DicomHeader | None = Field(default=None, description="Of a DICOM series.")
     result_formats: list[ResultFormat]
     warnings: list[str]
     obstacle: str | None = Field(
@@ -312,4 +327,5 @@ class Health(BaseModel):
     workers: int = Field(description="Processes that compute, each a job at a time.")
     version: str
     pacs: bool = Field(description="Whether series can be fetched from a PACS.")
+    sample: bool = Field(description="Whether there is a sample image to try.")
     limits: ServerLimits

@@ -1,5 +1,6 @@
 """An uploaded image: read, measured, and laid out for the page; runs in a parser's process."""
 
+import re
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from transunet.data.formats import (
     volumes_in_zip,
 )
 from transunet.data.formats.archive import Unpacked, is_zip
-from transunet.data.formats.dicom.series import open_series
+from transunet.data.formats.dicom.series import Series, open_series
 from transunet.data.formats.nifti import nib
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError
@@ -33,6 +34,7 @@ from transunet.serve.uploads.accept import As, ImageSource, arrange
 
 UPLOAD = "upload"
 """Folder with an image's own files, within the image's folder."""
+_LONGEST_TOLD = 64  # characters, as of DICOM's LO; headers may break the rule
 VIEW = "volume.nii.gz"
 """What the page shows: the image as NIfTI."""
 
@@ -97,6 +99,25 @@ def inspect(
         "dicom": source.dicom,
         "series": source.series,
         "stem": "" if source.dicom else stem_of(source.paths[0]),
+        "header": _told_by(volume.header) if isinstance(volume.header, Series) else None,
+    }
+
+
+def _told_by(series: Series) -> dict[str, str]:
+    """Return whom and what a DICOM series shows; empty what its first header does not tell."""
+    first = series.datasets[0]
+    date = str(first.get("StudyDate") or "")
+    told = {
+        "patient_name": getattr(first.get("PatientName"), "family_comma_given", str)().strip(", "),
+        "patient_id": first.get("PatientID"),
+        "study_date": f"{date[:4]}-{date[4:6]}-{date[6:]}" if re.fullmatch(r"\d{8}", date) else "",
+        "study": first.get("StudyDescription"),
+        "series": series.description,
+        "modality": series.modality,
+    }
+    return {
+        key: "".join(filter(str.isprintable, str(value or "")))[:_LONGEST_TOLD]
+        for key, value in told.items()
     }
 
 

@@ -60,8 +60,6 @@ async def received(request: Request, service: Service) -> AsyncIterator[Upload]:
     Raises:
         ApiError: for an upload that is too large, malformed, stalled, or does not fit on the disk.
     """
-    id_ = new_id()
-    upload = Upload(id_, service.data / "incoming" / id_)
     limits, stream = service.limits, request.stream()
     too_large = ApiError(
         "too_large",
@@ -84,25 +82,35 @@ async def received(request: Request, service: Service) -> AsyncIterator[Upload]:
             size += len(data)
             if size > limits.upload_bytes:
                 raise too_large
-            await anyio.to_thread.run_sync(service.quota.add_arriving, id_, len(data))
+            await anyio.to_thread.run_sync(service.quota.add_arriving, upload.id, len(data))
             yield data
 
     try:
-        try:
-            declared = request.headers.get("content-length", "")
-            if declared.isdigit() and int(declared) > limits.upload_bytes:
-                raise too_large
-            service.quota.check()
-            (upload.folder / UPLOAD).mkdir(parents=True)
-            await _UploadParser(request, counted(), upload, limits.files).receive()
-        except (ApiError, OSError) as error:
-            code = error.code if isinstance(error, ApiError) else "storage_full"
-            if code in ("too_large", "storage_full") and "expect" not in request.headers:
-                await _drain(stream)
-            raise
-        yield upload
+        async with arriving(service) as upload:
+            try:
+                declared = request.headers.get("content-length", "")
+                if declared.isdigit() and int(declared) > limits.upload_bytes:
+                    raise too_large
+                service.quota.check()
+                (upload.folder / UPLOAD).mkdir(parents=True)
+                await _UploadParser(request, counted(), upload, limits.files).receive()
+            except (ApiError, OSError) as error:
+                code = error.code if isinstance(error, ApiError) else "storage_full"
+                if code in ("too_large", "storage_full") and "expect" not in request.headers:
+                    await _drain(stream)
+                raise
+            yield upload
     except ClientDisconnect:
         raise ApiError("malformed", "The client left before the upload ended.") from None
+
+
+@asynccontextmanager
+async def arriving(service: Service) -> AsyncIterator[Upload]:
+    """Yield an upload whose folder is still to be made; in the end it is removed."""
+    id_ = new_id()
+    upload = Upload(id_, service.data / "incoming" / id_)
+    try:
+        yield upload
     finally:
         service.quota.forget_arriving(id_)
         with anyio.CancelScope(shield=True):
