@@ -41,7 +41,8 @@ from transunet.batch.outputs import (
     write_sheet,
 )
 from transunet.data.cases import Case
-from transunet.data.formats import FORMATS, open_image, read_image, suffix_of
+from transunet.data.clicks import Click
+from transunet.data.formats import FORMATS, open_image, read_image, read_labels, suffix_of
 from transunet.data.inputs import LOCKS_FOLDER
 from transunet.data.volume import Volume
 from transunet.errors import (
@@ -89,6 +90,47 @@ class OutputOptions:
     def is_labelmap(self) -> bool:
         """Whether a DICOM segmentation has a number per voxel, not a bit per segment."""
         return self.format == "dicom-labelmap"
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """What a person says of the cases by clicks."""
+
+    clicks: Mapping[str, Sequence[Click]]
+    """Of each case by its name; those that are not there have none."""
+    previous: Path | None = None
+    """The label maps that are corrected: a folder of them, or a single case's file; None for what
+    the network finds."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that labels depend on."""
+        clicks = {
+            name: [click.model_dump(mode="json", exclude_none=True) for click in of_case]
+            for name, of_case in sorted(self.clicks.items())
+        }
+        return {"clicks": clicks, "previous": str(self.previous) if self.previous else None}
+
+    def label_map_of(self, case: Case, image: Volume) -> Volume | None:
+        """Return the label map of `case` that is corrected; None for what the network finds.
+
+        Raises:
+            ConfigError: where there is none.
+            DataError: when it is damaged.
+        """
+        if self.previous is None:
+            return None
+        names = dict.fromkeys((label_name(case), f"{case.name}.nii.gz", f"{case.name}.npz"))
+        files = [self.previous / name for name in names]
+        if not self.previous.is_dir():
+            files = [self.previous]
+        path = next((file for file in files if file.is_file()), None)
+        if path is None:
+            raise ConfigError(
+                f"There is no label map {files[0]} to correct. Give the folder that `transunet "
+                "predict` wrote, or leave --previous out."
+            )
+        return read_labels(path, image.grid)
 
 
 Status = Literal["done", "kept", "elsewhere", "failed"]
@@ -170,6 +212,7 @@ def predict_cases(
     options: OutputOptions | None = None,
     on_case_start: OnCaseStart | None = None,
     on_case_end: Callable[[CaseOutcome], object] | None = None,
+    corrections: Corrections | None = None,
 ) -> list[CaseOutcome]:
     """Segment every case into `folder`, as far as no other process does, and say how each ended.
 
@@ -182,6 +225,7 @@ def predict_cases(
         options: what is written.
         on_case_start: called when a case begins.
         on_case_end: called when a case has ended.
+        corrections: by clicks, which the bundle was trained for.
 
     Raises:
         ConfigError: when the folder cannot be written to, another process is predicting into it
@@ -198,6 +242,11 @@ def predict_cases(
             "Both procedures give label maps only, of whole slices. Leave out --window, "
             "--probabilities, --uncertainty and --report, or choose one procedure."
         )
+    if corrections and (options.both or options.probabilities or options.uncertainty):
+        raise ConfigError(
+            "Clicks correct label maps, and give no probabilities and no second procedure. Leave "
+            "out --probabilities, --uncertainty and --procedure, or --clicks."
+        )
     if options.report and not options.is_dicom:
         raise ConfigError(
             "A report refers to a DICOM segmentation. Give --format dicom-seg or dicom-labelmap "
@@ -210,11 +259,13 @@ def predict_cases(
         "format": options.format,
         "probabilities": options.probabilities,
         "uncertainty": options.uncertainty,
+        **(corrections.settings if corrections else {}),
     }
     if predictor.fitted is not None:  # what is told, and probabilities, depend on it
         settings["trust"] = sha256(predictor.fitted.model_dump_json().encode()).hexdigest()
     key = json.dumps([predictor.fingerprint, settings], sort_keys=True)
-    batch = _Batch(predictor, folder, options, on_case_start, sha256(key.encode()).hexdigest())
+    digest = sha256(key.encode()).hexdigest()
+    batch = _Batch(predictor, folder, options, on_case_start, digest, corrections)
     started = datetime.now(UTC)
     outcomes: list[CaseOutcome] = []
     ended: Iterable[CaseOutcome]
@@ -275,6 +326,7 @@ class _Batch:
     on_case_start: OnCaseStart | None
     key: str
     """SHA-256 of bundle and settings."""
+    corrections: Corrections | None = None
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def begin(self, case: Case, claim: FileLock | None = None) -> _CaseJob:
@@ -373,6 +425,13 @@ class _Batch:
             if self.options.both:
                 maps = self.predictor.by_procedure(job.image, progress, job.warnings.append)
                 job.labels = {"labels": maps["native"], "paper": maps["paper"]}
+            elif self.corrections:  # of what comes of clicks, nothing is known to be expected
+                job.labels["labels"] = self.predictor.correct(
+                    job.image,
+                    self.corrections.clicks.get(job.case.name, ()),
+                    self.corrections.label_map_of(job.case, job.image),
+                    warn=job.warnings.append,
+                )
             else:
                 asked = {name: job.files.get(name) for name in ("probabilities", "uncertainty")}
                 job.labels["labels"], job.assessment = predict_and_assess(

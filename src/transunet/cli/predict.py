@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -160,6 +161,24 @@ def predict(
             rich_help_panel=_PROCEDURE,
         ),
     ] = False,
+    clicks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A JSON file of clicks that say what is at single voxels: the slices (patches) "
+            "that hold them are segmented anew. For bundles trained with --set clicks=true.",
+            rich_help_panel=_PROCEDURE,
+        ),
+    ] = None,
+    previous: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="The label maps that the clicks correct: a folder that predict wrote, or one "
+            "image's file; if not given, what the network finds.",
+            rich_help_panel=_PROCEDURE,
+        ),
+    ] = None,
     largest_component: Annotated[
         list[str] | None,
         typer.Option(
@@ -224,8 +243,9 @@ def predict(
     """
     from transunet.backends.engines import own_device
     from transunet.backends.opening import config_of
-    from transunet.batch.run import OutputOptions, predict_cases
+    from transunet.batch.run import Corrections, OutputOptions, predict_cases
     from transunet.cli.progress import case_bars
+    from transunet.data.clicks import read_clicks
     from transunet.data.formats import warn_of_contradictions
     from transunet.data.inputs import find_inputs
     from transunet.files import writable_folder
@@ -240,6 +260,15 @@ def predict(
             "--store puts DICOM segmentations of series in a PACS back there. Give --format "
             "dicom-seg or dicom-labelmap with it, and an input that begins with dicomweb+."
         )
+    if previous and not clicks:
+        raise ConfigError("--previous names what clicks correct: give --clicks FILE with it.")
+    if clicks and fail_below is not None:
+        raise ConfigError(
+            "--fail-below: what to expect of a result that was corrected by clicks is not known. "
+            "Leave it out."
+        )
+    if clicks and engine == "auto":
+        engine = "eager"  # which follows clicks: one network for all of it
     config = config_of(bundle, engine)
     channels = len(config.preprocessing.channels)
     with showing_notes():
@@ -266,6 +295,15 @@ def predict(
         )
     if both:
         predictor.replace(procedure="paper")  # refused before anything is computed
+    corrections = None
+    if clicks:
+        corrections = Corrections(read_clicks(clicks, [case.name for case in cases]), previous)
+        predictor.check_clicks(chain(*corrections.clicks.values()))
+        if previous and not previous.is_dir() and (len(cases) > 1 or not previous.is_file()):
+            raise ConfigError(
+                f"--previous {previous}: expected a folder of label maps, or for a single image "
+                "its label map."
+            )
     if no_trust:
         predictor = predictor.replace(fitted=None)
     words = [quote(bundle), "DATASET", *(f"--ensemble {quote(other)}" for other in ensemble or [])]
@@ -288,7 +326,7 @@ def predict(
     samples = alone.kind if alone else "slices"
     with showing_notes(), stoppable(out):
         with case_bars(len(cases), samples) as (begun, ended):
-            outcomes = predict_cases(predictor, cases, out, options, begun, ended)
+            outcomes = predict_cases(predictor, cases, out, options, begun, ended, corrections)
         if both and any(outcome.status != "failed" for outcome in outcomes):
             _measure_both(paths, out)
     if store:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from transunet.data.classes import classes_named
 from transunet.data.volume import Grid, Volume
@@ -28,7 +28,7 @@ class Click(Configuration):
 
     voxel: tuple[int, ...] | None = Field(default=None, min_length=2, max_length=3)
     """Along the axes of the image's file, from 0; of a picture two numbers are enough."""
-    mm: tuple[float, float, float] | None = None
+    mm: tuple[FiniteFloat, FiniteFloat, FiniteFloat] | None = None
     """Instead, the place in millimetres to the right, to the front and up, as the image's affine
     gives them."""
     structure: str | int | None = None
@@ -47,18 +47,17 @@ class Click(Configuration):
             DataError: when it lies outside.
         """
         if self.mm is not None:
-            indices = np.linalg.inv(image.affine) @ (*self.mm, 1)
-            x, y, z = np.rint(indices[:3]).astype(int).tolist()
+            place = np.rint(np.linalg.inv(image.affine) @ (*self.mm, 1))[:3].tolist()
         else:
-            assert self.voxel is not None
-            x, y, z = (*self.voxel, 0)[:3]
+            place = [*(self.voxel or ()), 0][:3]
         shape = image.spatial_shape
-        if not all(0 <= at < side for at, side in zip((x, y, z), shape, strict=True)):
+        if not all(0 <= at < side for at, side in zip(place, shape, strict=True)):
             said = f"mm {list(self.mm)}" if self.mm else f"voxel {list(self.voxel or ())}"
             raise DataError(
                 f"{image.name}: a click at {said} lies outside the image of "
                 f"{' x '.join(map(str, shape))} voxels, counted from 0. Correct its place."
             )
+        x, y, z = map(int, place)
         return x, y, z
 
     def label_in(self, structures: Mapping[int, str]) -> int:

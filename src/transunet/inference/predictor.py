@@ -6,7 +6,7 @@ Memory is bounded by a batch of slices, or by the depth of a patch.
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cached_property
@@ -474,6 +474,17 @@ class Predictor:
         corrected = corrector.correct(volume, slices, previous, placed, applied)
         return replace(corrected, label_names=self.labels)
 
+    def check_clicks(self, clicks: "Iterable[Click]") -> None:
+        """Make sure that clicks can be followed, before any work.
+
+        Raises:
+            ConfigError: for a bundle that was not trained for clicks, an ensemble, windows, the
+                paper's procedure, or an unknown structure.
+        """
+        _ = self.model_for_clicks
+        for click in clicks:
+            click.label_in(self.structures)
+
     @cached_property
     def model_for_clicks(self) -> "SegmentationNetwork":
         """The model that clicks are told to: PyTorch's, also where an engine predicts.
@@ -491,6 +502,8 @@ class Predictor:
                 "The paper's procedure labels whole slices and takes no clicks. Use "
                 "procedure='native'."
             )
+        if self.window:
+            raise ConfigError("Clicks are seen with whole slices; leave out window (--window).")
         name = self.sources[0] if self.sources else "This network"
         model = model_of(self._plain_network)
         if model is None and self.sources and not is_exported(name):
