@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 import forks
-from transunet.bundle.io import BundleConfig, save_pretrained
+from transunet.bundle.io import BundleConfig, from_pretrained, save_pretrained
 from transunet.bundle.trust_config import (
     Calibration,
     ExpectedQuality,
@@ -79,6 +79,15 @@ def tiny_bundle(
     labels = {index: names[index] for index in range(model.config.num_classes)}
     config = BundleConfig(architecture=model.config, preprocessing=preprocessing, labels=labels)
     return save_pretrained(model, config, folder)
+
+
+def with_clicks(bundle: Path, folder: Path, weight: float = 0) -> Path:
+    """Save the same network that takes clicks, too, and answers them with `weight` everywhere."""
+    model, config = from_pretrained(bundle)
+    clicked = TransUNet(TransUNetConfig(**{**model.config.model_dump(), "clicks": True}))
+    clicked.load_state_dict(model.state_dict(), strict=False)
+    torch.nn.init.constant_(clicked.clicks.weight, weight)
+    return save_pretrained(clicked, config, folder)
 
 
 def tiny_trust(**expected: float | None) -> Trust:

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from prediction import left_in, save_nifti, tiny_bundle
-from transunet.bundle.io import from_pretrained, save_pretrained
+from prediction import left_in, save_nifti, tiny_bundle, with_clicks
 from transunet.cli.main import app
 from transunet.errors import ConfigError, DataError, TransUNetError
-from transunet.models.families import build
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +21,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network, which takes clicks and has not learned yet to follow them."""
-    model, config = from_pretrained(plain)
-    clicked = build(model.config.replace(clicks=True))
-    clicked.load_state_dict(model.state_dict(), strict=False)
-    return save_pretrained(clicked, config, tmp_path_factory.mktemp("clicked"))
+    return with_clicks(plain, tmp_path_factory.mktemp("clicked"))
 
 
 def run(*arguments: object) -> Result:

@@ -10,10 +10,11 @@ import pytest
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundles `brain` (one channel), `pair` (two) and `photo` (three).
 
+    `brain` takes clicks, and answers each with what it finds in its plane without.
     `pair` trusts what it says of the left and not of the right; `photo` finds every image unlike
     those of training, and does not know how good the right is; `brain` knows nothing of itself.
     """
-    from prediction import tiny_bundle, tiny_trust
+    from prediction import tiny_bundle, tiny_trust, with_clicks
     from transunet.bundle.bundle_config import keep_trust
     from transunet.bundle.trust_config import Likeness
 
@@ -22,6 +23,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         colours = ("red", "green", "blue") if name == "photo" else ()
         tiny_bundle(folder / name, seed, channels=seed + 1, channels_named=colours)
 
+    with_clicks(folder / "brain", folder / "brain")
     keep_trust(folder / "pair", tiny_trust(left=0.93, right=0.61))
     likeness = Likeness(quantiles=((9.0,) * 33,) * 3, distances=(1.0,))
     unlike = tiny_trust(left=0.93, right=None).model_copy(update={"likeness": likeness})

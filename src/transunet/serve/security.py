@@ -32,12 +32,12 @@ HEADERS: Mapping[str, str] = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 """Sent with every answer."""
-BODY_BYTES = 1 << 16
-"""Of a request that is no upload."""
+BODY_BYTES, CLICKS_BYTES = 1 << 16, 1 << 23
+"""Of a request that is no upload; of one that brings labels along with clicks."""
 OPEN = (f"{API}/health", f"{API}/ready")
 """What is answered without a token: it tells nothing of any image."""
 
-_TOO_LARGE = f"The request is longer than {BODY_BYTES} bytes."
+_TOO_LARGE = "The request is longer than {} bytes."
 _METHODS = "GET, HEAD, POST, DELETE"
 _USUAL_HEADERS = "Authorization, Content-Type"
 _ALLOWED = {
@@ -75,6 +75,7 @@ class Guard:
         if method == "HEAD" and path.startswith(API):
             scope = {**scope, "method": "GET"}
         is_upload = method == "POST" and path.rstrip("/").endswith(("/images", "/reference"))
+        most_bytes = CLICKS_BYTES if path.rstrip("/").endswith("/clicks") else BODY_BYTES
         preflight = method == "OPTIONS" and "access-control-request-method" in headers
         answer = self._app
         try:
@@ -83,15 +84,15 @@ class Guard:
             elif path.startswith(API) and path not in OPEN:
                 self._check_token(headers.get("authorization", ""))
             declared = headers.get("content-length", "")
-            if not is_upload and declared.isdigit() and int(declared) > BODY_BYTES:
-                raise ApiError("too_large", _TOO_LARGE)
+            if not is_upload and declared.isdigit() and int(declared) > most_bytes:
+                raise ApiError("too_large", _TOO_LARGE.format(most_bytes))
             if preflight:  # a browser asks, without the token, whether a page of the origin may ask
                 wanted = headers.get("access-control-request-headers", _USUAL_HEADERS)
                 allowed = {**_ALLOWED, "access-control-allow-headers": wanted}
                 answer = Response(status_code=204, headers=allowed)
         except ApiError as error:
             answer = error_response(error)
-        await answer(scope, receive if is_upload else _limited(receive), send)
+        await answer(scope, receive if is_upload else _limited(receive, most_bytes), send)
 
     def _check_sender(self, method: str, path: str, headers: Headers, *, preflight: bool) -> None:
         """Refuse a request for a foreign name, or of a page of a foreign origin.
@@ -182,7 +183,7 @@ def _split(url: str) -> Any:
         return urlsplit("")
 
 
-def _limited(receive: Any) -> Any:
+def _limited(receive: Any, most_bytes: int) -> Any:
     """Return what receives a body of no declared length, until it is too long."""
     size = 0
 
@@ -190,8 +191,8 @@ def _limited(receive: Any) -> Any:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size > BODY_BYTES:
-            raise HTTPException(413, _TOO_LARGE)
+        if size > most_bytes:
+            raise HTTPException(413, _TOO_LARGE.format(most_bytes))
         return message
 
     return receiving

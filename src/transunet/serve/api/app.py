@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.colours import colour_of
 from transunet.data.regions import members_of_structures
-from transunet.serve.api import images, jobs, label_maps, pacs, results
+from transunet.serve.api import images, jobs, label_clicks, label_maps, pacs, results
 from transunet.serve.api.dependencies import CurrentService, faults
 from transunet.serve.api.schemas import Bundle, Health, Label, ServerLimits
 from transunet.serve.api_errors import ApiError, api_error
@@ -84,6 +84,7 @@ def create_api(
         results.router,
         label_maps.router,
         results.attention,
+        label_clicks.router,
         pacs.router,
     ):
         app.include_router(routes, prefix=API)
@@ -106,6 +107,7 @@ def bundles(service: CurrentService) -> list[Bundle]:
             image_size=list(served.config.architecture.image_size),
             layers=served.config.architecture.layers,
             heads=served.config.architecture.heads,
+            clicks=served.config.architecture.clicks,
             overlapping=bool(served.config.regions),
         )
         for served in service.bundles.values()

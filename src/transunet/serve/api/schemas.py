@@ -101,6 +101,7 @@ class Bundle(BaseModel):
         description="Transformer layers whose attention is shown, by 0..; 0 where there are none.",
     )
     heads: int = Field(examples=[12], description="Attention heads of each layer.")
+    clicks: bool = Field(description="Whether it was trained to follow a person's clicks.")
 
 
 class Suitability(BaseModel):
@@ -249,6 +250,44 @@ class JobAttentionRequest(Strict):
     layer: Index | Literal["rollout"] = "rollout"
     head: Index | Literal["mean"] = "mean"
     bundle: str | None = Field(default=None, description="The job's own if it is not given.")
+
+
+class LabelClick(Strict):
+    """What a person says of one voxel."""
+
+    voxel: Annotated[list[Index], Field(min_length=3, max_length=3, examples=[[256, 200, 40]])]
+    structure: Index | str | None = Field(
+        default=None, examples=["liver"], description="By number or name; null where none is."
+    )
+
+
+class LabelBox(Strict):
+    """A box of a label map, lying as `volume.nii.gz` does."""
+
+    start: Annotated[list[Index], Field(min_length=3, max_length=3, examples=[[200, 180, 40]])]
+    shape: Annotated[list[Index], Field(min_length=3, max_length=3, examples=[[64, 48, 1]])]
+    data: str = Field(
+        description="Its labels, unsigned integers of 16 bits, little end first, the first axis "
+        "running fastest; zipped by gzip, as base64."
+    )
+
+
+class ClicksRequest(Strict):
+    """Clicks that correct a label map."""
+
+    bundle: str = Field(examples=["liver-best"])
+    clicks: list[LabelClick] = Field(
+        min_length=1, max_length=1000, description="All that were given so far, in their order."
+    )
+    applied: Index = Field(
+        default=0, description="How many of them the label map shows already; only others act."
+    )
+    parent: str | None = Field(
+        default=None, description="The label map: a job's id or its own; null for an empty one."
+    )
+    edited: LabelBox | None = Field(
+        default=None, description="A part of the label map that is otherwise than the parent's."
+    )
 
 
 class Score(BaseModel):

@@ -27,6 +27,23 @@ class PredictionTask:
 
 
 @dataclass(frozen=True)
+class ClicksTask:
+    """Clicks that correct a label map."""
+
+    bundle: str
+    image: ImageRecord
+    image_folder: Path
+    clicks: list[dict[str, Any]]
+    """As of `data.clicks.Click`."""
+    applied: int
+    """How many of them the label map shows already."""
+    parent: Path | None
+    """The label map, lying as the view; empty if not given."""
+    edited: dict[str, Any] | None
+    """A box of it that is otherwise; see `label_box`."""
+
+
+@dataclass(frozen=True)
 class AttentionTask:
     """A question for the attention at a voxel."""
 

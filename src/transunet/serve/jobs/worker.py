@@ -8,12 +8,14 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from transunet.attention.view import AttentionView
 from transunet.backends.pytorch import model_of
@@ -21,21 +23,26 @@ from transunet.backends.threads import threads
 from transunet.batch.outputs import write_labels
 from transunet.bundle.io import from_pretrained
 from transunet.colours import colour_of
+from transunet.data.clicks import Click
+from transunet.data.formats import read_labels
 from transunet.data.volume import Volume
 from transunet.device import used_memory
 from transunet.errors import TransUNetError, as_user_error
 from transunet.files import atomic_path
 from transunet.inference.postprocessing import measure_structures
 from transunet.inference.predictor import Predictor
+from transunet.inference.slice_inference import VolumeSlices
 from transunet.logs import forwarded_logs
 from transunet.serve.api_errors import ApiError, api_error, is_full
 from transunet.serve.bundles import ServedBundle
 from transunet.serve.child_process import START, Cancelled
+from transunet.serve.jobs.label_box import packed_change, paste
 from transunet.serve.jobs.messages import (
     LABELS,
     OVERLAY,
     UNCERTAINTY,
     AttentionTask,
+    ClicksTask,
     PredictionTask,
 )
 from transunet.serve.uploads.inspection import UPLOAD, read_kept, write_view
@@ -105,6 +112,11 @@ class LoadedBundle:
             self.base = self.base.replace(batch_size=1)
         self._view: AttentionView | None = None
 
+    @cached_property
+    def corrector(self) -> Predictor:
+        """What follows clicks, also at an image of another kind: its labels are there already."""
+        return self.base.replace(force=True)
+
     @property
     def view(self) -> AttentionView:
         """What shows attention: with PyTorch in fp32 the network that predicts.
@@ -128,6 +140,8 @@ class Worker:
         self._pipe, self._models = pipe, models
         self._running: str | None = None
         self._last_image: tuple[str, Volume] | None = None  # clicks come in rows at one image
+        self._last_slices: tuple[tuple[str, str], VolumeSlices] | None = None
+        self._last_labels: tuple[Path, NDArray[Any]] | None = None
 
     def answer_next(self) -> None:
         """Wait for a task and answer it; one that is None stops the prediction of that id.
@@ -145,6 +159,8 @@ class Worker:
         try:
             if isinstance(task, PredictionTask):
                 answer = self._predict(id_, task)
+            elif isinstance(task, ClicksTask):
+                answer = self._correct(task)
             else:
                 self._show_attention(task)
         except Cancelled as cancelled:
@@ -215,9 +231,33 @@ class Worker:
         with atomic_path(task.path) as path:
             write_view(attention.array, to_page @ attention.affine, path)
 
-    def _read(self, task: PredictionTask | AttentionTask) -> Volume:
+    def _correct(self, task: ClicksTask) -> dict[str, Any]:
+        """Return the box of labels that clicks change."""
+        image, predictor = self._read(task), self._models[task.bundle].corrector
+        key = task.image.id, task.bundle
+        if self._last_slices is None or self._last_slices[0] != key:
+            self._last_slices = key, VolumeSlices(image, predictor.preprocessing)
+        labels = np.zeros(image.spatial_shape, np.uint8)
+        if task.parent is not None:
+            if self._last_labels is None or self._last_labels[0] != task.parent:
+                self._last_labels = task.parent, read_labels(task.parent).array[0]
+            labels = self._last_labels[1]
+        if task.edited is not None:
+            labels = paste(task.edited, labels)
+        corrected = predictor.correct(
+            image,
+            [Click(**click) for click in task.clicks],
+            image.with_array(labels[None]),
+            applied=task.applied,
+            slices=self._last_slices[1],
+            warn=lambda _: None,
+        )
+        return packed_change(corrected.array[0], labels)
+
+    def _read(self, task: PredictionTask | AttentionTask | ClicksTask) -> Volume:
         if self._last_image is None or self._last_image[0] != task.image.id:
-            self._last_image = None  # two large images are not held at once
+            # Two large images are not held at once.
+            self._last_image = self._last_slices = self._last_labels = None
             image = read_kept(task.image_folder, task.image.metadata)
             self._last_image = task.image.id, image
         return self._last_image[1]
