@@ -37,8 +37,8 @@ def test_bundles_are_told_with_names_and_colours(client):
     (first, second, _) = client.get("/bundles").json()
     assert first["id"] == "brain"
     assert first["labels"] == [
-        {"index": 1, "name": "left", "color": "#4fc3f7"},
-        {"index": 2, "name": "right", "color": "#ffb74d"},
+        {"index": 1, "name": "left", "color": "#4fc3f7", "members": [1]},
+        {"index": 2, "name": "right", "color": "#ffb74d", "members": [2]},
     ]
     assert (first["image_size"], first["layers"], first["heads"]) == ([32, 32], 1, 1)
     assert second["channels"] == ["MRI 0", "MRI 1"]
