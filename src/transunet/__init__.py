@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transunet.bundle.bundle_config import BundleConfig
     from transunet.bundle.io import from_pretrained, push_to_hub, save_pretrained
     from transunet.create import create_model
+    from transunet.data.clicks import Click
     from transunet.data.formats import read_volume, write_volume
     from transunet.data.preprocessing import Preprocessing
     from transunet.data.volume import Volume
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BundleConfig": "bundle.bundle_config",
+    "Click": "data.clicks",
     "ConfigError": "errors",
     "DataError": "errors",
     "GeometryError": "errors",
@@ -56,6 +58,7 @@ _HOME = {
 __all__ = [
     "VARIANTS",
     "BundleConfig",
+    "Click",
     "ConfigError",
     "DataError",
     "GeometryError",

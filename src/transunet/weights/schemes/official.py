@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from transunet.weights.renaming import RenamedState
+from transunet.weights.renaming import CLICKS, RenamedState
 
 SCHEME = "TransUNet's own names"
 
-_OWN = ("transformer.", "decoder.", "segmentation_head.")
+_OWN = ("transformer.", "decoder.", "segmentation_head.", CLICKS)
 _NETWORK = re.compile(
     r"(.*?\.|)(?:transformer\.(?:embeddings|encoder)|decoder\.(?:conv_more|blocks)"
     r"|segmentation_head\.0)\."

@@ -13,14 +13,20 @@ from torch import Tensor
 from transunet.errors import WeightsError
 from transunet.models.positions import resize_positions
 from transunet.models.transunet3d.config import TransUNet3DConfig
-from transunet.weights.renaming import ENCODER, POSITIONS, RenamedState, without_prefix
+from transunet.weights.renaming import (
+    CLICKS,
+    ENCODER,
+    POSITIONS,
+    RenamedState,
+    without_prefix,
+)
 
 SCHEME = "3D TransUNet's own names"
 
 _NETWORK = r"conv_blocks_context\."
 _OWN = (
     *("conv_blocks_context.", "conv_blocks_localization.", "tu.", "seg_outputs.", "transformer."),
-    *("conv_more.", "input_proj.", "linear_mask_features.", "predictor."),
+    *("conv_more.", "input_proj.", "linear_mask_features.", "predictor.", CLICKS),
 )
 _RAW_POSITIONS = ("Transformer/posembed_input/pos_embedding", "pos_embed")  # Google's, timm's
 
