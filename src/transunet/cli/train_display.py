@@ -75,8 +75,7 @@ def show_split(trainer: Trainer) -> None:
         f"{trainer.splits.rule_of(recipe.fold or 0)}; on {trainer.device}"
         + (f"; going on after step {step}" if step else "")
     )
-    if trainer.store.ignored is not None:
-        value = trainer.store.manifest.ignore
+    if (value := trainer.store.manifest.ignore) is not None:
         say(f"Voxels that hold {value} count in nothing: nobody labelled them.")
     for warning in split_warnings(trainer.store, split):
         say(f"Warning: {warning}", "yellow")

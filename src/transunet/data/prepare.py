@@ -234,7 +234,7 @@ def _prepare_case(
     working = preprocessing.to_working(image)
     working_labels = preprocessing.labels_to_working(label)
     if preprocessing.is_cropped:
-        box = _region(preprocessing, image, working_labels)
+        box = working_region(preprocessing, image, working_labels)
         working, working_labels = working[:, *box], working_labels[box]
     classes = [int(index) for index in np.unique(working_labels) if index in dataset.labels]
     unlabelled = np.zeros(len(working_labels), np.bool_)
@@ -354,7 +354,7 @@ def _measure_case(
     return CaseFingerprint.of(image, label, dataset.labels, modality, finely=True)
 
 
-def _region(
+def working_region(
     preprocessing: Preprocessing, image: Volume, labels: NDArray[Any]
 ) -> tuple[slice, slice, slice]:
     """Return where in a working volume there is something, in its image or its `labels`."""

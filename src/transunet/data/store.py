@@ -180,6 +180,14 @@ class Store:
         """Map the labels of a case's working volume into memory, (D, H, W) unsigned, read-only."""
         return self._array(name, "label.npy")
 
+    def target(self, name: str) -> NDArray[Any]:
+        """Return what a network is to learn of a case: the labels, (D, H, W) unsigned.
+
+        A store with a teacher gives (1 + planes, D, H, W): the labels first, then the teacher's
+        probabilities in 255ths.
+        """
+        return self.label(name)
+
     def case(self, name: str) -> StoredCase:
         """Return a case by its name.
 

@@ -103,7 +103,10 @@ class BatchAugmentation:
     def __call__(
         self, images: Tensor, labels: Tensor, keys: Sequence[SampleKey | tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        """Return changed images (B, C, *spatial), float32, and labels (B, *spatial), int64."""
+        """Return changed images (B, C, *spatial), float32, and labels (B, *spatial), int64.
+
+        Labels may have planes, (B, 1 + planes, *spatial), which move with them.
+        """
         images, labels = images.clone(), labels.clone()
         rngs = [np.random.default_rng((self.seed, 2, *key[:2])) for key in keys]
         for p, change in self.changes:
@@ -128,9 +131,9 @@ class BatchAugmentation:
             grid += _cubic(torch.from_numpy(bends).to(images), size).movedim(1, -1)
         floor = images[moved].amin(_spatial(images), keepdim=True)
         images[moved] = floor + F.grid_sample(images[moved] - floor, grid, align_corners=False)
-        classes = labels[moved][:, None].float()
+        classes = labels[moved].reshape(len(moved), -1, *size).float()
         nearest = F.grid_sample(classes, grid, mode="nearest", align_corners=False)
-        labels[moved] = nearest[:, 0].long()
+        labels[moved] = nearest.long().reshape(len(moved), *labels.shape[1:])
         return images, labels
 
     def _draw_warp(

@@ -137,10 +137,16 @@ def set_loss(
     nothing = prediction.logits.shape[-1] - 1
     classes = torch.full(prediction.logits.shape[:2], nothing, device=label.device)
     classes[sample, query] = label
+    counts = torch.ones_like(classes[:, :1], dtype=torch.bool)
+    if targets.counted is not None:  # a sample that nobody labelled shows nothing, not "no object"
+        counts = targets.counted.any(2)
     by_class = prediction.logits.new_ones(nothing + 1)
     by_class[nothing] = no_object_weight
     class_sum = F.cross_entropy(
-        prediction.logits.flatten(0, 1), classes.flatten(), by_class, reduction="sum"
+        prediction.logits.flatten(0, 1),
+        torch.where(counts, classes, -100).flatten(),
+        by_class,
+        reduction="sum",
     )
     logits = targets.of(prediction.masks.flatten(2))[sample, query]  # (N, V)
     truth = targets.masks[sample, label]
@@ -152,8 +158,8 @@ def set_loss(
         sigmoid.sum(1) + truth.sum(1) + MASK_SMOOTH
     )
     sums = [class_sum, (cross_entropy / voxels).sum(), (1 - dice).sum()]
-    counts = [by_class[classes].sum(), class_sum.new_tensor(len(sample))]
-    *sums, weight, matched = reduce(torch.stack([*sums, *counts])).unbind()
+    numbers = [(by_class[classes] * counts).sum(), class_sum.new_tensor(len(sample))]
+    *sums, weight, matched = reduce(torch.stack([*sums, *numbers])).unbind()
     matched = matched.clamp(min=1)  # a batch that shows nothing
-    parts = [sums[0] / weight, sums[1] / matched, sums[2] / matched]
+    parts = [sums[0] / weight.clamp(min=1e-6), sums[1] / matched, sums[2] / matched]
     return torch.stack([w / 10 * part for w, part in zip(weights, parts, strict=True)]).sum()

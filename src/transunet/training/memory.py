@@ -241,4 +241,6 @@ def _blank(
     channels = recipe.sampling.input_channels(len(store.preprocessing.channels))
     size = recipe.sampling.size
     images = torch.zeros(slices, channels, *size, device=device)
-    return images, torch.zeros(slices, *size, dtype=torch.int64, device=device)
+    # With a teacher, what it says of each class but the background, or each region, behind them.
+    planes = [1 + (len(store.regions) or len(store.labels) - 1)] if recipe.distillation else []
+    return images, torch.zeros(slices, *planes, *size, dtype=torch.int64, device=device)

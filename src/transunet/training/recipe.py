@@ -99,6 +99,23 @@ class Augmentation(Configuration):
         return value
 
 
+class Distillation(Configuration):
+    """What a teacher adds to training: its probabilities of every voxel, beside the labels."""
+
+    teachers: tuple[str, ...] = Field(min_length=1)
+    """Bundles, whose mean probabilities teach; or a folder of label maps or probabilities."""
+    mirror: bool = False
+    """Whether the bundles look at mirror images too."""
+    images: str | None = None
+    """A folder of images that nobody labelled, of which the teacher alone teaches."""
+    temperature: PositiveFloat = 2.0
+    """By which the logits of both are divided: above 1 it shows what else the teacher thinks of."""
+    soft_weight: Share = Field(default=0.5, ge=0, le=1)
+    """Share of the teacher's loss in the whole; the labels' has the rest."""
+    fingerprint: str = ""
+    """SHA-256 of the teachers, once they have taught."""
+
+
 class Recipe(Configuration):
     """Everything that decides what a training run computes, besides the data.
 
@@ -172,6 +189,9 @@ class Recipe(Configuration):
     deep_supervision: tuple[NonNegativeFloat, ...] = Field(default=(), max_length=3)
     """Weights, relative to the network's own output, of outputs after the decoder's earlier blocks,
     the last of them first."""
+
+    distillation: Distillation | None = None
+    """A teacher, if there is one (`transunet distill`)."""
 
     # The samples.
     paper_augmentation: bool = False
@@ -311,6 +331,10 @@ class Recipe(Configuration):
             )
         if not any(getattr(self, name) for name in LOSSES):
             raise ValueError(f"{' and '.join(LOSSES)} are all 0: nothing would be learned")
+        if self.clicks and self.distillation:
+            raise ValueError(
+                "clicks and distillation exclude each other: the teacher was told of no clicks"
+            )
         if self.folds and self.holdout is not None:
             raise ValueError("holdout and folds are two ways to split; give one of them")
         if self.fold is not None and (self.folds is None or self.fold >= self.folds):

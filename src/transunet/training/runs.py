@@ -3,6 +3,7 @@
 RUN/run.json        what was asked for: data set, store, recipe, splits; written first
 RUN/recipe.json     the whole recipe in effect, with what was derived
 RUN/store/          prepared slices, where the data set came unprepared
+RUN/teacher/        what a teacher thinks of them; see `teaching`
 RUN/log.jsonl       every step and validation
 RUN/checkpoint.pt   what resuming needs
 RUN/best, RUN/last  bundles: of the largest Dice on the held-out cases, and of the last validation
@@ -14,10 +15,11 @@ one after the other, or on several machines that share the folder; whoever finis
 can write the summary RUN/folds.json, and the held-out cases' label maps and report (RUN/held-out).
 """
 
+import logging
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from json import JSONDecodeError, dumps, loads
@@ -42,6 +44,7 @@ from transunet.data.split_rules import (
 )
 from transunet.data.splits import Splits
 from transunet.data.store import MANIFEST, Store
+from transunet.data.text import some
 from transunet.device import choose_device
 from transunet.errors import ConfigError, TransUNetError
 from transunet.files import read_json, writable_folder, write_text
@@ -55,12 +58,15 @@ from transunet.training.fine_tuning import (
 )
 from transunet.training.log import check_trackers, read_log
 from transunet.training.memory import fit_to_memory, planned
-from transunet.training.recipe import Recipe
+from transunet.training.recipe import Distillation, Recipe
 from transunet.training.run_lock import locked
+from transunet.training.teacher import Taught, teacher_of
+from transunet.training.teaching import RECORD, TaughtStore, Teaching, taught_by
 from transunet.training.trainer import Trainer
 from transunet.weights.catalog import SOURCES
 
 FORMAT = 1
+_log = logging.getLogger("transunet")
 
 
 class RunRecord(Configuration):
@@ -181,7 +187,7 @@ class Run:
             ConfigError: naming every setting that differs.
         """
         before = flat(self.record.recipe.model_dump(mode="json"))
-        now = flat(_with_absolute_weights(recipe).model_dump(mode="json"))
+        now = flat(_with_absolute_paths(recipe).model_dump(mode="json"))
         del now["calibrate"]  # what is done when training has ended changes nothing of it
         changes = [
             f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
@@ -260,7 +266,8 @@ def start(
         try:
             return _trainer(run, world, device, workers, progress)
         except TransUNetError:
-            if world.first and not (folder / "checkpoint.pt").is_file():
+            kept = [folder / "checkpoint.pt", folder / "teacher" / RECORD]
+            if world.first and not any(path.is_file() for path in kept):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -390,6 +397,8 @@ def begin(
         if not isinstance(splits, Splits):
             splits = choose_splits(recipe, data, splits, group_by)
         check_weights(recipe)
+        if recipe.distillation:
+            check_teacher(recipe.distillation, data, splits.parts[recipe.fold or 0].validation)
         preprocessing = None
         if isinstance(data, Store):
             store = dataset  # used as it is
@@ -407,7 +416,7 @@ def begin(
             transunet=own_version(),
             dataset=_recorded(dataset, folder),
             store=_recorded(store or folder / "store", folder),
-            recipe=_with_absolute_weights(recipe),
+            recipe=_with_absolute_paths(recipe),
             layout=layout,
             ignore=ignore,
             preprocessing=preprocessing,
@@ -465,6 +474,31 @@ def choose_splits(
     return splits_of(data, cases, recipe.seed, folds=recipe.folds)
 
 
+def check_teacher(settings: Distillation, data: DataSet | Store, held_out: Collection[str]) -> None:
+    """Refuse a teacher that cannot teach what is in `data`; warn of one that saw what is held out.
+
+    Raises:
+        ConfigError, DataError: as of `teacher.teacher_of`.
+    """
+    if isinstance(data, Store):
+        taught = Taught(data.labels, data.regions, len(data.preprocessing.channels))
+    else:
+        taught = Taught(data.labels, data.learned_regions, len(data.channels))
+    teacher_of(settings, taught)
+    for bundle in map(Path, settings.teachers):
+        folder = bundle.resolve().parent
+        if not (folder / "run.json").is_file():
+            continue
+        record = Run.reopen(folder).record
+        seen = {*record.splits.parts[record.recipe.fold or 0].train} & {*held_out}
+        if seen:
+            _log.warning(
+                f"The teacher {bundle} was trained on {len(seen)} of the {len(held_out)} held-out "
+                f"cases ({some(sorted(seen))}), by their names: what is measured on them flatters "
+                "teacher and student. Train the student with the teacher's split (--splits)."
+            )
+
+
 def number_of_folds(dataset: Path, layout: str | None, file: Path | None) -> int | None:
     """Return how many folds a file, a prepared store or a data set brings; None where it has none.
 
@@ -491,20 +525,45 @@ def _trainer(
             shutil.rmtree(leftover, ignore_errors=True)
         prepare_store(run, workers, progress)
     world.wait()
-    store = Store.open(run.store)
+    store, splits, distillation = Store.open(run.store), run.record.splits, None
+    if run.record.recipe.distillation:
+        store, splits, distillation = _taught(run, store, world, device, progress)
     chosen_device = choose_device(device)
     if world.size > 1 and chosen_device.type == "cuda":
         chosen_device = choose_device(f"cuda:{world.local_rank}")
     recipe = run.recipe()
     if recipe is None:
         recipe = world.gather(with_weights_chosen(run.record.recipe))[0]
+        recipe = recipe.replace(distillation=distillation)
         recipe = fit_to_memory(recipe, store, chosen_device, world)
-    trainer = Trainer(run.folder, recipe, store, run.record.splits, chosen_device, workers, world)
+    trainer = Trainer(run.folder, recipe, store, splits, chosen_device, workers, world)
     trainer.check_batches()
     if world.first:
         write_text(recipe.model_dump_json(indent=2), run.folder / "recipe.json")
     trainer.restore()
     return trainer
+
+
+def _taught(
+    run: Run, store: Store, world: ProcessGroup, device: str | None, progress: Progress | None
+) -> tuple[Store, Splits, Distillation]:
+    """Return a run's store with its teacher, the splits with unlabelled images, and who taught."""
+    record, folder = run.record, run.folder / "teacher"
+    settings, fold = record.recipe.distillation, record.recipe.fold or 0
+    assert settings is not None
+    if world.first and not taught_by(folder):
+        data = Path(store.manifest.folder) if run.dataset == run.store else run.dataset
+        teaching = Teaching.of(settings, store, data, record.splits, fold, device)
+        teaching.teach(folder, progress)
+    world.wait()
+    taught = TaughtStore.of(store, folder)
+    added = tuple(taught.unlabelled.cases) if taught.unlabelled else ()
+    parts = [
+        replace(part, train=(*part.train, *added)) if number == fold else part
+        for number, part in enumerate(record.splits.parts)
+    ]
+    settings = settings.replace(fingerprint=taught_by(folder) or "")
+    return taught, replace(record.splits, parts=tuple(parts)), settings
 
 
 def prepare_store(run: Run, workers: int = 0, progress: Progress | None = None) -> None:
@@ -612,8 +671,19 @@ def _recorded(path: Path, folder: Path) -> str:
     return str(path.resolve())
 
 
-def _with_absolute_weights(recipe: Recipe) -> Recipe:
-    """Return `recipe` with the path of its weights such that it holds in every folder."""
-    if recipe.weights in {"auto", "none", *SOURCES}:
-        return recipe
-    return recipe.replace(weights=str(Path(recipe.weights).expanduser().resolve()))
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return `recipe` with paths, of its weights and its teachers, that hold in every folder."""
+    if recipe.weights not in {"auto", "none", *SOURCES}:
+        recipe = recipe.replace(weights=_absolute(recipe.weights))
+    if recipe.distillation:
+        own = recipe.distillation
+        teachers = [
+            _absolute(name) if Path(name).expanduser().exists() else name for name in own.teachers
+        ]
+        images = own.images and _absolute(own.images)
+        recipe = recipe.replace(distillation=own.replace(teachers=teachers, images=images))
+    return recipe
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())

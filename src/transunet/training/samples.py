@@ -63,7 +63,8 @@ class Samples(Dataset[dict[str, Any]]):
 
         Returns:
             `image` float32 (C, *spatial), `label` int64 (*spatial), `case` its name, `number` which
-            of its samples. Labels are `store.ignored` where nobody labelled a pixel.
+            of its samples. Labels are `store.ignored` where nobody labelled a pixel; with a teacher
+            they are (1 + planes, *spatial), as `store.target` has them.
         """
         draw, sample, wanted_class = SampleKey(*key)
         case, number = self.locate(sample)

@@ -34,6 +34,7 @@ from transunet.training.sampler import Batches
 from transunet.training.samples import Samples
 from transunet.training.schedule import Budget
 from transunet.training.simulated_clicks import SimulatedClicks
+from transunet.training.soft_loss import SoftTargetLoss
 from transunet.training.step import Arithmetic
 
 
@@ -348,7 +349,7 @@ def make_loss(
     ignored: int | None = None,
     config: Architecture | None = None,
 ) -> nn.Module:
-    """Return the recipe's loss, summed over the processes that share a batch.
+    """Return the recipe's loss, a teacher's part included, over the processes that share a batch.
 
     Args:
         recipe: weighs its terms and depths.
@@ -356,6 +357,16 @@ def make_loss(
         ignored: the label of pixels that are left out, a store's `ignored`.
         config: of the network, whose family may have a loss of its own.
     """
+    loss = _loss_of_labels(recipe, reduce, ignored, config)
+    if recipe.distillation is None:
+        return loss
+    terms, regions = (recipe.ce_weight, recipe.dice_weight), bool(config and config.regions)
+    return SoftTargetLoss(loss, recipe.distillation, terms, regions, reduce)
+
+
+def _loss_of_labels(
+    recipe: Recipe, reduce: Reduce, ignored: int | None, config: Architecture | None
+) -> nn.Module:
     if config is not None and config.family in FAMILY_LOSSES:
         return FAMILY_LOSSES[config.family](config, recipe, reduce, ignored)
     weights = {name: getattr(recipe, name) for name in LOSSES}

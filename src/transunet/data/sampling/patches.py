@@ -120,6 +120,8 @@ class Patches(Configuration):
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Draw a patch (C, d, h, w) of a case and its label (d, h, w), copies.
 
+        With a teacher the label is (1 + planes, d, h, w), as `Store.target` has it.
+
         Args:
             store: holds the case.
             name: the case's.
@@ -128,16 +130,17 @@ class Patches(Configuration):
                 patch's middle, or as near to it as the volume's ends allow; 0 for any patch.
             rng: the only source of randomness.
         """
-        image, label = store.image(name), store.label(name)
+        image, label = store.image(name), store.target(name)
+        shape = label.shape[-3:]
         if not wanted_class:
-            position = self.draw(label.shape, rng)
+            position = self.draw(shape, rng)
         elif (kept := store.foreground(name, wanted_class)) is not None:
-            position = self.around(kept[rng.integers(len(kept))].tolist(), label.shape)
+            position = self.around(kept[rng.integers(len(kept))].tolist(), shape)
         else:  # a store of before
             planes = store.case(name).slices_with[wanted_class]
             plane = planes[rng.integers(len(planes))]
-            voxels = np.argwhere(label[plane] == wanted_class)
-            position = self.around((plane, *voxels[rng.integers(len(voxels))]), label.shape)
+            voxels = np.argwhere(store.label(name)[plane] == wanted_class)
+            position = self.around((plane, *voxels[rng.integers(len(voxels))]), shape)
         return self.read(image, position, self.padding), self.read(label, position)
 
     def fit(

@@ -48,6 +48,8 @@ class Slices(Configuration):
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Return the sample (C (2 context + 1), H, W) of a plane and its label (H, W), copies.
 
+        With a teacher the label is (1 + planes, H, W), as `Store.target` has it.
+
         Args:
             store: holds the case.
             name: the case's.
@@ -56,7 +58,7 @@ class Slices(Configuration):
             rng: likewise.
         """
         image = sample_at(store.image(name).swapaxes(0, 1), number, self.context)
-        return image, np.array(store.label(name)[number])
+        return image, np.array(store.target(name)[..., number, :, :])
 
     def fit(
         self, image: NDArray[np.float32], label: NDArray[Any]

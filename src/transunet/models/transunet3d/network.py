@@ -12,7 +12,7 @@ from transunet.models.transunet3d.config import TransUNet3DConfig
 from transunet.models.transunet3d.decoder import UpPath, upsamplings
 from transunet.models.transunet3d.embedding import VisionTransformer
 from transunet.models.transunet3d.encoder import SLOPE, DownPath
-from transunet.models.transunet3d.query_decoder import QueryDecoder, QueryPrediction, class_scores
+from transunet.models.transunet3d.query_decoder import QueryDecoder, QueryPrediction, query_logits
 
 
 class QueryOutputs(NamedTuple):
@@ -125,11 +125,7 @@ class TransUNet3D(SegmentationNetwork):
         padded = F.pad(x, [pad for side, step in sides for pad in (0, -side % step)])
         features, maps = self.features(padded, return_attention, guidance)
         if self.config.queries is not None:
-            scores = class_scores(self._predictions(features)[-1])
-            if self.config.regions:
-                logits = scores.logit(eps=torch.finfo(scores.dtype).eps)
-            else:
-                logits = scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
+            logits = query_logits(self._predictions(features)[-1], bool(self.config.regions))
         else:
             logits = self.seg_outputs[str(len(self.config.poolings) - 1)](features[-1])
         logits = logits[..., : x.shape[2], : x.shape[3], : x.shape[4]]

@@ -38,6 +38,23 @@ def class_scores(prediction: QueryPrediction) -> Tensor:
     return scores.view(*scores.shape[:2], *prediction.masks.shape[2:])
 
 
+def query_logits(
+    prediction: QueryPrediction, regions: bool, smallest: float | None = None
+) -> Tensor:
+    """Return the logarithm of the class scores, of regions their logit, (B, K, D, H, W).
+
+    Args:
+        prediction: of the queries.
+        regions: whether each class is told apart by itself.
+        smallest: score below which all are alike; the dtype's own least if not given.
+    """
+    scores = class_scores(prediction)
+    numbers = torch.finfo(scores.dtype)
+    if regions:
+        return scores.logit(eps=smallest or numbers.eps)
+    return scores.clamp_min(smallest or numbers.tiny).log()
+
+
 def sine_code(length: int, size: int, like: Tensor) -> Tensor:
     """Return (length, size) numbers that tell the positions along an axis of `length` voxels."""
     positions = 2 * pi * torch.arange(1, length + 1, device=like.device) / (length + 1e-6)
