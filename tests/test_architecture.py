@@ -44,6 +44,8 @@ ALLOWED = {
     | {"device", "models", "weights", "create", "data", "bundle"}
     | {"evaluation", "backends", "inference", "trust", "batch"},
     "notebook": GROUND | {"data", "drawing", "evaluation", "inference"},
+    "distillation_report": GROUND
+    | {"data", "bundle", "evaluation", "backends", "inference", "batch", "export", "training"},
     "dossier": GROUND
     | {"models", "weights", "data", "bundle", "evaluation", "backends", "trust", "training"}
     | {"integrations"},

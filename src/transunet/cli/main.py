@@ -13,6 +13,7 @@ from rich.console import Console
 from transunet.cli import (
     calibrate,
     check,
+    distill,
     dossier,
     evaluate,
     explain,
@@ -49,6 +50,7 @@ app = typer.Typer(
 app.command(cls=Command, epilog=check.EXAMPLE)(check.check)
 app.command(cls=Command, epilog=prepare.EXAMPLE)(prepare.prepare)
 app.command(cls=Command, epilog=train.EXAMPLE)(train.train)
+app.command(cls=Command, epilog=distill.EXAMPLE)(distill.distill)
 app.command(cls=Command, epilog=predict.EXAMPLE)(predict.predict)
 app.command(cls=Command, epilog=queue.EXAMPLE)(queue.queue)
 app.command(cls=Command, epilog=evaluate.EXAMPLE)(evaluate.evaluate)
