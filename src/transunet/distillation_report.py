@@ -131,8 +131,8 @@ def report(
     measured: dict[str, Mapping[str, Any]] = {}
     if isinstance(teacher, BundleTeacher):
         networks = {TEACHER: (teacher.settings.teachers, teacher.settings.mirror)} | networks
-    elif maps := _given_maps(teacher.label_maps, labelled, folder / TEACHER):
-        measured[TEACHER] = maps
+    elif _copied(teacher.label_maps, labelled, folder / TEACHER):
+        measured[TEACHER] = {}
     for name, (sources, mirror) in networks.items():
         how = ("auto" if name == INTEGERS else engine), device
         measured[name] = _measured(sources, mirror, labelled, folder / _plain(name), how, progress)
@@ -228,13 +228,11 @@ def _as_integers(run: Run, best: Path, folder: Path) -> Path | None:
     return path
 
 
-def _given_maps(
-    maps: Mapping[str, Path], cases: Sequence[Case], folder: Path
-) -> dict[str, Any] | None:
-    """Copy another tool's label maps of these cases; None where it has not made all of them."""
+def _copied(maps: Mapping[str, Path], cases: Sequence[Case], folder: Path) -> bool:
+    """Copy another tool's label maps of these cases, if it has made all of them."""
     if not {case.name for case in cases} <= maps.keys():
         _log.info("The teacher's Dice is not known: its folder lacks label maps of these cases.")
-        return None
+        return False
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for case in cases:
@@ -242,7 +240,7 @@ def _given_maps(
     for beside in ("dataset.json", "manifest.json"):
         if (path := maps[cases[0].name].parent / beside).is_file():
             shutil.copy(path, folder)
-    return {}
+    return True
 
 
 def _measured(

@@ -1,0 +1,79 @@
+"""`transunet distill`, from a teacher to what its student kept."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from small_data import describe_decathlon, write_pair
+from transunet.cli.main import app
+from transunet.errors import ConfigError
+from transunet.training.runs import Run
+
+pytestmark = pytest.mark.usefixtures("without_curves")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    root = tmp_path / "data"
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        label = np.zeros((20, 20, 3), np.uint8)
+        label[5:15, 6:14] = 1
+        image = (100 * label + rng.normal(0, 9, label.shape)).astype(np.int16)
+        write_pair(root, f"c{number}", image, label)
+    return describe_decathlon(root, ["box"], [f"c{number}" for number in range(4)])
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, ["distill", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_student_is_taught_and_measured(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("transunet.distillation_report.is_installed", lambda name: False)
+    maps, student = tmp_path / "maps", tmp_path / "student"
+    shutil.copytree(dataset / "labelsTr", maps)
+    small = ["--model", "testing", "--iterations", 4, "--set", "validations=1", "--device", "cpu"]
+    small += ["--set", "image_size=32", "--set", "batch_size=3", "--workers", 0]
+    told = run(maps, "--data", dataset, "-o", student, *small, "--temperature", 3)
+    assert "distillation.temperature" in told  # a setting that differs from the preset
+    own = Run.reopen(student).recipe().distillation
+    assert (own.teachers, own.temperature, own.soft_weight) == ((str(maps),), 3, 0.5)
+
+    # Whose teacher had the very references: the figures are those of the references.
+    report = json.loads((student / "distillation.json").read_text())
+    teacher, taught = report["networks"]
+    assert (teacher["name"], teacher["dice"], teacher["seconds"]) == ("teacher", 1, None)
+    assert taught["kept"] == pytest.approx(taught["dice"])
+    assert taught["agreement"] == pytest.approx(taught["dice"])
+    assert teacher["gain"] == pytest.approx(taught["dice"] - 1)
+    assert taught["seconds"] > 0
+    assert taught["memory_mib"] > 50
+    assert taught["precision"] == "fp32"
+
+    twin = student / "last"
+    told = run("--report", student, "--data", dataset, "--compare", twin, "--device", "cpu")
+    assert "What the student kept" in told
+    report = json.loads((student / "distillation.json").read_text())
+    assert report["cases"] == 4
+    assert [each["name"] for each in report["networks"]] == ["teacher", "student", str(twin)]
+    assert report["note"] is None
+
+
+def test_wrong_use_is_told(dataset, tmp_path):
+    with pytest.raises(ConfigError, match="Give teachers, data and a folder"):
+        run(tmp_path / "maps")
+    with pytest.raises(ConfigError, match="leave TEACHER and -o out"):
+        run("T", "--report", tmp_path)
+    with pytest.raises(ConfigError, match=r"no run to resume in .*run\.json"):
+        run("--report", tmp_path)
+    with pytest.raises(ConfigError, match=r"There is no bundle .*gone"):
+        run(tmp_path / "gone", "--data", dataset, "-o", tmp_path / "run", "--device", "cpu")
+    assert not (tmp_path / "run").exists()
