@@ -124,7 +124,14 @@ def until(found: Callable[[], Any], seconds: float = 120) -> Any:
 
 @contextmanager
 def fake_server(
-    folder: Path, bundle: Path, *workers: Any, worker: Any = None, pacs: Any = None, **limits: Any
+    folder: Path,
+    bundle: Path,
+    *workers: Any,
+    worker: Any = None,
+    pacs: Any = None,
+    dataset: Path | None = None,
+    worklist: Path | None = None,
+    **limits: Any,
 ) -> Iterator[tuple[Client, Any]]:
     """A server in this process with a worker that does as the test says."""
     from starlette.testclient import TestClient
@@ -133,7 +140,8 @@ def fake_server(
     from transunet.serve.server_settings import Limits, ServeSettings
     from transunet.serve.service import Service
 
-    settings = ServeSettings(data=folder, pacs=pacs, limits=Limits(**limits))
+    learned = {"dataset": dataset, "worklist": worklist}
+    settings = ServeSettings(data=folder, pacs=pacs, limits=Limits(**limits), **learned)
     service = Service([str(bundle)], settings, *(workers or [worker or FakeWorker()]))
     app = create_app(service)
     with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as http:

@@ -33,15 +33,36 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """`transunet serve` with the three bundles, a queue of 64 and 4 MB per upload."""
-    from serving import command
+    """`transunet serve` with the three bundles, a queue of 64 and 4 MB per upload.
 
-    data = tmp_path_factory.mktemp("data")
+    It adds to the data set `dataset`, and leads through two images and one that is gone.
+    """
+    from prediction import noise, save_nifti
+    from serving import command
+    from transunet.batch.worklist import Worklist, WorklistCase, write_worklist
+
+    data, learned = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("learned")
+    for seed, name in enumerate(("most", "less"), 1001):
+        save_nifti(learned / f"{name}.nii.gz", noise(seed=seed))
+    cases = [
+        WorklistCase(
+            case=name,
+            images=(learned / f"{name}.nii.gz",),
+            dice=dice,
+            structure="left",
+            reasons=("right: not found",) if name == "most" else (),
+        )
+        for name, dice in (("most", 0.31), ("less", 0.72), ("gone", 0.9))
+    ]
+    listed = write_worklist(
+        Worklist(order="expected Dice", bundles=("brain",), cases=tuple(cases)), learned
+    )
     with command(
         *(bundles / name for name in ("brain", "pair", "photo")),
         *("--data", data, "--queue", 64, "--max-upload", 4, "--device", "cpu"),
+        *("--dataset", learned / "Dataset001_Brain", "--worklist", listed),
     ) as running:
-        running.data = data
+        running.data, running.learned = data, learned
         yield running
         assert "Traceback" not in running.said
 

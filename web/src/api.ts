@@ -1,6 +1,17 @@
 /** The API's client: token, errors, uploads with progress. Nothing else talks to the network. */
 
-import type { Bundle, Comparison, ImageInfo, Job, Limits, PacsSeries, Series, Settings } from "./types";
+import type {
+  Bundle,
+  Comparison,
+  DatasetState,
+  ImageInfo,
+  Job,
+  Offers,
+  PacsSeries,
+  Series,
+  Settings,
+  WorklistState,
+} from "./types";
 
 const BASE = new URL("api/v1/", document.baseURI).href;
 const KEY = "transunet-token";
@@ -112,7 +123,7 @@ export const deleteJob = (id: string): Promise<Response> => request(`jobs/${id}`
 
 /** Why files would not be taken, before they are sent for nothing. */
 export async function tooMuch(files: File[]): Promise<ApiError | null> {
-  const { limits } = await json<{ limits: Limits }>("health");
+  const { limits } = await offers();
   const bytes = files.reduce((sum, { size }) => sum + size, 0);
   const mebibytes = (count: number): string => `${Math.ceil(count / 2 ** 20)} MiB`;
   if (bytes > limits.upload_bytes) {
@@ -143,7 +154,7 @@ export function sendImage(files: File[], progress: (fraction: number) => void, s
 }
 
 /** What the server can do beside segmenting what it is sent. */
-export const offers = (): Promise<{ pacs: boolean; sample: boolean }> => json("health");
+export const offers = (): Promise<Offers> => json("health");
 export const takeSample = (): Promise<ImageInfo> => post("sample", {});
 export const searchPacs = (query: Record<string, string>): Promise<PacsSeries[]> => post("pacs/series", query);
 export const storeInPacs = (id: string): Promise<unknown> => post(`jobs/${id}/pacs`, {});
@@ -152,6 +163,12 @@ export const storeInPacs = (id: string): Promise<unknown> => post(`jobs/${id}/pa
 export function fetchSeries({ study, series }: PacsSeries, part = ""): Promise<ImageInfo> {
   return post("pacs/images", { study, series, ...(part && { part }) });
 }
+
+export const dataset = (image: string): Promise<DatasetState> => json(`images/${image}/dataset`);
+export const addToDataset = (image: string, labels: string): Promise<DatasetState> =>
+  post(`images/${image}/dataset`, { labels });
+export const worklist = (): Promise<WorklistState> => json("worklist");
+export const openListed = (place: number): Promise<ImageInfo> => post(`worklist/${place}/image`, {});
 
 export function compare(id: string, files: File[]): Promise<Comparison> {
   const form = new FormData();

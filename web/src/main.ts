@@ -6,10 +6,11 @@ import { byId, make, options, pressed, toggle } from "./dom";
 import { connectDoubt, toggleDoubt } from "./doubt";
 import { chooser, takeDrops } from "./files";
 import { connectKeys, type Shortcut } from "./keys";
+import { connectLearning, goToNext, goToPrevious } from "./learning";
 import { showLetters } from "./letters";
 import { connectMessages, explain, show } from "./messages";
 import type { Vector } from "./nifti";
-import { openFiles, openKept, openSample, openSeries, showLabels } from "./opening";
+import { openFiles, openKept, openListed, openSample, openSeries, showLabels } from "./opening";
 import { connectPacs } from "./pacs";
 import { addTool, setTool } from "./pointer";
 import { axis, connectPosition, movedTo, scroll, setPlane } from "./position";
@@ -83,6 +84,15 @@ async function reopen(job: Job): Promise<void> {
   await watch(job, finished);
 }
 
+/** Open an image of the worklist, with its latest result or a new one. */
+async function visit(place: number): Promise<boolean> {
+  if (!(await openListed(place, viewer))) return false;
+  const image = state.image!.info.id;
+  const job = (await api.jobs()).findLast((each) => each.image === image && !["failed", "cancelled"].includes(each.status));
+  void (job ? watch(job, finished) : segment(finished));
+  return true;
+}
+
 /** A job was deleted: what is open of it is closed, its image stays. */
 function removed(job: Job): void {
   if (state.job?.id !== job.id) return;
@@ -128,6 +138,8 @@ const SHORTCUTS: Shortcut[] = [
   { keys: ["3"], what: "Coronal", use: () => setView("coronal") },
   { keys: ["4"], what: "Sagittal", use: () => setView("sagittal") },
   { keys: ["5"], what: "3D", use: () => setView("render") },
+  { keys: ["j"], what: "Next image of the worklist", use: () => goToNext() },
+  { keys: ["k"], what: "Previous image of the worklist", use: () => goToPrevious() },
   { keys: ["PageUp", "."], what: "Next slice", use: () => scroll(viewer, 1) },
   { keys: ["PageDown", ","], what: "Previous slice", use: () => scroll(viewer, -1) },
   { keys: ["ArrowUp"], what: "Crosshair up, on the image", use: () => step(0, 1), onImage: true },
@@ -186,9 +198,10 @@ async function loadBundles(): Promise<void> {
 /** Offer what this server has beside the models. */
 async function showOffers(): Promise<void> {
   try {
-    const { pacs, sample } = await api.offers();
-    byId("open-pacs").hidden = !pacs;
-    byId("start-sample").hidden = !sample;
+    const offered = await api.offers();
+    byId("open-pacs").hidden = !offered.pacs;
+    byId("start-sample").hidden = !offered.sample;
+    await connectLearning(offered, visit);
   } catch (error) {
     explain(error, "Asking what the server offers", () => void showOffers());
   }

@@ -17,7 +17,7 @@ const busy = byId("busy");
 let opening = 0;
 
 /** Send files to the server and show the image that they are. */
-export function openFiles(files: File[], viewer: Viewer): Promise<void> {
+export function openFiles(files: File[], viewer: Viewer): Promise<boolean> {
   const text = files.length > 1 ? `Sending ${files.length} files…` : `Sending ${files[0]!.name}…`;
   return openImage(text, "Opening the image", viewer, async (series, told) => {
     const refused = await api.tooMuch(files);
@@ -27,8 +27,13 @@ export function openFiles(files: File[], viewer: Viewer): Promise<void> {
 }
 
 /** Let the server fetch a series from the PACS, and show it. */
-export function openSeries(wanted: PacsSeries, viewer: Viewer): Promise<void> {
+export function openSeries(wanted: PacsSeries, viewer: Viewer): Promise<boolean> {
   return openImage("Fetching the series…", "Fetching the series", viewer, (part) => api.fetchSeries(wanted, part));
+}
+
+/** Let the server open an image of its worklist, and show it; return whether it is shown. */
+export function openListed(place: number, viewer: Viewer): Promise<boolean> {
+  return openImage("Fetching the image…", "Opening the image", viewer, () => api.openListed(place));
 }
 
 /** Show the image that `get` gets: of several series in it, the one of the number that it is told. */
@@ -38,16 +43,18 @@ async function openImage(
   viewer: Viewer,
   get: (series: string, told: (fraction: number) => void) => Promise<ImageInfo>,
   series = "",
-): Promise<void> {
+): Promise<boolean> {
   const mine = begin(text);
   try {
     const info = await get(series, (fraction) => void (mine === opening && progress(fraction)));
-    if (mine !== opening) return;
+    if (mine !== opening) return false;
     await showImage(info, viewer, mine);
     if (warnings(info).length) show("note", warnings(info).join("\n"));
+    return mine === opening;
   } catch (error) {
-    if (mine !== opening || offerSeries(error, (number) => void openImage(text, doing, viewer, get, number))) return;
-    explain(error, doing, () => void openImage(text, doing, viewer, get, series));
+    if (mine === opening && !offerSeries(error, (number) => void openImage(text, doing, viewer, get, number)))
+      explain(error, doing, () => void openImage(text, doing, viewer, get, series));
+    return false;
   } finally {
     if (mine === opening) busy.hidden = true;
   }
@@ -67,7 +74,7 @@ function described({ number, modality, description, slices, part }: Series): str
 }
 
 /** Take the server's sample image and show it. */
-export function openSample(viewer: Viewer): Promise<void> {
+export function openSample(viewer: Viewer): Promise<boolean> {
   return openImage("Fetching the sample…", "Opening the sample", viewer, () => api.takeSample());
 }
 

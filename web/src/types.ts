@@ -123,3 +123,35 @@ export interface Limits {
   upload_bytes: number;
   files: number;
 }
+
+/** What the server takes, and what it can do beside segmenting what it is sent. */
+export interface Offers {
+  limits: Limits;
+  pacs: boolean;
+  sample: boolean;
+  dataset: boolean;
+  worklist: boolean;
+}
+
+/** The data set that label maps are added to. */
+export interface DatasetState {
+  name: string;
+  cases: number;
+  /** The one that the image is. */
+  case: string | null;
+}
+
+/** Images in the order in which they are to be labelled. */
+export interface WorklistState {
+  order: "expected Dice" | "soft Dice";
+  cases: {
+    place: number;
+    case: string;
+    dice: number;
+    structure: string;
+    reasons: string[];
+    image: string | null;
+    /** The case of the data set that it became. */
+    added: string | null;
+  }[];
+}

@@ -34,6 +34,11 @@ class WorklistCase(Configuration):
     reasons: tuple[str, ...] = ()
     """In words, what makes it doubtful."""
 
+    @property
+    def key(self) -> str:
+        """What tells it from other images, in other worklists too."""
+        return "|".join([*map(str, self.images), self.series or ""])
+
 
 class Worklist(Configuration):
     """Images in the order in which they are to be looked at."""

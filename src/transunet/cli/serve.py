@@ -15,6 +15,7 @@ EXAMPLE = "Example: transunet serve runs/hippocampus/best"
 
 _reached = partial(typer.Option, rich_help_panel="Where it is reached")
 _kept = partial(typer.Option, rich_help_panel="What is taken and kept")
+_learned = partial(typer.Option, rich_help_panel="What is learned from")
 
 
 def serve(
@@ -71,6 +72,22 @@ def serve(
             "takes its share of the cores.",
         ),
     ] = 1,
+    dataset: Annotated[
+        Path | None,
+        _learned(
+            metavar="FOLDER",
+            help="nnU-Net data set to which the page adds label maps that somebody accepts; a new "
+            "folder becomes one.",
+        ),
+    ] = None,
+    worklist: Annotated[
+        Path | None,
+        _learned(
+            metavar="FILE",
+            help="worklist.json of transunet queue: the page leads through its images, which it "
+            "opens from this machine's disk.",
+        ),
+    ] = None,
     device: Device = None,
     engine: Engine = "auto",
     precision: Precision = "auto",
@@ -108,6 +125,8 @@ def serve(
         allowed_origins=tuple(allow_origin or ()),
         pacs=parse_service(pacs) if pacs else None,
         workers=workers,
+        dataset=dataset,
+        worklist=worklist,
         limits=Limits(
             queue=queue,
             keep_hours=keep,

@@ -62,6 +62,10 @@ class ServeSettings:
     """Of a DICOMweb service whose series may be fetched, and in which results may be stored."""
     workers: int = 1
     """Processes that compute, each a job at a time with its own copy of the networks."""
+    dataset: Path | None = None
+    """Folder of the nnU-Net data set that corrections are added to."""
+    worklist: Path | None = None
+    """File with the images that the page leads through, which may be read from this disk."""
     limits: Limits = Limits()
     predictor: Mapping[str, Any] = field(default_factory=dict)
     """Settings of every bundle's `Predictor.from_pretrained`, such as `device`."""

@@ -1,18 +1,20 @@
 """One data folder being served: records, files, queue and processes, begun and ended together."""
 
 import asyncio
+import json
 import logging
 import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from filelock import FileLock, Timeout
 
+from transunet.batch.worklist import read_worklist
 from transunet.errors import ConfigError
-from transunet.files import writable_folder
+from transunet.files import writable_folder, write_json
 from transunet.optional import own_version
 from transunet.serve.api_errors import ApiError
 from transunet.serve.bundles import ServedBundle, read_bundles
@@ -24,6 +26,7 @@ from transunet.serve.jobs.database import (
     JobRecord,
     LabelMapRecord,
 )
+from transunet.serve.jobs.dataset_cases import check_dataset
 from transunet.serve.jobs.queue import JobQueue
 from transunet.serve.prometheus import ServerMetrics
 from transunet.serve.server_settings import ServeSettings
@@ -32,6 +35,8 @@ from transunet.serve.uploads.sandbox import ParserPool
 
 _SWEEP_SECONDS = 30.0
 _STRAY_SECONDS = 600.0  # an image is there a moment before its record is
+_MARKS = "added.json"
+"""Which images of worklists were added to the data set."""
 _STOP_SECONDS = 0.5  # between attempts to stop processes that are being started
 _KEPT = ("images", "jobs", "label_maps")
 """Folders with one folder for each record."""
@@ -56,6 +61,9 @@ class Service:
     ) -> None:
         self.settings, self.limits = settings, settings.limits
         self.bundles: Mapping[str, ServedBundle] = read_bundles(sources)
+        if settings.dataset is not None:
+            check_dataset(settings.dataset, self.bundles.values())
+        self.worklist = read_worklist(settings.worklist) if settings.worklist else None
         self.data = writable_folder(settings.data)
         self.data.chmod(0o700)  # patients' images
         # It is released in whatever thread it ends.
@@ -180,6 +188,20 @@ class Service:
         hours = f"{self.limits.keep_hours:g} hours"
         message = f"There is no such {what}: it was deleted, or kept for its {hours}."
         return ApiError("not_found", message, remedy)
+
+    @property
+    def added_cases(self) -> dict[str, str]:
+        """Key of an image of a worklist -> the case of the data set that it became."""
+        marks: dict[str, dict[str, str]] = {}
+        with suppress(OSError, ValueError):
+            marks = json.loads((self.data / _MARKS).read_text(encoding="utf-8"))
+        return marks.get(str(self.settings.dataset), {})
+
+    def mark_added(self, key: str, case: str) -> None:
+        """Remember that an image of the worklist is a case of the data set."""
+        with self.database.lock, suppress(ConfigError):  # it can be found by its voxels again
+            marks = {str(self.settings.dataset): {**self.added_cases, key: case}}
+            write_json(marks, self.data / _MARKS)
 
     def bundle(self, id_: str) -> ServedBundle:
         """Return a bundle, or raise the `ApiError` that it is not served."""

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.colours import colour_of
 from transunet.data.regions import members_of_structures
-from transunet.serve.api import images, jobs, label_clicks, label_maps, pacs, results
+from transunet.serve.api import datasets, images, jobs, label_clicks, label_maps, pacs, results
 from transunet.serve.api.dependencies import CurrentService, faults
 from transunet.serve.api.schemas import Bundle, Health, Label, ServerLimits
 from transunet.serve.api_errors import ApiError, api_error
@@ -86,6 +86,7 @@ def create_api(
         results.attention,
         label_clicks.router,
         pacs.router,
+        datasets.router,
     ):
         app.include_router(routes, prefix=API)
     kinds = (RequestValidationError, HTTPException, ApiError, OSError, sqlite3.Error, Exception)
@@ -134,6 +135,8 @@ def health(service: CurrentService) -> Health:
         version=service.version,
         pacs=service.settings.pacs is not None,
         sample=sample_for(service.bundles.values()) is not None,
+        dataset=service.settings.dataset is not None,
+        worklist=service.worklist is not None,
         limits=ServerLimits(**asdict(service.limits)),
     )
 

@@ -367,4 +367,6 @@ class Health(BaseModel):
     version: str
     pacs: bool = Field(description="Whether series can be fetched from a PACS.")
     sample: bool = Field(description="Whether there is a sample image to try.")
+    dataset: bool = Field(description="Whether label maps can be added to a data set.")
+    worklist: bool = Field(description="Whether there is a list of images to be labelled.")
     limits: ServerLimits
