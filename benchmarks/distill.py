@@ -2,14 +2,14 @@
 
     python benchmarks/six_networks.py ../shared/data -o six_networks     # the teachers, 4 hours
     python benchmarks/distill.py six_networks/hippocampus -o distill     # 1 hour, 1 core
-    python benchmarks/distill.py six_networks/hippocampus -o distill --images .../imagesTs
+    python benchmarks/distill.py six_networks/hippocampus -o distill30 --labelled 30
     python benchmarks/distill.py six_networks/hippocampus -o distill --only table
 
-Each student is trained three times on the same cases in as many steps: from the labels alone, with
-the teacher's probabilities beside them, and with images besides that nobody labelled. Then the test
-cases, which chose nothing, are segmented by the teacher, by every student and by its twin without a
-teacher, as fp32 and int8 with one engine on one core, network by network in a process of its own.
-What is there already is not done again, so that an interrupted run goes on.
+Each student is trained on the same cases in as many steps from the labels alone, and with the
+teacher's probabilities beside them; where only some cases keep their labels, with the images of the
+others, too. Then the test cases, which chose nothing, are segmented by the teacher, by every
+student and by its twin without a teacher, as fp32 and int8 with one engine on one core, each in a
+process of its own. What is there already is not done again, so that an interrupted run goes on.
 """
 
 import argparse
@@ -24,6 +24,10 @@ from rich.table import Table
 
 TEACHERS = ("3D, decoder", "3D, encoder", "3D, both", "3D U-Net, the trunk")
 STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "UNet3D-S, 4 channels": (
+        "store-3d",
+        {"model": "UNet3D-S", "architecture.width": 4, "batch_size": 2},
+    ),
     "UNet3D-S, 8 channels": (
         "store-3d",
         {"model": "UNet3D-S", "architecture.width": 8, "batch_size": 2},
@@ -65,6 +69,8 @@ def measure(options: argparse.Namespace, name: str) -> None:
     given = ["--recipe", recipe]
     given += [word for item in told.items() for word in ("--set", "{}={}".format(*item))]
     place = ["--device", "cpu", "--workers", 0]
+    if options.labelled:
+        given += ["--splits", divided(options, options.source / store)]
     alone = options.out / name / "alone"
     if not _has_ended(alone):
         run("train", options.source / store, *given, *place, "--resume", alone)
@@ -93,9 +99,26 @@ def measure(options: argparse.Namespace, name: str) -> None:
 def _kinds(options: argparse.Namespace) -> list[tuple[str, list[Any]]]:
     """What teaches beside the labels, and the options for it."""
     kinds: list[tuple[str, list[Any]]] = [("labels and teacher", [])]
-    if options.images:
-        kinds.append(("labels, teacher and more images", ["--images", options.images]))
+    if options.labelled:
+        images = ["--images", options.out / "unlabelled"]
+        kinds.append(("labels, teacher and unlabelled images", images))
     return kinds
+
+
+def divided(options: argparse.Namespace, store: Path) -> Path:
+    """Leave the labels to some of the training cases, and lay out the images of the others."""
+    manifest = json.loads((store / "manifest.json").read_text(encoding="utf-8"))
+    part, folder = manifest["splits"][0], options.out / "unlabelled"
+    path = options.out / "splits.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept, others = part["train"][: options.labelled], part["train"][options.labelled :]
+    path.write_text(json.dumps([{"train": kept, "val": part["validation"]}]), encoding="utf-8")
+    for name in others:
+        (image,) = manifest["cases"][name]["images"]
+        link = folder / f"unlabelled_{Path(image).name}"
+        if not link.exists():
+            link.symlink_to((Path(manifest["folder"]) / image).resolve())
+    return path
 
 
 def _has_ended(trained: Path) -> bool:
@@ -149,7 +172,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="what six_networks.py made of one data set")
     parser.add_argument("-o", "--out", type=Path, default=Path("distill"))
-    parser.add_argument("--images", type=Path, help="that nobody labelled")
+    parser.add_argument("--labelled", type=int, help="training cases that keep their labels")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=[*STUDENTS])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--engine", default="openvino")

@@ -112,6 +112,10 @@ def report(
             f"{run.folder} was not taught by a teacher. Train with one: transunet distill "
             "TEACHER... --data STORE -o RUN"
         )
+    if run.has_folds:
+        raise ConfigError(
+            f"{run.folder} is a cross-validation. Give one of its folds: {run.fold(0)}"
+        )
     read_config(best)  # or what is wrong with it
     data = open_dataset(dataset) if dataset else original_data(run)
     labelled = [case for case in data.cases if case.label and case.label.exists()]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import nibabel as nib
@@ -23,6 +24,7 @@ from transunet.training.log import read_log
 from transunet.training.loop import Interrupted, train
 from transunet.training.recipe import load_recipe
 from transunet.training.runs import Run, resume, start
+from transunet.training.teacher import SMOOTHING
 
 pytestmark = pytest.mark.slow
 
@@ -184,3 +186,30 @@ def test_an_exported_file_writes_the_same_labels(tmp_path, brats, stores):
     labels = from_bundle(images).array
     assert len(np.unique(labels)) > 1
     np.testing.assert_array_equal(from_file(images).array, labels)
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_regions_are_taught_by_label_maps_of_classes(tmp_path, brats, stores, kind):
+    """What makes up a region is added up; images that nobody labelled get regions as labels."""
+    maps, more = tmp_path / "maps", tmp_path / "more"
+    shutil.copytree(brats / "labelsTr", maps)
+    more.mkdir()
+    for channel in range(4):
+        image = nib.load(brats / f"imagesTr/c0_{channel:04d}.nii")
+        turned = nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine)
+        nib.save(turned, more / f"d_{channel:04d}.nii")
+    label = nib.load(maps / "c0.nii")
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[::-1], label.affine), maps / "d.nii")
+    teacher = {"teachers": [str(maps)], "images": str(more), "temperature": 2}
+    job = begin(tmp_path / "run", stores, kind, distillation=teacher)
+    name, least = job.split.train[0], SMOOTHING / 4
+    planes = job.store.target(name)[1:] / 255
+    for plane, members in zip(planes, MEMBERS.values(), strict=True):
+        inside = np.isin(job.store.label(name), members)
+        p = (1 - SMOOTHING) * inside + least * len(members)
+        expected = np.sqrt(p) / (np.sqrt(p) + np.sqrt(1 - p))
+        close = np.abs(plane - expected) < 1 / 255  # but where patches' labels were resampled
+        assert close.mean() == 1 if kind == "slices" else close.mean() > 0.9
+    assert (job.store.target("d")[0] == 255).all()
+    assert job.store.cases["d"].slices_with.keys() == {1, 2, 4}
+    assert all(np.isfinite(step.loss) for step in steps(job))

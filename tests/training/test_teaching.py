@@ -15,6 +15,7 @@ from transunet.bundle.bundle_config import read_config, write_config
 from transunet.data.formats import read_volume
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
+from transunet.data.splits import Split, Splits
 from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError, GeometryError
 from transunet.inference.predictor import Predictor
@@ -148,6 +149,16 @@ def test_images_that_nobody_labelled_train_too(maps, others, toy, tmp_path, reci
     assert next(trainer.batches())[1].shape[1] == 3
     if dimensions == 3:
         assert len(trainer.store.foreground("other", 1)) == 4 * 6 * 3
+
+
+def test_a_labelled_image_that_the_split_leaves_out_may_be_taught(
+    maps, others, store, tmp_path, recipe
+):
+    shutil.copy(maps / "toy_0.nii.gz", maps / "again.nii.gz")
+    splits = Splits((Split(("toy_1",), ("toy_2",)),), "a user's")
+    own = {"teachers": [str(maps)], "images": str(others)}
+    trainer = start(tmp_path / "run", store, recipe(distillation=own), device="cpu", splits=splits)
+    assert trainer.split.train == ("toy_1", "again", "other")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`transunet distill`: a small network learns from large ones, or from what they predicted."""
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -89,7 +90,7 @@ def distill(
     """
     from transunet.cli.train import train
     from transunet.errors import ConfigError
-    from transunet.training.runs import is_store_of_volumes
+    from transunet.training.runs import Run, is_store_of_volumes
 
     if report is not None:
         if teachers or out:
@@ -131,7 +132,8 @@ def distill(
         device=device,
         workers=workers,
     )
-    if not no_report:
+    # Of a cross-validation each fold can be measured; of processes that train together, one does.
+    if not (no_report or Run.reopen(out).has_folds or int(os.environ.get("RANK", "0"))):
         show_report(out, None, compare or [], device, engine)
 
 

@@ -251,6 +251,7 @@ def members_of(
         ConfigError: for one that the teacher does not know.
     """
     asked: dict[str, tuple[int, ...]]
+    others: list[str] = []
     if regions:
         if not taught.regions:
             raise ConfigError(
@@ -273,16 +274,17 @@ def members_of(
             for name, values in groups.items()
         }
         known = [name for value, name in labels.items() if value]
-        if matched.first_only:
-            _log.info(
-                f"The teacher's {some([*matched.first_only.values()], 8)}: background to the "
-                "student, whose data have no such class."
-            )
+        others = [*matched.first_only.values()]
     if missing := [name for name, channels in asked.items() if not channels]:
         raise ConfigError(
             f"The teacher {teacher} does not know {', '.join(missing)}, which the student is to "
             f"learn; it knows {', '.join(known)}. Classes are matched by name: choose a teacher "
             "of these classes, or name them alike."
+        )
+    if others:
+        _log.info(
+            f"The teacher's {some(others, 8)}: background to the student, whose data have no such "
+            "class."
         )
     return list(asked.values())
 

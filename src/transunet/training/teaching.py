@@ -140,7 +140,8 @@ class Teaching:
         taught = Taught(store.labels, store.regions, channels)
         teacher = teacher_of(settings, taught, device)
         dataset = open_dataset(data, store.manifest.layout, store.manifest.ignore)
-        names = splits.parts[fold].train
+        part = splits.parts[fold]
+        names = part.train
         there = {case.name: case for case in dataset.cases if case.label}
         if missing := sorted({*names} - {*there}):
             raise DataError(
@@ -148,7 +149,7 @@ class Teaching:
                 "made of; the teacher has to see their images. Restore them."
             )
         dataset = replace(dataset, cases=tuple(there[name] for name in names))
-        images = _unlabelled(Path(settings.images), store) if settings.images else ()
+        images = _unlabelled(Path(settings.images), store, part) if settings.images else ()
         teacher.check((*dataset.cases, *images))
         return cls(settings, teacher, store, dataset, images)
 
@@ -323,14 +324,15 @@ def _label_file(folder: Path, case: Case) -> Path:
     return folder / "labels" / label_name(case)
 
 
-def _unlabelled(images: Path, store: Store) -> tuple[Case, ...]:
-    """Return the images that are not among those of the store, held-out ones above all.
+def _unlabelled(images: Path, store: Store, split: Split) -> tuple[Case, ...]:
+    """Return the images that are not among those of the split, held-out ones above all.
 
     Raises:
         ConfigError: when there is none, or one has the name of another case.
         DataError: for what is no image.
     """
-    known = {value for case in store.cases.values() for value in case.hashes.values()}
+    used = (*split.train, *split.validation, *split.test)
+    known = {value for name in used for value in store.case(name).hashes.values()}
     cases = [
         replace(case, name=case.name.replace("/", "_"), label=None)
         for case in find_inputs([images], len(store.preprocessing.channels))
