@@ -228,7 +228,9 @@ class ToyLoss(torch.nn.Module):
 class ToyWithMaps(ToyConvolutions):
     """Gives its loss more than logits."""
 
-    def training_outputs(self, images: torch.Tensor, heads: torch.nn.ModuleList) -> object:
+    def training_outputs(
+        self, images: torch.Tensor, heads: torch.nn.ModuleList, guidance: object = None
+    ) -> object:
         return {"logits": self(images), "maps": self.stem(images)}
 
 

@@ -321,7 +321,7 @@ def _recorded(folder: Path) -> Any:
 
 
 def _label_file(folder: Path, case: Case) -> Path:
-    return folder / "labels" / label_name(case)
+    return folder / "labels" / label_name(case, "nifti")
 
 
 def _unlabelled(images: Path, store: Store, split: Split) -> tuple[Case, ...]:
