@@ -6,6 +6,7 @@ import type {
   DatasetState,
   ImageInfo,
   Job,
+  LabelMap,
   Offers,
   PacsSeries,
   Series,
@@ -170,10 +171,19 @@ export const addToDataset = (image: string, labels: string): Promise<DatasetStat
 export const worklist = (): Promise<WorklistState> => json("worklist");
 export const openListed = (place: number): Promise<ImageInfo> => post(`worklist/${place}/image`, {});
 
-export function compare(id: string, files: File[]): Promise<Comparison> {
+export const labelMaps = (image: string): Promise<LabelMap[]> => json(`images/${image}/labels`);
+
+/** @param bundle whose structures the label map has, if that is known. */
+export function sendLabels(image: string, files: File[], bundle?: string): Promise<LabelMap> {
   const form = new FormData();
+  if (bundle) form.append("bundle", bundle);
   for (const file of files) form.append("file", file, file.name);
-  return uploadExplained(`jobs/${id}/reference`, form);
+  return uploadExplained(`images/${image}/labels`, form);
+}
+
+/** How one label map of an image agrees with another, which counts as the reference. */
+export function comparison(image: string, of: string, reference: string): Promise<Comparison> {
+  return json(`images/${image}/comparison?of=${of}&with=${reference}`);
 }
 
 export interface AttentionQuery {

@@ -1,11 +1,12 @@
 /** Attention: where the network looks from a point of a slice, as a heat map over that slice. */
 
 import * as api from "./api";
-import { byId, options, toggle } from "./dom";
+import { byId, options } from "./dom";
 import { announce, explain } from "./messages";
 import { placedIn, readNifti, type Vector } from "./nifti";
+import { addTool, setTool, tool } from "./pointer";
 import { chosenBundle } from "./segmenting";
-import { changed, on, state } from "./state";
+import { on, state } from "./state";
 import type { Viewer } from "./viewer";
 
 /** Of a slice: a few places without content often draw most attention, and would leave all else dark. */
@@ -17,22 +18,26 @@ const layer = byId<HTMLSelectElement>("layer");
 const head = byId<HTMLSelectElement>("head");
 const slider = byId<HTMLInputElement>("attention-opacity");
 const text = byId("attention-text");
-let active = false;
+const HOW = "Click a point on a slice, or press Enter at the crosshair.";
 let at: Vector | null = null;
 let asking: AbortController | null = null;
 let viewer: Viewer;
 
-export let toggleAttention: (on?: boolean) => void;
-export const attentionOn = (): boolean => active;
+const TOOL = "attention";
+export const attentionOn = (): boolean => tool() === TOOL;
+export const toggleAttention = (): void => setTool(attentionOn() ? "look" : TOOL);
 
 export function connectAttention(shown: Viewer): void {
   viewer = shown;
-  toggleAttention = toggle("attention-toggle", (on) => {
-    active = on;
-    if (on) changed("attention");
-    byId("attention-controls").hidden = !on;
-    byId("stage").classList.toggle("picking", on);
-    if (!on) clear();
+  addTool(TOOL, "Attention", "Where the network looks from a point that you click (A)");
+  let active = false;
+  on("tool", () => {
+    if (active === attentionOn()) return;
+    active = attentionOn();
+    byId("attention-section").hidden = !active;
+    byId("stage").classList.toggle("picking", active);
+    viewer.setLabelsStrength(active ? 0 : 1);
+    if (!active) clear();
   });
   for (const each of [layer, head]) each.addEventListener("change", () => void (chooseHead(), ask()));
   byId("bundle").addEventListener("change", () => (choices(), ask()));
@@ -41,16 +46,14 @@ export function connectAttention(shown: Viewer): void {
     viewer.setHeatOpacity(Number(slider.value) / 100);
   });
   on("bundles", choices);
-  on("image", () => {
-    byId("attention-section").hidden = !state.image;
-    clear();
-  });
+  on("image", clear);
 }
 
 function clear(): void {
   asking?.abort();
   at = null;
-  text.textContent = "Click a point on a slice, or press Enter at the crosshair.";
+  text.textContent = HOW;
+  byId("attention-scale").hidden = true;
   void viewer.showHeat(null);
 }
 
@@ -71,7 +74,7 @@ function chooseHead(): void {
 
 /** Ask at the crosshair. */
 export function askHere(): void {
-  if (!active || !state.image) return;
+  if (!attentionOn() || !state.image) return;
   at = [...state.voxel];
   ask();
 }
@@ -79,7 +82,7 @@ export function askHere(): void {
 const choice = <T extends string>(value: string): number | T => (/^\d+$/.test(value) ? Number(value) : (value as T));
 
 function ask(): void {
-  if (active && at && state.image) void fetchMap(at);
+  if (attentionOn() && at && state.image) void fetchMap(at);
 }
 
 async function fetchMap(voxel: Vector): Promise<void> {
@@ -92,11 +95,14 @@ async function fetchMap(voxel: Vector): Promise<void> {
     if (mine.signal.aborted || !state.image) return;
     const [, top] = map.range(0, SINKS);
     await viewer.showHeat(placedIn(state.image.voxels, map, voxel), Number(slider.value) / 100, top, SOLID);
+    const [, strongest] = map.range();
+    byId("attention-scale").hidden = false;
+    byId("attention-top").textContent = `${Math.round((100 * top) / strongest)} % of the strongest`;
     text.textContent = `From voxel ${voxel.join(", ")}. Click another point to ask there.`;
     announce("Attention shown.");
   } catch (error) {
     if (mine.signal.aborted) return;
-    text.textContent = "Click a point on a slice, or press Enter at the crosshair.";
+    text.textContent = HOW;
     explain(error, "Showing attention", ask);
   }
 }

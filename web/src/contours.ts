@@ -23,10 +23,9 @@ export function contoursOf({ width, height, values }: Plane): Map<number, Loop[]
     let [lowerLeft, upperLeft] = [0, 0];
     for (let u = 0; u <= width; u++) {
       const [lowerRight, upperRight] = [at(u, v - 1), at(u, v)];
+      if (lowerLeft === lowerRight && upperLeft === upperRight && lowerRight === upperRight) continue;
       const corners = [lowerLeft, lowerRight, upperRight, upperLeft];
-      const even = lowerLeft === lowerRight && upperLeft === upperRight && lowerRight === upperRight;
       [lowerLeft, upperLeft] = [lowerRight, upperRight];
-      if (even) continue;
       for (const label of new Set(corners)) {
         if (!label) continue;
         if (!next.has(label)) next.set(label, new Map());

@@ -2,20 +2,22 @@
 
 import * as api from "./api";
 import { askHere, attentionOn, connectAttention, toggleAttention } from "./attention";
+import { addLabels, blink, connectComparing } from "./comparing";
 import { byId, make, options, pressed, toggle } from "./dom";
 import { connectDoubt, toggleDoubt } from "./doubt";
 import { chooser, takeDrops } from "./files";
 import { connectKeys, type Shortcut } from "./keys";
 import { connectLearning, goToNext, goToPrevious } from "./learning";
 import { showLetters } from "./letters";
-import { connectMessages, explain, show } from "./messages";
+import { mapOfJob } from "./labelmaps";
+import { announce, connectMessages, explain, show } from "./messages";
 import type { Vector } from "./nifti";
-import { openFiles, openKept, openListed, openSample, openSeries, showLabels } from "./opening";
+import { openFiles, openKept, openListed, openSample, openSeries, showMap } from "./opening";
 import { connectPacs } from "./pacs";
 import { addTool, setTool } from "./pointer";
 import { axis, connectPosition, movedTo, scroll, setPlane } from "./position";
 import { connectRecent, refresh } from "./recent";
-import { connectResults, useReference } from "./results";
+import { connectResults } from "./results";
 import { chooseBundle, connectSegmenting, segment, unwatch, watch } from "./segmenting";
 import { changed, on, state } from "./state";
 import { changeOpacity, connectStructures, toggleLabels } from "./structures";
@@ -76,7 +78,7 @@ function reset(): void {
   showWindow(viewer);
 }
 
-const finished = (job: Job): void => void showLabels(job, viewer);
+const finished = (job: Job): void => void showMap(mapOfJob(job), viewer).then(() => announce("Segmentation finished."));
 
 async function reopen(job: Job): Promise<void> {
   if (!(await openKept(job.image, viewer))) return;
@@ -95,11 +97,16 @@ async function visit(place: number): Promise<boolean> {
 
 /** A job was deleted: what is open of it is closed, its image stays. */
 function removed(job: Job): void {
-  if (state.job?.id !== job.id) return;
-  unwatch();
-  Object.assign(state, { job: null, labels: null, shown: null, comparison: null });
-  void viewer.showLabels(null, []);
-  for (const topic of ["job", "labels", "comparison"] as const) changed(topic);
+  if (state.job?.id === job.id) {
+    unwatch();
+    state.job = null;
+    changed("job");
+  }
+  if (state.shown?.id === job.id) {
+    state.labels = state.shown = null;
+    viewer.showLabels(null, []);
+  }
+  if (state.image?.info.id === job.image) changed("labels");
 }
 
 function connectFrames(): void {
@@ -154,6 +161,7 @@ const SHORTCUTS: Shortcut[] = [
   { keys: ["["], what: "Overlay fainter", use: () => changeOpacity(-10) },
   { keys: ["]"], what: "Overlay stronger", use: () => changeOpacity(10) },
   { keys: ["u"], what: "Outlines or areas", use: () => byId("toggle-outline").click() },
+  { keys: ["b"], what: "Blink: show the compared label map, and back", use: blink },
   { keys: ["d"], what: "Doubt: where the network is unsure", use: () => toggleDoubt() },
   { keys: ["x"], what: "Crosshair on or off", use: () => toggles.crosshair() },
   { keys: ["n"], what: "Smooth or sharp voxels", use: () => toggles.smooth() },
@@ -216,7 +224,7 @@ async function start(): Promise<void> {
   const open = (files: File[]): void => void openFiles(files, viewer);
   for (const place of ["open", "start"])
     for (const input of ["files", "folder"]) chooser(`${place}-${input}`, input, open);
-  takeDrops(byId("reference-drop"), open, (files) => void useReference(files));
+  takeDrops(byId("reference-drop"), open, (files) => void addLabels(files));
   connectPosition(viewer);
   connectWindow(viewer);
   connectFrames();
@@ -224,6 +232,8 @@ async function start(): Promise<void> {
   connectStructures(viewer);
   connectSegmenting(finished);
   connectResults();
+  connectComparing(viewer, (map) => showMap(map, viewer));
+  on("layout", letters);
   connectAttention(viewer);
   connectDoubt(viewer);
   const openImage = (id: string): void => void openKept(id, viewer);

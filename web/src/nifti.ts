@@ -4,6 +4,8 @@
  * NiiVue draws; this file answers what the page asks about voxels, in the file's own voxel order.
  */
 
+import type { Label } from "./types";
+
 export type Vector = [number, number, number];
 type Voxels = Uint8Array | Int8Array | Int16Array | Uint16Array | Int32Array | Uint32Array | Float32Array | Float64Array;
 
@@ -26,6 +28,8 @@ export class Nifti {
   readonly data: Voxels;
   readonly affine: number[];
   readonly sizes: Vector;
+  /** Of a label map: what its values are called. */
+  structures: Label[] = [];
   private readonly slope: number;
   private readonly intercept: number;
   private readonly rgb: boolean;

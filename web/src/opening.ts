@@ -4,12 +4,12 @@ import * as api from "./api";
 import { ApiError } from "./api";
 import { byId } from "./dom";
 import { withoutClashes } from "./files";
+import { fetchLabels } from "./labelmaps";
 import { announce, clearMessages, explain, show } from "./messages";
-import { placedIn, readNifti } from "./nifti";
+import { readNifti } from "./nifti";
 import { unwatch } from "./segmenting";
 import { changed, state } from "./state";
-import { labelsOfJob } from "./structures";
-import type { ImageInfo, Job, PacsSeries, Series } from "./types";
+import type { ImageInfo, LabelMap, PacsSeries, Series } from "./types";
 import type { Viewer } from "./viewer";
 import { firstWindow, measure } from "./windowing";
 
@@ -121,7 +121,7 @@ async function showImage(info: ImageInfo, viewer: Viewer, mine: number): Promise
   const voxels = await readNifti(await api.blob(`images/${info.id}/volume.nii.gz`));
   if (mine !== opening) return;
   unwatch();
-  Object.assign(state, { image: { info, voxels }, job: null, labels: null, shown: null, comparison: null });
+  Object.assign(state, { image: { info, voxels }, job: null, labels: null, shown: null });
   measure();
   await viewer.showImage(voxels, info.kind === "picture", firstWindow());
   byId("start").hidden = true;
@@ -130,7 +130,7 @@ async function showImage(info: ImageInfo, viewer: Viewer, mine: number): Promise
   byId("case-name").textContent = titleOf(info);
   byId("case-study").textContent = studyOf(info);
   byId("case-facts").textContent = facts(info);
-  for (const topic of ["job", "labels", "comparison", "image"] as const) changed(topic);
+  for (const topic of ["job", "labels", "image"] as const) changed(topic);
   announce(`${titleOf(info)} is open.`);
 }
 
@@ -152,18 +152,16 @@ function facts({ shape, spacing_mm, orientation, kind, channels }: ImageInfo): s
   return `${shape.join(" × ")} · ${spacing} mm · ${orientation}${several}`;
 }
 
-/** Fetch and draw the labels of a job that is done. */
-export async function showLabels(job: Job, viewer: Viewer): Promise<void> {
+/** Fetch a label map of the image that is open and draw it. */
+export async function showMap(map: LabelMap, viewer: Viewer): Promise<void> {
+  const image = state.image;
   try {
-    const labels = await readNifti(await api.blob(`jobs/${job.id}/labels.nii.gz`));
-    if (state.job?.id !== job.id || !state.image) return;
-    state.labels = placedIn(state.image.voxels, labels);
-    state.shown = { kind: "job", id: job.id };
-    state.comparison = null;
+    const labels = await fetchLabels(map);
+    if (state.image !== image) return;
+    [state.labels, state.shown] = [labels, map];
+    viewer.showLabels(labels, map.structures);
     changed("labels");
-    await viewer.showLabels(state.labels, labelsOfJob());
-    announce("Segmentation finished.");
   } catch (error) {
-    explain(error, "Fetching the result", () => void showLabels(job, viewer));
+    explain(error, "Fetching the labels", () => void showMap(map, viewer));
   }
 }

@@ -26,6 +26,8 @@ export const CROSSHAIR = "#ff2b2b";
 export const REFERENCE = "#ffffff";
 /** Blue, orange and white differ for any colour vision, and in brightness too. */
 export const DIFFERENCE = { agreed: "#ffffff", missed: "#2f6bff", extra: "#ff9500", otherwise: "#e01fd0" };
+/** What is right is a veil, through which the image is seen. */
+const AGREED_ALPHA = 90;
 const [AGREED, MISSED, EXTRA, OTHERWISE] = [1, 2, 3, 4];
 const DIFFERENCE_COLOURS = new Map(Object.values(DIFFERENCE).map((color, n) => [n + 1, color]));
 
@@ -48,7 +50,7 @@ class Cut {
     const image = context.createImageData(width, height);
     const pixels = new Uint32Array(image.data.buffer);
     const table = new Uint32Array(65536);
-    for (const [value, color] of this.colours) table[value] = opaque(color);
+    for (const [value, color] of this.colours) table[value] = pixel(color);
     for (let n = 0; n < pixels.length; n++) pixels[n] = table[values[n]!]!;
     context.putImageData(image, 0, 0);
     return (this.area = canvas);
@@ -60,9 +62,10 @@ class Cut {
 }
 
 /** #rrggbb as a pixel of image data, on a little-endian machine: all that run browsers. */
-function opaque(color: string): number {
+function pixel(color: string): number {
   const rgb = parseInt(color.slice(1), 16);
-  return ((255 << 24) | ((rgb & 255) << 16) | (rgb & 0xff00) | (rgb >> 16)) >>> 0;
+  const alpha = color === DIFFERENCE.agreed ? AGREED_ALPHA : 255;
+  return ((alpha << 24) | ((rgb & 255) << 16) | (rgb & 0xff00) | (rgb >> 16)) >>> 0;
 }
 
 /** A label map that is cut into the planes of the screen; each axis keeps the last plane. */
@@ -143,18 +146,23 @@ export class Overlay {
     const { canvas, context } = this;
     if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, { width: size.width, height: size.height });
     context.clearRect(0, 0, canvas.width, canvas.height);
+    const named = drawing.compared && ["sides", "blink"].includes(drawing.comparing);
+    const captioned = new Set<boolean>(); // once for each of the two is enough
     for (const [n, tile] of tiles.entries()) {
       context.save();
       context.beginPath();
       context.rect(...tile.rect);
       context.clip();
-      this.drawLabels(tile, drawing, drawing.flipped[n] ?? false);
+      const flipped = drawing.flipped[n] ?? false;
+      this.drawLabels(tile, drawing, flipped);
+      if (named && !captioned.has(flipped)) this.caption(tile, drawing.names[flipped ? 1 : 0]);
+      captioned.add(flipped);
       if (drawing.crosshair) this.drawCrosshair(tile, drawing.crosshair);
       context.restore();
     }
   }
 
-  private drawLabels(tile: Tile, { labels, compared, comparing, names, opacity, outlined }: Drawing, flipped: boolean): void {
+  private drawLabels(tile: Tile, { labels, compared, comparing, opacity, outlined }: Drawing, flipped: boolean): void {
     const shown = flipped ? compared : labels;
     const cut = shown?.cut(tile);
     if (compared && cut && comparing === "difference") {
@@ -164,7 +172,6 @@ export class Overlay {
     if (cut && outlined) this.outline(tile, cut, OUTLINE_PX);
     else if (cut) this.fill(tile, cut, opacity);
     if (compared && comparing === "outline") this.reference(tile, compared.cut(tile));
-    if (compared && comparing !== "outline") this.caption(tile, names[flipped ? 1 : 0]);
   }
 
   private fill(tile: Tile, cut: Cut, opacity: number): void {
@@ -210,7 +217,7 @@ export class Overlay {
     context.lineWidth = 3 * devicePixelRatio;
     context.strokeStyle = "#000000";
     context.fillStyle = "#ffffff";
-    const at = [left + 8 * devicePixelRatio, top + 20 * devicePixelRatio] as const;
+    const at = [left + 8 * devicePixelRatio, top + 38 * devicePixelRatio] as const; // below the letter of a side
     context.strokeText(text, ...at);
     context.fillText(text, ...at);
   }

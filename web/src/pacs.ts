@@ -20,7 +20,7 @@ export function connectPacs(open: (series: PacsSeries) => void): void {
   });
   storing.addEventListener("click", () => void store());
   on("labels", () => {
-    byId("pacs-row").hidden = !state.labels || !state.image?.info.from_pacs;
+    byId("pacs-row").hidden = !state.shown?.job || !state.image?.info.from_pacs;
     byId("pacs-stored").textContent = "";
   });
 }
@@ -54,12 +54,12 @@ function described({ modality, description, images }: PacsSeries): string {
 }
 
 async function store(): Promise<void> {
-  const { job } = state;
+  const job = state.shown?.job;
   if (!job) return;
   storing.setAttribute("disabled", "");
   try {
     await api.storeInPacs(job.id);
-    if (state.job?.id !== job.id) return;
+    if (state.shown?.id !== job.id) return;
     byId("pacs-stored").textContent = "Segmentation and report are stored beside the series.";
     announce(byId("pacs-stored").textContent!);
   } catch (error) {

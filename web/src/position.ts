@@ -2,7 +2,7 @@
 
 import { byId, fixed } from "./dom";
 import type { Vector } from "./nifti";
-import { bundleOf, changed, on, state } from "./state";
+import { changed, on, state } from "./state";
 import { AXIS_OF, type Viewer } from "./viewer";
 
 const plane = byId<HTMLSelectElement>("plane");
@@ -83,5 +83,5 @@ function structure(voxel: Vector): string {
   if (!state.labels) return "–";
   const index = state.labels.value(voxel);
   if (index === 0) return "none";
-  return bundleOf(state.job)?.labels.find((label) => label.index === index)?.name ?? `label ${index}`;
+  return state.labels.structures.find((label) => label.index === index)?.name ?? `label ${index}`;
 }

@@ -29,7 +29,7 @@ export function connectRecent(uses: Uses): void {
     if (key !== last) refresh();
     last = key;
   });
-  on("image", refresh);
+  on("labels", refresh); // also where there are none, of an image that was opened
 }
 
 async function load(uses: Uses): Promise<void> {
@@ -59,7 +59,7 @@ function item(image: ImageInfo, jobs: Job[], uses: Uses): HTMLLIElement {
 function resultItem(job: Job, title: string, { openJob, removed }: Uses): HTMLLIElement {
   const model = state.bundles.find(({ id }) => id === job.bundle)?.name ?? job.bundle;
   const open = link(model, () => openJob(job));
-  if (job.id === state.job?.id) open.setAttribute("aria-current", "true");
+  if (job.id === state.shown?.id) open.setAttribute("aria-current", "true");
   const remove = trash(`Delete the segmentation of ${title} by ${model}`, () => removeJob(job, removed));
   return make("li", {}, open, quiet(`${moment(job.created)} · ${job.status}`), remove);
 }

@@ -1,13 +1,12 @@
-/** Downloads of a result, and its comparison with a reference. */
+/** Downloads of the label map that is shown. */
 
 import * as api from "./api";
 import { byId, make } from "./dom";
-import { chooser } from "./files";
+import { addressOf } from "./labelmaps";
 import { announce, explain } from "./messages";
-import { changed, on, state } from "./state";
+import { on, state } from "./state";
 
 const section = byId("result-section");
-const text = byId("reference-text");
 
 /** What each format is called on its button, and its suffix; the first are the likeliest. */
 const FORMATS: [format: string, title: string, suffix: string][] = [
@@ -19,11 +18,9 @@ const FORMATS: [format: string, title: string, suffix: string][] = [
 
 export function connectResults(): void {
   on("labels", () => {
-    section.hidden = !state.labels;
-    text.hidden = true;
+    section.hidden = !state.shown;
     if (state.image) buttons(state.image.info.result_formats);
   });
-  chooser("reference-choose", "reference-file", (files) => void useReference(files));
 }
 
 function buttons(possible: string[]): void {
@@ -37,10 +34,10 @@ function buttons(possible: string[]): void {
 }
 
 async function download(button: HTMLButtonElement, format: string, suffix: string): Promise<void> {
-  if (!state.job || !state.image) return;
+  if (!state.shown || !state.image) return;
   button.disabled = true;
   try {
-    const response = await api.request(`jobs/${state.job.id}/result?format=${format}`);
+    const response = await api.request(`${addressOf(state.shown)}/result?format=${format}`);
     save(await response.blob(), named(response) ?? `${stem(state.image.info.name)}_labels${suffix}`);
     announce("Downloaded.");
   } catch (error) {
@@ -63,21 +60,4 @@ export function save(blob: Blob, name: string): void {
   const link = make("a", { href: URL.createObjectURL(blob), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
-
-export async function useReference(files: File[]): Promise<void> {
-  const [file] = files;
-  if (!file || !state.job) return;
-  text.hidden = false;
-  text.textContent = `Comparing with ${file.name}…`;
-  try {
-    state.comparison = await api.compare(state.job.id, files);
-    const told = [`Compared with ${file.name}; Dice and HD95 are in the table.`, ...state.comparison.warnings];
-    text.textContent = told.join(" ");
-    announce(text.textContent);
-    changed("comparison");
-  } catch (error) {
-    text.hidden = true;
-    explain(error, "Comparing", () => void useReference(files));
-  }
 }

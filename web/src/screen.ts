@@ -13,7 +13,7 @@ const AXES: Record<number, [axis: number, across: number, up: number]> = {
   [SLICE_TYPE.CORONAL]: [1, 0, 2],
   [SLICE_TYPE.SAGITTAL]: [0, 1, 2],
 };
-const FAINT_BODY = 0.12;
+const FAINT_BODY = 0.25;
 const UNCUT = [2, 0, 0];
 
 export class Screen extends Niivue {

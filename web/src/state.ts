@@ -1,7 +1,7 @@
 /** What is open on the page, and who is told when it changes. */
 
 import type { Nifti, Vector } from "./nifti";
-import type { Bundle, Comparison, ImageInfo, Job } from "./types";
+import type { Bundle, ImageInfo, Job, LabelMap } from "./types";
 
 export interface OpenImage {
   info: ImageInfo;
@@ -11,11 +11,11 @@ export interface OpenImage {
 interface State {
   bundles: Bundle[];
   image: OpenImage | null;
+  /** What was segmented last, or is being segmented. */
   job: Job | null;
   labels: Nifti | null;
-  /** What `labels` are: a job's result, a file that was given, or a correction; and its id. */
-  shown: { kind: "job" | "given" | "correction"; id: string } | null;
-  comparison: Comparison | null;
+  /** What `labels` are. */
+  shown: LabelMap | null;
   /** The crosshair's voxel, in the order of the image's file. */
   voxel: Vector;
   /** The same place in millimetres. */
@@ -28,12 +28,11 @@ export const state: State = {
   job: null,
   labels: null,
   shown: null,
-  comparison: null,
   voxel: [0, 0, 0],
   mm: [0, 0, 0],
 };
 
-type Topic = "bundles" | "image" | "job" | "labels" | "comparison" | "place" | "attention" | "tool";
+type Topic = "bundles" | "image" | "job" | "labels" | "place" | "tool" | "layout";
 const listeners = new Map<Topic, (() => void)[]>();
 
 export function on(topic: Topic, listener: () => void): void {

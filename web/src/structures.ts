@@ -1,10 +1,10 @@
-/** The structures that were found: names, colours, volumes, what is shown, and the comparison. */
+/** The structures that were found: names, colours, volumes, what is shown. */
 
 import { byId, make, press, pressed, sentence, swatch, toggle } from "./dom";
 import type { Vector } from "./nifti";
-import { bundleOf, on, state } from "./state";
+import { on, state } from "./state";
 import { isAssessed, trustOf } from "./trust";
-import type { Label } from "./types";
+import type { Measured } from "./types";
 import type { Body } from "./screen";
 import type { Viewer } from "./viewer";
 
@@ -29,7 +29,6 @@ export function connectStructures(viewer: Viewer): void {
     section.hidden = !state.labels;
     rows(viewer);
   });
-  on("comparison", compare);
 }
 
 export function changeOpacity(by: number): void {
@@ -37,25 +36,19 @@ export function changeOpacity(by: number): void {
   slider.dispatchEvent(new Event("input"));
 }
 
-/** The names and colours of the labels that are shown. */
-export function labelsOfJob(): Label[] {
-  const known = bundleOf(state.job)?.labels ?? state.job?.statistics ?? [];
-  return known.filter(({ index }) => index > 0).map(({ index, name, color }) => ({ index, name, color }));
-}
-
 function rows(viewer: Viewer): void {
   const picture = state.image?.info.kind === "picture";
   byId("volume-head").textContent = picture ? "pixels" : "ml";
-  byId("hd95-head").textContent = picture ? "HD95 px" : "HD95 mm";
-  const doubts = state.job?.warnings ?? [];
+  const job = state.shown?.job;
+  const doubts = job?.warnings ?? [];
   byId("result-doubts").hidden = !doubts.length;
   byId("result-doubts").replaceChildren(...doubts.map((text) => make("p", {}, sentence(text))));
-  body.replaceChildren(...labelsOfJob().flatMap((label) => rowsOf(label, viewer, picture)));
-  byId("trust-unknown").hidden = !!state.job?.statistics?.some(isAssessed);
-  compare();
+  body.replaceChildren(...(state.shown?.structures ?? []).flatMap((each) => rowsOf(each, viewer, picture)));
+  byId("trust-unknown").hidden = !job || !!job.statistics?.some(isAssessed);
 }
 
-function rowsOf({ index, name, color }: Label, viewer: Viewer, picture: boolean): HTMLTableRowElement[] {
+function rowsOf(structure: Measured, viewer: Viewer, picture: boolean): HTMLTableRowElement[] {
+  const { index, name, color } = structure;
   const spoken = make("span", { className: "hidden-text" }, `Show ${name}`);
   const eye = make("button", { type: "button", className: "eye", title: `Show or hide ${name}` }, swatch(color), spoken);
   press(eye, true);
@@ -67,16 +60,20 @@ function rowsOf({ index, name, color }: Label, viewer: Viewer, picture: boolean)
   });
   const found = make("button", { type: "button", className: "link", title: `Go to ${name}` }, name);
   found.addEventListener("click", () => goTo(index, viewer));
-  const statistic = state.job?.statistics?.find((each) => each.index === index);
-  const measured = picture ? statistic?.voxels : statistic && millilitres(statistic.volume_ml);
-  const amount = make("td", { className: "number" }, String(measured ?? "–"));
-  const scores = ["dice", "hd95"].map((key) => make("td", { className: `number compare-only ${key}`, hidden: true }));
-  const line = make("tr", {}, make("th", { scope: "row" }, eye, found), amount, ...scores);
+  const amount = make("td", { className: "number" }, amountOf(structure));
+  const line = make("tr", {}, make("th", { scope: "row" }, eye, found), amount);
   line.dataset.index = String(index);
-  if (!statistic || !isAssessed(statistic)) return [line];
+  const job = state.shown?.job;
+  const statistic = job?.statistics?.find((each) => each.index === index);
+  if (!job || !statistic || !isAssessed(statistic)) return [line];
   const bounds = picture ? null : statistic.volume_interval_ml;
-  const trust = trustOf(statistic, state.job!, bounds ? `${bounds.map(millilitres).join(" – ")} ml` : "");
-  return [line, make("tr", { className: "trust" }, make("td", { colSpan: 2 + scores.length }, trust))];
+  const trust = trustOf(statistic, job, bounds ? `${bounds.map(millilitres).join(" – ")} ml` : "");
+  return [line, make("tr", { className: "trust" }, make("td", { colSpan: 2 }, trust))];
+}
+
+/** How much of a structure there is: pixels of a picture, else millilitres. */
+export function amountOf({ voxels, volume_ml }: Measured): string {
+  return state.image?.info.kind === "picture" ? String(voxels) : millilitres(volume_ml);
 }
 
 const millilitres = (volume: number): string => volume.toFixed(volume >= 100 ? 0 : volume >= 10 ? 1 : 2);
@@ -99,21 +96,4 @@ function goTo(index: number, viewer: Viewer): void {
   const distance = (at: Vector): number => Math.hypot(at[0] - x, at[1] - y);
   const best = inside.reduce((a, b) => (distance(b) < distance(a) ? b : a));
   viewer.moveTo(image.voxels.mm(best));
-}
-
-const score = (value: number | null | undefined, digits: number): string =>
-  value === null || value === undefined || !Number.isFinite(value) ? "–" : value.toFixed(digits);
-
-function compare(): void {
-  const comparison = state.comparison;
-  for (const each of section.querySelectorAll<HTMLElement>(".compare-only")) each.hidden = !comparison;
-  if (!comparison) return;
-  for (const { index, dice, hd95_mm } of comparison.structures) {
-    const line = body.querySelector(`tr[data-index="${index}"]`);
-    if (!line) continue;
-    line.querySelector(".dice")!.textContent = score(dice, 3);
-    line.querySelector(".hd95")!.textContent = score(hd95_mm, 2);
-  }
-  byId("mean-dice").textContent = score(comparison.mean?.dice, 3);
-  byId("mean-hd95").textContent = score(comparison.mean?.hd95_mm, 2);
 }

@@ -11,7 +11,7 @@ export interface Surface {
 }
 
 /** A larger structure's surface is made of every second voxel, or fewer. */
-const MOST_CELLS = 3e6;
+const MOST_CELLS = 6e5;
 const SMOOTHING_STEPS = 20;
 /** How far a point may leave the middle of its cell, in voxels: what is smoothed stays where it is. */
 const LEASH = 0.7;
@@ -43,16 +43,16 @@ async function boxesOf({ dims, data }: Nifti, signal: AbortSignal): Promise<Map<
       if (signal.aborted) return new Map();
       since = performance.now();
     }
-    for (let j = 0; j < dims[1]; j++)
-      for (let i = 0; i < dims[0]; i++) {
-        const label = data[n++]!;
+    for (let j = 0; j < dims[1]; j++, n += dims[0])
+      for (let i = 0, end = 0; i < dims[0]; i = end) {
+        const label = data[n + i]!;
+        while (++end < dims[0] && data[n + end] === label);
         if (!label) continue;
-        const box = boxes.get(label);
-        if (!box) boxes.set(label, [[i, j, k], [i, j, k]]);
-        else [i, j, k].forEach((at, axis) => {
-          if (at < box[0][axis]!) box[0][axis] = at;
-          if (at > box[1][axis]!) box[1][axis] = at;
-        });
+        const box = boxes.get(label) ?? [[i, j, k], [i, j, k]];
+        boxes.set(label, [
+          [Math.min(box[0][0], i), Math.min(box[0][1], j), box[0][2]],
+          [Math.max(box[1][0], end - 1), Math.max(box[1][1], j), k],
+        ]);
       }
   }
   return boxes;

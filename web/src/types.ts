@@ -113,6 +113,23 @@ export interface Settings {
   force: boolean;
 }
 
+export interface Measured extends Label {
+  voxels: number;
+  volume_ml: number;
+}
+
+/** A label map of the image: a job's result, a file that was given, or a correction. */
+export interface LabelMap {
+  kind: "job" | "given" | "correction";
+  id: string;
+  name: string;
+  author: string | null;
+  created: string;
+  structures: Measured[];
+  /** That it is the result of. */
+  job?: Job;
+}
+
 export interface Comparison {
   structures: { index: number; name: string; dice: number | null; hd95_mm: number | null }[];
   mean: { dice: number | null; hd95_mm: number | null };

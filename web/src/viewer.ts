@@ -40,10 +40,8 @@ interface Shown {
 }
 /** The 3D crosshair's, of the image's width. */
 const CROSSHAIR_PERCENT = 0.25;
-/** Of labels' opacity, while something else is to be seen. */
-const FAINT = 0.3;
 /** Surfaces wait until nothing changes for so long. */
-const CALM_MS = 500;
+const CALM_MS = 800;
 /** A processor without a graphics card shades images up to here at once. */
 const SHADED_BY_PROCESSOR = 1e6;
 /** The axis (right, anterior, superior) that a plane's slices follow; NiiVue numbers planes so. */
@@ -75,7 +73,7 @@ export class Viewer {
   private hidden = new Set<number>();
   private opacity = 0.5;
   private shown = true;
-  private faint = false;
+  private strength = 1;
   private outlined = false;
   private software = false;
   private shaded = false;
@@ -240,9 +238,10 @@ export class Viewer {
     this.drawOverlay();
   }
 
-  setLabelsFaint(on: boolean): void {
-    this.faint = on;
-    this.drawOverlay();
+  /** @param share of their opacity, while something else is to be seen; 0: not at all. */
+  setLabelsStrength(share: number): void {
+    this.strength = share;
+    this.draw();
   }
 
   setOutline(on: boolean): void {
@@ -259,20 +258,22 @@ export class Viewer {
   private draw(): void {
     if (!this.attached) return;
     this.nv.body = this.nv.meshes.length ? this.body : "whole";
-    for (const mesh of this.nv.meshes) mesh.visible = this.shown && !this.hidden.has(Number(mesh.name));
+    for (const mesh of this.nv.meshes) mesh.visible = this.shown && this.strength > 0 && !this.hidden.has(Number(mesh.name));
     this.nv.drawScene();
   }
 
   /** Draw what lies on the planes, and not the image below it. */
   private drawOverlay(): void {
+    if (!this.attached) return;
+    const seen = this.shown && this.strength > 0;
     const places = this.layout().filter(({ plane }) => plane !== "render");
     this.overlay.draw(this.tiles(), {
-      labels: this.shown ? this.labels?.drawn ?? null : null,
-      compared: this.shown ? this.compared?.drawn ?? null : null,
+      labels: seen ? this.labels?.drawn ?? null : null,
+      compared: seen ? this.compared?.drawn ?? null : null,
       comparing: this.comparing,
       flipped: places.map(({ second }) => second || (this.comparing === "blink" && this.flipped)),
       names: this.names,
-      opacity: this.faint ? FAINT * this.opacity : this.opacity,
+      opacity: this.strength * this.opacity,
       outlined: this.outlined,
       crosshair: this.crosshair && this.image ? this.place : null,
     }, this.canvas);
@@ -298,10 +299,7 @@ export class Viewer {
       for await (const { label, points, triangles } of surfacesOf(labels.source, signal)) {
         const color = labels.drawn.colours.get(label);
         const rgba = Uint8Array.of(...channels(color ?? "#808080"), 255);
-        if (!color) continue;
-        const mesh = new NVMesh(points, triangles, String(label), rgba, 1, true, this.nv.gl);
-        mesh.meshShaderIndex = this.nv.meshShaders.findIndex(({ Name }) => Name === "Hemispheric");
-        made.push(mesh);
+        if (color) made.push(new NVMesh(points, triangles, String(label), rgba, 1, true, this.nv.gl));
       }
     const stale = signal.aborted ? made : this.nv.meshes;
     for (const mesh of stale) mesh.unloadMesh(this.nv.gl);

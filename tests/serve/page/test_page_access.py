@@ -9,8 +9,8 @@ from serving import image_bytes
 REACHED_BY_TAB = {
     "open-files", "open-folder", "open-help", "preset", "level", "width", "toggle-crosshair",
     "toggle-smooth", "toggle-radiological", "reset-view", "canvas", "plane", "slice", "bundle",
-    "segment", "opacity", "toggle-labels", "toggle-outline", "reference-choose",
-    "attention-toggle",
+    "segment", "opacity", "toggle-labels", "toggle-outline", "body", "reference-choose",
+    "shown-map", "compared-map",
 }  # fmt: skip
 
 

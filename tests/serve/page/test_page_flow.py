@@ -146,17 +146,20 @@ def test_a_ct_opens_in_the_window_of_what_the_model_segments(viewer: Viewer, cli
 def test_attention_is_a_heat_map_on_the_slice(viewer: Viewer) -> None:
     viewer.open().show("case.nii.gz", image_bytes(5))
     viewer.page.click("#toggle-crosshair")
+    box = viewer.page.locator("#canvas").bounding_box()
+    point = box["x"] + 0.25 * box["width"], box["y"] + 0.25 * box["height"]
+    viewer.page.mouse.click(*point)
     grey = viewer.pixels()
-    viewer.page.click("#attention-toggle")
+    viewer.page.click("#tools label:has-text('Attention')")
     assert viewer.page.locator("#layer option").all_inner_texts() == [
         "All layers (roll-out)",
         "1 of 1",
     ]
     viewer.page.select_option("#layer", "0")
     viewer.page.select_option("#head", "0")
-    box = viewer.page.locator("#canvas").bounding_box()
+    viewer.page.route("**/attention", lambda route: in_front_only(route))
     with viewer.page.expect_request("**/attention") as asked:
-        viewer.page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + 0.25 * box["height"])
+        viewer.page.mouse.click(*point)
     viewer.page.wait_for_function(
         "() => document.getElementById('attention-text').textContent.startsWith('From voxel')"
     )
@@ -165,15 +168,28 @@ def test_attention_is_a_heat_map_on_the_slice(viewer: Viewer) -> None:
     assert query["voxel"] == [int(one) for one in viewer.text("#at-voxel").split(",")]
     assert (query["layer"], query["head"]) == (0, 0)
 
-    def coloured() -> np.ndarray:
-        pixels = viewer.pixels()
-        return np.abs(pixels[..., 0] - pixels[..., 2]) > 25
+    height, width = grey.shape[0] // 2, grey.shape[1] // 2
 
-    height, width = grey.shape[:2]
-    axial = coloured()[: height // 2, : width // 2]
-    assert axial.sum() > 1000
-    viewer.page.click("#attention-toggle")
-    assert not coloured()[: height // 2, : width // 2].any()
+    def coloured() -> np.ndarray:
+        return np.abs(viewer.pixels() - grey)[:height, :width].max(axis=2) > 3
+
+    axial = coloured()
+    image = grey[:height, :width].max(axis=2) > 8
+    assert axial[: height // 2][image[: height // 2]].mean() > 0.7
+    assert axial[height // 2 + 12 :].sum() == 0  # nothing where there is none
+    assert viewer.text("#attention-top") == "100 % of the strongest"
+    viewer.page.click("#tools label:has-text('Look')")
+    assert not coloured().any()
+
+
+def in_front_only(route: Any) -> None:
+    """Answer with attention of 1 in the front half of the slice and 0 behind it."""
+    answer = route.fetch()
+    found = nifti_of(answer.body())
+    voxels = np.zeros(found.shape, dtype=np.float32)
+    voxels[:10] = 1  # the file's first axis points backwards
+    changed = nib.Nifti1Image(voxels, found.affine, found.header)
+    route.fulfill(response=answer, body=gzip.compress(changed.to_bytes()))
 
 
 def test_each_structure_says_how_far_to_trust_it_and_where_the_doubt_is(
@@ -216,8 +232,11 @@ def test_each_structure_says_how_far_to_trust_it_and_where_the_doubt_is(
         assert viewer.covered(left) == before
     assert len(maps) == 1
     viewer.page.keyboard.press("d")
-    viewer.page.click("#attention-toggle")  # one heat map at a time
+    viewer.page.keyboard.press("a")  # one heat map at a time, and no labels
     assert viewer.page.is_hidden("#doubt-scale")
+    assert viewer.covered(left) == 0
+    viewer.page.keyboard.press("Escape")
+    assert viewer.covered(left) == before
 
 
 def test_downloads_are_the_servers_labels(viewer: Viewer, bundles: Path) -> None:
@@ -238,11 +257,15 @@ def test_a_reference_is_compared(viewer: Viewer, bundles: Path) -> None:
     labels[labels == 2] = 0
     reference = nib.Nifti1Image(labels, nifti_of(content).affine)
     viewer.open().show("case.nii.gz", content).segment()
-    assert viewer.page.locator("#structures .dice").first.is_hidden()
+    assert viewer.page.is_hidden("#comparison")
     viewer.drop("reference.nii.gz", gzip.compress(reference.to_bytes()), "#reference-drop")
-    viewer.page.wait_for_selector("#structures .dice >> nth=0", state="visible")
-    assert viewer.page.locator("#structures .dice").all_inner_texts() == ["1.000", "0.000"]
-    assert viewer.text("#structures .hd95") == "0.00"
+    viewer.page.wait_for_selector("#comparison", state="visible")
+    rows = [
+        line.split("\t") for line in viewer.page.locator("#comparison tbody tr").all_inner_texts()
+    ]
+    assert [row[0] for row in rows] == ["left", "right"]
+    assert [row[3] for row in rows] == ["1.000", "0.000"]
+    assert rows[0][4] == "0.00"
     assert viewer.text("#case-name") == "case.nii.gz"
 
 
