@@ -486,10 +486,10 @@ def check_teacher(settings: Distillation, data: DataSet | Store, held_out: Colle
         taught = Taught(data.labels, data.learned_regions, len(data.channels))
     teacher_of(settings, taught)
     for bundle in map(Path, settings.teachers):
-        folder = bundle.resolve().parent
-        if not (folder / "run.json").is_file():
-            continue
-        record = Run.reopen(folder).record
+        try:
+            record = Run.reopen(bundle.resolve().parent).record
+        except TransUNetError:
+            continue  # no run, or another version's: nothing is known
         seen = {*record.splits.parts[record.recipe.fold or 0].train} & {*held_out}
         if seen:
             _log.warning(
