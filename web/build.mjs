@@ -7,7 +7,7 @@ import { build } from "esbuild";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const PAGE = process.argv[2] ?? join(HERE, "..", "src", "transunet", "serve", "page");
-const COPIED = ["index.html", "style.css", "icon.svg", "csp.txt"];
+const COPIED = ["index.html", "docs.html", "style.css", "docs.css", "icon.svg", "csp.txt"];
 // What decides the result. `build_page.py` hashes the same files in the same way.
 const SOURCES = ["package.json", "package-lock.json", "build.mjs", "src", "licences"];
 
@@ -62,7 +62,8 @@ const gradientsOnDemand = {
 
 const { metafile, outputFiles } = await build({
   absWorkingDir: HERE,
-  entryPoints: ["src/main.ts"],
+  entryPoints: ["src/main.ts", "src/docs.ts"],
+  outdir: ".",
   bundle: true,
   minify: true,
   format: "esm",
@@ -79,13 +80,15 @@ const { metafile, outputFiles } = await build({
 const made = `${PAGE}.new`;
 rmSync(made, { recursive: true, force: true });
 mkdirSync(made, { recursive: true });
-writeFileSync(join(made, "main.js"), outputFiles[0].contents);
+for (const { path, contents } of outputFiles) writeFileSync(join(made, basename(path)), contents);
 writeFileSync(join(made, "licences.txt"), licences(metafile));
 for (const name of COPIED) cpSync(join(HERE, "src", name), join(made, name));
 // A browser may keep files of an older version: the page asks for what it was built with.
-const versioned = (name) => `"${name}?${sha256(readFileSync(join(made, name))).slice(0, 12)}"`;
-const index = readFileSync(join(made, "index.html"), "utf8");
-writeFileSync(join(made, "index.html"), index.replace(/"(main\.js|style\.css)"/g, (_, name) => versioned(name)));
+const versioned = (name) => `${name}?${sha256(readFileSync(join(made, name))).slice(0, 12)}"`;
+for (const name of ["index.html", "docs.html"]) {
+  const text = readFileSync(join(made, name), "utf8");
+  writeFileSync(join(made, name), text.replace(/(\w+\.(?:js|css))"/g, (_, file) => versioned(file)));
+}
 const files = Object.fromEntries(readdirSync(made).sort().map((name) => [name, sha256(readFileSync(join(made, name)))]));
 writeFileSync(join(made, "manifest.json"), `${JSON.stringify({ sources: sourcesHash(), files }, null, 2)}\n`);
 rmSync(PAGE, { recursive: true, force: true });

@@ -166,7 +166,8 @@ class Client:
             bundle: id; may be left out where one bundle is served.
             format: as of `result`.
             seconds: how long to wait at most.
-            settings: of the job, such as `mirror=True`; `series` as of `upload`.
+            settings: of the job, such as `mirror=True`; `series` as of `upload`; `keep=True`, so
+                that image and job stay on the server.
         """
         query = {"format": format, "wait_seconds": min(60, self.timeout / 2), **settings}
         if bundle is not None:
@@ -179,8 +180,9 @@ class Client:
             self.wait(job["id"], seconds)
             return self.result(job["id"], out, format)
         finally:
-            self._json("DELETE", f"/jobs/{job['id']}")
-            self.delete(job["image"])
+            if not settings.get("keep"):
+                self._json("DELETE", f"/jobs/{job['id']}")  # where it still runs, the image is busy
+                self.delete(job["image"])
 
     def delete(self, image: str) -> None:
         """Remove an image from the server, with its jobs and their results."""

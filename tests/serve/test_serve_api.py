@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -584,8 +585,13 @@ def test_every_answer_is_documented(client):
     assert {path.removeprefix("/api/v1") for path in document["paths"]} >= {
         "/bundles", "/images", "/jobs", "/jobs/{id}/events", "/jobs/{id}/result", "/health",
     }  # fmt: skip
+    named = [each["operationId"] for one in document["paths"].values() for each in one.values()]
+    assert len(named) == len(set(named))
+    assert {"upload_image", "submit_job", "get_job_result", "segment_image"} <= set(named)
     for operations in document["paths"].values():
         for operation in operations.values():
+            assert re.fullmatch(r"[a-z]+(_[a-z]+)+", operation["operationId"])
+            assert "security" not in operation  # this server has no token
             assert operation["description"]
             for status, answer in operation["responses"].items():
                 if int(status) >= 400:

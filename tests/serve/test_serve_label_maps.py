@@ -204,7 +204,9 @@ def test_nothing_half_is_kept_and_earlier_records_are_taken_over(tmp_path, bundl
         )
         # As a server left it that knew of no such label maps.
     with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as records:
-        records.executescript("DROP TABLE label_maps; PRAGMA user_version = 2;")
+        records.executescript(
+            "ALTER TABLE jobs DROP COLUMN batch; DROP TABLE label_maps; PRAGMA user_version = 2;"
+        )
     with fake_server(tmp_path, bundles / "brain") as (client, _):
         assert client.job(job)["image"] == image
         assert client.get(f"/images/{image}/labels").json() == []

@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-import serving  # noqa: F401 - skips where the extra is missing
+from serving import FakeWorker  # first: skips where the extra is missing
 from transunet.errors import ConfigError
 from transunet.serve import security
 from transunet.serve.api.app import PAGE, POLICY_FILE, with_page
@@ -164,7 +164,7 @@ def test_a_token_in_the_address_is_no_token():
 
 
 def test_the_page_and_health_need_no_token():
-    for path in ("/", "/index.js", f"{API}/health", f"{API}/ready"):
+    for path in ("/", "/index.js", f"{API}/health", f"{API}/ready", f"{API}/docs"):
         assert client(TOKEN).get(path).status_code == 200
 
 
@@ -253,3 +253,20 @@ def test_the_page_and_nothing_around_it_is_served(tmp_path):
     assert http.get("/index.js").headers["content-type"].startswith("text/javascript")
     for path in ("/../secret", "/%2e%2e/secret", "/..%2fsecret", "/%2fsecret", "/gone.js"):
         assert http.get(path).status_code == 404
+
+
+def test_the_description_says_what_needs_the_token(tmp_path, bundles):
+    from transunet.serve.api.app import create_app
+    from transunet.serve.service import Service
+
+    service = Service([str(bundles / "brain")], ServeSettings(tmp_path, token=TOKEN), FakeWorker())
+    with TestClient(create_app(service), "http://127.0.0.1:8000") as there:
+        document = there.get(f"{API}/openapi.json").json()
+    assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    free = {
+        path
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+        if operation.get("security") != [{"token": []}]
+    }
+    assert free == {f"{API}/health", f"{API}/ready"}

@@ -297,7 +297,10 @@ def test_records_of_an_earlier_version_are_taken_over(tmp_path, bundle):
     with fake_server(tmp_path, bundle) as (client, _):
         job = client.submit(client.upload(("a.nii.gz", image_bytes(0)))["id"])
     with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as records:
-        records.executescript("ALTER TABLE jobs DROP COLUMN warnings; PRAGMA user_version = 1;")
+        records.executescript(
+            "ALTER TABLE jobs DROP COLUMN warnings; ALTER TABLE jobs DROP COLUMN batch;"
+            "DROP TABLE label_maps; PRAGMA user_version = 1;"
+        )
     with fake_server(tmp_path, bundle) as (client, _):
         assert client.job(job["id"])["warnings"] == []
 

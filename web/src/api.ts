@@ -46,7 +46,7 @@ export function setToken(token: string): void {
   sessionStorage.setItem(KEY, token.trim());
 }
 
-function headers(): Record<string, string> {
+export function headers(): Record<string, string> {
   const token = sessionStorage.getItem(KEY);
   return token ? { Authorization: `Bearer ${token}` } : {};
 }

@@ -34,7 +34,11 @@ HEADERS: Mapping[str, str] = {
 """Sent with every answer."""
 BODY_BYTES, CLICKS_BYTES = 1 << 16, 1 << 23
 """Of a request that is no upload; of one that brings labels along with clicks."""
-OPEN = (f"{API}/health", f"{API}/ready")
+UPLOADS = ("/images", "/segment", "/labels", "/corrections", "/reference")
+"""How the addresses end that files are sent to."""
+DOCS, DESCRIPTION = f"{API}/docs", f"{API}/openapi.json"
+"""The API's own page, and what it and makers of clients read."""
+OPEN = (f"{API}/health", f"{API}/ready", DOCS, DESCRIPTION)
 """What is answered without a token: it tells nothing of any image."""
 
 _TOO_LARGE = "The request is longer than {} bytes."
@@ -74,7 +78,7 @@ class Guard:
         send = self._sending(method, headers.get("origin", ""), send)
         if method == "HEAD" and path.startswith(API):
             scope = {**scope, "method": "GET"}
-        is_upload = method == "POST" and path.rstrip("/").endswith(("/images", "/reference"))
+        is_upload = method == "POST" and path.rstrip("/").endswith(UPLOADS)
         most_bytes = CLICKS_BYTES if path.rstrip("/").endswith("/clicks") else BODY_BYTES
         preflight = method == "OPTIONS" and "access-control-request-method" in headers
         answer = self._app

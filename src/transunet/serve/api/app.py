@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response
@@ -20,11 +21,21 @@ from starlette.staticfiles import StaticFiles
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.colours import colour_of
 from transunet.data.regions import members_of_structures
-from transunet.serve.api import datasets, images, jobs, label_clicks, label_maps, pacs, results
+from transunet.serve.api import (
+    batches,
+    datasets,
+    images,
+    jobs,
+    label_clicks,
+    label_maps,
+    pacs,
+    results,
+    segment,
+)
 from transunet.serve.api.dependencies import CurrentService, faults
 from transunet.serve.api.schemas import Bundle, Health, Label, ServerLimits
 from transunet.serve.api_errors import ApiError, api_error
-from transunet.serve.security import Guard, error_response
+from transunet.serve.security import DESCRIPTION, DOCS, Guard, error_response
 from transunet.serve.server_settings import API
 from transunet.serve.service import Service
 from transunet.serve.uploads.sample import sample_for
@@ -36,14 +47,20 @@ POLICY_FILE = "csp.txt"
 
 _ABOUT = """Segments medical images with TransUNet bundles, on the machine that it runs on.
 
-Upload an image, queue a job for it, follow the job's events, fetch its result. Every answer of 400
+Upload an image, queue a job for it, follow the job's events, fetch its result; or do all that in
+one call, `POST /segment`. Every answer of 400
 and above is `{"error": {"code", "message", "remedy"}}`."""
 _MISSING_PAGE = f"""The page is not built in this installation.
 
 In a checkout, with Node installed, run: make web
-The API works without it: see {API}/openapi.json
+The API works without it: see {DESCRIPTION}
 """
-router = APIRouter(tags=["about"])
+_TOKEN = HTTPBearer(
+    scheme_name="token",
+    description="What the server was started with (`--token`, `TRANSUNET_TOKEN`).",
+    auto_error=False,  # `security.Guard` has looked at it already
+)
+router, probes = APIRouter(tags=["about"]), APIRouter(tags=["about"])
 _MEDIA = {".js": "javascript", ".mjs": "javascript", ".css": "css"}
 
 
@@ -70,25 +87,30 @@ def create_api(
         title="transunet serve",
         version="1",
         description=_ABOUT,
-        openapi_url=f"{API}/openapi.json",
-        docs_url=None,  # its page loads scripts from elsewhere
+        openapi_url=DESCRIPTION,
+        docs_url=None,  # FastAPI's page loads scripts from elsewhere; ours is of `web/`
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
         redirect_slashes=False,
     )
     app.state.service = service
+    needed = [Security(_TOKEN)] if service.settings.token else []
+    app.include_router(probes, prefix=API)
     for routes in (
         router,
         images.router,
         jobs.router,
+        batches.router,
         results.router,
         label_maps.router,
+        segment.router,
         results.attention,
         label_clicks.router,
         pacs.router,
         datasets.router,
     ):
-        app.include_router(routes, prefix=API)
+        app.include_router(routes, prefix=API, dependencies=needed)
     kinds = (RequestValidationError, HTTPException, ApiError, OSError, sqlite3.Error, Exception)
     for kind in kinds:
         app.add_exception_handler(kind, _answer_error)
@@ -96,7 +118,7 @@ def create_api(
 
 
 @router.get("/bundles", responses=faults())
-def bundles(service: CurrentService) -> list[Bundle]:
+def list_bundles(service: CurrentService) -> list[Bundle]:
     """List the bundles that are served."""
     return [
         Bundle(
@@ -123,8 +145,8 @@ def _labels(config: BundleConfig) -> list[Label]:
     ]
 
 
-@router.get("/health", responses=faults())
-def health(service: CurrentService) -> Health:
+@probes.get("/health", responses=faults())
+def get_health(service: CurrentService) -> Health:
     """Tell that the server lives, and whether it could begin a job now. Needs no token."""
     return Health(
         ready=service.worker.ready,
@@ -141,17 +163,17 @@ def health(service: CurrentService) -> Health:
     )
 
 
-@router.get("/ready", responses=faults("not_ready"))
-def ready(service: CurrentService) -> Health:
+@probes.get("/ready", responses=faults("not_ready"))
+def get_readiness(service: CurrentService) -> Health:
     """As `/health`, but 503 while the models are loading. Needs no token."""
     if not service.worker.ready:
         message = f"The models are loading ({service.worker.loading or 'just begun'})."
         raise ApiError("not_ready", message, "Try again.", {"Retry-After": "5"})
-    return health(service)
+    return get_health(service)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=faults(json=False))
-def metrics(service: CurrentService) -> PlainTextResponse:
+def get_metrics(service: CurrentService) -> PlainTextResponse:
     """Counts for Prometheus."""
     gauges = {
         "transunet_jobs_waiting": len(service.database.queued()),
@@ -172,7 +194,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         where = ".".join(str(part) for part in first["loc"])
         error = ApiError(code, f"{where}: {first['msg']}.")
     elif isinstance(error, HTTPException):
-        remedy, headers = f"See {API}/openapi.json.", dict(error.headers or {})
+        remedy, headers = f"See {DOCS}.", dict(error.headers or {})
         if error.status_code == 404:
             error = ApiError("not_found", "There is nothing at this address.", remedy)
         elif error.status_code == 405:
@@ -197,18 +219,20 @@ def with_page(api: Any, folder: Path = PAGE) -> Any:
         mimetypes.add_type(f"text/{kind}", suffix)
     mimetypes.add_type("application/wasm", ".wasm")
 
-    def index(_: Request) -> Response:
-        if not (folder / "index.html").is_file():
+    def document(request: Request) -> Response:
+        path = folder / ("docs.html" if request.url.path == DOCS else "index.html")
+        if not path.is_file():
             return PlainTextResponse(_MISSING_PAGE, 503)
         policy = (folder / POLICY_FILE).read_text(encoding="utf-8").strip()
         headers = {"Cache-Control": "no-cache", "Content-Security-Policy": policy}
-        return FileResponse(folder / "index.html", headers=headers)
+        return FileResponse(path, headers=headers)
 
     files = StaticFiles(directory=folder, check_dir=False)
-    page = Starlette(routes=[Route("/", index), Mount("/", files)])
+    page = Starlette(routes=[Route("/", document), Route(DOCS, document), Mount("/", files)])
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
-        is_page = scope["type"] == "http" and not scope["path"].startswith(API)
+        path = scope.get("path", "")
+        is_page = scope["type"] == "http" and (path == DOCS or not path.startswith(API))
         await (page if is_page else api)(scope, receive, send)
 
     return application

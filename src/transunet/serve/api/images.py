@@ -30,7 +30,7 @@ from transunet.serve.uploads.sample import NAME, sample_for
 router = APIRouter(tags=["images"])
 
 _AS: tuple[As, ...] = ("auto", "channels", "series")
-_BODY = multipart(
+FILES = multipart(
     "files",
     {
         "type": "array",
@@ -39,14 +39,15 @@ _BODY = multipart(
         "description": "One file; one per channel; or a DICOM series, as its files or as a zip.",
     },
 )
+"""The body that brings an image."""
 _UPLOAD_FAULTS = faults(
     "too_slow", "too_large", "unknown_format", "unreadable", "several_series", "no_such_series",
     "invalid_request", "storage_full",
 )  # fmt: skip
 
 
-@router.post("/images", status_code=201, responses=_UPLOAD_FAULTS, openapi_extra=_BODY)
-async def upload(
+@router.post("/images", status_code=201, responses=_UPLOAD_FAULTS, openapi_extra=FILES)
+async def upload_image(
     request: Request,
     response: Response,
     service: CurrentService,
@@ -71,7 +72,7 @@ async def upload(
 
 
 @router.post("/sample", status_code=201, responses=faults("no_sample"))
-async def sample(request: Request, response: Response, service: CurrentService) -> Image:
+async def upload_sample(request: Request, response: Response, service: CurrentService) -> Image:
     """Take in a sample image to try: once, for as long as it is kept."""
     file = sample_for(service.bundles.values())
     if file is None:
@@ -91,14 +92,14 @@ async def sample(request: Request, response: Response, service: CurrentService) 
 
 
 @router.get("/images", responses=faults())
-def images(service: CurrentService) -> list[Image]:
+def list_images(service: CurrentService) -> list[Image]:
     """List the images, oldest first."""
     kept = sorted(service.database.images.values(), key=lambda image: image.created)
     return [presented(image, service) for image in kept]
 
 
 @router.get("/images/{id}", responses=faults("not_found"))
-def image(service: CurrentService, id: Id) -> Image:
+def get_image(service: CurrentService, id: Id) -> Image:
     """Tell about an image."""
     return presented(service.image(id), service)
 
@@ -108,14 +109,14 @@ def image(service: CurrentService, id: Id) -> Image:
     response_class=FileResponse,
     responses={**GZIP, **faults("not_found", json=False)},
 )
-def volume(service: CurrentService, id: Id) -> FileResponse:
+def get_image_volume(service: CurrentService, id: Id) -> FileResponse:
     """Return the image as NIfTI for a viewer; a picture lies on an axial plane."""
     service.image(id)
     return FileResponse(service.database.image_folder(id) / VIEW, media_type="application/gzip")
 
 
 @router.delete("/images/{id}", status_code=204, responses=faults("not_found", "busy"))
-def delete(service: CurrentService, id: Id) -> None:
+def delete_image(service: CurrentService, id: Id) -> None:
     """Remove an image and all results for it."""
     service.image(id)
     if not service.remove_image(id):

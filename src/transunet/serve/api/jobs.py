@@ -14,15 +14,16 @@ from transunet.errors import ConfigError
 from transunet.serve.api.dependencies import CurrentService, Id, faults
 from transunet.serve.api.schemas import Job, JobRequest
 from transunet.serve.api_errors import ApiError
-from transunet.serve.jobs.database import OVER, JobRecord
+from transunet.serve.jobs.database import OVER, JobRecord, new_id
 from transunet.serve.jobs.messages import UNCERTAINTY
 from transunet.serve.service import Service
 
 router = APIRouter(tags=["jobs"])
 
 _ALIVE_SECONDS = 15.0  # between two signs of life, so that no proxy gives the stream up
-_LOOK_SECONDS = 0.05  # between two looks at a job that is followed
-_SUBMIT_FAULTS = faults("not_found", "wrong_channels", "wrong_modality", "unusable",
+LOOK_SECONDS = 0.05
+"""Between two looks at a job that is followed."""
+SUBMIT_FAULTS = faults("not_found", "wrong_channels", "wrong_modality", "unusable",
                         "invalid_request", "queue_full", "too_large", "storage_full")  # fmt: skip
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -34,11 +35,23 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/jobs", status_code=201, responses=_SUBMIT_FAULTS)
-def submit(
+@router.post("/jobs", status_code=201, responses=SUBMIT_FAULTS)
+def submit_job(
     job_request: JobRequest, request: Request, response: Response, service: CurrentService
 ) -> Job:
     """Queue the segmentation of an image."""
+    job = checked(job_request, service)
+    service.queue.submit(job)
+    response.headers["Location"] = f"{request.url.path}/{job.id}"
+    return presented_job(job, service)
+
+
+def checked(job_request: JobRequest, service: Service, batch: str | None = None) -> JobRecord:
+    """Return the job that is asked for, which is not queued yet.
+
+    Raises:
+        ApiError: when its image, bundle and settings do not go together, or the disk is full.
+    """
     image, served = service.image(job_request.image), service.bundle(job_request.bundle)
     channels, obstacle = image.metadata["channels"], image.metadata["obstacle"]
     if channels != len(served.channels):
@@ -78,21 +91,22 @@ def submit(
     forced = [] if refusal is None else [f"Segmented although {refusal}."]
     service.quota.check()
     settings = job_request.model_dump(exclude={"image", "bundle"})
-    job = service.queue.submit(image, served.id, settings, [*forced, *warnings])
-    response.headers["Location"] = f"{request.url.path}/{job.id}"
-    return _presented(job, service)
+    told = [*forced, *warnings]
+    return JobRecord(
+        new_id(), image.id, served.id, settings, time.time(), warnings=told, batch=batch
+    )
 
 
 @router.get("/jobs", responses=faults())
-def jobs(service: CurrentService) -> list[Job]:
+def list_jobs(service: CurrentService) -> list[Job]:
     """List the jobs, oldest first."""
-    return [_presented(job, service) for job in service.database.jobs.values()]
+    return [presented_job(job, service) for job in service.database.jobs.values()]
 
 
 @router.get("/jobs/{id}", responses=faults("not_found"))
-def job(service: CurrentService, id: Id) -> Job:
+def get_job(service: CurrentService, id: Id) -> Job:
     """Tell about a job."""
-    return _presented(service.job(id), service)
+    return presented_job(service.job(id), service)
 
 
 @router.get(
@@ -100,7 +114,7 @@ def job(service: CurrentService, id: Id) -> Job:
     response_class=StreamingResponse,
     responses={**_STREAM, **faults("not_found", json=False)},
 )
-def events(service: CurrentService, id: Id) -> StreamingResponse:
+def follow_job(service: CurrentService, id: Id) -> StreamingResponse:
     """Follow a job until it is over, as server-sent events."""
     service.job(id)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -108,22 +122,23 @@ def events(service: CurrentService, id: Id) -> StreamingResponse:
 
 
 @router.post("/jobs/{id}/cancel", responses=faults("not_found", "busy"))
-def cancel(service: CurrentService, id: Id) -> Job:
+def cancel_job(service: CurrentService, id: Id) -> Job:
     """Stop a job, or take it out of the queue."""
     job = service.job(id)
     if not service.queue.cancel(id):
         raise ApiError("busy", f"The job is {job.status}; there is nothing to cancel.")
-    return _presented(service.job(id), service)
+    return presented_job(service.job(id), service)
 
 
 @router.delete("/jobs/{id}", status_code=204, responses=faults("not_found"))
-def delete(service: CurrentService, id: Id) -> None:
+def delete_job(service: CurrentService, id: Id) -> None:
     """Remove a job and its result; one that is running is cancelled."""
     service.job(id)
     service.queue.forget(id)
 
 
-def _presented(record: JobRecord, service: Service) -> Job:
+def presented_job(record: JobRecord, service: Service) -> Job:
+    """Return what is answered of a job."""
     done, total = service.queue.progress.get(record.id, (0, None))
     if record.status == "done":
         done, total = record.slices or 0, record.slices
@@ -143,7 +158,7 @@ async def _events(service: Service, id_: str) -> AsyncIterator[str]:
     told = time.monotonic()
     while not service.stopping:
         try:
-            now = _presented(service.job(id_), service).model_dump(mode="json")
+            now = presented_job(service.job(id_), service).model_dump(mode="json")
         except ApiError as error:  # it was removed in between
             yield event("end", error.body)
             return
@@ -161,4 +176,4 @@ async def _events(service: Service, id_: str) -> AsyncIterator[str]:
             told = time.monotonic()
             yield ": still here\n\n"
         last = now
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(LOOK_SECONDS)

@@ -80,7 +80,7 @@ def label_source(service: Service, id_: str) -> LabelSource:
 
 
 @router.get("/images/{id}/labels", responses=faults("not_found"))
-def label_maps(service: CurrentService, id: Id) -> list[LabelMap]:
+def list_label_maps(service: CurrentService, id: Id) -> list[LabelMap]:
     """List the label maps of an image that no job made, oldest first."""
     service.image(id)
     maps = service.database.label_maps.values()
@@ -93,7 +93,9 @@ def label_maps(service: CurrentService, id: Id) -> list[LabelMap]:
     responses=faults(*_UPLOAD_FAULTS),
     openapi_extra=_GIVEN,
 )
-async def give(request: Request, response: Response, service: CurrentService, id: Id) -> LabelMap:
+async def send_label_map(
+    request: Request, response: Response, service: CurrentService, id: Id
+) -> LabelMap:
     """Take in a label map of an image, in any format that images may have, or a DICOM SEG."""
     image = service.image(id)
     async with received(request, service) as upload:
@@ -119,7 +121,7 @@ async def give(request: Request, response: Response, service: CurrentService, id
     responses=faults(*_UPLOAD_FAULTS, "superseded", "not_done"),
     openapi_extra=_CORRECTION,
 )
-async def correct(
+async def save_correction(
     request: Request, response: Response, service: CurrentService, id: Id
 ) -> LabelMap:
     """Keep a label map that a person corrected or drew, as a version of its own.
@@ -176,7 +178,7 @@ async def correct(
 
 
 @router.get("/images/{id}/comparison", responses=faults("not_found", "not_done"))
-async def comparison(
+async def compare_label_maps(
     service: CurrentService,
     id: Id,
     of: Annotated[str, Query(description="A job or label map of the image.")],
@@ -198,7 +200,7 @@ async def comparison(
 
 
 @router.get("/labels/{id}", responses=faults("not_found"))
-def label_map(service: CurrentService, id: Id) -> LabelMap:
+def get_label_map(service: CurrentService, id: Id) -> LabelMap:
     """Tell about a label map that no job made."""
     return _presented(service.label_map(id))
 
@@ -214,14 +216,14 @@ def delete_label_map(service: CurrentService, id: Id) -> None:
     response_class=FileResponse,
     responses={**GZIP, **faults("not_found", json=False)},
 )
-def label_map_file(service: CurrentService, id: Id) -> FileResponse:
+def get_label_map_labels(service: CurrentService, id: Id) -> FileResponse:
     """Return a label map as NIfTI for a viewer, lying as `volume.nii.gz` does."""
     folder = service.database.label_map_folder(service.label_map(id).id)
     return FileResponse(folder / OVERLAY, media_type="application/gzip")
 
 
 @router.get("/labels/{id}/result", response_class=FileResponse, responses=RESULT_FILE)
-async def label_map_result(
+async def get_label_map_result(
     service: CurrentService,
     id: Id,
     format_: Annotated[

@@ -66,7 +66,7 @@ class Stored(BaseModel):
 
 
 @router.post("/pacs/series", responses=faults("no_pacs", "pacs_failed"))
-async def search(query: PacsQuery, service: CurrentService) -> list[PacsSeries]:
+async def list_pacs_series(query: PacsQuery, service: CurrentService) -> list[PacsSeries]:
     """List the series of images in the PACS, 50 at most."""
     keywords = {
         "PatientID": query.patient_id,
@@ -99,7 +99,7 @@ _FETCH_FAULTS = faults(
 
 
 @router.post("/pacs/images", status_code=201, responses=_FETCH_FAULTS)
-async def fetch(
+async def fetch_pacs_series(
     wanted: PacsRequest, request: Request, response: Response, service: CurrentService
 ) -> Image:
     """Take in a series from the PACS, as if its files were uploaded."""
@@ -119,7 +119,7 @@ async def fetch(
     "/jobs/{id}/pacs",
     responses=faults("not_found", "not_done", "no_pacs", "pacs_failed", "format_not_fitting"),
 )
-async def store_result(service: CurrentService, id: Id) -> Stored:
+async def store_job_in_pacs(service: CurrentService, id: Id) -> Stored:
     """Store a job's label map and report in the study that its image was fetched from."""
     job = done_job(service, id)
     image = service.image(job.image)

@@ -58,7 +58,7 @@ Question = AttentionRequest | JobAttentionRequest
     response_class=FileResponse,
     responses={**GZIP, **faults("not_found", "not_done", json=False)},
 )
-def labels(service: CurrentService, id: Id) -> FileResponse:
+def get_job_labels(service: CurrentService, id: Id) -> FileResponse:
     """Return the label map as NIfTI for a viewer, lying as `volume.nii.gz` does."""
     done_job(service, id)
     return FileResponse(service.database.job_folder(id) / OVERLAY, media_type="application/gzip")
@@ -69,7 +69,7 @@ def labels(service: CurrentService, id: Id) -> FileResponse:
     response_class=FileResponse,
     responses={**GZIP, **faults("not_found", "not_done", json=False)},
 )
-def uncertainty(service: CurrentService, id: Id) -> FileResponse:
+def get_job_uncertainty(service: CurrentService, id: Id) -> FileResponse:
     """Return where the network is unsure as NIfTI for a viewer, lying as `volume.nii.gz` does.
 
     Voxels hold the entropy of the calibrated probabilities in percent: 0 where it is certain, 100
@@ -87,7 +87,7 @@ def uncertainty(service: CurrentService, id: Id) -> FileResponse:
 
 
 @router.get("/jobs/{id}/result", response_class=FileResponse, responses=RESULT_FILE)
-async def result(
+async def get_job_result(
     service: CurrentService,
     id: Id,
     format_: Annotated[
@@ -119,7 +119,7 @@ def plain(text: str) -> str:
 
 
 @router.post("/jobs/{id}/reference", responses=_REFERENCE_FAULTS, openapi_extra=_BODY)
-async def reference(
+async def compare_job(
     request: Request,
     service: CurrentService,
     id: Id,
@@ -161,13 +161,17 @@ def done_job(service: Service, id_: str) -> JobRecord:
 
 
 @attention.post("/images/{id}/attention", response_class=FileResponse, responses=_SLICE)
-async def of_image(question: AttentionRequest, service: CurrentService, id: Id) -> FileResponse:
+async def explain_image(
+    question: AttentionRequest, service: CurrentService, id: Id
+) -> FileResponse:
     """Return attention as NIfTI of one slice that lies on the image's, float32 from 0 to 1."""
     return await _slice(service, service.image(id), service.bundle(question.bundle), question)
 
 
 @attention.post("/jobs/{id}/attention", response_class=FileResponse, responses=_SLICE)
-async def of_job(question: JobAttentionRequest, service: CurrentService, id: Id) -> FileResponse:
+async def explain_job(
+    question: JobAttentionRequest, service: CurrentService, id: Id
+) -> FileResponse:
     """As of an image: the job's, with its bundle. The job need not be done."""
     job = service.job(id)
     return await _slice(

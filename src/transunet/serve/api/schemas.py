@@ -155,11 +155,9 @@ class Image(BaseModel):
     kept: bool = Field(description="Whether a correction keeps it beyond that, until deleted.")
 
 
-class JobRequest(Strict):
-    """What is to be segmented, and how."""
+class JobSettings(BaseModel):
+    """How an image is to be segmented."""
 
-    image: str = Field(examples=[_ID])
-    bundle: str = Field(examples=["liver-best"])
     procedure: Literal["native", "paper"] = "native"
     mirror: bool = Field(default=False, description="Average over four mirror images.")
     largest_component: list[str] = Field(
@@ -171,6 +169,19 @@ class JobRequest(Strict):
     force: bool = Field(
         default=False, description="Segment an image of another kind than training saw, too."
     )
+
+
+class JobRequest(Strict, JobSettings):
+    """What is to be segmented, and how."""
+
+    image: str = Field(examples=[_ID])
+    bundle: str = Field(examples=["liver-best"])
+
+
+class BatchRequest(Strict):
+    """Jobs that are sent together."""
+
+    jobs: list[JobRequest] = Field(min_length=1)
 
 
 class Statistics(BaseModel):
@@ -215,6 +226,7 @@ class Job(BaseModel):
     id: str = Field(examples=[_ID])
     image: str
     bundle: str
+    batch: str | None = Field(description="What it was sent with; null where it came alone.")
     settings: dict[str, Any]
     status: Status
     slices_done: int = Field(description="Of a bundle that takes volumes, its patches.")
@@ -232,6 +244,15 @@ class Job(BaseModel):
     started: Moment | None
     finished: Moment | None
     expires: Moment | None
+
+
+class Batch(BaseModel):
+    """Jobs that were sent together."""
+
+    id: str = Field(examples=[_ID])
+    over: bool = Field(description="Whether each is done, failed or cancelled.")
+    counts: dict[Status, int] = Field(examples=[{"done": 3, "running": 1}])
+    jobs: list[Job] = Field(description="In the order they were sent.")
 
 
 class AttentionRequest(Strict):

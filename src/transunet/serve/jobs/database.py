@@ -15,7 +15,7 @@ Status = Literal["queued", "running", "done", "failed", "cancelled"]
 OVER = ("done", "failed", "cancelled")
 """States that a job does not leave."""
 
-_VERSION = 3
+_VERSION = 4
 _IMAGES_AND_JOBS = """
 CREATE TABLE images (id TEXT PRIMARY KEY, name TEXT NOT NULL, facts TEXT NOT NULL,
   size INTEGER NOT NULL, created REAL NOT NULL, expires REAL NOT NULL);
@@ -34,7 +34,13 @@ CREATE TABLE label_maps (place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NU
   regions TEXT NOT NULL, structures TEXT NOT NULL, automatic INTEGER NOT NULL,
   size INTEGER NOT NULL);
 """
-_CHANGES = {0: _IMAGES_AND_JOBS + _LABEL_MAPS, 1: _WARNINGS + _LABEL_MAPS, 2: _LABEL_MAPS}
+_BATCHES = "ALTER TABLE jobs ADD COLUMN batch TEXT;"
+_CHANGES = {
+    0: _IMAGES_AND_JOBS + _LABEL_MAPS + _BATCHES,
+    1: _WARNINGS + _LABEL_MAPS + _BATCHES,
+    2: _LABEL_MAPS + _BATCHES,
+    3: _BATCHES,
+}
 """From each earlier version to this one; 0 is a new file."""
 _RESERVE = 1 << 19
 """Bytes that the records' files have to spare: on a full disk jobs still end and are deleted."""
@@ -80,6 +86,8 @@ class JobRecord:
     started: float | None = None
     finished: float | None = None
     expires: float | None = None
+    batch: str | None = None
+    """What it was sent with."""
 
 
 @dataclass(frozen=True)

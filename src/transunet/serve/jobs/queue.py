@@ -11,7 +11,7 @@ from typing import Any
 from transunet.errors import TransUNetError
 from transunet.serve.api_errors import ApiError, api_error
 from transunet.serve.child_process import Cancelled, ChildProcess, ProcessDiedError
-from transunet.serve.jobs.database import OVER, ImageRecord, JobDatabase, JobRecord, new_id
+from transunet.serve.jobs.database import OVER, JobDatabase, JobRecord
 from transunet.serve.jobs.messages import PredictionTask
 from transunet.serve.prometheus import ServerMetrics
 from transunet.serve.server_settings import Limits
@@ -79,29 +79,39 @@ class JobQueue:
                 thread.join(_STOP_SECONDS)
                 worker.stop()
 
-    def submit(
-        self, image: ImageRecord, bundle: str, settings: dict[str, Any], warnings: list[str]
-    ) -> JobRecord:
-        """Queue a job.
+    def submit(self, *jobs: JobRecord) -> None:
+        """Queue jobs: all of them, or none.
 
         Raises:
-            ApiError: when the queue is full, or the image was deleted.
+            ApiError: when the queue has no room for them, or an image was deleted.
         """
-        job = JobRecord(new_id(), image.id, bundle, settings, time.time(), warnings=warnings)
-        with self._database.lock:
-            if image.id not in self._database.images:
+        with self._changed:
+            if any(job.image not in self._database.images for job in jobs):
                 raise ApiError("not_found", "The image was deleted just now.", "Upload it again.")
-            if len(self._database.queued()) >= self._limits.queue:
-                raise ApiError(
-                    "queue_full",
-                    f"{self._limits.queue} jobs are waiting, which is all that the server takes.",
-                    "Try again in a minute.",
-                    {"Retry-After": "60"},
-                )
-            self._database.save(job)
-            self._changed.notify()
-        self._metrics.count("transunet_jobs_submitted_total", bundle=bundle)
-        return job
+            self.check_room(len(jobs))
+            self._database.save(*jobs)
+            self._changed.notify_all()
+        for job in jobs:
+            self._metrics.count("transunet_jobs_submitted_total", bundle=job.bundle)
+
+    def check_room(self, more: int = 1) -> None:
+        """Make sure that `more` jobs may wait.
+
+        Raises:
+            ApiError: when they may not.
+        """
+        waiting, most = len(self._database.queued()), self._limits.queue
+        if more > most:
+            message = f"{more} jobs were sent together; at most {most} may wait."
+            remedy = "Send fewer at a time, or start the server with a larger --queue."
+            raise ApiError("queue_full", message, remedy)
+        if waiting + more > most:
+            raise ApiError(
+                "queue_full",
+                f"{waiting} jobs are waiting, and {most} are all that the server takes.",
+                "Try again in a minute.",
+                {"Retry-After": "60"},
+            )
 
     def cancel(self, id_: str) -> bool:
         """Stop a job or take it out of the queue; False where it is over already."""
