@@ -14,7 +14,7 @@ from transunet.serve.api.dependencies import CurrentService, faults
 from transunet.serve.api.images import FILES, take_in
 from transunet.serve.api.jobs import LOOK_SECONDS, checked, presented_job
 from transunet.serve.api.results import RESULT_FILE, done_job, get_job_result
-from transunet.serve.api.schemas import Job, JobRequest, JobSettings
+from transunet.serve.api.schemas import JobRequest, JobSettings
 from transunet.serve.api_errors import ApiError
 from transunet.serve.jobs.database import OVER, JobRecord
 from transunet.serve.jobs.result_files import ResultFormat, check_possible
@@ -27,7 +27,7 @@ router = APIRouter(tags=["results"])
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     **RESULT_FILE,
     202: {
-        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{Job.__name__}"}}},
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}},
         "description": "It takes longer, and goes on as the job at `Location`; image and job stay "
         "as any others do.",
     },
