@@ -255,6 +255,18 @@ def test_the_page_and_nothing_around_it_is_served(tmp_path):
         assert http.get(path).status_code == 404
 
 
+def test_files_may_be_sent_where_they_are_taken_and_nowhere_else():
+    for path in (
+        "images",
+        "segment",
+        "images/1/labels",
+        "images/1/corrections",
+        "jobs/1/reference",
+    ):
+        assert client().post(f"{API}/{path}", content=bytes(100_000)).status_code == 200
+    assert code_of(client().post(f"{API}/jobs", content=bytes(100_000))) == "too_large"
+
+
 def test_the_description_says_what_needs_the_token(tmp_path, bundles):
     from transunet.serve.api.app import create_app
     from transunet.serve.service import Service
