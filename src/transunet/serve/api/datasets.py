@@ -67,7 +67,7 @@ class WorklistState(BaseModel):
 
 
 @router.get("/images/{id}/dataset", responses=faults(*_DATASET_FAULTS))
-async def dataset_state(service: CurrentService, id: Id) -> DatasetState:
+async def get_dataset_state(service: CurrentService, id: Id) -> DatasetState:
     """Tell how many cases the data set has, and whether the image is one of them."""
     dataset, image = _dataset(service), service.image(id)
     folder = service.database.image_folder(id)
@@ -84,7 +84,7 @@ async def dataset_state(service: CurrentService, id: Id) -> DatasetState:
         *_DATASET_FAULTS, "not_done", "in_dataset", "other_classes", "wrong_channels", "unusable"
     ),
 )
-async def accept(acceptance: Acceptance, service: CurrentService, id: Id) -> DatasetState:
+async def add_to_dataset(acceptance: Acceptance, service: CurrentService, id: Id) -> DatasetState:
     """Add the image and a label map of it to the data set, as a training case."""
     dataset, image = _dataset(service), service.image(id)
     source = label_source(service, acceptance.labels)
@@ -109,7 +109,7 @@ async def accept(acceptance: Acceptance, service: CurrentService, id: Id) -> Dat
 
 
 @router.get("/worklist", responses=faults("no_worklist"))
-def worklist(service: CurrentService) -> WorklistState:
+def get_worklist(service: CurrentService) -> WorklistState:
     """List the images that are to be labelled, the most doubtful one first."""
     listed, added = _worklist(service), service.added_cases
     opened = {
@@ -139,7 +139,7 @@ def worklist(service: CurrentService) -> WorklistState:
         *("several_series", "no_such_series", "storage_full"),
     ),
 )
-async def open_listed(response: Response, service: CurrentService, place: _Place) -> Image:
+async def upload_from_worklist(response: Response, service: CurrentService, place: _Place) -> Image:
     """Take in an image of the worklist from the server's own disk, if it is not there yet."""
     cases = _worklist(service).cases
     if place > len(cases):
