@@ -395,7 +395,7 @@ def test_progress_is_told_and_a_job_cancelled(viewer: Viewer) -> None:
     voxels[10:30, 10:30] = 50
     long = gzip.compress(nib.Nifti1Image(voxels, np.eye(4)).to_bytes())
     viewer.open().show("long.nii.gz", long)
-    viewer.page.click("summary")
+    viewer.page.click("details:has(#mirror) summary")
     viewer.page.check("#mirror")
     viewer.page.click("#segment")
     viewer.page.wait_for_function(
