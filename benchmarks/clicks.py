@@ -13,6 +13,7 @@ an interrupted run goes on.
 import argparse
 import json
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,32 +89,52 @@ def measure(folder: Path) -> None:
         wanted = read_labels(case.label).array[0]
         if wanted.max() == 255:  # white is the only structure
             wanted = (wanted > 127).astype(np.uint8)
-        dice, seconds = follow(clicked, image, wanted)
         plain = mean_dice(without(image).array[0], wanted, without)
-        measured[case.name] = {"without": plain, "with": dice, "seconds": seconds}
+        measured[case.name] = {"without": plain, **vars(follow(clicked, image, wanted))}
         write_json(path, measured)
         print(case.name, measured[case.name], flush=True)
 
 
-def follow(
-    predictor: Predictor, image: Volume, wanted: NDArray[Any]
-) -> tuple[list[float], list[float]]:
-    """Return the Dice after 0, 1, 2, ... clicks, and the seconds that each took."""
+@dataclass
+class Followed:
+    """What came of the clicks on one case."""
+
+    dice: list[float]
+    """After 0, 1, 2, ... clicks."""
+    seconds: list[float] = field(default_factory=list)
+    """That each took."""
+    planes: list[tuple[float, float]] = field(default_factory=list)
+    """The Dice in the clicked plane before each, and after it."""
+
+
+def follow(predictor: Predictor, image: Volume, wanted: NDArray[Any]) -> Followed:
+    """Click at the middle of the largest error, as often as is counted, and measure."""
     label_map = predictor(image)
     slices = VolumeSlices(image, predictor.preprocessing)
+    across = predictor.preprocessing.plane_axis(image)
     clicks: list[Click] = []
-    dice, seconds = [mean_dice(label_map.array[0], wanted, predictor)], []
-    while len(dice) <= max(COUNTS):
+    result = Followed([mean_dice(label_map.array[0], wanted, predictor)])
+    while len(result.dice) <= max(COUNTS):
         if error := largest_error(label_map.array[0], wanted):
             piece, label = error
-            clicks.append(Click(voxel=middle_of(piece), structure=label))
+            voxel = middle_of(piece)
+            clicks.append(Click(voxel=voxel, structure=label))
             started = time.perf_counter()
-            label_map = predictor.correct(
+            corrected = predictor.correct(
                 image, clicks, label_map, applied=len(clicks) - 1, slices=slices
             )
-            seconds.append(time.perf_counter() - started)
-        dice.append(mean_dice(label_map.array[0], wanted, predictor))
-    return dice, seconds
+            result.seconds.append(time.perf_counter() - started)
+            planes = (
+                each.take(voxel[across], across)
+                for each in (label_map.array[0], corrected.array[0], wanted)
+            )
+            before, after, expected = planes
+            result.planes.append(
+                tuple(mean_dice(found, expected, predictor) for found in (before, after))
+            )
+            label_map = corrected
+        result.dice.append(mean_dice(label_map.array[0], wanted, predictor))
+    return result
 
 
 def mean_dice(found: NDArray[Any], wanted: NDArray[Any], predictor: Predictor) -> float:
@@ -123,7 +144,7 @@ def mean_dice(found: NDArray[Any], wanted: NDArray[Any], predictor: Predictor) -
 def report(out: Path) -> None:
     """Print the table of all that has been measured."""
     table = Table()
-    for heading in ("data", "clicks", "Dice [95 %]", "more than without [95 %]", "s per click"):
+    for heading in ("data", "clicks", "Dice [95 %]", "more than without [95 %]", "in their planes"):
         table.add_column(heading)
     for experiment in EXPERIMENTS:
         path = out / experiment.name / "measured.json"
@@ -131,12 +152,16 @@ def report(out: Path) -> None:
             continue
         cases = json.loads(path.read_text(encoding="utf-8")).values()
         without = np.array([case["without"] for case in cases])
-        seconds = np.concatenate([case["seconds"] for case in cases])
-        slowest = f"{np.median(seconds):.3f}, at most {seconds.max():.3f}"
-        table.add_row(experiment.name, "trained without", cell(without), "", slowest)
+        table.add_row(experiment.name, "trained without", cell(without), "", "")
         for count in COUNTS:
-            dice = np.array([case["with"][count] for case in cases])
-            table.add_row("", str(count), cell(dice), cell(dice - without, "+"), "")
+            dice = np.array([case["dice"][count] for case in cases])
+            told = ""
+            if planes := [pair for case in cases for pair in case["planes"][:count]]:
+                before, after = np.nanmean(planes, axis=0)
+                told = f"{before:.3f} -> {after:.3f}"
+            table.add_row("", str(count), cell(dice), cell(dice - without, "+"), told)
+        seconds = np.concatenate([case["seconds"] for case in cases])
+        table.add_row("", f"{np.median(seconds):.3f} s per click, at most {seconds.max():.3f}")
     Console(width=120).print(table)
 
 
