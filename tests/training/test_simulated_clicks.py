@@ -16,11 +16,14 @@ class Shown(SegmentationNetwork):
     """Finds the first structure where the image is bright, whatever it is told."""
 
     def forward(self, images, guidance=None):
+        if self.config.regions:
+            return torch.cat([images - 0.5, -torch.ones_like(images)], 1)
         return torch.cat([1 - images, images, torch.zeros_like(images)], 1)
 
 
-def simulate(images, labels, first=0, ignored=None):
-    config = variant("testing", image_size=32, num_classes=3, clicks=True)
+def simulate(images, labels, first=0, ignored=None, regions=()):
+    classes = len(regions) or 3
+    config = variant("testing", image_size=32, num_classes=classes, regions=regions, clicks=True)
     keys = [(draw, 0) for draw in range(first, first + len(images))]
     return SimulatedClicks(Shown(config), 7, "fp32", ignored)(images, labels, keys)
 
@@ -56,6 +59,19 @@ def test_clicks_are_a_function_of_the_key_alone():
     alone = [simulate(images[i : i + 1], labels[i : i + 1], first=i) for i in range(8)]
     assert torch.equal(torch.cat(alone), together)
     assert not torch.equal(simulate(images, labels, first=8), together)
+
+
+def test_regions_are_clicked_by_what_is_written_last():
+    images, labels = batch(64)
+    labels[:, 16:20, :4] = 1  # what is found: the first region
+    guidance = simulate(images, labels, regions=((1, 2), (2,)))
+    guided = guidance.flatten(1).any(1)
+    assert torch.equal(guidance[guided, 0], images[guided, 0])
+    assert not guidance[:, 1].any()
+    # Of the other label both regions are true, and the second is written over the first.
+    second = guidance[guided, 4]
+    assert second[:, 6:10, 10:14].flatten(1).any(1).float().mean() > 0.7
+    assert not guidance[:, 3, 6:10, 10:14].any()
 
 
 def test_nobody_clicks_where_nobody_labelled():

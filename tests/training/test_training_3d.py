@@ -220,7 +220,9 @@ def test_it_learns(job3d, settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, QUERIES], ids=["dense", "queries"])
+@pytest.mark.parametrize(
+    "settings", [{"clicks": True}, QUERIES], ids=["dense, with clicks", "queries"]
+)
 def test_a_resumed_run_ends_the_same_to_the_bit(job3d, tmp_path, settings):
     steps(job3d(folder="whole", foreground=0.5, **settings))
     interrupted = job3d(folder="part", foreground=0.5, **settings)
