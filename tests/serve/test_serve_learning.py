@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dicom_made import ramp, save, series_of
 from prediction import save_nifti
 from serving import Client, fake_server, image_bytes, nifti_bytes, nifti_of
 from transunet.batch.worklist import Worklist, WorklistCase, write_worklist
@@ -46,7 +47,9 @@ def accept(client: Client, image: str, labels: str) -> Any:
 
 def listed(folder: Path, *images: Path) -> Path:
     cases = [
-        WorklistCase(case=image.name[:-7], images=(image,), dice=0.1 * n, structure="left")
+        WorklistCase(
+            case=image.name.removesuffix(".nii.gz"), images=(image,), dice=0.1 * n, structure="left"
+        )
         for n, image in enumerate(images)
     ]
     return write_worklist(Worklist(order="soft Dice", bundles=("b",), cases=tuple(cases)), folder)
@@ -56,7 +59,7 @@ def test_a_label_map_becomes_a_case_once(tmp_path: Path, bundle: Path) -> None:
     dataset = tmp_path / "Dataset007_Brain"
     with fake_server(tmp_path / "data", bundle, dataset=dataset) as (client, _):
         assert client.get("/health").json()["dataset"] is True
-        image = client.upload(("scan.nii.gz", image_bytes(0)))["id"]
+        image = client.upload(("scan_0000.nii.gz", image_bytes(0)))["id"]
         state = {"name": "Dataset007_Brain", "cases": 0, "case": None}
         assert client.get(f"/images/{image}/dataset").json() == state
         labels = correct(client, image, drawn(0))
@@ -102,12 +105,13 @@ def test_a_label_map_becomes_a_case_once(tmp_path: Path, bundle: Path) -> None:
 
 def test_a_worklist_opens_its_images_and_marks_what_was_added(tmp_path: Path, bundle: Path) -> None:
     first, gone = save_nifti(tmp_path / "in" / "first.nii.gz"), tmp_path / "in" / "gone.nii.gz"
-    path = listed(tmp_path, first, gone)
+    series = save(tmp_path / "in" / "series", series_of(ramp()))
+    path = listed(tmp_path, first, gone, series)
     settings = {"dataset": tmp_path / "set", "worklist": path}
     with fake_server(tmp_path / "data", bundle, **settings) as (client, _):
         worklist = client.get("/worklist").json()
         assert worklist["order"] == "soft Dice"
-        assert [entry["place"] for entry in worklist["cases"]] == [1, 2]
+        assert [entry["place"] for entry in worklist["cases"]] == [1, 2, 3]
         blank = {"case": "first", "dice": 0, "structure": "left", "reasons": []}
         assert worklist["cases"][0] == {"place": 1, **blank, "image": None, "added": None}
 
@@ -121,7 +125,8 @@ def test_a_worklist_opens_its_images_and_marks_what_was_added(tmp_path: Path, bu
         answer = client.post("/worklist/2/image")
         assert refusal(answer) == (404, "not_found")
         assert "its file gone.nii.gz is not there any more" in answer.text
-        assert refusal(client.post("/worklist/3/image")) == (404, "not_found")
+        assert client.post("/worklist/3/image").json()["shape"] == [7, 6, 5]
+        assert refusal(client.post("/worklist/4/image")) == (404, "not_found")
         for place in ("0", "-1", "x", str(10**40)):
             assert client.post(f"/worklist/{place}/image").status_code in (404, 422)
         assert accept(client, image, correct(client, image, drawn(0))).status_code == 201

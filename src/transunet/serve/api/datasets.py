@@ -166,7 +166,8 @@ async def _take_in_listed(service: Service, case: WorklistCase) -> ImageRecord:
         service.quota.check()
         files = await anyio.to_thread.run_sync(_copy, service, case, id_)
         upload = Upload(id_, folder, files, [case.images[0].name])
-        return await take_in(service, upload, "auto", case.series, worklist=case.key)
+        more = {"worklist": case.key, "stem": case.case}
+        return await take_in(service, upload, "auto", case.series, **more)
     finally:
         service.quota.forget_arriving(id_)
         with anyio.CancelScope(shield=True):

@@ -15,7 +15,7 @@ from transunet.data.additions import (
     check_addable,
     training_cases,
 )
-from transunet.data.formats import read_labels
+from transunet.data.formats import channel_of, read_labels
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError
 from transunet.serve.api_errors import ApiError, is_full, storage_full
@@ -80,8 +80,9 @@ def add_to(
     """
     try:
         labels = read_labels(labels_folder / LABELS).array
-        image = _image(image_folder, metadata)
-        return add_case(dataset, metadata["stem"], image, labels, classes)
+        numbered = channel_of(metadata["stem"])  # CASE_0000 is the first channel of CASE
+        name = numbered[0] if numbered and numbered[1] == 0 else metadata["stem"]
+        return add_case(dataset, name, _image(image_folder, metadata), labels, classes)
     except TransUNetError as error:
         raise _refused(error) from None
 
