@@ -1,6 +1,7 @@
 """`transunet view` as it is typed: which files make a sheet, what it refuses."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from prediction import left_in, save_nifti, tiny_bundle
+from small_data import describe_decathlon
 from transunet.cli.main import app
 from transunet.data.formats import write_volume
 from transunet.data.volume import Volume
@@ -142,6 +144,26 @@ def test_a_label_map_without_its_image_is_named(cases: Path) -> None:
     assert "1 of 3 label maps" in message
     assert " c." in message
     assert not (cases / "sheets").exists()
+
+
+def test_a_folder_of_images_and_masks_of_one_name_is_refused(cases: Path) -> None:
+    mixed = cases / "mixed"
+    for folder in ("images", "labels"):
+        shutil.copytree(cases / folder, mixed / f"{folder}Tr")
+    message = refused(DataError, mixed, cases / "labels", "-o", cases / "sheets")
+    assert f"several files called a: {mixed / 'imagesTr' / 'a.nii.gz'} and" in message
+    assert not (cases / "sheets").exists()
+
+
+def test_the_references_of_a_data_set_are_drawn_with_their_names(cases: Path) -> None:
+    (cases / "images").rename(cases / "imagesTr")
+    (cases / "labels").rename(cases / "labelsTr")
+    describe_decathlon(cases, ["liver", "spleen"], ["a", "b"])
+    result = run(cases, cases, "-o", cases / "all.svg", "--slice", 3)
+    assert result.exit_code == 0, result.output
+    drawn = (cases / "all.svg").read_text()
+    assert drawn.count(" 3 of 6 -->") == 2
+    assert "liver" in drawn
 
 
 def test_an_image_of_another_grid_is_refused(cases: Path) -> None:

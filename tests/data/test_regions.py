@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from transunet.cli.main import app
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
 from transunet.data.regions import Region
@@ -55,6 +57,20 @@ def test_labels_stay_the_files_own_and_regions_their_order(brats, tmp_path, layo
     store = prepare(data, tmp_path / "store")
     assert store.regions == data.learned_regions
     assert np.unique(store.label("a")).tolist() == [0, 1, 2, 4]
+
+
+def test_prepare_tells_a_regions_own_share_of_the_voxels(brats, tmp_path):
+    result = CliRunner().invoke(app, ["prepare", str(brats()), "-o", str(tmp_path / "store")])
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.output.splitlines()]
+    # 240 voxels: 72 of the whole tumour, 12 of its core, 1 enhancing.
+    for row in (
+        ["0", "background", "70.000%", "3", "of", "3"],
+        ["2", "whole", "30.000%", "3", "of", "3"],
+        ["1", "core", "5.000%", "3", "of", "3"],
+        ["4", "enhancing", "0.417%", "3", "of", "3"],
+    ):
+        assert row in rows
 
 
 def test_without_an_order_labels_are_learned_as_before(brats):

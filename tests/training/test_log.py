@@ -2,10 +2,11 @@ import json
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from transunet.errors import ConfigError
-from transunet.training.log import check_trackers, draw_curves, open_log, read_log
+from transunet.training.log import check_trackers, curves_of, draw_curves, open_log, read_log
 
 VALIDATION = {"mean_dice": 0.5, "dice": {"a": 0.5, "b": None}}
 DETAILS = {"best": True, "cases": {"x": {"a": 0.5, "b": None}}}
@@ -123,6 +124,40 @@ def test_curves_are_drawn_from_the_log_alone(tmp_path):
     path = draw_curves(tmp_path)
     assert path == tmp_path / "curves.png"
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_tell_both_losses_and_mark_the_best_step(tmp_path):
+    pytest.importorskip("matplotlib")
+    with open_log(tmp_path, {"train": 0, "validation": -1}, (), {"lr": 1.0}) as add:
+        for step in range(1, 7):
+            add("train", step, {"loss": 1.0 / step, "lr": 0.1})
+            if step % 2 == 0:
+                values = {"loss": 1.5 / step, "mean_dice": (None, 0.6, 0.4)[step // 2 - 1]}
+                dice = {"a": values["mean_dice"], "b": None}
+                add("validation", step, values | {"dice": dice}, best=step < 6, cases={})
+    left, right, rates = curves_of(tmp_path).axes
+    lines = {
+        line.get_label(): tuple(np.asarray(line.get_data()).round(3).tolist())
+        for axes in (left, right)
+        for line in axes.lines
+    }
+    assert lines["training"] == ([1, 2, 3, 4, 5, 6], [1, 0.5, 0.333, 0.25, 0.2, 0.167])
+    assert lines["held-out samples"] == ([2, 4, 6], [0.75, 0.375, 0.25])
+    assert lines["mean"] == ([2, 4, 6], [pytest.approx(np.nan, nan_ok=True), 0.6, 0.4])
+    assert lines["best: step 4, mean 0.600"] == ([4], [0.6])
+    assert [axes.lines[-1 if axes is left else -2].get_xdata()[0] for axes in (left, right)] == [
+        4
+    ] * 2
+    assert rates.get_ylabel() == "learning rate"
+
+
+def test_curves_of_a_run_that_logged_no_held_out_loss(tmp_path):
+    pytest.importorskip("matplotlib")
+    write(tmp_path, [1, 2])
+    left, right, _ = curves_of(tmp_path).axes
+    assert [line.get_label() for line in left.lines][:1] == ["training"]
+    assert "held-out samples" not in {text.get_text() for text in left.get_legend().get_texts()}
+    assert right.get_legend().get_texts()[-1].get_text() == "best: step 2, mean 0.500"
 
 
 def test_without_matplotlib_there_are_no_curves(tmp_path, monkeypatch):

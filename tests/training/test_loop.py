@@ -17,7 +17,7 @@ from transunet.errors import ConfigError, DataError, TransUNetError
 from transunet.evaluation.metrics import dice_per_class
 from transunet.inference.predictor import Predictor
 from transunet.training.log import read_log
-from transunet.training.loop import Interrupted, Stepped, train
+from transunet.training.loop import Interrupted, Stepped, held_out_loss, train
 from transunet.training.recipe import load_recipe
 from transunet.training.runs import resume
 from transunet.training.schedule import Budget, rate_at
@@ -41,6 +41,11 @@ def test_a_run_leaves_bundles_its_recipe_its_log_and_curves(job, tmp_path, curve
         assert read_config(folder / name).training_data.cases == len(run.store.cases)
     assert load_recipe(folder / "recipe.json") == run.recipe
     assert run.recipe.weights == "none"  # derived: nothing is published for this variant
+    losses = [line["loss"] for line in read_log(folder, "validation")]
+    assert len(losses) == 2
+    assert losses[1] == held_out_loss(run)  # of the last weights, and each time of the same samples
+    assert 0 < losses[1] < losses[0]
+    assert run.network.training
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not list(folder.rglob(".partial-*"))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from transunet.bundle.trust_config import Trust
 from transunet.data.checks.suitability import MODALITIES
+from transunet.data.text import counted
 from transunet.document import Block, CardTable, Section, to_markdown
 from transunet.files import write_text
 
@@ -80,7 +81,9 @@ def facts_of(config: "BundleConfig") -> list[tuple[str, str]]:
     ]
     if seen is not None:
         ends = dict.fromkeys(" x ".join(f"{side:.3g}" for side in end) for end in seen.spacing_mm)
-        rows.append(("its data", f"{seen.cases} cases, voxels of {' to '.join(ends)} mm"))
+        rows.append(
+            ("its data", f"{counted(seen.cases, 'case')}, voxels of {' to '.join(ends)} mm")
+        )
     return rows
 
 
@@ -94,8 +97,8 @@ def _trust(trust: Trust | None) -> Iterator[Block]:
         yield "Not known: nothing was fitted on held-out cases (transunet calibrate)."
         return
     yield (
-        f"Fitted on {trust.cases} held-out cases: by how much the Dice that it expects of a result "
-        "is off, and how often its intervals, of nine in ten, hold."
+        f"Fitted on {counted(trust.cases, 'held-out case')}: by how much the Dice that it "
+        "expects of a result is off, and how often its intervals, of nine in ten, hold."
     )
     rows = []
     for name, each in trust.structures.items():

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from transunet.cli.notes import say, showing_notes
 from transunet.cli.options import Device, Engine, Ignore, Layout
+from transunet.data.text import counted
 
 if TYPE_CHECKING:
     from transunet.bundle.trust_config import Trust
@@ -97,7 +98,7 @@ def show(trust: "Trust", bundle: Path) -> None:
     if trust.mirrored_look:
         say("Expected quality looks at the mirror image too: a prediction takes twice as long.")
     if not any(structure.quality for structure in trust.structures.values()):
-        cases = f"{trust.cases} held-out cases"
+        cases = counted(trust.cases, "held-out case")
         if trust.cases >= ENOUGH:
             cases += ", in which no structure was found in ten patients,"
         say(f"With {cases} it cannot be known how good a result is; ten are the least.")

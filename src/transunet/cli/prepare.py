@@ -98,7 +98,7 @@ def prepare(
     )
     from transunet.data.prepare import labelled, measure
     from transunet.data.prepare import prepare as prepare_dataset
-    from transunet.data.regions import described
+    from transunet.data.regions import described, members_of_structures, structures_in
     from transunet.data.split_rules import split_warnings, splits_in, splits_of
     from transunet.data.splits import FRACTION
     from transunet.device import choose_device
@@ -194,9 +194,12 @@ def prepare(
         say(f"{'':<15}{why}", "dim")
     frequencies = store.fingerprint.frequencies
     table = Table("class", "name", "share of voxels", "cases", box=None)
-    for index, name in store.labels.items():
-        with_it = f"{store.fingerprint.cases_with[index]} of {store.fingerprint.cases}"
-        table.add_row(str(index), name, f"{frequencies[index]:.3%}", with_it)
+    names = {0: store.labels[0], **structures_in(store.labels, store.regions)}
+    for index, members in {0: (0,), **members_of_structures(store.labels, store.regions)}.items():
+        share = sum(frequencies[member] for member in members)
+        found = [case.fingerprint.voxels.keys() & members for case in store.cases.values()]
+        with_it = f"{sum(map(bool, found))} of {len(found)}"
+        table.add_row(str(index), names[index], f"{share:.3%}", with_it)
     say(table)
     if store.regions:
         say(described(store.regions))

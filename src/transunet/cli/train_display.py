@@ -20,6 +20,7 @@ from transunet.cli.notes import say
 from transunet.cli.progress import count_cases, count_predictions
 from transunet.data.planning import patch_decisions
 from transunet.data.split_rules import classes_in, split_warnings
+from transunet.data.text import counted
 from transunet.errors import TransUNetError
 from transunet.training.error_messages import explained
 from transunet.training.log import read_log
@@ -70,7 +71,8 @@ def show_split(trainer: Trainer) -> None:
         say(f"Fold {recipe.fold + 1} of {recipe.folds}: {trainer.folder}", "bold")
     step, kind = trainer.state.step, recipe.sampling.kind
     say(
-        f"{len(split.train)} cases ({len(trainer.dataset)} {kind}) train, {len(split.validation)} "
+        f"{counted(len(split.train), 'case')} ({len(trainer.dataset)} {kind}) train, "
+        f"{len(split.validation)} "
         f"validate, {len(split.test)} are left for testing: "
         f"{trainer.splits.rule_of(recipe.fold or 0)}; on {trainer.device}"
         + (f"; going on after step {step}" if step else "")
@@ -94,7 +96,8 @@ def watch(trainer: Trainer) -> None:
         fold = ""
         if (recipe := trainer.recipe).folds and recipe.fold is not None:
             fold = f"fold {recipe.fold + 1} of {recipe.folds} "
-        task = progress.add_task("Training", total=1.0, numbers=f"{fold}step 0")
+        begun = f"{fold}step {trainer.state.step}"
+        task = progress.add_task("Training", total=1.0, numbers=begun, visible=False)
         started, slices, first = monotonic(), 0, None
         loss = dice = None
         # What a dying data worker interrupts may be the display.
@@ -112,7 +115,7 @@ def watch(trainer: Trainer) -> None:
                         f"{fold}step {event.step} loss {_number(loss)} Dice {_number(dice)} "
                         f"{slices / seconds:.1f} {trainer.recipe.sampling.kind}/s {left} left"
                     )
-                    progress.update(task, completed=event.progress, numbers=numbers)
+                    progress.update(task, completed=event.progress, numbers=numbers, visible=True)
                 elif trainer.world.first:
                     dice = event.outcome.mean_dice
                     classes = "  ".join(f"{k} {_number(v)}" for k, v in event.outcome.dice.items())
@@ -130,7 +133,8 @@ def show_result(trainer: Trainer) -> None:
     if trainer.split.validation and not classes_in(trainer.store, trainer.split.validation):
         say("No held-out case holds a structure to measure: the best is the last.")
     elif best and best[-1]["mean_dice"] is not None:
-        table = Table(title=f"Dice on {len(trainer.split.validation)} held-out cases, best network")
+        held_out = counted(len(trainer.split.validation), "held-out case")
+        table = Table(title=f"Dice on {held_out}, best network")
         table.add_column("class")
         table.add_column("Dice", justify="right")
         for name, dice in best[-1]["dice"].items():

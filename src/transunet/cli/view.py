@@ -1,13 +1,17 @@
 """`transunet view`: label maps drawn on their images, as sheets of slices."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from transunet.cli.notes import say
 from transunet.errors import DataError
+
+if TYPE_CHECKING:
+    from transunet.data.cases import Case
 
 EXAMPLE = (
     "Example: transunet view scans labels -o sheets    "
@@ -22,7 +26,8 @@ def view(
     labels: Annotated[
         Path,
         typer.Argument(
-            metavar="LABELS", help="Its label map, or a folder of them, matched by case name."
+            metavar="LABELS",
+            help="Its label map, or a folder of them or a data set, matched by case name.",
         ),
     ],
     out: Annotated[
@@ -110,14 +115,29 @@ def view(
 
 def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
     """Case name -> image and label map; a single image and label map belong together."""
+
+    def last_name(case: "Case") -> str:
+        return Path(case.name).name
+
     from transunet.data.inputs import find_inputs
+    from transunet.data.layouts import open_dataset, recognises
     from transunet.evaluation.pairs import files_in
 
-    maps = files_in(labels, "label map")
+    if labels.is_dir() and recognises(labels):
+        maps = {case.name: case.label for case in open_dataset(labels).cases if case.label}
+    else:
+        maps = files_in(labels, "label map")
     cases = find_inputs([image], 1)
     # A label map in the folder of its case, or, where they lie side by side, called as its image.
-    images = {Path(case.name).name: case.images for case in cases}
-    images |= {case.name: case.images for case in cases}
+    images = {case.name: case.images for case in cases}
+    for name, same in groupby(sorted(cases, key=last_name), last_name):
+        first, *others = same
+        if others and name in maps:
+            raise DataError(
+                f"{image} holds several files called {name}: {first.images[0]} and "
+                f"{others[0].images[0]}. Give the folder of the images alone."
+            )
+        images.setdefault(name, first.images)
     if len(cases) == len(maps) == 1 and labels.is_file():
         return {name: (cases[0].images, path) for name, path in maps.items()}
     found = {name: images.get(name, images.get(f"{name}_0000", ())) for name in maps}

@@ -20,6 +20,11 @@ def text_of(path: Path) -> str:
     return content.decode("utf-16" if wide else "utf-8-sig")
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words: "1 case", "2 cases"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def some(names: Sequence[str], most: int = 5) -> str:
     """Return the first of `names`, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -6,6 +6,7 @@ The headings are those of Mitchell et al., Model cards for model reporting (FAT*
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from transunet.data.text import counted
 from transunet.document import Block, CardTable, Section
 from transunet.dossier.facts import Facts, licence_of_data
 from transunet.evaluation.bootstrap import INTERVAL
@@ -193,7 +194,7 @@ def _quantitative_analyses(facts: Facts) -> Iterator[Block]:
     if trust is None:
         yield f"How far to trust a single result: {NOT_KNOWN}, as nothing was fitted (calibrate)."
         return
-    yield f"How far to trust a single result, fitted on {trust['cases']} held-out cases:"
+    yield f"How far to trust a single result, fitted on {counted(trust['cases'], 'held-out case')}:"
     yield CardTable(
         (
             "structure",

@@ -158,38 +158,51 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """Draw `folder/curves.png`: loss and learning rate by step, Dice by validation.
-
-    Without matplotlib (extra `train`), return None.
-    """
-    if find_spec("matplotlib") is None:
+    """Draw the figure of `curves_of` as `folder/curves.png`; None without matplotlib."""
+    if find_spec("matplotlib") is None:  # extra `train`
         return None
-    figure = import_module("matplotlib.figure").Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-
-    entries = read_log(folder, "train")
-    steps, losses = ([entry[key] for entry in entries] for key in ("step", "loss"))
-    left.plot(_thinned(steps), _thinned(losses), color="tab:blue")
-    left.set(xlabel="step", ylabel="loss", title="Training")
-    rates = left.twinx()
-    rates.plot(steps, [entry["lr"] for entry in entries], color="tab:gray", linewidth=0.8)
-    rates.set_ylabel("learning rate")
-
-    entries = read_log(folder, "validation")
-    steps = [entry["step"] for entry in entries]
-    for name in entries[-1]["dice"] if entries else ():
-        values = np.array([entry["dice"][name] for entry in entries], float)  # None becomes NaN
-        right.plot(steps, values, linewidth=0.8, label=name)
-    means = np.array([entry["mean_dice"] for entry in entries], float)
-    right.plot(steps, means, color="black", label="mean")
-    right.set(xlabel="step", ylabel="Dice", title="Held-out cases", ylim=(0, 1))
-    if entries:
-        right.legend(fontsize="small")
-
     path = folder / "curves.png"
     with atomic_path(path) as partial:
-        figure.savefig(partial, dpi=120)
+        curves_of(folder).savefig(partial, dpi=120)
     return path
+
+
+def curves_of(folder: Path) -> Any:
+    """Return a figure of a run: its losses and learning rate, and the held-out cases' Dice.
+
+    The step whose network was kept as the best is marked in both.
+    """
+    figure = import_module("matplotlib.figure").Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    training, validations = read_log(folder, "train"), read_log(folder, "validation")
+    at = [entry["step"] for entry in validations]
+
+    steps, losses = ([entry[key] for entry in training] for key in ("step", "loss"))
+    left.plot(_thinned(steps), _thinned(losses), color="tab:blue", label="training")
+    held_out = np.array([entry.get("loss") for entry in validations], float)  # None becomes NaN
+    if np.isfinite(held_out).any():  # runs of earlier versions have none
+        left.plot(at, held_out, "o-", color="tab:orange", markersize=3, label="held-out samples")
+    left.set(xlabel="step", ylabel="loss", title="Loss")
+    rates = left.twinx()
+    rates.plot(steps, [entry["lr"] for entry in training], color="tab:gray", linewidth=0.8)
+    rates.set_ylabel("learning rate", color="tab:gray")
+
+    for name in validations[-1]["dice"] if validations else ():
+        values = np.array([entry["dice"][name] for entry in validations], float)
+        right.plot(at, values, linewidth=0.8, label=name)
+    means = np.array([entry["mean_dice"] for entry in validations], float)
+    right.plot(at, means, color="black", label="mean")
+    right.set(xlabel="step", ylabel="Dice", title="Held-out cases", ylim=(0, 1))
+    best = [entry for entry in validations if entry["best"]]
+    if best:
+        step, dice = best[-1]["step"], best[-1]["mean_dice"]
+        for axes in (left, right):
+            axes.axvline(step, color="tab:green", linewidth=0.8, linestyle="--")
+        told = f"best: step {step}" + ("" if dice is None else f", mean {dice:.3f}")
+        right.plot([step], [np.nan if dice is None else dice], "*", color="tab:green", label=told)
+    for axes in (left, right):
+        axes.legend(fontsize="small")
+    return figure
 
 
 def _thinned(values: list[float]) -> list[float]:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from math import isnan
+from math import isfinite, isnan
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -18,11 +18,15 @@ from transunet.errors import TransUNetError
 from transunet.training.checkpoint import save_checkpoint
 from transunet.training.error_messages import explained, non_finite
 from transunet.training.log import draw_curves, open_log
+from transunet.training.losses import no_reduce
 from transunet.training.run_lock import locked
+from transunet.training.samples import Samples
 from transunet.training.schedule import rate_at
-from transunet.training.step import NonFiniteLossError, train_step
-from transunet.training.trainer import Trainer
+from transunet.training.step import NonFiniteLossError, autocast, train_step
+from transunet.training.trainer import Trainer, make_loss
 from transunet.training.validation import Validation, validate
+
+_LOSS_BATCHES = 4  # of held-out samples whose loss each validation tells
 
 
 class Interrupted(TransUNetError):  # noqa: N818 - not a fault: everything was saved
@@ -180,12 +184,43 @@ def _validate(trainer: Trainer, write: Callable[..., None]) -> Validated:
         save_pretrained(trainer.best_guess, trainer.bundle_config, folder / "best")
     mean = None if isnan(outcome.mean_dice) else outcome.mean_dice
     cases = {case: _none_for_nan(dice) for case, dice in outcome.cases.items()}
-    values = {"mean_dice": mean, "dice": _none_for_nan(outcome.dice)}
+    loss = held_out_loss(trainer) if first else None
+    values = {"loss": loss, "mean_dice": mean, "dice": _none_for_nan(outcome.dice)}
     write("validation", state.step, values, best=is_best, cases=cases)
     save(trainer)
     if first:
         draw_curves(folder)
     return Validated(state.step, outcome, is_best)
+
+
+@torch.no_grad()
+def held_out_loss(trainer: Trainer) -> float | None:
+    """Return the mean loss of held-out samples, the same at each validation; None without any.
+
+    It is the loss of training, of samples that are not augmented, by the weights that are trained:
+    beside the training loss it tells when these learn their cases by heart.
+    """
+    recipe, network, store = trainer.recipe, trainer.network, trainer.store
+    if not trainer.split.validation:
+        return None
+    loss_of = make_loss(recipe, no_reduce, store.ignored, trainer.model.config)
+    samples = Samples(store, trainer.split.validation, recipe.sampling, seed=recipe.seed)
+    count = min(len(samples), _LOSS_BATCHES * recipe.batch)
+    chosen = np.linspace(0, len(samples) - 1, count).astype(int)
+    network.eval()
+    losses = []
+    for numbers in np.array_split(chosen, -(-count // recipe.batch)):
+        batch = [samples[0, int(number)] for number in numbers]
+        images, labels = (
+            torch.stack([each[what] for each in batch]).to(trainer.device)
+            for what in ("image", "label")
+        )
+        with autocast(trainer.device, recipe.precision):
+            # Not by calling it: a compiled network would be compiled anew for this.
+            losses.append(float(loss_of(network.forward(images), labels)))
+    network.train()
+    loss = float(np.mean(losses))
+    return loss if isfinite(loss) else None
 
 
 def _validations_due(trainer: Trainer) -> int:

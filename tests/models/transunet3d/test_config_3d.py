@@ -78,7 +78,7 @@ def test_a_patch_is_rounded_up_to_what_its_poolings_divide() -> None:
         ({"queries": {"num_queries": 1}}, "1 of them cannot see 2 classes"),
         (
             {"poolings": ((2, 2, 2),) * 2, "kernels": ((3, 3, 3),) * 3, "queries": {}},
-            "2 poolings make fewer.*3 poolings or more",
+            r"its poolings \(2\) make fewer.*3 poolings or more",
         ),
         ({"regions": ((1, 2), (2,)), "num_classes": 3}, "2 of them, found num_classes=3"),
         ({"queries": {"layer_scale": "paper"}}, "layer_scale: Input should be 'branch' or"),

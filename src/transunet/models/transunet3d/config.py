@@ -133,9 +133,9 @@ class TransUNet3DConfig(Architecture):
             )
         if self.queries and len(self.poolings) < _LEVELS:
             raise ValueError(
-                f"queries: they look at {_LEVELS} feature maps coarser than the patch, and "
-                f"{len(self.poolings)} poolings make fewer; possible: {_LEVELS} poolings or more "
-                "(a larger patch), or queries=None"
+                f"image_size={self.image_size}: queries look at {_LEVELS} feature maps coarser "
+                f"than the patch, and its poolings ({len(self.poolings)}) make fewer; possible: "
+                f"{_LEVELS} poolings or more (a larger patch), or queries=None"
             )
         if self.queries and self.queries.num_queries < self.num_classes:
             raise ValueError(
