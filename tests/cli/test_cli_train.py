@@ -127,8 +127,10 @@ def test_a_folder_with_something_else_is_left_alone(dataset, tmp_path):
 
 def test_resume_takes_the_run_as_it_was_begun(dataset, tmp_path):
     out = tmp_path / "run"
-    run(dataset, "-o", out, *SMALL)
-    assert run("--resume", out, "--device", "cpu").exit_code == 0
+    assert "Dice on 1 held-out case, best network" in run(dataset, "-o", out, *SMALL).output
+    again = run("--resume", out, "--device", "cpu")
+    assert (again.exit_code, "best bundle:" in again.output) == (0, True)
+    assert not [line for line in again.output.splitlines() if re.match(r"\W*step \d+\W*$", line)]
     assert run(dataset, "--resume", out, *SMALL).exit_code == 0  # the same command once more
     refused("--resume", out, "--lr", "0.5", says=r"another recipe: lr: 0\.01 -> 0\.5.*--weights")
     refused("--resume", out, "--set", "augmentation.rotation=5", says=r"augmentation\.rotation")
