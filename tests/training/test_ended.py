@@ -21,11 +21,11 @@ FAILS_IN_A_STEP = """
 from transunet.cli.main import main
 from transunet.training import loop
 real, calls = loop.train_step, []
-def step(*arguments):
+def step(*arguments, **options):
     calls.append(1)
     if len(calls) == 3:
         raise {error}
-    return real(*arguments)
+    return real(*arguments, **options)
 loop.train_step = step
 main()
 """

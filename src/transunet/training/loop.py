@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from transunet.bundle.io import save_pretrained
+from transunet.data.store import Store
 from transunet.errors import TransUNetError
 from transunet.training.checkpoint import save_checkpoint
 from transunet.training.error_messages import explained, non_finite
@@ -23,7 +24,7 @@ from transunet.training.run_lock import locked
 from transunet.training.samples import Samples
 from transunet.training.schedule import rate_at
 from transunet.training.step import NonFiniteLossError, autocast, train_step
-from transunet.training.trainer import Trainer, make_loss
+from transunet.training.trainer import Trainer, loss_of_labels
 from transunet.training.validation import Validation, validate
 
 _LOSS_BATCHES = 4  # of held-out samples whose loss each validation tells
@@ -197,14 +198,15 @@ def _validate(trainer: Trainer, write: Callable[..., None]) -> Validated:
 def held_out_loss(trainer: Trainer) -> float | None:
     """Return the mean loss of held-out samples, the same at each validation; None without any.
 
-    It is the loss of training, of samples that are not augmented, by the weights that are trained:
-    beside the training loss it tells when these learn their cases by heart.
+    It is training's loss of the labels, of samples that are not augmented, by the weights that are
+    trained: beside the training loss it tells when these learn their cases by heart.
     """
     recipe, network, store = trainer.recipe, trainer.network, trainer.store
     if not trainer.split.validation:
         return None
-    loss_of = make_loss(recipe, no_reduce, store.ignored, trainer.model.config)
-    samples = Samples(store, trainer.split.validation, recipe.sampling, seed=recipe.seed)
+    loss_of = loss_of_labels(recipe, no_reduce, store.ignored, trainer.model.config)
+    labelled = Store(store.path, store.manifest)  # a teacher was not asked about these cases
+    samples = Samples(labelled, trainer.split.validation, recipe.sampling, seed=recipe.seed)
     count = min(len(samples), _LOSS_BATCHES * recipe.batch)
     chosen = np.linspace(0, len(samples) - 1, count).astype(int)
     network.eval()

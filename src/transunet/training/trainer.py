@@ -357,16 +357,17 @@ def make_loss(
         ignored: the label of pixels that are left out, a store's `ignored`.
         config: of the network, whose family may have a loss of its own.
     """
-    loss = _loss_of_labels(recipe, reduce, ignored, config)
+    loss = loss_of_labels(recipe, reduce, ignored, config)
     if recipe.distillation is None:
         return loss
     terms, regions = (recipe.ce_weight, recipe.dice_weight), bool(config and config.regions)
     return SoftTargetLoss(loss, recipe.distillation, terms, regions, reduce)
 
 
-def _loss_of_labels(
+def loss_of_labels(
     recipe: Recipe, reduce: Reduce, ignored: int | None, config: Architecture | None
 ) -> nn.Module:
+    """Return the recipe's loss without what a teacher says; arguments as `make_loss`'s."""
     if config is not None and config.family in FAMILY_LOSSES:
         return FAMILY_LOSSES[config.family](config, recipe, reduce, ignored)
     weights = {name: getattr(recipe, name) for name in LOSSES}
