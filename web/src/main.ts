@@ -11,6 +11,7 @@ import { connectLearning, goToNext, goToPrevious } from "./learning";
 import { showLetters } from "./letters";
 import { mapOfJob } from "./labelmaps";
 import { announce, connectMessages, explain, show } from "./messages";
+import { connectMeasuring, measureAtCrosshair, nextMeasuring, removeSelected } from "./measuring";
 import type { Vector } from "./nifti";
 import { openFiles, openKept, openListed, openSample, openSeries, showMap } from "./opening";
 import { connectPacs } from "./pacs";
@@ -19,10 +20,12 @@ import { axis, connectPosition, movedTo, scroll, setPlane } from "./position";
 import { connectRecent, refresh } from "./recent";
 import { connectResults } from "./results";
 import { chooseBundle, connectSegmenting, segment, unwatch, watch } from "./segmenting";
+import { savePicture } from "./snapshot";
 import { changed, on, state } from "./state";
 import { changeOpacity, connectStructures, toggleLabels } from "./structures";
 import type { Job } from "./types";
 import { AXIS_OF, type View, Viewer } from "./viewer";
+import { connectVolumes } from "./volumes";
 import { connectWindow, firstWindow, measure, nextPreset, showWindow } from "./windowing";
 
 const VIEWS: [view: View, text: string, title: string][] = [
@@ -153,7 +156,11 @@ const SHORTCUTS: Shortcut[] = [
   { keys: ["ArrowDown"], what: "Crosshair down, on the image", use: () => step(0, -1), onImage: true },
   { keys: ["ArrowLeft"], what: "Crosshair left, on the image", use: () => step(-1, 0), onImage: true },
   { keys: ["ArrowRight"], what: "Crosshair right, on the image", use: () => step(1, 0), onImage: true },
-  { keys: ["Enter"], what: "Attention at the crosshair, on the image", use: askHere, onImage: true },
+  { keys: ["Enter"], what: "Measure, or attention, at the crosshair, on the image", use: () => measureAtCrosshair() || askHere(), onImage: true },
+  { keys: ["m"], what: "Measure a distance; again for a region", use: nextMeasuring },
+  { keys: ["Delete", "Backspace"], what: "Delete the measurement that was made or touched last", use: removeSelected },
+  { keys: ["p"], what: "Save what is seen as a picture, without the patient's name", use: () => savePicture(viewer, false) },
+  { keys: ["P"], what: "The same with the name", use: () => savePicture(viewer, true) },
   { keys: ["w"], what: "Next window preset", use: nextPreset },
   { keys: ["+", "="], what: "Zoom in", use: () => viewer.zoom(1.25) },
   { keys: ["-"], what: "Zoom out", use: () => viewer.zoom(0.8) },
@@ -225,6 +232,7 @@ async function start(): Promise<void> {
   for (const place of ["open", "start"])
     for (const input of ["files", "folder"]) chooser(`${place}-${input}`, input, open);
   takeDrops(byId("reference-drop"), open, (files) => void addLabels(files));
+  connectMeasuring(viewer);
   connectPosition(viewer);
   connectWindow(viewer);
   connectFrames();
@@ -234,6 +242,7 @@ async function start(): Promise<void> {
   connectResults();
   connectComparing(viewer, (map) => showMap(map, viewer));
   on("layout", letters);
+  connectVolumes();
   connectAttention(viewer);
   connectDoubt(viewer);
   const openImage = (id: string): void => void openKept(id, viewer);
@@ -242,6 +251,7 @@ async function start(): Promise<void> {
   connectPicking();
   connectDoubleClick();
   byId("reset-view").addEventListener("click", reset);
+  byId("save-picture").addEventListener("click", (event) => savePicture(viewer, event.shiftKey));
   byId("start-sample").addEventListener("click", () => void openSample(viewer));
   connectPacs((series) => void openSeries(series, viewer));
   await loadBundles();

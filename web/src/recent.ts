@@ -51,7 +51,8 @@ function item(image: ImageInfo, jobs: Job[], uses: Uses): HTMLLIElement {
   const result = jobs.find(({ status }) => status === "done");
   const open = link(title, () => (result ? uses.openJob(result) : uses.openImage(image.id)));
   if (image.id === state.image?.info.id) open.setAttribute("aria-current", "true");
-  const about = [moment(image.created), studyOf(image), `kept for ${left(image.expires)}`].filter(Boolean).join(" · ");
+  const kept = image.kept ? "corrected: kept until deleted" : `kept for ${left(image.expires)}`;
+  const about = [moment(image.created), studyOf(image), kept].filter(Boolean).join(" · ");
   const made = make("ul", {}, ...jobs.map((job) => resultItem(job, title, uses)));
   return make("li", {}, open, trash(`Delete ${title} and its results`, () => removeImage(image)), quiet(about), made);
 }
@@ -82,7 +83,6 @@ function trash(what: string, remove: () => Promise<unknown>): HTMLButtonElement 
 async function removing(remove: () => Promise<unknown>): Promise<void> {
   try {
     await remove();
-    announce("Deleted.");
   } catch (error) {
     explain(error, "Deleting");
   }
@@ -92,10 +92,12 @@ async function removing(remove: () => Promise<unknown>): Promise<void> {
 async function removeJob(job: Job, removed: (job: Job) => void): Promise<void> {
   if (!ended(job)) await api.cancel(job.id).catch(() => undefined);
   await api.deleteJob(job.id);
+  announce("Deleted.");
   removed(job);
 }
 
-async function removeImage({ id }: ImageInfo): Promise<void> {
+async function removeImage({ id, kept }: ImageInfo): Promise<void> {
+  if (kept && !confirm("Delete the image with what was corrected by hand?")) return;
   await api.deleteImage(id);
   if (state.image?.info.id === id) location.reload(); // nothing of it stays on the screen
 }

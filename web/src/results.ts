@@ -54,7 +54,7 @@ function named(response: Response): string | undefined {
   return encoded ? decodeURIComponent(encoded) : /filename="?([^";]+)"?/.exec(header)?.[1];
 }
 
-const stem = (name: string): string => name.replace(/\.(nii(\.gz)?|[a-z]{3,4})$/i, "") || "image";
+export const stem = (name: string): string => name.replace(/\.(nii(\.gz)?|[a-z]{3,4})$/i, "") || "image";
 
 export function save(blob: Blob, name: string): void {
   const link = make("a", { href: URL.createObjectURL(blob), download: name });

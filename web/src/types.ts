@@ -36,6 +36,8 @@ export interface ImageInfo {
   suitability: Suitability[];
   created: string;
   expires: string;
+  /** Whether a correction keeps it beyond that. */
+  kept: boolean;
 }
 
 /** Whom and what a DICOM series shows; empty what its header does not tell. */

@@ -80,6 +80,8 @@ export class Viewer {
   private centre: Vector = [0, 0, 0];
   private attached = false;
   private radiological = true;
+  /** Called after each drawing of what lies on the planes. */
+  readonly drawn: (() => void)[] = [];
   private making: AbortController | null = null;
   private calm = 0;
 
@@ -255,7 +257,7 @@ export class Viewer {
     this.draw();
   }
 
-  private draw(): void {
+  draw(): void {
     if (!this.attached) return;
     this.nv.body = this.nv.meshes.length ? this.body : "whole";
     for (const mesh of this.nv.meshes) mesh.visible = this.shown && this.strength > 0 && !this.hidden.has(Number(mesh.name));
@@ -277,6 +279,7 @@ export class Viewer {
       outlined: this.outlined,
       crosshair: this.crosshair && this.image ? this.place : null,
     }, this.canvas);
+    for (const each of this.drawn) each();
   }
 
   /** The planes on the screen, and where each voxel of them is: in pixels of the canvas. */
@@ -426,13 +429,22 @@ export class Viewer {
     return [...this.nv.frac2vox(this.nv.scene.crosshairPos)] as Vector;
   }
 
+  /** A place along right, anterior, superior, in voxels, as one of the image's file. */
+  fileVoxel(place: Vector): Vector {
+    const { permRAS, dimsRAS } = this.image!;
+    const voxel: Vector = [0, 0, 0];
+    for (const [n, axis] of permRAS!.entries())
+      voxel[Math.abs(axis) - 1] = axis > 0 ? place[n]! : dimsRAS![n + 1]! - 1 - place[n]!;
+    return voxel;
+  }
+
   move(right: number, anterior: number, superior: number): void {
     if (this.image) this.nv.moveCrosshairInVox(right, anterior, superior);
   }
 
   moveTo(mm: Vector): void {
     if (!this.image) return;
-    this.nv.scene.crosshairPos = this.nv.mm2frac(mm as never) as never;
+    this.nv.scene.crosshairPos = this.nv.mm2frac(mm as never, 0, true) as never; // the patient's, also of an oblique grid
     this.nv.createOnLocationChange();
     this.nv.drawScene();
   }

@@ -1,5 +1,6 @@
 """What people do on the page, in a real browser, with the real server and tiny bundles."""
 
+import csv
 import gzip
 import io
 import re
@@ -206,6 +207,18 @@ def test_each_structure_says_how_far_to_trust_it_and_where_the_doubt_is(
         "expected Dice 0.93\xa0±\xa00.05",
         "look at this: expected Dice 0.61\xa0±\xa00.25",
     )
+    with viewer.page.expect_download() as download:
+        viewer.page.click("#volumes-csv")
+    assert download.value.suggested_filename == "two_volumes.csv"
+    rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+    for row, found in zip(rows, client.get("/jobs").json()[-1]["statistics"], strict=True):
+        assert (row["structure"], int(row["voxels"])) == (found["name"], found["voxels"])
+        assert float(row["volume_ml"]) == found["volume_ml"]
+        assert float(row["expected_dice"]) == found["expected_dice"]
+        assert [float(row[f"volume_{end}_ml"]) for end in ("from", "to")] == found[
+            "volume_interval_ml"
+        ]
+        assert (row["look"] == "true") == found["look"]
     reason = viewer.page.locator("#structures .trust p").nth(1)
     assert reason.is_hidden()
     viewer.page.locator("#structures .trust summary").nth(1).click()
