@@ -184,6 +184,25 @@ class Client:
                 self._json("DELETE", f"/jobs/{job['id']}")  # where it still runs, the image is busy
                 self.delete(job["image"])
 
+    def send_labels(self, image: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Send a label map of an image, such as a reference; return its record."""
+        return dict(self._json("POST", f"/images/{quote(image)}/labels", files=[path]))
+
+    def labels(self, image: str) -> list[dict[str, Any]]:
+        """Return an image's label maps that no job made: those sent, and corrections by hand."""
+        return list(self._json("GET", f"/images/{quote(image)}/labels"))
+
+    def compare(self, image: str, of: str, reference: str) -> dict[str, Any]:
+        """Return how two label maps of an image agree: Dice and HD95 of each structure.
+
+        Args:
+            image: id.
+            of: id of a job or label map.
+            reference: id of another.
+        """
+        query = {"of": of, "with": reference}
+        return dict(self._json("GET", f"/images/{quote(image)}/comparison", query))
+
     def delete(self, image: str) -> None:
         """Remove an image from the server, with its jobs and their results."""
         self._json("DELETE", f"/images/{quote(image)}")

@@ -157,6 +157,9 @@ def test_the_client_takes_each_step(server, client, bundle, image, tmp_path):
     assert result.name == "a_b_brain.nii.gz"
     expected = labels_of(bundle, image.read_bytes())
     assert np.array_equal(np.asarray(nifti_of(result.read_bytes()).dataobj), expected)
+    given = there.send_labels(sent["id"], result)
+    assert [each["id"] for each in there.labels(sent["id"])] == [given["id"]]
+    assert there.compare(sent["id"], job["id"], given["id"])["mean"]["dice"] == 1
     there.delete(sent["id"])
     before = there.jobs()
     for more in ({}, {"wait_seconds": 0}):  # the second one is told to come back

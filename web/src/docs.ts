@@ -51,6 +51,10 @@ const JSON_KIND = "application/json";
 const BASE = new URL(".", location.href);
 let description: Description;
 
+function plain(text: string): string {
+  return text.replaceAll("`", "");
+}
+
 function resolved(schema: Schema): Schema {
   const name = schema.$ref?.split("/").at(-1);
   return name ? description.components.schemas[name]! : schema;
@@ -84,7 +88,7 @@ function fieldsOf(schema: Schema): HTMLElement[] {
     const inner = [value, value.items, ...(value.anyOf ?? []), ...(value.anyOf ?? []).map(({ items }) => items)];
     const parts = inner.filter((each) => each !== undefined).flatMap(fieldsOf);
     const told = value.description ?? resolved(value).description ?? "";
-    return make("li", {}, make("code", {}, name), ` ${kindOf(value)}. `, make("span", { className: "quiet" }, told), ...parts);
+    return make("li", {}, make("code", {}, name), ` ${kindOf(value)}. `, make("span", { className: "quiet" }, plain(told)), ...parts);
   });
   return lines.length ? [make("ul", { className: "fields" }, ...lines)] : [];
 }
@@ -102,7 +106,7 @@ function controlFor(schema: Schema): Control {
 
 function field(name: string, control: Control, told: string): HTMLElement {
   control.setAttribute("aria-label", name);
-  return make("div", { className: "field" }, make("code", {}, name), control, make("span", { className: "quiet" }, told));
+  return make("div", { className: "field" }, make("code", {}, name), control, make("span", { className: "quiet" }, plain(told)));
 }
 
 /** The form of a call: its fields, and what makes the request of them. */
@@ -198,7 +202,7 @@ function detailsOf(path: string, method: string, operation: Operation): HTMLElem
   const short = path.replace("/api/v1", "");
   const [first, ...more] = operation.description.split("\n\n");
   details.append(
-    make("summary", {}, make("code", { className: "method" }, method.toUpperCase()), make("code", { className: "path" }, short), make("span", {}, first!)),
+    make("summary", {}, make("code", { className: "method" }, method.toUpperCase()), make("code", { className: "path" }, short), make("span", {}, plain(first!))),
   );
   // What is inside is made when it is first opened: the description has many fields.
   const fill = (): void => {
@@ -206,9 +210,9 @@ function detailsOf(path: string, method: string, operation: Operation): HTMLElem
     for (const [status, { description: told, content }] of Object.entries(operation.responses)) {
       const schema = content?.[JSON_KIND]?.schema;
       const fields = schema && status < "400" ? fieldsOf(schema.items ?? schema) : [];
-      answers.append(make("dt", {}, make("code", {}, status)), make("dd", {}, told.replaceAll("`", ""), ...fields));
+      answers.append(make("dt", {}, make("code", {}, status)), make("dd", {}, plain(told), ...fields));
     }
-    const texts = more.map((text) => make("p", {}, text.replaceAll("`", "")));
+    const texts = more.map((text) => make("p", {}, plain(text)));
     details.append(make("div", { className: "body" }, ...texts, formOf(path, method, operation), make("h2", {}, "Answers"), answers));
   };
   details.addEventListener("toggle", fill, { once: true });
@@ -220,7 +224,7 @@ async function start(): Promise<void> {
   description = (await (await fetch(new URL("openapi.json", BASE))).json()) as Description;
   const calls = byId("calls");
   const texts = description.info.description.split("\n\n");
-  byId("about").replaceWith(...texts.map((text) => make("p", {}, text.replaceAll("`", ""))));
+  byId("about").replaceWith(...texts.map((text) => make("p", {}, plain(text))));
   const operations = Object.entries(description.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, operation]) => ({ path, method, operation })),
   );
