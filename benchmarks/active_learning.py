@@ -110,20 +110,22 @@ def report(out: Path, nuclei: Path) -> None:
     table = Table("", *(start.name for start in starts), "mean")
     ways = {"20 images": "begun", "60 more steps": "none"}
     ways |= {"+ 10 by doubt": "doubt", "+ 10 at random": "random-*"}
-    dice = {}
+    dice: dict[str, dict[Path, np.ndarray]] = {}  # way -> start -> of each image
     for title, way in ways.items():
-        found = [list(_dice(start, way)) for start in starts]
-        if starts and all(found):
-            dice[way] = np.array([np.mean(runs, axis=0) for runs in found])  # (starts, images)
-            means = [f"{each.mean():.3f}" for each in dice[way]]
-            table.add_row(title, *means, f"{dice[way].mean():.3f}")
+        found = {start: [*_dice(start, way)] for start in starts}
+        dice[way] = {start: np.mean(runs, axis=0) for start, runs in found.items() if runs}
+        means = {start: each.mean() for start, each in dice[way].items()}
+        cells = [f"{means[start]:.3f}" if start in means else "" for start in starts]
+        table.add_row(title, *cells, f"{np.mean([*means.values()]):.3f}" if means else "")
     Console(width=120).print(table)
     for title, one, other in (
         ("doubt - random", "doubt", "random-*"),
         ("random - none", "random-*", "none"),
     ):
-        if one in dice and other in dice:
-            print(f"{title}: {_interval(dice[one] - dice[other])}")
+        both = [start for start in starts if start in dice[one] and start in dice[other]]
+        if both:
+            differences = np.array([dice[one][start] - dice[other][start] for start in both])
+            print(f"{title}: {_interval(differences)}")
     for start in starts:
         print(_order(start, nuclei))
 
