@@ -25,6 +25,8 @@ export class ApiError extends Error {
     message: string,
     readonly remedy = "",
     readonly series: Series[] = [],
+    /** The correction that came first. */
+    readonly correction: LabelMap | null = null,
   ) {
     super(message);
   }
@@ -57,8 +59,8 @@ function unreachable(): ApiError {
 
 function errorFrom(status: number, text: string): ApiError {
   try {
-    const { code, message, remedy, series } = JSON.parse(text).error;
-    return new ApiError(status, String(code), String(message), remedy ? String(remedy) : "", series ?? []);
+    const { code, message, remedy, series, correction } = JSON.parse(text).error;
+    return new ApiError(status, String(code), String(message), remedy ? String(remedy) : "", series ?? [], correction ?? null);
   } catch {
     return new ApiError(status, `http_${status}`, `The server answered ${status}.`, text.slice(0, 200));
   }
@@ -174,6 +176,16 @@ export const openListed = (place: number): Promise<ImageInfo> => post(`worklist/
 export const labelMaps = (image: string): Promise<LabelMap[]> => json(`images/${image}/labels`);
 
 /** @param bundle whose structures the label map has, if that is known. */
+export const labelMap = (id: string): Promise<LabelMap> => json(`labels/${id}`);
+export const deleteLabelMap = (id: string): Promise<Response> => request(`labels/${id}`, { method: "DELETE" });
+
+export function sendCorrection(image: string, file: Blob, fields: Record<string, string>): Promise<LabelMap> {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  form.append("file", file, "labels.nii.gz");
+  return upload(`images/${image}/corrections`, form);
+}
+
 export function sendLabels(image: string, files: File[], bundle?: string): Promise<LabelMap> {
   const form = new FormData();
   if (bundle) form.append("bundle", bundle);

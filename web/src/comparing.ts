@@ -54,7 +54,7 @@ export function connectComparing(drawn: Viewer, show: (map: LabelMap) => Promise
   shownList.addEventListener("change", () => void showMap(chosen(shownList)!));
   otherList.addEventListener("change", () => void compareWith(chosen(otherList)));
   on("image", () => void compareWith(null));
-  on("labels", () => void refreshMaps());
+  for (const topic of ["labels", "versions"] as const) on(topic, () => void refreshMaps());
 }
 
 const chosen = (list: HTMLSelectElement): LabelMap | null => maps.find(({ id }) => id === list.value) ?? null;
@@ -107,7 +107,7 @@ export async function addLabels(files: File[]): Promise<void> {
   }
 }
 
-async function compareWith(map: LabelMap | null): Promise<void> {
+export async function compareWith(map: LabelMap | null): Promise<void> {
   compared = map;
   const [image, shown] = [state.image, state.shown];
   for (const each of ["comparing", "comparison"]) byId(each).hidden = !map;

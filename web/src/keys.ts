@@ -41,7 +41,7 @@ function pressed(event: KeyboardEvent, shortcuts: Shortcut[], canvas: HTMLElemen
 }
 
 /** Fields, and lists in which letters choose, keep their keys. */
-function typing(target: EventTarget | null): boolean {
+export function typing(target: EventTarget | null): boolean {
   return target instanceof HTMLElement && target.matches("select, textarea, input:not([type=checkbox], [type=radio], [type=range])");
 }
 

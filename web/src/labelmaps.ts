@@ -7,9 +7,10 @@ import type { Job, LabelMap } from "./types";
 
 export function mapOfJob(job: Job): LabelMap {
   const known = bundleOf(job)?.labels ?? job.statistics ?? [];
-  const structures = known.filter(({ index }) => index > 0).map(({ index, name, color }) => {
+  const structures = known.filter(({ index }) => index > 0).map(({ index, name, color, ...more }) => {
     const measured = job.statistics?.find((each) => each.index === index);
-    return { index, name, color, voxels: measured?.voxels ?? 0, volume_ml: measured?.volume_ml ?? 0 };
+    const members = "members" in more ? more.members : [index];
+    return { index, name, color, members, voxels: measured?.voxels ?? 0, volume_ml: measured?.volume_ml ?? 0 };
   });
   const name = bundleOf(job)?.name ?? job.bundle;
   return { kind: "job", id: job.id, name, author: null, created: job.created, structures, job };

@@ -1,6 +1,7 @@
 /** What a model may learn from: label maps added to a data set, and a worklist that leads to the next image. */
 
 import * as api from "./api";
+import { saveCorrection, unsaved } from "./correcting";
 import { byId, make, sentence } from "./dom";
 import { announce, explain } from "./messages";
 import { on, state } from "./state";
@@ -22,7 +23,7 @@ export async function connectLearning(offered: Offers, open: (place: number) => 
     byId("dataset-section").hidden = false;
     add.addEventListener("click", () => void accept());
     on("image", () => void look());
-    on("labels", showDataset);
+    for (const topic of ["labels", "versions"] as const) on(topic, showDataset);
     showDataset();
   }
   if (!offered.worklist) return;
@@ -71,6 +72,7 @@ function described({ name, cases, case: known }: DatasetState): string {
 }
 
 async function accept(): Promise<void> {
+  if (unsaved() && !(await saveCorrection())) return;
   const { image, shown } = state;
   if (!image || !shown) return;
   add.disabled = true;

@@ -3,6 +3,7 @@
 import * as api from "./api";
 import { askHere, attentionOn, connectAttention, toggleAttention } from "./attention";
 import { addLabels, blink, connectComparing } from "./comparing";
+import { connectCorrecting } from "./correcting";
 import { byId, make, options, pressed, toggle } from "./dom";
 import { connectDoubt, toggleDoubt } from "./doubt";
 import { chooser, takeDrops } from "./files";
@@ -15,6 +16,7 @@ import { connectMeasuring, measureAtCrosshair, nextMeasuring, removeSelected } f
 import type { Vector } from "./nifti";
 import { openFiles, openKept, openListed, openSample, openSeries, showMap } from "./opening";
 import { connectPacs } from "./pacs";
+import { connectPen, CORRECTING } from "./pen";
 import { addTool, setTool } from "./pointer";
 import { axis, connectPosition, movedTo, scroll, setPlane } from "./position";
 import { connectRecent, refresh } from "./recent";
@@ -24,6 +26,7 @@ import { savePicture } from "./snapshot";
 import { changed, on, state } from "./state";
 import { changeOpacity, connectStructures, toggleLabels } from "./structures";
 import type { Job } from "./types";
+import { connectVersions } from "./versions";
 import { AXIS_OF, type View, Viewer } from "./viewer";
 import { connectVolumes } from "./volumes";
 import { connectWindow, firstWindow, measure, nextPreset, showWindow } from "./windowing";
@@ -173,6 +176,7 @@ const SHORTCUTS: Shortcut[] = [
   { keys: ["x"], what: "Crosshair on or off", use: () => toggles.crosshair() },
   { keys: ["n"], what: "Smooth or sharp voxels", use: () => toggles.smooth() },
   { keys: ["a"], what: "Attention", use: () => state.image && toggleAttention() },
+  ...CORRECTING,
   { keys: ["r"], what: "Reset zoom, position and window", use: reset },
 ];
 
@@ -245,6 +249,9 @@ async function start(): Promise<void> {
   connectVolumes();
   connectAttention(viewer);
   connectDoubt(viewer);
+  connectCorrecting(viewer);
+  connectPen(viewer);
+  connectVersions(viewer);
   const openImage = (id: string): void => void openKept(id, viewer);
   connectRecent({ openImage, openJob: (job) => void reopen(job), removed });
   connectKeys(SHORTCUTS, canvas);

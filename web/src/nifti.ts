@@ -21,6 +21,7 @@ const TYPES: Record<number, { new (buffer: ArrayBuffer): Voxels; BYTES_PER_ELEME
   768: Uint32Array,
 };
 const RGB24 = 128;
+const HEADER = 352;
 
 export class Nifti {
   readonly dims: Vector;
@@ -56,6 +57,12 @@ export class Nifti {
     this.inverse = inverted(this.affine);
     const a = this.affine;
     this.sizes = [0, 1, 2].map((j) => Math.hypot(a[j]!, a[4 + j]!, a[8 + j]!)) as Vector;
+  }
+
+  /** Of one voxel. */
+  get millilitres(): number {
+    const [a, b, c, , d, e, f, , g, h, i] = this.affine as [number, number, number, number, number, number, number, number, number, number, number];
+    return Math.abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)) / 1000;
   }
 
   get count(): number {
@@ -122,6 +129,27 @@ export function placedIn(whole: Nifti, part: Nifti, voxel: Vector = [0, 0, 0]): 
   whole.affine.forEach((value, n) => view.setFloat32(280 + 4 * n, n % 4 === 3 ? origin[(n - 3) / 4]! : value, true));
   whole.sizes.forEach((size, axis) => view.setFloat32(80 + 4 * axis, size, true));
   return new Nifti(bytes);
+}
+
+/** An empty label map on the grid of `source`. */
+export function labelsLike(source: Nifti): Nifti {
+  const bytes = new ArrayBuffer(HEADER + source.count);
+  new Uint8Array(bytes).set(new Uint8Array(source.bytes, 0, 348));
+  const view = new DataView(bytes);
+  [3, ...source.dims, 1, 1, 1, 1].forEach((value, n) => view.setInt16(40 + 2 * n, value, true));
+  view.setInt16(70, 2, true);
+  view.setInt16(72, 8, true);
+  view.setFloat32(108, HEADER, true);
+  view.setFloat32(112, 1, true);
+  view.setFloat32(116, 0, true);
+  return new Nifti(bytes);
+}
+
+/** A label map as a file: its header, and the voxels as they are now. */
+export async function zipped({ bytes, data }: Nifti): Promise<Blob> {
+  const start = new DataView(bytes).getFloat32(108, true);
+  const parts = [bytes.slice(0, start), data as Uint8Array<ArrayBuffer>];
+  return new Response(new Blob(parts).stream().pipeThrough(new CompressionStream("gzip"))).blob();
 }
 
 function affineOf(view: DataView): number[] {

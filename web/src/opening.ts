@@ -2,6 +2,7 @@
 
 import * as api from "./api";
 import { ApiError } from "./api";
+import { mayLeave } from "./correcting";
 import { byId } from "./dom";
 import { withoutClashes } from "./files";
 import { fetchLabels } from "./labelmaps";
@@ -44,6 +45,7 @@ async function openImage(
   get: (series: string, told: (fraction: number) => void) => Promise<ImageInfo>,
   series = "",
 ): Promise<boolean> {
+  if (!(await mayLeave())) return false;
   const mine = begin(text);
   try {
     const info = await get(series, (fraction) => void (mine === opening && progress(fraction)));
@@ -80,6 +82,7 @@ export function openSample(viewer: Viewer): Promise<boolean> {
 
 /** Show an image that the server has; return whether it is the one that is open then. */
 export async function openKept(id: string, viewer: Viewer): Promise<boolean> {
+  if (!(await mayLeave())) return false;
   const mine = begin("Fetching the image…");
   try {
     const info = await api.imageInfo(id);
@@ -157,7 +160,7 @@ export async function showMap(map: LabelMap, viewer: Viewer): Promise<void> {
   const image = state.image;
   try {
     const labels = await fetchLabels(map);
-    if (state.image !== image) return;
+    if (state.image !== image || !(await mayLeave())) return;
     [state.labels, state.shown] = [labels, map];
     viewer.showLabels(labels, map.structures);
     changed("labels");

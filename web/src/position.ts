@@ -12,7 +12,7 @@ const PLANES = ["sagittal", "coronal", "axial"];
 export function connectPosition(viewer: Viewer): void {
   plane.addEventListener("change", () => showSlice(viewer));
   slice.addEventListener("input", () => scroll(viewer, Number(slice.value) - 1 - viewer.place[axis()]!));
-  on("labels", showReadout);
+  for (const topic of ["labels", "edit"] as const) on(topic, showReadout);
   on("image", () => {
     plane.value = "2";
     showSlice(viewer);

@@ -1,6 +1,7 @@
 /** Images that the server still keeps, newest first, and what was made of each: open again, delete. */
 
 import * as api from "./api";
+import { mayLeave } from "./correcting";
 import { byId, make } from "./dom";
 import { ended } from "./events";
 import { announce, explain } from "./messages";
@@ -51,7 +52,7 @@ function item(image: ImageInfo, jobs: Job[], uses: Uses): HTMLLIElement {
   const result = jobs.find(({ status }) => status === "done");
   const open = link(title, () => (result ? uses.openJob(result) : uses.openImage(image.id)));
   if (image.id === state.image?.info.id) open.setAttribute("aria-current", "true");
-  const kept = image.kept ? "corrected: kept until deleted" : `kept for ${left(image.expires)}`;
+  const kept = image.kept ? "corrected: kept until deleted" : image.kept ? "kept, for it was corrected" : `kept for ${left(image.expires)}`;
   const about = [moment(image.created), studyOf(image), kept].filter(Boolean).join(" · ");
   const made = make("ul", {}, ...jobs.map((job) => resultItem(job, title, uses)));
   return make("li", {}, open, trash(`Delete ${title} and its results`, () => removeImage(image)), quiet(about), made);
@@ -90,6 +91,7 @@ async function removing(remove: () => Promise<unknown>): Promise<void> {
 }
 
 async function removeJob(job: Job, removed: (job: Job) => void): Promise<void> {
+  if (state.shown?.id === job.id && !(await mayLeave())) return;
   if (!ended(job)) await api.cancel(job.id).catch(() => undefined);
   await api.deleteJob(job.id);
   announce("Deleted.");

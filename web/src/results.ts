@@ -1,10 +1,12 @@
 /** Downloads of the label map that is shown. */
 
 import * as api from "./api";
+import { saveCorrection, unsaved } from "./correcting";
 import { byId, make } from "./dom";
 import { addressOf } from "./labelmaps";
-import { announce, explain } from "./messages";
+import { announce, explain, show } from "./messages";
 import { on, state } from "./state";
+import type { LabelMap } from "./types";
 
 const section = byId("result-section");
 
@@ -18,7 +20,7 @@ const FORMATS: [format: string, title: string, suffix: string][] = [
 
 export function connectResults(): void {
   on("labels", () => {
-    section.hidden = !state.shown;
+    section.hidden = !state.labels;
     if (state.image) buttons(state.image.info.result_formats);
   });
 }
@@ -34,11 +36,20 @@ function buttons(possible: string[]): void {
 }
 
 async function download(button: HTMLButtonElement, format: string, suffix: string): Promise<void> {
-  if (!state.shown || !state.image) return;
+  const { shown } = state;
+  if (unsaved()) {
+    const save = { text: "Save and download", use: () => void saveCorrection().then((well) => void (well && download(button, format, suffix))) };
+    const kept = { text: "Download what is saved", use: () => void fetchResult(button, shown!, format, suffix) };
+    return show("note", "What was drawn is not saved yet.", "", shown ? [save, kept] : [save]);
+  }
+  if (shown) await fetchResult(button, shown, format, suffix);
+}
+
+async function fetchResult(button: HTMLButtonElement, shown: LabelMap, format: string, suffix: string): Promise<void> {
   button.disabled = true;
   try {
-    const response = await api.request(`${addressOf(state.shown)}/result?format=${format}`);
-    save(await response.blob(), named(response) ?? `${stem(state.image.info.name)}_labels${suffix}`);
+    const response = await api.request(`${addressOf(shown)}/result?format=${format}`);
+    save(await response.blob(), named(response) ?? `${stem(state.image!.info.name)}_labels${suffix}`);
     announce("Downloaded.");
   } catch (error) {
     explain(error, "Downloading");

@@ -1,10 +1,11 @@
 /** The structures that were found: names, colours, volumes, what is shown. */
 
+import { undoable, voxelCounts } from "./correcting";
 import { byId, make, press, pressed, sentence, swatch, toggle } from "./dom";
 import type { Vector } from "./nifti";
 import { on, state } from "./state";
 import { isAssessed, trustOf } from "./trust";
-import type { Measured } from "./types";
+import type { Label, Measured } from "./types";
 import type { Body } from "./screen";
 import type { Viewer } from "./viewer";
 
@@ -29,6 +30,8 @@ export function connectStructures(viewer: Viewer): void {
     section.hidden = !state.labels;
     rows(viewer);
   });
+  for (const topic of ["structures", "versions"] as const) on(topic, () => rows(viewer));
+  on("edit", showAmounts);
 }
 
 export function changeOpacity(by: number): void {
@@ -43,7 +46,7 @@ function rows(viewer: Viewer): void {
   const doubts = job?.warnings ?? [];
   byId("result-doubts").hidden = !doubts.length;
   byId("result-doubts").replaceChildren(...doubts.map((text) => make("p", {}, sentence(text))));
-  body.replaceChildren(...(state.shown?.structures ?? []).flatMap((each) => rowsOf(each, viewer, picture)));
+  body.replaceChildren(...(state.labels?.structures ?? []).map(measured).flatMap((each) => rowsOf(each, viewer, picture)));
   byId("trust-unknown").hidden = !job || !!job.statistics?.some(isAssessed);
 }
 
@@ -60,7 +63,7 @@ function rowsOf(structure: Measured, viewer: Viewer, picture: boolean): HTMLTabl
   });
   const found = make("button", { type: "button", className: "link", title: `Go to ${name}` }, name);
   found.addEventListener("click", () => goTo(index, viewer));
-  const amount = make("td", { className: "number" }, amountOf(structure));
+  const amount = make("td", { className: "number amount" }, amountOf(structure));
   const line = make("tr", {}, make("th", { scope: "row" }, eye, found), amount);
   line.dataset.index = String(index);
   const job = state.shown?.job;
@@ -69,6 +72,21 @@ function rowsOf(structure: Measured, viewer: Viewer, picture: boolean): HTMLTabl
   const bounds = picture ? null : statistic.volume_interval_ml;
   const trust = trustOf(statistic, job, bounds ? `${bounds.map(millilitres).join(" – ")} ml` : "");
   return [line, make("tr", { className: "trust" }, make("td", { colSpan: 2 }, trust))];
+}
+
+/** What a structure measures: as the server told, or as it is drawn now. */
+function measured(label: Label): Measured {
+  const told = undoable() ? null : state.shown?.structures.find(({ index }) => index === label.index);
+  if (told) return told;
+  const voxels = label.members.reduce((sum, value) => sum + (voxelCounts()[value] ?? 0), 0);
+  return { ...label, voxels, volume_ml: voxels * state.labels!.millilitres };
+}
+
+function showAmounts(): void {
+  for (const label of state.labels?.structures ?? []) {
+    const cell = body.querySelector(`tr[data-index="${label.index}"] .amount`);
+    if (cell) cell.textContent = amountOf(measured(label));
+  }
 }
 
 /** How much of a structure there is: pixels of a picture, else millilitres. */

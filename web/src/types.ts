@@ -4,6 +4,8 @@ export interface Label {
   index: number;
   name: string;
   color: string;
+  /** The values that make it up: its own, or those of a region. */
+  members: number[];
 }
 
 export interface Bundle {
@@ -127,6 +129,9 @@ export interface LabelMap {
   name: string;
   author: string | null;
   created: string;
+  /** What a correction was made of, and how many voxels it changed there. */
+  parent?: string | null;
+  changed_voxels?: number | null;
   structures: Measured[];
   /** That it is the result of. */
   job?: Job;

@@ -4,6 +4,7 @@ import { DRAG_MODE, NVImage, NVMesh, SLICE_TYPE } from "@niivue/niivue";
 import type { Nifti, Vector } from "./nifti";
 import { type Comparing, CROSSHAIR, DrawnLabels, Overlay, type Tile } from "./overlay";
 import { type Body, Screen, strides } from "./screen";
+import type { Grid } from "./shapes";
 import { surfacesOf } from "./surfaces";
 
 export type View = "all" | "axial" | "coronal" | "sagittal" | "render";
@@ -415,6 +416,14 @@ export class Viewer {
     if (!this.image) return;
     const [x, y, z, scale] = this.nv.scene.pan2Dxyzmm as unknown as number[];
     this.nv.setPan2Dxyzmm([x!, y!, z!, Math.min(10, Math.max(0.2, scale! * factor))]);
+  }
+
+  /** How the image's voxels lie in the array of its file. */
+  get grid(): Grid {
+    if (!this.image) return { extents: [1, 1, 1], start: 0, stride: [1, 1, 1], sizes: [1, 1, 1] };
+    const [start, stride] = strides(this.image);
+    const [, ...sizes] = this.image.pixDimsRAS!;
+    return { extents: this.extents, start, stride, sizes: sizes as Vector };
   }
 
   /** Voxels along right, anterior, superior. */
