@@ -1,6 +1,7 @@
 /** The PACS that the server was started with: a series fetched from it, a result stored in it. */
 
 import * as api from "./api";
+import { unsaved } from "./correcting";
 import { byId, make } from "./dom";
 import { announce, explain } from "./messages";
 import { on, state } from "./state";
@@ -19,10 +20,12 @@ export function connectPacs(open: (series: PacsSeries) => void): void {
     void search(open);
   });
   storing.addEventListener("click", () => void store());
-  on("labels", () => {
-    byId("pacs-row").hidden = !state.shown?.job || !state.image?.info.from_pacs;
-    byId("pacs-stored").textContent = "";
-  });
+  const offer = (): void => {
+    // What is stored is the model's result: not while something else is on the screen.
+    byId("pacs-row").hidden = unsaved() || !state.shown?.job || !state.image?.info.from_pacs;
+  };
+  on("labels", () => ((byId("pacs-stored").textContent = ""), offer()));
+  for (const topic of ["edit", "versions"] as const) on(topic, offer);
 }
 
 async function search(open: (series: PacsSeries) => void): Promise<void> {

@@ -95,7 +95,7 @@ function withControl(event: KeyboardEvent): void {
 
 function showTool(): void {
   const drawing = inHand() && !!state.image;
-  stage.classList.toggle("drawing", drawing);
+  for (const each of [stage, byId("panel")]) each.classList.toggle("drawing", drawing);
   byId("correct-section").hidden = !state.image;
   byId("pen-options").hidden = !drawing;
   byId("correct-hint").hidden = drawing;
