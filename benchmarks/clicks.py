@@ -108,14 +108,18 @@ class Followed:
 
 
 def follow(predictor: Predictor, image: Volume, wanted: NDArray[Any]) -> Followed:
-    """Click at the middle of the largest error, as often as is counted, and measure."""
+    """Click at the middle of the largest error, as often as is counted, and measure.
+
+    Where a click changes nothing, the person gives that error up.
+    """
     label_map = predictor(image)
     slices = VolumeSlices(image, predictor.preprocessing)
     across = predictor.preprocessing.plane_axis(image)
     clicks: list[Click] = []
+    hoped_for = np.ones(wanted.shape, bool)
     result = Followed([mean_dice(label_map.array[0], wanted, predictor)])
     while len(result.dice) <= max(COUNTS):
-        if error := largest_error(label_map.array[0], wanted):
+        if error := largest_error(label_map.array[0], wanted, hoped_for):
             piece, label = error
             voxel = middle_of(piece)
             clicks.append(Click(voxel=voxel, structure=label))
@@ -132,6 +136,8 @@ def follow(predictor: Predictor, image: Volume, wanted: NDArray[Any]) -> Followe
             result.planes.append(
                 tuple(mean_dice(found, expected, predictor) for found in (before, after))
             )
+            if (corrected.array == label_map.array).all():
+                hoped_for &= ~piece
             label_map = corrected
         result.dice.append(mean_dice(label_map.array[0], wanted, predictor))
     return result

@@ -2,10 +2,12 @@
 
 import type {
   Bundle,
+  ClicksQuestion,
   Comparison,
   DatasetState,
   ImageInfo,
   Job,
+  LabelBox,
   LabelMap,
   Offers,
   PacsSeries,
@@ -139,6 +141,9 @@ export async function tooMuch(files: File[]): Promise<ApiError | null> {
   }
   return null;
 }
+
+/** What clicks change of labels. */
+export const sendClicks = (image: string, question: ClicksQuestion): Promise<LabelBox> => post(`images/${image}/clicks`, question);
 
 export function submit(image: string, bundle: string, settings: Settings): Promise<Job> {
   return post("jobs", { image, bundle, ...settings });

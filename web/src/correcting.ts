@@ -5,10 +5,10 @@ import { ApiError } from "./api";
 import { compareWith } from "./comparing";
 import { byId } from "./dom";
 import { announce, explain, show } from "./messages";
-import { zipped } from "./nifti";
+import { type Vector, zipped } from "./nifti";
 import { chosenBundle } from "./segmenting";
 import { changed, on, state } from "./state";
-import type { Label } from "./types";
+import type { Label, LabelClick } from "./types";
 import type { Viewer } from "./viewer";
 
 /** Where a person drew: a structure, and a slice across an axis (right, anterior, superior). */
@@ -18,11 +18,18 @@ export interface Drawn {
   slice: number;
 }
 
+/** A click whose effect is in the labels. */
+export interface Said extends LabelClick {
+  /** The voxel along right, anterior, superior. */
+  place: Vector;
+}
+
 interface Step {
   indices: Uint32Array;
   /** What the voxels hold when the step is undone, or redone: the two are swapped. */
   values: Uint16Array;
   drawn: Drawn | null;
+  click: Said | null;
 }
 
 /** Of steps that can be undone; the oldest go first. Six bytes are a voxel. */
@@ -81,12 +88,12 @@ export class Edit {
   }
 
   /** Make it one step that can be undone; return how many voxels it changed. */
-  end(drawn: Drawn | null = null): number {
+  end(drawn: Drawn | null = null, click: Said | null = null): number {
     const count = this.indices.length;
     if (!count) return 0;
     if (saved > done) saved = -1;
     steps.length = done;
-    steps.push({ indices: Uint32Array.from(this.indices), values: Uint16Array.from(this.values), drawn });
+    steps.push({ indices: Uint32Array.from(this.indices), values: Uint16Array.from(this.values), drawn, click });
     done += 1;
     let kept = steps.reduce((sum, { indices }) => sum + indices.length, 0);
     while (kept > MOST_UNDONE_VOXELS && steps.length > 1) {
@@ -110,10 +117,10 @@ export class Edit {
  * @param change voxels by their index in the array of the image's file, and what each, or all, become.
  * @returns how many voxels changed.
  */
-export function applyEdit({ indices, values }: { indices: ArrayLike<number>; values: ArrayLike<number> | number }, drawn: Drawn | null = null): number {
+export function applyEdit({ indices, values }: { indices: ArrayLike<number>; values: ArrayLike<number> | number }, drawn: Drawn | null = null, click: Said | null = null): number {
   const edit = new Edit();
   for (let n = 0; n < indices.length; n++) edit.set(indices[n]!, typeof values === "number" ? values : values[n]!);
-  return edit.end(drawn);
+  return edit.end(drawn, click);
 }
 
 export function undo(): void {
@@ -150,6 +157,9 @@ export function drawnSlices(label: number, axis: number): number[] {
   const found = steps.slice(0, done).flatMap(({ drawn }) => (drawn?.label === label && drawn.axis === axis ? [drawn.slice] : []));
   return [...new Set(found)].sort((a, b) => a - b);
 }
+
+/** The clicks that the labels show, which are those of steps that are not undone. */
+export const clicksDone = (): Said[] => steps.slice(0, done).flatMap(({ click }) => click ?? []);
 
 /** How many voxels each value has in the labels that are shown. */
 export function voxelCounts(): number[] {

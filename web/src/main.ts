@@ -5,6 +5,7 @@ import { askHere, attentionOn, connectAttention, toggleAttention } from "./atten
 import { addLabels, blink, connectComparing } from "./comparing";
 import { connectCorrecting } from "./correcting";
 import { byId, make, options, pressed, toggle } from "./dom";
+import { clickHere, connectClicks, takeClicks } from "./clicks";
 import { connectDoubt, toggleDoubt } from "./doubt";
 import { chooser, takeDrops } from "./files";
 import { connectKeys, type Shortcut } from "./keys";
@@ -159,9 +160,10 @@ const SHORTCUTS: Shortcut[] = [
   { keys: ["ArrowDown"], what: "Crosshair down, on the image", use: () => step(0, -1), onImage: true },
   { keys: ["ArrowLeft"], what: "Crosshair left, on the image", use: () => step(-1, 0), onImage: true },
   { keys: ["ArrowRight"], what: "Crosshair right, on the image", use: () => step(1, 0), onImage: true },
-  { keys: ["Enter"], what: "Measure, or attention, at the crosshair, on the image", use: () => measureAtCrosshair() || askHere(), onImage: true },
+  { keys: ["Enter"], what: "Measure, a click for the model, or attention, at the crosshair, on the image", use: () => measureAtCrosshair() || clickHere() || askHere(), onImage: true },
   { keys: ["m"], what: "Measure a distance; again for a region", use: nextMeasuring },
-  { keys: ["Delete", "Backspace"], what: "Delete the measurement that was made or touched last", use: removeSelected },
+  { keys: ["Delete", "Backspace"], what: "A click that removes, at the crosshair; or delete the measurement that was made or touched last", use: () => clickHere(true) || removeSelected() },
+  { keys: ["c"], what: "Click for the model to correct", use: takeClicks },
   { keys: ["p"], what: "Save what is seen as a picture, without the patient's name", use: () => savePicture(viewer, false) },
   { keys: ["P"], what: "The same with the name", use: () => savePicture(viewer, true) },
   { keys: ["w"], what: "Next window preset", use: nextPreset },
@@ -251,6 +253,7 @@ async function start(): Promise<void> {
   connectDoubt(viewer);
   connectCorrecting(viewer);
   connectPen(viewer);
+  connectClicks(viewer);
   connectVersions(viewer);
   const openImage = (id: string): void => void openKept(id, viewer);
   connectRecent({ openImage, openJob: (job) => void reopen(job), removed });

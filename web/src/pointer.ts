@@ -20,3 +20,9 @@ export function addTool(value: string, text: string, title: string): void {
   byId("tools").append(make("label", { className: "choice", title }, input, make("span", {}, text)));
   byId("tools").hidden = byId("tools").children.length < 2;
 }
+
+/** Show a tool where there is something to do with it. */
+export function offerTool(value: string, on: boolean): void {
+  byId("tools").querySelector(`[value="${value}"]`)!.closest("label")!.hidden = !on;
+  if (!on && current === value) setTool("look");
+}

@@ -17,6 +17,29 @@ export interface Bundle {
   image_size: number[];
   layers: number;
   heads: number;
+  clicks: boolean;
+}
+
+/** What a person says of a voxel, in the order of the image's file: a structure, or null for none. */
+export interface LabelClick {
+  voxel: [number, number, number];
+  structure: number | null;
+}
+
+export interface ClicksQuestion {
+  bundle: string;
+  clicks: LabelClick[];
+  /** How many of them the labels show already. */
+  applied: number;
+  parent: string | null;
+  edited: LabelBox | null;
+}
+
+/** Labels in 16 bits, zipped, as base64. */
+export interface LabelBox {
+  start: [number, number, number];
+  shape: [number, number, number];
+  data: string;
 }
 
 export interface ImageInfo {

@@ -1,0 +1,79 @@
+"""The click tool: a model with clicks corrects what is shown, and each click can be undone."""
+
+from typing import Any
+
+from browsing import Viewer
+from serving import image_bytes
+
+
+def test_clicks_correct_what_was_drawn_and_are_undone(viewer: Viewer) -> None:
+    page = viewer.page
+    viewer.open().show("clicked.nii.gz", image_bytes(31)).segment("brain").opaque()
+    box = page.locator("#canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    found = viewer.text("#structures tbody")
+
+    def wait_until(told: str, same: bool = True) -> None:
+        """Wait until the volumes are, or are not, those."""
+        page.wait_for_function(
+            """([told, same]) => {
+                const now = document.querySelector("#structures tbody").textContent.trim();
+                return (now === told) === same;
+            }""",
+            arg=[told, same],
+        )
+
+    def asked(start: Any) -> dict[str, Any]:
+        with page.expect_response(lambda answer: answer.url.endswith("/clicks")) as answered:
+            start()
+        assert answered.value.ok
+        page.wait_for_selector("#stage:not(.asking)")
+        viewer.settle()
+        return dict(answered.value.request.post_data_json)
+
+    page.keyboard.press("c")
+    assert page.get_attribute("#tools input:checked", "value") == "click"
+    assert page.locator("#click-structure option").all_inner_texts() == [
+        "left",
+        "right",
+        "Nothing: remove",
+    ]
+    # `brain` answers a click with what it finds in the slice: here that is shown already.
+    question = asked(lambda: page.mouse.click(x, y))
+    assert question["parent"]
+    assert question["edited"] is None
+    page.wait_for_selector(".message:has-text('changes nothing')")
+    assert page.locator(".dot").count() == 0
+
+    page.keyboard.press("t")
+    page.mouse.move(x - 40, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y, steps=4)
+    page.mouse.up()
+    wait_until(found, same=False)
+    drawn = viewer.text("#structures tbody")
+    page.keyboard.press("c")
+    page.select_option("#click-structure", label="right")
+    question = asked(lambda: page.mouse.click(x, y))
+    (click,) = question["clicks"]
+    assert click["structure"] == 2
+    assert (question["parent"], question["applied"]) == (None, 0)
+    assert question["edited"]["data"]
+    wait_until(found)
+    assert page.locator(".dot").count() == 1
+    page.keyboard.press("z")
+    wait_until(drawn)
+    assert page.locator(".dot").count() == 0
+    page.keyboard.press("y")
+    wait_until(found)
+    assert page.locator(".dot").count() == 1
+
+    # The next click tells the network of the first one, too; Shift, or Delete, removes.
+    page.locator("#canvas").focus()
+    page.keyboard.press("ArrowRight")
+    question = asked(lambda: page.keyboard.press("Delete"))
+    assert [each["structure"] for each in question["clicks"]] == [2, None]
+    assert question["applied"] == 1
+    page.select_option("#bundle", "pair")
+    assert page.get_attribute("#tools input:checked", "value") == "look"
+    assert not page.locator("#tools label:has-text('Click')").is_visible()
