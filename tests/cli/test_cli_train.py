@@ -303,7 +303,7 @@ def test_a_fold_of_the_datas_own_needs_no_number_of_folds(dataset, tmp_path):
     for _ in range(2):  # begun, and once more
         result = run(*command)
         assert result.exit_code == 0, result.output
-        assert "1 cases (3 slices) train, 2 validate" in result.stdout
+        assert "1 case (3 slices) train, 2 validate" in result.stdout
         assert "splits_final.json, fold-1 of 2" in result.stdout
     (dataset / "splits_final.json").unlink()
     refused(dataset, "-o", tmp_path / "other", *SMALL, "--fold", "1", says="needs folds")

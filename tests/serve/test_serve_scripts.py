@@ -78,7 +78,7 @@ def test_a_client_that_leaves_its_one_call_takes_the_job_along(server, client):
     files = {"files": ("long.nii.gz", image_bytes(4, (40, 300, 60)))}
     before = ids(client, "jobs")
     with pytest.raises(httpx.ReadTimeout):
-        client.post("/segment?bundle=brain", files=files, timeout=3)
+        client.post("/segment?bundle=brain&mirror=true", files=files, timeout=1)
     until(lambda: ids(client, "jobs") == before)
 
 

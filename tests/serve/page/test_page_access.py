@@ -104,7 +104,11 @@ def test_a_phone(browser: Any, server: Any) -> None:
 
 def test_without_webgl_the_rest_works(browser: Any, server: Any) -> None:
     viewer = browsing.Viewer(browser, server.address)
-    viewer.page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    viewer.page.add_init_script(
+        "const asked = HTMLCanvasElement.prototype.getContext;"
+        "HTMLCanvasElement.prototype.getContext = function (kind, ...more) {"
+        "  return kind.startsWith('webgl') ? null : asked.call(this, kind, ...more); };"
+    )
     viewer.open()
     assert "WebGL 2" in viewer.message()
     viewer.drop("case.nii.gz", image_bytes(35))

@@ -62,6 +62,7 @@ def save(viewer: Viewer, author: str = "") -> None:
         viewer.page.keyboard.press("Enter")
     viewer.page.wait_for_function(
         "() => document.getElementById('status').textContent.startsWith('Saved as')"
+        " && document.getElementById('unsaved').textContent !== 'Not saved yet.'"
     )
 
 

@@ -125,8 +125,8 @@ def test_two_label_maps_are_compared(viewer: Viewer, client: Any) -> None:
 
     # The other one's outline, in white and dashed, reaches beyond what is shown.
     outline = covered(viewer, REFERENCE)
-    assert np.nonzero(outline)[1].max() > np.nonzero(alone)[1].max() + 10
-    assert np.nonzero(outline)[1].min() > np.nonzero(alone)[1].min() + 10
+    assert np.nonzero(outline)[1].max() > np.nonzero(alone)[1].max() + 5
+    assert np.nonzero(outline)[1].min() > np.nonzero(alone)[1].min() + 5
 
     viewer.page.click("#comparing label:has-text('Difference')")
     colours = {"agreed": AGREED, "missed": MISSED, "extra": EXTRA, "otherwise": OTHERWISE}
