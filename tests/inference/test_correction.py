@@ -172,5 +172,7 @@ def test_what_cannot_be_corrected_is_refused():
     for outside in (Click(voxel=(20, 1, 1)), Click(voxel=(-1, 1, 1)), Click(mm=(500, 0, 0))):
         with pytest.raises(DataError, match=r"patient: a click at .* outside .*20 x 30 x 8"):
             takes.correct(scan, [outside])
+    with pytest.raises(DataError, match=r"\[1, 1\] has two numbers.*20 x 30 x 8 voxels"):
+        takes.correct(scan, [Click(voxel=(1, 1))])
     with pytest.raises(GeometryError, match=r"not lie on the grid of patient: the shapes differ"):
         takes.correct(scan, click, labelled(image((21, 30, 8))))

@@ -44,13 +44,18 @@ class Click(Configuration):
         """Return the voxel of `image` that is meant.
 
         Raises:
-            DataError: when it lies outside.
+            DataError: when it lies outside, or has two numbers and the image several slices.
         """
+        shape = image.spatial_shape
+        if self.voxel is not None and len(self.voxel) == 2 and shape[2] > 1:
+            raise DataError(
+                f"{image.name}: a click at voxel {list(self.voxel)} has two numbers, and the image "
+                f"has {' x '.join(map(str, shape))} voxels. Give three."
+            )
         if self.mm is not None:
             place = np.rint(np.linalg.inv(image.affine) @ (*self.mm, 1))[:3].tolist()
         else:
             place = [*(self.voxel or ()), 0][:3]
-        shape = image.spatial_shape
         if not all(0 <= at < side for at, side in zip(place, shape, strict=True)):
             said = f"mm {list(self.mm)}" if self.mm else f"voxel {list(self.voxel or ())}"
             raise DataError(
