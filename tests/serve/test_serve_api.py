@@ -11,6 +11,7 @@ import pytest
 
 from prediction import hounsfield, noise, save_nifti
 from serving import API, Client, image_bytes, labels_of, nifti_bytes, nifti_of, until
+from transunet.data.formats.nifti import label_names
 from transunet.data.volume import Volume
 from transunet.inference.predictor import Predictor
 from transunet.trust.assessment import predict_and_assess
@@ -45,13 +46,16 @@ def test_bundles_are_told_with_names_and_colours(client):
     assert second["channels"] == ["MRI 0", "MRI 1"]
 
 
-def test_labels_are_the_predictors_own(client, bundles, done):
+def test_labels_are_the_predictors_own(client, bundles, done, tmp_path):
     content, job = done
     expected = labels_of(bundles / "brain", content)
     downloaded = nifti_of(result(client, job, "nifti"))
     assert np.array_equal(np.asarray(downloaded.dataobj), expected)
     image = nifti_of(content)
     assert np.array_equal(downloaded.affine, image.affine)
+    moved = tmp_path / "moved elsewhere.nii.gz"
+    moved.write_bytes(result(client, job, "nifti"))
+    assert label_names(moved) == {1: "left", 2: "right"}
     overlay = nifti_of(client.get(f"/jobs/{job['id']}/labels.nii.gz").content)
     assert np.array_equal(np.asarray(overlay.dataobj), expected)
     view = nifti_of(client.get(f"/images/{job['image']}/volume.nii.gz").content)
