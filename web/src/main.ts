@@ -11,7 +11,7 @@ import { chooser, takeDrops } from "./files";
 import { connectKeys, type Shortcut } from "./keys";
 import { connectLearning, goToNext, goToPrevious } from "./learning";
 import { showLetters } from "./letters";
-import { mapOfJob } from "./labelmaps";
+import { labelMapsOf, mapOfJob } from "./labelmaps";
 import { announce, connectMessages, explain, show } from "./messages";
 import { connectMeasuring, measureAtCrosshair, nextMeasuring, removeSelected } from "./measuring";
 import type { Vector } from "./nifti";
@@ -26,7 +26,7 @@ import { chooseBundle, connectSegmenting, segment, unwatch, watch } from "./segm
 import { savePicture } from "./snapshot";
 import { changed, on, state } from "./state";
 import { changeOpacity, connectStructures, toggleLabels } from "./structures";
-import type { Job } from "./types";
+import type { Job, LabelMap } from "./types";
 import { connectVersions } from "./versions";
 import { AXIS_OF, type View, Viewer } from "./viewer";
 import { connectVolumes } from "./volumes";
@@ -93,10 +93,17 @@ async function reopen(job: Job): Promise<void> {
   await watch(job, finished);
 }
 
-/** Open an image of the worklist, with its latest result or a new one. */
+/** Open an image with a label map that was drawn on it. */
+async function openMap(image: string, map: LabelMap): Promise<void> {
+  if (await openKept(image, viewer)) await showMap(map, viewer);
+}
+
+/** Open an image of the worklist, with its latest correction, else its latest result or a new one. */
 async function visit(place: number): Promise<boolean> {
   if (!(await openListed(place, viewer))) return false;
   const image = state.image!.info.id;
+  const drawn = (await labelMapsOf(image)).findLast(({ kind }) => kind === "correction");
+  if (drawn) return await showMap(drawn, viewer), true;
   const job = (await api.jobs()).findLast((each) => each.image === image && !["failed", "cancelled"].includes(each.status));
   void (job ? watch(job, finished) : segment(finished));
   return true;
@@ -256,7 +263,7 @@ async function start(): Promise<void> {
   connectClicks(viewer);
   connectVersions(viewer);
   const openImage = (id: string): void => void openKept(id, viewer);
-  connectRecent({ openImage, openJob: (job) => void reopen(job), removed });
+  connectRecent({ openImage, openMap: (image, map) => void openMap(image, map), openJob: (job) => void reopen(job), removed });
   connectKeys(SHORTCUTS, canvas);
   connectPicking();
   connectDoubleClick();

@@ -3,7 +3,7 @@
 import * as api from "./api";
 import { ApiError } from "./api";
 import { mayLeave } from "./correcting";
-import { byId } from "./dom";
+import { byId, make } from "./dom";
 import { withoutClashes } from "./files";
 import { fetchLabels } from "./labelmaps";
 import { announce, clearMessages, explain, show } from "./messages";
@@ -133,6 +133,8 @@ async function showImage(info: ImageInfo, viewer: Viewer, mine: number): Promise
   byId("case-name").textContent = titleOf(info);
   byId("case-study").textContent = studyOf(info);
   byId("case-facts").textContent = facts(info);
+  byId("image-doubts").hidden = !warnings(info).length;
+  byId("image-doubts").replaceChildren(...warnings(info).map((text) => make("p", {}, text)));
   for (const topic of ["job", "labels", "image"] as const) changed(topic);
   announce(`${titleOf(info)} is open.`);
 }

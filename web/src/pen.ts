@@ -93,6 +93,13 @@ function withControl(event: KeyboardEvent): void {
   use();
 }
 
+/** What only a drawing hand needs is away while nothing is drawn. */
+function showButtons(): void {
+  const drawing = inHand() && !!state.image;
+  byId("steps").hidden = !drawing && !undoable() && !redoable();
+  byId("saving").hidden = !drawing && !unsaved();
+}
+
 function showTool(): void {
   const drawing = inHand() && !!state.image;
   for (const each of [stage, byId("panel")]) each.classList.toggle("drawing", drawing);
@@ -100,6 +107,7 @@ function showTool(): void {
   byId("pen-options").hidden = !drawing;
   byId("correct-hint").hidden = drawing;
   ring.hidden = true; // until the pointer moves
+  showButtons();
   if (drawing && !structures().length) askStructure();
 }
 
@@ -108,6 +116,7 @@ function showSteps(): void {
   byId<HTMLButtonElement>("redo").disabled = !redoable();
   byId<HTMLButtonElement>("save-correction").disabled = !unsaved();
   byId("unsaved").textContent = unsaved() ? "Not saved yet." : "";
+  showButtons();
 }
 
 /** The structures that can be drawn, and drawn over. */

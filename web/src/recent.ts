@@ -7,13 +7,15 @@ import { ended } from "./events";
 import { announce, explain } from "./messages";
 import { studyOf, titleOf } from "./opening";
 import { on, state } from "./state";
-import type { ImageInfo, Job } from "./types";
+import type { ImageInfo, Job, LabelMap } from "./types";
 
 const list = byId<HTMLUListElement>("recent");
 
 export interface Uses {
   /** Show an image alone. */
   openImage: (id: string) => void;
+  /** Show an image with a correction of it. */
+  openMap: (image: string, map: LabelMap) => void;
   /** Show a job's image and result. */
   openJob: (job: Job) => void;
   /** A job was deleted. */
@@ -30,32 +32,52 @@ export function connectRecent(uses: Uses): void {
     if (key !== last) refresh();
     last = key;
   });
+  on("versions", refresh);
   on("labels", refresh); // also where there are none, of an image that was opened
 }
 
 async function load(uses: Uses): Promise<void> {
   try {
     const [images, jobs] = await Promise.all([api.images(), api.jobs()]);
+    const drawn = new Map<string, LabelMap[]>();
+    await Promise.all(images.filter(({ kept }) => kept).map(async ({ id }) => drawn.set(id, await correctionsOf(id))));
     const cases = images.map((image) => ({ image, jobs: jobs.filter((job) => job.image === image.id).reverse() }));
     const latest = ({ image, jobs }: (typeof cases)[number]): string => jobs[0]?.created ?? image.created;
     cases.sort((a, b) => (latest(a) < latest(b) ? 1 : -1));
-    list.replaceChildren(...cases.map(({ image, jobs }) => item(image, jobs, uses)));
+    list.replaceChildren(...cases.map(({ image, jobs }) => item(image, jobs, drawn.get(image.id) ?? [], uses)));
     byId("recent-empty").hidden = images.length > 0;
   } catch (error) {
     explain(error, "Listing what is kept", refresh);
   }
 }
 
-/** An image, which opens with its newest result, and its results below it. */
-function item(image: ImageInfo, jobs: Job[], uses: Uses): HTMLLIElement {
+/** What was drawn on an image, the newest first. */
+async function correctionsOf(image: string): Promise<LabelMap[]> {
+  const drawn = (await api.labelMaps(image)).filter(({ kind }) => kind === "correction");
+  return drawn.sort((a, b) => Date.parse(b.created) - Date.parse(a.created));
+}
+
+/** An image, which opens with its newest correction or else result, and all of them below it. */
+function item(image: ImageInfo, jobs: Job[], drawn: LabelMap[], uses: Uses): HTMLLIElement {
   const title = titleOf(image);
   const result = jobs.find(({ status }) => status === "done");
-  const open = link(title, () => (result ? uses.openJob(result) : uses.openImage(image.id)));
+  const open = link(title, () => {
+    if (drawn[0]) uses.openMap(image.id, drawn[0]);
+    else if (result) uses.openJob(result);
+    else uses.openImage(image.id);
+  });
   if (image.id === state.image?.info.id) open.setAttribute("aria-current", "true");
-  const kept = image.kept ? "corrected: kept until deleted" : image.kept ? "kept, for it was corrected" : `kept for ${left(image.expires)}`;
+  const kept = image.kept ? "corrected: kept until deleted" : `kept for ${left(image.expires)}`;
   const about = [moment(image.created), studyOf(image), kept].filter(Boolean).join(" · ");
-  const made = make("ul", {}, ...jobs.map((job) => resultItem(job, title, uses)));
+  const corrections = drawn.map((map) => correctionItem(image, map, uses));
+  const made = make("ul", {}, ...corrections, ...jobs.map((job) => resultItem(job, title, uses)));
   return make("li", {}, open, trash(`Delete ${title} and its results`, () => removeImage(image)), quiet(about), made);
+}
+
+function correctionItem(image: ImageInfo, map: LabelMap, { openMap }: Uses): HTMLLIElement {
+  const open = link(map.name, () => openMap(image.id, map));
+  if (map.id === state.shown?.id) open.setAttribute("aria-current", "true");
+  return make("li", {}, open, quiet([moment(map.created), map.author].filter(Boolean).join(" · ")));
 }
 
 function resultItem(job: Job, title: string, { openJob, removed }: Uses): HTMLLIElement {

@@ -27,6 +27,7 @@ export function connectSegmenting(finished: (job: Job) => void): void {
   on("bundles", showBundles);
   on("image", () => (chooseFitting(), enable()));
   on("job", showJob);
+  on("labels", () => button.classList.toggle("primary", !state.labels)); // what comes next is elsewhere then
 }
 
 export const chosenBundle = (): string => select.value;

@@ -46,7 +46,7 @@ function item(record: LabelMap): HTMLLIElement {
   trash.setAttribute("aria-label", `Delete ${record.name}`);
   const really = { text: "Delete it", use: () => void remove(record) };
   trash.addEventListener("click", () => show("note", `Delete ${record.name}, ${about(record)}?`, "It cannot be had again.", [really]));
-  return make("li", {}, open, make("span", { className: "quiet" }, about(record)), trash);
+  return make("li", {}, open, trash, make("span", { className: "quiet" }, about(record)));
 }
 
 function about({ kind, author, created, changed_voxels }: LabelMap): string {
