@@ -17,7 +17,7 @@ const MOUSE: [string, string][] = [
   ["Double click", "One plane large, and back"],
   ["Two fingers", "Zoom; double tap resets the window"],
 ];
-const NAMES: Record<string, string> = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→" };
+const NAMES: Record<string, string> = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", " ": "Space" };
 
 /** Help is long: it opens at its top, with Escape or Close to leave. */
 const help = byId<HTMLDialogElement>("help");

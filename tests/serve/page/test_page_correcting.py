@@ -99,7 +99,7 @@ def test_draw_erase_fill_undo_interpolate_save_and_come_back(viewer: Viewer, cli
     assert not is_drawn(viewer, colour, 0, 0)
     page.keyboard.press("f")  # the brush's ring is on the image no more
     outline = viewer.covered(colour)
-    page.mouse.click(*plane.around(100, 0))
+    page.mouse.click(*plane.around(130, 0))
     assert "not closed" in viewer.text(".message.note")
     page.click(".message.note .close")
     viewer.settle()
