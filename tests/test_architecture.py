@@ -45,6 +45,7 @@ ALLOWED = {
     | {"evaluation", "backends", "inference", "trust", "batch"},
     "notebook": GROUND | {"data", "drawing", "evaluation", "inference"},
     "distillation_report": GROUND
+    | {"device"}
     | {"data", "bundle", "evaluation", "backends", "inference", "batch", "export", "training"},
     "dossier": GROUND
     | {"models", "weights", "data", "bundle", "evaluation", "backends", "trust", "training"}

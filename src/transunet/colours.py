@@ -10,6 +10,12 @@ _COLOURS = (
 _GOLDEN = 0.618034  # of a turn between one hue and the next: no two of them come close early
 
 
+def levels_of(index: int) -> tuple[int, int, int]:
+    """Red, green and blue of the structure at `index`, from 0, each 0 to 255."""
+    red, green, blue = bytes.fromhex(colour_of(index)[1:])
+    return red, green, blue
+
+
 def colour_of(index: int) -> str:
     """Colour of the structure at `index`, from 0, as #rrggbb."""
     if index < len(_COLOURS):

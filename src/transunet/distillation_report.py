@@ -8,7 +8,6 @@ RUN/distillation/int8.*      the student as integers
 import logging
 import re
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +31,7 @@ from transunet.data.layouts import open_dataset
 from transunet.data.processes import Progress
 from transunet.data.splits import group_of
 from transunet.data.store import Store
+from transunet.device import used_memory
 from transunet.errors import ConfigError, TransUNetError, first_line
 from transunet.evaluation.bootstrap import Interval, bootstrap_means, mean_foreground, nanmean
 from transunet.evaluation.comparison import PairedComparison
@@ -130,8 +130,7 @@ def report(
         networks[INTEGERS] = ([str(integers)], False)
     networks |= {str(other): ([str(other)], False) for other in others}
     store = Store.open(run.store)
-    taught = Taught(store.labels, store.regions, len(store.preprocessing.channels))
-    teacher = teacher_of(recipe.distillation, taught, device)
+    teacher = teacher_of(recipe.distillation, Taught.of(store), device)
     measured: dict[str, Mapping[str, Any]] = {}
     if isinstance(teacher, BundleTeacher):
         networks = {TEACHER: (teacher.settings.teachers, teacher.settings.mirror)} | networks
@@ -303,16 +302,7 @@ def _predict(case: Case, folder: Path) -> tuple[float, float, float | None]:
     write_labels(labels, folder / label_name(case), _predictor.labels, _predictor.regions)
     if not (folder / "manifest.json").is_file():
         write_json(told_labels(_predictor), folder / "manifest.json")
-    return seconds, work, _most_memory_mib()
-
-
-def _most_memory_mib() -> float | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return seconds, work, used_memory() / 2**20 or None
 
 
 def _plain(name: str) -> str:

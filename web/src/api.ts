@@ -180,7 +180,6 @@ export const openListed = (place: number): Promise<ImageInfo> => post(`worklist/
 
 export const labelMaps = (image: string): Promise<LabelMap[]> => json(`images/${image}/labels`);
 
-/** @param bundle whose structures the label map has, if that is known. */
 export const labelMap = (id: string): Promise<LabelMap> => json(`labels/${id}`);
 export const deleteLabelMap = (id: string): Promise<Response> => request(`labels/${id}`, { method: "DELETE" });
 
@@ -191,6 +190,7 @@ export function sendCorrection(image: string, file: Blob, fields: Record<string,
   return upload(`images/${image}/corrections`, form);
 }
 
+/** @param bundle whose structures the label map has, if that is known. */
 export function sendLabels(image: string, files: File[], bundle?: string): Promise<LabelMap> {
   const form = new FormData();
   if (bundle) form.append("bundle", bundle);

@@ -4,7 +4,7 @@ import * as api from "./api";
 import { byId, options } from "./dom";
 import { announce, explain } from "./messages";
 import { placedIn, readNifti, type Vector } from "./nifti";
-import { addTool, setTool, tool } from "./pointer";
+import { addTool, toggleTool, tool } from "./pointer";
 import { chosenBundle } from "./segmenting";
 import { on, state } from "./state";
 import type { Viewer } from "./viewer";
@@ -25,7 +25,7 @@ let viewer: Viewer;
 
 const TOOL = "attention";
 export const attentionOn = (): boolean => tool() === TOOL;
-export const toggleAttention = (): void => setTool(attentionOn() ? "look" : TOOL);
+export const toggleAttention = (): void => toggleTool(TOOL);
 
 export function connectAttention(shown: Viewer): void {
   viewer = shown;

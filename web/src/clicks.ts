@@ -5,16 +5,15 @@ import { applyEdit, clicksDone, type Said, unsaved } from "./correcting";
 import { byId, make, options } from "./dom";
 import { announce, explain, show } from "./messages";
 import type { Nifti, Vector } from "./nifti";
-import { addTool, offerTool, setTool, tool } from "./pointer";
+import { addTool, offerTool, onStillClick, toggleTool, tool } from "./pointer";
 import { chosenBundle } from "./segmenting";
 import { on, state } from "./state";
+import { isOn, pixelOf } from "./tiles";
 import type { Bundle, LabelBox } from "./types";
 import type { Viewer } from "./viewer";
 
 /** For who has no Shift key. */
 const NOTHING = "";
-/** A hand is not perfectly still. */
-const STILL_PX = 4;
 
 const canvas = byId("canvas");
 const structure = byId<HTMLSelectElement>("click-structure");
@@ -32,16 +31,11 @@ export function connectClicks(shown: Viewer): void {
   for (const topic of ["bundles", "image", "tool"] as const) on(topic, offer);
   on("edit", drawDots);
   byId("bundle").addEventListener("change", offer);
-  let start: [number, number] | null = null;
-  canvas.addEventListener("pointerdown", (event) => (start = event.button === 0 ? [event.clientX, event.clientY] : null));
-  canvas.addEventListener("pointerup", (event) => {
-    const still = start && Math.hypot(event.clientX - start[0], event.clientY - start[1]) < STILL_PX;
-    if (still && inHand()) setTimeout(() => clickHere(event.shiftKey)); // once the crosshair is there
-  });
+  onStillClick(canvas, (event) => clickHere(event.shiftKey));
 }
 
 export function takeClicks(): void {
-  if (state.image && model()?.clicks) setTool(tool() === "click" ? "look" : "click");
+  if (state.image && model()?.clicks) toggleTool("click");
 }
 
 /** Click at the crosshair; return whether that is the tool in hand. */
@@ -143,16 +137,11 @@ function drawDots(): void {
   const scale = canvas.clientWidth / (canvas as HTMLCanvasElement).width;
   const colours = new Map(model()?.labels.map(({ index, color }) => [index, color]));
   dots.replaceChildren(
-    ...viewer.tiles().flatMap(({ axis, slice, across, up, corner, step, rect: [left, top, width, height] }) =>
+    ...viewer.tiles().flatMap((tile) =>
       shown
-        .filter(({ place }) => place[axis] === slice)
-        .map(({ place, structure }): [number, number, number | null] => [
-          corner[0] + step[0] * (place[across]! + 0.5),
-          corner[1] + step[1] * (place[up]! + 0.5),
-          structure,
-        ])
-        .filter(([x, y]) => x >= left && x < left + width && y >= top && y < top + height)
-        .map(([x, y, structure]) => {
+        .filter(({ place }) => place[tile.axis] === tile.slice && isOn(tile, pixelOf(tile, place)))
+        .map(({ place, structure }) => {
+          const [x, y] = pixelOf(tile, place);
           const dot = make("span", { className: structure === null ? "dot removing" : "dot", textContent: structure === null ? "−" : "+" });
           Object.assign(dot.style, { left: `${x * scale}px`, top: `${y * scale}px`, background: colours.get(structure ?? -1) ?? "" });
           return dot;

@@ -3,7 +3,7 @@
 import * as api from "./api";
 import { byId, make, options, sentence, swatch } from "./dom";
 import { chooser } from "./files";
-import { fetchLabels, labelMapsOf, nameOfMap } from "./labelmaps";
+import { addMap, fetchLabels, maps, nameOfMap } from "./labelmaps";
 import { announce, explain } from "./messages";
 import type { Nifti } from "./nifti";
 import { type Comparing, DIFFERENCE } from "./overlay";
@@ -30,7 +30,6 @@ const shownList = byId<HTMLSelectElement>("shown-map");
 const otherList = byId<HTMLSelectElement>("compared-map");
 const text = byId("reference-text");
 const table = byId<HTMLTableElement>("comparison");
-let maps: LabelMap[] = [];
 let compared: LabelMap | null = null;
 let way: Comparing = "outline";
 let flipped = false;
@@ -54,26 +53,17 @@ export function connectComparing(drawn: Viewer, show: (map: LabelMap) => Promise
   shownList.addEventListener("change", () => void showMap(chosen(shownList)!));
   otherList.addEventListener("change", () => void compareWith(chosen(otherList)));
   on("image", () => void compareWith(null));
-  for (const topic of ["labels", "versions"] as const) on(topic, () => void refreshMaps());
+  on("maps", () => void takeMaps());
 }
 
 const chosen = (list: HTMLSelectElement): LabelMap | null => maps.find(({ id }) => id === list.value) ?? null;
 
-/** Read again which label maps there are; what is shown may have changed. */
-export async function refreshMaps(): Promise<void> {
-  const image = state.image?.info.id;
-  byId("compare-section").hidden = !image;
-  if (!image) return;
-  try {
-    const found = await labelMapsOf(image);
-    if (state.image?.info.id !== image) return;
-    maps = found;
-    list();
-    const kept = maps.find(({ id }) => id === compared?.id && id !== state.shown?.id) ?? null;
-    if (kept || compared) await compareWith(kept);
-  } catch (error) {
-    explain(error, "Listing the label maps", () => void refreshMaps());
-  }
+/** The label maps, or what is shown, may be others. */
+async function takeMaps(): Promise<void> {
+  byId("compare-section").hidden = !state.image;
+  list();
+  const kept = maps.find(({ id }) => id === compared?.id && id !== state.shown?.id) ?? null;
+  if (kept || compared) await compareWith(kept);
 }
 
 function list(): void {
@@ -97,10 +87,9 @@ export async function addLabels(files: File[]): Promise<void> {
     const map = await api.sendLabels(image.info.id, files, state.shown?.job?.bundle);
     if (state.image !== image) return;
     text.hidden = true;
-    maps = [...maps, map];
-    if (!state.shown) return await showMap(map);
-    await compareWith(map);
-    list();
+    if (state.shown) compared = map;
+    addMap(map);
+    if (!state.shown) await showMap(map);
   } catch (error) {
     text.hidden = true;
     explain(error, "Reading the label map", () => void addLabels(files));

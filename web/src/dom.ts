@@ -25,6 +25,24 @@ export function sentence(text: string): string {
   return text && `${text[0]!.toUpperCase()}${text.slice(1).replace(/\.$/, "")}.`;
 }
 
+/** An entry of a list that opens something: `current` where that is what is open. */
+export function link(text: string, current: boolean, use: () => void): HTMLButtonElement {
+  const button = make("button", { type: "button", className: "link" }, text);
+  if (current) button.setAttribute("aria-current", "true");
+  button.addEventListener("click", use);
+  return button;
+}
+
+/** What deletes an entry of a list; `what` is for screen readers. */
+export function trash(what: string, use: () => void): HTMLButtonElement {
+  const button = make("button", { type: "button", className: "close", title: "Delete" }, "×");
+  button.setAttribute("aria-label", what);
+  button.addEventListener("click", use);
+  return button;
+}
+
+export const quiet = (text: string): HTMLElement => make("span", { className: "quiet" }, text);
+
 export function options(select: HTMLSelectElement, entries: [value: string, text: string][]): void {
   select.replaceChildren(...entries.map(([value, text]) => make("option", { value }, text)));
 }

@@ -2,8 +2,36 @@
 
 import * as api from "./api";
 import { type Nifti, placedIn, readNifti } from "./nifti";
-import { bundleOf, state } from "./state";
+import { explain } from "./messages";
+import { bundleOf, changed, on, state } from "./state";
 import type { Job, LabelMap } from "./types";
+
+/** Of the image that is open, as the server had them last. */
+export let maps: LabelMap[] = [];
+
+export function connectLabelMaps(): void {
+  on("image", () => keep([]));
+  for (const topic of ["labels", "versions"] as const) on(topic, () => void load());
+}
+
+async function load(): Promise<void> {
+  const image = state.image?.info.id;
+  if (!image) return;
+  try {
+    const found = await labelMapsOf(image);
+    if (state.image?.info.id === image) keep(found);
+  } catch (error) {
+    explain(error, "Listing the label maps", () => void load());
+  }
+}
+
+/** Know of a label map that was just sent. */
+export const addMap = (map: LabelMap): void => keep([...maps, map]);
+
+function keep(found: LabelMap[]): void {
+  maps = found;
+  changed("maps");
+}
 
 export function mapOfJob(job: Job): LabelMap {
   const known = bundleOf(job)?.labels ?? job.statistics ?? [];

@@ -2,7 +2,7 @@
 
 import * as api from "./api";
 import { saveCorrection, unsaved } from "./correcting";
-import { byId, make, sentence } from "./dom";
+import { byId, link, make, quiet, sentence } from "./dom";
 import { announce, explain } from "./messages";
 import { on, state } from "./state";
 import type { DatasetState, Offers, WorklistState } from "./types";
@@ -29,16 +29,16 @@ export async function connectLearning(offered: Offers, open: (place: number) => 
   if (!offered.worklist) return;
   byId("worklist-section").hidden = false;
   byId("worklist-section").after(byId("dataset-section")); // where the hand is already
-  const go = (to: number): void => void (to && visit(to, open));
-  goToNext = () => go(following());
-  goToPrevious = () => go(place - 1);
+  goTo = (to) => void (to && visit(to, open));
+  goToNext = () => goTo(following());
+  goToPrevious = () => goTo(place - 1);
   next.addEventListener("click", goToNext);
   previous.addEventListener("click", goToPrevious);
-  list.addEventListener("click", ({ target }) => go(Number((target as Element).closest("button")?.value ?? 0)));
   on("image", placeOfImage);
   await loadWorklist();
 }
 
+let goTo: (place: number) => void = () => undefined;
 export let goToNext: () => void = () => undefined;
 export let goToPrevious: () => void = () => undefined;
 
@@ -135,10 +135,9 @@ function showWorklist(): void {
     : "Images to be labelled, the most doubtful first.";
   list.replaceChildren(
     ...cases.map(({ place: at, case: name, dice, added }) => {
-      const button = make("button", { type: "button", className: "link", value: String(at) }, name);
-      if (at === place) button.setAttribute("aria-current", "true");
+      const open = link(name, at === place, () => goTo(at));
       const mark = added ? `✓ in the data set as ${added}` : `${order} ${dice.toFixed(2)}`;
-      return make("li", {}, button, make("span", { className: "quiet" }, mark));
+      return make("li", {}, open, quiet(mark));
     }),
   );
 }

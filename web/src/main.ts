@@ -11,14 +11,14 @@ import { chooser, takeDrops } from "./files";
 import { connectKeys, type Shortcut } from "./keys";
 import { connectLearning, goToNext, goToPrevious } from "./learning";
 import { showLetters } from "./letters";
-import { labelMapsOf, mapOfJob } from "./labelmaps";
+import { connectLabelMaps, labelMapsOf, mapOfJob } from "./labelmaps";
 import { announce, connectMessages, explain, show } from "./messages";
 import { connectMeasuring, measureAtCrosshair, nextMeasuring, removeSelected } from "./measuring";
 import type { Vector } from "./nifti";
 import { openFiles, openKept, openListed, openSample, openSeries, showMap } from "./opening";
 import { connectPacs } from "./pacs";
 import { connectPen, CORRECTING } from "./pen";
-import { addTool, setTool } from "./pointer";
+import { addTool, onStillClick, setTool } from "./pointer";
 import { axis, connectPosition, movedTo, scroll, setPlane } from "./position";
 import { connectRecent, refresh } from "./recent";
 import { connectResults } from "./results";
@@ -197,12 +197,7 @@ function openDialog(): void {
 
 /** Attention is asked for where a click ends that did not drag. */
 function connectPicking(): void {
-  let start: [number, number] | null = null;
-  canvas.addEventListener("pointerdown", (event) => (start = event.button === 0 ? [event.clientX, event.clientY] : null));
-  canvas.addEventListener("pointerup", (event) => {
-    const still = start && Math.hypot(event.clientX - start[0], event.clientY - start[1]) < 4;
-    if (still && attentionOn() && AXIS_OF[clicked] !== undefined) setTimeout(askHere);
-  });
+  onStillClick(canvas, () => attentionOn() && AXIS_OF[clicked] !== undefined && askHere());
 }
 
 function connectDoubleClick(): void {
@@ -253,6 +248,7 @@ async function start(): Promise<void> {
   connectStructures(viewer);
   connectSegmenting(finished);
   connectResults();
+  connectLabelMaps();
   connectComparing(viewer, (map) => showMap(map, viewer));
   on("layout", letters);
   connectVolumes();

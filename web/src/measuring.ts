@@ -1,13 +1,13 @@
 /** Distances and regions that are drawn on a plane and stay in its slice: in mm, and what the voxels within hold. */
 
-import { byId, fixed, make } from "./dom";
+import { byId, fixed, link, make, quiet, trash } from "./dom";
 import { announce } from "./messages";
 import type { Vector } from "./nifti";
-import type { Tile } from "./overlay";
 import { addTool, setTool, tool } from "./pointer";
 import { axis } from "./position";
 import { drawScaleBar } from "./scale_bar";
 import { on, state } from "./state";
+import { canvasPixel, drawOnTiles, fontOf, isOn, pixelOf, placeAt, type Tile, writeText } from "./tiles";
 import type { Viewer } from "./viewer";
 
 type Kind = "distance" | "region";
@@ -99,13 +99,12 @@ function press(event: PointerEvent): void {
   event.stopPropagation();
   event.preventDefault();
   image.focus();
-  const at = canvasPixel(event);
-  const tile = viewer.tiles().find(({ rect: [left, top, width, height] }) =>
-    at[0] >= left && at[0] < left + width && at[1] >= top && at[1] < top + height);
+  const at = canvasPixel(event, image);
+  const tile = viewer.tiles().find((each) => isOn(each, at));
   if (!tile) return;
   image.setPointerCapture(event.pointerId);
   const taken = endAt(at, tile);
-  const place = placeOn(tile, at);
+  const place = placeAt(tile, at);
   const measure: Measure = taken?.measure ?? { kind: tool() as Kind, axis: tile.axis, ends: [place, place], told: "" };
   dragged = { measure, end: taken?.end ?? 1, start: at };
   if (taken) select(measure);
@@ -113,13 +112,13 @@ function press(event: PointerEvent): void {
 
 function move(event: PointerEvent): void {
   const { measure, end, start } = dragged!;
-  const at = canvasPixel(event);
+  const at = canvasPixel(event, image);
   const tile = viewer.tiles().find((each) => shows(each, measure));
   if (!tile) return;
   const far = Math.hypot(at[0] - start[0], at[1] - start[1]) >= STILL_PX * devicePixelRatio;
   if (!measures.includes(measure) && !far) return;
   if (!measures.includes(measure)) measures.push(measure);
-  measure.ends[end] = placeOn(tile, at);
+  measure.ends[end] = placeAt(tile, at);
   measure.told = told(measure);
 }
 
@@ -148,29 +147,13 @@ function select(measure: Measure | null): void {
 function endAt(at: [number, number], tile: Tile): { measure: Measure; end: 0 | 1 } | null {
   for (const measure of measures.filter((each) => shows(tile, each)))
     for (const end of [0, 1] as const) {
-      const [x, y] = pixelOn(tile, measure.ends[end]);
+      const [x, y] = pixelOf(tile, measure.ends[end]);
       if (Math.hypot(x - at[0], y - at[1]) <= NEAR_PX * devicePixelRatio) return { measure, end };
     }
   return null;
 }
 
 const shows = (tile: Tile, { axis, ends }: Measure): boolean => tile.axis === axis && tile.slice === ends[0][axis];
-
-function canvasPixel(event: PointerEvent): [number, number] {
-  const { left, top, width, height } = image.getBoundingClientRect();
-  return [((event.clientX - left) * image.width) / width, ((event.clientY - top) * image.height) / height];
-}
-
-function placeOn({ axis, slice, across, up, corner, step }: Tile, [x, y]: [number, number]): Vector {
-  const place: Vector = [0, 0, 0];
-  place[axis] = slice;
-  place[across] = (x - corner[0]) / step[0] - 0.5;
-  place[up] = (y - corner[1]) / step[1] - 0.5;
-  return place;
-}
-
-const pixelOn = ({ across, up, corner, step }: Tile, place: Vector): [number, number] =>
-  [corner[0] + step[0] * (place[across]! + 0.5), corner[1] + step[1] * (place[up]! + 0.5)];
 
 /** In millimetres of the patient, also where the grid is oblique. */
 const mm = (place: Vector): Vector => state.image!.voxels.mm(viewer.fileVoxel(place));
@@ -230,18 +213,10 @@ function statistics(values: number[], channel: number): string {
 const rounded = (value: number): string => String(Number(value.toPrecision(4)));
 
 function draw(): void {
-  if (canvas.width !== image.width || canvas.height !== image.height) Object.assign(canvas, { width: image.width, height: image.height });
-  context.clearRect(0, 0, canvas.width, canvas.height);
-  if (!state.image) return;
-  for (const tile of viewer.tiles()) {
-    context.save();
-    context.beginPath();
-    context.rect(...tile.rect);
-    context.clip();
-    drawScaleBar(context, tile, pixelsPerUnit(tile), state.image.info.kind === "picture");
+  drawOnTiles(context, image, state.image ? viewer.tiles() : [], (tile) => {
+    drawScaleBar(context, tile, pixelsPerUnit(tile), state.image!.info.kind === "picture");
     for (const measure of measures) if (shows(tile, measure)) drawMeasure(tile, measure);
-    context.restore();
-  }
+  });
 }
 
 /** Along the screen, per millimetre. */
@@ -252,7 +227,7 @@ function pixelsPerUnit({ across, step }: Tile): number {
 }
 
 function drawMeasure(tile: Tile, measure: Measure): void {
-  const [a, b] = measure.ends.map((end) => pixelOn(tile, end)) as [[number, number], [number, number]];
+  const [a, b] = measure.ends.map((end) => pixelOf(tile, end)) as [[number, number], [number, number]];
   const path = new Path2D();
   if (measure.kind === "distance") {
     path.moveTo(...a);
@@ -275,14 +250,10 @@ function drawMeasure(tile: Tile, measure: Measure): void {
 /** Beside a place, within the plane. */
 function write(text: string, { rect: [left, top, width, height] }: Tile, x: number, y: number): void {
   const size = 13 * devicePixelRatio;
-  context.font = `600 ${size}px system-ui, sans-serif`;
+  const font = (context.font = fontOf(13));
   const room = context.measureText(text).width + 8 * devicePixelRatio;
   const at = [Math.max(left + size / 2, Math.min(x + size / 2, left + width - room)), Math.max(top + size, Math.min(y + size, top + height - size / 2))] as const;
-  context.lineWidth = 3 * devicePixelRatio;
-  context.strokeStyle = HALO;
-  context.fillStyle = COLOUR;
-  context.strokeText(text, ...at);
-  context.fillText(text, ...at);
+  writeText(context, text, ...at, font, COLOUR);
 }
 
 function list(): void {
@@ -292,15 +263,12 @@ function list(): void {
 
 function item(measure: Measure): HTMLLIElement {
   const { axis, ends: [a, b], told } = measure;
-  const open = make("button", { type: "button", className: "link", title: "Go there" }, told);
-  if (measure === selected) open.setAttribute("aria-current", "true");
-  open.addEventListener("click", () => {
+  const open = link(told, measure === selected, () => {
     viewer.moveTo(mm(a.map((value, n) => Math.round((value + b[n]!) / 2)) as Vector));
     select(measure);
   });
-  const trash = make("button", { type: "button", className: "close", title: "Delete (Delete)" }, "×");
-  trash.setAttribute("aria-label", `Delete ${told}`);
-  trash.addEventListener("click", () => (select(measure), removeSelected()));
-  const where = make("span", { className: "quiet" }, `${PLANES[axis]} ${a[axis]! + 1}`);
-  return make("li", {}, open, trash, where);
+  open.title = "Go there";
+  const remove = trash(`Delete ${told}`, () => (select(measure), removeSelected()));
+  remove.title = "Delete (Delete)";
+  return make("li", {}, open, remove, quiet(`${PLANES[axis]} ${a[axis]! + 1}`));
 }

@@ -59,10 +59,15 @@ export class Nifti {
     this.sizes = [0, 1, 2].map((j) => Math.hypot(a[j]!, a[4 + j]!, a[8 + j]!)) as Vector;
   }
 
+  /** Of the affine's axes: a voxel's volume in mm³, negative where they are mirrored. */
+  get determinant(): number {
+    const [a, b, c, , d, e, f, , g, h, i] = this.affine as [number, number, number, number, number, number, number, number, number, number, number];
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g);
+  }
+
   /** Of one voxel. */
   get millilitres(): number {
-    const [a, b, c, , d, e, f, , g, h, i] = this.affine as [number, number, number, number, number, number, number, number, number, number, number];
-    return Math.abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)) / 1000;
+    return Math.abs(this.determinant) / 1000;
   }
 
   get count(): number {

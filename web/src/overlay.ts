@@ -2,21 +2,7 @@
 
 import { contoursOf, type Loop, type Plane } from "./contours";
 import type { Vector } from "./nifti";
-
-/** A plane as it is on the screen, in pixels of the canvas. */
-export interface Tile {
-  /** The axis (right, anterior, superior) that it is cut across, and the slice along it. */
-  axis: number;
-  slice: number;
-  /** The axes that run along the screen. */
-  across: number;
-  up: number;
-  rect: [left: number, top: number, width: number, height: number];
-  /** Where the outer corner of the first voxel lies. */
-  corner: [x: number, y: number];
-  /** From one voxel to the next; negative to the left and upwards. */
-  step: [x: number, y: number];
-}
+import { drawOnTiles, fontOf, pixelOf, type Tile, writeText } from "./tiles";
 
 const OUTLINE_PX = 2;
 const DASH_PX = [6, 5];
@@ -137,29 +123,21 @@ export interface Drawing {
 export class Overlay {
   private readonly context: CanvasRenderingContext2D;
 
-  constructor(private readonly canvas: HTMLCanvasElement) {
+  constructor(canvas: HTMLCanvasElement) {
     this.context = canvas.getContext("2d")!;
   }
 
   /** @param size of the canvas below it, in pixels. */
   draw(tiles: Tile[], drawing: Drawing, size: { width: number; height: number }): void {
-    const { canvas, context } = this;
-    if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, { width: size.width, height: size.height });
-    context.clearRect(0, 0, canvas.width, canvas.height);
     const named = drawing.compared && ["sides", "blink"].includes(drawing.comparing);
     const captioned = new Set<boolean>(); // once for each of the two is enough
-    for (const [n, tile] of tiles.entries()) {
-      context.save();
-      context.beginPath();
-      context.rect(...tile.rect);
-      context.clip();
+    drawOnTiles(this.context, size, tiles, (tile, n) => {
       const flipped = drawing.flipped[n] ?? false;
       this.drawLabels(tile, drawing, flipped);
       if (named && !captioned.has(flipped)) this.caption(tile, drawing.names[flipped ? 1 : 0]);
       captioned.add(flipped);
       if (drawing.crosshair) this.drawCrosshair(tile, drawing.crosshair);
-      context.restore();
-    }
+    });
   }
 
   private drawLabels(tile: Tile, { labels, compared, comparing, opacity, outlined }: Drawing, flipped: boolean): void {
@@ -212,19 +190,13 @@ export class Overlay {
   }
 
   private caption({ rect: [left, top] }: Tile, text: string): void {
-    const { context } = this;
-    context.font = `600 ${13 * devicePixelRatio}px system-ui, sans-serif`;
-    context.lineWidth = 3 * devicePixelRatio;
-    context.strokeStyle = "#000000";
-    context.fillStyle = "#ffffff";
     const at = [left + 8 * devicePixelRatio, top + 38 * devicePixelRatio] as const; // below the letter of a side
-    context.strokeText(text, ...at);
-    context.fillText(text, ...at);
+    writeText(this.context, text, ...at, fontOf(13));
   }
 
-  private drawCrosshair({ rect: [left, top, width, height], across, up, corner, step }: Tile, voxel: Vector): void {
+  private drawCrosshair(tile: Tile, voxel: Vector): void {
     const { context } = this;
-    const [x, y] = [corner[0] + step[0] * (voxel[across]! + 0.5), corner[1] + step[1] * (voxel[up]! + 0.5)];
+    const [[left, top, width, height], [x, y]] = [tile.rect, pixelOf(tile, voxel)];
     const gap = CROSSHAIR_GAP_PX * devicePixelRatio;
     context.strokeStyle = CROSSHAIR;
     context.lineWidth = devicePixelRatio;

@@ -5,12 +5,12 @@ import { byId, options } from "./dom";
 import { type Shortcut, typing } from "./keys";
 import { announce, show } from "./messages";
 import { labelsLike } from "./nifti";
-import type { Tile } from "./overlay";
-import { addTool, setTool, tool } from "./pointer";
+import { addTool, toggleTool, tool } from "./pointer";
 import { axis, setPlane } from "./position";
 import { chosenBundle } from "./segmenting";
 import { alongStroke, between, closedRegion, indexOf, type Mask, type Point } from "./shapes";
 import { changed, on, state } from "./state";
+import { canvasPixel, isOn, placeAt, type Tile } from "./tiles";
 import type { Label } from "./types";
 import type { Viewer } from "./viewer";
 
@@ -80,7 +80,7 @@ function structures(): Label[] {
 const inHand = (): boolean => TOOLS.includes(tool());
 
 function take(next: string): void {
-  if (state.image) setTool(tool() === next ? "look" : next);
+  if (state.image) toggleTool(next);
 }
 
 /** Ctrl or Command with Z, Shift+Z, Y and S, wherever nothing is typed. */
@@ -196,24 +196,14 @@ function resize(by: number): void {
 
 /** Which plane an event is on, and where within the image. */
 function placeOf(event: PointerEvent): { tile: Tile; point: Point } | null {
-  const [x, y] = inCanvas(event);
-  const tile = viewer.tiles().find(({ rect: [left, top, width, height] }) => x >= left && x < left + width && y >= top && y < top + height);
+  const at = canvasPixel(event, canvas);
+  const tile = viewer.tiles().find((each) => isOn(each, at));
   return tile ? { tile, point: pointIn(tile, event) } : null;
 }
 
-function inCanvas({ clientX, clientY }: PointerEvent): [number, number] {
-  const { left, top, width, height } = canvas.getBoundingClientRect();
-  return [((clientX - left) * canvas.width) / width, ((clientY - top) * canvas.height) / height];
-}
-
-function pointIn({ axis, across, up, slice, corner, step }: Tile, event: PointerEvent): Point {
-  const [x, y] = inCanvas(event);
-  const point: Point = [0, 0, 0];
-  point[axis] = slice + 0.5;
-  point[across] = (x - corner[0]) / step[0];
-  point[up] = (y - corner[1]) / step[1];
-  return point;
-}
+/** In voxels from the image's outer corner, half a voxel before its first one's centre. */
+const pointIn = (tile: Tile, event: PointerEvent): Point =>
+  placeAt(tile, canvasPixel(event, canvas)).map((at) => at + 0.5) as Point;
 
 function begin(event: PointerEvent): void {
   if (stroke) return cancel(); // a second finger: the two zoom

@@ -3,6 +3,9 @@
 import { byId, make } from "./dom";
 import { changed } from "./state";
 
+/** A hand is not perfectly still. */
+const STILL_PX = 4;
+
 let current = "look";
 
 /** The tool in hand: "look", or one that was added. */
@@ -12,6 +15,19 @@ export function setTool(next: string): void {
   current = next;
   for (const input of byId("tools").querySelectorAll("input")) input.checked = input.value === next;
   changed("tool");
+}
+
+/** Take a tool, or put it away. */
+export const toggleTool = (value: string): void => setTool(current === value ? "look" : value);
+
+/** Call with each click of the main button that did not drag, once the crosshair is there. */
+export function onStillClick(canvas: HTMLElement, use: (event: PointerEvent) => unknown): void {
+  let start: [number, number] | null = null;
+  canvas.addEventListener("pointerdown", (event) => (start = event.button === 0 ? [event.clientX, event.clientY] : null));
+  canvas.addEventListener("pointerup", (event) => {
+    const still = start && Math.hypot(event.clientX - start[0], event.clientY - start[1]) < STILL_PX;
+    if (still) setTimeout(() => use(event));
+  });
 }
 
 export function addTool(value: string, text: string, title: string): void {

@@ -2,7 +2,7 @@
 
 import * as api from "./api";
 import { mayLeave } from "./correcting";
-import { byId, make } from "./dom";
+import { byId, link, make, quiet, trash } from "./dom";
 import { ended } from "./events";
 import { announce, explain } from "./messages";
 import { studyOf, titleOf } from "./opening";
@@ -61,46 +61,28 @@ async function correctionsOf(image: string): Promise<LabelMap[]> {
 function item(image: ImageInfo, jobs: Job[], drawn: LabelMap[], uses: Uses): HTMLLIElement {
   const title = titleOf(image);
   const result = jobs.find(({ status }) => status === "done");
-  const open = link(title, () => {
+  const open = link(title, image.id === state.image?.info.id, () => {
     if (drawn[0]) uses.openMap(image.id, drawn[0]);
     else if (result) uses.openJob(result);
     else uses.openImage(image.id);
   });
-  if (image.id === state.image?.info.id) open.setAttribute("aria-current", "true");
   const kept = image.kept ? "corrected: kept until deleted" : `kept for ${left(image.expires)}`;
   const about = [moment(image.created), studyOf(image), kept].filter(Boolean).join(" · ");
   const corrections = drawn.map((map) => correctionItem(image, map, uses));
   const made = make("ul", {}, ...corrections, ...jobs.map((job) => resultItem(job, title, uses)));
-  return make("li", {}, open, trash(`Delete ${title} and its results`, () => removeImage(image)), quiet(about), made);
+  return make("li", {}, open, trash(`Delete ${title} and its results`, () => void removing(() => removeImage(image))), quiet(about), made);
 }
 
 function correctionItem(image: ImageInfo, map: LabelMap, { openMap }: Uses): HTMLLIElement {
-  const open = link(map.name, () => openMap(image.id, map));
-  if (map.id === state.shown?.id) open.setAttribute("aria-current", "true");
+  const open = link(map.name, map.id === state.shown?.id, () => openMap(image.id, map));
   return make("li", {}, open, quiet([moment(map.created), map.author].filter(Boolean).join(" · ")));
 }
 
 function resultItem(job: Job, title: string, { openJob, removed }: Uses): HTMLLIElement {
   const model = state.bundles.find(({ id }) => id === job.bundle)?.name ?? job.bundle;
-  const open = link(model, () => openJob(job));
-  if (job.id === state.shown?.id) open.setAttribute("aria-current", "true");
-  const remove = trash(`Delete the segmentation of ${title} by ${model}`, () => removeJob(job, removed));
+  const open = link(model, job.id === state.shown?.id, () => openJob(job));
+  const remove = trash(`Delete the segmentation of ${title} by ${model}`, () => void removing(() => removeJob(job, removed)));
   return make("li", {}, open, quiet(`${moment(job.created)} · ${job.status}`), remove);
-}
-
-function link(text: string, use: () => void): HTMLButtonElement {
-  const button = make("button", { type: "button", className: "link" }, text);
-  button.addEventListener("click", use);
-  return button;
-}
-
-const quiet = (text: string): HTMLElement => make("span", { className: "quiet" }, text);
-
-function trash(what: string, remove: () => Promise<unknown>): HTMLButtonElement {
-  const button = make("button", { type: "button", className: "close", title: "Delete" }, "×");
-  button.setAttribute("aria-label", what);
-  button.addEventListener("click", () => void removing(remove));
-  return button;
 }
 
 async function removing(remove: () => Promise<unknown>): Promise<void> {

@@ -1,6 +1,6 @@
 /** A bar of a round length on each plane. */
 
-import type { Tile } from "./overlay";
+import { fontOf, type Tile } from "./tiles";
 
 /** Of the plane's width, at most. */
 const SHARE = 0.25;
@@ -16,7 +16,7 @@ export function drawScaleBar(context: CanvasRenderingContext2D, { rect: [left, t
   context.lineTo(x, y);
   context.lineTo(x + long, y);
   context.lineTo(x + long, y - 4 * unit);
-  context.font = `600 ${11 * unit}px system-ui, sans-serif`;
+  context.font = fontOf(11);
   context.textAlign = "center";
   for (const [style, thickness] of [["#000000", 4], ["#ffffff", 1.5]] as const) {
     context.strokeStyle = style;

@@ -2,7 +2,7 @@
 
 import { Niivue, SLICE_TYPE } from "@niivue/niivue";
 import type { Vector } from "./nifti";
-import type { Tile } from "./overlay";
+import type { Tile } from "./tiles";
 
 /** How the body is drawn in 3D around the surfaces of structures: not, as a veil, or open towards the viewer. */
 export type Body = "hidden" | "faint" | "cut" | "whole";

@@ -4,6 +4,7 @@ import { byId } from "./dom";
 import { announce } from "./messages";
 import { save, stem } from "./results";
 import { state } from "./state";
+import { fontOf, writeText } from "./tiles";
 import type { Viewer } from "./viewer";
 
 /** @param named whether the case is written on it, and its file called by it. */
@@ -33,10 +34,5 @@ function drawLetters(context: CanvasRenderingContext2D, stage: HTMLElement): voi
 /** @param x in CSS pixels, as `y`, the line that the text stands on. */
 function drawText(context: CanvasRenderingContext2D, text: string, x: number, y: number, color = "#ffffff"): void {
   const unit = devicePixelRatio;
-  context.font = `700 ${14 * unit}px system-ui, sans-serif`;
-  context.lineWidth = 3 * unit;
-  context.strokeStyle = "#000000";
-  context.fillStyle = color;
-  context.strokeText(text, x * unit, y * unit);
-  context.fillText(text, x * unit, y * unit);
+  writeText(context, text, x * unit, y * unit, fontOf(14, 700), color);
 }

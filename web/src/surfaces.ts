@@ -69,7 +69,7 @@ function surfaceOf(labels: Nifti, label: number, [first, last]: [Vector, Vector]
   // The mask has a border of one voxel around the structure.
   for (let n = 0; n < points.length; n += 3)
     points.set(labels.mm([0, 1, 2].map((axis) => first[axis]! + stride * (points[n + axis]! - 1))), n);
-  const turned = determinant(labels.affine) < 0;
+  const turned = labels.determinant < 0;
   const triangles = new Uint32Array(1.5 * quads.length);
   for (let q = 0, t = 0; q < quads.length; q += 4) {
     for (const corner of turned ? [0, 2, 1, 0, 3, 2] : [0, 1, 2, 0, 2, 3]) triangles[t++] = quads[q + corner]!;
@@ -134,10 +134,4 @@ function smooth(points: Float32Array, quads: Uint32Array): void {
       points[n] = Math.min(middle + LEASH, Math.max(middle - LEASH, mean));
     }
   }
-}
-
-function determinant(m: number[]): number {
-  return (
-    m[0]! * (m[5]! * m[10]! - m[6]! * m[9]!) - m[1]! * (m[4]! * m[10]! - m[6]! * m[8]!) + m[2]! * (m[4]! * m[9]! - m[5]! * m[8]!)
-  );
 }

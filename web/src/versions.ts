@@ -2,8 +2,8 @@
 
 import * as api from "./api";
 import { mayLeave } from "./correcting";
-import { byId, make } from "./dom";
-import { mapOfJob } from "./labelmaps";
+import { byId, link, make, quiet, trash } from "./dom";
+import { mapOfJob, maps } from "./labelmaps";
 import { announce, explain, show } from "./messages";
 import { showMap } from "./opening";
 import { changed, on, state } from "./state";
@@ -12,41 +12,23 @@ import type { Viewer } from "./viewer";
 
 const list = byId<HTMLUListElement>("versions");
 let viewer: Viewer;
-let maps: LabelMap[] = [];
 
 export function connectVersions(shown: Viewer): void {
   viewer = shown;
-  on("image", () => ((maps = []), draw()));
-  for (const topic of ["image", "versions", "labels"] as const) on(topic, () => void load());
-}
-
-async function load(): Promise<void> {
-  const id = state.image?.info.id;
-  if (!id) return;
-  try {
-    const found = await api.labelMaps(id);
-    if (state.image?.info.id !== id) return;
-    maps = found;
-    draw();
-  } catch (error) {
-    explain(error, "Listing the versions", () => void load());
-  }
+  on("maps", draw);
 }
 
 function draw(): void {
-  list.replaceChildren(...maps.map(item));
-  byId("versions-title").hidden = !maps.length;
+  const versions = maps.filter(({ kind }) => kind !== "job");
+  list.replaceChildren(...versions.map(item));
+  byId("versions-title").hidden = !versions.length;
 }
 
 function item(record: LabelMap): HTMLLIElement {
-  const open = make("button", { type: "button", className: "link" }, record.name);
-  open.addEventListener("click", () => void showMap(record, viewer));
-  if (state.shown?.id === record.id) open.setAttribute("aria-current", "true");
-  const trash = make("button", { type: "button", className: "close", title: "Delete" }, "×");
-  trash.setAttribute("aria-label", `Delete ${record.name}`);
+  const open = link(record.name, state.shown?.id === record.id, () => void showMap(record, viewer));
   const really = { text: "Delete it", use: () => void remove(record) };
-  trash.addEventListener("click", () => show("note", `Delete ${record.name}, ${about(record)}?`, "It cannot be had again.", [really]));
-  return make("li", {}, open, trash, make("span", { className: "quiet" }, about(record)));
+  const ask = (): void => show("note", `Delete ${record.name}, ${about(record)}?`, "It cannot be had again.", [really]);
+  return make("li", {}, open, trash(`Delete ${record.name}`, ask), quiet(about(record)));
 }
 
 function about({ kind, author, created, changed_voxels }: LabelMap): string {

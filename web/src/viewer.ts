@@ -2,10 +2,11 @@
 
 import { DRAG_MODE, NVImage, NVMesh, SLICE_TYPE } from "@niivue/niivue";
 import type { Nifti, Vector } from "./nifti";
-import { type Comparing, CROSSHAIR, DrawnLabels, Overlay, type Tile } from "./overlay";
+import { type Comparing, CROSSHAIR, DrawnLabels, Overlay } from "./overlay";
 import { type Body, Screen, strides } from "./screen";
 import type { Grid } from "./shapes";
 import { surfacesOf } from "./surfaces";
+import type { Tile } from "./tiles";
 
 export type View = "all" | "axial" | "coronal" | "sagittal" | "render";
 export interface Colour {

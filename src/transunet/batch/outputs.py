@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from transunet.colours import colour_of
+from transunet.colours import levels_of
 from transunet.data.cases import Case
 from transunet.data.formats import FORMATS, kind_of, suffix_of, write_volume
 from transunet.data.preprocessing import Preprocessing
@@ -91,7 +91,7 @@ def write_colour_tables(names: Mapping[int, str], folder: Path) -> None:
     slicer, snap = ["0 background 0 0 0 0"], ['0 0 0 0 0 0 0 "Clear Label"']
     for value, name in sorted(names.items()):
         if value:
-            red, green, blue = bytes.fromhex(colour_of(value - 1)[1:])
+            red, green, blue = levels_of(value - 1)
             slicer.append(f"{value} {'_'.join(name.split())} {red} {green} {blue} 255")
             told = " ".join(name.replace('"', "'").split())
             snap.append(f'{value} {red} {green} {blue} 1 1 1 "{told}"')

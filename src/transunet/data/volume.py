@@ -11,6 +11,7 @@ from nibabel import orientations as _nibabel_orientations
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
+from transunet.data.text import counted
 from transunet.errors import GeometryError, TransUNetError
 
 Array = NDArray[Any]
@@ -131,11 +132,11 @@ class Volume(Axes):
         object.__setattr__(self, "affine", self.grid.affine)
 
     def __repr__(self) -> str:
-        edges, channels = " x ".join(f"{edge:.4g}" for edge in self.spacing_mm), self.channels
+        edges = " x ".join(f"{edge:.4g}" for edge in self.spacing_mm)
         told = [
             f"{_times(self.spatial_shape)} voxels of {edges} mm",
             self.orientation,
-            f"{channels} channel{'s' if channels > 1 else ''} of {self.array.dtype}",
+            f"{counted(self.channels, 'channel')} of {self.array.dtype}",
             *(f"{value} {name}" for value, name in (self.label_names or {}).items() if value),
         ]
         return f"Volume({self.name}: {', '.join(told)})"

@@ -31,13 +31,7 @@ from transunet.data.sampling.patches import Patches
 from transunet.data.sampling.slices import Slices
 from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError, DataError, GeometryError
-from transunet.inference.logits import (
-    decided,
-    enlarge,
-    entropy,
-    probabilities_of,
-    tempered,
-)
+from transunet.inference.logits import decided, enlarge, entropy, probabilities_of, tempered
 from transunet.inference.postprocessing import keep_largest, keep_largest_regions
 from transunet.inference.probability_files import probability_file
 from transunet.inference.slice_inference import (

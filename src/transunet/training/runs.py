@@ -480,11 +480,7 @@ def check_teacher(settings: Distillation, data: DataSet | Store, held_out: Colle
     Raises:
         ConfigError, DataError: as of `teacher.teacher_of`.
     """
-    if isinstance(data, Store):
-        taught = Taught(data.labels, data.regions, len(data.preprocessing.channels))
-    else:
-        taught = Taught(data.labels, data.learned_regions, len(data.channels))
-    teacher_of(settings, taught)
+    teacher_of(settings, Taught.of(data))
     for bundle in map(Path, settings.teachers):
         try:
             record = Run.reopen(bundle.resolve().parent).record

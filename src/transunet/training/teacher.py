@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from transunet.backends.opening import config_of
 from transunet.bundle.bundle_config import CONFIG, BundleConfig
-from transunet.data.cases import Case
+from transunet.data.cases import Case, DataSet
 from transunet.data.classes import match_classes, plain_name
 from transunet.data.formats import channel_of, read_labels, read_volume, stem_of
 from transunet.data.regions import Region
+from transunet.data.store import Store
 from transunet.data.text import some
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
@@ -45,6 +46,13 @@ class Taught:
     regions: tuple[Region, ...]
     channels: int
     """Of the images."""
+
+    @classmethod
+    def of(cls, data: DataSet | Store) -> "Taught":
+        """Return what is to be told apart in a data set or a store."""
+        if isinstance(data, Store):
+            return cls(data.labels, data.regions, len(data.preprocessing.channels))
+        return cls(data.labels, data.learned_regions, len(data.channels))
 
 
 @dataclass(frozen=True)

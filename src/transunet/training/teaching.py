@@ -136,9 +136,7 @@ class Teaching:
             fold: in which part of the splits.
             device: where bundles compute; the best one there is if not given.
         """
-        channels = len(store.preprocessing.channels)
-        taught = Taught(store.labels, store.regions, channels)
-        teacher = teacher_of(settings, taught, device)
+        teacher = teacher_of(settings, Taught.of(store), device)
         dataset = open_dataset(data, store.manifest.layout, store.manifest.ignore)
         part = splits.parts[fold]
         names = part.train

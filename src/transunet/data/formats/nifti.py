@@ -28,7 +28,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from transunet.colours import colour_of
+from transunet.colours import levels_of
 from transunet.data.checks.problems import Problem
 from transunet.data.formats.volume_format import VolumeFormat, channels_first, reading, unreadable
 from transunet.data.volume import Doubt, Grid, Volume, corner_distance, is_regular, same_grid
@@ -114,8 +114,7 @@ def _label_table(names: Mapping[int, str]) -> Any:
     rows = []
     for value, name in sorted(names.items()):
         if value:
-            levels = (level / 255 for level in bytes.fromhex(colour_of(value - 1)[1:]))
-            red, green, blue = (f"{level:.4f}" for level in levels)
+            red, green, blue = (f"{level / 255:.4f}" for level in levels_of(value - 1))
             colour = f'Red="{red}" Green="{green}" Blue="{blue}" Alpha="1"'
             rows.append(f'<Label Key="{value}" {colour}>{escape(name)}</Label>')
     table = (

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
-import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
@@ -16,16 +15,15 @@ from transunet.data.formats import files_of
 from transunet.data.walking import walk
 from transunet.serve.api.dependencies import CurrentService, Id, faults
 from transunet.serve.api.images import presented, take_in
-from transunet.serve.api.label_maps import LabelSource, label_source
+from transunet.serve.api.label_maps import LabelSource, label_source_of
 from transunet.serve.api.schemas import Image, Strict
 from transunet.serve.api_errors import ApiError
-from transunet.serve.jobs.database import ImageRecord, new_id
+from transunet.serve.jobs.database import ImageRecord
 from transunet.serve.jobs.dataset_cases import add_to, look_for
 from transunet.serve.server_settings import API
 from transunet.serve.service import Service
 from transunet.serve.uploads.inspection import UPLOAD
-from transunet.serve.uploads.quota import remove
-from transunet.serve.uploads.receive import Upload, name_on_disk
+from transunet.serve.uploads.receive import Upload, arriving, name_on_disk
 
 router = APIRouter(tags=["learning"])
 
@@ -87,10 +85,7 @@ async def get_dataset_state(service: CurrentService, id: Id) -> DatasetState:
 async def add_to_dataset(acceptance: Acceptance, service: CurrentService, id: Id) -> DatasetState:
     """Add the image and a label map of it to the data set, as a training case."""
     dataset, image = _dataset(service), service.image(id)
-    source = label_source(service, acceptance.labels)
-    if source.image != id:
-        message = f"{source.id} is a label map of another image."
-        raise ApiError("invalid_request", message, "Send it to that image.")
+    source = label_source_of(service, id, acceptance.labels, "Send it to that image.")
     if image.metadata["obstacle"]:
         message = f"{image.name}: {image.metadata['obstacle']}"
         raise ApiError("unusable", message, "Nothing can be learned from it.")
@@ -112,17 +107,13 @@ async def add_to_dataset(acceptance: Acceptance, service: CurrentService, id: Id
 def get_worklist(service: CurrentService) -> WorklistState:
     """List the images that are to be labelled, the most doubtful one first."""
     listed, added = _worklist(service), service.added_cases
-    opened = {
-        image.metadata["worklist"]: image.id
-        for image in service.database.images.values()
-        if "worklist" in image.metadata
-    }
+    opened = _opened(service)
     return WorklistState(
         order=listed.order,
         cases=[
             WorklistEntry(
                 place=place,
-                image=opened.get(case.key),
+                image=opened[case.key].id if case.key in opened else None,
                 added=added.get(case.key),
                 **case.model_dump(include={"case", "dice", "structure", "reasons"}),
             )
@@ -145,38 +136,31 @@ async def upload_from_worklist(response: Response, service: CurrentService, plac
     if place > len(cases):
         raise ApiError("not_found", f"The worklist has {len(cases)} images, and no {place}.")
     case = cases[place - 1]
-    record = next(
-        (
-            image
-            for image in service.database.images.values()
-            if image.metadata.get("worklist") == case.key
-        ),
-        None,
-    )
-    if record is None:
-        record = await _take_in_listed(service, case)
+    record = _opened(service).get(case.key) or await _take_in_listed(service, case)
     response.headers["Location"] = f"{API}/images/{record.id}"
     return presented(record, service)
 
 
+def _opened(service: Service) -> dict[str, ImageRecord]:
+    """Images of worklists that are kept, by their key."""
+    return {
+        image.metadata["worklist"]: image
+        for image in service.database.images.values()
+        if "worklist" in image.metadata
+    }
+
+
 async def _take_in_listed(service: Service, case: WorklistCase) -> ImageRecord:
-    id_ = new_id()
-    folder = service.data / "incoming" / id_
-    try:
-        service.quota.check()
-        files = await anyio.to_thread.run_sync(_copy, service, case, id_)
-        upload = Upload(id_, folder, files, [case.images[0].name])
+    service.quota.check()
+    async with arriving(service) as upload:
+        await anyio.to_thread.run_sync(_copy, service, case, upload)
         more = {"worklist": case.key, "stem": case.case}
         return await take_in(service, upload, "auto", case.series, **more)
-    finally:
-        service.quota.forget_arriving(id_)
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(remove, folder)
 
 
-def _copy(service: Service, case: WorklistCase, id_: str) -> list[Path]:
-    """Copy a case's files to where uploads arrive, within the quota; return the copies."""
-    target = service.data / "incoming" / id_ / UPLOAD
+def _copy(service: Service, case: WorklistCase, upload: Upload) -> None:
+    """Copy a case's files to where uploads arrive, within the quota."""
+    target = upload.folder / UPLOAD
     target.mkdir(parents=True)
     taken = set[str]()
     for image in case.images:
@@ -184,10 +168,11 @@ def _copy(service: Service, case: WorklistCase, id_: str) -> list[Path]:
             message = f"{case.case}: its file {image.name} is not there any more."
             raise ApiError("not_found", message, "Put it back, or make a new worklist.")
         for file in walk(image).files if image.is_dir() else files_of(image):
-            service.quota.add_arriving(id_, file.stat().st_size)
+            service.quota.add_arriving(upload.id, file.stat().st_size)
             taken.add(name := name_on_disk(file.name, taken))
             shutil.copyfile(file, target / name)
-    return [target / name for name in sorted(taken)]
+    upload.names.append(case.images[0].name)
+    upload.files.extend(target / name for name in sorted(taken))
 
 
 def _mark(service: Service, image: ImageRecord, case: str) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -12,6 +13,7 @@ from transunet.data.checks.suitability import ImageFacts
 from transunet.serve.api.dependencies import GZIP, CurrentService, Id, faults, multipart
 from transunet.serve.api.schemas import Image, Suitability
 from transunet.serve.api_errors import ApiError
+from transunet.serve.bundles import ServedBundle
 from transunet.serve.jobs.database import ImageRecord
 from transunet.serve.jobs.result_files import possible_formats
 from transunet.serve.service import Service
@@ -149,6 +151,20 @@ async def take_in(
         service.quota.left,
     )
     return await anyio.to_thread.run_sync(_keep, service, upload, metadata | more)
+
+
+def check_channels(image: ImageRecord, served: ServedBundle) -> None:
+    """Refuse an image with another number of channels than a bundle takes."""
+    if image.metadata["channels"] != len(served.channels):
+        message = f"The image has {image.metadata['channels']} channels; {served.name} takes "
+        raise ApiError("wrong_channels", f"{message}{len(served.channels)}.")
+
+
+def check_voxel(image: ImageRecord, voxel: Sequence[int]) -> None:
+    """Refuse a voxel that an image does not have."""
+    if any(at >= side for at, side in zip(voxel, image.metadata["shape"], strict=True)):
+        message = f"There is no voxel {voxel}: the image has {image.metadata['shape']}."
+        raise ApiError("invalid_request", message)
 
 
 def _keep(service: Service, upload: Upload, metadata: dict[str, Any]) -> ImageRecord:

@@ -1,19 +1,18 @@
 """Correcting a label map by clicks, while the image stays at hand in the worker."""
 
 import asyncio
-from pathlib import Path
 
 from fastapi import APIRouter
 
 from transunet.data.clicks import Click
 from transunet.errors import ConfigError, TransUNetError
 from transunet.serve.api.dependencies import CurrentService, Id, faults
-from transunet.serve.api.label_maps import label_source
+from transunet.serve.api.images import check_channels, check_voxel
+from transunet.serve.api.label_maps import label_source_of
 from transunet.serve.api.schemas import ClicksRequest, LabelBox
 from transunet.serve.api_errors import ApiError, api_error
 from transunet.serve.jobs.database import new_id
 from transunet.serve.jobs.messages import OVERLAY, ClicksTask
-from transunet.serve.service import Service
 
 router = APIRouter(tags=["clicks"])
 
@@ -30,16 +29,12 @@ async def apply_clicks(request: ClicksRequest, service: CurrentService, id: Id) 
     if not served.config.architecture.clicks:
         message = f"{served.name} takes no clicks, since it was not trained to follow them."
         raise ApiError("invalid_request", message, "Choose a bundle whose `clicks` is true.")
-    if image.metadata["channels"] != len(served.channels):
-        message = f"The image has {image.metadata['channels']} channels; {served.name} takes "
-        raise ApiError("wrong_channels", f"{message}{len(served.channels)}.")
+    check_channels(image, served)
     if obstacle := image.metadata["obstacle"]:
         raise ApiError("unusable", f"{image.name}: {obstacle}", "Repair the image.")
     shape = image.metadata["shape"]
     for click in request.clicks:
-        if any(at >= side for at, side in zip(click.voxel, shape, strict=True)):
-            message = f"There is no voxel {click.voxel}: the image has {shape}."
-            raise ApiError("invalid_request", message)
+        check_voxel(image, click.voxel)
         try:
             Click(**click.model_dump()).label_in(served.config.structures)
         except ConfigError as error:
@@ -51,13 +46,17 @@ async def apply_clicks(request: ClicksRequest, service: CurrentService, id: Id) 
     ):
         message = f"edited: {box.shape} voxels from {box.start} on do not lie in {shape}."
         raise ApiError("invalid_request", message)
+    parent = None
+    if request.parent:
+        of_this = "Give one of this image."
+        parent = label_source_of(service, id, request.parent, of_this).folder / OVERLAY
     task = ClicksTask(
         bundle=served.id,
         image=image,
         image_folder=service.database.image_folder(id),
         clicks=[click.model_dump() for click in request.clicks],
         applied=request.applied,
-        parent=_parent(service, id, request.parent) if request.parent else None,
+        parent=parent,
         edited=box.model_dump() if box else None,
     )
     try:
@@ -65,12 +64,3 @@ async def apply_clicks(request: ClicksRequest, service: CurrentService, id: Id) 
     except TransUNetError as error:
         raise api_error(error, task.image_folder, "unusable") from None
     return LabelBox(**answer)
-
-
-def _parent(service: Service, image: str, id_: str) -> Path:
-    """Return the file of the label map that clicks correct."""
-    source = label_source(service, id_)
-    if source.image != image:
-        message = f"{id_} is a label map of another image."
-        raise ApiError("invalid_request", message, "Give one of this image.")
-    return source.folder / OVERLAY

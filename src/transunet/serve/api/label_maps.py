@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,16 +12,17 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
+from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.regions import Region
 from transunet.serve.api.dependencies import GZIP, CurrentService, Id, faults, multipart
-from transunet.serve.api.results import RESULT_FILE, done_job, plain
+from transunet.serve.api.results import RESULT_FILE, done_job, plain, result_file
 from transunet.serve.api.schemas import Comparison, Correction, LabelMap
 from transunet.serve.api_errors import ApiError
 from transunet.serve.jobs.database import ImageRecord, LabelMapRecord
 from transunet.serve.jobs.kept_labels import keep_correction, keep_given
-from transunet.serve.jobs.messages import LABELS, OVERLAY
+from transunet.serve.jobs.messages import OVERLAY
 from transunet.serve.jobs.reference import compare
-from transunet.serve.jobs.result_files import RESULT_FORMATS, ResultFormat, check_possible, convert
+from transunet.serve.jobs.result_files import ResultFormat
 from transunet.serve.server_settings import API
 from transunet.serve.service import Service
 from transunet.serve.uploads.inspection import UPLOAD
@@ -69,14 +71,30 @@ def label_source(service: Service, id_: str) -> LabelSource:
     if id_ in service.database.jobs:
         job = done_job(service, id_)
         config = service.bundle(job.bundle).config
-        names = {value: name for value, name in config.labels.items() if value}
         folder = service.database.job_folder(id_)
-        return LabelSource(id_, job.image, folder, names, config.regions, True)
+        return LabelSource(id_, job.image, folder, _names(config), config.regions, True)
     record = service.label_map(id_)
     names = {int(value): name for value, name in record.names.items()}
     regions = [Region.model_validate(region) for region in record.regions]
     folder = service.database.label_map_folder(id_)
     return LabelSource(id_, record.image, folder, names, regions, record.automatic)
+
+
+def label_source_of(service: Service, image: str, id_: str, remedy: str) -> LabelSource:
+    """Return a label map that must be one of `image`.
+
+    Raises:
+        ApiError: as `label_source`; and with `remedy` where it is another image's.
+    """
+    source = label_source(service, id_)
+    if source.image != image:
+        message = f"{id_} is a label map of another image."
+        raise ApiError("invalid_request", message, remedy)
+    return source
+
+
+def _names(config: BundleConfig) -> dict[int, str]:
+    return {value: name for value, name in config.labels.items() if value}
 
 
 @router.get("/images/{id}/labels", responses=faults("not_found"))
@@ -101,7 +119,7 @@ async def send_label_map(
     async with received(request, service) as upload:
         named = upload.fields.get("bundle")
         config = service.bundle(named).config if named else None
-        names = {value: name for value, name in config.labels.items() if value} if config else {}
+        names = _names(config) if config else {}
         columns = await _parsed(
             service, keep_given, image, upload, names, config.regions if config else ()
         )
@@ -188,11 +206,9 @@ async def compare_label_maps(
 ) -> Comparison:
     """Compare two label maps of an image; structures are matched by name."""
     service.image(id)
-    first, second = label_source(service, of), label_source(service, with_)
-    for source in (first, second):
-        if source.image != id:
-            message = f"{source.id} is a label map of another image."
-            raise ApiError("invalid_request", message, "Compare two of the same image.")
+    first, second = (
+        label_source_of(service, id, each, "Compare two of the same image.") for each in (of, with_)
+    )
     answer = await service.parsers.run(
         compare, first.folder, first.names, first.regions, second.folder, second.names
     )
@@ -231,27 +247,12 @@ async def get_label_map_result(
     ] = "nifti",
 ) -> FileResponse:
     """Return a label map as a file to keep, on the image's own grid."""
-    source, record = label_source(service, service.label_map(id).id), service.label_map(id)
-    image = service.image(source.image)
-    check_possible(format_, image.metadata)
-    suffix, media = RESULT_FORMATS[format_]
-    name = LABELS if format_ == "nifti" else f"result{suffix}"
-    if not (source.folder / name).exists():
-        await service.parsers.run(
-            convert,
-            service.database.image_folder(image.id),
-            image.metadata,
-            source.folder,
-            format_,
-            {0: "background", **source.names},
-            source.regions,
-            "SEMIAUTOMATIC" if record.automatic else "MANUAL",
-            record.author or "",
-        )
-        await anyio.to_thread.run_sync(service.measure_label_map, id)
-    given = plain(record.name.partition(".")[0])
-    filename = f"{plain(image.metadata['stem']) or 'image'}_{given}{suffix}"
-    return FileResponse(source.folder / name, media_type=media, filename=filename)
+    record, source = service.label_map(id), label_source(service, id)
+    made_by = "SEMIAUTOMATIC" if record.automatic else "MANUAL", record.author or ""
+    told = {0: "background", **source.names}, source.regions, *made_by
+    called, measure = plain(record.name.partition(".")[0]), partial(service.measure_label_map, id)
+    image = service.image(record.image)
+    return await result_file(service, image, source.folder, format_, called, told, measure)
 
 
 def _corrected(
@@ -260,14 +261,11 @@ def _corrected(
     """Return what was corrected, and the names and regions that a correction of it may hold."""
     parent, names, regions = None, dict[int, str](), list[Region]()
     if id_ := fields.get("parent"):
-        parent = label_source(service, id_)
-        if parent.image != image:
-            message = f"The parent {id_} is a label map of another image."
-            raise ApiError("invalid_request", message, "Send it to that image.")
+        parent = label_source_of(service, image, id_, "Send it to that image.")
         names, regions = dict(parent.names), list(parent.regions)
     elif bundle := fields.get("bundle"):
         config = service.bundle(bundle).config
-        names = {value: name for value, name in config.labels.items() if value}
+        names = _names(config)
         regions = list(config.regions)
     for value, name in _added(fields.get("names", "{}")).items():
         if value not in names and regions:

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from starlette.background import BackgroundTask
 
 from transunet.errors import TransUNetError
 from transunet.serve.api.dependencies import GZIP, CurrentService, Id, faults, multipart
+from transunet.serve.api.images import check_channels, check_voxel
 from transunet.serve.api.schemas import AttentionRequest, Comparison, JobAttentionRequest
 from transunet.serve.api_errors import ApiError, api_error
 from transunet.serve.bundles import ServedBundle
@@ -96,20 +99,44 @@ async def get_job_result(
 ) -> FileResponse:
     """Return the label map as a file to keep, on the image's own grid."""
     job = done_job(service, id)
+    served, folder = service.bundle(job.bundle), service.database.job_folder(id)
+    told = dict(served.config.labels), served.config.regions
+    measure = partial(service.queue.measure, id)
     image = service.image(job.image)
-    served, metadata = service.bundle(job.bundle), image.metadata
-    check_possible(format_, metadata)
+    return await result_file(service, image, folder, format_, served.id, told, measure)
+
+
+async def result_file(
+    service: Service,
+    image: ImageRecord,
+    folder: Path,
+    format_: ResultFormat,
+    called: str,
+    told: tuple[Any, ...],
+    measure: Callable[[], None],
+) -> FileResponse:
+    """Return the label map in `folder` as a file to keep; it is converted only once.
+
+    Args:
+        service: the server's.
+        image: that it is of.
+        folder: the job's or label map's.
+        format_: one of `RESULT_FORMATS`.
+        called: what the file is called by, behind the image's name.
+        told: what else `convert` takes: the labels' names, regions, and who made it.
+        measure: notes the bytes that the folder takes.
+
+    Raises:
+        ApiError: when the image's headers do not allow it, or the disk is full.
+    """
+    check_possible(format_, image.metadata)
     suffix, media = RESULT_FORMATS[format_]
-    folder, name = service.database.job_folder(id), LABELS
-    if format_ != "nifti":
-        name = f"result{suffix}"
-        if not (folder / name).exists():
-            config = served.config
-            named = dict(config.labels), config.regions
-            image_folder = service.database.image_folder(image.id)
-            await service.parsers.run(convert, image_folder, metadata, folder, format_, *named)
-            await anyio.to_thread.run_sync(service.queue.measure, id)
-    filename = f"{plain(metadata['stem']) or 'image'}_{served.id}{suffix}"
+    name = LABELS if format_ == "nifti" else f"result{suffix}"
+    if not (folder / name).exists():
+        image_folder = service.database.image_folder(image.id)
+        await service.parsers.run(convert, image_folder, image.metadata, folder, format_, *told)
+        await anyio.to_thread.run_sync(measure)
+    filename = f"{plain(image.metadata['stem']) or 'image'}_{called}{suffix}"
     return FileResponse(folder / name, media_type=media, filename=filename)
 
 
@@ -182,13 +209,9 @@ async def explain_job(
 async def _slice(
     service: Service, image: ImageRecord, served: ServedBundle, question: Question
 ) -> FileResponse:
-    architecture, metadata = served.config.architecture, image.metadata
-    if metadata["channels"] != len(served.channels):
-        message = f"The image has {metadata['channels']} channels; {served.name} takes "
-        raise ApiError("wrong_channels", f"{message}{len(served.channels)}.")
-    if any(i >= size for i, size in zip(question.voxel, metadata["shape"], strict=True)):
-        message = f"There is no voxel {question.voxel}: the image has {metadata['shape']}."
-        raise ApiError("invalid_request", message)
+    architecture = served.config.architecture
+    check_channels(image, served)
+    check_voxel(image, question.voxel)
     for what, value, count in (
         ("layer", question.layer, architecture.layers),
         ("head", question.head, architecture.heads),
