@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from pathlib import Path
@@ -181,8 +182,10 @@ class Client:
             return self.result(job["id"], out, format)
         finally:
             if not settings.get("keep"):
-                self._json("DELETE", f"/jobs/{job['id']}")  # where it still runs, the image is busy
-                self.delete(job["image"])
+                with suppress(ServerError):  # what went wrong before is told; all of it expires
+                    # While it runs, the image is busy.
+                    self._json("DELETE", f"/jobs/{job['id']}")
+                    self.delete(job["image"])
 
     def send_labels(self, image: str, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Send a label map of an image, such as a reference; return its record."""

@@ -187,9 +187,10 @@ def test_the_client_says_what_went_wrong(server, image, tmp_path):
         Client("http://127.0.0.1:9").bundles()
     assert caught.value.code == "unreachable"
     long = tmp_path / "long.nii.gz"
-    long.write_bytes(image_bytes(4, (40, 300, 60)))
+    long.write_bytes(image_bytes(4, (40, 100, 400)))
+    asked = {"bundle": "brain", "mirror": True, "wait_seconds": 0, "seconds": 0}
     with pytest.raises(ServerError, match="after 0 seconds") as caught:
-        there.segment(long, out=tmp_path / "y.nii.gz", bundle="brain", wait_seconds=0, seconds=0)
+        there.segment(long, out=tmp_path / "y.nii.gz", **asked)
     assert caught.value.code == "timeout"
     assert "secret" not in repr(Client(server.address, "secret"))
 
