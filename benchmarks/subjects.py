@@ -62,13 +62,15 @@ def spread(model: Any) -> None:
     head.weight *= scale[:, None, None, None]
 
 
-def images_of(chosen: Any, config: BundleConfig) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Real slices at the network's size, and their labels where a store has them."""
+def compared_images(chosen: Any, config: BundleConfig) -> tuple[np.ndarray, np.ndarray | None]:
+    """Real slices at the network's size, and their labels where a store has them; else noise."""
+    size = config.architecture.image_size
     if not chosen.images:
-        return None, None
+        shape = (2, config.architecture.in_channels, *size)
+        return np.random.default_rng(2).standard_normal(shape, dtype=np.float32), None
     if not (chosen.images / MANIFEST).is_file():
         return calibration_images([chosen.images], config, chosen.slices), None
-    store, size = Store.open(chosen.images), config.architecture.image_size
+    store = Store.open(chosen.images)
     held_out = store.splits[0].validation or store.splits[0].test
     known = [
         (name, index)
@@ -92,26 +94,8 @@ def calibrating(chosen: Any, config: BundleConfig) -> np.ndarray | None:
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
-def agreements(
-    networks: dict[str, Run], real: np.ndarray | None, labels: np.ndarray | None, classes: int
-) -> dict[str, tuple[float, float | None]]:
-    """Engine -> share of plain eager's labels, and Dice (mean over classes) where labels are."""
-    if real is None:
-        model = networks["eager"].model  # type: ignore[attr-defined]
-        shape = (2, model.config.in_channels, *model.config.image_size)
-        real = np.random.default_rng(2).standard_normal(shape, dtype=np.float32)
-    found = {name: labels_by(run, real) for name, run in networks.items()}
-    return {
-        name: (
-            float((mine == found["eager"]).mean()),
-            None if labels is None else dice(mine, labels, classes),
-        )
-        for name, mine in found.items()
-    }
-
-
-def labels_by(run: Run, images: np.ndarray) -> np.ndarray:
-    parts = [images[i : i + 8] for i in range(0, len(images), 8)]
+def labels_by(run: Run, images: np.ndarray, batch: int) -> np.ndarray:
+    parts = [images[i : i + batch] for i in range(0, len(images), batch)]
     return np.concatenate([as_array(run(part)).argmax(1) for part in parts])
 
 
