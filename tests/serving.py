@@ -198,15 +198,16 @@ def image_bytes(seed: int, shape: tuple[int, ...] = (20, 24, 6)) -> bytes:
     return nifti_bytes(noise(shape, seed))
 
 
-def nifti_bytes(array: np.ndarray) -> bytes:
-    """A NIfTI file with these voxels."""
+def nifti_bytes(array: np.ndarray, affine: Any = None) -> bytes:
+    """A NIfTI file with these voxels, where the made images lie or as `affine` says."""
     import gzip
 
     import nibabel
 
     from prediction import OBLIQUE
 
-    return gzip.compress(nibabel.Nifti1Image(array, OBLIQUE).to_bytes(), 1)
+    affine = OBLIQUE if affine is None else np.array(affine)
+    return gzip.compress(nibabel.Nifti1Image(array, affine).to_bytes(), 1)
 
 
 def labels_of(bundle: Path, content: bytes, **settings: Any) -> np.ndarray:

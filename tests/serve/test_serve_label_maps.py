@@ -160,6 +160,7 @@ def test_what_is_refused_leaves_nothing(server, client):
         (422, "invalid_request", correct(client, image, drawn())),
         (422, "invalid_request", correct(client, image, drawn(), names="[1]")),
         (422, "invalid_request", correct(client, image, drawn(), names='{"0": "none"}')),
+        (422, "invalid_request", correct(client, image, drawn(), names='{"1": "a", "2": "a"}')),
         (422, "invalid_request", correct(client, image, drawn(), author="x" * 65)),
         (422, "invalid_request", correct(client, image, drawn(), force="perhaps")),
         (422, "invalid_request", correct(client, image, drawn(), parent=strange)),

@@ -9,7 +9,7 @@ import pytest
 
 from dicom_made import STUDY, complete, ramp, save, series_of
 from orthanc import PASSWORD, USER, running_orthanc
-from serving import Client, fake_server, nifti_of, until
+from serving import Client, fake_server, nifti_bytes, nifti_of, until
 from transunet.batch.outputs import write_labels
 from transunet.data.volume import Volume
 from transunet.integrations import dicomweb
@@ -102,6 +102,44 @@ def test_a_result_is_stored_beside_its_series_when_asked(
     assert "T1" not in caplog.text
 
 
+def test_a_correction_is_stored_as_one(served: tuple[Client, Any], pacs: Address) -> None:
+    """What it says of how it was made, and what its own report measures."""
+    api, client = served[0], dicomweb._client(pacs)
+    image = api.post("/pacs/images", json=WANTED).json()
+    job, mine = segmented(served, image["id"]), np.zeros((7, 6, 5), np.uint8)
+    mine[2:4, 1:4, 2:4] = 2
+    file = ("labels.nii.gz", nifti_bytes(mine, image["affine"]))
+    for fields, how, by in (
+        ({"parent": job, "author": "Ada Example"}, "SEMIAUTOMATIC", ["TransUNet"]),
+        ({"bundle": "brain", "author": "Ada Example"}, "MANUAL", []),  # drawn from nothing
+    ):
+        answer = api.post(f"/images/{image['id']}/corrections", files={"file": file}, data=fields)
+        drawn = answer.json()
+        stored = api.post(f"/labels/{drawn['id']}/pacs")
+        assert stored.status_code == 200, stored.text
+        objects = {}
+        for each in client.search_for_series(STUDY):
+            for instance in client.retrieve_series(STUDY, each["0020000E"]["Value"][0]):
+                objects[instance.SOPInstanceUID] = instance
+        segmentation, report = (objects[stored.json()[w]] for w in ("segmentation", "report"))
+        right = segmentation.SegmentSequence[1]
+        assert (right.SegmentLabel, right.SegmentAlgorithmType) == ("right", how)
+        assert segmentation.ContentCreatorName == "Ada Example"
+        told = [item for item in report.ContentSequence if "ContentSequence" in item]
+        groups = told[-1].ContentSequence
+        volumes, algorithms = [], []
+        for group in groups:
+            for item in group.ContentSequence:
+                meaning = item.ConceptNameCodeSequence[0].CodeMeaning
+                if meaning == "Volume":
+                    volumes.append(float(item.MeasuredValueSequence[0].NumericValue))
+                if meaning == "Algorithm Name":
+                    algorithms.append(item.TextValue)
+        assert volumes == pytest.approx([0, 12 * abs(np.linalg.det(image["affine"])) / 1000])
+        assert sorted(set(algorithms)) == by
+        assert api.post(f"/labels/{drawn['id']}/pacs").json() == stored.json()
+
+
 @pytest.mark.parametrize(
     ("wanted", "status", "code"),
     [
@@ -123,8 +161,12 @@ def test_only_what_came_from_the_pacs_is_stored_there(
 ) -> None:
     files = sorted(save(tmp_path, series_of(ramp(), edit=complete)).iterdir())
     job = segmented(served, served[0].upload(*files)["id"])
-    answer = served[0].post(f"/jobs/{job}/pacs")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "format_not_fitting")
+    image = served[0].get(f"/images/{served[0].job(job)['image']}").json()
+    drawn = ("mine.nii.gz", nifti_bytes(np.ones((7, 6, 5), np.uint8), image["affine"]))
+    given = served[0].post(f"/images/{image['id']}/labels", files={"file": drawn}).json()
+    for path in (f"/jobs/{job}", f"/labels/{given['id']}"):
+        answer = served[0].post(f"{path}/pacs")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "format_not_fitting")
 
 
 def test_a_server_without_a_pacs_says_so(bundles: Path, tmp_path: Path) -> None:

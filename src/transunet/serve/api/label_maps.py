@@ -247,12 +247,17 @@ async def get_label_map_result(
     ] = "nifti",
 ) -> FileResponse:
     """Return a label map as a file to keep, on the image's own grid."""
-    record, source = service.label_map(id), label_source(service, id)
-    made_by = "SEMIAUTOMATIC" if record.automatic else "MANUAL", record.author or ""
-    told = {0: "background", **source.names}, source.regions, *made_by
+    record, folder = service.label_map(id), service.database.label_map_folder(id)
     called, measure = plain(record.name.partition(".")[0]), partial(service.measure_label_map, id)
-    image = service.image(record.image)
-    return await result_file(service, image, source.folder, format_, called, told, measure)
+    image, told = service.image(record.image), told_of(service, record)
+    return await result_file(service, image, folder, format_, called, told, measure)
+
+
+def told_of(service: Service, record: LabelMapRecord) -> tuple[Any, ...]:
+    """Return what `convert` takes of a label map: names, regions, how it was made and by whom."""
+    source = label_source(service, record.id)
+    made_by = "SEMIAUTOMATIC" if record.automatic else "MANUAL", record.author or ""
+    return {0: "background", **source.names}, source.regions, *made_by
 
 
 def _corrected(
@@ -268,9 +273,14 @@ def _corrected(
         names = _names(config)
         regions = list(config.regions)
     for value, name in _added(fields.get("names", "{}")).items():
-        if value not in names and regions:
+        if value in names:
+            continue
+        if name in names.values():  # structures are compared, and reported, by name
+            message = f"names: there is a structure called {name!r} already; {value} is another."
+            raise ApiError("invalid_request", message, "Give it a name of its own.")
+        if regions:
             regions.append(Region(name=name, members=(value,), label=value))
-        names.setdefault(value, name)
+        names[value] = name
     return parent, names, regions
 
 

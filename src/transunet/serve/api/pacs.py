@@ -1,7 +1,10 @@
 """The PACS that the server was started with: its series fetched, results stored beside them."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
@@ -12,6 +15,7 @@ from transunet.errors import TransUNetError
 from transunet.integrations.dicomweb import Address, fetch_series, list_series, store
 from transunet.serve.api.dependencies import CurrentService, Id, faults
 from transunet.serve.api.images import presented, take_in
+from transunet.serve.api.label_maps import told_of
 from transunet.serve.api.results import done_job
 from transunet.serve.api.schemas import Image, Strict
 from transunet.serve.api_errors import ApiError
@@ -115,29 +119,45 @@ async def fetch_pacs_series(
     return presented(record, service)
 
 
-@router.post(
-    "/jobs/{id}/pacs",
-    responses=faults("not_found", "not_done", "no_pacs", "pacs_failed", "format_not_fitting"),
-)
+_STORE_FAULTS = ("not_found", "no_pacs", "pacs_failed", "format_not_fitting", "storage_full")
+
+
+@router.post("/jobs/{id}/pacs", responses=faults(*_STORE_FAULTS, "not_done"))
 async def store_job_in_pacs(service: CurrentService, id: Id) -> Stored:
     """Store a job's label map and report in the study that its image was fetched from."""
     job = done_job(service, id)
-    image = service.image(job.image)
+    config, folder = service.bundle(job.bundle).config, service.database.job_folder(id)
+    told, measure = (dict(config.labels), config.regions), partial(service.queue.measure, id)
+    return await _stored(service, job.image, folder, job.statistics or [], told, measure)
+
+
+@router.post("/labels/{id}/pacs", responses=faults(*_STORE_FAULTS))
+async def store_label_map_in_pacs(service: CurrentService, id: Id) -> Stored:
+    """Store a label map that no job made, such as a correction, and its report, likewise."""
+    record, folder = service.label_map(id), service.database.label_map_folder(id)
+    told, measure = told_of(service, record), partial(service.measure_label_map, id)
+    return await _stored(service, record.image, folder, record.structures, told, measure)
+
+
+async def _stored(
+    service: Service,
+    image_id: str,
+    folder: Path,
+    structures: Sequence[Mapping[str, Any]],
+    told: tuple[Any, ...],
+    measure: Callable[[], None],
+) -> Stored:
+    """Store the label map in `folder`; `told` and `measure` as of `result_file`."""
+    image = service.image(image_id)
     if not (study := image.metadata.get("pacs")):
-        message = "Only results of images from the PACS are stored there."
+        message = "Only label maps of images from the PACS are stored there."
         raise ApiError("format_not_fitting", message, "Fetch the series from the PACS.")
-    address, config = replace(_pacs(service), study=study), service.bundle(job.bundle).config
-    folder = service.database.job_folder(id)
+    address = replace(_pacs(service), study=study)
+    image_folder = service.database.image_folder(image.id)
     await service.parsers.run(
-        write_for_pacs,
-        service.database.image_folder(image.id),
-        image.metadata,
-        folder,
-        dict(config.labels),
-        config.regions,
-        job.statistics or [],
+        write_for_pacs, image_folder, image.metadata, folder, list(structures), *told
     )
-    await anyio.to_thread.run_sync(service.queue.measure, id)
+    await anyio.to_thread.run_sync(measure)
     files = [folder / SEGMENTATION, folder / REPORT]
     try:
         await anyio.to_thread.run_sync(store, address, files)

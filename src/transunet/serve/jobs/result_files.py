@@ -23,7 +23,7 @@ RESULT_FORMATS: Mapping[str, tuple[str, str]] = {
 }
 """Format -> suffix and media type."""
 SEGMENTATION, REPORT = "result.dcm", "report.dcm"
-"""What a PACS gets of a job, in its folder."""
+"""What a PACS gets of a job or label map, in its folder."""
 
 
 def possible_formats(metadata: Mapping[str, Any]) -> list[ResultFormat]:
@@ -56,31 +56,32 @@ def write_for_pacs(
     image_folder: Path,
     metadata: dict[str, Any],
     folder: Path,
-    names: Mapping[int, str],
-    regions: Sequence[Region],
-    statistics: Sequence[Mapping[str, Any]],
+    structures: Sequence[Mapping[str, Any]],
+    *told: Any,
 ) -> None:
-    """Write `SEGMENTATION` and `REPORT` of the job in `folder`, where they are not there yet.
+    """Write `SEGMENTATION` and `REPORT` of the label map in `folder`, where they are not yet there.
 
     Args:
-        image_folder: of the job's image.
+        image_folder: of its image.
         metadata: of the image.
-        folder: the job's.
-        names: class index -> name.
-        regions: what the bundle tells apart, where these are regions.
-        statistics: the job's, of each structure.
+        folder: of the job or label map.
+        structures: what was measured of each, with its name.
+        told: what else `convert` takes.
 
     Raises:
         ApiError, OSError: as `convert`.
     """
+    measured = {str(each["name"]): each for each in structures}
+    if len(measured) < len(structures):  # the report tells them apart by their names
+        message = "Several of its structures have the same name, and a report tells of each by it."
+        raise ApiError("format_not_fitting", message, "Give each structure a name of its own.")
     if not (folder / SEGMENTATION).exists():
-        convert(image_folder, metadata, folder, "dicom-seg", names, regions)
+        convert(image_folder, metadata, folder, "dicom-seg", *told)
     if (folder / REPORT).exists():
         return
-    structures = {str(each["name"]): each for each in statistics}
     try:
         image = read_kept(image_folder, metadata)
-        write_measurements(folder / SEGMENTATION, image, structures, folder / REPORT)
+        write_measurements(folder / SEGMENTATION, image, measured, folder / REPORT)
     except TransUNetError as error:
         raise api_error(error, image_folder, "format_not_fitting") from None
 

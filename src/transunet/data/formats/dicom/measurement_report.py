@@ -119,7 +119,6 @@ def _measurements(seg: Any, segment: Any, series: Series, figures: Mapping[str, 
         evaluations.append(sr.QualitativeEvaluation(code(*EXPECTED_QUALITY), code(*value)))
     elif figures.get("look"):
         evaluations.append(sr.QualitativeEvaluation(code(*EXPECTED_QUALITY), code(*NOT_FOUND)))
-    algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
     (kind,) = segment.SegmentedPropertyTypeCodeSequence
     side = kind.get("SegmentedPropertyTypeModifierCodeSequence")
 
@@ -137,15 +136,22 @@ def _measurements(seg: Any, segment: Any, series: Series, figures: Mapping[str, 
         finding_category=concept(segment.SegmentedPropertyCategoryCodeSequence[0]),
         finding_type=concept(kind),
         finding_sites=[sr.FindingSite(concept(kind), concept(side[0]))] if side else None,
-        algorithm_id=sr.AlgorithmIdentification(
-            algorithm.AlgorithmName,
-            algorithm.AlgorithmVersion,
-            parameters=[algorithm.AlgorithmParameters]
-            if "AlgorithmParameters" in algorithm
-            else None,
-        ),
+        algorithm_id=_algorithm(segment),
         measurements=measurements,
         qualitative_evaluations=evaluations,
+    )
+
+
+def _algorithm(segment: Any) -> Any:
+    """What found a segment; None where a person drew it."""
+    identified = segment.get("SegmentationAlgorithmIdentificationSequence")
+    if not identified:
+        return None
+    (algorithm,) = identified
+    return require("highdicom", extra="dicom").sr.AlgorithmIdentification(
+        algorithm.AlgorithmName,
+        algorithm.AlgorithmVersion,
+        parameters=[algorithm.AlgorithmParameters] if "AlgorithmParameters" in algorithm else None,
     )
 
 
