@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from transunet.data.formats import read_labels
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError, GeometryError
 from transunet.evaluation.measure import Settings, gather, measure, measure_all
 from transunet.evaluation.pairs import Pair, match, references_in
 from transunet.evaluation.records import CaseRecord, Structure
+from transunet.inference.postprocessing import measure_structures
 
 STRUCTURES = (Structure((1,), "liver"), Structure((2,), "spleen"))
 
@@ -38,6 +40,17 @@ def test_distances_use_the_thickness_of_slices(tmp_path, save, blocks):
     save(tmp_path / "r.nii.gz", blocks())
     record = measure(Pair("a", tmp_path / "p.nii.gz", tmp_path / "r.nii.gz"), Settings(STRUCTURES))
     assert record.metrics["1"].hd95 == pytest.approx(2)
+
+
+def test_a_sheared_voxel_has_the_volume_that_predict_tells(tmp_path, save, blocks):
+    tilt = np.diag([1.0, 1.0, 2.0, 1.0])
+    tilt[1, 2] = 0.8  # edges of 1, 1 and 2.15 mm, and still 2 mm³
+    files = [save(tmp_path / f"{shift}.nii.gz", blocks(shift), tilt) for shift in (1, 0)]
+    record = measure(Pair("a", *files), Settings(STRUCTURES))
+    labels = read_labels(files[0])
+    told = measure_structures(labels, labels, {0: "background", 1: "liver", 2: "spleen"}, axis=2)
+    assert record.metrics["1"].prediction_ml == pytest.approx(4 * 4 * 3 * 2 / 1000)
+    assert told["liver"]["volume_ml"] == pytest.approx(record.metrics["1"].prediction_ml)
 
 
 def test_a_region_is_measured_as_one_structure(pair):

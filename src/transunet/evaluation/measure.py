@@ -81,6 +81,7 @@ def measure(pair: Pair, settings: Settings) -> CaseRecord:
         spacing_mm=reference.spacing_mm,
         convention=settings.convention,
         tolerance_mm=settings.tolerance_mm,
+        voxel_ml=reference.voxel_ml,
     )
     maps = prediction.array[0], reference.array[0]
     single = [structure.values[0] for structure in structures if len(structure.values) == 1]

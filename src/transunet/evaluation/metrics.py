@@ -7,7 +7,7 @@ the reference TransUNet's evaluation does and exists only to compare with the pa
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import nan, prod
+from math import isclose, nan, prod
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -42,6 +42,7 @@ BAD_BELOW = 0.7
 
 _PERCENTILE = 95
 _MM3_PER_ML = 1000
+_ROUNDING = 1e-6  # of a header's affine, in single precision
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def case_metrics(
     classes: Iterable[int],
     convention: Convention = "honest",
     tolerance_mm: float = 2.0,
+    voxel_ml: float | None = None,
 ) -> dict[int, ClassMetrics]:
     """Measure every class of `classes` in one case.
 
@@ -79,6 +81,8 @@ def case_metrics(
         classes: label values to measure; the background is usually not one of them.
         convention: `honest`, or `official` (see `POLICIES`).
         tolerance_mm: how far apart two surfaces may lie for the normalised surface Dice.
+        voxel_ml: a voxel's volume, which is less than its edges' product where these do not stand
+            at right angles.
 
     Raises:
         GeometryError: when the shapes differ or `spacing_mm` does not fit them.
@@ -98,6 +102,9 @@ def case_metrics(
         )
     if prediction.flags.f_contiguous:  # NIfTI; no figure depends on the axes' order
         prediction, reference, spacing = prediction.T, reference.T, spacing[::-1]
+    voxel_mm3 = prod(spacing)
+    if voxel_ml and not isclose(voxel_ml * _MM3_PER_ML, voxel_mm3, rel_tol=_ROUNDING):
+        voxel_mm3 = voxel_ml * _MM3_PER_ML
     classes = [int(value) for value in classes]
     boxes = _boxes(prediction, reference, max(classes, default=0))
     measured = {}
@@ -109,7 +116,7 @@ def case_metrics(
             figures = _official(*masks)
         else:
             figures = _honest(*masks, spacing, prediction.shape, tolerance_mm)
-        volumes = (float(np.count_nonzero(m) * prod(spacing) / _MM3_PER_ML) for m in masks)
+        volumes = (float(np.count_nonzero(m) * voxel_mm3 / _MM3_PER_ML) for m in masks)
         measured[value] = ClassMetrics(*figures, *volumes)
     return measured
 
