@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from transunet.data.formats import read_grid, read_labels, read_volume, write_volume
+from transunet.data.formats import FORMATS, read_grid, read_labels, read_volume, write_volume
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 
@@ -52,6 +54,24 @@ def test_a_label_map_gets_the_images_numbers_to_the_last_digit(tmp_path, rng, su
     assert label.GetSize() == image.GetSize()
     for tell in ("GetSpacing", "GetOrigin", "GetDirection"):
         assert getattr(label, tell)() == pytest.approx(getattr(image, tell)(), rel=1e-15)
+
+
+def test_a_nrrd_names_its_segments_as_slicer_does(tmp_path, rng):
+    names = {0: "background", 1: "linke Niere", 4: "Größe"}
+    labels = Volume(rng.choice([0, 1, 4], (1, 4, 5, 6)).astype(np.uint8), np.eye(4))
+    write_volume(replace(labels, label_names=names), tmp_path / "l.nrrd")
+    header = itk.ReadImage(str(tmp_path / "l.nrrd"))
+    expected = {
+        "Segment1_Name": "Größe",
+        "Segment1_LabelValue": "4",
+        "Segment1_Layer": "0",
+        "Segment1_Color": "0.941176 0.384314 0.572549",  # #f06292
+        "Segment1_Extent": "0 3 0 4 0 5",
+        "Segmentation_SourceRepresentation": "Binary labelmap",
+    }
+    assert {key: header.GetMetaData(key) for key in expected} == expected
+    assert FORMATS[".nrrd"].label_names(tmp_path / "l.nrrd") == {1: "linke Niere", 4: "Größe"}
+    np.testing.assert_array_equal(read_labels(tmp_path / "l.nrrd").array, labels.array)
 
 
 def test_a_predicted_nifti_can_be_written_as_nrrd(tmp_path, rng, oblique, save):

@@ -5,6 +5,7 @@ first two rows of an affine change their signs on the way.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.colours import levels_of
 from transunet.data.checks.problems import Problem
 from transunet.data.formats.volume_format import (
     DAMAGED,
@@ -137,7 +139,10 @@ def voxel_files(path: Path) -> list[str] | None:
 
 
 def write(volume: Volume, path: Path) -> None:
-    """Write `volume`, compressed; several channels become the components of a vector."""
+    """Write `volume`, compressed; several channels become the components of a vector.
+
+    A NRRD file tells what label values are called as 3D Slicer's segmentations do.
+    """
     itk = require("SimpleITK", extra="images")
     header = volume.header if isinstance(volume.header, ItkHeader) else None
     if header is None or not np.array_equal(header.affine, volume.affine):
@@ -156,11 +161,34 @@ def write(volume: Volume, path: Path) -> None:
     image.SetOrigin(header.origin[:dimension])
     image.SetSpacing(header.spacing[:dimension])
     image.SetDirection(directions.ravel().tolist())
+    if volume.label_names and path.suffix.lower() == ".nrrd":
+        for key, text in _slicer_header(volume.label_names, volume.spatial_shape).items():
+            image.SetMetaData(key, text)
     try:
         itk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
         reason = _reason(error).replace(str(path), "the file")
         raise ConfigError(f"Cannot write {path}: {reason}. Choose another place.") from None
+
+
+def _slicer_header(names: Mapping[int, str], shape: tuple[int, ...]) -> dict[str, str]:
+    """The fields of a `.seg.nrrd` (Slicer's developer guide, "Segmentations"), of one layer."""
+    extent = " ".join(f"0 {size - 1}" for size in shape)
+    fields = {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_SourceRepresentation": "Binary labelmap",
+    }
+    for number, value in enumerate(sorted(value for value in names if value)):
+        segment = {
+            "ID": f"Segment_{value}",
+            "Name": " ".join(names[value].split()),
+            "Color": " ".join(f"{level / 255:.6f}" for level in levels_of(value - 1)),
+            "LabelValue": str(value),
+            "Layer": "0",
+            "Extent": extent,
+        }
+        fields |= {f"Segment{number}_{field}": text for field, text in segment.items()}
+    return fields
 
 
 def _reader(path: Path) -> Any:
