@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import ENOENT
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -170,12 +171,14 @@ class Client:
             settings: of the job, such as `mirror=True`; `series` as of `upload`; `keep=True`, so
                 that image and job stay on the server.
         """
+        if not (out := Path(out)).is_dir() and not out.parent.is_dir():
+            raise FileNotFoundError(ENOENT, "There is no such folder to write to", str(out.parent))
         query = {"format": format, "wait_seconds": min(60, self.timeout / 2), **settings}
         if bundle is not None:
             query["bundle"] = bundle
         with self._ask("POST", "/segment", query, files=paths) as answer:
             if answer.status == 200:
-                return _save(answer, Path(out))
+                return _save(answer, out)
             job = json.loads(answer.read())  # it takes longer, and goes on
         try:
             self.wait(job["id"], seconds)

@@ -183,8 +183,11 @@ def test_the_client_says_what_went_wrong(server, image, tmp_path):
     assert caught.value.remedy == "Convert it to NIfTI (.nii.gz)."
     with pytest.raises(FileNotFoundError):
         there.upload(tmp_path / "none.nii.gz")
+    nobody = Client("http://127.0.0.1:9")
+    with pytest.raises(FileNotFoundError, match="no such folder"):  # before anything is sent
+        nobody.segment(image, out=tmp_path / "none" / "x.nii.gz")
     with pytest.raises(ServerError, match="does not answer") as caught:
-        Client("http://127.0.0.1:9").bundles()
+        nobody.bundles()
     assert caught.value.code == "unreachable"
     long = tmp_path / "long.nii.gz"
     long.write_bytes(image_bytes(4, (40, 100, 400)))
