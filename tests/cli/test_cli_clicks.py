@@ -66,6 +66,7 @@ def test_planes_with_clicks_are_computed_anew_and_others_kept(
     assert (voxels(tmp_path / "out/b.nii.gz") == 2).all()
     settings = json.loads((tmp_path / "out/manifest.json").read_text())["settings"]
     assert settings["clicks"] == {"a": [{"voxel": [3, 4, 1], "structure": "left"}, {"mm": place}]}
+    assert "2 finished before" in run(*command, "-o", tmp_path / "out").output
 
     # Without a previous label map it begins with what the network finds; other clicks are others.
     result = run(bundle, tmp_path / "in" / "a.nii.gz", "--clicks", written(file, []), "-o",
@@ -74,6 +75,13 @@ def test_planes_with_clicks_are_computed_anew_and_others_kept(
     np.testing.assert_array_equal(voxels(tmp_path / "alone/a.nii.gz"), ordinary)
     message = refused(DataError, *command[:3], written(file, {}), "-o", tmp_path / "out")
     assert "--overwrite" in message
+
+    # The label map that was corrected is part of what was computed, too.
+    file = written(file, clicks)
+    nib.save(nib.Nifti1Image(drawn - 1, image.affine), tmp_path / "drawn" / "b.nii.gz")
+    message = refused(DataError, *command, "-o", tmp_path / "out")
+    assert "1 of 2 cases" in message
+    assert "b: the output folder holds its label map made from another label map" in message
 
 
 BAD_FILES = {

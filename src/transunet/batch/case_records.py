@@ -43,6 +43,8 @@ class PredictionRecord:
     """Of the images' contents; empty where they could not be read."""
     series: str = ""
     """Which of several DICOM series at that path, where it was chosen."""
+    previous_sha256: str = ""
+    """Of the label map that clicks corrected, where there was one."""
     outputs: tuple[str, ...] = ()
     """The files written, relative to the output folder."""
     by: str = ""

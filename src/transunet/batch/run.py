@@ -111,12 +111,11 @@ class Corrections:
         }
         return {"clicks": clicks, "previous": str(self.previous) if self.previous else None}
 
-    def label_map_of(self, case: Case, image: Volume) -> Volume | None:
+    def file_of(self, case: Case) -> Path | None:
         """Return the label map of `case` that is corrected; None for what the network finds.
 
         Raises:
             ConfigError: where there is none.
-            DataError: when it is damaged.
         """
         if self.previous is None:
             return None
@@ -130,7 +129,7 @@ class Corrections:
                 f"There is no label map {files[0]} to correct. Give the folder that `transunet "
                 "predict` wrote, or leave --previous out."
             )
-        return read_labels(path, image.grid)
+        return path
 
 
 Status = Literal["done", "kept", "elsewhere", "failed"]
@@ -306,6 +305,8 @@ class _CaseJob:
     """Set once the case has ended."""
     read: Callable[[], Volume] | None = None
     error: BaseException | None = None
+    previous: Path | None = None
+    """The label map that clicks correct, where there is one."""
     large: bool = False
     """Too large to be held together with another."""
     start: float = 0.0
@@ -344,11 +345,14 @@ class _Batch:
         if self.options.uncertainty:
             files["uncertainty"] = f"uncertainty/{case.name}.nii"
         job = _CaseJob(case, {what: self.folder / file for what, file in files.items()}, claim)
+        digest = previous = ""
         try:
             digest = content_hash(case.images)
-        except OSError as error:
-            job.error, digest = error, ""
-        job.outcome = self._known_outcome(job, digest)
+            job.previous = self.corrections.file_of(case) if self.corrections else None
+            previous = content_hash([job.previous]) if job.previous else ""
+        except (TransUNetError, OSError) as error:
+            job.error = error
+        job.outcome = self._known_outcome(job, (digest, case.series or "", previous))
         if job.outcome is not None:
             return job
         remove_partials([*job.files.values(), record_path(self.folder, case.name)])
@@ -360,6 +364,7 @@ class _Batch:
             images=(case.origin,) if case.origin else tuple(map(str, case.images)),
             images_sha256=digest,
             series=case.series or "",
+            previous_sha256=previous,
             outputs=tuple(files.values()),
             by=f"{socket.gethostname()} {os.getpid()} {self.predictor.device}",
         )
@@ -374,8 +379,11 @@ class _Batch:
                 job.error = error  # told in its turn
         return job
 
-    def _known_outcome(self, job: _CaseJob, digest: str) -> CaseOutcome | None:
-        """What becomes of a case given what stands in the folder: None, if it is to be done."""
+    def _known_outcome(self, job: _CaseJob, read: tuple[str, ...]) -> CaseOutcome | None:
+        """What becomes of a case given what stands in the folder: None, if it is to be done.
+
+        `read`: the image's SHA-256, its series, and the SHA-256 of the label map to correct.
+        """
         case, label_map = job.case, job.files["labels"]
         record = read_record(self.folder, case.name)
         problem = None
@@ -391,14 +399,16 @@ class _Batch:
                 "folder, or give --overwrite to replace it."
             )
         elif record is not None and record.status == "done":
-            same_image = (record.images_sha256, record.series) == (digest, case.series or "")
-            if record.key == self.key and same_image:
+            before = (record.images_sha256, record.series, record.previous_sha256)
+            if record.key == self.key and before == read:
                 whole = all(file.exists() for file in job.files.values())
                 kept = CaseOutcome(case.name, "kept", structures=record.structures)
                 return kept if whole else None
-            other = (
-                "another image" if record.key == self.key else "another bundle or other settings"
-            )
+            other = "another bundle or other settings"
+            if record.key == self.key:
+                other = "another image" if before[:2] != read[:2] else "another label map"
+            elif self.corrections:
+                other = "another bundle, other clicks or other settings"
             problem = (
                 f"{case.name}: the output folder holds its label map made from {other}. Choose "
                 "another output folder, or give --overwrite to replace it."
@@ -429,7 +439,7 @@ class _Batch:
                 job.labels["labels"] = self.predictor.correct(
                     job.image,
                     self.corrections.clicks.get(job.case.name, ()),
-                    self.corrections.label_map_of(job.case, job.image),
+                    read_labels(job.previous, job.image.grid) if job.previous else None,
                     warn=job.warnings.append,
                 )
             else:
