@@ -101,6 +101,16 @@ def test_help_is_words(words: tuple[str, ...]) -> None:
     assert [option.name for option in command.params if not getattr(option, "help", None)] == []
 
 
+def test_commands_are_listed_in_the_order_of_the_work() -> None:
+    lines = CliRunner().invoke(app, ["--help"], terminal_width=80).output.splitlines()
+    listed = [line.strip("│ ").split(" ")[0] for line in lines if line.startswith("│ ")]
+    first = [listed.index(name) for name in ("check", "train", "predict", "evaluate", "serve")]
+    assert first == sorted(first)
+    panels = [line.strip("╭─╮ ") for line in lines if line.startswith("╭─")]
+    assert panels[:2] == ["Options", "Data"]
+    assert "Commands" not in panels  # each is in a panel of its own subject
+
+
 def test_paragraphs_of_help_are_as_wide_as_the_terminal() -> None:
     lines = CliRunner().invoke(app, ["predict", "--help"], terminal_width=80).output.splitlines()
     start = next(i for i, line in enumerate(lines) if "A second run goes on" in line)

@@ -47,21 +47,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=Command, epilog=check.EXAMPLE)(check.check)
-app.command(cls=Command, epilog=prepare.EXAMPLE)(prepare.prepare)
-app.command(cls=Command, epilog=train.EXAMPLE)(train.train)
-app.command(cls=Command, epilog=distill.EXAMPLE)(distill.distill)
-app.command(cls=Command, epilog=predict.EXAMPLE)(predict.predict)
-app.command(cls=Command, epilog=queue.EXAMPLE)(queue.queue)
-app.command(cls=Command, epilog=evaluate.EXAMPLE)(evaluate.evaluate)
-app.command(cls=Command, epilog=calibrate.EXAMPLE)(calibrate.calibrate)
-app.command(cls=Command, epilog=dossier.EXAMPLE)(dossier.dossier)
-app.command(cls=Command, epilog=view.EXAMPLE)(view.view)
-app.command(cls=Command, epilog=explain.EXAMPLE)(explain.explain)
-app.command(cls=Command, epilog=export.EXAMPLE)(export.export)
-app.command(cls=Command, epilog=nnunet.EXAMPLE, context_settings=nnunet.SETTINGS)(nnunet.nnunet)
-app.command(cls=Command, epilog=serve.EXAMPLE)(serve.serve)
-app.add_typer(weights.app, name="weights")
+_DATA, _TRAIN = "Data", "Train"
+_PREDICT, _SERVE = "Predict and measure", "Serve, correct, hand on"
+app.command(cls=Command, epilog=check.EXAMPLE, rich_help_panel=_DATA)(check.check)
+app.command(cls=Command, epilog=prepare.EXAMPLE, rich_help_panel=_DATA)(prepare.prepare)
+app.add_typer(weights.app, name="weights", rich_help_panel=_TRAIN)
+app.command(cls=Command, epilog=train.EXAMPLE, rich_help_panel=_TRAIN)(train.train)
+app.command(cls=Command, epilog=distill.EXAMPLE, rich_help_panel=_TRAIN)(distill.distill)
+app.command(
+    cls=Command,
+    epilog=nnunet.EXAMPLE,
+    context_settings=nnunet.SETTINGS,
+    rich_help_panel=_TRAIN,
+)(nnunet.nnunet)
+app.command(cls=Command, epilog=predict.EXAMPLE, rich_help_panel=_PREDICT)(predict.predict)
+app.command(cls=Command, epilog=evaluate.EXAMPLE, rich_help_panel=_PREDICT)(evaluate.evaluate)
+app.command(cls=Command, epilog=calibrate.EXAMPLE, rich_help_panel=_PREDICT)(calibrate.calibrate)
+app.command(cls=Command, epilog=view.EXAMPLE, rich_help_panel=_PREDICT)(view.view)
+app.command(cls=Command, epilog=explain.EXAMPLE, rich_help_panel=_PREDICT)(explain.explain)
+app.command(cls=Command, epilog=queue.EXAMPLE, rich_help_panel=_SERVE)(queue.queue)
+app.command(cls=Command, epilog=serve.EXAMPLE, rich_help_panel=_SERVE)(serve.serve)
+app.command(cls=Command, epilog=export.EXAMPLE, rich_help_panel=_SERVE)(export.export)
+app.command(cls=Command, epilog=dossier.EXAMPLE, rich_help_panel=_SERVE)(dossier.dossier)
 
 
 def _print_version(wanted: bool) -> None:
