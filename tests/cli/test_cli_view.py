@@ -75,6 +75,20 @@ def test_a_predictions_manifest_names_the_labels(cases: Path) -> None:
     assert "label 1" in (cases / "s.svg").read_text()
 
 
+def test_a_data_set_of_masks_is_named_by_its_own_file(cases: Path) -> None:
+    listed = cases / "labels.json"
+    listed.write_text('{"background": 0, "lung": 1, "heart": 2}')
+    for given in (cases, cases / "labels"):  # the data set, or the masks in it
+        assert run(cases / "images", given, "-o", cases / "s.svg").exit_code == 0
+        assert "heart" in (cases / "s.svg").read_text()
+    listed.write_text('{"whole": [1, 2], "heart": 2, "regions_class_order": [1, 2]}')
+    assert run(cases / "images", cases / "labels", "-o", cases / "s.svg").exit_code == 0
+    assert "heart" in (cases / "s.svg").read_text()
+    listed.write_text("[")  # somebody else's, for all that is known
+    assert run(cases / "images", cases / "labels", "-o", cases / "s.svg").exit_code == 0
+    assert "label 1" in (cases / "s.svg").read_text()
+
+
 def test_a_manifest_is_believed_before_a_bundle_that_counts_otherwise(cases: Path) -> None:
     told = '{"labels": {"0": "background", "1": "lung", "2": "heart"}}'
     (cases / "labels" / "manifest.json").write_text(told)

@@ -1,6 +1,7 @@
 """`transunet view`: label maps drawn on their images, as sheets of slices."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from transunet.cli.notes import say
-from transunet.errors import DataError
+from transunet.errors import DataError, TransUNetError
 
 if TYPE_CHECKING:
     from transunet.data.cases import Case
@@ -155,9 +156,14 @@ def _names(bundle: str | None, label_map: Path, folder: Path) -> Mapping[int, st
     """Label value -> name: what the label map's own files tell, else the bundle's."""
     from transunet.bundle.bundle_config import read_config
     from transunet.data.classes import match_classes
+    from transunet.data.layouts.masks import LABELS, listed_names
     from transunet.evaluation.structure_names import names_from, names_of
 
     own = names_of(label_map, folder)
+    beside = (above / LABELS for above in label_map.parents[:3])  # in a data set of masks
+    if own is None and bundle is None and (file := next(filter(Path.is_file, beside), None)):
+        with suppress(TransUNetError):  # it may be somebody else's
+            return listed_names(file)
     if bundle is None:
         return own.labels if own else {}
     there = Path(bundle).exists()

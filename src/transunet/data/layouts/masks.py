@@ -227,6 +227,19 @@ def _no_foreground(
     return Problem("unread-masks", str(folder), found, remedy).error()
 
 
+def listed_names(path: Path) -> dict[int, str]:
+    """Return value -> name as a `labels.json` says.
+
+    Raises:
+        DataError: when it is wrong.
+    """
+    content = _listed(path)
+    if order := content.pop("regions_class_order", None):
+        labels = {"labels": content, "regions_class_order": order}
+        return description.labels_of(path, labels)[0]
+    return _listed_values(path, content)
+
+
 def _listed(path: Path) -> dict[str, Any]:
     """What stands in `labels.json`."""
     try:
