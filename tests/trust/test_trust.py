@@ -31,7 +31,7 @@ from transunet.inference.predictor import Predictor
 from transunet.inference.tta import Ensemble
 from transunet.models.families import build
 from transunet.models.variants import variant
-from transunet.trust.assessment import predict_and_assess
+from transunet.trust.assessment import StructureAssessment, predict_and_assess
 from transunet.trust.fitting import HeldOutCase, fit_trust
 from transunet.trust.held_out import held_out_cases
 from transunet.trust.likeness import (
@@ -627,3 +627,18 @@ def test_cases_of_other_structures_are_refused(toy_bundle: Path, tmp_path: Path)
     data = open_dataset(held_out(tmp_path / "right", "blob", cases=1))
     with pytest.raises(ConfigError, match="no labelled case of the split 'test'"):
         held_out_cases(data, config.labels, split="test")
+
+
+@pytest.mark.parametrize(
+    ("expected", "look", "reason"),
+    [
+        (0.69, True, "less than Dice 0.7 is expected"),
+        (0.72, False, "it may be below Dice 0.7, where results are bad"),
+        (0.9, False, None),
+    ],
+)
+def test_one_threshold_decides_what_is_bad_and_what_may_be(
+    expected: float, look: bool, reason: str | None
+) -> None:
+    told = StructureAssessment(expected_dice=expected, within=0.05).figures()
+    assert (told["look"], told.get("reason")) == (look, reason)

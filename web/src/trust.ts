@@ -3,8 +3,6 @@
 import { make, sentence } from "./dom";
 import type { Job, Statistic } from "./types";
 
-/** Expected Dice below which the server asks for a look. */
-const LOOK_BELOW = 0.7;
 const VOLUME = "In nine of ten cases the true volume lies in the interval";
 
 interface Verdict {
@@ -40,7 +38,6 @@ function verdict(found: Statistic, unlike: boolean): Verdict {
   }
   const doubtful = { light: "doubtful", words: `doubtful: ${dice}` } as const;
   if (unlike) return { ...doubtful, reason: `It may be worse than that.${image}` };
-  if (expected - (within ?? 0) < LOOK_BELOW)
-    return { ...doubtful, reason: `It may be below ${LOOK_BELOW}, which would be bad.` };
+  if (found.reason) return { ...doubtful, reason: sentence(found.reason) };
   return { light: "good", words: dice, reason: "On held-out cases nine of ten results lay within such a range." };
 }

@@ -43,7 +43,8 @@ class StructureAssessment:
     def figures(self) -> dict[str, Any]:
         """What records tell, as far as it is known.
 
-        `look`, `reason` (why), `expected_dice`, `expected_within`, `volume_interval_ml`.
+        `look`, `reason` (why, or why it may be bad without), `expected_dice`, `expected_within`,
+        `volume_interval_ml`.
         """
         told: dict[str, Any] = {"look": self.needs_a_look}
         if self.reason:
@@ -62,10 +63,14 @@ class StructureAssessment:
 
     @property
     def reason(self) -> str:
-        """In words, why a person should look at it; empty where nothing says so."""
+        """In words, why it is likely to be bad, or may be; empty where nothing says so."""
         if self.missing:
             return "not found, though every held-out case had it"
-        return f"less than Dice {BAD_BELOW:g} is expected" if self.needs_a_look else ""
+        if self.needs_a_look:
+            return f"less than Dice {BAD_BELOW:g} is expected"
+        if self.expected_dice is not None and self.expected_dice - (self.within or 0) < BAD_BELOW:
+            return f"it may be below Dice {BAD_BELOW:g}, where results are bad"
+        return ""
 
 
 @dataclass(frozen=True)

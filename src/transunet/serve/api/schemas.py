@@ -201,7 +201,7 @@ class Statistics(BaseModel):
     )
     reason: str | None = Field(
         default=None,
-        description="Why, in words; null where nothing says so.",
+        description="Why, or why it may be bad all the same, in words; null where nothing says so.",
         examples=["not found, though every held-out case had it"],
     )
     expected_dice: float | None = Field(
