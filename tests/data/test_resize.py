@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import zoom
 
-from transunet.data.resize import nearest, resize
+from transunet.data.resize import nearest, resize, zoom_matrix
 from transunet.errors import ConfigError
 
 # 512 -> 224 and 8 -> 26 are pairs where scipy's last sample falls outside the image.
@@ -24,6 +24,20 @@ def test_resize_is_scipy_zoom(rng, size, new, order):
     image = rng.normal(size=size).astype(np.float32)
     expected = zoom(image, np.divide(new, size), order=order)
     np.testing.assert_allclose(resize(image, new, order), expected, atol=1e-6 * np.ptp(image))
+
+
+def test_no_number_is_so_small_that_processors_are_slow_with_it():
+    for order in (1, 3):
+        matrix = np.abs(zoom_matrix(512, 224, order, "kept"))
+        assert matrix[matrix > 0].min() > 1e-21
+        np.testing.assert_allclose(matrix.sum(1) > 0.99, True)
+
+
+@pytest.mark.parametrize(("length", "new"), [(224, 512), (512, 224), (700, 333), (65, 64)])
+def test_bands_are_rounded_as_the_whole_matrix(rng, length, new):
+    image = rng.normal(size=(2, length, 3)).astype(np.float32)
+    whole = zoom_matrix(length, new, 1, "kept") @ image
+    np.testing.assert_allclose(resize(image, (new, 3), 1, "kept"), whole, rtol=2e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize(("size", "new"), PAIRS)

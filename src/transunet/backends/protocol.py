@@ -61,3 +61,10 @@ class Wrapped:
     def fingerprint(self) -> str:
         """The network's: how it is called is a setting of the run."""
         return self.network.fingerprint
+
+
+def innermost(network: object) -> object:
+    """Return what computes in the end, behind all that wraps it."""
+    while isinstance(network, Wrapped):
+        network = network.network
+    return network

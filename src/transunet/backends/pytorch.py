@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from transunet.backends.exported import KEYS, pack
-from transunet.backends.protocol import Wrapped
+from transunet.backends.protocol import innermost
 from transunet.bundle.bundle_config import MODEL, BundleConfig, locate
 from transunet.bundle.io import from_pretrained
 from transunet.device import choose_device
@@ -43,6 +43,9 @@ class TorchNetwork:
     Raises:
         ConfigError: for a device that is not here.
     """
+
+    watch: object = None
+    """Set while somebody looks on who is to see each slice."""
 
     def __init__(
         self, model: SegmentationNetwork, device: str | torch.device | None = None
@@ -100,6 +103,9 @@ class FixedNetwork:
     Raises:
         ConfigError: for a device that is not here.
     """
+
+    watch: object = None
+    """Set while somebody looks on who is to see each slice."""
 
     def __init__(
         self,
@@ -208,8 +214,7 @@ open_compiled = partial(open_pytorch, compiled=True)
 
 def model_of(network: object) -> SegmentationNetwork | None:
     """Return the model that `network` computes with in fp32; None where there is none."""
-    while isinstance(network, Wrapped):
-        network = network.network
+    network = innermost(network)
     if isinstance(network, TorchNetwork):
         return network.model
     if isinstance(network, FixedNetwork) and network.precision == "fp32":

@@ -30,17 +30,26 @@ def surface_distances(
     Returns:
         Distances from `first`'s surface to `second`'s, and back; each 1-D.
     """
-    points = [
-        np.argwhere(surface(mask)).astype(np.float64) * np.asarray(spacing, dtype=np.float64)
-        for mask in (first, second)
-    ]
-    # Splitting cells in their middle builds the tree several times faster than balancing it, and
-    # surface voxels are spread evenly enough for the search not to mind.
+    surfaces = [surface(mask) for mask in (first, second)]
+    edges = np.asarray(spacing, dtype=np.float64)
     there, back = (
-        cKDTree(others, balanced_tree=False, compact_nodes=False).query(own, workers=-1)[0]
-        for own, others in (points, points[::-1])
+        _nearest_distances(own, others, edges) for own, others in (surfaces, surfaces[::-1])
     )
     return there, back
+
+
+def _nearest_distances(
+    own: NDArray[np.bool_], others: NDArray[np.bool_], edges: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Distance from each voxel of a surface to the nearest of another one."""
+    distances = np.zeros(np.count_nonzero(own))
+    apart = ~others[own]  # what lies in both is looked for nowhere
+    if apart.any():
+        # Splitting cells in their middle builds the tree several times faster than balancing it,
+        # and surface voxels are spread evenly enough for the search not to mind.
+        tree = cKDTree(np.argwhere(others) * edges, balanced_tree=False, compact_nodes=False)
+        distances[apart] = tree.query(np.argwhere(own & ~others) * edges, workers=-1)[0]
+    return distances
 
 
 def surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -10,7 +10,8 @@ that no later patch reaches are labelled, or brought to the volume's own grid fi
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ from transunet.backends.protocol import Network
 from transunet.data.resize import zoom_matrix
 from transunet.data.sampling.patches import Patches, Position
 from transunet.data.sampling.slices import Planes
-from transunet.inference.logits import enlarge, probabilities_of
+from transunet.inference.constant_samples import OncePerConstant
+from transunet.inference.logits import enlarge, pieces, probabilities_of
 from transunet.inference.prefetch import prefetch
 from transunet.inference.slice_inference import Progress, StoreProbabilities, label_planes
 
@@ -28,16 +30,6 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 8
 """Planes that are labelled together."""
-
-
-class _Window(NamedTuple):
-    """A patch on its way to the network."""
-
-    position: Position
-    channels: bytes
-    """The channels' values where each is the same in all voxels, as in air; empty elsewhere."""
-    image: NDArray[np.float32]
-    """(C, d, h, w); (C, 1, 1, 1) where that says it all."""
 
 
 def label_patches(
@@ -103,8 +95,8 @@ def averaged_planes(
 ) -> "Iterator[Logits]":
     """Yield what patches give, averaged where they overlap, some planes (B, K, H, W) at a time.
 
-    No more planes than a patch is deep are held. A patch whose voxels are all the same, such as one
-    of air, is computed once and not again: what it gives is the same wherever it lies.
+    No more planes than a patch is deep are held, and patches of air are computed once
+    (`OncePerConstant`).
 
     Args:
         compute: from patches (B, C, d, h, w) to what is averaged, (B, K, d, h, w).
@@ -118,21 +110,11 @@ def averaged_planes(
     total: Any = None  # (planes, classes, H, W), of the planes from `first` on
     weight: Any = None  # (planes, H, W)
     patch_weights: Any = None
-    uniform_key, uniform = b"", None
     first = done = 0
+    compute = OncePerConstant(compute)
     with closing(prefetch(_batches(_windows(planes, sampling, positions), batch_size))) as batches:
-        for batch in batches:
-            images = [window.image for window in batch if not window.channels]
-            computed = iter(compute(np.stack(images))) if images else iter(())
-            for window in batch:
-                if not window.channels:
-                    values = next(computed)
-                elif window.channels == uniform_key:
-                    values = uniform
-                else:
-                    image = np.broadcast_to(window.image, (*window.image.shape[:1], *sampling.size))
-                    values = compute(np.ascontiguousarray(image)[None])[0]
-                    uniform_key, uniform = window.channels, values
+        for places, patches in batches:
+            for position, values in zip(places, compute(patches), strict=True):
                 if total is None:
                     held = min(sampling.size[0], length)
                     total = _zeros((held, len(values), *size), values)
@@ -141,7 +123,7 @@ def averaged_planes(
                     if not isinstance(values, np.ndarray):
                         patch_weights = values.new_tensor(patch_weights)
                 # Planes before this patch are finished: no later one begins above it.
-                step = max(window.position[0], 0) - first
+                step = max(position[0], 0) - first
                 if step:
                     yield from _finished(total[:step], weight[:step])
                     for plane in range(len(total)):
@@ -151,7 +133,7 @@ def averaged_planes(
                     first += step
                 there, inside = [], []
                 ends = first + len(total), *size
-                for start, side, end in zip(window.position, sampling.size, ends, strict=True):
+                for start, side, end in zip(position, sampling.size, ends, strict=True):
                     low, high = max(start, 0), min(start + side, end)
                     there.append(slice(low, high))
                     inside.append(slice(low - start, high - start))
@@ -183,7 +165,8 @@ def resized_planes(
     size = shape[1:]
     if length == shape[0]:
         for some in planes:
-            yield enlarge(some, size)
+            for plane in pieces(some):
+                yield enlarge(plane, size)
         return
     matrix = zoom_matrix(length, shape[0], 1, "kept")
     lowest = (matrix != 0).argmax(axis=1)
@@ -200,13 +183,16 @@ def resized_planes(
             if not isinstance(held, np.ndarray):
                 rows = held.new_tensor(rows)
             mixed = rows @ held[low - first : high - first].reshape(high - low, -1)
-            yield enlarge(mixed.reshape(len(rows), *held.shape[1:]), size)
+            for plane in pieces(mixed.reshape(len(rows), *held.shape[1:])):
+                yield enlarge(plane, size)
             made = part.stop
         unused = (int(lowest[made]) if made < len(matrix) else first + len(held)) - first
         held, first = held[min(unused, len(held)) :], first + min(unused, len(held))
 
 
-def _windows(planes: Planes, sampling: Patches, positions: Sequence[Position]) -> Iterator[_Window]:
+def _windows(
+    planes: Planes, sampling: Patches, positions: Sequence[Position]
+) -> Iterator[tuple[Position, NDArray[np.float32]]]:
     """Yield the patches at `positions`, which come plane by plane; planes are made once."""
     slab: NDArray[np.float32] | None = None  # (C, planes, H, W), from `first` on
     first = end = 0
@@ -218,24 +204,15 @@ def _windows(planes: Planes, sampling: Patches, positions: Sequence[Position]) -
         elif high > end:
             slab = np.concatenate([slab[:, low - first :], planes[end:high].swapaxes(0, 1)], axis=1)
         first, end = low, high
-        image = sampling.read(slab, (position[0] - first, *position[1:]), sampling.padding)
-        one = image[:, :1, :1, :1]
-        if (image == one).all():
-            yield _Window(position, one.tobytes(), one)
-        else:
-            yield _Window(position, b"", image)
+        yield position, sampling.read(slab, (position[0] - first, *position[1:]), sampling.padding)
 
 
-def _batches(windows: Iterable[_Window], size: int) -> Iterator[list[_Window]]:
-    """Yield windows in their order, `size` of those that have to be computed at a time."""
-    batch: list[_Window] = []
-    for window in windows:
-        batch.append(window)
-        if sum(not window.channels for window in batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _batches(
+    windows: Iterable[tuple[Position, NDArray[np.float32]]], size: int
+) -> Iterator[tuple[list[Position], NDArray[np.float32]]]:
+    windows = iter(windows)
+    while batch := list(islice(windows, size)):
+        yield [position for position, _ in batch], np.stack([patch for _, patch in batch])
 
 
 def _finished(total: Any, weight: Any) -> "Iterator[Logits]":

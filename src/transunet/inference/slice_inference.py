@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.protocol import Network
+from transunet.backends.protocol import Network, innermost
 from transunet.data.preprocessing import Preprocessing, Scale
 from transunet.data.resize import Edge, nearest, resize
 from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
 from transunet.data.volume import Volume
 from transunet.errors import DataError
+from transunet.inference.constant_samples import OncePerConstant
 from transunet.inference.logits import (
     argmax,
     as_array,
     enlarge,
     label_type,
+    pieces,
     probabilities_of,
     written,
 )
@@ -108,23 +110,26 @@ def label_slices(
         procedure: "native" resizes the logits to the slices' size and then takes the label; "paper"
             takes the label at the network's size and enlarges it with nearest neighbour.
         progress: called after each batch.
-        stores: called with each batch's probabilities, at the slices' size.
+        stores: called with some slices' probabilities at a time, at the slices' size.
     """
     size = slices.shape[2], slices.shape[3]
     # fidelity: for some sizes scipy's last row is zeros, and the reference resizes with it.
     edge: Edge = "scipy" if procedure == "paper" else "kept"
     labels = np.empty((len(slices), *size), label_type(max([classes - 1, *regions])))
 
-    def store(part: slice, logits: "Logits") -> int:
-        if procedure == "native":
-            logits = enlarge(logits, size)
-        if stores:
-            probabilities = as_array(probabilities_of(logits, bool(regions)))
-            probabilities = nearest(probabilities, size, edge="scipy")
-            for store_probabilities in stores:
-                store_probabilities(part, probabilities)
-        found = written(logits, regions, 0) if regions else argmax(logits)
-        labels[part] = nearest(found, size, edge="scipy")
+    def store(part: slice, batch: "Logits") -> int:
+        stop = part.start
+        for logits in pieces(batch):
+            some = slice(stop, stop := stop + len(logits))
+            if procedure == "native":
+                logits = enlarge(logits, size)
+            if stores:
+                probabilities = as_array(probabilities_of(logits, bool(regions)))
+                probabilities = nearest(probabilities, size, edge="scipy")
+                for store_probabilities in stores:
+                    store_probabilities(some, probabilities)
+            found = written(logits, regions, 0) if regions else argmax(logits)
+            labels[some] = nearest(found, size, edge="scipy")
         return int(part.stop)
 
     tell = progress or (lambda done, count: None)
@@ -166,9 +171,11 @@ def slice_logits(
             planes = resize(slices[around], size, order=3, edge=edge)
             yield part, stack_neighbours(planes, chosen)
 
+    watched = getattr(innermost(network), "watch", None) is not None  # by who counts slices of air
+    compute = network if watched else OncePerConstant(network)
     with closing(prefetch(samples())) as prepared:
         for part, images in prepared:
-            yield part, network(images)
+            yield part, compute(images)
 
 
 def label_planes(

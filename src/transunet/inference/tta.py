@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.protocol import Network, Wrapped
+from transunet.backends.protocol import Network, Wrapped, innermost
 from transunet.errors import ConfigError
 from transunet.inference.logits import as_array, decided, logits_of, probabilities_of
 
@@ -83,16 +83,15 @@ class Ensemble:
 @contextmanager
 def watching_members(network: Network, watch: WatchMembers) -> Iterator[None]:
     """Have `watch` called with what an ensemble's members decide; of other networks never."""
-    while isinstance(network, Wrapped):
-        network = network.network
-    if not isinstance(network, Ensemble):
+    ensemble = innermost(network)
+    if not isinstance(ensemble, Ensemble):
         yield
         return
-    network.watch = watch
+    ensemble.watch = watch
     try:
         yield
     finally:
-        network.watch = None
+        ensemble.watch = None
 
 
 class MirrorTTA(Wrapped):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transunet.backends.protocol import innermost
 from transunet.bundle.trust_config import FeatureLikeness, Likeness
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.volume import Volume
@@ -67,10 +68,13 @@ def mean_features(network: "Network") -> Iterator[Callable[[], Array | None]]:
         sums.append(by_place.double().mean(0))
 
     hook = model.deepest.register_forward_hook(watch)
+    computing: Any = innermost(network)
+    computing.watch = watch
     try:
         yield lambda: np.asarray(sum(sums).cpu().numpy()) / len(sums) if sums else None
     finally:
         hook.remove()
+        computing.watch = None
 
 
 def fit_likeness(
