@@ -178,6 +178,10 @@ def test_what_training_did_not_see_is_doubtful() -> None:
     bright_spot = RAW_MR.with_array(np.where(RAW_MR.array > 880, 1e6, RAW_MR.array))
     (doubt,) = check_suitability(MRI, training, bright_spot, force=False)
     assert "distributed otherwise" in doubt
+    coarse = mismatch(MRI, training, ImageFacts.of(image(0, 900, spacing=3)))
+    bright = mismatch(MRI, training, ImageFacts.of(bright_spot))
+    assert (len(coarse.doubts), coarse.of_values) == (2, False)
+    assert (len(bright.doubts), bright.of_values) == (1, True)
 
 
 def test_a_voxel_size_that_no_memory_holds_is_doubtful() -> None:

@@ -35,7 +35,6 @@ export function connectAttention(shown: Viewer): void {
     if (active === attentionOn()) return;
     active = attentionOn();
     byId("attention-section").hidden = !active;
-    byId("stage").classList.toggle("picking", active);
     viewer.setLabelsStrength(active ? 0 : 1);
     if (!active) clear();
   });
@@ -72,11 +71,12 @@ function chooseHead(): void {
   if (head.disabled) head.value = "mean";
 }
 
-/** Ask at the crosshair. */
-export function askHere(): void {
-  if (!attentionOn() || !state.image) return;
+/** Ask at the crosshair; return whether that is the tool in hand. */
+export function askHere(): boolean {
+  if (!attentionOn() || !state.image) return false;
   at = [...state.voxel];
   ask();
+  return true;
 }
 
 const choice = <T extends string>(value: string): number | T => (/^\d+$/.test(value) ? Number(value) : (value as T));

@@ -13,7 +13,7 @@ import type { Bundle, LabelBox } from "./types";
 import type { Viewer } from "./viewer";
 
 /** For who has no Shift key. */
-const NOTHING = "";
+const NOTHING = "nothing";
 
 const canvas = byId("canvas");
 const structure = byId<HTMLSelectElement>("click-structure");
@@ -57,7 +57,6 @@ function offer(): void {
   const bundle = model();
   offerTool("click", !!bundle?.clicks);
   byId("click-options").hidden = !inHand();
-  byId("stage").classList.toggle("clicking", inHand());
   const chosen = structure.value;
   const labels = (bundle?.labels ?? []).map(({ index, name }): [string, string] => [String(index), name]);
   options(structure, [...labels, [NOTHING, "Nothing: remove"]]);
@@ -70,6 +69,7 @@ async function ask(image: string, labels: Nifti, said: Said): Promise<void> {
   const other = labels.structures?.find(({ index, name }) => bundle.labels.some((own) => own.index === index && own.name !== name));
   if (other) return show("error", `${bundle.name} knows no ${other.name}.`, "Choose the model that these labels are of.");
   byId("stage").classList.add("asking");
+  const seen = labels.data.slice();
   try {
     const clicks = [...clicksDone(), said];
     const changed = unsaved() || !state.shown;
@@ -81,7 +81,10 @@ async function ask(image: string, labels: Nifti, said: Said): Promise<void> {
       edited: changed ? await labelledBox(labels) : null,
     });
     if (state.labels !== labels) return;
-    const count = applyEdit(await voxelsIn(box, labels), null, said);
+    const { indices, values } = await voxelsIn(box, labels);
+    // What was drawn meanwhile stays: the model has not seen it.
+    values.forEach((_, n) => labels.data[indices[n]!] !== seen[indices[n]!] && (values[n] = labels.data[indices[n]!]!));
+    const count = applyEdit({ indices, values }, null, said);
     if (count) announce(`The model changed ${count} voxels.`);
     else show("note", "The model changes nothing for this click.", "Click somewhat beside it, or draw.");
   } catch (error) {

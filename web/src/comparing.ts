@@ -1,12 +1,14 @@
-/** Which label map is shown, what it is compared with, and how: outlines, difference, side by side, blinking. */
+/** What the label map that is shown is compared with, and how: outlines, difference, side by side, blinking. */
 
 import * as api from "./api";
-import { byId, make, options, sentence, swatch } from "./dom";
+import { unsaved } from "./correcting";
+import { byId, make, sentence, swatch } from "./dom";
 import { chooser } from "./files";
-import { addMap, fetchLabels, maps, nameOfMap } from "./labelmaps";
-import { announce, explain } from "./messages";
+import { addMap, bundleIdOf, fetchLabels, maps, nameOfMap } from "./labelmaps";
+import { announce, explain, show } from "./messages";
 import type { Nifti } from "./nifti";
 import { type Comparing, DIFFERENCE } from "./overlay";
+import { penInHand, setTool } from "./pointer";
 import { changed, on, state } from "./state";
 import { amountOf } from "./structures";
 import type { Comparison, LabelMap } from "./types";
@@ -25,14 +27,19 @@ const LEGEND: [key: keyof typeof DIFFERENCE, text: string][] = [
   ["otherwise", "another structure"],
 ];
 const BLINK_MS = 800;
+/** Ways in which a stroke would not be seen as what it is. */
+const NOT_DRAWN_ON: Comparing[] = ["difference", "blink"];
 
-const shownList = byId<HTMLSelectElement>("shown-map");
-const otherList = byId<HTMLSelectElement>("compared-map");
+const slider = byId<HTMLInputElement>("blend");
 const text = byId("reference-text");
 const table = byId<HTMLTableElement>("comparison");
-let compared: LabelMap | null = null;
+/** What the shown one is compared with. */
+export let compared: LabelMap | null = null;
 let way: Comparing = "outline";
-let flipped = false;
+/** The way that is put away while somebody draws. */
+let putAway: Comparing | null = null;
+/** How much of the compared one stands for the other, while they blink. */
+let share = 0;
 let clock = 0;
 let viewer: Viewer;
 let showMap: (map: LabelMap) => Promise<void>;
@@ -43,38 +50,37 @@ export function connectComparing(drawn: Viewer, show: (map: LabelMap) => Promise
   showMap = show;
   for (const [value, text, title] of WAYS) {
     const input = make("input", { type: "radio", name: "comparing", value, checked: value === way });
-    input.addEventListener("change", () => setWay(value));
+    input.addEventListener("change", () => choose(value));
     byId("comparing").append(make("label", { className: "choice", title }, input, make("span", {}, text)));
   }
   byId("difference-legend").append(
     ...LEGEND.map(([key, text]) => make("li", {}, swatch(DIFFERENCE[key]), text)),
   );
   chooser("reference-choose", "reference-file", (files) => void addLabels(files));
-  shownList.addEventListener("change", () => void showMap(chosen(shownList)!));
-  otherList.addEventListener("change", () => void compareWith(chosen(otherList)));
+  slider.addEventListener("input", () => {
+    clearInterval(clock);
+    blend(Number(slider.value) / 100);
+  });
   on("image", () => void compareWith(null));
   on("maps", () => void takeMaps());
+  on("edit", () => (table.caption!.hidden = !unsaved()));
+  on("tool", makeWay);
 }
 
-const chosen = (list: HTMLSelectElement): LabelMap | null => maps.find(({ id }) => id === list.value) ?? null;
+/** Strokes have their structures' colours, on the other one's outline; then the difference comes back. */
+function makeWay(): void {
+  if (penInHand() && compared && NOT_DRAWN_ON.includes(way)) {
+    const before = way;
+    setWay("outline");
+    putAway = before;
+    show("note", "While you draw, the other label map is a dashed outline.", "Escape ends drawing, and compares as before.");
+  } else if (!penInHand() && putAway) setWay(putAway);
+}
 
 /** The label maps, or what is shown, may be others. */
 async function takeMaps(): Promise<void> {
-  byId("compare-section").hidden = !state.image;
-  list();
   const kept = maps.find(({ id }) => id === compared?.id && id !== state.shown?.id) ?? null;
   if (kept || compared) await compareWith(kept);
-}
-
-function list(): void {
-  const entries = maps.map((map): [string, string] => [map.id, nameOfMap(map)]);
-  const shown = state.shown?.id ?? "";
-  byId("maps").hidden = !maps.length;
-  options(shownList, shown ? entries : [["", "nothing"], ...entries]);
-  options(otherList, [["", "nothing"], ...entries.filter(([id]) => id !== shown)]);
-  shownList.value = shown;
-  otherList.value = compared?.id ?? "";
-  otherList.disabled = !shown;
 }
 
 /** Send a label map: it is shown, or what is shown is compared with it. */
@@ -84,7 +90,7 @@ export async function addLabels(files: File[]): Promise<void> {
   text.hidden = false;
   text.textContent = `Sending ${file.name}…`;
   try {
-    const map = await api.sendLabels(image.info.id, files, state.shown?.job?.bundle);
+    const map = await api.sendLabels(image.info.id, files, bundleIdOf(state.shown));
     if (state.image !== image) return;
     text.hidden = true;
     if (state.shown) compared = map;
@@ -98,6 +104,7 @@ export async function addLabels(files: File[]): Promise<void> {
 
 export async function compareWith(map: LabelMap | null): Promise<void> {
   compared = map;
+  changed("compared");
   const [image, shown] = [state.image, state.shown];
   for (const each of ["comparing", "comparison"]) byId(each).hidden = !map;
   if (!map || !image || !shown) {
@@ -121,7 +128,6 @@ export async function compareWith(map: LabelMap | null): Promise<void> {
   } catch (error) {
     if (compared !== map) return;
     void compareWith(null);
-    otherList.value = "";
     explain(error, "Comparing");
   }
 }
@@ -136,30 +142,38 @@ function numberedAs(shown: LabelMap, map: LabelMap, labels: Nifti): [Nifti, Labe
   return [labels, map.structures.map((each) => ({ ...each, index: numberOf(each.index) }))];
 }
 
+function choose(next: Comparing): void {
+  setWay(next);
+  if (penInHand() && NOT_DRAWN_ON.includes(next)) setTool("look");
+}
+
 function setWay(next: Comparing): void {
-  way = next;
+  [way, putAway] = [next, null];
   clearInterval(clock);
-  flip(false);
+  blend(0);
   viewer.setComparing(next);
   changed("layout");
   byId("difference-legend").hidden = !compared || way !== "difference";
+  byId("blending").hidden = !compared || way !== "blink";
   for (const input of byId("comparing").querySelectorAll("input")) input.checked = input.value === next;
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  if (compared && way === "blink" && !calm) clock = window.setInterval(() => flip(!flipped), BLINK_MS);
+  if (compared && way === "blink" && !calm) clock = window.setInterval(turn, BLINK_MS);
 }
 
-function flip(on: boolean): void {
-  flipped = on;
-  viewer.flip(on);
+function blend(next: number): void {
+  share = next;
+  slider.value = String(100 * share);
+  viewer.blend(share);
 }
+
+const turn = (): void => blend(share < 0.5 ? 1 : 0);
 
 /** Show the other one, at once and until the next time. */
 export function blink(): void {
   if (!compared) return;
-  const next = !flipped;
-  if (way !== "blink") setWay("blink");
+  if (way !== "blink") choose("blink");
   clearInterval(clock);
-  flip(next);
+  turn();
 }
 
 const score = (value: number | null, digits: number): string => value?.toFixed(digits) ?? "–";
@@ -171,12 +185,13 @@ function showScores({ structures, mean }: Comparison, shown: LabelMap, other: La
     make("tr", {}, make("th", { scope: "row" }, name), ...cells.map((cell) => make("td", { className: "number" }, cell)));
   table.tHead!.rows[0]!.replaceChildren(...head.map((each, n) => make("th", { scope: "col", className: n ? "number" : "" }, each)));
   table.tBodies[0]!.replaceChildren(
-    ...structures.map(({ name, dice, hd95_mm }) => line(name, amountIn(shown, name), amountIn(other, name), score(dice, 3), score(hd95_mm, 2))),
+    ...structures.map((each) => line(each.name, amountIn(shown, each), amountIn(other, each), score(each.dice, 3), score(each.hd95_mm, 2))),
   );
   table.tFoot!.replaceChildren(line("Mean", "", "", score(mean.dice, 3), score(mean.hd95_mm, 2)));
 }
 
-function amountIn(map: LabelMap, name: string): string {
-  const structure = map.structures.find((each) => each.name === name);
+/** Of a structure by its name, or its number where the map has no names. */
+function amountIn(map: LabelMap, { index, name }: { index: number; name: string }): string {
+  const structure = map.structures.find((each) => each.name === name) ?? map.structures.find((each) => each.index === index);
   return structure ? amountOf(structure) : "–";
 }

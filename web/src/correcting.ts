@@ -64,7 +64,7 @@ export function connectCorrecting(shown: Viewer): void {
   );
 }
 
-/** One change of the labels that are shown, voxel by voxel; nothing else may change them until it ends. */
+/** One change of the labels that are shown, voxel by voxel; until it ends, others may change other voxels. */
 export class Edit {
   private readonly indices: number[] = [];
   private readonly values: number[] = [];

@@ -1,14 +1,18 @@
-/** The keyboard: every shortcut once, from which the help is made too. */
+/** The keyboard: every shortcut, from which the help is made too. */
 
 import { byId, make } from "./dom";
 
 export interface Shortcut {
   keys: string[];
   what: string;
-  use: () => void;
+  /** False where it has nothing to do now: a key may do something else with another tool. */
+  use: () => unknown;
   /** Only while the image has the focus. */
   onImage?: boolean;
 }
+
+/** Shortcuts by what one is at. */
+export type Shortcuts = Record<string, Shortcut[]>;
 
 const MOUSE: [string, string][] = [
   ["Click, drag", "Move the crosshair; in the 3D view, turn it"],
@@ -17,16 +21,17 @@ const MOUSE: [string, string][] = [
   ["Double click", "One plane large, and back"],
   ["Two fingers", "Zoom; double tap resets the window"],
 ];
-const NAMES: Record<string, string> = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", " ": "Space" };
+const NAMES: Record<string, string> = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", " ": "Space", PageUp: "Page Up", PageDown: "Page Down" };
 
 /** Help is long: it opens at its top, with Escape or Close to leave. */
 const help = byId<HTMLDialogElement>("help");
 const enabled = byId<HTMLInputElement>("keys-on");
 
-export function connectKeys(shortcuts: Shortcut[], canvas: HTMLElement): void {
-  byId("open-help").addEventListener("click", () => help.showModal());
-  const all = [...shortcuts, { keys: ["?"], what: "This help", use: () => help.showModal() }];
-  list(all);
+export function connectKeys(shortcuts: Shortcuts, canvas: HTMLElement): void {
+  const open = (): void => help.showModal();
+  byId("open-help").addEventListener("click", open);
+  const all = [...Object.values(shortcuts).flat(), { keys: ["?"], what: "This help", use: open }];
+  list(shortcuts);
   // Capturing: NiiVue has keys of its own on the image.
   document.addEventListener("keydown", (event) => pressed(event, all, canvas), { capture: true });
 }
@@ -34,10 +39,9 @@ export function connectKeys(shortcuts: Shortcut[], canvas: HTMLElement): void {
 function pressed(event: KeyboardEvent, shortcuts: Shortcut[], canvas: HTMLElement): void {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   const onImage = document.activeElement === canvas;
-  const found = shortcuts.find((each) => each.keys.includes(event.key) && (onImage || !each.onImage));
-  if (!found || (!found.onImage && (typing(event.target) || !enabled.checked))) return;
-  event.preventDefault();
-  found.use();
+  const anywhere = !typing(event.target) && enabled.checked;
+  const used = shortcuts.some((each) => each.keys.includes(event.key) && (each.onImage ? onImage : anywhere) && each.use() !== false);
+  if (used) event.preventDefault();
 }
 
 /** Fields, and lists in which letters choose, keep their keys. */
@@ -45,9 +49,18 @@ export function typing(target: EventTarget | null): boolean {
   return target instanceof HTMLElement && target.matches("select, textarea, input:not([type=checkbox], [type=radio], [type=range])");
 }
 
-function list(shortcuts: Shortcut[]): void {
-  const keyed = shortcuts.map(({ keys, what }): [Node[], string] => [keys.map((key) => make("kbd", {}, NAMES[key] ?? key)), what]);
-  const mouse = MOUSE.map(([how, what]): [Node[], string] => [[make("span", {}, how)], what]);
-  const items = [...keyed, ...mouse].map(([how, what]) => make("div", {}, make("dt", {}, ...how), make("dd", {}, what)));
-  byId("shortcuts").replaceChildren(...items);
+function list(shortcuts: Shortcuts): void {
+  const line = (how: Node[], what: string): HTMLElement => make("div", {}, make("dt", {}, ...how), make("dd", {}, what));
+  const group = (title: string, lines: HTMLElement[]): HTMLElement => make("section", {}, make("h3", {}, title), make("dl", {}, ...lines));
+  const keyed = Object.entries(shortcuts).map(([title, each]) =>
+    group(title, each.map(({ keys, what }) => line(keys.map((key) => make("kbd", {}, nameOf(key))), what))),
+  );
+  const mouse = group("Mouse and touch", MOUSE.map(([how, what]) => line([make("span", {}, how)], what)));
+  byId("shortcuts").replaceChildren(...keyed, mouse);
+}
+
+/** As the key is labelled. */
+function nameOf(key: string): string {
+  if (/^[A-Z]$/.test(key)) return `Shift ${key}`;
+  return NAMES[key] ?? (key.length === 1 ? key.toUpperCase() : key);
 }

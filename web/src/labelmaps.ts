@@ -56,6 +56,11 @@ export function nameOfMap({ kind, name, author, created }: LabelMap): string {
   return { job: `${name}, ${time}`, given: name, correction: `${name}, ${author ?? time}` }[kind];
 }
 
+/** The bundle whose result a label map is, corrected or not. */
+export function bundleIdOf(map: LabelMap | null): string | undefined {
+  return map ? (map.job?.bundle ?? bundleIdOf(maps.find(({ id }) => id === map.parent) ?? null)) : undefined;
+}
+
 /** The part of the API's address that tells of a label map. */
 export const addressOf = ({ kind, id }: LabelMap): string => `${kind === "job" ? "jobs" : "labels"}/${id}`;
 

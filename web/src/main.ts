@@ -8,10 +8,11 @@ import { byId, make, options, pressed, toggle } from "./dom";
 import { clickHere, connectClicks, takeClicks } from "./clicks";
 import { connectDoubt, toggleDoubt } from "./doubt";
 import { chooser, takeDrops } from "./files";
-import { connectKeys, type Shortcut } from "./keys";
+import { connectKeys, type Shortcuts } from "./keys";
 import { connectLearning, goToNext, goToPrevious } from "./learning";
 import { showLetters } from "./letters";
 import { connectLabelMaps, labelMapsOf, mapOfJob } from "./labelmaps";
+import { connectMapList } from "./map_list";
 import { announce, connectMessages, explain, show } from "./messages";
 import { connectMeasuring, measureAtCrosshair, nextMeasuring, removeSelected } from "./measuring";
 import type { Vector } from "./nifti";
@@ -27,7 +28,6 @@ import { savePicture } from "./snapshot";
 import { changed, on, state } from "./state";
 import { changeOpacity, connectStructures, toggleLabels } from "./structures";
 import type { Job, LabelMap } from "./types";
-import { connectVersions } from "./versions";
 import { AXIS_OF, type View, Viewer } from "./viewer";
 import { connectVolumes } from "./volumes";
 import { connectWindow, firstWindow, measure, nextPreset, showWindow } from "./windowing";
@@ -119,8 +119,8 @@ function removed(job: Job): void {
   if (state.shown?.id === job.id) {
     state.labels = state.shown = null;
     viewer.showLabels(null, []);
-  }
-  if (state.image?.info.id === job.image) changed("labels");
+    changed("labels");
+  } else if (state.image?.info.id === job.image) changed("versions");
 }
 
 function connectFrames(): void {
@@ -150,44 +150,57 @@ function step(across: number, up: number): void {
   viewer.move(...shift);
 }
 
-const SHORTCUTS: Shortcut[] = [
-  { keys: ["Escape"], what: "Look: put another tool away", use: () => setTool("look") },
-  { keys: ["o"], what: "Open files", use: openDialog },
-  { keys: ["s"], what: "Segment", use: () => void segment(finished) },
-  { keys: ["1"], what: "Three planes and 3D", use: () => setView("all") },
-  { keys: ["2"], what: "Axial", use: () => setView("axial") },
-  { keys: ["3"], what: "Coronal", use: () => setView("coronal") },
-  { keys: ["4"], what: "Sagittal", use: () => setView("sagittal") },
-  { keys: ["5"], what: "3D", use: () => setView("render") },
-  { keys: ["j"], what: "Next image of the worklist", use: () => goToNext() },
-  { keys: ["k"], what: "Previous image of the worklist", use: () => goToPrevious() },
-  { keys: ["PageUp", "."], what: "Next slice", use: () => scroll(viewer, 1) },
-  { keys: ["PageDown", ","], what: "Previous slice", use: () => scroll(viewer, -1) },
-  { keys: ["ArrowUp"], what: "Crosshair up, on the image", use: () => step(0, 1), onImage: true },
-  { keys: ["ArrowDown"], what: "Crosshair down, on the image", use: () => step(0, -1), onImage: true },
-  { keys: ["ArrowLeft"], what: "Crosshair left, on the image", use: () => step(-1, 0), onImage: true },
-  { keys: ["ArrowRight"], what: "Crosshair right, on the image", use: () => step(1, 0), onImage: true },
-  { keys: ["Enter"], what: "Measure, a click for the model, or attention, at the crosshair, on the image", use: () => measureAtCrosshair() || clickHere() || askHere(), onImage: true },
-  { keys: ["m"], what: "Measure a distance; again for a region", use: nextMeasuring },
-  { keys: ["Delete", "Backspace"], what: "A click that removes, at the crosshair; or delete the measurement that was made or touched last", use: () => clickHere(true) || removeSelected() },
-  { keys: ["c"], what: "Click for the model to correct", use: takeClicks },
-  { keys: ["p"], what: "Save what is seen as a picture, without the patient's name", use: () => savePicture(viewer, false) },
-  { keys: ["P"], what: "The same with the name", use: () => savePicture(viewer, true) },
-  { keys: ["w"], what: "Next window preset", use: nextPreset },
-  { keys: ["+", "="], what: "Zoom in", use: () => viewer.zoom(1.25) },
-  { keys: ["-"], what: "Zoom out", use: () => viewer.zoom(0.8) },
-  { keys: ["l"], what: "Overlay on or off", use: () => toggleLabels() },
-  { keys: ["["], what: "Overlay fainter", use: () => changeOpacity(-10) },
-  { keys: ["]"], what: "Overlay stronger", use: () => changeOpacity(10) },
-  { keys: ["u"], what: "Outlines or areas", use: () => byId("toggle-outline").click() },
-  { keys: ["b"], what: "Blink: show the compared label map, and back", use: blink },
-  { keys: ["d"], what: "Doubt: where the network is unsure", use: () => toggleDoubt() },
-  { keys: ["x"], what: "Crosshair on or off", use: () => toggles.crosshair() },
-  { keys: ["n"], what: "Smooth or sharp voxels", use: () => toggles.smooth() },
-  { keys: ["a"], what: "Attention", use: () => state.image && toggleAttention() },
-  ...CORRECTING,
-  { keys: ["r"], what: "Reset zoom, position and window", use: reset },
-];
+const SHORTCUTS: Shortcuts = {
+  "Open and segment": [
+    { keys: ["o"], what: "Open files", use: openDialog },
+    { keys: ["s"], what: "Segment", use: () => void segment(finished) },
+    { keys: ["j"], what: "Next image of the worklist", use: () => goToNext() },
+    { keys: ["k"], what: "Previous image of the worklist", use: () => goToPrevious() },
+  ],
+  Look: [
+    { keys: ["Escape"], what: "Look: put another tool away", use: () => setTool("look") },
+    { keys: ["1"], what: "Three planes and 3D", use: () => setView("all") },
+    { keys: ["2"], what: "Axial", use: () => setView("axial") },
+    { keys: ["3"], what: "Coronal", use: () => setView("coronal") },
+    { keys: ["4"], what: "Sagittal", use: () => setView("sagittal") },
+    { keys: ["5"], what: "3D", use: () => setView("render") },
+    { keys: ["PageUp", "."], what: "Next slice", use: () => scroll(viewer, 1) },
+    { keys: ["PageDown", ","], what: "Previous slice", use: () => scroll(viewer, -1) },
+    { keys: ["ArrowUp"], what: "Crosshair up, on the image", use: () => step(0, 1), onImage: true },
+    { keys: ["ArrowDown"], what: "Crosshair down, on the image", use: () => step(0, -1), onImage: true },
+    { keys: ["ArrowLeft"], what: "Crosshair left, on the image", use: () => step(-1, 0), onImage: true },
+    { keys: ["ArrowRight"], what: "Crosshair right, on the image", use: () => step(1, 0), onImage: true },
+    { keys: ["+", "="], what: "Zoom in", use: () => viewer.zoom(1.25) },
+    { keys: ["-"], what: "Zoom out", use: () => viewer.zoom(0.8) },
+    { keys: ["w"], what: "Next window preset", use: nextPreset },
+    { keys: ["r"], what: "Reset zoom, position and window", use: reset },
+    { keys: ["x"], what: "Crosshair on or off", use: () => toggles.crosshair() },
+    { keys: ["n"], what: "Smooth or sharp voxels", use: () => toggles.smooth() },
+    { keys: ["l"], what: "Overlay on or off", use: () => toggleLabels() },
+    { keys: ["["], what: "Overlay fainter", use: () => changeOpacity(-10) },
+    { keys: ["]"], what: "Overlay stronger", use: () => changeOpacity(10) },
+    { keys: ["u"], what: "Outlines or areas", use: () => byId("toggle-outline").click() },
+    { keys: ["d"], what: "Doubt: where the network is unsure", use: () => toggleDoubt() },
+    { keys: ["a"], what: "Attention", use: () => void (state.image && toggleAttention()) },
+    { keys: ["Enter"], what: "Attention: ask at the crosshair", use: () => askHere(), onImage: true },
+    { keys: ["p"], what: "Picture of what is seen, without the patient's name", use: () => savePicture(viewer, false) },
+    { keys: ["P"], what: "The same with the name", use: () => savePicture(viewer, true) },
+  ],
+  Measure: [
+    { keys: ["m"], what: "Distance; again for a region, and for one drawn by hand", use: nextMeasuring },
+    { keys: ["Enter"], what: "Set a point at the crosshair", use: measureAtCrosshair, onImage: true },
+    { keys: ["Delete", "Backspace"], what: "Delete what was measured or touched last", use: removeSelected },
+  ],
+  Correct: CORRECTING,
+  "Correct by clicks": [
+    { keys: ["c"], what: "Click for the model to correct", use: takeClicks },
+    { keys: ["Enter"], what: "Click at the crosshair", use: () => clickHere(), onImage: true },
+    { keys: ["Delete", "Backspace"], what: "Click that removes, at the crosshair", use: () => clickHere(true) },
+  ],
+  Compare: [
+    { keys: ["b"], what: "Blink: show the compared label map, and back", use: blink },
+  ],
+};
 
 /** Browsers open a file dialog only after some action of the user; else the button waits for Enter. */
 function openDialog(): void {
@@ -240,10 +253,10 @@ async function start(): Promise<void> {
   for (const place of ["open", "start"])
     for (const input of ["files", "folder"]) chooser(`${place}-${input}`, input, open);
   takeDrops(byId("reference-drop"), open, (files) => void addLabels(files));
-  connectMeasuring(viewer);
   connectPosition(viewer);
   connectWindow(viewer);
   connectFrames();
+  connectMeasuring(viewer);
   on("image", () => setView("all"));
   connectStructures(viewer);
   connectSegmenting(finished);
@@ -257,7 +270,7 @@ async function start(): Promise<void> {
   connectCorrecting(viewer);
   connectPen(viewer);
   connectClicks(viewer);
-  connectVersions(viewer);
+  connectMapList(viewer, removed);
   const openImage = (id: string): void => void openKept(id, viewer);
   connectRecent({ openImage, openMap: (image, map) => void openMap(image, map), openJob: (job) => void reopen(job), removed });
   connectKeys(SHORTCUTS, canvas);

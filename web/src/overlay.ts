@@ -110,8 +110,8 @@ export interface Drawing {
   labels: DrawnLabels | null;
   compared: DrawnLabels | null;
   comparing: Comparing;
-  /** Whether the compared label map stands for the other, on each tile. */
-  flipped: boolean[];
+  /** How much of the compared label map stands for the other, on each tile, from 0 to 1. */
+  share: number[];
   /** What the two are called. */
   names: [string, string];
   opacity: number;
@@ -130,25 +130,29 @@ export class Overlay {
   /** @param size of the canvas below it, in pixels. */
   draw(tiles: Tile[], drawing: Drawing, size: { width: number; height: number }): void {
     const named = drawing.compared && ["sides", "blink"].includes(drawing.comparing);
-    const captioned = new Set<boolean>(); // once for each of the two is enough
+    const captioned = new Set<string>(); // once for each of the two is enough
     drawOnTiles(this.context, size, tiles, (tile, n) => {
-      const flipped = drawing.flipped[n] ?? false;
-      this.drawLabels(tile, drawing, flipped);
-      if (named && !captioned.has(flipped)) this.caption(tile, drawing.names[flipped ? 1 : 0]);
-      captioned.add(flipped);
+      const share = drawing.share[n] ?? 0;
+      this.drawLabels(tile, drawing, share);
+      const name = drawing.names[share > 0.5 ? 1 : 0];
+      if (named && !captioned.has(name)) this.caption(tile, name);
+      captioned.add(name);
       if (drawing.crosshair) this.drawCrosshair(tile, drawing.crosshair);
     });
   }
 
-  private drawLabels(tile: Tile, { labels, compared, comparing, opacity, outlined }: Drawing, flipped: boolean): void {
-    const shown = flipped ? compared : labels;
-    const cut = shown?.cut(tile);
-    if (compared && cut && comparing === "difference") {
-      this.fill(tile, difference(cut.plane, compared.cut(tile).plane), opacity);
+  private drawLabels(tile: Tile, { labels, compared, comparing, opacity, outlined }: Drawing, share: number): void {
+    if (compared && labels && comparing === "difference") {
+      this.fill(tile, difference(labels.cut(tile).plane, compared.cut(tile).plane), opacity);
       return;
     }
-    if (cut && outlined) this.outline(tile, cut, OUTLINE_PX);
-    else if (cut) this.fill(tile, cut, opacity);
+    for (const [shown, part] of [[labels, 1 - share], [compared, share]] as const) {
+      if (!shown || !part) continue;
+      this.context.globalAlpha = part;
+      if (outlined) this.outline(tile, shown.cut(tile), OUTLINE_PX);
+      else this.fill(tile, shown.cut(tile), opacity * part);
+      this.context.globalAlpha = 1;
+    }
     if (compared && comparing === "outline") this.reference(tile, compared.cut(tile));
   }
 

@@ -5,7 +5,7 @@ import { byId, options } from "./dom";
 import { type Shortcut, typing } from "./keys";
 import { announce, show } from "./messages";
 import { labelsLike } from "./nifti";
-import { addTool, toggleTool, tool } from "./pointer";
+import { addTool, penInHand, toggleTool, tool } from "./pointer";
 import { axis, setPlane } from "./position";
 import { chosenBundle } from "./segmenting";
 import { alongStroke, between, closedRegion, indexOf, type Mask, type Point } from "./shapes";
@@ -14,7 +14,6 @@ import { canvasPixel, isOn, placeAt, type Tile } from "./tiles";
 import type { Label } from "./types";
 import type { Viewer } from "./viewer";
 
-const TOOLS = ["draw", "erase", "fill"];
 const NEW = "new";
 /** As `transunet.colours` has them. */
 const COLOURS = ["#4fc3f7", "#ffb74d", "#81c784", "#f06292", "#fff176", "#b39ddb", "#4dd0c4", "#ff8a65", "#aed581", "#ce93d8"];
@@ -77,8 +76,6 @@ function structures(): Label[] {
   return state.bundles.find(({ id }) => id === chosenBundle())?.labels ?? [];
 }
 
-const inHand = (): boolean => TOOLS.includes(tool());
-
 function take(next: string): void {
   if (state.image) toggleTool(next);
 }
@@ -95,14 +92,13 @@ function withControl(event: KeyboardEvent): void {
 
 /** What only a drawing hand needs is away while nothing is drawn. */
 function showButtons(): void {
-  const drawing = inHand() && !!state.image;
+  const drawing = penInHand() && !!state.image;
   byId("steps").hidden = !drawing && !undoable() && !redoable();
   byId("saving").hidden = !drawing && !unsaved();
 }
 
 function showTool(): void {
-  const drawing = inHand() && !!state.image;
-  for (const each of [stage, byId("panel")]) each.classList.toggle("drawing", drawing);
+  const drawing = penInHand() && !!state.image;
   byId("correct-section").hidden = !state.image;
   byId("pen-options").hidden = !drawing;
   byId("correct-hint").hidden = drawing;
@@ -207,7 +203,7 @@ const pointIn = (tile: Tile, event: PointerEvent): Point =>
 
 function begin(event: PointerEvent): void {
   if (stroke) return cancel(); // a second finger: the two zoom
-  if (!inHand() || event.button !== 0 || event.target !== canvas) return;
+  if (!penInHand() || event.button !== 0 || event.target !== canvas) return;
   const place = placeOf(event);
   if (!place) return;
   begins();
@@ -241,7 +237,7 @@ function cancel(): void {
 
 /** What a drawing tool does, the viewer is not told; of two fingers it is. */
 function keepFromViewer(event: MouseEvent | TouchEvent): void {
-  if (!inHand() || event.target !== canvas) return;
+  if (!penInHand() || event.target !== canvas) return;
   const several = "touches" in event && event.touches.length > 1;
   if (!several && (!("button" in event) || event.button === 0)) event.stopImmediatePropagation();
 }
@@ -284,7 +280,7 @@ function fillAt(point: Point, across: number): void {
 
 /** With the keyboard: what the tool does, at the crosshair and in the plane that is scrolled through. */
 function useHere(): void {
-  if (!inHand() || !state.image) return;
+  if (!penInHand() || !state.image) return;
   begins();
   const [across, label] = [axis(), Number(structure.value)];
   const point = viewer.place.map((at) => at + 0.5) as Point;

@@ -6,13 +6,19 @@ import { changed } from "./state";
 /** A hand is not perfectly still. */
 const STILL_PX = 4;
 
+const PENS = ["draw", "erase", "fill"];
 let current = "look";
 
 /** The tool in hand: "look", or one that was added. */
 export const tool = (): string => current;
 
+/** Whether it changes the labels by hand. */
+export const penInHand = (): boolean => PENS.includes(current);
+
 export function setTool(next: string): void {
   current = next;
+  document.body.dataset.tool = next;
+  if (next !== "look") byId("panel").scrollTop = 0; // what belongs to it comes first
   for (const input of byId("tools").querySelectorAll("input")) input.checked = input.value === next;
   changed("tool");
 }

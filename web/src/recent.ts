@@ -4,6 +4,7 @@ import * as api from "./api";
 import { mayLeave } from "./correcting";
 import { byId, link, make, quiet, trash } from "./dom";
 import { ended } from "./events";
+import { forgetMeasures } from "./measuring";
 import { announce, explain } from "./messages";
 import { studyOf, titleOf } from "./opening";
 import { on, state } from "./state";
@@ -39,6 +40,7 @@ export function connectRecent(uses: Uses): void {
 async function load(uses: Uses): Promise<void> {
   try {
     const [images, jobs] = await Promise.all([api.images(), api.jobs()]);
+    forgetMeasures(images.map(({ id }) => id));
     const drawn = new Map<string, LabelMap[]>();
     await Promise.all(images.filter(({ kept }) => kept).map(async ({ id }) => drawn.set(id, await correctionsOf(id))));
     const cases = images.map((image) => ({ image, jobs: jobs.filter((job) => job.image === image.id).reverse() }));
@@ -81,7 +83,7 @@ function correctionItem(image: ImageInfo, map: LabelMap, { openMap }: Uses): HTM
 function resultItem(job: Job, title: string, { openJob, removed }: Uses): HTMLLIElement {
   const model = state.bundles.find(({ id }) => id === job.bundle)?.name ?? job.bundle;
   const open = link(model, job.id === state.shown?.id, () => openJob(job));
-  const remove = trash(`Delete the segmentation of ${title} by ${model}`, () => void removing(() => removeJob(job, removed)));
+  const remove = trash(`Delete the segmentation of ${title} by ${model}`, () => void deleteJob(job, removed));
   return make("li", {}, open, quiet(`${moment(job.created)} · ${job.status}`), remove);
 }
 
@@ -94,12 +96,15 @@ async function removing(remove: () => Promise<unknown>): Promise<void> {
   refresh();
 }
 
-async function removeJob(job: Job, removed: (job: Job) => void): Promise<void> {
-  if (state.shown?.id === job.id && !(await mayLeave())) return;
-  if (!ended(job)) await api.cancel(job.id).catch(() => undefined);
-  await api.deleteJob(job.id);
-  announce("Deleted.");
-  removed(job);
+/** @param removed is told when it is deleted. */
+export function deleteJob(job: Job, removed: (job: Job) => void): Promise<void> {
+  return removing(async () => {
+    if (state.shown?.id === job.id && !(await mayLeave())) return;
+    if (!ended(job)) await api.cancel(job.id).catch(() => undefined);
+    await api.deleteJob(job.id);
+    announce("Deleted.");
+    removed(job);
+  });
 }
 
 async function removeImage({ id, kept }: ImageInfo): Promise<void> {
@@ -109,7 +114,7 @@ async function removeImage({ id, kept }: ImageInfo): Promise<void> {
 }
 
 /** The time, and the day unless it is today. */
-function moment(iso: string): string {
+export function moment(iso: string): string {
   const at = new Date(iso);
   const today = at.toDateString() === new Date().toDateString();
   const day = today ? {} : ({ day: "numeric", month: "short" } as const);

@@ -40,7 +40,7 @@ export function chooseBundle(id: string | undefined): void {
 
 /** If another bundle suits the image that was opened better than the chosen one, choose the best. */
 function chooseFitting(): void {
-  const suiting = state.bundles.map(({ id }) => [doubts(suitability(id)), id] as const);
+  const suiting = state.bundles.map(({ id }) => [unfitness(suitability(id)), id] as const);
   const [best] = [...suiting].sort(([a], [b]) => a - b);
   const chosen = suiting.find(([, id]) => id === select.value);
   if (best && chosen && best[0] < chosen[0]) chooseBundle(best[1]);
@@ -50,9 +50,12 @@ function chooseFitting(): void {
 const suitability = (bundle: string): Suitability | undefined =>
   state.image?.info.suitability.find((each) => each.bundle === bundle);
 
-function doubts(suits: Suitability | undefined): number {
-  if (!suits) return Infinity;
-  return suits.warnings.length + (suits.refusal ? 1000 : 0);
+/** What speaks most against a bundle: other channels, another kind of image, other values, other voxels, nothing. */
+function unfitness(suits: Suitability | undefined): number {
+  if (!suits) return 4;
+  if (suits.refusal) return 3;
+  if (suits.doubtful_values) return 2;
+  return suits.warnings.length ? 1 : 0;
 }
 
 function showSuitability(): void {

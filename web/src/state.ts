@@ -32,7 +32,7 @@ export const state: State = {
   mm: [0, 0, 0],
 };
 
-type Topic = "bundles" | "image" | "job" | "labels" | "place" | "tool" | "layout" | "edit" | "structures" | "versions" | "maps";
+type Topic = "bundles" | "image" | "job" | "labels" | "place" | "tool" | "layout" | "edit" | "structures" | "versions" | "maps" | "compared";
 const listeners = new Map<Topic, (() => void)[]>();
 
 export function on(topic: Topic, listener: () => void): void {

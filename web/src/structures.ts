@@ -87,6 +87,7 @@ function showAmounts(): void {
     const cell = body.querySelector(`tr[data-index="${label.index}"] .amount`);
     if (cell) cell.textContent = amountOf(measured(label));
   }
+  for (const each of body.querySelectorAll<HTMLElement>(".trust")) each.hidden = undoable(); // it is of the model's result
 }
 
 /** How much of a structure there is: pixels of a picture, else millilitres. */

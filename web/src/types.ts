@@ -80,6 +80,8 @@ export interface Suitability {
   bundle: string;
   refusal: string | null;
   warnings: string[];
+  /** Whether these are of its intensities, and not of voxels and field of view alone. */
+  doubtful_values: boolean;
 }
 
 /** One of several DICOM series that were sent together. */

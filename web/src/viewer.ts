@@ -66,7 +66,7 @@ export class Viewer {
   private compared: Shown | null = null;
   private comparing: Comparing = "outline";
   private names: [string, string] = ["", ""];
-  private flipped = false;
+  private share = 0;
   private heat: NVImage | null = null;
   private picture = false;
   private view: View = "all";
@@ -201,13 +201,13 @@ export class Viewer {
   /** @param comparing how two label maps are shown. */
   setComparing(comparing: Comparing): void {
     this.comparing = comparing;
-    this.flipped = false;
+    this.share = 0;
     this.relay();
   }
 
-  /** Let the compared label map stand for the other. */
-  flip(on: boolean): void {
-    this.flipped = on;
+  /** @param share how much of the compared label map stands for the other, from 0 to 1. */
+  blend(share: number): void {
+    this.share = share;
     this.drawOverlay();
   }
 
@@ -275,7 +275,7 @@ export class Viewer {
       labels: seen ? this.labels?.drawn ?? null : null,
       compared: seen ? this.compared?.drawn ?? null : null,
       comparing: this.comparing,
-      flipped: places.map(({ second }) => second || (this.comparing === "blink" && this.flipped)),
+      share: places.map(({ second }) => (second ? 1 : this.comparing === "blink" ? this.share : 0)),
       names: this.names,
       opacity: this.strength * this.opacity,
       outlined: this.outlined,
@@ -310,6 +310,7 @@ export class Viewer {
     for (const mesh of stale) mesh.unloadMesh(this.nv.gl);
     if (signal.aborted) return;
     this.nv.meshes = made;
+    this.nv.setCrosshairWidth(CROSSHAIR_PERCENT); // of all that is drawn, which is another now
     this.draw();
   }
 

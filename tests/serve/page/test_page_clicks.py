@@ -74,6 +74,26 @@ def test_clicks_correct_what_was_drawn_and_are_undone(viewer: Viewer) -> None:
     question = asked(lambda: page.keyboard.press("Delete"))
     assert [each["structure"] for each in question["clicks"]] == [2, None]
     assert question["applied"] == 1
+
+    # What is drawn while the model computes stays as it is drawn.
+    held: list[Any] = []
+    page.route("**/clicks", lambda route: held.append(route))
+    with page.expect_request("**/clicks"):
+        page.mouse.click(x, y)
+    page.keyboard.press("e")
+    page.mouse.move(x - 40, y)
+    page.mouse.down()
+    page.mouse.move(x, y, steps=3)
+    with page.expect_response("**/clicks"):
+        held[0].continue_()
+    page.wait_for_selector("#stage:not(.asking)")
+    page.mouse.move(x + 40, y, steps=3)
+    page.mouse.up()
+    page.wait_for_selector(".message:has-text('changes nothing')")
+    wait_until(found, same=False)
+    page.click("#undo")
+    wait_until(found)
+    page.keyboard.press("c")
     page.select_option("#bundle", "pair")
     assert page.get_attribute("#tools input:checked", "value") == "look"
     assert not page.locator("#tools label:has-text('Click')").is_visible()

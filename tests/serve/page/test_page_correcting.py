@@ -175,18 +175,18 @@ def test_draw_erase_fill_undo_interpolate_save_and_come_back(viewer: Viewer, cli
     assert viewer.text("#unsaved") == "Not saved yet."
     save(viewer)
     viewer.segment()
-    page.wait_for_function("() => document.getElementById('shown-map').value.length > 0")
-    page.wait_for_selector("#shown-map option:checked:has-text('brain')", state="attached")
+    page.wait_for_selector("#maps [aria-current]:has-text('brain')")
     page.reload()
     page.click("#recent .link:has-text('case.nii.gz')")
     page.wait_for_selector("#structures tbody tr")
-    page.wait_for_selector("#versions .link:has-text('correction 2')")
-    assert page.locator("#versions .link").all_inner_texts() == [
+    page.wait_for_selector("#maps .link:has-text('correction 2')")
+    assert page.locator("#maps .link").all_inner_texts() == [
         "correction 1",
         "correction 2",
+        "brain",
     ]
-    page.click("#versions .link:has-text('correction 1')")
-    page.wait_for_selector("#versions .link[aria-current]:has-text('correction 1')")
+    page.click("#maps .link:has-text('correction 1')")
+    page.wait_for_selector("#maps .link[aria-current]:has-text('correction 1')")
     with page.expect_download() as download:
         page.click("#downloads button:has-text('NIfTI')")
     content = Path(download.value.path()).read_bytes()
@@ -216,7 +216,7 @@ def test_two_people_correct_one(viewer: Viewer, client: Any, bundles: Any) -> No
     assert "Bo corrected this already" in viewer.message()
     assert viewer.text("#unsaved") == "Not saved yet."
     viewer.page.click(".message.error button:has-text('beside')")
-    viewer.page.wait_for_selector("#versions .link:has-text('correction 2')")
+    viewer.page.wait_for_selector("#maps .link:has-text('correction 2')")
     theirs, mine = client.get(f"/images/{job['image']}/labels").json()
     assert (theirs["author"], mine["author"], mine["parent"]) == ("Bo", "Ada", job["id"])
     drawn = kept(client, mine)

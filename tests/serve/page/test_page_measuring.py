@@ -2,8 +2,10 @@
 
 import gzip
 import io
+import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -27,10 +29,12 @@ def oblique() -> nibabel.Nifti1Image:
     return nibabel.Nifti1Image(hounsfield((9, 24, 20)), affine)
 
 
-def test_distances_and_regions(viewer: Viewer, tmp_path: Path) -> None:
+def test_distances_and_regions(viewer: Viewer, client: Any) -> None:
     image = oblique()
     array, affine = np.asarray(image.dataobj), image.affine
-    page = viewer.open().show("ct.nii.gz", gzip.compress(image.to_bytes())).page
+    with viewer.page.expect_response(lambda answer: answer.request.method == "POST") as sent:
+        page = viewer.open().show("ct.nii.gz", gzip.compress(image.to_bytes())).page
+    id_ = sent.value.json()["id"]
     press = page.keyboard.press
 
     def voxel() -> np.ndarray:
@@ -58,6 +62,32 @@ def test_distances_and_regions(viewer: Viewer, tmp_path: Path) -> None:
         assert found, text
         assert [float(each) for each in found.groups()] == pytest.approx(expected, rel=6e-4)
 
+    def check_triangle(a: np.ndarray, b: np.ndarray, c: np.ndarray, text: str) -> None:
+        """No edge runs through a voxel's centre but at the corners, which may count or not."""
+        (across,) = np.flatnonzero((a == b) & (b == c))
+        u, v = (n for n in range(3) if n != across)
+        at = np.stack(np.indices(array.shape), axis=-1)
+        sides = [
+            (q[u] - p[u]) * (at[..., v] - p[v]) - (q[v] - p[v]) * (at[..., u] - p[u])
+            for p, q in ((a, b), (b, c), (c, a))
+        ]
+        inside = np.abs(np.sign(sides).sum(axis=0)) == 3
+        values = array[inside & (at[..., across] == a[across])]
+        corners = [array[tuple(each)] for each in (a, b, c)]
+        pixel = np.linalg.norm(np.cross(affine[:3, u], affine[:3, v]))
+        area = abs((b - a)[u] * (c - a)[v] - (b - a)[v] * (c - a)[u]) / 2 * pixel
+        found = re.fullmatch(r"(\S+) mm² · mean (\S+) ± (\S+) HU", text)
+        assert found, text
+        told = [float(each) for each in found.groups()]
+        possible = [
+            np.append(values, some)
+            for count in range(4)
+            for some in itertools.combinations(corners, count)
+        ]
+        assert any(
+            told == pytest.approx((area, each.mean(), each.std()), rel=6e-4) for each in possible
+        )
+
     right, up = ["ArrowRight"] * 5, ["ArrowUp"] * 6
     press("2")
     for key, plane, convention in (("2", "axial", ""), ("4", "sagittal", "#toggle-radiological")):
@@ -71,6 +101,15 @@ def test_distances_and_regions(viewer: Viewer, tmp_path: Path) -> None:
         assert text == f"{np.linalg.norm(affine[:3, :3] @ (b - a)):.1f} mm"
         press("m")
         check_region(*measured("ArrowLeft", *["ArrowDown"] * 4, *["ArrowLeft"] * 6))
+        press("m")
+        corners = []
+        for sides in ((*right, "ArrowUp"), (*["ArrowLeft"] * 3, *["ArrowUp"] * 4), ()):
+            press("Enter")
+            corners.append(voxel())
+            for side in sides:
+                press(side)
+        press("Enter")
+        check_triangle(*corners, viewer.text("#measured li:last-child .link"))
         press("m")
         assert viewer.text("#measured li:last-child .quiet").startswith(plane)
         assert page.is_checked("input[name=tool][value=look]")
@@ -93,7 +132,7 @@ def test_distances_and_regions(viewer: Viewer, tmp_path: Path) -> None:
     page.mouse.down()
     page.mouse.move(*places[1], steps=3)
     page.mouse.up()
-    assert page.locator("#measured li").count() == 5
+    assert page.locator("#measured li").count() == 7
     millimetres = float(viewer.text("#measured [aria-current]").removesuffix(" mm"))
     assert millimetres == pytest.approx(np.linalg.norm(np.subtract(*in_mm)), abs=2)
     assert viewer.covered(COLOUR) > before + 100
@@ -123,4 +162,31 @@ def test_distances_and_regions(viewer: Viewer, tmp_path: Path) -> None:
         press("P")
     assert saved.value.suggested_filename == "ct.png"
     press("Delete")
-    assert page.locator("#measured li").count() == 4
+    told = page.locator("#measured li").all_inner_texts()
+    assert len(told) == 6
+
+    # Around a region by hand: as large as what the mouse went around.
+    page.select_option("#plane", "2")
+    press("m")
+    press("m")
+    assert page.is_checked("input[name=tool][value=freehand]")
+    (left, top), (right_, bottom) = places
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for corner in ((right_, top), (right_, bottom), (left, bottom)):
+        page.mouse.move(*corner, steps=4)
+    page.mouse.up()
+    area = float(viewer.text("#measured [aria-current]").split(" mm²")[0])
+    assert area == pytest.approx((right_ - left) * (bottom - top) * per_pixel**2, rel=0.05)
+    told = page.locator("#measured li").all_inner_texts()
+
+    # They are there when the page is loaded anew, and go with the image.
+    page.reload()
+    page.click("#recent li:first-child .link >> nth=0")
+    page.wait_for_selector("#measured li")
+    assert page.locator("#measured li").all_inner_texts() == told
+    client.delete(f"/images/{id_}")
+    page.reload()
+    page.wait_for_function(
+        "(id) => !(localStorage.getItem('transunet-measures') ?? id).includes(id)", arg=id_
+    )

@@ -16,6 +16,7 @@ SPACING_MM = (1.0, 2.0, 1.5)
 VOXEL_ML = float(np.prod(SPACING_MM)) / 1000
 FIRST = "#4fc3f7"
 REFERENCE, MISSED, EXTRA, OTHERWISE = "#ffffff", "#2f6bff", "#ff9500", "#e01fd0"
+GREY = 128
 AGREED = "#adadad"  # a veil over the even grey
 
 
@@ -51,7 +52,7 @@ def give(viewer: Viewer, name: str, labels: NDArray[Any]) -> Any:
     """Drop a label map and return what the server says of it."""
     with viewer.page.expect_response(lambda answer: answer.request.method == "POST") as sent:
         viewer.drop(name, nifti(labels), "#reference-drop")
-    viewer.page.wait_for_selector(f"#maps option:has-text('{name}')", state="attached")
+    viewer.page.wait_for_selector(f"#maps .link:has-text('{name}')")
     return sent.value.json()
 
 
@@ -111,8 +112,9 @@ def test_two_label_maps_are_compared(viewer: Viewer, client: Any) -> None:
     alone = covered(viewer, FIRST)
     other = give(viewer, "other.nii.gz", second)
     viewer.page.wait_for_selector("#comparison", state="visible")
-    assert viewer.page.locator("#shown-map option:checked").inner_text() == "mine.nii.gz"
-    assert viewer.page.locator("#compared-map option:checked").inner_text() == "other.nii.gz"
+    assert viewer.text("#maps [aria-current]") == "mine.nii.gz"
+    other_item = viewer.page.locator("#maps li:has-text('other.nii.gz')")
+    assert other_item.locator(".compare").get_attribute("aria-pressed") == "true"
 
     query = {"of": shown["id"], "with": other["id"]}
     told = client.get(f"/images/{shown['image']}/comparison", params=query).json()
@@ -147,11 +149,35 @@ def test_two_label_maps_are_compared(viewer: Viewer, client: Any) -> None:
     assert middle(covered(viewer, FIRST)) > middle(alone) + 10
     viewer.page.keyboard.press("b")
     assert middle(covered(viewer, FIRST)) == pytest.approx(middle(alone), abs=0.1)
+    # Half-way both are seen, fainter where only one is.
+    give_half = "(it) => { it.value = 50; it.dispatchEvent(new Event('input')); }"
+    viewer.page.eval_on_selector("#blend", give_half)
+    only = viewer.pixels()[np.nonzero(alone)[0], np.nonzero(alone)[1].min() + 4].max(axis=0)
+    whole = np.array([int(FIRST[at : at + 2], 16) for at in (1, 3, 5)])
+    assert only[2] == pytest.approx((whole[2] + GREY) / 2, abs=4)
+
+    # A stroke has its structure's colour: the difference makes way for it, and comes back with it.
+    viewer.page.click("#comparing label:has-text('Difference')")
+    missed, extra = (covered(viewer, color).sum() for color in (MISSED, EXTRA))
+    viewer.page.keyboard.press("t")
+    assert viewer.page.is_checked("#comparing input[value=outline]")
+    found = covered(viewer, FIRST)
+    place = viewer.page.locator("#canvas").bounding_box()
+    below = place["x"] + middle(alone), place["y"] + float(np.nonzero(alone)[0].max()) + 30
+    viewer.page.mouse.click(*below)
+    viewer.settle()
+    assert covered(viewer, FIRST).sum() > found.sum() + 100
+    assert viewer.page.is_visible("#comparison caption")
+    viewer.page.keyboard.press("Escape")
+    assert viewer.page.is_checked("#comparing input[value=difference]")
+    assert covered(viewer, EXTRA).sum() > extra + 100
+    assert covered(viewer, MISSED).sum() == pytest.approx(missed, rel=0.02)
+    viewer.page.keyboard.press("z")
 
     viewer.page.click("#comparing label:has-text('Side by side')")
     both = covered(viewer, FIRST)
     half = both.shape[1] // 2
     assert middle(both[:, half:]) > middle(both[:, :half]) + 5
-    viewer.page.select_option("#compared-map", "")
+    other_item.locator(".compare").click()
     viewer.page.wait_for_selector("#comparison", state="hidden")
     assert np.array_equal(covered(viewer, FIRST), alone)

@@ -194,6 +194,8 @@ class Mismatch(NamedTuple):
     contradiction: str | None
     """What the image is and what training saw, where the two exclude each other."""
     doubts: tuple[str, ...]
+    of_values: bool = False
+    """Whether the intensities are doubtful, and not voxels and field of view alone."""
 
     def problem(self, name: str) -> Problem:
         """Return the contradiction as what is wrong with the image `name`."""
@@ -265,7 +267,7 @@ def mismatch(
         if seen:
             doubtful = _doubtful_range(channel, seen, values, image.white)
             doubts += [f"The values{of} {doubt}." for doubt in doubtful]
-    return Mismatch(None, (*doubts, *of_grid))
+    return Mismatch(None, (*doubts, *of_grid), of_values=bool(doubts))
 
 
 def modality_of_name(name: str) -> str | None:

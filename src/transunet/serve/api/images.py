@@ -187,9 +187,14 @@ def presented(record: ImageRecord, service: Service) -> Image:
     suitability = []
     for served in service.bundles.values():
         if len(served.channels) == metadata["channels"]:
-            refusal, warnings = served.mismatch(metadata)
+            against = served.mismatch(metadata)
             suitability.append(
-                Suitability(bundle=served.id, refusal=refusal, warnings=list(warnings))
+                Suitability(
+                    bundle=served.id,
+                    refusal=against.contradiction,
+                    warnings=list(against.doubts),
+                    doubtful_values=against.of_values,
+                )
             )
     known = {**vars(record), **metadata}
     measured = metadata.get("measured")

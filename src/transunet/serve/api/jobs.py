@@ -81,7 +81,7 @@ def checked(job_request: JobRequest, service: Service, batch: str | None = None)
         classes_named(job_request.largest_component, served.config.structures)
     except ConfigError as error:
         raise ApiError("invalid_request", str(error)) from None
-    refusal, warnings = served.mismatch(image.metadata)
+    refusal, warnings, _ = served.mismatch(image.metadata)
     if refusal is not None and not job_request.force:
         raise ApiError(
             "wrong_modality",

@@ -113,6 +113,9 @@ class Suitability(BaseModel):
         examples=["it is CT by its DICOM header, but the model was trained on MRI"],
     )
     warnings: list[str] = Field(description="What is doubtful.")
+    doubtful_values: bool = Field(
+        description="Whether that is its intensities, and not voxels and field of view alone."
+    )
 
 
 class DicomHeader(BaseModel):
