@@ -165,7 +165,8 @@ export function sendImage(files: File[], progress: (fraction: number) => void, s
 export const offers = (): Promise<Offers> => json("health");
 export const takeSample = (): Promise<ImageInfo> => post("sample", {});
 export const searchPacs = (query: Record<string, string>): Promise<PacsSeries[]> => post("pacs/series", query);
-export const storeInPacs = (id: string): Promise<unknown> => post(`jobs/${id}/pacs`, {});
+/** @param labels the address of a label map. */
+export const storeInPacs = (labels: string): Promise<unknown> => post(`${labels}/pacs`, {});
 
 /** @param part of a series that is several volumes, the one that is meant: its number. */
 export function fetchSeries({ study, series }: PacsSeries, part = ""): Promise<ImageInfo> {

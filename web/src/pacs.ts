@@ -1,15 +1,17 @@
-/** The PACS that the server was started with: a series fetched from it, a result stored in it. */
+/** The PACS that the server was started with: a series fetched from it, a result or a correction stored in it. */
 
 import * as api from "./api";
 import { unsaved } from "./correcting";
 import { byId, make } from "./dom";
+import { addressOf } from "./labelmaps";
 import { announce, explain } from "./messages";
 import { on, state } from "./state";
-import type { PacsSeries } from "./types";
+import type { LabelMap, PacsSeries } from "./types";
 
 const dialog = byId<HTMLDialogElement>("pacs-dialog");
 const found = byId("pacs-found");
 const storing = byId("pacs-store");
+let stored: LabelMap | null = null;
 
 /** `open` is called with the series that is chosen. */
 export function connectPacs(open: (series: PacsSeries) => void): void {
@@ -21,11 +23,11 @@ export function connectPacs(open: (series: PacsSeries) => void): void {
   });
   storing.addEventListener("click", () => void store());
   const offer = (): void => {
-    // What is stored is the model's result: not while something else is on the screen.
-    byId("pacs-row").hidden = unsaved() || !state.shown?.job || !state.image?.info.from_pacs;
+    // What is stored is what is on the screen, and was made here.
+    byId("pacs-row").hidden = unsaved() || !["job", "correction"].includes(state.shown?.kind ?? "") || !state.image?.info.from_pacs;
+    if (state.shown !== stored) byId("pacs-stored").textContent = "";
   };
-  on("labels", () => ((byId("pacs-stored").textContent = ""), offer()));
-  for (const topic of ["edit", "versions"] as const) on(topic, offer);
+  for (const topic of ["labels", "edit", "versions"] as const) on(topic, offer);
 }
 
 async function search(open: (series: PacsSeries) => void): Promise<void> {
@@ -57,12 +59,13 @@ function described({ modality, description, images }: PacsSeries): string {
 }
 
 async function store(): Promise<void> {
-  const job = state.shown?.job;
-  if (!job) return;
+  const { shown } = state;
+  if (!shown) return;
   storing.setAttribute("disabled", "");
   try {
-    await api.storeInPacs(job.id);
-    if (state.shown?.id !== job.id) return;
+    await api.storeInPacs(addressOf(shown));
+    if (state.shown !== shown) return;
+    stored = shown;
     byId("pacs-stored").textContent = "Segmentation and report are stored beside the series.";
     announce(byId("pacs-stored").textContent!);
   } catch (error) {

@@ -27,7 +27,8 @@ def test_a_series_is_fetched_segmented_and_its_result_stored(
     answer("health", 200, {**client.get("/health").json(), "pacs": True})
     answer("pacs/series", 200, [{**SERIES, "images": 5}, {**SERIES, "images": None}])
     answer("pacs/images", 201, {**uploaded, "from_pacs": True, "name": "portal venous"})
-    answer("jobs/*/pacs", 200, {"study": "1.2", "segmentation": "1.3", "report": "1.4"})
+    for kept in ("jobs", "labels"):
+        answer(f"{kept}/*/pacs", 200, {"study": "1.2", "segmentation": "1.3", "report": "1.4"})
 
     page = viewer.open().page
     page.click("#open-pacs")
@@ -50,6 +51,20 @@ def test_a_series_is_fetched_segmented_and_its_result_stored(
     page.click("#pacs-store")
     page.wait_for_selector("#pacs-stored:text('stored beside the series')")
     assert asked["jobs/*/pacs"] == {}
+
+    # A correction likewise, once it is saved.
+    page.keyboard.press("2")
+    page.keyboard.press("t")
+    page.locator("#canvas").click()
+    page.wait_for_selector("#pacs-store", state="hidden")
+    page.click("#save-correction")
+    page.fill("#author", "Ada")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#maps [aria-current]:has-text('correction 1')")
+    assert viewer.text("#pacs-stored") == ""
+    page.click("#pacs-store")
+    page.wait_for_selector("#pacs-stored:text('stored beside the series')")
+    assert asked["labels/*/pacs"] == {}
 
 
 def test_a_pacs_that_fails_is_told_and_can_be_asked_again(viewer: Viewer, client: Client) -> None:
