@@ -61,8 +61,10 @@ def softmax(logits: "Logits") -> "Logits":
     """Return the probabilities, (B, classes, *spatial)."""
     if not isinstance(logits, np.ndarray):
         return logits.softmax(dim=1)
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float32)
+    raised = logits - logits.max(axis=1, keepdims=True)
+    np.exp(raised, out=raised)  # in place: fresh memory costs more than the exponentials
+    raised /= raised.sum(axis=1, keepdims=True)
+    return np.asarray(raised, dtype=np.float32)
 
 
 def tempered(
