@@ -36,6 +36,9 @@ from transunet.errors import TransUNetError
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# Before numpy is: what its products do beside the network on one core takes milliseconds; on
+# several, whose threads spin while the network's have the cores, many times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 app = typer.Typer(
     name="transunet",

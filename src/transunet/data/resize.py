@@ -20,7 +20,9 @@ puts scipy's last sample just outside the image, and it comes out as 0: "scipy" 
 takes the image's last sample."""
 
 _LEAST = 1e-20
-_ROWS = 64
+_ROWS = (
+    32  # of a matrix at once: products that OpenBLAS computes in one thread, which need not wait
+)
 
 
 def resize(
