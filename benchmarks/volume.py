@@ -60,7 +60,8 @@ def main() -> None:
     slices = 300 if chosen.full else chosen.slices
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_inputs(folder, chosen.size, slices, chosen.model, 160 if chosen.full else 80)
+        image, labels = write_ct(folder, chosen.size, slices)
+        save_bundle(folder / "bundle", chosen.model, image, labels, 160 if chosen.full else 80)
         print(
             f"{chosen.size} x {chosen.size} x {slices}, {STRUCTURES} structures, {chosen.model}, "
         )
@@ -110,7 +111,8 @@ def own_process(folder: Path, **row: object) -> dict:
 # What both read
 
 
-def make_inputs(folder: Path, size: int, slices: int, model: str, steps: int) -> None:
+def write_ct(folder: Path, size: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
+    """Write a CT and its label map to `folder`, and return both."""
     from transunet.data.formats import write_volume
     from transunet.data.volume import Volume
 
@@ -126,7 +128,7 @@ def make_inputs(folder: Path, size: int, slices: int, model: str, steps: int) ->
     affine = np.diag([*SPACING_MM, 1.0])
     write_volume(Volume(image[None], affine), folder / "ct.nii.gz")
     write_volume(Volume(labels[None], affine), folder / "reference.nii.gz")
-    save_bundle(folder / "bundle", model, image, labels, steps)
+    return image, labels
 
 
 def ellipsoids(shape: tuple[int, int, int]) -> np.ndarray:

@@ -53,10 +53,12 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 )
 def test_waiting_threads_soon_sleep_unless_told_otherwise(given: dict, expected: str) -> None:
     code = (
-        "import os, transunet.cli.main;"
-        "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+        "import os, sys, transunet.cli.main;"
+        "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'));"
+        "assert os.environ['OPENBLAS_NUM_THREADS'] == '1' and 'numpy' not in sys.modules"
     )
-    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    told = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS")
+    clean = {name: value for name, value in os.environ.items() if name not in told}
     found = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True, text=True, check=True, env={**clean, **given},
