@@ -3,6 +3,8 @@
     python benchmarks/training.py                   # under three minutes on one core of a Xeon
     python benchmarks/training.py --full            # batch 24 of the paper's network, compiled too
     python benchmarks/training.py --only R26-ViT-Ti_16 --threads 2
+    python benchmarks/training.py --processes       # two that share every batch, against one
+    THP_MEM_ALLOC_ENABLE=1 python benchmarks/training.py    # large pages, as `transunet train` does
 
 Forward, loss, backward, the optimiser's update and the next learning rate, on images that are there
 already, dropout and all. The plain form computes what the papers write as they write it: weights
@@ -17,6 +19,8 @@ on the same batches without dropout, and the losses are compared.
 
 import argparse
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -30,6 +34,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from transunet.models.families import build
+from transunet.training.distributed import process_group, share_batches
 from transunet.training.recipe import Recipe, load_recipe
 from transunet.training.step import Arithmetic, autocast, train_step
 from transunet.training.trainer import make_loss, make_optimizer, trained_network
@@ -52,6 +57,7 @@ QUICK = (
     Size("UNet3D-S", 32, 2),
     Size("R50-ViT-B_16", 224, 4),
 )
+SHARED = Size("R26-ViT-S_16", 64, 24)
 FULL = (
     Size("R26-ViT-Ti_16", 64, 24),
     Size("R26-ViT-Ti_16", 128, 24),
@@ -70,7 +76,15 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--turns", type=int, default=2, help="timed, after one that is not")
     options.add_argument("--steps", type=int, default=STEPS, help="whose losses are compared")
+    options.add_argument("--processes", action="store_true")
+    options.add_argument("--row", type=int, help=argparse.SUPPRESS)
     chosen = options.parse_args()
+    if chosen.row:
+        images_a_second(SHARED, chosen.row)
+        return
+    if chosen.processes:
+        compare_processes(chosen.turns)
+        return
     torch.set_num_threads(chosen.threads)
     clock = time.process_time if chosen.threads == 1 else time.perf_counter
     print(f"{platform.processor() or platform.machine()}, {chosen.threads} threads, ", end="")
@@ -152,6 +166,42 @@ def compare_losses(size: Size, steps: int) -> None:
         f"losses of {steps} steps of {size.model} without dropout, the last {expected:.4f}: in "
         f"fp32 at most {furthest:.1e} of their size apart, in bf16 {furthest_half:.1e}"
     )
+
+
+def compare_processes(turns: int) -> None:
+    """One process of one and of two threads, and two processes of one thread each."""
+    forms = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}
+    rates: dict[str, list[float]] = {form: [] for form in forms}
+    for _ in range(turns):
+        for form, (processes, threads) in forms.items():
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            command += ["--nproc-per-node", str(processes), __file__, "--row", str(threads)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            rates[form].append(float(done.stdout))
+    print(f"{SHARED.model}, {SHARED.side}, batch {SHARED.batch} over all processes, fp32")
+    alone = max(rates["1 process, 1 thread"])
+    for form, found in rates.items():
+        print(f"  {form:22s} {max(found):6.1f} images/s  {max(found) / alone:5.2f}")
+
+
+def images_a_second(size: Size, threads: int, steps: int = 5) -> None:
+    """Print how many images a second all processes that torchrun started train on together."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    recipe, device = recipe_of(size), torch.device("cpu")
+    with process_group("cpu") as world:
+        model = build(recipe.network(CLASSES)).train()
+        network, loss = share_batches(model, world, device), make_loss(recipe, config=model.config)
+        optimizer = make_optimizer(recipe, model)
+        images, labels = batch_of(model, size.batch // world.size, world.rank)
+        seconds = []
+        for _ in range(1 + steps):
+            world.wait()
+            start = time.perf_counter()
+            train_step(network, loss, optimizer, images, labels)
+            seconds.append(time.perf_counter() - start)
+        if world.first:
+            print(size.batch / min(seconds[1:]))
 
 
 def batch_of(model: Any, batch: int, seed: int) -> tuple[Tensor, Tensor]:
