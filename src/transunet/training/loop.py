@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from math import isfinite, isnan
+from math import ceil, isfinite, isnan
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -186,6 +186,7 @@ def _validate(trainer: Trainer, write: Callable[..., None]) -> Validated:
     outcome = validate(
         *(trainer.best_guess, trainer.store, trainer.split.validation),
         *(trainer.recipe.sampling, trainer.device, trainer.world),
+        batch_size=ceil(trainer.recipe.batch / trainer.recipe.accumulate / trainer.world.size),
     )
     dice = outcome.decisive_dice
     # Where nothing can be measured, no network is known to be better: the last is the best.
