@@ -18,7 +18,9 @@ on the same batches without dropout, and the losses are compared.
 """
 
 import argparse
+import os
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -174,10 +176,21 @@ def compare_processes(turns: int) -> None:
     rates: dict[str, list[float]] = {form: [] for form in forms}
     for _ in range(turns):
         for form, (processes, threads) in forms.items():
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            command += ["--nproc-per-node", str(processes), __file__, "--row", str(threads)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            rates[form].append(float(done.stdout))
+            with socket.socket() as free:
+                free.bind(("localhost", 0))
+                port = free.getsockname()[1]
+            where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": processes}
+            running = [
+                subprocess.Popen(
+                    [sys.executable, __file__, "--row", str(threads)],
+                    env=os.environ | {k: str(v) for k, v in (where | {"RANK": rank}).items()},
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                for rank in range(processes)
+            ]
+            first, *_ = [process.communicate()[0] for process in running]
+            rates[form].append(float(first))
     print(f"{SHARED.model}, {SHARED.side}, batch {SHARED.batch} over all processes, fp32")
     alone = max(rates["1 process, 1 thread"])
     for form, found in rates.items():
