@@ -36,9 +36,11 @@ from subjects import Run, calibrating, compared_images, dice, fused_network, lab
 
 from transunet.backends.engines import ENGINES
 from transunet.backends.pytorch import TorchNetwork
+from transunet.bundle.integer_ranges import IntegerRanges
 from transunet.bundle.io import from_pretrained
 from transunet.export.export import export
-from transunet.export.quantise import quantise
+from transunet.models.network_fingerprint import fingerprint_of
+from transunet.models.quantised import measured_ranges
 
 NAMES = (
     "eager",
@@ -141,11 +143,9 @@ def write(
         export(source, path)
         return
     config = from_pretrained(source)[1]
-    plain, quantised = path.with_name("plain.onnx"), path.with_name("quantised.onnx")
-    if not quantised.exists():
-        ENGINES["onnxruntime"].write(model, config, plain, "fp32", None)
-        quantise(plain, quantised, calibration)
-    ENGINES[kind].write(model, config, path, "int8", quantised)
+    ends = measured_ranges(model, (torch.from_numpy(image[None]) for image in calibration))
+    ranges = IntegerRanges.of(fingerprint_of(model), len(calibration), ends)
+    ENGINES[kind].write(model, config.replace(ranges=ranges), path, "int8")
 
 
 def noise(model: Any, batch: int) -> np.ndarray:

@@ -31,7 +31,7 @@ ALLOWED = {
     "backends": GROUND | {"device", "models", "data", "bundle"},
     # drawing: a prediction's sheet and the figure of attention are outputs like the label map.
     "inference": GROUND | {"device", "models", "data", "bundle", "backends"},
-    "trust": GROUND | {"data", "evaluation", "bundle", "backends", "inference"},
+    "trust": GROUND | {"device", "models", "data", "evaluation", "bundle", "backends", "inference"},
     "batch": GROUND | {"device", "data", "drawing", "bundle", "backends", "inference", "trust"},
     "export": GROUND
     | {"device", "models", "data", "bundle", "backends", "inference", "batch"}
@@ -46,7 +46,7 @@ ALLOWED = {
     "notebook": GROUND | {"data", "drawing", "evaluation", "inference"},
     "distillation_report": GROUND
     | {"device"}
-    | {"data", "bundle", "evaluation", "backends", "inference", "batch", "export", "training"},
+    | {"data", "bundle", "evaluation", "backends", "inference", "batch", "trust", "training"},
     "dossier": GROUND
     | {"models", "weights", "data", "bundle", "evaluation", "backends", "trust", "training"}
     | {"integrations"},

@@ -2,7 +2,6 @@
 
 RUN/distillation.json        the figures
 RUN/distillation/NETWORK     its label maps
-RUN/distillation/int8.*      the student as integers
 """
 
 import logging
@@ -20,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from transunet.backends.conversion import converted
 from transunet.backends.engines import ENGINES, is_installed
 from transunet.backends.opening import is_exported
 from transunet.batch.case_records import told_labels
 from transunet.batch.outputs import label_name, write_labels
-from transunet.bundle.bundle_config import MODEL, locate, read_config
+from transunet.bundle.bundle_config import MODEL, keep_ranges, locate, read_config
 from transunet.data.cases import Case
 from transunet.data.formats import read_image
 from transunet.data.layouts import open_dataset
@@ -32,18 +32,17 @@ from transunet.data.processes import Progress
 from transunet.data.splits import group_of
 from transunet.data.store import Store
 from transunet.device import used_memory
-from transunet.errors import ConfigError, TransUNetError, first_line
+from transunet.errors import ConfigError
 from transunet.evaluation.bootstrap import Interval, bootstrap_means, mean_foreground, nanmean
 from transunet.evaluation.comparison import PairedComparison
 from transunet.evaluation.evaluate import EvaluationRequest, evaluate
 from transunet.evaluation.records import Evaluation
-from transunet.export.calibration import calibration_images
-from transunet.export.export import export
 from transunet.files import write_json
 from transunet.inference.predictor import Predictor
-from transunet.training.out_of_fold import original_data
+from transunet.training.out_of_fold import original_data, validation_cases
 from transunet.training.runs import Run
 from transunet.training.teacher import BundleTeacher, Taught, teacher_of
+from transunet.trust.integers import measure_ranges
 
 RECORD, FOLDER = "distillation.json", "distillation"
 CHOSEN = (
@@ -126,8 +125,14 @@ def report(
         raise ConfigError(f"{run.folder} held out no case. Give labelled cases: --data DATASET")
     folder = run.folder / FOLDER
     networks: dict[str, tuple[Sequence[str], bool]] = {STUDENT: ([str(best)], False)}
-    if integers := _as_integers(run, best, folder):
-        networks[INTEGERS] = ([str(integers)], False)
+    if not any(each.int8 and is_installed(name) for name, each in ENGINES.items()):
+        _log.info(
+            "int8 was not measured: it needs pip install 'transunet-torch[openvino]' or [onnx]."
+        )
+    else:
+        if read_config(best).ranges is None:
+            keep_ranges(best, measure_ranges(best, validation_cases(run), device))
+        networks[INTEGERS] = ([str(best)], False)
     networks |= {str(other): ([str(other)], False) for other in others}
     store = Store.open(run.store)
     teacher = teacher_of(recipe.distillation, Taught.of(store), device)
@@ -137,7 +142,7 @@ def report(
     elif _copied(teacher.label_maps, labelled, folder / TEACHER):
         measured[TEACHER] = {}
     for name, (sources, mirror) in networks.items():
-        how = ("auto" if name == INTEGERS else engine), device
+        how = ("auto", "int8", "cpu") if name == INTEGERS else (engine, "auto", device)
         measured[name] = _measured(sources, mirror, labelled, folder / _plain(name), how, progress)
     request = EvaluationRequest(data.folder, layout=data.layout, ignore=data.ignore, subset=True)
     evaluations = {name: evaluate(folder / _plain(name), request).evaluation for name in measured}
@@ -211,26 +216,6 @@ def _interval(resampled: Any) -> Interval:
     return float(low), float(high)
 
 
-def _as_integers(run: Run, best: Path, folder: Path) -> Path | None:
-    """Write the student as int8, with the first engine at hand; None where none is, or it fails."""
-    engine = next(
-        (each for name, each in ENGINES.items() if each.int8 and is_installed(name)), None
-    )
-    if engine is None:
-        _log.info(
-            "int8 was not measured: it needs pip install 'transunet-torch[openvino]' or [onnx]."
-        )
-        return None
-    path = folder / f"int8{engine.suffix}"
-    try:
-        images = calibration_images([run.store], read_config(best))
-        export(best, path, engine.format, images, overwrite=True)
-    except TransUNetError as error:
-        _log.warning(f"int8 was not measured: {first_line(error)}")
-        return None
-    return path
-
-
 def _copied(maps: Mapping[str, Path], cases: Sequence[Case], folder: Path) -> bool:
     """Copy another tool's label maps of these cases, if it has made all of them."""
     if not {case.name for case in cases} <= maps.keys():
@@ -251,10 +236,13 @@ def _measured(
     mirror: bool,
     cases: Sequence[Case],
     folder: Path,
-    how: tuple[str, str | None],
+    how: tuple[str, str, str | None],
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Predict in a process of its own, whose memory is this network's alone."""
+    """Predict in a process of its own, whose memory is this network's alone.
+
+    `how`: engine, precision and device.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
@@ -268,6 +256,8 @@ def _measured(
             if progress:
                 progress(done, len(cases), f"{folder.name} {case.name}")
     files = [Path(s) if is_exported(s) else locate(s, MODEL) for s in sources]
+    if how[1] == about["precision"] == "int8":  # and not fp32 in its place
+        files = [converted(s, read_config(s), about["engine"], "int8").path for s in sources]
     files += [f.with_suffix(".bin") for f in files if f.suffix == ".xml"]
     return {
         **about,
@@ -282,11 +272,16 @@ _predictor: Predictor | None = None  # of the process that measures one network
 
 
 def _open(
-    sources: Sequence[str], mirror: bool, engine: str, device: str | None, first: Case
+    sources: Sequence[str],
+    mirror: bool,
+    engine: str,
+    precision: str,
+    device: str | None,
+    first: Case,
 ) -> dict[str, Any]:
     global _predictor
     _predictor = Predictor.from_pretrained(
-        sources, device=device, engine=engine, mirror=mirror, force=True
+        sources, device=device, engine=engine, precision=precision, mirror=mirror, force=True
     )
     _predictor(read_image(first.images, first.series))  # what is made for the first image alone
     return {"engine": _predictor.engine, "precision": _predictor.precision}

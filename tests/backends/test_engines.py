@@ -57,8 +57,8 @@ def test_auto_converts_no_tiny_network(bundle: Path) -> None:
     [
         ("fast", "auto", "cpu", "no engine 'fast'; known: auto, openvino"),
         ("auto", "fp8", "cpu", "no precision 'fp8'; known: auto, fp32, bf16, fp16, int8"),
-        ("auto", "int8", "cpu", r"`transunet export --int8`"),
-        ("eager", "int8", "cpu", r"`transunet export --int8`"),
+        ("auto", "int8", "cpu", "transunet calibrate"),
+        ("eager", "int8", "cpu", "Engines that do: openvino, onnxruntime"),
         ("auto", "fp16", "cpu", None),
         ("eager", "fp16", "cpu", "eager does not compute in fp16 on cpu; possible: fp32, bf16"),
         ("onnxruntime", "bf16", "cpu", "Engines that do: openvino, eager, compiled"),

@@ -16,10 +16,10 @@ from prediction import tiny_bundle
 from transunet.backends import onnxruntime, openvino, pytorch
 from transunet.backends.exported import FORMAT, pack
 from transunet.backends.opening import open_network
-from transunet.backends.pytorch import fingerprint_of
 from transunet.bundle.io import from_pretrained
 from transunet.errors import ConfigError, DataError
 from transunet.inference.predictor import Predictor, load_networks
+from transunet.models.network_fingerprint import fingerprint_of
 
 IMAGES = np.random.default_rng(0).random((3, 1, 32, 32), dtype=np.float32)
 

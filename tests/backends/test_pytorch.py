@@ -14,12 +14,12 @@ from prediction import tiny_bundle, tiny_model
 from transunet.backends.pytorch import (
     FixedNetwork,
     TorchNetwork,
-    fingerprint_of,
     model_of,
     open_pytorch,
 )
 from transunet.errors import ConfigError, DataError
 from transunet.inference.predictor import Predictor
+from transunet.models.network_fingerprint import fingerprint_of
 from transunet.models.transunet2d.network import TransUNet
 from transunet.models.transunet2d.optimised import fuse
 

@@ -75,7 +75,7 @@ def test_int8_reads_the_images(
     [
         (("-o", "net.onnx", "--format", "caffe"), "no format 'caffe'"),
         (("-o", "net.tflite"), "suffix is of no format"),
-        (("-o", "net.onnx", "--int8"), "none were given. Add --calibrate"),
+        (("-o", "net.onnx", "--int8"), "none were given.*Add --calibrate"),
         (("-o", "net.pt2", "--calibrate", "x"), "--calibrate is for --int8"),
         (("-o", "net.onnx", "--int8", "--calibrate", "nothing.nii"), "nothing.nii"),
     ],

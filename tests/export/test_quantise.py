@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import transunet.export.export as export_module
 from prediction import left_in, noise, save_nifti
+from transunet.backends import onnxruntime
 from transunet.backends.compare import compare
 from transunet.backends.opening import open_network, read_metadata
 from transunet.bundle.bundle_config import read_config
+from transunet.bundle.integer_ranges import IntegerRanges
 from transunet.bundle.io import from_pretrained
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
@@ -18,8 +21,10 @@ from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError, DataError
 from transunet.export.calibration import calibration_images
 from transunet.export.export import FORMATS, export
-from transunet.export.quantise import kept_exact, quantise
+from transunet.models.network_fingerprint import fingerprint_of
+from transunet.models.quantised import measured_ranges
 
+Ranges = dict[str, tuple[tuple[float, float], tuple[float, float]]]
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
@@ -30,20 +35,21 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((6, 2, 32, 32), dtype=np.float32)
 
 
-@pytest.fixture(scope="module")
-def quantised(written: Any, images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("quantised")
-    return quantise(written("onnx").path, folder / "int8.onnx", images)
+def ranges_of(bundle: Path, images: np.ndarray) -> Ranges:
+    model, _ = from_pretrained(bundle)
+    return measured_ranges(model, (torch.from_numpy(image[None]) for image in images))
 
 
-def operators(path: Path) -> Counter[str]:
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
-
-
-def test_weights_are_int8_but_the_first_convolutions(quantised: Path) -> None:
-    graph = onnx.load(quantised).graph
-    weights = {one.name: one for one in graph.initializer}
+def test_weights_are_int8_but_the_first_convolutions(
+    small_bundle: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    model, config = from_pretrained(small_bundle)
+    ends = ranges_of(small_bundle, images)
+    config = config.replace(ranges=IntegerRanges.of(fingerprint_of(model), 6, ends))
+    onnxruntime.write(model, config, tmp_path / "int8.onnx", "int8")
+    graph = onnx.load(tmp_path / "int8.onnx").graph
     source = {node.output[0]: node for node in graph.node}
+    weights = {one.name: one for one in graph.initializer}
     exact, eight = [], []
     for node in graph.node:
         if node.op_type in ("Conv", "MatMul"):
@@ -51,41 +57,58 @@ def test_weights_are_int8_but_the_first_convolutions(quantised: Path) -> None:
             is_eight = weight is not None and weight.op_type == "DequantizeLinear"
             (eight if is_eight else exact).append(node)
     for node in eight:
-        quantised_weight = source[node.input[1]].input[0]
-        stored = weights[quantised_weight]
-        values = onnx.numpy_helper.to_array(stored)
+        values = onnx.numpy_helper.to_array(weights[source[node.input[1]].input[0]])
         assert values.dtype == np.int8
-        assert np.abs(values.astype(int)).max() <= 64  # 7 bits
+        assert np.abs(values.astype(int)).max() == 64  # 7 bits
+        assert source[node.input[0]].op_type == "DequantizeLinear"
     # The patch embedding sees the image; two products of attention have no weights.
     assert Counter(node.op_type for node in exact) == {"Conv": 1, "MatMul": 2}
     padded = source[exact[0].input[0]]  # to whole patches
     assert (padded.op_type, padded.input[0]) == ("Pad", "images")
-    assert len(eight) == 10 + 4  # decoder and head; attention's two and the MLP's two
+    assert len(eight) == 10 + 4 == len(ends)  # decoder and head; attention's two, the MLP's two
 
 
-def test_what_stays_exact() -> None:
-    def node(kind: str, name: str, weight: str, **attributes: int) -> Any:
-        return onnx.helper.make_node(kind, ["x", weight], ["y"], name=name, **attributes)
+def test_ranges_are_those_of_onnx_runtimes_own_calibration(
+    small_bundle: Path, written: Any, images: np.ndarray, tmp_path: Path
+) -> None:
+    tools = pytest.importorskip("onnxruntime.quantization.calibrate")
+    calibrator = tools.create_calibrator(
+        written("onnx").path,
+        ["Conv", "MatMul"],
+        augmented_model_path=str(tmp_path / "augmented.onnx"),
+        calibrate_method=tools.CalibrationMethod.MinMax,
+    )
+    left = iter(images)
 
+    class Reader(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(left, None)
+            return None if image is None else {"images": image[None]}
+
+    calibrator.collect_data(Reader())
+    data = calibrator.compute_data().data
+    graph = onnx.load(written("onnx").path).graph
+    constant = {one.name for one in graph.initializer}
+    transposed = {n.output[0] for n in graph.node if n.op_type == "Transpose"}
     nodes = [
-        node("Conv", "mean", "w", group=32),
-        node("Conv", "first", "w", group=1),
-        node("Conv", "second", "w"),
-        node("MatMul", "linear", "w"),
-        node("MatMul", "attention", "x"),
+        node
+        for node in graph.node
+        if node.op_type == "Conv"
+        or (node.op_type == "MatMul" and node.input[1] in constant | transposed)
     ]
-    weight = onnx.numpy_helper.from_array(np.ones(1, np.float32), "w")
-    graph = onnx.helper.make_graph(nodes, "graph", [], [], [weight])
-    assert kept_exact(graph) == ["first", "mean", "attention"]
-
-
-def test_nothing_else_is_left_beside_it(quantised: Path) -> None:
-    assert left_in(quantised.parent) == {"int8.onnx"}
-
-
-def test_without_images(written: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="needs images"):
-        quantise(written("onnx").path, tmp_path / "q.onnx", np.empty((0, 2, 32, 32), np.float32))
+    expected = [
+        [[end.item() for end in data[name].range_value] for name in (node.input[0], node.output[0])]
+        for node in nodes
+    ]
+    found = ranges_of(small_bundle, images)
+    given = {name: ends[0] for name, ends in found.items()}
+    of_onnx = [tuple(one[0]) for one in expected[1:]]  # but the first convolution
+    np.testing.assert_allclose(sorted(given.values()), sorted(of_onnx), rtol=1e-4, atol=1e-5)
+    convolutions = [
+        one[1] for one, node in zip(expected, nodes, strict=True) if node.op_type == "Conv"
+    ]
+    made = [ends[1] for name, ends in found.items() if not name.startswith("transformer")]
+    np.testing.assert_allclose(made, convolutions[1:], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("file", ["net.onnx", "net.xml"])
@@ -117,11 +140,11 @@ def test_int8_that_changes_labels_is_refused(
     small_bundle: Path, images: np.ndarray, tmp_path: Path
 ) -> None:
     # Ranges of images a thousand times darker: everything real saturates.
-    def badly(source: Path, target: Path, images: np.ndarray) -> Path:
-        return quantise(source, target, images / 1000)
+    def badly(model: Any, batches: Any) -> Any:
+        return measured_ranges(model, (batch / 1000 for batch in batches))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_module, "quantise", badly)
+        patch.setattr("transunet.models.quantised.measured_ranges", badly)
         with pytest.raises(DataError, match="labels stay as they are"):
             export(small_bundle, tmp_path / "net.onnx", int8_images=images)
     assert left_in(tmp_path) == set()

@@ -144,7 +144,7 @@ def test_int8_is_calibrated_on_patches_and_predicts_without_torch(
     code = "import sys; sys.modules['torch'] = None; from transunet.cli.main import main; main()"
     command = [sys.executable, "-c", code, "predict", "int8.onnx", str(image), "-o", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert "Computing with onnxruntime in int8 on cpu." in done.stdout, done.stderr
+    assert "Computing with onnxruntime in int8" in done.stdout, done.stderr
     labels = np.asarray(nib.load(tmp_path / "out" / "scan.nii.gz").dataobj)
     np.testing.assert_array_equal(labels, expected.array[0])
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from transunet.backends.pytorch import TorchNetwork
 from transunet.batch.run import predict_cases
 from transunet.bundle.bundle_config import BundleConfig, read_config
-from transunet.bundle.io import save_pretrained
+from transunet.bundle.io import from_pretrained, save_pretrained
 from transunet.bundle.trust_config import ExpectedQuality, Trust
 from transunet.cli.main import app
 from transunet.data.checks.suitability import SeenChannel, TrainingData
@@ -30,6 +30,7 @@ from transunet.inference.logits import tempered
 from transunet.inference.predictor import Predictor
 from transunet.inference.tta import Ensemble
 from transunet.models.families import build
+from transunet.models.network_fingerprint import fingerprint_of
 from transunet.models.variants import variant
 from transunet.trust.assessment import StructureAssessment, predict_and_assess
 from transunet.trust.fitting import HeldOutCase, fit_trust
@@ -616,6 +617,10 @@ def test_calibrate_writes_into_the_bundle_and_claims_little_with_few_cases(
     assert trust.calibration is not None
     assert (toy_bundle / "reliability.png").read_bytes().startswith(b"\x89PNG")
     assert trust.structures["blob"].quality is None
+    ranges = read_config(toy_bundle).ranges
+    assert ranges is not None
+    assert ranges.fingerprint == fingerprint_of(from_pretrained(toy_bundle)[0])
+    assert f"In int8: {ranges.fidelity}" in " ".join(said.output.split())
     assert Predictor.from_pretrained(toy_bundle, engine="eager").fitted == trust
 
 

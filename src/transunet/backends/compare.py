@@ -1,6 +1,8 @@
 """How far a network that was written for another runtime is from the model that it was made of."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,18 +11,21 @@ from transunet.backends.protocol import Network
 from transunet.backends.pytorch import TorchNetwork
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from transunet.models.segmentation_network import SegmentationNetwork
 
-FURTHEST = 1e-3
-"""Largest difference of fp32 logits from the model's, as a share of their standard deviation.
-Rounding alone comes to 1e-5 with trained weights, to some 1e-4 with random ones."""
-FURTHEST_HALF = 0.5
-"""The same in bf16 and fp16: 1e-2 is usual."""
+FURTHEST: Mapping[str, float] = MappingProxyType(
+    {"fp32": 1e-3, "bf16": 0.5, "fp16": 0.5, "int8": 0.5}
+)
+"""By precision, the largest difference of logits from the model's, as a share of their standard
+deviation. Rounding alone comes to 1e-5 in fp32 with trained weights, to some 1e-4 with random ones;
+1e-2 is usual in bf16 and fp16; of int8, whose model rounds as well, 0.2."""
 _BATCH = 8
 
 
 def compare(
-    model: "SegmentationNetwork", network: Network, images: NDArray[np.float32]
+    model: "nn.Module", network: Network, images: NDArray[np.float32]
 ) -> tuple[float, float]:
     """Return how far `network` is from `model` on images (N, C, *spatial), real ones or noise.
 
@@ -28,6 +33,7 @@ def compare(
         The largest difference of the logits as a share of their standard deviation, and the share
         of pixels with the same label.
     """
+    model = cast("SegmentationNetwork", model)  # or what is exported of one
     plain = TorchNetwork(model, next(model.parameters()).device)
     furthest, deviations, equal = 0.0, [], []
     for start in range(0, len(images), _BATCH):

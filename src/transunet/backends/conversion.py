@@ -12,37 +12,56 @@ import shutil
 import time
 from contextlib import suppress
 from functools import cache
+from math import inf
 from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from transunet.backends.engines import ENGINES
-from transunet.backends.protocol import PrecisionError
+from transunet.backends.processor import integer_unit
+from transunet.backends.protocol import Network, PrecisionError
 from transunet.bundle.bundle_config import MODEL, BundleConfig, locate
 from transunet.cache import cache_folder, cache_lock, writable_cache_folder
 from transunet.errors import ConfigError, TransUNetError, first_line
 from transunet.files import atomic_path, sha256_of
 from transunet.optional import version_of
 
+if TYPE_CHECKING:
+    from torch import nn
+
 _NOTE = "contents.json"
 _KEPT = 8
 """How many converted networks stay in the cache: those used last."""
 _DAY = 86400.0  # seconds
+_TIMED = 2.0  # seconds, of int8 and fp32 in turn
 
 _log = logging.getLogger(__name__)
 
 
+class Converted(NamedTuple):
+    """A network in the cache."""
+
+    path: Path
+    fingerprint: str
+    """SHA-256 of the architecture and of every weight of the bundle's network; in int8 of its
+    ranges, too."""
+    seconds: tuple[float, float] | None = None
+    """In int8: what 8 slices or a patch take here, and what they take the same engine in fp32."""
+
+
 def converted(
     source: Path | str, config: BundleConfig, engine: str, precision: str = "fp32"
-) -> tuple[Path, str]:
+) -> Converted:
     """Return the network of the bundle `source` as `engine` reads it, converting it if need be.
 
     Several processes may ask at once: one converts, the others wait for it.
 
-    Returns:
-        The file, and the SHA-256 of the architecture and of every weight of the bundle's network.
-
     Raises:
         ConfigError: when it cannot be converted, computes something else then, or no room.
-        PrecisionError: for a precision that this processor lacks.
+        PrecisionError: for a precision that this processor lacks, or ranges of other weights.
         ConfigError, DataError, WeightsError: for a bundle that cannot be loaded.
     """
     made_by = ("torch", *ENGINES[engine].packages)
@@ -50,7 +69,9 @@ def converted(
         engine,
         precision,
         sha256_of(locate(source, MODEL)),
-        config.model_dump_json(),
+        # What is known of its mistakes changes nothing of what it computes.
+        config.model_dump_json(exclude={"trust", "ensemble_trust", "ranges"}),
+        [config.ranges and config.ranges.ends, integer_unit()] if precision == "int8" else [],
         {package: version_of(package) or "" for package in made_by},
         _code(),
     ]
@@ -77,14 +98,19 @@ def _code() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _look(folder: Path) -> tuple[Path, str] | None:
+def _look(folder: Path) -> Converted | None:
     """Return the file in `folder` and its fingerprint; None unless they are what was written."""
     try:
         note = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
         files: dict[str, str] = note["files"]
         whole = all(sha256_of(folder / name) == files[name] for name in files)
-        entry = folder / str(note["opened"]), str(note["fingerprint"])
-        if not whole or entry[0].name not in files:
+        seconds = note.get("seconds")
+        entry = Converted(
+            folder / str(note["opened"]),
+            str(note["fingerprint"]),
+            (float(seconds[0]), float(seconds[1])) if seconds else None,
+        )
+        if not whole or entry.path.name not in files:
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -96,30 +122,47 @@ def _look(folder: Path) -> tuple[Path, str] | None:
 def _make(
     source: Path | str, config: BundleConfig, name: str, precision: str, folder: Path
 ) -> None:
-    from transunet.backends.compare import FURTHEST, FURTHEST_HALF, compare, noise
-    from transunet.backends.pytorch import fingerprint_of
+    from transunet.backends.compare import FURTHEST, compare, noise
     from transunet.bundle.io import from_pretrained
+    from transunet.models.network_fingerprint import fingerprint_of
+    from transunet.models.quantised import quantised
 
-    engine, size = ENGINES[name], config.architecture.image_size
+    engine, size, started = ENGINES[name], config.architecture.image_size, time.monotonic()
     title = name if precision == "fp32" else f"{name}-{precision}"
-    _log.info("Converting %s for %s; this happens once and takes a minute.", source, title)
+    _log.info("Converting %s for %s; this happens once.", source, title)
     model, _ = from_pretrained(source)
+    expected: nn.Module = model
+    fingerprint, seconds = fingerprint_of(model), None
+    if precision == "int8":
+        assert config.ranges is not None  # whoever asks for int8 has looked
+        if config.ranges.fingerprint != fingerprint:
+            raise PrecisionError(
+                f"{source}: its ranges for int8 were measured with other weights. Measure them "
+                f"anew: transunet calibrate {quote(str(source))} DATASET"
+            )
+        expected = quantised(model, config.ranges.ends)
+        told = f"{fingerprint}{config.ranges.model_dump_json(include={'layers'})}"
+        fingerprint = hashlib.sha256(told.encode()).hexdigest()
     try:
         with atomic_path(folder) as scratch:
             scratch.mkdir()
             path = scratch / f"model{engine.suffix}"
-            engine.write(model, config, path, precision, None)
+            engine.write(model, config, path, precision)
             network = engine.open(path, size, "", "cpu", precision)
-            difference, _ = compare(model, network, noise(model, 1, size))
-            if not difference <= (FURTHEST if precision == "fp32" else FURTHEST_HALF):  # or NaN
+            difference, _ = compare(expected, network, noise(model, 1, size))
+            if not difference <= FURTHEST[precision]:  # or NaN
                 raise ConfigError(
                     f"its logits differ by {difference:.1e} of their standard deviation"
                 )
-            files = {file.name: sha256_of(file) for file in scratch.iterdir()}
+            if precision == "int8":
+                exact = engine.open(converted(source, config, name).path, size, "", "cpu", "fp32")
+                at_once = 8 if len(size) == 2 else 1  # as predicting does
+                seconds = _seconds(noise(model, at_once, size), network, exact)
             note = {
-                "files": files,
+                "files": {file.name: sha256_of(file) for file in scratch.iterdir()},
                 "opened": path.name,
-                "fingerprint": fingerprint_of(model),
+                "fingerprint": fingerprint,
+                "seconds": seconds,
                 "source": str(source),
             }
             (scratch / _NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
@@ -133,6 +176,22 @@ def _make(
             f"{source}: cannot be converted for {title} ({reason}). Take the engine eager "
             "(--engine eager)."
         ) from error
+    faster = f"; int8 takes {seconds[0] / seconds[1]:.0%} of fp32's time" if seconds else ""
+    _log.info("Converted in %.0f s%s.", time.monotonic() - started, faster)
+
+
+def _seconds(images: NDArray[np.float32], *networks: Network) -> tuple[float, ...]:
+    """Return how long each network takes for `images`: the shortest of several turns."""
+    best = [inf] * len(networks)
+    until = time.monotonic() + _TIMED
+    while inf in best or time.monotonic() < until:
+        for index, network in enumerate(networks):
+            if best[index] == inf:
+                network(images)  # the first time more is done
+            started = time.perf_counter()
+            network(images)
+            best[index] = min(best[index], time.perf_counter() - started)
+    return tuple(best)
 
 
 def _forget_oldest(folder: Path) -> None:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 Open = Callable[[Path | str, tuple[int, ...], str, str, str], Network]
 """From a bundle or a file, sides of the samples, fingerprint, device and precision."""
-Write = Callable[["SegmentationNetwork", BundleConfig, Path, str, Path | None], None]
+Write = Callable[["SegmentationNetwork", BundleConfig, Path, str], None]
 """Writes a model with its bundle's configuration to a file, to be computed in a precision; for int8
-it gets the network as an ONNX file that is quantised already."""
+the configuration has ranges."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,13 @@ class Engine:
     free_axes: tuple[str, ...] = ("batch",)
     """Axes of the input that may have any length."""
     opset: int | None = None
-    int8: bool = False
-    """Whether it writes int8."""
     runs_code: bool = False
     """Whether loading a file runs code that is in it."""
+
+    @property
+    def int8(self) -> bool:
+        """Whether it writes and computes int8."""
+        return "int8" in self.precisions.get("cpu", ())
 
 
 def _in(module: str, function: str) -> Callable[..., Any]:
@@ -82,21 +85,20 @@ ENGINES: dict[str, Engine] = {
         write=_in("openvino", "write"),
         texts=_in("openvino", "texts_of"),
         packages=("openvino",),
-        precisions={"cpu": ("fp32", "bf16", "fp16")},
+        precisions={"cpu": ("fp32", "bf16", "fp16", "int8")},
         reads=(".xml", ".onnx"),
         extra="openvino",
         converts=True,
         format="openvino",
         suffix=".xml",
         weights_suffix=".bin",
-        int8=True,
     ),
     "onnxruntime": Engine(
         open=_in("onnxruntime", "OnnxNetwork"),
         write=_in("onnxruntime", "write"),
         texts=_in("onnxruntime", "texts_of"),
         packages=("onnxruntime", "onnx", "onnxscript"),
-        precisions={"cpu": ("fp32",)},
+        precisions={"cpu": ("fp32", "int8")},
         reads=(".onnx",),
         extra="onnx",
         converts=True,
@@ -104,7 +106,6 @@ ENGINES: dict[str, Engine] = {
         suffix=".onnx",
         free_axes=("batch", *AXES),
         opset=20,
-        int8=True,
     ),
     "eager": Engine(
         open=_in("pytorch", "open_pytorch"),

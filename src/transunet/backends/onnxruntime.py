@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from transunet.backends.exported import AXES, INPUT, OUTPUT, check_tensors, pack
 from transunet.backends.threads import spinning, threads
 from transunet.bundle.bundle_config import BundleConfig
+from transunet.bundle.integer_ranges import IntegerRanges
 from transunet.errors import DataError, first_sentence
 from transunet.models.families import exportable
 from transunet.optional import require
@@ -116,7 +117,6 @@ def write(
     config: BundleConfig,
     path: Path,
     precision: str = "fp32",
-    quantised: Path | None = None,
 ) -> None:
     """Write an ONNX file for any batch; of slices for any size, of patches for the bundle's.
 
@@ -124,30 +124,32 @@ def write(
 
     Args:
         model: the network.
-        config: its bundle's, which the file carries.
+        config: its bundle's, which the file carries; for int8 with ranges.
         path: the file.
         precision: "fp32" or "int8".
-        quantised: the network as an ONNX file in int8, for that.
 
     Raises:
         ConfigError: without the packages onnx and onnxscript.
     """
-    from transunet.backends.pytorch import fingerprint_of  # torch is needed for writing only
+    from transunet.models.network_fingerprint import (
+        fingerprint_of,  # torch is needed for writing only
+    )
 
     onnx = require("onnx", "onnx")
-    proto = _traced(onnx, model) if quantised is None else onnx.load(quantised)
+    proto = _traced(onnx, model, config.ranges if precision == "int8" else None)
     onnx.helper.set_model_props(proto, pack(config, fingerprint_of(model), precision))
     outside = sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > _LARGEST_FILE
     location = {"location": f"{path.name}.data", "size_threshold": 1024} if outside else {}
     onnx.save_model(proto, path, save_as_external_data=outside, **location)
 
 
-def _traced(onnx: Any, model: "SegmentationNetwork") -> Any:
-    """Return the ONNX model of `model`, whose free axes have plain names."""
+def _traced(onnx: Any, model: "SegmentationNetwork", ranges: IntegerRanges | None = None) -> Any:
+    """Return the ONNX model of `model`, in int8 if there are ranges; free axes have plain names."""
     import torch
     from torch.export import Dim
 
     from transunet.backends.pytorch import quiet
+    from transunet.models.quantised import quantised
 
     require("onnxscript", "onnx")
     stride, axes = model.config.stride, AXES[-model.config.axes :]
@@ -161,9 +163,13 @@ def _traced(onnx: Any, model: "SegmentationNetwork") -> Any:
     # Sides differ, and are not the model's own, so that no length stands for another.
     other_size = [2 * number * step for number, step in enumerate(stride, 2)]
     example = other_size if any_size else model.config.image_size
+    if ranges is None:
+        module = exportable(model, any_size)
+    else:
+        module = quantised(model, ranges.ends, any_size, as_integers=True)
     with quiet():
         program = torch.onnx.export(
-            exportable(model, any_size),
+            module,
             (torch.zeros(2, model.config.in_channels, *example),),
             dynamo=True,
             verbose=False,

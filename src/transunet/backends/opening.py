@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from transunet.backends.conversion import converted
@@ -16,6 +17,7 @@ from transunet.backends.engines import ENGINES, best_device, check_name, device_
 from transunet.backends.exported import Metadata, unpack
 from transunet.backends.protocol import Network, PrecisionError
 from transunet.bundle.bundle_config import MODEL, BundleConfig, locate, read_config
+from transunet.bundle.integer_ranges import FURTHEST_DICE, LEAST_EQUAL, IntegerRanges
 from transunet.errors import ConfigError, DataError
 from transunet.files import sha256_of
 from transunet.optional import require
@@ -48,8 +50,8 @@ def open_network(
         source: a folder, a hub id, or a file that `transunet export` wrote.
         device: "cpu", "cuda", "cuda:1", "mps"; the best one there is if not given.
         engine: one of `ENGINES`; "auto" takes the fastest installed, for a file the usual one.
-        precision: "fp32", "bf16", "fp16" of a bundle, "fp32" or "int8" of a file, its own;
-            "auto" is fp32, or the file's own.
+        precision: "fp32", "bf16", "fp16" or "int8" of a bundle, of a file its own; "auto" is fp32,
+            or the file's own. Where int8 changes too many labels or is no faster, fp32 is taken.
         trust: load a file that can run any code that is in it (`.pt2`).
 
     Raises:
@@ -110,24 +112,21 @@ def candidates(
         ConfigError: for what no engine can do, or an engine that is not installed; the message says
             what can be had.
     """
-    if precision == "int8":
-        raise ConfigError(
-            f"{source}: a bundle has no int8 weights, since they depend on images to calibrate "
-            "with. Make a file with `transunet export --int8` and predict with that."
-        )
     if engine == "auto":
         device = best_device(device)
         kind = device.partition(":")[0]
         able = {
             n: e.precisions[kind] for n, e in ENGINES.items() if e.auto and kind in e.precisions
         }
-        heavy = locate(source, MODEL).stat().st_size >= _LEAST_BYTES
+        heavy = precision == "int8" or locate(source, MODEL).stat().st_size >= _LEAST_BYTES
         names = [
             name
             for name, precisions in able.items()
             if precision in precisions
             and (not ENGINES[name].converts or (heavy and is_installed(name)))
         ]
+        if not names and precision == "int8" and device == "cpu":
+            require(ENGINES["openvino"].packages[0], ENGINES["openvino"].extra)
         if not names:
             possible = dict.fromkeys(p for precisions in able.values() for p in precisions)
             raise ConfigError(
@@ -154,11 +153,21 @@ def _open_bundle(source: Path | str, device: str | None, engine: str, precision:
     config = read_config(source)
     precision = "fp32" if precision == "auto" else precision
     names, device = candidates(source, engine, precision, device)
+    if precision == "int8":
+        precision = _faithful_precision(source, config.ranges)
     for name in names:
         path, fingerprint = source, ""
         try:
             if ENGINES[name].converts:
-                path, fingerprint = converted(source, config, name, precision)
+                path, fingerprint, seconds = converted(source, config, name, precision)
+                if seconds and seconds[0] >= seconds[1]:
+                    _log.warning(
+                        "int8 is no faster than fp32 on this processor (%.3g ms, and %.3g), so "
+                        "fp32 is taken.",
+                        *(1000 * each for each in seconds),
+                    )
+                    precision = "fp32"
+                    path, fingerprint, _ = converted(source, config, name, precision)
             size = config.architecture.image_size
             network = ENGINES[name].open(path, size, fingerprint, device, precision)
             return Opened(network, config, name, precision)
@@ -168,6 +177,27 @@ def _open_bundle(source: Path | str, device: str | None, engine: str, precision:
                 raise
             _log.warning("%s is passed over: %s", name, error)
     raise AssertionError("there is at least one engine, and the last one returns or raises")
+
+
+def _faithful_precision(source: Path | str, ranges: IntegerRanges | None) -> str:
+    """Return int8, or fp32 where int8 was seen to change too much."""
+    if ranges is None:
+        raise ConfigError(
+            f"{source}: int8 needs to know how large the network's activations get, and the bundle "
+            "does not. Let it measure that on labelled cases that it was not trained on: "
+            f"transunet calibrate {quote(str(source))} DATASET"
+        )
+    if ranges.fidelity is None or ranges.fidelity.is_enough:
+        return "int8"
+    _log.warning(
+        "%s: int8 changes too much of this network (%s; at least %.1f%% and a Dice within %g are "
+        "wanted), so fp32 is taken.",
+        source,
+        ranges.fidelity,
+        100 * LEAST_EQUAL,
+        FURTHEST_DICE,
+    )
+    return "fp32"
 
 
 def _open_file(path: Path, device: str | None, engine: str, precision: str, trust: bool) -> Opened:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PrecisionError(ConfigError):
-    """A precision that was asked for and that this processor does not have."""
+    """A precision that was asked for and that this processor, or the bundle, does not have."""
 
 
 class Network(Protocol):

@@ -3,23 +3,21 @@
 Prediction without torch imports nothing of this file.
 """
 
-import hashlib
 import logging
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 
 from transunet.backends.exported import KEYS, pack
 from transunet.backends.protocol import innermost
@@ -27,8 +25,8 @@ from transunet.bundle.bundle_config import MODEL, BundleConfig, locate
 from transunet.bundle.io import from_pretrained
 from transunet.device import choose_device
 from transunet.errors import ConfigError, DataError, first_sentence
-from transunet.models.architecture import Architecture
 from transunet.models.families import optimised
+from transunet.models.network_fingerprint import digest_of, fingerprint_of
 from transunet.models.segmentation_network import SegmentationNetwork
 
 PROGRAM = ".pt2"
@@ -201,7 +199,7 @@ def open_pytorch(
             raise DataError(f"{weights} was replaced after it was loaded. Load it again.")
         with safe_open(weights, "numpy") as file:
             tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
-            return _digest(config.architecture, tensors)
+            return digest_of(config.architecture, tensors)
 
     chosen = torch.device(device) if device else None  # an engine's is known to be here
     return FixedNetwork(
@@ -220,23 +218,6 @@ def model_of(network: object) -> SegmentationNetwork | None:
     if isinstance(network, FixedNetwork) and network.precision == "fp32":
         return network.module if isinstance(network.module, SegmentationNetwork) else None
     return None
-
-
-def fingerprint_of(model: SegmentationNetwork) -> str:
-    """Return the SHA-256 of a model's architecture and of every weight."""
-    state = sorted(model.state_dict().items())
-    return _digest(model.config, ((name, value.detach().cpu().numpy()) for name, value in state))
-
-
-def _digest(config: Architecture, weights: Iterable[tuple[str, NDArray[Any]]]) -> str:
-    # Without the family, which the names of weights tell too, and without what is not there:
-    # files of before these were told compare.
-    untold = {"family"} if config.regions else {"family", "regions"}
-    digest = hashlib.sha256(config.model_dump_json(exclude=untold).encode())
-    for name, value in weights:
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value).data)
-    return digest.hexdigest()
 
 
 def texts_of(path: Path) -> Mapping[str, str]:
@@ -264,22 +245,17 @@ def write(
     config: BundleConfig,
     path: Path,
     precision: str = "fp32",
-    quantised: Path | None = None,
 ) -> None:
     """Write a `.pt2` program of torch.export for any batch, at the bundle's height and width."""
-    assert (precision, quantised) == ("fp32", None)
+    assert precision == "fp32"
+    example = (torch.zeros(2, model.config.in_channels, *model.config.image_size),)
+    batch = ({0: Dim("batch")},)
     with quiet():
-        program = program_of(optimised(model), model.config)
+        program = torch.export.export(optimised(model), example, dynamic_shapes=batch)
         # Not to the file itself: on a full disk PyTorch's writer ends the whole process.
         buffer = BytesIO()
         torch.export.save(program, buffer, extra_files=pack(config, fingerprint_of(model)))
     path.write_bytes(buffer.getbuffer())
-
-
-def program_of(module: nn.Module, config: Architecture) -> ExportedProgram:
-    """Return `module` traced for any batch, at the size of `config`."""
-    example = (torch.zeros(2, config.in_channels, *config.image_size),)
-    return torch.export.export(module, example, dynamic_shapes=({0: Dim("batch")},))
 
 
 @contextmanager

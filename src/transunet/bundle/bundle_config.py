@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import SerializeAsAny, model_validator
 
 from transunet.bundle.hub import download_file
+from transunet.bundle.integer_ranges import IntegerRanges
 from transunet.bundle.readme import facts_of, write_readme
 from transunet.bundle.trust_config import EnsembleTrust, Trust
 from transunet.data.checks.suitability import TrainingData
@@ -48,6 +49,8 @@ class BundleConfig(Configuration):
     """What was fitted on held-out cases; bundles without it go on without."""
     ensemble_trust: EnsembleTrust | None = None
     """The same of the ensemble that it is a member of."""
+    ranges: IntegerRanges | None = None
+    """How large its activations get, which int8 needs to know; older bundles lack it."""
     versions: Mapping[str, str] = {}
     """Packages that wrote the bundle."""
 
@@ -146,6 +149,15 @@ def keep_trust(folder: Path, trust: Trust) -> None:
         ConfigError: when there is no such bundle, or its configuration cannot be written.
     """
     write_config(read_config(folder).replace(trust=trust), folder)
+
+
+def keep_ranges(folder: Path, ranges: IntegerRanges) -> None:
+    """Write how large its activations get into the bundle in `folder`.
+
+    Raises:
+        ConfigError: when there is no such bundle, or its configuration cannot be written.
+    """
+    write_config(read_config(folder).replace(ranges=ranges), folder)
 
 
 def keep_ensemble_trust(folders: Sequence[Path], trust: Trust) -> None:

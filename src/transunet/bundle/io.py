@@ -18,6 +18,7 @@ from transunet.bundle.hub import upload_folder
 from transunet.errors import WeightsError, first_line
 from transunet.files import atomic_path, writable_folder
 from transunet.models.families import build
+from transunet.models.network_fingerprint import fingerprint_of
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.optional import DISTRIBUTION, versions_of
 
@@ -26,6 +27,8 @@ __all__ = ["BundleConfig", "from_pretrained", "push_to_hub", "save_pretrained"]
 
 def save_pretrained(model: SegmentationNetwork, config: BundleConfig, folder: Path | str) -> Path:
     """Write a bundle to `folder`, each file beside its place and then renamed; return `folder`.
+
+    Ranges that were measured with other weights are left out.
 
     Raises:
         ConfigError: when the folder cannot be written to.
@@ -42,6 +45,8 @@ def save_pretrained(model: SegmentationNetwork, config: BundleConfig, folder: Pa
         sampling=config.sampling.replace(size=model.config.image_size),
         versions=versions_of((DISTRIBUTION, "torch", "numpy")),
     )
+    if config.ranges is not None and config.ranges.fingerprint != fingerprint_of(model):
+        config = config.replace(ranges=None)
     write_config(config, folder)
     return folder
 

@@ -79,6 +79,8 @@ def facts_of(config: "BundleConfig") -> list[tuple[str, str]]:
         ("finds", ", ".join(f"{number} {name}" for number, name in config.structures.items())),
         ("written with", ", ".join(f"{name} {v}" for name, v in config.versions.items())),
     ]
+    if config.ranges is not None:
+        rows.append(("in int8", str(config.ranges.fidelity or "not compared")))
     if seen is not None:
         ends = dict.fromkeys(" x ".join(f"{side:.3g}" for side in end) for end in seen.spacing_mm)
         rows.append(

@@ -1,4 +1,4 @@
-"""`transunet calibrate`: teach a bundle on held-out cases how far to trust it."""
+"""`transunet calibrate`: teach a bundle on held-out cases how far to trust it, and its int8."""
 
 from pathlib import Path
 from shlex import quote
@@ -43,15 +43,22 @@ def calibrate(
     Each case is predicted as it is and, from ten cases on, three times worsened on purpose. What is
     learned is written into the bundle's config.json, and `predict` tells it with every result. The
     validation cases of a run will do, though the best network was chosen by them; recipes with
-    `calibrate = true` take them by themselves. An ensemble is taught as such.
+    `calibrate = true` take them by themselves. An ensemble is taught as such. So that `predict
+    --precision int8` needs no images, each bundle keeps how large its activations get.
     """
     from transunet.backends.engines import own_device
-    from transunet.bundle.bundle_config import keep_ensemble_trust, keep_trust, read_config
+    from transunet.bundle.bundle_config import (
+        keep_ensemble_trust,
+        keep_ranges,
+        keep_trust,
+        read_config,
+    )
     from transunet.cli.progress import count_predictions
     from transunet.data.layouts import open_dataset
     from transunet.inference.predictor import Predictor
     from transunet.trust.fitting import fit_trust
     from transunet.trust.held_out import held_out_cases
+    from transunet.trust.integers import measure_ranges
 
     bundles = [bundle, *(ensemble or [])]
     configs = [read_config(folder) for folder in bundles]
@@ -60,12 +67,15 @@ def calibrate(
         predictor = Predictor.from_pretrained(
             bundles, device=own_device(device), engine=engine, force=True
         )
+    ranges = [measure_ranges(folder, cases, own_device(device)) for folder in bundles]
     with count_predictions() as progress:
         trust = fit_trust(predictor, cases, seed, progress)
     if ensemble:
         keep_ensemble_trust(bundles, trust)
     else:
         keep_trust(bundle, trust)
+    for folder, each in zip(bundles, ranges, strict=True):
+        keep_ranges(folder, each)
     show(trust, bundle)
     say(f"Written into {', '.join(str(folder / 'config.json') for folder in bundles)}")
     words = " --ensemble ".join(quote(str(folder)) for folder in bundles)
@@ -74,6 +84,7 @@ def calibrate(
 
 def show(trust: "Trust", bundle: Path) -> None:
     """Print what was learned, and what could not be; draw how reliable probabilities are."""
+    from transunet.bundle.bundle_config import read_config
     from transunet.bundle.trust_config import ENOUGH
     from transunet.drawing.reliability import draw_reliability
     from transunet.optional import version_of
@@ -95,6 +106,10 @@ def show(trust: "Trust", bundle: Path) -> None:
         if version_of("matplotlib"):
             bins = trust.calibration.bins_before, trust.calibration.bins
             say(f"Drawn: {draw_reliability(*bins, bundle / 'reliability.png')}")
+    ranges = read_config(bundle).ranges
+    if ranges is not None and ranges.fidelity is not None:
+        fits = "" if ranges.fidelity.is_enough else "; too little, so that fp32 is taken instead"
+        say(f"In int8: {ranges.fidelity}{fits}")
     if trust.mirrored_look:
         say("Expected quality looks at the mirror image too: a prediction takes twice as long.")
     if not any(structure.quality for structure in trust.structures.values()):

@@ -37,7 +37,9 @@ def export(
     int8: Annotated[
         bool,
         _int8(
-            "--int8", help="Weights and activations in 8 bits (onnx, openvino); needs --calibrate."
+            "--int8",
+            help="Weights and activations in 8 bits (onnx, openvino), with the ranges that the "
+            "bundle keeps or --calibrate gives.",
         ),
     ] = False,
     calibrate: Annotated[
@@ -69,23 +71,25 @@ def export(
     if calibrate and not int8:
         raise ConfigError("--calibrate is for --int8. Add --int8, or leave --calibrate out.")
     name, images = check_target(out, format_, int8=int8, overwrite=overwrite), None
-    if int8:
+    if calibrate:
         with progress_bar("cases") as bar:
             task = bar.add_task("Reading calibration images", total=None)
             images = calibration_images(
-                calibrate or [],
+                calibrate,
                 read_config(bundle),
                 calibrate_count,
                 lambda done, total: bar.update(task, completed=done, total=total),
             )
     with progress_bar("steps") as bar:
-        task = bar.add_task("Starting", total=3 if name != "monai" else 2)
+        task = bar.add_task("Starting", total=2 if name == "monai" else 4 if int8 else 3)
 
         def step(what: str) -> None:
             started = bar.tasks[0].description != "Starting"
             bar.update(task, description=what, advance=1 if started else 0)
 
-        done = export_bundle(bundle, out, name, images, overwrite=overwrite, progress=step)
+        done = export_bundle(
+            bundle, out, name, images, int8=int8, overwrite=overwrite, progress=step
+        )
         bar.advance(task)
     rows = {
         "file": str(done.path),

@@ -47,7 +47,8 @@ Precision = Annotated[
     _name_of(
         "precision",
         "auto: fp32, or an exported file's own. bf16 and fp16 are faster where the processor has "
-        "them, and change a few labels. int8: exported files only.",
+        "them, and change a few labels. int8: faster still, of exported files that hold it and of "
+        "bundles that were calibrated; where it changes too much or is no faster, fp32 is taken.",
     ),
 ]
 MemoryGib = Annotated[

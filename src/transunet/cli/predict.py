@@ -321,7 +321,7 @@ def predict(
         )
     writable_folder(out)
     options = OutputOptions(format_, probabilities, uncertainty, overwrite, both, view, report)
-    say(f"Computing with {predictor.engine} in {predictor.precision} on {predictor.device}.")
+    say(f"Computing with {predictor.arithmetic}.")
     alone = None if predictor.others else predictor.sampling
     samples = alone.kind if alone else "slices"
     with showing_notes(), stoppable(out):

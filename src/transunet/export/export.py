@@ -4,25 +4,26 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends import onnxruntime
 from transunet.backends.compare import FURTHEST, compare, noise
 from transunet.backends.engines import ENGINES, Engine
 from transunet.backends.exported import AXES
+from transunet.bundle.bundle_config import BundleConfig
+from transunet.bundle.integer_ranges import IntegerRanges
 from transunet.bundle.io import from_pretrained
 from transunet.errors import ConfigError, DataError, TransUNetError, first_line
-from transunet.export.quantise import quantise
 from transunet.files import atomic_path
 from transunet.integrations.monai.monai_bundle import write_monai_bundle
 from transunet.optional import require
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from transunet.models.segmentation_network import SegmentationNetwork
 
 LEAST_EQUAL = 0.95
@@ -68,6 +69,7 @@ def export(
     format: str | None = None,
     int8_images: Images | None = None,
     *,
+    int8: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda step: None,
 ) -> Exported:
@@ -79,8 +81,9 @@ def export(
             complete and compared.
         format: one of `FORMATS`, or "monai"; by the suffix of `path` if not given.
         int8_images: slices or patches (N, C, *spatial) of training images
-            (`calibration.calibration_images`), to write int8 weights and compute in int8; fp32 if
-            not given.
+            (`calibration.calibration_images`), to write int8 weights and compute in int8 with the
+            ranges that they give.
+        int8: without images, the same with the bundle's own ranges.
         overwrite: replace what stands at `path`.
         progress: called with what is done next.
 
@@ -93,7 +96,9 @@ def export(
         DataError, WeightsError: when the bundle is damaged.
     """
     path = Path(path)
-    name = check_target(path, format, int8=int8_images is not None, overwrite=overwrite)
+    int8 = int8 or int8_images is not None
+    precision = "int8" if int8 else "fp32"
+    name = check_target(path, format, int8=int8, overwrite=overwrite)
     progress("Loading")
     model, config = from_pretrained(source)
     expected = (model.config.in_channels, *model.config.image_size)
@@ -110,18 +115,13 @@ def export(
             f"{', '.join(map(str, expected))}) with at least one."
         )
     with _errors_that_name(path), atomic_path(path) as scratch:
-        if int8_images is None:
-            progress("Writing")
-            engine.write(model, config, scratch, "fp32", None)
-        else:
-            progress("Calibrating and writing")
-            with TemporaryDirectory(dir=scratch.parent) as folder:
-                plain = Path(folder) / "fp32.onnx"
-                onnxruntime.write(model, config, plain)
-                quantised = quantise(plain, plain.with_name("int8.onnx"), int8_images)
-                engine.write(model, config, scratch, "int8", quantised)
+        if int8:
+            progress("Calibrating")
+            config = config.replace(ranges=_ranges(source, model, config, int8_images))
+        progress("Writing")
+        engine.write(model, config, scratch, precision)
         progress("Comparing")
-        difference, equal = _compared(engine, model, scratch, int8_images)
+        difference, equal = _compared(engine, model, config, scratch, precision, int8_images)
         size = sum(file.stat().st_size for file in scratch.parent.iterdir())
         for file in scratch.parent.iterdir():  # weights beside the file
             if file != scratch:
@@ -132,7 +132,7 @@ def export(
     return Exported(
         path=path,
         format=name,
-        precision="fp32" if int8_images is None else "int8",
+        precision=precision,
         opset=engine.opset,
         shape=f"({', '.join(axes)})",
         size_bytes=size,
@@ -176,9 +176,8 @@ def check_target(
         raise ConfigError(f"{path} exists already. Choose another name, or add --overwrite.")
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; expected the name of a file. Choose another name.")
-    for engine in (FORMATS[name], *([ENGINES["onnxruntime"]] if int8 else [])):
-        for package in engine.packages:
-            require(package, engine.extra)
+    for package in FORMATS[name].packages:
+        require(package, FORMATS[name].extra)
     return name
 
 
@@ -206,14 +205,42 @@ def _free_axes(engine: Engine, model: "SegmentationNetwork") -> tuple[str, ...]:
     return engine.free_axes if model.config.axes == 2 else ("batch",)
 
 
+def _ranges(
+    source: Path | str,
+    model: "SegmentationNetwork",
+    config: BundleConfig,
+    images: Images | None,
+) -> IntegerRanges:
+    """Return the ranges that `images` give, or those that the bundle has."""
+    import torch
+
+    from transunet.models.network_fingerprint import fingerprint_of
+    from transunet.models.quantised import measured_ranges
+
+    fingerprint = fingerprint_of(model)
+    if images is not None:
+        ends = measured_ranges(model, (torch.from_numpy(image[None]) for image in images))
+        return IntegerRanges.of(fingerprint, len(images), ends)
+    if config.ranges is None or config.ranges.fingerprint != fingerprint:
+        raise ConfigError(
+            f"{source}: int8 is calibrated on images; none were given, and the bundle kept no "
+            "ranges of these weights. Add --calibrate with some of the training images: files, a "
+            "folder, or a prepared store."
+        )
+    return config.ranges
+
+
 def _compared(
     engine: Engine,
     model: "SegmentationNetwork",
+    config: BundleConfig,
     path: Path,
+    precision: str,
     int8_images: Images | None,
 ) -> tuple[float, float]:
     """Return the largest difference and the share of equal labels; refuse what is too far off."""
     size = model.config.image_size
+    expected: nn.Module = model
     if int8_images is not None:
         network = engine.open(path, size, "", "cpu", "int8")
         difference, equal = compare(model, network, int8_images)
@@ -224,19 +251,23 @@ def _compared(
                 "leave out --int8. Nothing was left behind."
             )
         return difference, equal
+    if config.ranges is not None and precision == "int8":
+        from transunet.models.quantised import quantised
+
+        expected = quantised(model, config.ranges.ends)
     sizes = [size]
-    if "width" in _free_axes(engine, model):
+    if precision == "fp32" and "width" in _free_axes(engine, model):
         sizes.append((size[0] - 1, *size[1:-1], size[-1] + model.config.stride[-1]))
     difference, equal = 0.0, 1.0
     for size in sizes:
-        network = engine.open(path, size, "", "cpu", "fp32")
+        network = engine.open(path, size, "", "cpu", precision)
         # Three images, so that another batch than that of the export is computed.
-        furthest, same = compare(model, network, noise(model, 3, size))
+        furthest, same = compare(expected, network, noise(model, 3, size))
         difference, equal = float(np.maximum(difference, furthest)), min(equal, same)
-    if not difference <= FURTHEST:  # NaN included
+    if not difference <= FURTHEST[precision]:  # NaN included
         raise DataError(
             f"{path.name}: its logits differ by {difference:.1e} of their standard deviation from "
-            f"the bundle's; at most {FURTHEST:.0e} is rounding. Update the packages that export. "
-            "Nothing was left behind."
+            f"the bundle's; at most {FURTHEST[precision]:.0e} is rounding. Update the packages "
+            "that export. Nothing was left behind."
         )
     return difference, equal

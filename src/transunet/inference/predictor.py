@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transunet.backends.opening import Opened, config_of, is_exported, open_network
+from transunet.backends.processor import integer_unit
 from transunet.backends.protocol import Network
 from transunet.bundle.bundle_config import trust_of
 from transunet.bundle.trust_config import Trust
@@ -227,6 +228,8 @@ class Predictor:
             engine: what computes: "eager", "compiled", "onnxruntime", "openvino", or "auto" for the
                 fastest at hand. A bundle is converted for the latter two once, into the cache.
             precision: "fp32", "bf16", "fp16" or "int8"; "auto" is fp32, or an exported file's own.
+                "int8" needs a bundle that was calibrated, and gives way to fp32 where it changes
+                too many labels or is no faster.
             trust: load `.pt2` files, which can run any code that is in them.
             settings: the constructor's.
 
@@ -297,9 +300,14 @@ class Predictor:
         return (
             f"Predictor({' + '.join(self.sources) or 'a network'}: finds "
             f"{', '.join(self.structures.values())} in {channels}, by {samples} of "
-            f"{' x '.join(map(str, size or ('any size',)))}, with {self.engine} in "
-            f"{self.precision} on {self.device})"
+            f"{' x '.join(map(str, size or ('any size',)))}, with {self.arithmetic})"
         )
+
+    @property
+    def arithmetic(self) -> str:
+        """What computes, in words: "openvino in int8 (AMX) on cpu"."""
+        unit = integer_unit() if "int8" in self.precision else ""
+        return f"{self.engine} in {self.precision}{f' ({unit})' if unit else ''} on {self.device}"
 
     @property
     def structures(self) -> dict[int, str]:

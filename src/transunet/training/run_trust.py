@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from transunet.bundle.bundle_config import keep_ensemble_trust, keep_trust
+from transunet.bundle.bundle_config import keep_ensemble_trust, keep_ranges, keep_trust
 from transunet.bundle.trust_config import Trust
 from transunet.training.distributed import ALONE
 from transunet.training.out_of_fold import best_predictor, out_of_fold, validation_cases
 from transunet.training.run_lock import locked
 from transunet.training.runs import Run
 from transunet.trust.fitting import Evidence, evidence_of, fit_trust, trust_from, worsened_copies
+from transunet.trust.integers import measure_ranges
 
 MOST = 40
 """Held-out cases of one network: so many tell what there is to know, and more take longer."""
@@ -20,6 +21,8 @@ Progress = Callable[[int, int], None]
 
 def fit_best(run: Run, device: str | None = None, progress: Progress | None = None) -> Trust | None:
     """Fit what RUN/best knows of its mistakes on the validation cases, and keep it in the bundle.
+
+    Before that, measure how large its activations get, for int8.
 
     Args:
         run: finished.
@@ -37,8 +40,10 @@ def fit_best(run: Run, device: str | None = None, progress: Progress | None = No
         cases = validation_cases(run, most=MOST)
         if not cases:
             return None
+        best = run.folder / "best"
+        keep_ranges(best, measure_ranges(best, cases, device))
         trust = fit_trust(best_predictor(run, device), cases, progress=progress)
-        keep_trust(run.folder / "best", trust)
+        keep_trust(best, trust)
         return trust
 
 
@@ -64,6 +69,7 @@ def fit_folds(parent: Run, device: str | None = None, progress: Progress | None 
         for bundle, (predictor, cases) in zip(
             bundles, out_of_fold(parent, device, MOST), strict=True
         ):
+            keep_ranges(bundle, measure_ranges(bundle, cases, device))
             evidence = list(evidence_of(predictor, cases, copies, progress=progress))
             keep_trust(bundle, trust_from(predictor.structures, evidence))
             pooled += [replace(case, features=None) for case in evidence]  # each network's differ

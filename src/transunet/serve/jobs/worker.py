@@ -84,8 +84,7 @@ def run_worker(
                 note(f"Loading {served.name} ({count}) ...")
                 models[id_] = LoadedBundle(served, settings)
                 base, seconds = models[id_].base, time.monotonic() - start
-                engine = f"{base.engine} in {base.precision} on {base.device}"
-                note(f"Loaded {served.name} in {seconds:.0f} s: {engine}.")
+                note(f"Loaded {served.name} in {seconds:.0f} s: {base.arithmetic}.")
         if workers > 1:
             note(f"It takes {used_memory() / 2**30:.1f} GB of main memory, and more at work.")
     except Exception as error:
