@@ -92,6 +92,7 @@ def keep(drawn: Path, path: Path) -> None:
 def picture_of_report(browser: Browser, report: Path, shot: Path) -> None:
     """Photograph the first screen of an evaluation report."""
     page = browser.new_page(viewport={"width": 1100, "height": 760})
+    page.set_default_timeout(120_000)
     page.goto(report.resolve().as_uri())
     page.screenshot(path=shot)
 
