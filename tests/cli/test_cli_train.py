@@ -74,6 +74,7 @@ def test_a_raw_data_set_becomes_a_bundle_that_predicts(dataset, tmp_path):
     assert result.exit_code == 0, result.output
     for told in (
         "mean foreground Dice",
+        "went by until batches were there",
         f"best bundle: {out}/best",
         "transunet predict",
         "(preset: ",

@@ -4,6 +4,7 @@ import os
 import signal
 from itertools import pairwise
 from math import isnan
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -120,7 +121,20 @@ def train_and_ask_to_stop(run, number, at):
 
 def numbers(folder):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    times = {"seconds", "data_share", "validation_share"}
+    return [{k: v for k, v in line.items() if k not in times} for line in lines]
+
+
+def test_a_run_tells_where_its_time_went(job, tmp_path):
+    begun = monotonic()
+    run = job(validations=2)
+    steps(run)
+    within = monotonic() - begun
+    (end,) = read_log(tmp_path / "run", "end")
+    assert end["data_share"] > 0
+    assert end["validation_share"] > 0
+    assert end["data_share"] + end["validation_share"] < 1
+    assert 0 < run.state.data_seconds + run.state.validation_seconds < within
 
 
 def test_a_finished_run_is_not_trained_further(job, tmp_path):

@@ -141,6 +141,12 @@ def show_result(trainer: Trainer) -> None:
             table.add_row(name, _number(dice))
         say(table)
         say(f"mean foreground Dice {best[-1]['mean_dice']:.3f}")
+    for end in read_log(trainer.folder, "end")[-1:]:
+        say(
+            f"trained for {timedelta(seconds=int(end['seconds']))}; of the time "
+            f"{end['data_share']:.1%} went by until batches were there, "
+            f"{end['validation_share']:.1%} with validation"
+        )
     say(f"best bundle: {best_bundle} (step {trainer.state.best_step})")
     say(f"last bundle: {trainer.folder / 'last'} (step {trainer.state.step})")
     say(log_line(trainer.folder))

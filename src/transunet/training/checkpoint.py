@@ -24,6 +24,10 @@ class State:
     """Optimiser steps done."""
     seconds: float = 0.0
     """Time spent, over all resumptions."""
+    data_seconds: float = 0.0
+    """Of it, how long steps waited until their batch was read and augmented."""
+    validation_seconds: float = 0.0
+    """Of it, how long validations took."""
     validations: int = 0
     best: float | None = None
     """Largest mean Dice on the held-out cases, of the classes that occur in them."""

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from math import isfinite, isnan
+from math import ceil, isfinite, isnan
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -98,11 +98,23 @@ def train(trainer: Trainer) -> Generator[Stepped | Validated]:
     ):
         while True:
             if _validations_due(trainer) > state.validations:
-                yield _validate(trainer, write)
+                begun = monotonic()
+                validated = _validate(trainer, write)
+                state.validation_seconds += monotonic() - begun
+                yield validated
                 saved = state.seconds
             stale = recipe.patience is not None and state.stale >= recipe.patience
             if stale or trainer.budget.is_spent(state.step, state.seconds):
-                write("end", state.step, {"seconds": round(state.seconds, 2)})
+                spent = monotonic() - started  # with the last validation
+                write(
+                    "end",
+                    state.step,
+                    {
+                        "seconds": round(state.seconds, 2),
+                        "data_share": round(state.data_seconds / spent, 4),
+                        "validation_share": round(state.validation_seconds / spent, 4),
+                    },
+                )
                 return
 
             rate = rate_at(
@@ -115,7 +127,9 @@ def train(trainer: Trainer) -> Generator[Stepped | Validated]:
             torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
             keys = trainer.sampler.batch(state.step)  # of all processes
             arithmetic = replace(trainer.arithmetic, accumulate=trainer.sampler.pieces(keys))
+            begun = monotonic()
             images, labels, guidance = next(batches)
+            state.data_seconds += monotonic() - begun
             try:
                 loss = train_step(
                     *(trainer.trained, trainer.loss, trainer.optimizer, images, labels),
@@ -172,6 +186,7 @@ def _validate(trainer: Trainer, write: Callable[..., None]) -> Validated:
     outcome = validate(
         *(trainer.best_guess, trainer.store, trainer.split.validation),
         *(trainer.recipe.sampling, trainer.device, trainer.world),
+        batch_size=ceil(trainer.recipe.batch / trainer.recipe.accumulate / trainer.world.size),
     )
     dice = outcome.decisive_dice
     # Where nothing can be measured, no network is known to be better: the last is the best.

@@ -393,12 +393,17 @@ def make_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
         matrices = [p for p in module.parameters() if p.ndim in (2, 4, 5)]
         others = [p for p in module.parameters() if p.ndim not in (2, 4, 5)]
         groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    device = next(module.parameters()).device.type
+    fused = device in {"cpu", "cuda"} or None  # the update as one kernel, up to five times as fast
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.AdamW(
+            groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused
+        )
     return torch.optim.SGD(
         groups,
         lr=recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov,
+        fused=fused,
     )

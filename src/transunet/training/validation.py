@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from transunet.backends.pytorch import FixedNetwork
 from transunet.data.sampling import Sampling
 from transunet.data.split_rules import classes_in
 from transunet.data.store import Store
 from transunet.evaluation.metrics import dice_of_masks, dice_per_class
 from transunet.inference.predictor import Predictor
+from transunet.models.families import optimised
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.training.distributed import ProcessGroup
 
@@ -52,17 +54,30 @@ def validate(
     sampling: Sampling,
     device: torch.device,
     world: ProcessGroup,
+    batch_size: int | None = None,
 ) -> Validation:
     """Predict `cases` of `store` with `model`, each process some of them, and measure them all.
 
-    The store's volumes are what the predictor makes of the images themselves; the prediction is
-    measured at their own size.
+    By a copy of the network that is made for predicting. The store's volumes are what the predictor
+    makes of the images themselves; the prediction is measured at their own size.
+
+    Args:
+        model: the network, which stays as it is.
+        store: of the cases.
+        cases: their names.
+        sampling: how the network takes their volumes.
+        device: where it computes.
+        world: the processes that share the cases.
+        batch_size: samples at once, such as fit into a training step; the predictor's number if not
+            given.
     """
+    network = FixedNetwork(optimised(model), sampling.size, fingerprint="", device=device)
     predictor = Predictor(
-        *(model, store.preprocessing, store.labels),
+        *(network, store.preprocessing, store.labels),
         regions=store.regions,
         sampling=sampling,
         device=device,
+        batch_size=batch_size,
     )
     classes = {index: name for index, name in store.labels.items() if index}
     measured: dict[str, dict[str, float]] = {}

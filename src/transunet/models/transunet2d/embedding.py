@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from transunet.models.positions import GridCache
-from transunet.models.transformer import Encoder
+from transunet.models.transformer import Dropout, Encoder
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.resnet import ResNetV2
 
@@ -21,7 +21,7 @@ class Embeddings(nn.Module):
             config.embedding_channels, config.hidden_size, kernel, stride=kernel
         )
         self.position_embeddings = nn.Parameter(torch.zeros(1, rows * columns, config.hidden_size))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self._positions = GridCache(config.grid)
 
     def forward(

@@ -2,6 +2,7 @@
 
 from typing import Literal, overload
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -121,7 +122,10 @@ class TransUNet(SegmentationNetwork):
         if x.shape[1] == 1:
             x = x.expand(-1, self.config.stem_channels, -1, -1)
         patch = self.config.patch_size
-        return F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch))
+        x = F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch))
+        if self.training and x.is_cpu:  # convolutions and upsampling are up to ten times as fast
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x
 
     def _to_logits(self, features: Tensor, padded: Tensor, x: Tensor) -> Tensor:
         logits = self.segmentation_head(features)

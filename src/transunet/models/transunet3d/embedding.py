@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from transunet.models.positions import Grid, GridCache
-from transunet.models.transformer import Block, Encoder
+from transunet.models.transformer import Block, Dropout, Encoder
 from transunet.models.transunet3d.config import ViTSettings
 
 
@@ -47,7 +47,7 @@ class VoxelEmbeddings(nn.Module):
         self.patch_embeddings = nn.Conv3d(channels, config.hidden_size, 1)
         tokens = torch.Size(grid).numel()
         self.position_embeddings = nn.Parameter(torch.zeros(1, tokens, config.hidden_size))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self._positions = GridCache(grid)
 
     def forward(self, x: Tensor) -> Tensor:
