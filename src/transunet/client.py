@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from errno import ENOENT
+from errno import EACCES, ENOENT
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,18 @@ class Client:
     Every method raises `ServerError` where the server refuses or does not answer, and OSError where
     a file of yours cannot be read or written. Records are dictionaries as the server's description
     (`/api/v1/docs`) tells them.
+
+    Raises:
+        ValueError: for a `url` that is none.
     """
 
     url: str = "http://127.0.0.1:8000"
     token: str | None = None
     timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"{self.url!r} is no address; expected one as http://127.0.0.1:8000.")
 
     def __repr__(self) -> str:  # a token belongs into no log
         return f"Client({self.url!r})"
@@ -145,11 +152,13 @@ class Client:
 
         Args:
             job: id of one that is done.
-            out: file, which is replaced; or folder, where the server's own name is taken.
+            out: file, which is replaced; or folder that is there, where the server's own name is
+                taken.
             format: one of the image's "result_formats".
         """
+        out = _place(out)
         with self._ask("GET", f"/jobs/{quote(job)}/result", {"format": format}) as answer:
-            return _save(answer, Path(out))
+            return _save(answer, out)
 
     def segment(
         self,
@@ -171,8 +180,7 @@ class Client:
             settings: of the job, such as `mirror=True`; `series` as of `upload`; `keep=True`, so
                 that image and job stay on the server.
         """
-        if not (out := Path(out)).is_dir() and not out.parent.is_dir():
-            raise FileNotFoundError(ENOENT, "There is no such folder to write to", str(out.parent))
+        out = _place(out)  # what cannot be written is told before anything is sent
         query = {"format": format, "wait_seconds": min(60, self.timeout / 2), **settings}
         if bundle is not None:
             query["bundle"] = bundle
@@ -220,7 +228,7 @@ class Client:
         query: dict[str, Any] | None = None,
         *,
         body: Any = None,
-        files: Sequence[str | os.PathLike[str]] = (),
+        files: Sequence[str | os.PathLike[str]] | None = None,
     ) -> Any:
         with self._ask(method, path, query, body=body, files=files) as answer:
             text = answer.read()
@@ -233,11 +241,11 @@ class Client:
         query: dict[str, Any] | None = None,
         *,
         body: Any = None,
-        files: Sequence[str | os.PathLike[str]] = (),
+        files: Sequence[str | os.PathLike[str]] | None = None,
     ) -> HTTPResponse:
         data: bytes | Iterator[bytes] | None = None
         headers = {}
-        if files:
+        if files is not None:
             parts = _parts(files)
             data = _form(parts)
             size = sum(len(head) + path.stat().st_size + len(_NEXT) for head, path in parts)
@@ -303,6 +311,18 @@ def _form(parts: list[tuple[bytes, Path]]) -> Iterator[bytes]:
                 yield data
         yield _NEXT
     yield _END
+
+
+def _place(out: str | os.PathLike[str]) -> Path:
+    """Return where to write, if that can be: `out` is a file, or a folder that is there."""
+    place = Path(out)
+    is_folder = place.is_dir() or os.fspath(out).endswith(("/", os.sep))
+    folder = place if is_folder else place.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(ENOENT, "There is no such folder to write to", str(folder))
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(EACCES, "This folder cannot be written to", str(folder))
+    return place
 
 
 def _save(answer: HTTPResponse, out: Path) -> Path:

@@ -106,6 +106,8 @@ def read_json(path: Path, remedy: str) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"There is no file {path}. {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}). {remedy}") from None
 

@@ -321,3 +321,5 @@ def test_a_server_is_told_a_whole_service() -> None:
     for text in ("ftp://host/x", "http://me:word@host/x", f"http://host/x/studies/{STUDY}"):
         with pytest.raises(ConfigError):
             parse_service(text)
+    with pytest.raises(ConfigError, match="https://HOST:PORT/PATH, and for one series"):
+        parse_service("pacs")

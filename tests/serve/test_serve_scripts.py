@@ -186,6 +186,12 @@ def test_the_client_says_what_went_wrong(server, image, tmp_path):
     nobody = Client("http://127.0.0.1:9")
     with pytest.raises(FileNotFoundError, match="no such folder"):  # before anything is sent
         nobody.segment(image, out=tmp_path / "none" / "x.nii.gz")
+    with pytest.raises(FileNotFoundError, match="no such folder"):  # not a file called `labels`
+        nobody.result("1", f"{tmp_path}/labels/")
+    with pytest.raises(ValueError, match="is no address; expected"):
+        Client("127.0.0.1:8000")
+    with pytest.raises(ServerError, match=r"There is no file\. Send one"):
+        there.upload()
     with pytest.raises(ServerError, match="does not answer") as caught:
         nobody.bundles()
     assert caught.value.code == "unreachable"

@@ -81,7 +81,10 @@ def parse_address(text: str) -> Address:
     Raises:
         ConfigError: when it is none, or holds a password.
     """
-    expected = f"Expected {PREFIX}https://HOST:PORT/PATH/studies/STUDY/series/SERIES"
+    expected = (
+        f"Expected {PREFIX}https://HOST:PORT/PATH, and for one series /studies/STUDY/series/SERIES "
+        "behind it"
+    )
     try:
         parts = urlsplit(text.removeprefix(PREFIX))
         parts.port  # noqa: B018 - raises for one that is no number

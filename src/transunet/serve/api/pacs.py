@@ -148,11 +148,11 @@ async def _stored(
     measure: Callable[[], None],
 ) -> Stored:
     """Store the label map in `folder`; `told` and `measure` as of `result_file`."""
-    image = service.image(image_id)
+    image, pacs = service.image(image_id), _pacs(service)
     if not (study := image.metadata.get("pacs")):
         message = "Only label maps of images from the PACS are stored there."
         raise ApiError("format_not_fitting", message, "Fetch the series from the PACS.")
-    address = replace(_pacs(service), study=study)
+    address = replace(pacs, study=study)
     image_folder = service.database.image_folder(image.id)
     await service.parsers.run(
         write_for_pacs, image_folder, image.metadata, folder, list(structures), *told
