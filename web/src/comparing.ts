@@ -36,8 +36,8 @@ const table = byId<HTMLTableElement>("comparison");
 /** What the shown one is compared with. */
 export let compared: LabelMap | null = null;
 let way: Comparing = "outline";
-/** The way that is put away while somebody draws. */
-let putAway: Comparing | null = null;
+/** The way in which they are shown now. */
+let laid: Comparing = way;
 /** How much of the compared one stands for the other, while they blink. */
 let share = 0;
 let clock = 0;
@@ -67,14 +67,14 @@ export function connectComparing(drawn: Viewer, show: (map: LabelMap) => Promise
   on("tool", makeWay);
 }
 
-/** Strokes have their structures' colours, on the other one's outline; then the difference comes back. */
+/** The way that was chosen; while somebody draws, one in which strokes have their structures' colours. */
+const seen = (): Comparing => (penInHand() && NOT_DRAWN_ON.includes(way) ? "outline" : way);
+
+/** A pen puts the difference away, and without it the difference comes back. */
 function makeWay(): void {
-  if (penInHand() && compared && NOT_DRAWN_ON.includes(way)) {
-    const before = way;
-    setWay("outline");
-    putAway = before;
-    show("note", "While you draw, the other label map is a dashed outline.", "Escape ends drawing, and compares as before.");
-  } else if (!penInHand() && putAway) setWay(putAway);
+  if (!compared || seen() === laid) return;
+  lay();
+  if (penInHand()) show("note", "While you draw, the other label map is a dashed outline.", "Escape ends drawing, and compares as before.");
 }
 
 /** The label maps, or what is shown, may be others. */
@@ -110,7 +110,7 @@ export async function compareWith(map: LabelMap | null): Promise<void> {
   if (!map || !image || !shown) {
     text.hidden = true;
     viewer.compareWith(null, [], ["", ""]);
-    setWay(way);
+    lay();
     return;
   }
   text.hidden = false;
@@ -120,7 +120,7 @@ export async function compareWith(map: LabelMap | null): Promise<void> {
     if (compared !== map || state.shown !== shown) return;
     const [numbered, colours] = numberedAs(shown, map, labels);
     viewer.compareWith(numbered, colours, [nameOfMap(shown), nameOfMap(map)]);
-    setWay(way);
+    lay();
     showScores(scores, shown, map);
     text.hidden = !scores.warnings.length;
     text.textContent = scores.warnings.map(sentence).join(" ");
@@ -143,21 +143,22 @@ function numberedAs(shown: LabelMap, map: LabelMap, labels: Nifti): [Nifti, Labe
 }
 
 function choose(next: Comparing): void {
-  setWay(next);
-  if (penInHand() && NOT_DRAWN_ON.includes(next)) setTool("look");
+  way = next;
+  if (seen() !== next) setTool("look");
+  lay();
 }
 
-function setWay(next: Comparing): void {
-  [way, putAway] = [next, null];
+function lay(): void {
+  laid = seen();
   clearInterval(clock);
   blend(0);
-  viewer.setComparing(next);
+  viewer.setComparing(laid);
   changed("layout");
-  byId("difference-legend").hidden = !compared || way !== "difference";
-  byId("blending").hidden = !compared || way !== "blink";
-  for (const input of byId("comparing").querySelectorAll("input")) input.checked = input.value === next;
+  byId("difference-legend").hidden = !compared || laid !== "difference";
+  byId("blending").hidden = !compared || laid !== "blink";
+  for (const input of byId("comparing").querySelectorAll("input")) input.checked = input.value === laid;
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  if (compared && way === "blink" && !calm) clock = window.setInterval(turn, BLINK_MS);
+  if (compared && laid === "blink" && !calm) clock = window.setInterval(turn, BLINK_MS);
 }
 
 function blend(next: number): void {
@@ -171,7 +172,7 @@ const turn = (): void => blend(share < 0.5 ? 1 : 0);
 /** Show the other one, at once and until the next time. */
 export function blink(): void {
   if (!compared) return;
-  if (way !== "blink") choose("blink");
+  if (laid !== "blink") choose("blink");
   clearInterval(clock);
   turn();
 }
