@@ -99,7 +99,7 @@ def main() -> None:
         if not chosen.only or size.model in chosen.only:
             compare(size, forms, chosen.turns, clock)
     if chosen.steps and not chosen.only:
-        compare_losses(QUICK[0], chosen.steps)
+        compare_losses(QUICK[0], chosen.steps, ["package fp32", *["package bf16"] * chosen.full])
 
 
 def recipe_of(size: Size, **changes: Any) -> Recipe:
@@ -129,7 +129,7 @@ def compare(size: Size, forms: list[str], turns: int, clock: Callable[[], float]
     product = matrix_product()
     with FlopCounterMode(display=False) as counter:
         steps[forms[0]]()
-    for step in steps.values():
+    for step in list(steps.values())[1:]:
         step()
     seconds: dict[str, list[float]] = {form: [] for form in ("product", *steps)}
     for _ in range(turns):
@@ -150,24 +150,28 @@ def compare(size: Size, forms: list[str], turns: int, clock: Callable[[], float]
         print(f"  {form:22s} {best:8.3f} s  {times:5.2f}  {floor / best:5.0%}", flush=True)
 
 
-def compare_losses(size: Size, steps: int) -> None:
-    """Both forms from the same weights on the same batches."""
+def compare_losses(size: Size, steps: int, forms: list[str]) -> None:
+    """The plain form and others from the same weights on the same batches."""
     torch.manual_seed(0)
     recipe = recipe_of(size, dropout=0.0)
     model = build(recipe.network(CLASSES)).train()
     plain = plain_step(recipe, deepcopy(model), "plain fp32")
-    package = package_step(recipe, deepcopy(model), "package fp32")
-    half = package_step(recipe, deepcopy(model), "package bf16")
-    furthest = furthest_half = 0.0
+    others = {form: package_step(recipe, deepcopy(model), form) for form in forms}
+    # Rounding grows from step to step, and this is how far it leads the plain form from itself.
+    rounded = deepcopy(model)
+    with torch.no_grad():
+        for parameter in rounded.parameters():
+            parameter.mul_(1 + 6e-8 * torch.randn_like(parameter).sign())
+    others["plain, rounded once"] = plain_step(recipe, rounded, "plain fp32")
+    furthest = dict.fromkeys(others, 0.0)
     for number in range(steps):
         batch = batch_of(model, size.batch, number)
         expected = plain(*batch)
-        furthest = max(furthest, abs(package(*batch) / expected - 1))
-        furthest_half = max(furthest_half, abs(half(*batch) / expected - 1))
-    print(
-        f"losses of {steps} steps of {size.model} without dropout, the last {expected:.4f}: in "
-        f"fp32 at most {furthest:.1e} of their size apart, in bf16 {furthest_half:.1e}"
-    )
+        for form, step in others.items():
+            furthest[form] = max(furthest[form], abs(step(*batch) / expected - 1))
+    print(f"losses of {steps} steps of {size.model} without dropout, the last {expected:.4f}:")
+    for form, share in furthest.items():
+        print(f"  {form:22s} at most {share:.1e} of it apart")
 
 
 def compare_processes(turns: int) -> None:
