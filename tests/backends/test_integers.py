@@ -1,5 +1,6 @@
 """int8 of a bundle: the ranges that it keeps, what they are worth, and when fp32 is taken."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -7,17 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from prediction import tiny_bundle, tiny_model
+from prediction import save_nifti, tiny_bundle, tiny_model
 from tiny_3d import TINY_3D
 from transunet.backends import conversion, engines
 from transunet.backends.opening import open_network
 from transunet.bundle.bundle_config import BundleConfig, keep_ranges, read_config
+from transunet.bundle.fast import attach
 from transunet.bundle.integer_ranges import IntegerFidelity, IntegerRanges
 from transunet.bundle.io import from_pretrained, save_pretrained
+from transunet.cli.main import app
 from transunet.create import create_model
 from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError
+from transunet.inference.predictor import Predictor
 from transunet.models.network_fingerprint import fingerprint_of
 from transunet.models.quantised import measured_ranges, quantised
 
@@ -159,3 +164,33 @@ def test_without_an_engine_the_command_that_installs_one_is_told(
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"pip install 'transunet-torch\[openvino\]'"):
         open_network(bundle, "cpu", "auto", "int8")
+
+
+@pytest.mark.slow
+def test_the_small_network_of_a_bundle_is_the_fast_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(conversion, "_seconds", forced(0.01, 0.02))
+    large, image = tiny_bundle(tmp_path / "large"), save_nifti(tmp_path / "a.nii.gz")
+
+    def fast(out: str, *more: str) -> str:
+        words = ["predict", str(large), str(image), "-o", str(tmp_path / out), "--fast", *more]
+        result = CliRunner().invoke(app, [*words, "--device", "cpu"])
+        assert result.exit_code == 0, result.output
+        return " ".join(result.output.split())
+
+    told = fast("alone")
+    assert "has no small network" in told
+    assert "Computing with eager in fp32" in told  # without ranges
+    small = calibrated(tiny_bundle(tmp_path / "small", seed=1))
+    attach(small, large)
+    assert "Computing with openvino in int8" in fast("taken")
+    manifest = json.loads((tmp_path / "taken" / "manifest.json").read_text(encoding="utf-8"))
+    expected = Predictor.from_pretrained(small, device="cpu", precision="int8")
+    assert manifest["bundle"]["sha256"] == expected.fingerprint
+    assert "Computing with eager in fp32" in fast("exact", "--engine", "eager")
+    words = ["predict", str(large), str(image), "-o", "out", "--fast", "--ensemble", str(small)]
+    refused = CliRunner().invoke(app, words).exception
+    assert isinstance(refused, ConfigError)
+    assert "--fast takes one small network" in str(refused)

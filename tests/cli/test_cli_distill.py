@@ -8,8 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from small_data import describe_decathlon, write_pair
+from transunet.bundle.bundle_config import MODEL
 from transunet.cli.main import app
 from transunet.errors import ConfigError
+from transunet.files import sha256_of
 from transunet.training.runs import Run
 
 pytestmark = pytest.mark.usefixtures("without_curves")
@@ -58,13 +60,27 @@ def test_a_student_is_taught_and_measured(dataset, tmp_path, monkeypatch):
     assert taught["memory_mib"] > 50
     assert taught["precision"] == "fp32"
 
-    twin = student / "last"
-    told = run("--report", student, "--data", dataset, "--compare", twin, "--device", "cpu")
+    twin, large = student / "last", tmp_path / "large"
+    shutil.copytree(student / "last", large)
+    measured = ["--data", dataset, "--compare", twin, "--device", "cpu", "--attach", large]
+    told = run("--report", student, *measured)
+    assert sha256_of(large / "fast" / MODEL) == sha256_of(student / "best" / MODEL)
     assert "What the student kept" in told
     report = json.loads((student / "distillation.json").read_text())
     assert report["cases"] == 4
     assert [each["name"] for each in report["networks"]] == ["teacher", "student", str(twin)]
     assert report["note"] is None
+
+    with pytest.raises(ConfigError, match=r"fast exists already\. Remove"):
+        run("T", "--data", dataset, "-o", tmp_path / "another", "--attach", large)
+    assert not (tmp_path / "another").exists()
+    shutil.rmtree(large / "fast")
+    other = json.loads((large / "config.json").read_text())
+    other["labels"]["1"] = "sphere"
+    (large / "config.json").write_text(json.dumps(other))
+    with pytest.raises(ConfigError, match=r"other structures than .*sphere"):
+        run("--report", student, "--attach", large)
+    assert not (large / "fast").exists()
 
 
 def test_wrong_use_is_told(dataset, tmp_path):

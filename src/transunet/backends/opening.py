@@ -200,6 +200,18 @@ def _faithful_precision(source: Path | str, ranges: IntegerRanges | None) -> str
     return "fp32"
 
 
+def can_be_int8(source: Path | str, device: str | None, engine: str = "auto") -> bool:
+    """Whether the bundle `source` knows its ranges, and an engine for them is installed here.
+
+    Raises:
+        ConfigError, DataError: when there is no such bundle, or it is damaged.
+    """
+    if is_exported(source) or best_device(device) != "cpu" or read_config(source).ranges is None:
+        return False
+    engines = ENGINES if engine == "auto" else [engine]
+    return any(ENGINES[name].int8 and is_installed(name) for name in engines)
+
+
 def _open_file(path: Path, device: str | None, engine: str, precision: str, trust: bool) -> Opened:
     readers = _readers(path)
     writer = ENGINES[readers[0]]

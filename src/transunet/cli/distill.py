@@ -4,6 +4,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -75,6 +76,13 @@ def distill(
         Path | None,
         typer.Option(help="Only measure again what a run's student kept.", metavar="RUN"),
     ] = None,
+    attach: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="Then copy the student into this bundle, where predict --fast takes it.",
+        ),
+    ] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Only train.")] = False,
     compare: Annotated[
         list[Path] | None,
@@ -88,6 +96,7 @@ def distill(
     The run is one of `train`: interrupt it and go on with `transunet train --resume RUN`, then
     `transunet distill --report RUN`.
     """
+    from transunet.bundle.fast import place_for_fast
     from transunet.cli.train import train
     from transunet.errors import ConfigError
     from transunet.training.runs import Run, is_store_of_volumes
@@ -97,13 +106,18 @@ def distill(
             raise ConfigError(
                 "--report RUN measures a run that is there: leave TEACHER and -o out."
             )
-        show_report(report, data, compare or [], device, engine)
+        if attach:
+            _attach(report, attach)
+        if not no_report:
+            show_report(report, data, compare or [], device, engine)
         return
     if not teachers or data is None or out is None:
         raise ConfigError(
             "Give teachers, data and a folder for the run: transunet distill TEACHER... --data "
             "STORE -o RUN; or a run to measure: transunet distill --report RUN."
         )
+    if attach:
+        place_for_fast(attach)  # what is wrong with it is better known before the training
     told = {
         "teachers": teachers,
         "mirror": mirror,
@@ -132,9 +146,19 @@ def distill(
         device=device,
         workers=workers,
     )
+    is_first = not int(os.environ.get("RANK", "0"))
+    if attach and is_first:
+        _attach(out, attach)
     # Of a cross-validation each fold can be measured; of processes that train together, one does.
-    if not (no_report or Run.reopen(out).has_folds or int(os.environ.get("RANK", "0"))):
+    if is_first and not (no_report or Run.reopen(out).has_folds):
         show_report(out, None, compare or [], device, engine)
+
+
+def _attach(run: Path, bundle: Path) -> None:
+    from transunet.bundle.fast import attach
+
+    say(f"Attached: {attach(run / 'best', bundle)}")
+    say(f"Take it with: transunet predict {quote(str(bundle))} INPUT... -o OUT --fast")
 
 
 def show_report(

@@ -187,6 +187,15 @@ def predict(
             rich_help_panel=_PROCEDURE,
         ),
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Take the small network that the bundle has (transunet distill --attach), and "
+            "int8 where that is possible.",
+            rich_help_panel=_PROCEDURE,
+        ),
+    ] = False,
     force: Annotated[
         bool,
         typer.Option(
@@ -267,8 +276,14 @@ def predict(
             "--fail-below: what to expect of a result that was corrected by clicks is not known. "
             "Leave it out."
         )
+    if fast and (ensemble or clicks):
+        raise ConfigError(
+            "--fast takes one small network, which neither --ensemble nor --clicks goes with."
+        )
     if clicks and engine == "auto":
         engine = "eager"  # which follows clicks: one network for all of it
+    if fast:
+        bundle, precision = _fast_form(bundle, device, engine, precision)
     config = config_of(bundle, engine)
     channels = len(config.preprocessing.channels)
     with showing_notes():
@@ -334,6 +349,21 @@ def predict(
     _report(outcomes, out, None if both else _next_command(paths, cases, out))
     if fail_below is not None:
         _refuse_below(fail_below, outcomes)
+
+
+def _fast_form(
+    bundle: str, device: str | None, engine: str, precision: Precision
+) -> tuple[str, Precision]:
+    """Return the bundle's small network and the fastest precision for it, and say what was not."""
+    from transunet.backends.opening import can_be_int8
+    from transunet.bundle.fast import fast_bundle
+
+    small = str(fast_bundle(bundle))
+    if small == bundle:
+        say(f"{bundle} has no small network (transunet distill --attach); its own is taken.", "dim")
+    if precision == "auto" and can_be_int8(small, device, engine):
+        precision = "int8"
+    return small, precision
 
 
 def _with_origin(case: "Case", origins: "Mapping[Path, Address | None]") -> "Case":
