@@ -49,7 +49,7 @@ class GroupNorm(nn.GroupNorm):
         """Normalise `x` (B, C, H, W) within groups of channels."""
         given = x
         if self.training and x.is_cpu:  # where PyTorch's gradient is slow with channels last
-            x = x.float()
+            x = x.float() if x.dtype == torch.bfloat16 else x
             if self.num_groups == self.num_channels:
                 x = x.contiguous()
         y = torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
