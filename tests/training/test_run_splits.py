@@ -111,7 +111,7 @@ def test_groups_of_a_run_stay_together(toy, store, recipe, tmp_path, prepared):
 
 def validated(job, monkeypatch, outcomes):
     """Return which validations were the best so far."""
-    monkeypatch.setattr(loop, "validate", lambda *_: outcomes.pop(0))
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: outcomes.pop(0))
     events = [event for event in loop.train(job) if isinstance(event, loop.Validated)]
     return [event.is_best for event in events]
 

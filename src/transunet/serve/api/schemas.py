@@ -17,7 +17,11 @@ def _whole(value: Any) -> Any:
 def _moment(seconds: Any) -> Any:
     if not isinstance(seconds, float):
         return seconds
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(seconds, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 Moment = Annotated[str, BeforeValidator(_moment)]
