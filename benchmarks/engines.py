@@ -1,7 +1,7 @@
 """What each engine takes for one image and for a batch, and how near it is to the machine's best.
 
-    python benchmarks/engines.py                    # R50-ViT-B_16 at 224 pixels, one by one
-    python benchmarks/engines.py --full             # and eight at once, twice as often
+    python benchmarks/engines.py                    # R50-ViT-B_16 at 224 pixels, 3 minutes
+    python benchmarks/engines.py --full             # all, eight at once too, twice as often
     python benchmarks/engines.py --engines openvino --batches 1 --repeats 20
     python benchmarks/engines.py --bundle runs/hippocampus/best --images stores/hippocampus
 
@@ -52,6 +52,8 @@ NAMES = (
     "openvino int8",
     "compiled",
 )
+QUICK = tuple(name for name in NAMES if name not in ("onnxruntime int8", "compiled"))
+"""Without those that take a minute before they compute."""
 PRODUCTS = "products alone"
 HEADINGS = (
     *("engine", "batch", "ms an image", "median", "times eager", "of the ceiling"),
@@ -104,12 +106,13 @@ def options() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="its prepared store, or a folder of images")
     parser.add_argument("--calibrate", type=Path, help="images for int8, if not --images' training")
     parser.add_argument("--slices", type=int, default=64, help="real slices for the agreement")
-    parser.add_argument("--engines", nargs="+", default=NAMES, help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--full", action="store_true", help="batches of 1 and 8, ten repeats")
+    parser.add_argument("--engines", nargs="+", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--full", action="store_true", help="all, 1 and 8 at once, ten times")
     parser.add_argument("--batches", nargs="+", type=int, help="1 if not given")
     parser.add_argument("--repeats", type=int, help="5 if not given")
     parser.add_argument("--threads", type=int, help="of every engine; all cores if not given")
     chosen = parser.parse_args()
+    chosen.engines = chosen.engines or (NAMES if chosen.full else QUICK)
     chosen.batches = chosen.batches or ([1, 8] if chosen.full else [1])
     chosen.repeats = chosen.repeats or (10 if chosen.full else 5)
     if unknown := set(chosen.engines) - set(NAMES):

@@ -61,5 +61,7 @@ def segment(path, image):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     network, source, target = sys.argv[1:]
     np.save(target, segment(network, np.load(source)))
