@@ -87,7 +87,7 @@ class Predictor:
             slice (2.5D).
         device: where the model computes; the best one there is if not given.
         batch_size: slices or patches that go through at once; if not given 8 slices, or as many
-            patches, at most 8, as make up 128 x 128 x 128 voxels.
+            patches, at most 8, as make up 128 x 128 x 128 voxels, by OpenVINO one.
         procedure: see above.
         mirror: average the probabilities of four mirror images, of patches eight.
         window: look through overlapping windows of the network's size at the slices' own
@@ -171,6 +171,8 @@ class Predictor:
         at_once = 8
         if isinstance(sampling, Patches):
             at_once = max(1, min(at_once, _VOXELS_AT_ONCE // prod(sampling.size)))
+            if engine == "openvino":  # which is no faster with several, and holds them all
+                at_once = 1
             if procedure == "paper" or window:
                 asked = "window=True (--window)" if window else "procedure='paper' (--procedure)"
                 patch = " x ".join(map(str, sampling.size))
@@ -251,7 +253,7 @@ class Predictor:
                 regions=member.config.regions,
                 sampling=member.config.sampling,
                 training_data=member.config.training_data,
-                **(settings | more),
+                **({"engine": member.engine} | settings | more),
             )
 
         first, *others = loaded
