@@ -131,9 +131,8 @@ def write(
     Raises:
         ConfigError: without the packages onnx and onnxscript.
     """
-    from transunet.models.network_fingerprint import (
-        fingerprint_of,  # torch is needed for writing only
-    )
+    # torch is needed for writing only
+    from transunet.models.network_fingerprint import fingerprint_of
 
     onnx = require("onnx", "onnx")
     proto = _traced(onnx, model, config.ranges if precision == "int8" else None)

@@ -179,7 +179,7 @@ def write(
     """
     import torch
 
-    from transunet.backends.pytorch import quiet
+    from transunet.backends.pytorch import program_of, quiet
     from transunet.models.network_fingerprint import fingerprint_of
     from transunet.models.quantised import quantised
 
@@ -194,16 +194,13 @@ def write(
         # computes in one operator and which keeps to 1e-2 of the logits' scale.
         module = exportable(model) if precision == "fp32" else optimised(model)
     size = model.config.in_channels, *model.config.image_size
-    example = torch.zeros(2, *size)
     with quiet():
         if model.config.axes == 3 and precision != "int8":
             # OpenVINO's own norm over volumes, which a trace would give, takes two thirds of the
             # time and is ten times as far from PyTorch's logits, by the size of the batch.
-            batch = ({0: torch.export.Dim("batch")},)
-            network = ov.convert_model(
-                torch.export.export(module, (example,), dynamic_shapes=batch)
-            )
-        else:  # a program of torch.export takes three times as long to convert
+            network = ov.convert_model(program_of(module, model.config))
+        else:  # such a program takes three times as long to convert
+            example = torch.zeros(2, *size)
             traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
             network = ov.convert_model(traced)
     network.reshape([-1, *size])

@@ -142,11 +142,12 @@ def show_result(trainer: Trainer) -> None:
         say(table)
         say(f"mean foreground Dice {best[-1]['mean_dice']:.3f}")
     for end in read_log(trainer.folder, "end")[-1:]:
-        say(
-            f"trained for {timedelta(seconds=int(end['seconds']))}; of the time "
-            f"{end['data_share']:.1%} went by until batches were there, "
-            f"{end['validation_share']:.1%} with validation"
-        )
+        if "data_share" in end:  # runs that ended earlier do not tell it
+            say(
+                f"trained for {timedelta(seconds=int(end['seconds']))}; of the time "
+                f"{end['data_share']:.1%} went by until batches were there, "
+                f"{end['validation_share']:.1%} with validation"
+            )
     say(f"best bundle: {best_bundle} (step {trainer.state.best_step})")
     say(f"last bundle: {trainer.folder / 'last'} (step {trainer.state.step})")
     say(log_line(trainer.folder))
