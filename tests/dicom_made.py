@@ -14,6 +14,8 @@ except ModuleNotFoundError:  # the tests that need it skip
     pass
 
 STUDY = "1.2.826.0.1.3680043.9.1"
+PATIENT_ID = "P-4711"
+"""No part of a time, a path or a UID: what is said and written is searched for it."""
 AXIAL = (1, 0, 0, 0, 1, 0)
 OBLIQUE = (0.8, 0.6, 0, 0, 0, -1)
 
@@ -34,7 +36,7 @@ def header(uid: str, series: str, modality: str = "CT", sop_class: Any = None) -
     dataset.SeriesInstanceUID = series
     dataset.FrameOfReferenceUID = STUDY + ".9"
     dataset.Modality = modality
-    dataset.PatientName, dataset.PatientID = "Test^Case", "T1"
+    dataset.PatientName, dataset.PatientID = "Test^Case", PATIENT_ID
     dataset.SeriesNumber = 3
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

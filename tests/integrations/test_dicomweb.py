@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from dicom_made import STUDY, complete, ramp, save, series_of
+from dicom_made import PATIENT_ID, STUDY, complete, ramp, save, series_of
 from orthanc import PASSWORD, USER, running_orthanc
 from prediction import tiny_bundle
 from transunet.cli.main import app
@@ -74,7 +74,7 @@ def test_a_result_stands_beside_its_series(
     monkeypatch.setenv(dicomweb.PASSWORD, PASSWORD)
     store(address, sorted(source.iterdir()))
     out = tmp_path / "out"
-    asked = f"dicomweb+{orthanc}?PatientID=T1&Modality=CT"
+    asked = f"dicomweb+{orthanc}?PatientID={PATIENT_ID}&Modality=CT"
     result = predict(bundle, asked, "-o", out, "--format", "dicom-seg", "--report", "--store")
     assert result.exit_code == 0, result.output
     assert "segmentation and report stored in" in result.output
@@ -100,7 +100,7 @@ def test_a_result_stands_beside_its_series(
 
     told = result.output + "".join(file.read_text() for file in out.rglob("*.json"))
     assert str(address) in told  # in the manifest
-    for secret in (PASSWORD, "T1", "Test^Case"):
+    for secret in (PASSWORD, PATIENT_ID, "Test^Case"):
         assert secret not in told
     again = predict(bundle, address, "-o", out, "--format", "dicom-seg", "--report")
     assert "0 label maps" in again.output

@@ -168,7 +168,7 @@ def test_one_file_per_channel(client, tmp_path):
 @pytest.mark.parametrize("packed", [False, True], ids=["files", "zip"])
 def test_a_dicom_series_gets_a_dicom_segmentation(client, tmp_path, packed):
     pytest.importorskip("highdicom", reason="DICOM needs the extra dicom")
-    from dicom_made import complete, ramp, save, series_of
+    from dicom_made import PATIENT_ID, complete, ramp, save, series_of
     from transunet.data.formats.dicom import read
     from transunet.data.formats.dicom.segmentation import read_seg, segment_names
 
@@ -186,7 +186,7 @@ def test_a_dicom_series_gets_a_dicom_segmentation(client, tmp_path, packed):
     assert image["units"] == ["HU"]
     assert image["header"] == {
         "patient_name": "Test, Case",
-        "patient_id": "T1",
+        "patient_id": PATIENT_ID,
         "study_date": "2026-11-26",
         "study": "",
         "series": "made",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dicom_made import STUDY, complete, ramp, save, series_of
+from dicom_made import PATIENT_ID, STUDY, complete, ramp, save, series_of
 from orthanc import PASSWORD, USER, running_orthanc
 from serving import Client, fake_server, nifti_bytes, nifti_of, until
 from transunet.batch.outputs import write_labels
@@ -71,7 +71,7 @@ def test_a_result_is_stored_beside_its_series_when_asked(
     caplog.set_level("DEBUG")
     api = served[0]
     assert api.get("/health").json()["pacs"]
-    listed = api.post("/pacs/series", json={"patient_id": "T1", "modality": "CT"}).json()
+    listed = api.post("/pacs/series", json={"patient_id": PATIENT_ID, "modality": "CT"}).json()
     assert listed == [{**WANTED, "modality": "CT", "description": "made", "images": 5}]
     assert api.post("/pacs/series", json={"patient_id": "nobody"}).json() == []
     answer = api.post("/pacs/images", json=WANTED)
@@ -99,7 +99,7 @@ def test_a_result_is_stored_beside_its_series_when_asked(
     assert api.post(f"/jobs/{job}/pacs").json() == stored.json()
     assert len(client.search_for_series(STUDY)) == 3  # the same once more
     assert PASSWORD not in caplog.text
-    assert "T1" not in caplog.text
+    assert PATIENT_ID not in caplog.text
 
 
 def test_a_correction_is_stored_as_one(served: tuple[Client, Any], pacs: Address) -> None:
