@@ -1,4 +1,4 @@
-"""What small students keep of an ensemble of four 3D networks, with a teacher and without.
+"""What small students keep of their teachers (four 3D networks, say), with them and without.
 
     python benchmarks/six_networks.py ../shared/data -o six_networks     # the teachers, 4 hours
     python benchmarks/distill.py six_networks/hippocampus -o distill     # 1 hour, 1 core
@@ -18,6 +18,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from neighbours import EXPERIMENTS
 from real_data import SEED, run
 from rich.console import Console
 from rich.table import Table
@@ -33,10 +34,7 @@ STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": "UNet3D-S", "architecture.width": 8, "batch_size": 2},
     ),
     "UNet3D-S": ("store-3d", {"model": "UNet3D-S", "batch_size": 2}),
-    "R26-ViT-Ti_16": (
-        "store-2d",
-        {"model": "R26-ViT-Ti_16", "image_size": 64, "batch_size": 12},
-    ),
+    "R26-ViT-Ti_16": ("store-2d", {"model": "R26-ViT-Ti_16"}),
 }
 """Name -> the store that it learns from, and what differs from its recipe."""
 HEADINGS = (
@@ -64,6 +62,9 @@ def measure(options: argparse.Namespace, name: str) -> None:
     """Train a student alone and by the teacher, and measure what is not measured yet."""
     store, settings = STUDENTS[name]
     recipe = "modern3d" if store == "store-3d" else "modern"
+    if store == "store-2d":
+        (same,) = (known for known in EXPERIMENTS if known.name == options.source.name)
+        settings = settings | {"image_size": same.image_size, "batch_size": same.batch_size}
     told = settings | {"seed": SEED, "precision": "fp32", "iterations": options.steps}
     told |= {"validations": 4, "calibrate": "false"}
     given = ["--recipe", recipe]
@@ -74,7 +75,7 @@ def measure(options: argparse.Namespace, name: str) -> None:
     alone = options.out / name / "alone"
     if not _has_ended(alone):
         run("train", options.source / store, *given, *place, "--resume", alone)
-    teachers = [options.source / teacher / "best" for teacher in TEACHERS]
+    teachers = [options.source / teacher / "best" for teacher in options.teachers]
     for taught, more in _kinds(options):
         trained = options.out / name / taught
         if not _has_ended(trained) and (trained / "run.json").is_file():
@@ -172,6 +173,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="what six_networks.py made of one data set")
     parser.add_argument("-o", "--out", type=Path, default=Path("distill"))
+    parser.add_argument("--teachers", nargs="+", default=TEACHERS, help="runs in that folder")
     parser.add_argument("--labelled", type=int, help="training cases that keep their labels")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=[*STUDENTS])
     parser.add_argument("--steps", type=int, default=2000)
