@@ -186,4 +186,4 @@ class Viewer:
     def close(self) -> None:
         """End the tab; fail if it broke a rule."""
         self.context.close()
-        assert not self.broken
+        assert not self.broken, self.broken

@@ -14,7 +14,7 @@ import { showLetters } from "./letters";
 import { connectLabelMaps, labelMapsOf, mapOfJob } from "./labelmaps";
 import { connectMapList } from "./map_list";
 import { announce, connectMessages, explain, show } from "./messages";
-import { connectMeasuring, measureAtCrosshair, nextMeasuring, removeSelected } from "./measuring";
+import { connectMeasuring, measureAtCrosshair, nextMeasuring, redoMeasured, removeSelected, undoMeasured } from "./measuring";
 import type { Vector } from "./nifti";
 import { openFiles, openKept, openListed, openSample, openSeries, showMap } from "./opening";
 import { connectPacs } from "./pacs";
@@ -190,6 +190,8 @@ const SHORTCUTS: Shortcuts = {
     { keys: ["m"], what: "Distance; again for a region, and for one drawn by hand", use: nextMeasuring },
     { keys: ["Enter"], what: "Set a point at the crosshair", use: measureAtCrosshair, onImage: true },
     { keys: ["Delete", "Backspace"], what: "Delete what was measured or touched last", use: removeSelected },
+    { keys: ["z"], what: "Undo what was measured, with a tool for it (also Ctrl+Z)", use: undoMeasured },
+    { keys: ["y"], what: "Do it again (also Ctrl+Y)", use: redoMeasured },
   ],
   Correct: CORRECTING,
   "Correct by clicks": [

@@ -3,6 +3,7 @@
 import { byId, fixed, link, make, quiet, trash } from "./dom";
 import { announce } from "./messages";
 import type { Vector } from "./nifti";
+import { areaOf, type Corner, cornersWithin, distanceTo, inOutline } from "./outlines";
 import { addTool, setTool, tool } from "./pointer";
 import { axis } from "./position";
 import { drawScaleBar } from "./scale_bar";
@@ -16,16 +17,35 @@ type Kind = "distance" | "region" | "freehand";
 interface Measure {
   kind: Kind;
   axis: number;
-  /** The ends of a line; opposite corners of the box around an ellipse; the corners of what is drawn by hand. */
+  /** The ends of a line; opposite corners of the box around an ellipse; the corners of an outline. */
   points: Vector[];
   told: string;
 }
 
+/** A measure that is changed, or drawn, by what becomes of it with each place of the pointer. */
+interface Taken {
+  measure: Measure;
+  follow: (place: Vector) => unknown;
+}
+
+interface Dragged extends Taken {
+  last: Corner;
+  moved: boolean;
+  pointer: number;
+  /** All that was measured until then. */
+  before: Measure[];
+}
+
 const COLOUR = "#63e6ff";
 const HALO = "#000000";
-/** In CSS pixels: how near a click takes an end, and how far one is dragged at least. */
+/** In CSS pixels: how near a pointer takes an end or a corner, and half as near an edge; how far one is dragged at least. */
 const NEAR_PX = 9;
+const NEAR_FINGER_PX = 18;
 const STILL_PX = 3;
+/** How far from what is drawn by hand the outline of the corners that are kept of it may lie. */
+const SAME_PX = 0.5;
+const FEWEST_CORNERS = 3;
+const MOST_UNDONE = 100;
 const KINDS: Kind[] = ["distance", "region", "freehand"];
 /** What is measured of each image, by its id. */
 const KEPT = "transunet-measures";
@@ -37,12 +57,15 @@ const image = byId<HTMLCanvasElement>("canvas");
 let viewer: Viewer;
 let measures: Measure[] = [];
 let selected: Measure | null = null;
-/** The measure whose point of this number follows the pointer. */
-let dragged: { measure: Measure; point: number; last: [number, number] } | null = null;
+let dragged: Dragged | null = null;
+/** All that was measured before each change, and after each that was undone. */
+let past: Measure[][] = [];
+let undone: Measure[][] = [];
 /** What the keyboard set of a measure so far. */
 let begun: Vector[] = [];
 
-const measuring = (): boolean => KINDS.some((kind) => kind === tool());
+/** Whether one of its tools is in hand. */
+export const measuring = (): boolean => KINDS.some((kind) => kind === tool());
 
 export function connectMeasuring(shown: Viewer): void {
   viewer = shown;
@@ -50,23 +73,32 @@ export function connectMeasuring(shown: Viewer): void {
   addTool("distance", "Distance", "Drag a line to measure it (M)");
   addTool("region", "Region", "Drag an ellipse: its area, and the mean and deviation of what is within (M, M)");
   addTool("freehand", "Freehand", "Draw around a region: its area, and the mean and deviation of what is within (M, M, M)");
-  on("tool", () => (begun = []));
+  on("tool", () => {
+    begun = [];
+    if (state.image) select(selected);
+  });
   on("image", () => {
-    measures = keptMeasures()[state.image!.info.id] ?? [];
-    for (const each of measures) each.told = told(each);
-    select(null);
+    [past, undone] = [[], []];
+    set(keptMeasures()[state.image!.info.id] ?? [], null);
   });
-  byId("frame").addEventListener("change", () => {
-    for (const each of measures) each.told = told(each);
-    select(selected);
-  });
+  byId("frame").addEventListener("change", () => set(measures, selected));
+  byId("measure-undo").addEventListener("click", () => goBack(past, undone, "Undone."));
+  byId("measure-redo").addEventListener("click", () => goBack(undone, past, "Done again."));
   const stage = byId("stage");
   // Before NiiVue, which listens on the canvas.
   stage.addEventListener("pointerdown", press, { capture: true });
-  for (const name of ["mousedown", "touchstart"])
-    stage.addEventListener(name, (event) => measuring() && !(event as MouseEvent).button && event.target === image && event.stopPropagation(), { capture: true });
-  image.addEventListener("pointermove", (event) => dragged && (move(event), draw()));
-  for (const name of ["pointerup", "pointercancel"]) image.addEventListener(name, (event) => release(event as PointerEvent));
+  for (const name of ["mousedown", "touchstart", "dblclick"])
+    stage.addEventListener(name, (event) => keepFromViewer(event as MouseEvent | TouchEvent), { capture: true });
+  stage.addEventListener("dblclick", (event) => removeCorner(event as MouseEvent), { capture: true });
+  image.addEventListener("pointermove", move);
+  image.addEventListener("pointerup", release);
+  image.addEventListener("pointercancel", cancel);
+}
+
+/** What a tool does, the viewer is not told; of two fingers, which zoom, it is. */
+function keepFromViewer(event: MouseEvent | TouchEvent): void {
+  const several = "touches" in event && event.touches.length > 1;
+  if (measuring() && event.target === image && !several && !(event as MouseEvent).button) event.stopPropagation();
 }
 
 /** Go from looking to distances, to regions, to those drawn by hand, and back. */
@@ -81,7 +113,8 @@ export function measureAtCrosshair(): boolean {
   if (begun[0]?.[axis()] !== place[axis()]) begun = [];
   const again = begun.at(-1)?.every((each, n) => each === place[n]) ?? false;
   if (!again) begun.push(place);
-  if (kind === "freehand" ? again && begun.length > 2 : begun.length > 1) {
+  if (kind === "freehand" ? again && begun.length >= FEWEST_CORNERS : begun.length > 1) {
+    remember(structuredClone(measures));
     keep({ kind, axis: axis(), points: begun, told: "" });
     begun = [];
   } else {
@@ -93,6 +126,7 @@ export function measureAtCrosshair(): boolean {
 /** Delete what is selected; return whether that was meant. */
 export function removeSelected(): boolean {
   if (!selected || tool() === "click") return false;
+  remember(structuredClone(measures));
   measures = measures.filter((each) => each !== selected);
   store();
   select(null);
@@ -100,8 +134,40 @@ export function removeSelected(): boolean {
   return true;
 }
 
+/** Make it a change that can be undone. */
+function remember(before: Measure[]): void {
+  past = [...past, before].slice(-MOST_UNDONE);
+  undone = [];
+}
+
+/** Undo what was measured; return whether a tool for it is in hand. */
+export const undoMeasured = (): boolean => measuring() && (goBack(past, undone, "Undone."), true);
+export const redoMeasured = (): boolean => measuring() && (goBack(undone, past, "Done again."), true);
+
+function goBack(from: Measure[][], to: Measure[][], said: string): void {
+  const found = dragged ? undefined : from.pop();
+  if (!found) return;
+  to.push(measures);
+  replace(found);
+  store();
+  announce(said);
+}
+
+/** Show what was measured before or after; what is selected stays so where nothing was added or deleted. */
+function replace(found: Measure[]): void {
+  const at = found.length === measures.length ? measures.indexOf(selected!) : -1;
+  set(found, found[at] ?? null);
+}
+
+function set(next: Measure[], chosen: Measure | null): void {
+  measures = next;
+  for (const each of measures) each.told = told(each);
+  select(chosen);
+}
+
 function press(event: PointerEvent): void {
   if (event.target !== image || event.button || !measuring() || !state.image) return;
+  if (dragged) return cancel(); // a second finger: the two zoom
   event.stopPropagation();
   event.preventDefault();
   image.focus();
@@ -109,33 +175,121 @@ function press(event: PointerEvent): void {
   const tile = viewer.tiles().find((each) => isOn(each, at));
   if (!tile) return;
   image.setPointerCapture(event.pointerId);
-  const taken = endAt(at, tile);
+  const before = structuredClone(measures);
+  const near = nearOf(event);
+  const taken = takeEnd(at, tile, near) ?? takeEdge(at, tile, near / 2) ?? takeWhole(at, tile) ?? begin(at, tile);
+  dragged = { ...taken, last: at, moved: false, pointer: event.pointerId, before };
+}
+
+const nearOf = (event: PointerEvent): number => (event.pointerType === "touch" ? NEAR_FINGER_PX : NEAR_PX) * devicePixelRatio;
+
+/** The end of a line, corner around an ellipse, or corner of the selected outline that is nearest to a place on the screen. */
+function endAt(at: Corner, tile: Tile, near: number): { measure: Measure; point: number } | null {
+  const ends = measures
+    .filter((each) => shows(tile, each) && (each.kind !== "freehand" || each === selected))
+    .flatMap((measure) => measure.points.map((place, point) => ({ measure, point, off: distance(pixelOf(tile, place), at) })));
+  return ends.filter(({ off }) => off <= near).sort((a, b) => a.off - b.off)[0] ?? null;
+}
+
+function takeEnd(at: Corner, tile: Tile, near: number): Taken | null {
+  const end = endAt(at, tile, near);
+  return end && { measure: end.measure, follow: (place) => (end.measure.points[end.point] = place) };
+}
+
+/** An edge of the selected outline gets a corner where it is taken. */
+function takeEdge(at: Corner, tile: Tile, near: number): Taken | null {
+  if (selected?.kind !== "freehand" || !shows(tile, selected)) return null;
+  const { points } = selected;
+  const point = edgeAt(at, tile, near, points) + 1;
+  if (!point) return null;
+  points.splice(point, 0, placeAt(tile, at));
+  return { measure: selected, follow: (place) => (points[point] = place) };
+}
+
+const edgeAt = (at: Corner, tile: Tile, near: number, points: Vector[]): number =>
+  points.findIndex((place, n) => distanceTo(at, [pixelOf(tile, place), pixelOf(tile, points[(n + 1) % points.length]!)]) <= near);
+
+/** What is selected moves as a whole; within what is not, another region may be drawn. */
+function takeWhole(at: Corner, tile: Tile): Taken | null {
+  const measure = selected;
+  let last = placeAt(tile, at);
+  if (!measure || !shows(tile, measure) || !within(measure)(last)) return null;
+  const follow = (place: Vector): void => {
+    const shift = difference(place, last);
+    measure.points = measure.points.map((each) => each.map((coordinate, n) => coordinate + shift[n]!) as Vector);
+    last = place;
+  };
+  return { measure, follow };
+}
+
+function begin(at: Corner, tile: Tile): Taken {
   const place = placeAt(tile, at);
-  const measure: Measure = taken?.measure ?? { kind: tool() as Kind, axis: tile.axis, points: [place, place], told: "" };
-  dragged = { measure, point: taken?.point ?? 1, last: at };
-  if (taken) select(measure);
+  const measure: Measure = { kind: tool() as Kind, axis: tile.axis, points: [place, place], told: "" };
+  return { measure, follow: (next) => (measure.kind === "freehand" ? measure.points.push(next) : (measure.points[1] = next)) };
 }
 
 function move(event: PointerEvent): void {
-  const { measure, last } = dragged!;
+  if (event.pointerId !== dragged?.pointer) return;
+  const { measure, follow, last, moved, before } = dragged;
   const at = canvasPixel(event, image);
   const tile = viewer.tiles().find((each) => shows(each, measure));
   if (!tile) return;
-  const far = Math.hypot(at[0] - last[0], at[1] - last[1]) >= STILL_PX * devicePixelRatio;
-  if (!far && (measure.kind === "freehand" || !measures.includes(measure))) return;
+  const drawn = measure.kind === "freehand" && measures.length > before.length; // not each pixel's corner is needed
+  if ((!moved || drawn) && distance(at, last) < STILL_PX * devicePixelRatio) return;
   if (!measures.includes(measure)) measures.push(measure);
-  measure.points[dragged!.point] = placeAt(tile, at);
-  if (measure.kind === "freehand") dragged = { measure, point: measure.points.length, last: at };
+  Object.assign(dragged, { last: at, moved: true });
+  follow(placeAt(tile, at));
   measure.told = told(measure);
+  draw();
 }
 
 function release(event: PointerEvent): void {
-  if (!dragged) return;
-  const { measure } = dragged;
+  if (event.pointerId !== dragged?.pointer) return;
+  const { measure, moved, before, last } = dragged;
+  const tile = viewer.tiles().find((each) => isOn(each, last));
+  if (!moved) {
+    cancel();
+    return select((tile && clickedAt(last, tile, nearOf(event))) ?? null);
+  }
   dragged = null;
-  image.releasePointerCapture(event.pointerId);
-  if (measures.includes(measure)) keep(measure);
+  const drawn = viewer.tiles().find((each) => shows(each, measure));
+  if (drawn && measure.kind === "freehand" && measures.length > before.length) {
+    const line = measure.points.map((place) => pixelOf(drawn, place));
+    const kept = cornersWithin([...line, line[0]!], SAME_PX * devicePixelRatio).slice(0, -1);
+    measure.points = kept.map((n) => measure.points[n]!);
+    if (measure.points.length < FEWEST_CORNERS) return replace(before);
+  }
+  remember(before);
+  keep(measure);
 }
+
+/** All is as before what was dragged. */
+function cancel(): void {
+  if (!dragged) return;
+  const { before } = dragged;
+  dragged = null;
+  replace(before);
+}
+
+/** What a click selects: the last that was drawn there. */
+function clickedAt(at: Corner, tile: Tile, near: number): Measure | undefined {
+  const isAt = (each: Measure): boolean => (each.kind !== "region" && edgeAt(at, tile, near, each.points) >= 0) || within(each)(placeAt(tile, at));
+  return endAt(at, tile, near)?.measure ?? measures.findLast((each) => shows(tile, each) && isAt(each));
+}
+
+/** Take a corner out of the selected outline, where enough are left. */
+function removeCorner(event: MouseEvent): void {
+  if (!measuring() || event.target !== image) return;
+  const at = canvasPixel(event, image);
+  const tile = viewer.tiles().find((each) => isOn(each, at));
+  const end = tile && endAt(at, tile, NEAR_PX * devicePixelRatio);
+  if (end?.measure.kind !== "freehand" || end.measure.points.length <= FEWEST_CORNERS) return;
+  remember(structuredClone(measures));
+  end.measure.points.splice(end.point, 1);
+  keep(end.measure);
+}
+
+const distance = ([x, y]: Corner, [toX, toY]: Corner): number => Math.hypot(toX - x, toY - y);
 
 function keep(measure: Measure): void {
   measure.told = told(measure);
@@ -164,16 +318,6 @@ function select(measure: Measure | null): void {
   draw();
 }
 
-/** The end of a line, or corner around an ellipse, that lies near a place on the screen. */
-function endAt(at: [number, number], tile: Tile): { measure: Measure; point: number } | null {
-  for (const measure of measures.filter((each) => shows(tile, each) && each.kind !== "freehand"))
-    for (const [point, place] of measure.points.entries()) {
-      const [x, y] = pixelOf(tile, place);
-      if (Math.hypot(x - at[0], y - at[1]) <= NEAR_PX * devicePixelRatio) return { measure, point };
-    }
-  return null;
-}
-
 const shows = (tile: Tile, { axis, points }: Measure): boolean => tile.axis === axis && tile.slice === points[0]![axis];
 
 /** The axes that run along a measure's plane. */
@@ -199,11 +343,8 @@ function pixelsWithin(measure: Measure): number {
   const [across, up] = axesOf(measure);
   const [a, b] = points as [Vector, Vector];
   if (kind === "region") return (Math.PI / 4) * Math.abs((a[across]! - b[across]!) * (a[up]! - b[up]!));
-  const twice = points.reduce((sum, p, n) => sum + p[across]! * next(points, n)[up]! - next(points, n)[across]! * p[up]!, 0);
-  return Math.abs(twice) / 2;
+  return areaOf(points.map((place) => [place[across]!, place[up]!]));
 }
-
-const next = (points: Vector[], n: number): Vector => points[(n + 1) % points.length]!;
 
 /** Of one voxel's face, in mm². */
 function pixelArea(across: number, up: number): number {
@@ -221,34 +362,34 @@ function shownChannels(): number[] {
 
 /** The values of the voxels whose centres lie in a region. */
 function valuesWithin(measure: Measure, channel: number): number[] {
-  const { axis, kind, points } = measure;
+  const { axis, points } = measure;
   const { voxels } = state.image!;
   const [across, up] = axesOf(measure);
   const from = (each: number): number => Math.max(0, Math.ceil(Math.min(...points.map((p) => p[each]!))));
   const to = (each: number): number => Math.min(viewer.extents[each]! - 1, Math.floor(Math.max(...points.map((p) => p[each]!))));
-  const isWithin = kind === "region" ? inEllipse : inOutline;
+  const isWithin = within(measure);
   const found: number[] = [];
   const place: Vector = [0, 0, 0];
   place[axis] = points[0]![axis]!;
   for (place[up] = from(up); place[up]! <= to(up); place[up]! += 1)
     for (place[across] = from(across); place[across]! <= to(across); place[across]! += 1)
-      if (isWithin(place, points, across, up)) found.push(voxels.value(viewer.fileVoxel(place), channel));
+      if (isWithin(place)) found.push(voxels.value(viewer.fileVoxel(place), channel));
   return found;
+}
+
+/** Whether a place of its slice lies in a region. */
+function within(measure: Measure): (place: Vector) => boolean {
+  const { kind, points } = measure;
+  const [across, up] = axesOf(measure);
+  if (kind === "distance") return () => false;
+  if (kind === "region") return (place) => inEllipse(place, points, across, up);
+  const corners = points.map((place): Corner => [place[across]!, place[up]!]);
+  return (place) => inOutline([place[across]!, place[up]!], corners);
 }
 
 function inEllipse(place: Vector, [a, b]: Vector[], across: number, up: number): boolean {
   const off = (each: number): number => ((2 * place[each]! - a![each]! - b![each]!) / (a![each]! - b![each]!)) ** 2;
   return off(across) + off(up) <= 1;
-}
-
-/** Whether a ray to the side crosses the outline an odd number of times. */
-function inOutline(place: Vector, points: Vector[], across: number, up: number): boolean {
-  const crossed = points.filter((p, n) => {
-    const q = next(points, n);
-    if (p[up]! > place[up]! === q[up]! > place[up]!) return false;
-    return place[across]! < p[across]! + ((place[up]! - p[up]!) / (q[up]! - p[up]!)) * (q[across]! - p[across]!);
-  });
-  return crossed.length % 2 === 1;
 }
 
 function statistics(values: number[], channel: number): string {
@@ -285,7 +426,7 @@ function drawMeasure(tile: Tile, measure: Measure): void {
     for (const [n, point] of points.entries()) n ? path.lineTo(...point) : path.moveTo(...point);
     path.closePath();
   }
-  for (const end of measure.kind === "freehand" ? [] : points) {
+  for (const end of measure.kind === "freehand" && measure !== selected ? [] : points) {
     path.moveTo(end[0] + 3 * devicePixelRatio, end[1]);
     path.arc(...end, 3 * devicePixelRatio, 0, 2 * Math.PI);
   }
@@ -308,9 +449,22 @@ function write(text: string, { rect: [left, top, width, height] }: Tile, x: numb
   for (const [n, line] of lines.entries()) writeText(context, line, from, first + n * 1.25 * size, font, COLOUR);
 }
 
+/** How what is selected is changed. */
+const HINTS: Record<Kind, string> = {
+  distance: "Drag an end to change it.",
+  region: "Drag an end to change it, or inside to move all of it.",
+  freehand: "Drag a corner to change it, an edge to add a corner, or inside to move all of it; a double click on a corner takes it out.",
+};
+
 function list(): void {
-  byId("measures-section").hidden = !measures.length;
+  const steps = past.length + undone.length;
+  byId("measures-section").hidden = !measures.length && !steps;
   byId("measured").replaceChildren(...measures.map(item));
+  byId("measures-hint").hidden = !selected || !measuring();
+  byId("measures-hint").textContent = selected && HINTS[selected.kind];
+  byId("measure-steps").hidden = !steps;
+  byId<HTMLButtonElement>("measure-undo").disabled = !past.length;
+  byId<HTMLButtonElement>("measure-redo").disabled = !undone.length;
 }
 
 function item(measure: Measure): HTMLLIElement {

@@ -3,6 +3,7 @@
 import { addStructure, applyEdit, drawnSlices, Edit, redo, redoable, redraw, saveCorrection, undo, undoable, unsaved } from "./correcting";
 import { byId, options } from "./dom";
 import { type Shortcut, typing } from "./keys";
+import { measuring, redoMeasured, undoMeasured } from "./measuring";
 import { announce, show } from "./messages";
 import { labelsLike } from "./nifti";
 import { addTool, penInHand, toggleTool, tool } from "./pointer";
@@ -84,8 +85,9 @@ function take(next: string): void {
 function withControl(event: KeyboardEvent): void {
   if (!(event.ctrlKey || event.metaKey) || event.altKey || typing(event.target) || document.querySelector("dialog[open]")) return;
   const key = event.key.toLowerCase();
-  const use = key === "z" ? (event.shiftKey ? redo : undo) : key === "y" ? redo : key === "s" && unsaved() ? () => void saveCorrection() : null;
-  if (!use || !state.labels) return;
+  const [back, again] = measuring() ? [undoMeasured, redoMeasured] : [undo, redo];
+  const use = key === "z" ? (event.shiftKey ? again : back) : key === "y" ? again : key === "s" && unsaved() ? () => void saveCorrection() : null;
+  if (!use || !(state.labels || measuring())) return;
   event.preventDefault();
   use();
 }

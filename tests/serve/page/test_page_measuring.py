@@ -3,6 +3,7 @@
 import gzip
 import io
 import itertools
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+import browsing
 from browsing import Viewer
 from prediction import hounsfield
 
@@ -190,3 +193,216 @@ def test_distances_and_regions(viewer: Viewer, client: Any) -> None:
     page.wait_for_function(
         "(id) => !(localStorage.getItem('transunet-measures') ?? id).includes(id)", arg=id_
     )
+
+
+class Outline:
+    """An outline that is drawn by hand on a sagittal slice, and what is to be told of it."""
+
+    corners = ((0.40, 0.38), (0.61, 0.39), (0.62, 0.64), (0.41, 0.66))
+    """Where the pointer goes, in shares of the canvas."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        self.viewer, self.page, self.image = viewer, viewer.page, oblique()
+        with self.page.expect_response(lambda answer: answer.request.method == "POST") as sent:
+            viewer.open().show("ct.nii.gz", gzip.compress(self.image.to_bytes()))
+        self.id = sent.value.json()["id"]
+        self.page.keyboard.press("4")
+        self.page.keyboard.press("r")
+        for _ in range(3):
+            self.page.keyboard.press("m")
+        self.box = self.page.locator("#canvas").bounding_box()
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        return self.box["x"] + x * self.box["width"], self.box["y"] + y * self.box["height"]
+
+    def draw(self) -> None:
+        self.page.mouse.move(*self.at(*self.corners[0]))
+        self.page.mouse.down()
+        for corner in (*self.corners[1:], self.corners[0]):
+            self.page.mouse.move(*self.at(*corner), steps=6)
+        self.page.mouse.up()
+        drawn = np.array(self.points())
+        # From where the pointer was to where that is in the image, along each of its axes.
+        self.scale = (drawn[2] - drawn[0]) / np.subtract(
+            self.at(*self.corners[2]), self.at(*self.corners[0])
+        )
+
+    def drag(self, start: tuple[float, float], *to: tuple[float, float]) -> None:
+        self.page.mouse.move(*self.at(*start))
+        self.page.mouse.down()
+        for each in to:
+            self.page.mouse.move(*self.at(*each), steps=4)
+        self.page.mouse.up()
+
+    def moved(self, start: tuple[float, float], to: tuple[float, float]) -> NDArray[Any]:
+        """By how much, along anterior and superior, a place of the image moves."""
+        return np.subtract(self.at(*to), self.at(*start)) * self.scale
+
+    def points(self, which: int = -1) -> list[list[float]]:
+        """Along anterior and superior; the third coordinate is the slice's."""
+        kept = json.loads(self.page.evaluate("() => localStorage.getItem('transunet-measures')"))
+        return [point[1:] for point in kept[self.id][which]["points"]]
+
+    def told(self) -> str:
+        return self.viewer.text("#measured [aria-current]")
+
+    def check(self, corners: Any) -> None:
+        """Whether what is told is that of an outline of these corners."""
+        corners = np.array(corners)
+        # The file's axes run inferior, right, posterior; the page's right, anterior, superior.
+        array, affine = np.asarray(self.image.dataobj), self.image.affine
+        pixel = np.linalg.norm(np.cross(affine[:3, 2], affine[:3, 0]))
+        plane = array[::-1, array.shape[1] // 2, ::-1].T  # (anterior, superior)
+        values = plane[within(np.stack(np.indices(plane.shape), axis=-1), corners)]
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        side = 1200
+        fine = np.stack(
+            np.meshgrid(*(np.linspace(*ends, side) for ends in zip(low, high, strict=True))),
+            axis=-1,
+        )
+        area = within(fine, corners).mean() * np.prod(high - low) * pixel
+        found = re.fullmatch(r"(\S+) mm² · mean (\S+) ± (\S+) HU", self.told())
+        assert found, self.told()
+        told = [float(each) for each in found.groups()]
+        assert told[1:] == pytest.approx((values.mean(), values.std()), rel=6e-4)
+        assert told[0] == pytest.approx(area, rel=3e-3)
+
+
+def middle(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    return (a[0] + b[0]) / 2, (a[1] + b[1]) / 2
+
+
+def within(places: NDArray[Any], corners: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which places (..., 2) an outline goes around an odd number of times, by its angle."""
+    turned = np.zeros(places.shape[:-1])
+    for a, b in itertools.pairwise([*corners, corners[0]]):
+        u, v = a - places, b - places
+        turned += np.arctan2(u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0], (u * v).sum(axis=-1))
+    return np.asarray(np.rint(turned / (2 * np.pi)) % 2 == 1)
+
+
+def test_an_outline_is_changed(viewer: Viewer) -> None:
+    outline = Outline(viewer)
+    page, corners = viewer.page, Outline.corners
+    press = page.keyboard.press
+    outline.draw()
+    drawn = np.array(outline.points())
+    assert len(drawn) == 4  # not each place that the pointer went through
+    outline.check(drawn)
+    texts = [outline.told()]
+
+    # A corner.
+    outline.drag(corners[1], (0.7, 0.3))
+    changed = drawn.copy()
+    changed[1] += outline.moved(corners[1], (0.7, 0.3))
+    assert np.array(outline.points()) == pytest.approx(changed, abs=0.02)
+    outline.check(changed)
+    texts.append(outline.told())
+
+    # An edge, which gets a corner there.
+    edge = middle((0.7, 0.3), corners[2])
+    outline.drag(edge, (0.55, 0.5))
+    changed = np.insert(
+        changed, 2, (changed[1] + changed[2]) / 2 + outline.moved(edge, (0.55, 0.5)), axis=0
+    )
+    assert np.array(outline.points()) == pytest.approx(changed, abs=0.05)
+    outline.check(outline.points())
+    texts.append(outline.told())
+
+    # All of it, from within.
+    inside = (0.48, 0.5)
+    outline.drag(inside, (0.53, 0.47))
+    changed = np.array(outline.points(), copy=True)
+    texts.append(outline.told())
+    outline.check(changed)
+    press("z")
+    assert outline.told() == texts[-2]
+    shift = changed - np.array(outline.points())
+    assert shift == pytest.approx(
+        np.broadcast_to(outline.moved(inside, (0.53, 0.47)), shift.shape), abs=1e-4
+    )
+    press("y")
+    assert outline.told() == texts[-1]
+
+    # A corner is taken out by a double click; three stay.
+    page.mouse.dblclick(*outline.at(*np.add((0.55, 0.5), (0.05, -0.03))))
+    changed = np.delete(changed, 2, axis=0)
+    assert np.array(outline.points()) == pytest.approx(changed, abs=1e-9)
+    outline.check(changed)
+    texts.append(outline.told())
+    assert page.is_checked("input[name=view][value=sagittal]")  # it is no click on the plane
+
+    # One that crosses itself has the area of what it goes around once.
+    shifted = [tuple(np.add(corner, (0.05, -0.03))) for corner in corners]
+    outline.drag(shifted[3], (0.72, 0.45))
+    outline.check(outline.points())
+    texts.append(outline.told())
+
+    for text in texts[-2::-1]:
+        press("Control+z")
+        assert outline.told() == text
+    page.click("#measure-redo")
+    assert outline.told() == texts[1]
+    page.click("#measure-undo")
+    press("Delete")
+    assert page.locator("#measured li").count() == 0
+    page.click("#measure-undo")
+    assert page.locator("#measured li .link").all_inner_texts() == texts[:1]
+    press("Control+z")  # that it was drawn
+    assert page.locator("#measured li").count() == 0
+    assert page.is_disabled("#measure-undo")
+    press("Control+Shift+Z")
+
+    # Another one may be drawn within one that is not selected, and a click selects.
+    page.mouse.click(*outline.at(0.8, 0.8))
+    assert page.locator("#measured [aria-current]").count() == 0
+    outline.drag((0.47, 0.47), (0.55, 0.47), (0.55, 0.55), (0.47, 0.55))
+    assert page.locator("#measured li").count() == 2
+    outline.check(outline.points())
+    page.mouse.click(*outline.at(0.44, 0.6))
+    assert outline.told() == texts[0]
+    assert np.array(outline.points(0)) == pytest.approx(drawn)
+
+
+def test_an_outline_is_changed_by_touch(browser: Any, server: Any) -> None:
+    phone = {"width": 390, "height": 800}
+    viewer = browsing.Viewer(browser, server.address, viewport=phone, has_touch=True)
+    outline = Outline(viewer)
+    outline.draw()
+    before = np.array(outline.points())
+    text = outline.told()
+    touch = viewer.context.new_cdp_session(viewer.page)
+
+    def fingers(kind: str, *places: tuple[float, float]) -> None:
+        at = [
+            {"x": x, "y": y, "id": n}
+            for n, (x, y) in enumerate(outline.at(*place) for place in places)
+        ]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+    start, to = Outline.corners[1], (0.75, 0.3)
+    beside = tuple(np.add(start, (0.025, 0)))  # a finger is not that exact
+    fingers("touchStart", beside)
+    for share in (0.5, 1):
+        fingers("touchMove", tuple(np.add(beside, np.subtract(to, beside) * share)))
+    fingers("touchEnd")
+    after = before.copy()
+    after[1] += outline.moved(start, to)
+    assert np.array(outline.points()) == pytest.approx(after, abs=0.05)
+    outline.check(outline.points())
+
+    # Two fingers zoom: what the first one began is taken back.
+    changed = outline.told()
+    inside = (0.5, 0.5)
+    fingers("touchStart", inside)
+    fingers("touchMove", (0.6, 0.6))
+    assert outline.told() == changed
+    fingers("touchStart", (0.6, 0.6), (0.3, 0.3))
+    fingers("touchMove", (0.7, 0.7), (0.2, 0.2))
+    fingers("touchEnd")
+    assert np.array(outline.points()) == pytest.approx(after, abs=0.05)
+    viewer.page.tap("#measure-undo")
+    assert outline.told() == text
+    # What the browser says of NiiVue on a machine that is busy.
+    viewer.broken = [each for each in viewer.broken if "Ignored attempt to cancel" not in each]
+    viewer.close()
