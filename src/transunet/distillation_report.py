@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from transunet.backends.conversion import converted
-from transunet.backends.engines import ENGINES, is_installed
-from transunet.backends.opening import is_exported
+from transunet.backends.opening import candidates, is_exported, open_network
 from transunet.batch.case_records import told_labels
 from transunet.batch.outputs import label_name, write_labels
 from transunet.bundle.bundle_config import MODEL, keep_ranges, locate, read_config
@@ -32,7 +31,7 @@ from transunet.data.processes import Progress
 from transunet.data.splits import group_of
 from transunet.data.store import Store
 from transunet.device import used_memory
-from transunet.errors import ConfigError
+from transunet.errors import ConfigError, DataError
 from transunet.evaluation.bootstrap import Interval, bootstrap_means, mean_foreground, nanmean
 from transunet.evaluation.comparison import PairedComparison
 from transunet.evaluation.evaluate import EvaluationRequest, evaluate
@@ -125,13 +124,7 @@ def report(
         raise ConfigError(f"{run.folder} held out no case. Give labelled cases: --data DATASET")
     folder = run.folder / FOLDER
     networks: dict[str, tuple[Sequence[str], bool]] = {STUDENT: ([str(best)], False)}
-    if not any(each.int8 and is_installed(name) for name, each in ENGINES.items()):
-        _log.info(
-            "int8 was not measured: it needs pip install 'transunet-torch[openvino]' or [onnx]."
-        )
-    else:
-        if read_config(best).ranges is None:
-            keep_ranges(best, measure_ranges(best, validation_cases(run), device))
+    if _computes_in_int8(best, run, device):
         networks[INTEGERS] = ([str(best)], False)
     networks |= {str(other): ([str(other)], False) for other in others}
     store = Store.open(run.store)
@@ -164,6 +157,18 @@ def report(
     }
     write_json(told, run.folder / RECORD)
     return figures
+
+
+def _computes_in_int8(best: Path, run: Run, device: str | None) -> bool:
+    """Whether the student does so here, its ranges being measured first; if not, say why."""
+    try:
+        candidates(best, "auto", "int8", "cpu")  # or which package is missing
+        if read_config(best).ranges is None:
+            keep_ranges(best, measure_ranges(best, validation_cases(run), device))
+        return open_network(best, "cpu", precision="int8").precision == "int8"
+    except (ConfigError, DataError) as error:
+        _log.warning("int8 is not measured: %s", error)
+        return False
 
 
 def figures_of(
@@ -256,7 +261,7 @@ def _measured(
             if progress:
                 progress(done, len(cases), f"{folder.name} {case.name}")
     files = [Path(s) if is_exported(s) else locate(s, MODEL) for s in sources]
-    if how[1] == about["precision"] == "int8":  # and not fp32 in its place
+    if how[1] == "int8":
         files = [converted(s, read_config(s), about["engine"], "int8").path for s in sources]
     files += [f.with_suffix(".bin") for f in files if f.suffix == ".xml"]
     return {

@@ -8,11 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from small_data import describe_decathlon, write_pair
-from transunet.bundle.bundle_config import MODEL
+from transunet.bundle.bundle_config import MODEL, keep_ranges
 from transunet.cli.main import app
 from transunet.errors import ConfigError
 from transunet.files import sha256_of
+from transunet.training.out_of_fold import validation_cases
 from transunet.training.runs import Run
+from transunet.trust.integers import measure_ranges
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 
@@ -39,12 +41,13 @@ def run(*arguments):
 @pytest.mark.slow
 @pytest.mark.process
 def test_a_student_is_taught_and_measured(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("transunet.distillation_report.is_installed", lambda name: False)
+    monkeypatch.setattr("transunet.backends.opening.is_installed", lambda name: False)
     maps, student = tmp_path / "maps", tmp_path / "student"
     shutil.copytree(dataset / "labelsTr", maps)
     small = ["--model", "testing", "--iterations", 4, "--set", "validations=1", "--device", "cpu"]
     small += ["--set", "image_size=32", "--set", "batch_size=3", "--workers", 0]
     told = run(maps, "--data", dataset, "-o", student, *small, "--temperature", 3)
+    assert "Warning: int8 is not measured: Nothing computes in int8 on cpu" in told
     assert "distillation.temperature" in told  # a setting that differs from the preset
     own = Run.reopen(student).recipe().distillation
     assert (own.teachers, own.temperature, own.soft_weight) == ((str(maps),), 3, 0.5)
@@ -60,16 +63,31 @@ def test_a_student_is_taught_and_measured(dataset, tmp_path, monkeypatch):
     assert taught["memory_mib"] > 50
     assert taught["precision"] == "fp32"
 
+    # Ranges of other weights cannot be converted with: the other rows are there all the same.
+    monkeypatch.undo()
+    best = student / "best"
+    ranges = measure_ranges(best, validation_cases(Run.reopen(student)), "cpu")
+    ranges = ranges.model_copy(update={"fidelity": None})  # too poor here for int8 to be taken
+    keep_ranges(best, ranges.model_copy(update={"fingerprint": 64 * "0"}))
     twin, large = student / "last", tmp_path / "large"
     shutil.copytree(student / "last", large)
     measured = ["--data", dataset, "--compare", twin, "--device", "cpu", "--attach", large]
     told = run("--report", student, *measured)
-    assert sha256_of(large / "fast" / MODEL) == sha256_of(student / "best" / MODEL)
+    assert sha256_of(large / "fast" / MODEL) == sha256_of(best / MODEL)
     assert "What the student kept" in told
+    assert "Warning: int8 is not measured: " in told
+    assert "were measured with other weights" in told
     report = json.loads((student / "distillation.json").read_text())
     assert report["cases"] == 4
     assert [each["name"] for each in report["networks"]] == ["teacher", "student", str(twin)]
     assert report["note"] is None
+
+    keep_ranges(best, ranges)
+    monkeypatch.setattr("transunet.backends.conversion._seconds", lambda images, *networks: (1, 2))
+    assert "int8 is not measured" not in run("--report", student, "--device", "cpu")
+    integers = json.loads((student / "distillation.json").read_text())["networks"][2]
+    assert (integers["name"], integers["precision"]) == ("student, int8", "int8")
+    assert 0 < integers["megabytes"] < taught["megabytes"]
 
     with pytest.raises(ConfigError, match=r"fast exists already\. Remove"):
         run("T", "--data", dataset, "-o", tmp_path / "another", "--attach", large)

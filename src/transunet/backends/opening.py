@@ -206,10 +206,13 @@ def can_be_int8(source: Path | str, device: str | None, engine: str = "auto") ->
     Raises:
         ConfigError, DataError: when there is no such bundle, or it is damaged.
     """
-    if is_exported(source) or best_device(device) != "cpu" or read_config(source).ranges is None:
+    if is_exported(source) or read_config(source).ranges is None:
         return False
-    engines = ENGINES if engine == "auto" else [engine]
-    return any(ENGINES[name].int8 and is_installed(name) for name in engines)
+    try:
+        candidates(source, engine, "int8", device)
+    except ConfigError:
+        return False
+    return True
 
 
 def _open_file(path: Path, device: str | None, engine: str, precision: str, trust: bool) -> Opened:

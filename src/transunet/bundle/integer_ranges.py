@@ -4,13 +4,15 @@
 """
 
 from collections.abc import Mapping
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, PositiveInt
 
 from transunet.settings import Configuration
 
-Ends = tuple[float, float]
+if TYPE_CHECKING:  # it imports torch
+    from transunet.models.quantised import Ends
+
 LEAST_EQUAL = 0.995
 """Share of held-out pixels whose label int8 must leave as it is."""
 FURTHEST_DICE = 0.002
@@ -20,8 +22,8 @@ FURTHEST_DICE = 0.002
 class LayerRange(Configuration):
     """The smallest and the largest number that a layer is given, and that it makes of it."""
 
-    given: Ends
-    made: Ends
+    given: tuple[float, float]
+    made: tuple[float, float]
 
 
 class IntegerFidelity(Configuration):
@@ -63,7 +65,7 @@ class IntegerRanges(Configuration):
         cls,
         fingerprint: str,
         samples: int,
-        ends: Mapping[str, tuple[Ends, Ends]],
+        ends: "Mapping[str, tuple[Ends, Ends]]",
         fidelity: IntegerFidelity | None = None,
     ) -> Self:
         """Return what `models.quantised.measured_ranges` tells, as a bundle keeps it."""
@@ -71,6 +73,6 @@ class IntegerRanges(Configuration):
         return cls(fingerprint=fingerprint, samples=samples, layers=layers, fidelity=fidelity)
 
     @property
-    def ends(self) -> dict[str, tuple[Ends, Ends]]:
+    def ends(self) -> "dict[str, tuple[Ends, Ends]]":
         """As `models.quantised` takes them."""
         return {name: (layer.given, layer.made) for name, layer in self.layers.items()}
