@@ -297,7 +297,7 @@ def test_a_dicom_folder_is_drawn_and_answered_with_a_segmentation(
     viewer.page.wait_for_selector("#start", state="hidden")
     viewer.page.wait_for_selector("#busy", state="hidden")
     assert viewer.text("#case-facts").startswith(f"{sizes(20, 24, 6)} · ")
-    assert viewer.text("#case-name") == "Test, Case · ID T1"
+    assert viewer.text("#case-name") == f"Test, Case · ID {PATIENT_ID}"
     assert viewer.text("#case-study") == "CT · 2026-11-26 · made"
     assert viewer.page.title() == "transunet"  # which browsers write into their history
     assert viewer.text("#window-unit") == "HU"
