@@ -21,6 +21,9 @@ pytest.importorskip("highdicom", reason="needs the extra [pacs]")
 
 SERIES = STUDY + ".1"
 WANTED = {"study": STUDY, "series": SERIES}
+BRAIN, ADA = {"bundle": "brain"}, {"author": "Ada Example"}
+BY_A_PERSON = "corrected by a person"
+CORRECTED, GIVEN = f"TransUNet segmentation, {BY_A_PERSON}", "Segmentation given as a file"
 
 
 @pytest.fixture(scope="module")
@@ -102,18 +105,21 @@ def test_a_result_is_stored_beside_its_series_when_asked(
     assert PATIENT_ID not in caplog.text
 
 
-def test_a_correction_is_stored_as_one(served: tuple[Client, Any], pacs: Address) -> None:
+def test_what_no_job_made_is_stored_as_that(served: tuple[Client, Any], pacs: Address) -> None:
     """What it says of how it was made, and what its own report measures."""
     api, client = served[0], dicomweb._client(pacs)
     image = api.post("/pacs/images", json=WANTED).json()
     job, mine = segmented(served, image["id"]), np.zeros((7, 6, 5), np.uint8)
     mine[2:4, 1:4, 2:4] = 2
     file = ("labels.nii.gz", nifti_bytes(mine, image["affine"]))
-    for fields, how, by in (
-        ({"parent": job, "author": "Ada Example"}, "SEMIAUTOMATIC", ["TransUNet"]),
-        ({"bundle": "brain", "author": "Ada Example"}, "MANUAL", []),  # drawn from nothing
+    given = api.post(f"/images/{image['id']}/labels", files={"file": file}, data=BRAIN).json()
+    for kind, fields, how, by, described in (
+        ("corrections", {"parent": job, **ADA}, "SEMIAUTOMATIC", ["TransUNet"], CORRECTED),
+        ("corrections", {**BRAIN, **ADA}, "MANUAL", [], "Segmentation by a person"),  # of nothing
+        ("labels", BRAIN, "MANUAL", [], f"{GIVEN}, not computed here"),
+        ("corrections", {"parent": given["id"], **ADA}, "MANUAL", [], f"{GIVEN}, {BY_A_PERSON}"),
     ):
-        answer = api.post(f"/images/{image['id']}/corrections", files={"file": file}, data=fields)
+        answer = api.post(f"/images/{image['id']}/{kind}", files={"file": file}, data=fields)
         drawn = answer.json()
         stored = api.post(f"/labels/{drawn['id']}/pacs")
         assert stored.status_code == 200, stored.text
@@ -124,7 +130,8 @@ def test_a_correction_is_stored_as_one(served: tuple[Client, Any], pacs: Address
         segmentation, report = (objects[stored.json()[w]] for w in ("segmentation", "report"))
         right = segmentation.SegmentSequence[1]
         assert (right.SegmentLabel, right.SegmentAlgorithmType) == ("right", how)
-        assert segmentation.ContentCreatorName == "Ada Example"
+        assert segmentation.SeriesDescription == described
+        assert segmentation.ContentCreatorName == fields.get("author", "")
         told = [item for item in report.ContentSequence if "ContentSequence" in item]
         groups = told[-1].ContentSequence
         volumes, algorithms = [], []

@@ -23,8 +23,9 @@ export function connectPacs(open: (series: PacsSeries) => void): void {
   });
   storing.addEventListener("click", () => void store());
   const offer = (): void => {
-    // What is stored is what is on the screen, and was made here.
-    byId("pacs-row").hidden = unsaved() || !["job", "correction"].includes(state.shown?.kind ?? "") || !state.image?.info.from_pacs;
+    // What is stored is what is on the screen.
+    byId("pacs-row").hidden = unsaved() || !state.shown || !state.image?.info.from_pacs;
+    byId("pacs-given").hidden = state.shown?.kind !== "given";
     if (state.shown !== stored) byId("pacs-stored").textContent = "";
   };
   for (const topic of ["labels", "edit", "versions"] as const) on(topic, offer);

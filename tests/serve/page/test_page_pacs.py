@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from browsing import Viewer
-from dicom_made import ramp, save, series_of
-from serving import Client
+from dicom_made import PATIENT_ID, ramp, save, series_of
+from serving import Client, nifti_bytes
 
 SERIES = {"study": "1.2", "series": "1.2.3", "modality": "CT", "description": "portal venous"}
 
@@ -42,7 +44,8 @@ def test_a_series_is_fetched_segmented_and_its_result_stored(
     assert asked["pacs/series"] == query
     choices.first.click()
     page.wait_for_function(
-        "() => document.getElementById('case-name').textContent === 'Test, Case · ID T1'"
+        "(name) => document.getElementById('case-name').textContent === name",
+        arg=f"Test, Case · ID {PATIENT_ID}",
     )
     assert asked["pacs/images"] == {"study": "1.2", "series": "1.2.3"}
     page.wait_for_selector("#busy", state="hidden")
@@ -61,6 +64,19 @@ def test_a_series_is_fetched_segmented_and_its_result_stored(
     page.fill("#author", "Ada")
     page.keyboard.press("Enter")
     page.wait_for_selector("#maps [aria-current]:has-text('correction 1')")
+    assert viewer.text("#pacs-stored") == ""
+    page.click("#pacs-store")
+    page.wait_for_selector("#pacs-stored:text('stored beside the series')")
+    assert asked.pop("labels/*/pacs") == {}
+
+    # A label map that was given likewise; it is told as what it is.
+    assert page.is_hidden("#pacs-given")
+    affine = client.get(f"/images/{uploaded['id']}").json()["affine"]
+    given = nifti_bytes(np.ones(uploaded["shape"], np.uint8), affine)
+    viewer.drop("reader.nii.gz", given, "#reference-drop")
+    page.click("#maps .link:has-text('reader.nii.gz')")
+    page.wait_for_selector("#maps [aria-current]:has-text('reader.nii.gz')")
+    assert "given as a file" in page.inner_text("#pacs-row")
     assert viewer.text("#pacs-stored") == ""
     page.click("#pacs-store")
     page.wait_for_selector("#pacs-stored:text('stored beside the series')")

@@ -45,6 +45,8 @@ _CORRECTION = multipart(
     bundle={**_BUNDLE, "description": "Names its classes where it has no parent."},
     names={"type": "string", "description": 'Structures that were added: `{"3": "cyst"}`.'},
 )
+_GIVEN_AS_FILE = "Segmentation given as a file, not computed here"
+_GIVEN_AND_CORRECTED = "Segmentation given as a file, corrected by a person"
 _UPLOAD_FAULTS = ("not_found", "too_slow", "unknown_format", "unreadable", "wrong_grid")
 
 
@@ -257,7 +259,19 @@ def told_of(service: Service, record: LabelMapRecord) -> tuple[Any, ...]:
     """Return what `convert` takes of a label map: names, regions, how it was made and by whom."""
     source = label_source(service, record.id)
     made_by = "SEMIAUTOMATIC" if record.automatic else "MANUAL", record.author or ""
-    return {0: "background", **source.names}, source.regions, *made_by
+    described = ""
+    if _began_as_given(service, record):  # DICOM has no type for what nobody knows the maker of
+        described = _GIVEN_AS_FILE if record.kind == "given" else _GIVEN_AND_CORRECTED
+    return {0: "background", **source.names}, source.regions, *made_by, described
+
+
+def _began_as_given(service: Service, record: LabelMapRecord) -> bool:
+    """Whether it, or what was corrected first on the way to it, is a file that was given."""
+    while record.kind == "correction" and (
+        parent := service.database.label_maps.get(record.parent or "")
+    ):
+        record = parent
+    return record.kind == "given"
 
 
 def _corrected(

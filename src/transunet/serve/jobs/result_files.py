@@ -95,6 +95,7 @@ def convert(
     regions: Sequence[Region] = (),
     algorithm_type: AlgorithmType = "AUTOMATIC",
     author: str = "",
+    description: str = "",
 ) -> str:
     """Write the label map in `folder` as `format_` beside it; return the file's name.
 
@@ -105,8 +106,9 @@ def convert(
         format_: one that is possible.
         names: class index -> name.
         regions: what the bundle tells apart, where these are regions.
-        algorithm_type: as of `dicom.segmentation.write_seg`, with `author`.
+        algorithm_type: as of `dicom.segmentation.write_seg`, with the two that follow.
         author: who corrected or drew it.
+        description: of the series.
 
     Raises:
         ApiError: when the image's headers do not allow it, or the disk is full.
@@ -117,7 +119,7 @@ def convert(
         labels = read_labels(folder / LABELS)
         if format_ == "dicom-seg":  # it refers to the image's instances
             labels = replace(labels, header=read_kept(image_folder, metadata).header)
-        made_by: dict[str, Any] = {"algorithm_type": algorithm_type, "author": author}
+        made_by = {"algorithm_type": algorithm_type, "author": author, "description": description}
         write_labels(labels, folder / name, dict(names), regions, **made_by)
     except TransUNetError as error:
         raise api_error(error, image_folder, "format_not_fitting") from None

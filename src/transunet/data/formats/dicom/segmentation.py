@@ -157,6 +157,7 @@ def write_seg(
     fingerprint: str = "",
     algorithm_type: AlgorithmType = "AUTOMATIC",
     author: str = "",
+    description: str = "",
 ) -> None:
     """Write a label map as a DICOM SEG that refers to the instances it was made from.
 
@@ -177,6 +178,8 @@ def write_seg(
         algorithm_type: whether the network found it, a person corrected what it found, or drew it
             (Segment Algorithm Type, PS3.3 C.8.20.4; what is manual names no algorithm).
         author: who corrected or drew it.
+        description: the series', of 64 characters at most, where the algorithm type does not tell
+            all.
 
     Raises:
         ConfigError: without highdicom, for names that do not fit the labels, a source that is no
@@ -205,6 +208,7 @@ def write_seg(
         fingerprint=fingerprint,
         algorithm_type=algorithm_type,
         author=author,
+        description=description,
     )
     with writing(path, "Make room."):
         seg.save_as(path)
@@ -320,6 +324,7 @@ def _segmentation(
     fingerprint: str = "",
     algorithm_type: AlgorithmType = "AUTOMATIC",
     author: str = "",
+    description: str = "",
 ) -> Any:
     """Return the dataset; what a header lacks for it is an error."""
     if labelmap and regions:
@@ -374,7 +379,7 @@ def _segmentation(
                 sop_instance_uid=highdicom.UID(),
                 instance_number=1,
                 **equipment(),
-                series_description=_DESCRIPTIONS[algorithm_type],
+                series_description=description or _DESCRIPTIONS[algorithm_type],
                 content_label="SEGMENTATION",
                 content_description=_OVERLAPPING if regions else None,
                 # In a person's name, these two part its components.
