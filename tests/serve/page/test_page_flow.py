@@ -287,7 +287,7 @@ def test_a_dicom_folder_is_drawn_and_answered_with_a_segmentation(
 ) -> None:
     pydicom = pytest.importorskip("pydicom")
     pytest.importorskip("highdicom")
-    from dicom_made import complete, save, series_of
+    from dicom_made import PATIENT_ID, complete, save, series_of
     from prediction import noise
 
     pixels = noise((24, 20, 6), 8).transpose(2, 0, 1).copy()
