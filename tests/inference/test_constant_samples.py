@@ -58,7 +58,10 @@ def test_planes_of_air_change_nothing_that_is_written(
     body, mirrors = 5 + 2 * context, 4 if mirror else 1
     # Of a batch that holds air on both sides of the body, too, one plane of air is computed.
     assert network.samples == (body + 1) * mirrors
-    monkeypatch.setattr("transunet.inference.slice_inference.OncePerConstant", lambda all: all)
+    monkeypatch.setattr(
+        "transunet.inference.slice_inference.OncePerConstant",
+        lambda network: lambda x, _: network(x),
+    )
     network.samples = 0
     every = predictor(image, probabilities=tmp_path / "every.npy")
     assert network.samples == 20 * mirrors

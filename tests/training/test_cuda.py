@@ -19,6 +19,8 @@ from training_runs import steps
 from transunet.backends.pytorch import FixedNetwork, TorchNetwork
 from transunet.create import create_model
 from transunet.data.preprocessing import Channel, Preprocessing
+from transunet.data.resize import resize, resize_tensor
+from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
 from transunet.data.store import Store
 from transunet.data.volume import Volume
 from transunet.errors import TransUNetError
@@ -59,11 +61,11 @@ def _whole_fp32() -> Iterator[None]:
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def network(axes: int) -> SegmentationNetwork:
+def network(axes: int, seed: int = 0) -> SegmentationNetwork:
     """A tiny network whose logits differ from place to place, on the CPU."""
     if axes == 2:
-        return tiny_model()
-    torch.manual_seed(0)
+        return tiny_model(seed)
+    torch.manual_seed(seed)
     model = create_model("TransUNet3D", num_classes=3, in_channels=1, image_size=SIZE, **TINY_3D)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -94,23 +96,67 @@ def test_probabilities_are_the_cpus(axes, precision, most):
 
 @pytest.mark.parametrize(
     ("axes", "settings"),
-    [(2, {}), (2, {"mirror": True}), (2, {"window": True}), (3, {}), (3, {"mirror": True})],
+    [
+        (2, {}),
+        (2, {"mirror": True}),
+        (2, {"window": True}),
+        (2, {"procedure": "paper"}),
+        (3, {}),
+        (3, {"mirror": True}),
+    ],
 )
-def test_a_volume_is_labelled_as_on_the_cpu(axes, settings, tmp_path):
-    """Resizing, the windows' sums and the largest class are computed on the device too."""
+def test_a_volume_is_labelled_as_on_the_cpu(axes, settings, tmp_path, monkeypatch):
+    """Resizing, mirror images, the windows' sums and the largest class are the device's, too."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise AssertionError("done on the CPU")
+
     image = Volume(noise((50, 44, 19)).astype(np.float32)[None], OBLIQUE, "scan")
     spacing = (2.0, 0.9, 0.8) if axes == 3 else None
     preprocessing = Preprocessing(channels=(Channel(name="MRI"),), spacing_mm=spacing)
     labels = {0: "background", 1: "left", 2: "right"}
     maps, stored = [], []
     for device in ("cpu", DEVICE):
-        predictor = Predictor(network(axes), preprocessing, labels, device=device, **settings)
+        if not device.startswith("cpu"):
+            monkeypatch.setattr("transunet.inference.slice_inference.resize", fails)
+            for module in ("tta", "sliding_window"):
+                monkeypatch.setattr(f"transunet.inference.{module}.as_array", fails)
+        seed = 0 if axes == 2 else 6  # which makes more than one class of the volume
+        model = network(axes, seed)
+        predictor = Predictor(model, preprocessing, labels, device=device, **settings)
         path = tmp_path / f"{device}.npy"
         maps.append(predictor(image, probabilities=path).array)
         stored.append(np.load(path).astype(np.float32))
     assert len(np.unique(maps[0])) > 1
     assert (maps[0] == maps[1]).mean() > 0.999
     np.testing.assert_allclose(stored[1], stored[0], atol=2e-3)
+
+
+def test_slices_are_resized_with_all_their_bits_where_tf32_is_allowed():
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    slices = np.random.default_rng(0).normal(size=(2, 1, 512, 300)).astype(np.float32)
+    there = TorchNetwork(network(2), DEVICE).upload(slices)
+    found = resize_tensor(there, (224, 224), order=3, edge="kept")
+    assert found.device.type == torch.device(DEVICE).type
+    np.testing.assert_allclose(
+        found.cpu().numpy(), resize(slices, (224, 224), 3, "kept"), atol=1e-5
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="asks a GPU of NVIDIA's")
+def test_nobody_waits_for_the_device_while_samples_are_prepared():
+    on_device = TorchNetwork(network(2), DEVICE)
+    slices = np.random.default_rng(0).normal(size=(4, 1, 50, 40)).astype(np.float32)
+    around, chosen = neighbourhoods(slice(0, 4), 4, 1)
+    for mode in ("default", "error"):  # the first time the matrices are brought
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            planes = resize_tensor(on_device.upload(slices[around]), (32, 32))
+            samples = stack_neighbours(planes, chosen)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    expected = stack_neighbours(resize(slices[around], (32, 32)), chosen)
+    np.testing.assert_allclose(samples.cpu().numpy(), expected, atol=1e-5)
 
 
 # Training

@@ -4,7 +4,7 @@ The predictor knows no more of a network than this, so that PyTorch, ONNX Runtim
 networks at once stand behind the same call.
 """
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,3 +68,14 @@ def innermost(network: object) -> object:
     while isinstance(network, Wrapped):
         network = network.network
     return network
+
+
+def takes_tensors(network: object) -> bool:
+    """Whether `network` computes on a device of its own, and takes samples that lie there."""
+    return bool(getattr(innermost(network), "takes_tensors", False))
+
+
+def uploaded(network: object, images: NDArray[np.float32]) -> Any:
+    """Return `images` as a tensor where `network` computes, if it takes such; else as they are."""
+    computing: Any = innermost(network)
+    return computing.upload(images) if takes_tensors(network) else images

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -36,15 +38,38 @@ _LONGEST = 1 << 24  # bytes of a text; a configuration takes a few thousand
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class TorchNetwork:
+class OnDevice:
+    """Base of what computes on a device of PyTorch's, and takes samples that lie there already."""
+
+    watch: object = None
+    """Set while somebody looks on who is to see each slice."""
+    _device: torch.device
+
+    @property
+    def device(self) -> str:
+        """The device's name."""
+        return str(self._device)
+
+    @property
+    def takes_tensors(self) -> bool:
+        """Whether samples are better prepared on the device: anywhere but on the CPU."""
+        return self._device.type != "cpu"
+
+    def upload(self, images: NDArray[Any]) -> Tensor:
+        """Return `images` on the device, float32; on CUDA nobody waits until they are there."""
+        pinned = self._device.type == "cuda"
+        # From memory that stays where it is the device fetches by itself, in its queue's order.
+        held = torch.empty(images.shape, pin_memory=pinned)
+        held.numpy()[...] = images
+        return held.to(self._device, non_blocking=pinned)
+
+
+class TorchNetwork(OnDevice):
     """A model on a device, in evaluation mode while it computes; it may be trained in between.
 
     Raises:
         ConfigError: for a device that is not here.
     """
-
-    watch: object = None
-    """Set while somebody looks on who is to see each slice."""
 
     def __init__(
         self, model: SegmentationNetwork, device: str | torch.device | None = None
@@ -57,21 +82,16 @@ class TorchNetwork:
         """The size for which the model holds its position embeddings."""
         return self.model.config.image_size
 
-    @property
-    def device(self) -> str:
-        """The device's name."""
-        return str(self._device)
-
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the architecture and of every weight."""
         return fingerprint_of(self.model)
 
     @torch.inference_mode()
-    def __call__(self, images: NDArray[np.float32]) -> Tensor:
+    def __call__(self, images: NDArray[np.float32] | Tensor) -> Tensor:
         """Return the logits on the model's device."""
         with evaluating(self.model):
-            logits: Tensor = self.model(torch.from_numpy(images).to(self._device))
+            logits: Tensor = self.model(_tensor(images).to(self._device))
         return logits.float()
 
 
@@ -88,7 +108,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             model.train()
 
 
-class FixedNetwork:
+class FixedNetwork(OnDevice):
     """A module that stays as it is: a fused model or an exported program.
 
     Args:
@@ -102,9 +122,6 @@ class FixedNetwork:
     Raises:
         ConfigError: for a device that is not here.
     """
-
-    watch: object = None
-    """Set while somebody looks on who is to see each slice."""
 
     def __init__(
         self,
@@ -128,29 +145,23 @@ class FixedNetwork:
         self._run = torch.compile(self.module, dynamic=False) if compiled else self.module
         self._batch = 0  # the largest so far, which smaller ones are filled up to when compiled
 
-    @property
-    def device(self) -> str:
-        """The device's name."""
-        return str(self._device)
-
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what its results depend on; reading every weight takes a second."""
         return self._fingerprint if isinstance(self._fingerprint, str) else self._fingerprint()
 
     @torch.inference_mode()
-    def __call__(self, images: NDArray[np.float32]) -> Tensor:
+    def __call__(self, images: NDArray[np.float32] | Tensor) -> Tensor:
         """Return the logits on the module's device.
 
         Raises:
             ConfigError: when it cannot be compiled.
         """
-        batch = len(images)
+        batch, x = len(images), _tensor(images)
         if self.compiled:
             self._batch = max(self._batch, batch)
-            unused = [(0, self._batch - batch)] + [(0, 0)] * (images.ndim - 1)
-            images = np.pad(images, unused)
-        x = torch.from_numpy(images).to(self._device, self._type, memory_format=self._layout)
+            x = F.pad(x, [0, 0] * (x.ndim - 1) + [0, self._batch - batch])
+        x = x.to(self._device, self._type, memory_format=self._layout)
         if not self.compiled:
             return self._run(x).float()  # type: ignore[no-any-return]
         from torch._dynamo.exc import TorchDynamoException  # seconds that eager need not wait
@@ -166,6 +177,10 @@ class FixedNetwork:
                 "A C++ compiler (cpu) or Triton (cuda) may be missing. Take the engine eager "
                 "(--engine eager)."
             ) from error
+
+
+def _tensor(images: NDArray[np.float32] | Tensor) -> Tensor:
+    return images if isinstance(images, Tensor) else torch.from_numpy(images)
 
 
 def open_pytorch(

@@ -7,12 +7,15 @@ and is multiplied in bands.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transunet.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 Edge = Literal["scipy", "kept"]
 """What becomes of an axis's last sample. For some pairs of lengths (512 -> 224 is one) rounding
@@ -64,6 +67,33 @@ def resize(
                 np.matmul(image[..., columns], band.T, out=out[..., rows])
         image = out.reshape(*before, new, *after)
     return np.ascontiguousarray(image)
+
+
+def resize_tensor(image: Any, size: tuple[int, ...], order: int = 3, edge: Edge = "scipy") -> Any:
+    """Return `resize` of a tensor, float32, on the device where it lies.
+
+    Its products are of doubles: of float32 a GPU keeps ten bits of each factor where TF32 is
+    allowed, which is a setting of the whole process.
+    """
+    wide = image
+    for axis, new in enumerate(size, start=-len(size)):
+        if image.shape[axis] != new:
+            matrix = matrix_beside(image, image.shape[axis], new, order, edge)
+            wide = (wide.to(matrix.dtype).movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+    return wide.float().contiguous()
+
+
+def matrix_beside(tensor: Any, length: int, new: int, order: int, edge: Edge) -> Any:
+    """Return `zoom_matrix` on the device of `tensor`, in doubles; in float32 where it has none."""
+    return _matrix_on(tensor.device, length, new, order, edge)
+
+
+@lru_cache(maxsize=16)
+def _matrix_on(device: "torch.device", length: int, new: int, order: int, edge: Edge) -> Any:
+    import torch
+
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.tensor(zoom_matrix(length, new, order, edge), dtype=dtype, device=device)
 
 
 def nearest(labels: NDArray[Any], size: tuple[int, ...], edge: Edge = "scipy") -> NDArray[Any]:

@@ -6,7 +6,7 @@ sample is taken as it is, whatever it is: a network that finds something in air 
 Nothing more can be left out: by attention each voxel of a sample has to do with all the others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,16 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
+
+
+def constant_values(samples: NDArray[np.float32]) -> list[bytes]:
+    """Return the values of samples (B, C, *spatial) whose channels hold one each; else b""."""
+    voxels = samples.reshape(*samples.shape[:2], -1)
+    constant = (voxels == voxels[..., :1]).all(axis=(1, 2))
+    return [
+        sample[:, 0].tobytes() if same else b""
+        for sample, same in zip(voxels, constant, strict=True)
+    ]
 
 
 class OncePerConstant:
@@ -26,22 +36,25 @@ class OncePerConstant:
         compute: from samples (B, C, *spatial) to their results (B, K, *spatial).
     """
 
-    def __init__(self, compute: "Callable[[NDArray[np.float32]], Logits]") -> None:
+    def __init__(self, compute: "Callable[[Any], Logits]") -> None:
         self._compute = compute
         self._value = b""
         self._result: Any = None
 
-    def __call__(self, samples: NDArray[np.float32]) -> "Logits":
-        """Return what `compute` makes of samples (B, C, *spatial)."""
-        voxels = samples.reshape(*samples.shape[:2], -1)
-        constant = (voxels == voxels[..., :1]).all(axis=(1, 2))
-        if not constant.any():
+    def __call__(self, samples: Any, values: Sequence[bytes] | None = None) -> "Logits":
+        """Return what `compute` makes of samples (B, C, *spatial), an array or a tensor.
+
+        Args:
+            samples: what is computed.
+            values: `constant_values` of what they were made of; their own if not given.
+        """
+        values = constant_values(samples) if values is None else values
+        if not any(values):
             return self._compute(samples)
-        known, values = self._value, [b""] * len(samples)
-        fresh = np.ones(len(samples), np.bool_)
-        for index in np.flatnonzero(constant).tolist():
-            values[index] = voxels[index, :, 0].tobytes()
-            fresh[index], known = values[index] != known, values[index]
+        known, fresh = self._value, np.ones(len(samples), np.bool_)
+        for index, value in enumerate(values):
+            if value:
+                fresh[index], known = value != known, value
         computed: Any = self._compute(samples[fresh]) if fresh.any() else self._result[None]
         results = iter(computed)
         shape = (len(samples), *computed.shape[1:])

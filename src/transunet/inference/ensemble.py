@@ -9,14 +9,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transunet.data.preprocessing import Preprocessing
-from transunet.data.volume import Volume, apply_orientation, orientation_change
-from transunet.inference.logits import as_array
+from transunet.data.volume import Volume, orientation_change
+from transunet.inference.logits import as_array, concatenate, flip, lies_on_device
 from transunet.inference.probability_files import probability_file
 from transunet.inference.slice_inference import Progress
 
@@ -31,9 +31,11 @@ def mean_planes(
     members: "Sequence[tuple[Preprocessing, Iterable[Logits]]]",
     volume: Volume,
     classes: int,
-    watch: "Callable[[list[NDArray[np.float32]], NDArray[np.float32]], object] | None" = None,
-) -> Generator[NDArray[np.float32]]:
+    watch: "Callable[[list[Logits], Logits], object] | None" = None,
+) -> "Generator[Logits]":
     """Yield the members' mean probabilities, (B, classes, H, W) of some planes at a time.
+
+    They are averaged on the device where all of them lie, or on the CPU.
 
     Planes run as the first member's do. Of a member whose planes run otherwise, a slice of all is
     in each of its own: what it finds waits in a temporary file (float16, on the disk of `TMPDIR`).
@@ -50,7 +52,7 @@ def mean_planes(
     """
     first = members[0][0]
     with ExitStack() as files:
-        aligned: list[Iterable[NDArray[np.float32]]] = []
+        aligned: list[Iterable[Logits]] = []
         for preprocessing, planes in members:
             affine = volume.reoriented(preprocessing.orientation).affine
             change = orientation_change(affine, first.orientation)
@@ -66,7 +68,9 @@ def mean_planes(
             stored = volume.with_array(np.load(path, mmap_mode="r"))
             aligned.append(first.oriented(stored).swapaxes(0, 1)[None])
         for parts in zip(*map(_regrouped, aligned), strict=True):
-            mean = np.asarray(sum(parts) / len(parts), dtype=np.float32)
+            there = all(map(lies_on_device, parts)) and len({part.device for part in parts}) == 1
+            parts = parts if there else tuple(map(as_array, parts))
+            mean: Logits = sum(parts) / len(parts)
             if watch is not None:
                 watch(list(parts), mean)
             yield mean
@@ -93,24 +97,24 @@ def shared_progress(progress: Progress | None, count: int, members: int) -> list
     return [of(member) for member in range(members)]
 
 
-def _turned(
-    planes: "Iterable[Logits]", change: NDArray[np.float64]
-) -> Iterator[NDArray[np.float32]]:
+def _turned(planes: "Iterable[Logits]", change: NDArray[np.float64]) -> "Iterator[Logits]":
     """Yield planes with rows and columns as nibabel's orientation array of three axes says."""
+    reversed_axes = [axis + 1 for axis in (1, 2) if change[axis, 1] < 0]
     for some in planes:
-        yield apply_orientation(as_array(some).swapaxes(0, 1), change).swapaxes(0, 1)
+        turned = flip(some, reversed_axes)
+        yield turned.swapaxes(2, 3) if change[1, 0] == 2 else turned
 
 
-def _regrouped(planes: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+def _regrouped(planes: "Iterable[Logits]") -> "Iterator[Logits]":
     """Yield planes that come some at a time in groups of one size, the last one smaller."""
-    waiting: list[NDArray[np.float32]] = []
+    waiting: list[Any] = []
     for some in planes:
         while len(some):
             missing = _AT_ONCE - sum(map(len, waiting))
             waiting.append(some[:missing])
             some = some[missing:]
             if sum(map(len, waiting)) == _AT_ONCE:
-                yield np.concatenate(waiting)
+                yield concatenate(waiting)
                 waiting = []
     if waiting:
-        yield np.concatenate(waiting)
+        yield concatenate(waiting)

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.protocol import Network
-from transunet.data.resize import zoom_matrix
+from transunet.backends.protocol import Network, uploaded
+from transunet.data.resize import matrix_beside, zoom_matrix
 from transunet.data.sampling.patches import Patches, Position
 from transunet.data.sampling.slices import Planes
 from transunet.inference.constant_samples import OncePerConstant
-from transunet.inference.logits import enlarge, pieces, probabilities_of
+from transunet.inference.logits import concatenate, enlarge, pieces, probabilities_of, zeros
 from transunet.inference.prefetch import prefetch
 from transunet.inference.slice_inference import Progress, StoreProbabilities, label_planes
 
@@ -78,7 +78,7 @@ def blended_planes(
     The arguments are those of `label_patches`, but `regions` whether the network tells regions.
     """
     return averaged_planes(
-        lambda images: probabilities_of(network(images), regions),
+        lambda images: probabilities_of(network(uploaded(network, images)), regions),
         planes,
         sampling,
         batch_size,
@@ -117,8 +117,8 @@ def averaged_planes(
             for position, values in zip(places, compute(patches), strict=True):
                 if total is None:
                     held = min(sampling.size[0], length)
-                    total = _zeros((held, len(values), *size), values)
-                    weight = _zeros((held, *size), values)
+                    total = zeros((held, len(values), *size), values)
+                    weight = zeros((held, *size), values)
                     patch_weights = sampling.weights()
                     if not isinstance(values, np.ndarray):
                         patch_weights = values.new_tensor(patch_weights)
@@ -174,16 +174,20 @@ def resized_planes(
     held: Any = None  # the planes from `first` on
     first = made = 0
     for some in planes:
-        held = some if held is None else _joined(held, some)
+        held = some if held is None else concatenate([held, some])
         while made < len(matrix) and highest[made] < first + len(held):
             ready = int(np.searchsorted(highest, first + len(held)))
             part = slice(made, min(made + _AT_ONCE, ready))
             low, high = lowest[part.start], highest[part.stop - 1] + 1
-            rows: Any = np.ascontiguousarray(matrix[part, low:high])
-            if not isinstance(held, np.ndarray):
-                rows = held.new_tensor(rows)
-            mixed = rows @ held[low - first : high - first].reshape(high - low, -1)
-            for plane in pieces(mixed.reshape(len(rows), *held.shape[1:])):
+            between: Any = held[low - first : high - first].reshape(high - low, -1)
+            if isinstance(held, np.ndarray):
+                mixed = np.ascontiguousarray(matrix[part, low:high]) @ between
+            else:
+                rows = matrix_beside(held, length, shape[0], 1, "kept")[part, low:high].contiguous()
+                if held.device.type == "cpu":  # which needs no doubles, see `resize_tensor`
+                    rows = rows.float()
+                mixed = (rows @ between.to(rows.dtype)).float()
+            for plane in pieces(mixed.reshape(len(mixed), *held.shape[1:])):
                 yield enlarge(plane, size)
             made = part.stop
         unused = (int(lowest[made]) if made < len(matrix) else first + len(held)) - first
@@ -219,15 +223,3 @@ def _finished(total: Any, weight: Any) -> "Iterator[Logits]":
     for start in range(0, len(total), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         yield total[part] / weight[part][:, None]
-
-
-def _zeros(shape: tuple[int, ...], like: Any) -> Any:
-    return np.zeros(shape, np.float32) if isinstance(like, np.ndarray) else like.new_zeros(shape)
-
-
-def _joined(first: Any, second: Any) -> Any:
-    if isinstance(first, np.ndarray):
-        return np.concatenate([first, second])
-    joined = first.new_empty((len(first) + len(second), *first.shape[1:]))
-    joined[: len(first)], joined[len(first) :] = first, second
-    return joined

@@ -570,7 +570,7 @@ class Predictor:
         ]
         written = [region.label for region in self.regions]
 
-        def watch(alone: list[NDArray[np.float32]], together: NDArray[np.float32]) -> None:
+        def watch(alone: "list[Logits]", together: "Logits") -> None:
             assert watch_members is not None
             *each, all_of_them = (decided(p, bool(written), 0.5) for p in (*alone, together))
             watch_members(each, all_of_them)

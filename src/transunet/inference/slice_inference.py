@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.protocol import Network, innermost
+from transunet.backends.protocol import Network, innermost, uploaded
 from transunet.data.preprocessing import Preprocessing, Scale
-from transunet.data.resize import Edge, nearest, resize
+from transunet.data.resize import Edge, nearest, resize, resize_tensor
 from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
 from transunet.data.volume import Volume
 from transunet.errors import DataError
-from transunet.inference.constant_samples import OncePerConstant
+from transunet.inference.constant_samples import OncePerConstant, constant_values
 from transunet.inference.logits import (
     argmax,
     as_array,
@@ -41,6 +41,8 @@ Progress = Callable[[int, int], None]
 StoreProbabilities = Callable[[slice, NDArray[np.float32]], None]
 """Called with which slices, and their probabilities (S, classes, H, W)."""
 _AT_ONCE = 8  # slices that are looked at together when a volume is measured
+_LARGEST_UPLOAD = 1 << 28
+"""Bytes of the slices of a batch that a device is given at their own size."""
 
 
 class VolumeSlices:
@@ -164,18 +166,25 @@ def slice_logits(
     """
     size = network.image_size or (slices.shape[2], slices.shape[3])
 
-    def samples() -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    def samples() -> Iterator[tuple[slice, Any, list[bytes]]]:
         for start in range(0, len(slices), batch_size):
             part = slice(start, min(start + batch_size, len(slices)))
             around, chosen = neighbourhoods(part, len(slices), context)
-            planes = resize(slices[around], size, order=3, edge=edge)
-            yield part, stack_neighbours(planes, chosen)
+            planes: Any = slices[around]
+            values = constant_values(planes)
+            constant = [[values[index] for index in row] for row in chosen]
+            if planes.nbytes <= _LARGEST_UPLOAD:
+                planes = uploaded(network, planes)
+            resized = resize if isinstance(planes, np.ndarray) else resize_tensor
+            planes = resized(planes, size, order=3, edge=edge)
+            known = [b"".join(row) if all(row) else b"" for row in constant]
+            yield part, stack_neighbours(planes, chosen), known
 
     watched = getattr(innermost(network), "watch", None) is not None  # by who counts slices of air
-    compute = network if watched else OncePerConstant(network)
+    once = OncePerConstant(network)
     with closing(prefetch(samples())) as prepared:
-        for part, images in prepared:
-            yield part, compute(images)
+        for part, images, values in prepared:
+            yield part, network(images) if watched else once(images, values)
 
 
 def label_planes(

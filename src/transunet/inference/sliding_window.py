@@ -7,14 +7,17 @@ numbers are those of MONAI's `sliding_window_inference(mode="gaussian")`, which 
 
 from collections.abc import Iterator
 from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from transunet.backends.protocol import Network, Wrapped
+from transunet.backends.protocol import Network, Wrapped, uploaded
 from transunet.data.sampling.patches import gaussian
 from transunet.errors import ConfigError
-from transunet.inference.logits import as_array
+from transunet.inference.logits import as_array, concatenate, zeros
+
+if TYPE_CHECKING:
+    from transunet.backends.protocol import Logits
 
 OVERLAP = 0.5
 """The share of a window that its neighbour sees too."""
@@ -39,23 +42,29 @@ class SlidingWindow(Wrapped):
         self.window, self.batch_size = network.image_size, batch_size
         self._weights = gaussian(self.window)
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, images: Any) -> "Logits":
         """Return logits (B, classes, *spatial); one image after the other, windows in batches."""
-        return np.concatenate([self._blended(image) for image in images])
+        arrays = isinstance(images, np.ndarray)
+        weights = self._weights if arrays else uploaded(self.network, self._weights)
+        blended: Logits = concatenate([self._blended(image, weights) for image in images])
+        return blended
 
-    def _blended(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _blended(self, image: Any, weights: Any) -> Any:
         padded, inside = pad(image, self.window)
         regions = list(windows(padded.shape[1:], self.window))
-        total: NDArray[np.float32] | None = None
-        weight = np.zeros(padded.shape[1:], np.float32)
+        total: Any = None
+        weight = zeros(padded.shape[1:], padded)
         for start in range(0, len(regions), self.batch_size):
             batch = regions[start : start + self.batch_size]
-            logits = as_array(self.network(np.stack([padded[:, *region] for region in batch])))
+            logits = self.network(concatenate([padded[None, :, *region] for region in batch]))
+            logits = as_array(logits) if isinstance(image, np.ndarray) else logits
             if total is None:
-                total = np.zeros((logits.shape[1], *padded.shape[1:]), np.float32)
+                total = zeros((logits.shape[1], *padded.shape[1:]), padded)
             for region, values in zip(batch, logits, strict=True):
-                total[:, *region] += values * self._weights
-                weight[region] += self._weights
+                part = total[:, *region]
+                part += values * weights
+                part = weight[region]
+                part += weights
         assert total is not None  # there is always a window
         return (total / weight)[None, :, *inside]
 
@@ -71,10 +80,11 @@ def windows(size: tuple[int, ...], window: tuple[int, ...]) -> Iterator[Region]:
         yield tuple(slice(n, n + side) for n, side in zip(corner, window, strict=True))
 
 
-def pad(image: NDArray[np.float32], window: tuple[int, ...]) -> tuple[NDArray[np.float32], Region]:
+def pad(image: Any, window: tuple[int, ...]) -> tuple[Any, Region]:
     """Surround an image (C, *spatial) smaller than a window with zeros; also tell where it lies."""
-    missing = [max(0, side - n) for side, n in zip(window, image.shape[1:], strict=True)]
-    before = [n // 2 for n in missing]
-    widths = [(b, n - b) for b, n in zip(before, missing, strict=True)]
-    inside = tuple(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True))
-    return np.pad(image, ((0, 0), *widths)), inside
+    spatial = image.shape[1:]
+    before = [max(0, side - n) // 2 for side, n in zip(window, spatial, strict=True)]
+    inside = tuple(slice(b, b + n) for b, n in zip(before, spatial, strict=True))
+    padded = zeros((len(image), *map(max, window, spatial)), image)
+    padded[:, *inside] = image
+    return padded, inside

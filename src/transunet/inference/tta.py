@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transunet.backends.protocol import Network, Wrapped, innermost
+from transunet.backends.protocol import Network, Wrapped, innermost, takes_tensors, uploaded
 from transunet.errors import ConfigError
-from transunet.inference.logits import as_array, decided, logits_of, probabilities_of
+from transunet.inference.logits import as_array, decided, flip, logits_of, probabilities_of
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
@@ -63,7 +63,17 @@ class Ensemble:
         parts = [network.fingerprint for network in self.networks]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    @property
+    def takes_tensors(self) -> bool:
+        """Whether all of them take samples that lie on the one device where they compute."""
+        alike = len({network.device for network in self.networks}) == 1
+        return alike and all(map(takes_tensors, self.networks))
+
+    def upload(self, images: NDArray[Any]) -> Any:
+        """Return `images` on that device."""
+        return uploaded(self.networks[0], images)
+
+    def __call__(self, images: Any) -> "Logits":
         """Return logits of the mean probabilities, (B, classes, H, W)."""
         alone: list[NDArray[Any]] = []
 
@@ -74,7 +84,7 @@ class Ensemble:
                     alone.append(decided(logits, self.regions, 0))
                 yield logits
 
-        together = _mean(each(), self.regions)
+        together = _mean(each(), self.regions, isinstance(images, np.ndarray))
         if self.watch is not None:
             self.watch(alone, decided(together, self.regions, 0))
         return together
@@ -106,21 +116,29 @@ class MirrorTTA(Wrapped):
         super().__init__(network)
         self.regions = regions
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, images: Any) -> "Logits":
         """Return logits of the mean probabilities, (B, classes, *spatial)."""
         spatial = range(2, images.ndim)
         mirrors = chain.from_iterable(combinations(spatial, n) for n in range(len(spatial) + 1))
 
-        def mirrored(axes: tuple[int, ...]) -> NDArray[np.float32]:
-            logits = self.network(np.ascontiguousarray(np.flip(images, axes)))
-            return np.flip(as_array(logits), axes)
+        arrays = isinstance(images, np.ndarray)
 
-        return _mean(map(mirrored, mirrors), self.regions)
+        def mirrored(axes: tuple[int, ...]) -> "Logits":
+            image: Any = flip(images, axes)
+            logits = self.network(np.ascontiguousarray(image) if arrays else image)
+            return flip(as_array(logits) if arrays else logits, axes)
+
+        return _mean(map(mirrored, mirrors), self.regions, arrays)
 
 
-def _mean(each_logits: "Iterable[Logits]", regions: bool) -> NDArray[np.float32]:
-    """Take the logits one after the other, so that only two are held at a time."""
-    total, count = np.zeros(1, np.float32), 0
+def _mean(each_logits: "Iterable[Logits]", regions: bool, arrays: bool) -> "Logits":
+    """Take the logits one after the other, so that only two are held at a time.
+
+    On the CPU where `arrays` were given; tensors stay where they lie.
+    """
+    total: Any = 0
+    count = 0
     for logits in each_logits:
-        total, count = total + as_array(probabilities_of(logits, regions)), count + 1
+        probabilities = probabilities_of(logits, regions)
+        total, count = total + (as_array(probabilities) if arrays else probabilities), count + 1
     return logits_of(total / count, regions)

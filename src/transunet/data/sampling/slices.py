@@ -87,7 +87,8 @@ class Planes(Protocol):
 def sample_at(planes: Planes, index: int, context: int) -> NDArray[Any]:
     """Return the sample (C (2 context + 1), H, W) of the plane `index`, a copy."""
     around, chosen = neighbourhoods(slice(index, index + 1), len(planes), context)
-    return stack_neighbours(planes[around], chosen)[0]  # type: ignore[no-any-return]
+    sample: NDArray[Any] = stack_neighbours(planes[around], chosen)[0]
+    return sample
 
 
 def neighbourhoods(part: slice, count: int, context: int) -> tuple[slice, NDArray[np.intp]]:
@@ -106,7 +107,18 @@ def neighbourhoods(part: slice, count: int, context: int) -> tuple[slice, NDArra
     return slice(first, last), np.clip(wanted, 0, count - 1) - first
 
 
-def stack_neighbours(planes: NDArray[Any], chosen: NDArray[np.intp]) -> NDArray[Any]:
-    """Return samples (B, C N, H, W) of planes (D, C, H, W) and those chosen for each, (B, N)."""
-    stacked = planes[chosen].swapaxes(1, 2)  # (B, C, N, H, W)
+def stack_neighbours(planes: Any, chosen: NDArray[np.intp]) -> Any:
+    """Return samples (B, C N, H, W) of planes (D, C, H, W) and those chosen for each, (B, N).
+
+    Of an array an array, of a tensor a tensor where it lies.
+    """
+    if isinstance(planes, np.ndarray):
+        picked: Any = planes[chosen]
+    else:
+        import torch
+
+        # Picked by slices: for an index the device would have to have done all that it has to do.
+        picked = torch.stack([planes[index] for index in chosen.ravel().tolist()])
+        picked = picked.unflatten(0, chosen.shape)
+    stacked = picked.swapaxes(1, 2)  # (B, C, N, H, W)
     return stacked.reshape(len(chosen), -1, *planes.shape[2:])
