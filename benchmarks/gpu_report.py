@@ -366,14 +366,17 @@ def trainings_told(rows: dict[str, Any], report: Report) -> Told:
 
 
 def volumes_told(rows: dict[str, Any], report: Report) -> Told:
-    yield "| row | voxels | read (s) | predict (s) | of it network | write (s) | in all | GiB |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "Beside the seconds of predicting those of two of its parts, each by itself."
+    yield ""
+    yield "| row | voxels | read (s) | predict | network | normalise | write | in all | GiB |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for name in ROWS:
         row = rows.get(name, {})
         if "voxels" in row:
             parts = row["seconds"]
-            total = sum(parts[part] for part in ("read", "predict", "write"))
-            times = (parts["read"], parts["predict"], parts["network"], parts["write"], total)
+            parts["in all"] = sum(parts[part] for part in ("read", "predict", "write"))
+            told = ("read", "predict", "network", "normalise", "write", "in all")
+            times = [parts.get(part, float("nan")) for part in told]  # an older row tells fewer
             cells = " | ".join(f"{value:.1f}" for value in times)
             voxels = " x ".join(map(str, row["voxels"]))
             yield f"| {name} | {voxels} | {cells} | {row['gib'] or ''} |"
