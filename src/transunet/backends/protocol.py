@@ -23,7 +23,11 @@ class PrecisionError(ConfigError):
 
 
 class Network(Protocol):
-    """Images (B, C, *spatial) float32 -> logits (B, classes, *spatial) of the same size."""
+    """Images (B, C, *spatial) float32 -> logits (B, classes, *spatial) of the same size.
+
+    One whose `takes_tensors` is true has `upload`, which brings arrays to its device, and is called
+    with tensors made of those.
+    """
 
     @property
     def image_size(self) -> tuple[int, ...] | None:
