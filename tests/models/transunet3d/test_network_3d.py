@@ -14,6 +14,7 @@ import transunet
 from plain_3d import plain_predictions
 from transunet.errors import ConfigError
 from transunet.models.families import build, exportable, optimised
+from transunet.models.transunet3d.encoder import Unit
 from transunet.models.transunet3d.network import QueryOutputs, TransUNet3D
 from transunet.models.transunet3d.query_decoder import class_scores
 from transunet.models.variants import variant
@@ -155,6 +156,27 @@ def test_recomputing_changes_no_gradient(name: str) -> None:
         ).backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_unit_trains_as_it_predicts_without_copies_on_the_way_back() -> None:
+    torch.manual_seed(0)
+    unit = Unit(2, 4, (3, 3, 3))
+    x = torch.randn(3, 2, 6, 5, 4, requires_grad=True)
+    results = []
+    for training in (True, False):
+        y = unit.train(training)(x)
+        gradients = torch.autograd.grad((y**3).sum(), [x, *unit.parameters()])
+        results.append([y.detach(), *gradients])
+        if training:
+            names, nodes = set(), [y.grad_fn]
+            while nodes:
+                node = nodes.pop()
+                names.add(node.name())
+                nodes += [parent for parent, _ in node.next_functions if parent]
+            assert "LeakyReluBackward1" in names, "written in place"
+            assert not names & {"AsStridedBackward0", "CopySlices"}, "into a view"
+    for trained, predicted in zip(*results, strict=True):
+        assert torch.equal(trained, predicted)
 
 
 @pytest.mark.parametrize("where", ["vit", "queries"])

@@ -24,8 +24,17 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, D, H, W) to (B, channels, d, h, w)."""
-        # The norm's gradient needs what it was given, not what it gave.
-        return F.leaky_relu(self.instnorm(self.conv(x)), SLOPE, inplace=True)
+        # In place, since the norm's gradient needs what it was given, not what it gave.
+        x = self.conv(x)
+        if not self.training:
+            return F.leaky_relu(self.instnorm(x), SLOPE, inplace=True)
+        # The norm as PyTorch computes it, but for the view that it returns, which would be copied
+        # twice on the way back for what is written into it.
+        batch, norm = len(x), self.instnorm
+        flat = x.reshape(1, -1, *x.shape[2:])
+        weight, bias = norm.weight.repeat(batch), norm.bias.repeat(batch)
+        flat = F.batch_norm(flat, None, None, weight, bias, training=True, eps=norm.eps)
+        return F.leaky_relu(flat, SLOPE, inplace=True).view_as(x)
 
 
 class Units(nn.Module):
