@@ -46,7 +46,7 @@ function pressCompared(): void {
 }
 
 function about({ kind, author, created, changed_voxels }: LabelMap): string {
-  const what = { job: ["the model's result"], given: ["a file"], correction: [author ?? "somebody", `${changed_voxels} voxels changed`] }[kind];
+  const what = { job: ["the model's result"], given: ["a file"], correction: [author ?? "somebody", ...(changed_voxels == null ? [] : [`${changed_voxels} voxels changed`])] }[kind];
   return [moment(created), ...what].join(" · ");
 }
 

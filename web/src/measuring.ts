@@ -445,7 +445,8 @@ function write(text: string, { rect: [left, top, width, height] }: Tile, x: numb
   const lines = text.split(" · ");
   const room = Math.max(...lines.map((line) => context.measureText(line).width)) + 8 * devicePixelRatio;
   const from = Math.max(left + size / 2, Math.min(x + size / 2, left + width - room));
-  const first = Math.max(top + size, Math.min(y + size, top + height - size / 2 - (lines.length - 1) * 1.25 * size));
+  const lowest = top + height - 2.5 * size; // above the scale's bar and the letter of the side
+  const first = Math.max(top + size, Math.min(y + size, lowest - (lines.length - 1) * 1.25 * size));
   for (const [n, line] of lines.entries()) writeText(context, line, from, first + n * 1.25 * size, font, COLOUR);
 }
 

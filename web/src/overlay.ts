@@ -193,9 +193,13 @@ export class Overlay {
     context.setLineDash([]);
   }
 
-  private caption({ rect: [left, top] }: Tile, text: string): void {
-    const at = [left + 8 * devicePixelRatio, top + 38 * devicePixelRatio] as const; // below the letter of a side
-    writeText(this.context, text, ...at, fontOf(13));
+  private caption({ rect: [left, top, width] }: Tile, text: string): void {
+    const font = (this.context.font = fontOf(13));
+    const [margin, below] = [8 * devicePixelRatio, 38 * devicePixelRatio]; // the letter of a side
+    const fits = (each: string): boolean => this.context.measureText(each).width <= width - 2 * margin;
+    let shown = text;
+    for (let kept = text.length - 1; kept && !fits(shown); kept--) shown = `${text.slice(0, kept).trimEnd()}…`;
+    writeText(this.context, shown, left + margin, top + below, font);
   }
 
   private drawCrosshair(tile: Tile, voxel: Vector): void {

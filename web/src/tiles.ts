@@ -20,7 +20,7 @@ export interface Tile {
 }
 
 /** Where a pointer is, in pixels of a canvas. */
-export function canvasPixel({ clientX, clientY }: MouseEvent, canvas: HTMLCanvasElement): Pixel {
+export function canvasPixel({ clientX, clientY }: { clientX: number; clientY: number }, canvas: HTMLCanvasElement): Pixel {
   const { left, top, width, height } = canvas.getBoundingClientRect();
   return [((clientX - left) * canvas.width) / width, ((clientY - top) * canvas.height) / height];
 }

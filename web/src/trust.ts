@@ -12,7 +12,7 @@ interface Verdict {
 }
 
 /** Whether the bundle said anything of this structure. */
-export const isAssessed = ({ look }: Statistic): boolean => look !== null;
+export const isAssessed = ({ look }: Statistic): boolean => look != null;
 
 /** @param interval between which the volume is to be expected; empty where that is not known. */
 export function trustOf(found: Statistic, job: Job, interval: string): HTMLDetailsElement {
@@ -27,12 +27,12 @@ export function trustOf(found: Statistic, job: Job, interval: string): HTMLDetai
 function verdict(found: Statistic, unlike: boolean): Verdict {
   const { expected_dice: expected, expected_within: within } = found;
   const image = unlike ? " The image is unlike those of training: see above." : "";
-  const dice = expected !== null ? `expected Dice ${expected.toFixed(2)}\u00a0±\u00a0${(within ?? 0).toFixed(2)}` : "";
+  const dice = expected != null ? `expected Dice ${expected.toFixed(2)}\u00a0±\u00a0${(within ?? 0).toFixed(2)}` : "";
   if (found.look) {
-    const reason = sentence(found.reason ?? "") + image;
+    const reason = sentence(found.reason ?? "it is likely to be bad") + image;
     return { light: "look", words: `look at this: ${dice || "not found"}`, reason };
   }
-  if (expected === null) {
+  if (expected == null) {
     const absent = "It was not found; some held-out cases do not have it either.";
     return { light: "unknown", words: "not known", reason: found.voxels ? "Too few held-out cases have it." : absent };
   }

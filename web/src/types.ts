@@ -110,12 +110,12 @@ export interface Statistic {
   color: string;
   volume_ml: number;
   voxels: number;
-  /** Null, as all that follows, where the bundle knows nothing of its own results. */
-  look: boolean | null;
-  reason: string | null;
-  expected_dice: number | null;
-  expected_within: number | null;
-  volume_interval_ml: [number, number] | null;
+  /** Null, as all that follows, where the bundle knows nothing of its own results; absent in what older servers answer. */
+  look?: boolean | null;
+  reason?: string | null;
+  expected_dice?: number | null;
+  expected_within?: number | null;
+  volume_interval_ml?: [number, number] | null;
 }
 
 export interface Job {

@@ -6,7 +6,7 @@ import { type Comparing, CROSSHAIR, DrawnLabels, Overlay } from "./overlay";
 import { type Body, Screen, strides } from "./screen";
 import type { Grid } from "./shapes";
 import { surfacesOf } from "./surfaces";
-import type { Tile } from "./tiles";
+import { canvasPixel, isOn, type Tile } from "./tiles";
 
 export type View = "all" | "axial" | "coronal" | "sagittal" | "render";
 export interface Colour {
@@ -127,6 +127,7 @@ export class Viewer {
   async attach(): Promise<void> {
     if (!this.canvas.getContext("webgl2")) throw new Error("no WebGL2");
     this.takeKeysAndDoubleClicks();
+    this.takeTwoFingers();
     await this.nv.attachToCanvas(this.canvas, true);
     this.attached = true;
     this.software = /swiftshader|llvmpipe|software/i.test(renderer(this.nv.gl));
@@ -151,6 +152,21 @@ export class Viewer {
   private takeKeysAndDoubleClicks(): void {
     for (const name of ["keydown", "keyup", "dblclick"])
       this.canvas.addEventListener(name, (event) => event.stopImmediatePropagation());
+  }
+
+  /** Two fingers on a plane zoom; NiiVue would scroll its slices. */
+  private takeTwoFingers(): void {
+    let last = 0;
+    this.canvas.addEventListener("touchmove", (event) => {
+      const [a, b] = event.touches;
+      if (!a || !b || !this.tiles().some((tile) => isOn(tile, canvasPixel(a, this.canvas)))) return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      const apart = Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY);
+      if (last) this.zoom(apart / last);
+      last = apart;
+    }, { passive: false });
+    for (const name of ["touchstart", "touchend", "touchcancel"] as const) this.canvas.addEventListener(name, () => (last = 0));
   }
 
   async showImage(source: Nifti, picture: boolean, range: [number, number]): Promise<void> {

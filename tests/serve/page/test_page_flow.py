@@ -420,3 +420,34 @@ def test_progress_is_told_and_a_job_cancelled(viewer: Viewer) -> None:
     viewer.page.wait_for_selector("#progress", state="hidden")
     assert viewer.text("#status") == "Segmentation cancelled."
     assert viewer.page.locator("#segment").is_enabled()
+
+
+def test_records_of_older_servers_leave_no_gaps(viewer: Viewer) -> None:
+    """What was stored before a field was known, and what the bundle does not know, is not told."""
+    optional = ("look", "reason", "expected_dice", "expected_within", "volume_interval_ml")
+    shown = {"look": True, "expected_dice": 0.5}  # of one structure, without a reason
+
+    def older(route: Any) -> None:
+        answer = route.fetch()
+        record = answer.json()
+        for job in record if isinstance(record, list) else [record]:
+            for n, each in enumerate(job.get("statistics") or []):
+                for field in optional:
+                    each.pop(field, None)
+                each.update(shown if n else {})
+        route.fulfill(response=answer, json=record)
+
+    viewer.page.route(re.compile(r"/api/v1/jobs(/[^/]+)?$"), older)
+    page = viewer.open().show("case.nii.gz", image_bytes(51)).segment().page
+    page.reload()
+    page.click("#recent li:first-child .link >> nth=0")
+    page.wait_for_selector("#structures tbody tr.trust")
+    assert page.locator("#structures tbody tr").count() == 3
+    page.click("#structures .trust summary")
+    assert "look at this" in page.inner_text("#structures .trust")
+    assert "It is likely to be bad." in page.inner_text("#structures .trust")
+    with page.expect_download() as saved:
+        page.click("#volumes-csv")
+    texts = page.inner_text("body"), Path(saved.value.path()).read_text(encoding="utf-8")
+    for text in (*texts, page.content().split("</script>")[-1]):
+        assert not re.search(r"undefined|NaN|\bnull\b", text)

@@ -398,8 +398,11 @@ def test_an_outline_is_changed_by_touch(browser: Any, server: Any) -> None:
     fingers("touchMove", (0.6, 0.6))
     assert outline.told() == changed
     fingers("touchStart", (0.6, 0.6), (0.3, 0.3))
-    fingers("touchMove", (0.7, 0.7), (0.2, 0.2))
+    drawn = viewer.covered(COLOUR)
+    for out in (0, 0.05, 0.1):
+        fingers("touchMove", (0.6 + out, 0.6 + out), (0.3 - out, 0.3 - out))
     fingers("touchEnd")
+    assert viewer.covered(COLOUR) > 1.1 * drawn  # its figures are as large as before
     assert np.array(outline.points()) == pytest.approx(after, abs=0.05)
     viewer.page.tap("#measure-undo")
     assert outline.told() == text
