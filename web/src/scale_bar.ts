@@ -10,7 +10,8 @@ export function drawScaleBar(context: CanvasRenderingContext2D, { rect: [left, t
   const length = roundLength((SHARE * width) / perUnit);
   const text = picture ? `${length} px` : length >= 10 ? `${length / 10} cm` : `${length} mm`;
   const [unit, long] = [devicePixelRatio, length * perUnit];
-  const [x, y] = [left + width - long - 12 * unit, top + height - 12 * unit];
+  // Clear of the letter of the side.
+  const [x, y] = [left + width - long - 24 * unit, top + height - 12 * unit];
   context.beginPath();
   context.moveTo(x, y - 4 * unit);
   context.lineTo(x, y);
