@@ -102,12 +102,13 @@ def read_json(path: Path, remedy: str) -> Any:
         remedy: what to do where it cannot be read, as a sentence.
 
     Raises:
-        DataError: when it is missing or no JSON.
+        ConfigError: when it is missing.
+        DataError: when it is no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise DataError(f"There is no file {path}. {remedy}") from None
+        raise ConfigError(f"There is no file {path}. {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}). {remedy}") from None
 

@@ -184,6 +184,8 @@ def test_the_small_network_of_a_bundle_is_the_fast_one(
     assert "has no small network" in told
     assert "Computing with eager in fp32" in told  # without ranges
     small = calibrated(tiny_bundle(tmp_path / "small", seed=1))
+    with pytest.raises(ConfigError, match="cannot be its own small network"):
+        attach(large, large)
     attach(small, large)
     assert "Computing with openvino in int8" in fast("taken")
     manifest = json.loads((tmp_path / "taken" / "manifest.json").read_text(encoding="utf-8"))

@@ -138,7 +138,7 @@ def test_what_cannot_be_a_worklist_is_told(tmp_path: Path) -> None:
     assert "is to be a folder" in queue(bundle, tmp_path, "-o", tmp_path / "list.csv")[1]
     assert "There is no bundle" in queue(tmp_path / "gone", tmp_path)[1]
 
-    with pytest.raises(DataError, match=r"There is no file .*Give the worklist\.json"):
+    with pytest.raises(ConfigError, match=r"There is no file .*Give the worklist\.json"):
         read_worklist(tmp_path / "none.json")
     wrong = tmp_path / "list.json"
     for text, error, says in (

@@ -153,11 +153,17 @@ def test_photographs(tmp_path: Path) -> None:
 
 
 def test_a_label_map_without_its_image_is_named(cases: Path) -> None:
-    save_nifti(cases / "labels" / "c.nii.gz", labels())
-    message = refused(DataError, cases / "images", cases / "labels", "-o", cases / "sheets")
-    assert "1 of 3 label maps" in message
-    assert " c." in message
-    assert not (cases / "sheets").exists()
+    out, label_maps = cases / "sheets", cases / "labels"
+    told = run(cases / "images" / "b.nii.gz", label_maps, "-o", out).output
+    assert f"1 of 2 label maps in {label_maps} have no image in" in told
+    assert "left out: a." in told
+    assert [path.name for path in out.iterdir()] == ["b.png"]
+    for name in ("a", "b"):
+        (label_maps / f"{name}.nii.gz").rename(label_maps / f"{name}2.nii.gz")
+    message = refused(DataError, cases / "images", label_maps, "-o", cases / "none")
+    assert "2 of 2 label maps" in message
+    assert "a2, b2. An image and its label map need the same name" in message
+    assert not (cases / "none").exists()
 
 
 def test_a_folder_of_images_and_masks_of_one_name_is_refused(cases: Path) -> None:

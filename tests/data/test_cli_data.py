@@ -87,6 +87,22 @@ def test_wrong_use_of_check_is_refused(decathlon, run, tmp_path):
     assert "it is empty" in result.stdout
 
 
+def test_a_store_is_no_data_set(decathlon, run, tmp_path):
+    run("prepare", decathlon(), "-o", tmp_path / "store")
+    for command in ("check", "prepare"):
+        result = run(command, tmp_path / "store", *(["-o", tmp_path / "x"] * (command != "check")))
+        assert isinstance(result.exception, ConfigError)
+        assert f"{tmp_path / 'store'} is a prepared store" in str(result.exception)
+    assert not (tmp_path / "x").exists()
+
+
+def test_where_no_copy_can_go_is_said_before_a_case_is_read(decathlon, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("transunet.data.checks.check.examine", None)
+    result = run("check", decathlon(), "--fix", tmp_path)
+    assert isinstance(result.exception, ConfigError)
+    assert "not an empty folder" in str(result.exception)
+
+
 @pytest.mark.process
 def test_prepare_makes_a_store_and_shows_what_it_derived(decathlon, run, tmp_path):
     result = run("prepare", decathlon(), "-o", tmp_path / "store", "--workers", 2)

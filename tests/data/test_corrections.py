@@ -248,6 +248,9 @@ def test_the_copy_goes_where_nothing_is(decathlon, tmp_path):
     (tmp_path / "full/a.txt").touch()
     with pytest.raises(ConfigError, match="not an empty folder"):
         fix(report, tmp_path / "full")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="Cannot write to the folder"):
+        fix(report, tmp_path / "file/copy")
     (tmp_path / "empty").mkdir()
     fix(report, tmp_path / "empty")
     assert (tmp_path / "empty/dataset.json").is_file()

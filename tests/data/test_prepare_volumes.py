@@ -182,11 +182,15 @@ def test_a_store_for_slices_becomes_one_for_volumes_and_back(scans, tmp_path):
 
 def test_a_picture_is_no_volume(scans, tmp_path, save):
     folder = scans()
+    bundles = prepare(open_dataset(folder), tmp_path / "volumes", dimensions=3).preprocessing
     save(folder / "labelsTr/toy_02.nii.gz", np.zeros((8, 9, 1), np.uint8))
     save(folder / "imagesTr/toy_02.nii.gz", np.zeros((8, 9, 1), np.int16))
-    with pytest.raises(DataError, match=r"toy_02.*single plane \(8 x 9 x 1 voxels\).*dimensions 2"):
+    says = r"toy_02.*single plane \(8 x 9 x 1 voxels\).*dimensions 2"
+    with pytest.raises(DataError, match=says):
         prepare(open_dataset(folder), tmp_path / "store", dimensions=3)
     assert not (tmp_path / "store").exists()
+    with pytest.raises(DataError, match=says):  # to go on from a bundle's weights, say
+        prepare(open_dataset(folder), tmp_path / "store", preprocessing=bundles)
 
 
 def test_another_number_of_channels_names_the_case(scans, tmp_path, save):

@@ -14,6 +14,7 @@ from transunet.batch.worklist import Worklist, WorklistCase, write_worklist
 from transunet.data import additions
 from transunet.data.additions import Classes
 from transunet.data.layouts import open_dataset
+from transunet.errors import ConfigError, DataError
 from transunet.serve.api_errors import ApiError
 from transunet.serve.jobs import dataset_cases
 
@@ -156,14 +157,14 @@ def test_what_cannot_work_is_told_at_the_start(tmp_path: Path, bundle: Path) -> 
     (tmp_path / "liver").mkdir()
     (tmp_path / "liver" / "dataset.json").write_text(json.dumps(other))
     (tmp_path / "list.json").write_text('{"cases": []}')
-    for settings, says in (
-        ({"dataset": tmp_path / "file"}, "Cannot write to the folder"),
-        ({"dataset": tmp_path / "liver"}, r"liver \(only in the data set\)"),
-        ({"worklist": tmp_path / "list.json"}, "order"),
-        ({"worklist": tmp_path / "gone.json"}, "Give the worklist"),
+    for error, settings, says in (
+        (ConfigError, {"dataset": tmp_path / "file"}, "Cannot write to the folder"),
+        (DataError, {"dataset": tmp_path / "liver"}, r"liver \(only in the data set\)"),
+        (ConfigError, {"worklist": tmp_path / "list.json"}, r"order.*\. Give the worklist"),
+        (ConfigError, {"worklist": tmp_path / "gone.json"}, "no file .*gone.json. Give the work"),
     ):
         with (
-            pytest.raises(Exception, match=says),
+            pytest.raises(error, match=says),
             fake_server(tmp_path / "data", bundle, **settings),
         ):
             pass

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from transunet.batch.case_records import PredictionRecord
 from transunet.bundle.trust_config import Trust
+from transunet.errors import ConfigError
 from transunet.files import read_json, write_json, write_rows
 from transunet.settings import Configuration
 
@@ -130,8 +131,12 @@ def read_worklist(path: Path) -> Worklist:
     """Read a worklist; whether its images are still there is not looked at.
 
     Raises:
-        ConfigError: for a file that is no worklist.
-        DataError: when it is missing or no JSON.
+        ConfigError: when it is missing or no worklist.
+        DataError: when it is no JSON.
     """
-    values = read_json(path, "Give the worklist.json that transunet queue wrote.")
-    return Worklist.from_json(values, str(path))
+    remedy = "Give the worklist.json that transunet queue wrote."
+    values = read_json(path, remedy)
+    try:
+        return Worklist.from_json(values, str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{str(error).rstrip('.')}. {remedy}") from None

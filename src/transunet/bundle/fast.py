@@ -39,11 +39,14 @@ def attach(small: Path, large: Path) -> Path:
     """Copy the bundle `small` into the bundle `large` as its small network; return where it lies.
 
     Raises:
-        ConfigError: when one of them is none, when they find different structures or take different
-            channels, when `large` has a small network already or cannot be written to.
+        ConfigError: when one of them is none, when they are the same one, find different structures
+            or take different channels, when `large` has a small network already or cannot be
+            written to.
         DataError: when one of them is damaged.
     """
     target = place_for_fast(large)
+    if small.resolve() == large.resolve():
+        raise ConfigError(f"{large} cannot be its own small network. Give another bundle.")
     ours, theirs = read_config(large), read_config(small)
     for what, expected, found in (
         ("structures", ours.labels, theirs.labels),

@@ -89,6 +89,7 @@ def show(trust: "Trust", bundle: Path) -> None:
     from transunet.drawing.reliability import draw_reliability
     from transunet.optional import version_of
 
+    known = [each for each in trust.structures.values() if each.quality or each.volume]
     table = Table("structure", "expected Dice is off by", "its interval holds", "the volume's")
     for name, structure in trust.structures.items():
         quality, volume = structure.quality, structure.volume
@@ -98,7 +99,8 @@ def show(trust: "Trust", bundle: Path) -> None:
             f"{quality.coverage:.0%}" if quality else "",
             f"{volume.coverage:.0%}" if volume else "not known",
         )
-    Console().print(table)
+    if known:
+        Console().print(table)
     if trust.calibration is not None:
         before, after = trust.calibration.ece
         temperature = trust.calibration.temperature

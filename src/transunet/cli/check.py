@@ -69,10 +69,13 @@ def check(
         raise ConfigError("-o is for --suspect. A corrected copy is written by --fix OUT.")
     from transunet.cli.progress import count_cases
     from transunet.data.checks.check import check as check_dataset
+    from transunet.data.checks.corrections import check_copy_folder
     from transunet.data.checks.corrections import fix as fix_dataset
     from transunet.data.regions import described
     from transunet.files import write_json
 
+    if fix:
+        check_copy_folder(dataset, fix)  # rather than after every case was read
     with count_cases("Checking") as progress:
         report = check_dataset(dataset, layout, workers, progress, ignore)
     console = Console()

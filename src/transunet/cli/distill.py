@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from transunet.cli.notes import say, showing_notes
@@ -172,17 +173,27 @@ def show_report(
 
     with showing_notes(), count_cases("Measuring") as progress:
         networks = measure(Run.reopen(run), data, compare, device, engine, progress)
-    table = Table(title="What the student kept")
+    table = Table(title="What the student kept", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("network", overflow="fold")
-    for title in ("Dice [95 %]", "kept", "student minus it, p", "agrees", "s", "MiB", "MB"):
-        table.add_column(title, justify="right")
+    for title in (
+        "Dice\n95 %",
+        "kept, %\n95 %",
+        "student\nminus it\np",
+        "agrees",
+        "s",
+        "MiB",
+        "MB",
+    ):
+        table.add_column(title, justify="right", no_wrap=True)
     for each in networks:
         low, high = each.dice_95
+        kept = [each.kept, *(each.kept_95 or (None, None))]
+        percent = [None if share is None else 100 * share for share in kept]
         table.add_row(
             each.name,
-            f"{each.dice:.3f} [{low:.3f}, {high:.3f}]",
-            _told("{:.1%} [{:.1%}, {:.1%}]", each.kept, *(each.kept_95 or ())),
-            _told("{:+.3f}, {:.2g}", each.gain, each.p_value),
+            f"{each.dice:.3f}\n{low:.3f}-{high:.3f}",
+            _told("{:.1f}\n{:.1f}-{:.1f}", *percent),
+            _told("{:+.3f}\n{:.2g}", each.gain, each.p_value),
             _told("{:.3f}", each.agreement),
             _told("{:.3f}", each.seconds),
             _told("{:.0f}", each.memory_mib),

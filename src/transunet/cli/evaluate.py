@@ -152,7 +152,7 @@ def evaluate(
         group_table = read_group_table(groups) if groups else None
         if run:
             _chosen_epochs(paths[0], run, [])
-        with count_cases("measuring") as progress:
+        with count_cases("Measuring") as progress:
             result = measure(paths[0], request, progress)
         evaluation = result.evaluation
         for cases in table.cases_tables(evaluation):
@@ -170,7 +170,7 @@ def evaluate(
         audited = None
         if audit:
             chosen = _chosen_epochs(paths[0], run, [case.name for case in evaluation.cases])
-            with count_cases("auditing") as progress:
+            with count_cases("Auditing") as progress:
                 audited = audit_again(result, chosen, workers, progress)
             say(table.audit_table(audited))
             for sentence in audited.sentences:
@@ -205,7 +205,7 @@ def print_comparison(
     from transunet.evaluation.evaluate import compare, write_comparison
 
     _check_outputs(out, json)
-    with count_cases("measuring") as progress:
+    with count_cases("Measuring") as progress:
         compared = compare(first, second, request, progress)
     for metric in compared.metrics:
         if metric.field in ("dice", "hd95"):  # the files hold the others

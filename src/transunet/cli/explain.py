@@ -77,6 +77,7 @@ def explain(
     from transunet.cli.progress import case_bars
     from transunet.data.formats import read_image
     from transunet.data.inputs import find_inputs
+    from transunet.drawing.figures import check_figure_path
 
     if at is not None and structure is not None:
         raise ConfigError("Give --at or --structure, not both.")
@@ -89,6 +90,7 @@ def explain(
                 f"--at {at} is not a voxel; expected three whole numbers such as 20,31,12."
             ) from None
     layers, heads = _number(layer), _number(head)
+    check_figure_path(out / "figure.png")  # rather than when the network has been read
     model, config = from_pretrained(bundle)
     layers_and_heads(layers, heads, config.architecture)
     cases = find_inputs(inputs, len(config.preprocessing.channels))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from transunet.cli.notes import say
+from transunet.data.text import some
 from transunet.errors import DataError, TransUNetError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def view(
     overview = one_picture and len(cases) > 1
     panels = []  # of the overview: the fullest slice of each case
     with progress_bar("cases") as bar:
-        for name, (files, label_file) in bar.track(cases.items(), description="drawing"):
+        for name, (files, label_file) in bar.track(cases.items(), description="Drawing"):
             volume = read_volume(files)
             label_map = read_labels(label_file, volume.grid)
             oriented = tells_space(files[0])
@@ -144,12 +145,14 @@ def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
     found = {name: images.get(name, images.get(f"{name}_0000", ())) for name in maps}
     missing = [name for name, paths in found.items() if not paths]
     if missing:
-        raise DataError(
-            f"{len(missing)} of {len(maps)} label maps in {labels} have no image in {image}: "
-            f"{', '.join(missing[:8])}. An image and its label map need the same name; found the "
-            f"images {', '.join(sorted(images)[:8])}."
-        )
-    return {name: (paths, maps[name]) for name, paths in found.items()}
+        told = f"{len(missing)} of {len(maps)} label maps in {labels} have no image in {image}"
+        if len(missing) == len(maps):
+            raise DataError(
+                f"{told}: {', '.join(missing[:8])}. An image and its label map need the same "
+                f"name; found the images {', '.join(sorted(images)[:8])}."
+            )
+        typer.secho(f"{told} and are left out: {some(missing)}.", fg="yellow", err=True)
+    return {name: (paths, maps[name]) for name, paths in found.items() if paths}
 
 
 def _names(bundle: str | None, label_map: Path, folder: Path) -> Mapping[int, str]:

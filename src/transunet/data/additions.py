@@ -271,7 +271,8 @@ def _values_in_files(folder: Path, content: dict[str, Any], classes: Classes) ->
     if len(ours) != len(theirs) or (ours != theirs and sorted(ours) == sorted(theirs)):
         raise OtherClassesError(
             f"{folder}: the data set has the channels {', '.join(channels)}; the images have "
-            f"{', '.join(classes.channels)}."
+            f"{', '.join(classes.channels)}. Give another data set, or take a model of its "
+            "channels."
         )
     labels = description.labels_of(folder, content)
     names = {index: name for index, name in labels.names.items() if name != "ignore"}

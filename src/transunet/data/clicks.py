@@ -84,8 +84,9 @@ def read_clicks(path: Path, cases: Sequence[str]) -> dict[str, tuple[Click, ...]
         cases: the names that there are.
 
     Raises:
-        ConfigError: for clicks that are none, or for a case that is not among `cases`.
-        DataError: when the file is missing or no JSON.
+        ConfigError: when the file is missing, for clicks that are none, or for a case that is not
+            among `cases`.
+        DataError: when it is no JSON.
     """
     values = read_json(path, _REMEDY)
     if isinstance(values, list):

@@ -231,6 +231,8 @@ def _prepare_case(
     image, label = dataset.read_case(case)
     assert case.label is not None  # as in every labelled case
     assert label is not None
+    if preprocessing.of_volumes:
+        _refuse_plane(image)
     working = preprocessing.to_working(image)
     working_labels = preprocessing.labels_to_working(label)
     if preprocessing.is_cropped:
@@ -345,13 +347,20 @@ def _measure_case(
         return prepared.fingerprint
     image, label = dataset.read_case(case)
     assert label is not None
+    _refuse_plane(image)
+    modality = modality_of_header(image.header)
+    return CaseFingerprint.of(image, label, dataset.labels, modality, finely=True)
+
+
+def _refuse_plane(image: Volume) -> None:
     if min(image.spatial_shape) == 1:
         shape = " x ".join(map(str, image.spatial_shape))
         found = f"it is a picture or a single plane ({shape} voxels), and no volume"
-        remedy = "Prepare for a network of two axes: --dimensions 2 (train: a --model without 3D)"
+        remedy = (
+            "Take a network of two axes: prepare --dimensions 2; train: a --model or --weights "
+            "without 3D"
+        )
         raise Problem("plane", image.name, found, remedy).error()
-    modality = modality_of_header(image.header)
-    return CaseFingerprint.of(image, label, dataset.labels, modality, finely=True)
 
 
 def working_region(

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from transunet.data.formats import smallest_unsigned
 from transunet.data.resize import nearest, resize, resize_labels
+from transunet.data.text import counted
 from transunet.data.volume import (
     Grid,
     Volume,
@@ -209,9 +210,9 @@ class Preprocessing(Configuration):
         if volume.channels != len(self.channels):
             names = ", ".join(channel.name for channel in self.channels)
             raise DataError(
-                f"{volume.name}: it has {volume.channels} channels; expected {len(self.channels)} "
-                f"({names}). Give one file per channel, in this order; of a series over time, one "
-                "volume."
+                f"{volume.name}: it has {counted(volume.channels, 'channel')}; expected "
+                f"{len(self.channels)} ({names}). Give one file per channel, in this order; of a "
+                "series over time, one volume."
             )
         oriented = self.oriented(volume)
         out = np.empty(oriented.shape, np.float32)

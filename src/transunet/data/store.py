@@ -93,6 +93,11 @@ class Manifest(Configuration):
     cases: dict[str, StoredCase]
 
 
+def is_store(folder: Path) -> bool:
+    """Return whether `folder` is a prepared store, and not a data set yet to be prepared."""
+    return (folder / MANIFEST).is_file() and (folder / "cases").is_dir()
+
+
 @dataclass(frozen=True)
 class Store:
     """A store that can be read.

@@ -43,7 +43,7 @@ from transunet.data.split_rules import (
     stored_splits,
 )
 from transunet.data.splits import Splits
-from transunet.data.store import MANIFEST, Store
+from transunet.data.store import MANIFEST, Store, is_store
 from transunet.data.text import some
 from transunet.device import choose_device
 from transunet.errors import ConfigError, TransUNetError
@@ -635,11 +635,6 @@ def summarise_folds(parent: Run) -> CrossValidation | None:
     )
     write_text(dumps(asdict(summary), indent=1), parent.folder / "folds.json")
     return summary
-
-
-def is_store(folder: Path) -> bool:
-    """Return whether `folder` is a prepared store, and not a data set yet to be prepared."""
-    return (folder / MANIFEST).is_file() and (folder / "cases").is_dir()
 
 
 def is_store_of_volumes(folder: Path) -> bool:

@@ -14,6 +14,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -205,12 +206,12 @@ class Teaching:
             voxels, _ = open_image(case.images, case.series)
             needed += voxels * (per_voxel + 1 + np.dtype(np.float32).itemsize * channels)
         folder.mkdir(parents=True, exist_ok=True)
-        free, gib = shutil.disk_usage(folder).free, 2**30
+        free, mib = shutil.disk_usage(folder).free, 2**20
         count = len(self.dataset.cases) + len(self.images)
-        text = f"What the teacher thinks of {count} cases takes about {needed / gib:.2f} GiB"
+        text = f"What the teacher thinks of {count} cases takes about {ceil(needed / mib):,} MiB"
         if needed > free:
             raise ConfigError(
-                f"{text} in {folder}, and {free / gib:.2f} GiB are free. Make room, choose "
+                f"{text} in {folder}, and {free // mib:,} MiB are free. Make room, choose "
                 "another disk for the run, or give fewer --images."
             )
         _log.info(f"{text} in {folder}.")

@@ -203,7 +203,7 @@ def dataset_problems(dataset: DataSet, reports: Sequence[CaseReport]) -> Iterato
     for report in (report for report in reports if report.image is not None):
         other = first.setdefault(str(report.image), report)
         if other is not report:
-            labels = "and labels" if other.label == report.label else "but other labels"
+            labels = "and the same labels" if other.label == report.label else "but other labels"
             found = f"the same voxels as case {other.case.name} ({other.case.images[0]}), {labels}"
             remedy = "Take one of them out: one trains and the other tests, and the figures flatter"
             yield Problem("duplicate", str(report.case.images[0]), found, remedy, "warning")

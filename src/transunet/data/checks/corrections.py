@@ -34,7 +34,7 @@ from transunet.data.layouts.masks import LABELS
 from transunet.data.volume import Volume, same_grid
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, TransUNetError
-from transunet.files import atomic_path
+from transunet.files import atomic_path, writable_folder
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,7 @@ def fix(
     dataset = report.dataset
     if dataset is None:
         raise report.problems[0].error()
-    if out.resolve().is_relative_to(dataset.folder.resolve()):
-        raise ConfigError(
-            f"{out} lies inside the data set {dataset.folder}, which is only read. Choose another."
-        )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and is not an empty folder. Choose another.")
+    check_copy_folder(dataset.folder, out)
     done: list[Problem] = []
     left_out: dict[str, Problem] = {}
     first: dict[tuple[str, str | None], str] = {}
@@ -117,6 +112,21 @@ def fix(
         if left_out and without:
             without(scratch, frozenset(left_out))
     return CorrectedCopy(out, tuple(done), (*left_out.values(), *orphans))
+
+
+def check_copy_folder(dataset: Path, out: Path) -> None:
+    """Find out whether a copy of the data set in the folder `dataset` can be written to `out`.
+
+    Raises:
+        ConfigError: when `out` lies inside of it, is no new or empty folder, or cannot be written.
+    """
+    if out.resolve().is_relative_to(dataset.resolve()):
+        raise ConfigError(
+            f"{out} lies inside the data set {dataset}, which is only read. Choose another."
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not an empty folder. Choose another.")
+    writable_folder(next(path for path in out.absolute().parents if path.exists()))
 
 
 def _copy(original: Path, target: Path) -> None:

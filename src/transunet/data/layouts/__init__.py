@@ -19,6 +19,7 @@ from transunet.data.layouts import (
     patients,
     synapse,
 )
+from transunet.data.store import is_store
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, TransUNetError
 
@@ -49,8 +50,8 @@ def open_dataset(folder: Path, layout: str | None = None, ignore: int | None = N
             data set itself lists as a class "ignore", as nnU-Net's do, need not be given.
 
     Raises:
-        ConfigError: when the folder does not exist, the layout is not known, or `ignore` cannot
-            be left out.
+        ConfigError: when the folder does not exist or is a prepared store, the layout is not
+            known, or `ignore` cannot be left out.
         DataError: when the folder is empty, of no known layout, or its description contradicts
             itself.
     """
@@ -61,6 +62,11 @@ def open_dataset(folder: Path, layout: str | None = None, ignore: int | None = N
         raise ConfigError(f"No layout is called {layout!r}. Known: {', '.join(LAYOUTS)}.")
     name = layout or _layout_of(folder)
     if name is None:
+        if is_store(folder):
+            raise ConfigError(
+                f"{folder} is a prepared store, which train and distill take as it is. Give the "
+                "data set that it was made from."
+            )
         if (folder / description.NAME).is_file():
             description.description_of(folder)  # says what is wrong with it, if that is why
         raise _not_recognised(folder)
