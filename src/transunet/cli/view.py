@@ -151,7 +151,8 @@ def _pairs(image: Path, labels: Path) -> dict[str, tuple[Sequence[Path], Path]]:
                 f"{told}: {', '.join(missing[:8])}. An image and its label map need the same "
                 f"name; found the images {', '.join(sorted(images)[:8])}."
             )
-        typer.secho(f"{told} and are left out: {some(missing)}.", fg="yellow", err=True)
+        if image.is_dir():  # of a single image, the others are not asked for
+            typer.secho(f"{told} and are left out: {some(missing)}.", fg="yellow", err=True)
     return {name: (paths, maps[name]) for name, paths in found.items() if paths}
 
 

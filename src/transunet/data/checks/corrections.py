@@ -138,8 +138,8 @@ def _copy(original: Path, target: Path) -> None:
             shutil.copyfile(original, target)
     except OSError as error:
         raise ConfigError(
-            f"Cannot copy {original} to {target.parent}: {error.strerror or error}. Make room or "
-            "choose another folder."
+            f"Cannot copy {original}: {error.strerror or error}. Make room or choose another "
+            "folder."
         ) from None
 
 
