@@ -45,6 +45,7 @@ const STILL_PX = 3;
 /** How far from what is drawn by hand the outline of the corners that are kept of it may lie. */
 const SAME_PX = 0.5;
 const FEWEST_CORNERS = 3;
+const DOUBLE_TAP_MS = 500;
 const MOST_UNDONE = 100;
 const KINDS: Kind[] = ["distance", "region", "freehand"];
 /** What is measured of each image, by its id. */
@@ -61,6 +62,8 @@ let dragged: Dragged | null = null;
 /** All that was measured before each change, and after each that was undone. */
 let past: Measure[][] = [];
 let undone: Measure[][] = [];
+/** When a finger touched last without moving: NiiVue lets no double click come of it. */
+let tapped = -Infinity;
 /** What the keyboard set of a measure so far. */
 let begun: Vector[] = [];
 
@@ -181,7 +184,7 @@ function press(event: PointerEvent): void {
   dragged = { ...taken, last: at, moved: false, pointer: event.pointerId, before };
 }
 
-const nearOf = (event: PointerEvent): number => (event.pointerType === "touch" ? NEAR_FINGER_PX : NEAR_PX) * devicePixelRatio;
+const nearOf = (event: Partial<PointerEvent>): number => (event.pointerType === "touch" ? NEAR_FINGER_PX : NEAR_PX) * devicePixelRatio;
 
 /** The end of a line, corner around an ellipse, or corner of the selected outline that is nearest to a place on the screen. */
 function endAt(at: Corner, tile: Tile, near: number): { measure: Measure; point: number } | null {
@@ -249,6 +252,9 @@ function release(event: PointerEvent): void {
   const tile = viewer.tiles().find((each) => isOn(each, last));
   if (!moved) {
     cancel();
+    const again = event.pointerType === "touch" && event.timeStamp - tapped < DOUBLE_TAP_MS;
+    tapped = event.timeStamp;
+    if (again && removeCorner(event)) return;
     return select((tile && clickedAt(last, tile, nearOf(event))) ?? null);
   }
   dragged = null;
@@ -277,16 +283,17 @@ function clickedAt(at: Corner, tile: Tile, near: number): Measure | undefined {
   return endAt(at, tile, near)?.measure ?? measures.findLast((each) => shows(tile, each) && isAt(each));
 }
 
-/** Take a corner out of the selected outline, where enough are left. */
-function removeCorner(event: MouseEvent): void {
-  if (!measuring() || event.target !== image) return;
+/** Take a corner out of the selected outline, where enough are left; return whether that was meant. */
+function removeCorner(event: MouseEvent): boolean {
+  if (!measuring() || event.target !== image) return false;
   const at = canvasPixel(event, image);
   const tile = viewer.tiles().find((each) => isOn(each, at));
-  const end = tile && endAt(at, tile, NEAR_PX * devicePixelRatio);
-  if (end?.measure.kind !== "freehand" || end.measure.points.length <= FEWEST_CORNERS) return;
+  const end = tile && endAt(at, tile, nearOf(event));
+  if (end?.measure.kind !== "freehand" || end.measure.points.length <= FEWEST_CORNERS) return false;
   remember(structuredClone(measures));
   end.measure.points.splice(end.point, 1);
   keep(end.measure);
+  return true;
 }
 
 const distance = ([x, y]: Corner, [toX, toY]: Corner): number => Math.hypot(toX - x, toY - y);
