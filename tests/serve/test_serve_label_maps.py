@@ -273,3 +273,29 @@ def test_a_dicom_segmentation_tells_that_a_person_corrected_it(client, tmp_path)
     assert "corrected_by=a person" in algorithm.AlgorithmParameters
     assert by_hand[1].SegmentAlgorithmType == "MANUAL"
     assert "SegmentAlgorithmName" not in by_hand[1]
+
+
+def test_values_with_gaps_are_segments_one_after_another(client, tmp_path):
+    """A mask of 0 and 255, say; what it holds keeps its names."""
+    pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra dicom")
+    pytest.importorskip("highdicom", reason="DICOM needs the extra dicom")
+    from dicom_made import ramp, save, series_of
+    from transunet.data.formats.dicom.segmentation import read_seg
+
+    files = sorted(save(tmp_path / "series", series_of(ramp(5, 20, 22))).iterdir())
+    image = client.upload(*files)
+    affine = client.get(f"/images/{image['id']}").json()["affine"]
+    mask = np.zeros(image["shape"], np.uint8)
+    mask[2:6, 3:9, 1], mask[8:11, 3:9, 2] = 255, 3
+    given = client.post(
+        f"/images/{image['id']}/labels", files={"file": ("m.nii.gz", nifti_bytes(mask, affine))}
+    ).json()
+    answer = client.get(f"/labels/{given['id']}/result?format=dicom-seg")
+    assert answer.status_code == 200, answer.text
+    path = tmp_path / "mask.dcm"
+    path.write_bytes(answer.content)
+    seg = pydicom.dcmread(path)
+    segments = [(each.SegmentNumber, each.SegmentLabel) for each in seg.SegmentSequence]
+    assert segments == [(1, "label 3"), (2, "label 255")]
+    found = read_seg(path).array
+    assert [int((found == n).sum()) for n in (1, 2)] == [18, 24]

@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from transunet.batch.outputs import write_labels, write_measurements
 from transunet.data.formats import read_labels
 from transunet.data.formats.dicom.segmentation import AlgorithmType
 from transunet.data.regions import Region
+from transunet.data.volume import Volume
 from transunet.errors import TransUNetError
 from transunet.serve.api_errors import ApiError, api_error
 from transunet.serve.jobs.messages import LABELS
@@ -86,6 +89,18 @@ def write_for_pacs(
         raise api_error(error, image_folder, "format_not_fitting") from None
 
 
+def _numbered(labels: Volume, names: Mapping[int, str]) -> tuple[Volume, dict[int, str]]:
+    """Number named labels from 1 without gaps, as a DICOM SEG's segments are; 0 stays."""
+    values = sorted({0, *names})
+    nameless = not np.isin(labels.array, values).all()  # which `write_labels` refuses
+    if nameless or values == list(range(len(values))):
+        return labels, dict(names)
+    numbers = np.zeros(values[-1] + 1, labels.array.dtype)
+    numbers[values] = range(len(values))
+    named = {number: names[value] for number, value in enumerate(values) if value in names}
+    return labels.with_array(numbers[labels.array]), named
+
+
 def convert(
     image_folder: Path,
     metadata: dict[str, Any],
@@ -119,6 +134,8 @@ def convert(
         labels = read_labels(folder / LABELS)
         if format_ == "dicom-seg":  # it refers to the image's instances
             labels = replace(labels, header=read_kept(image_folder, metadata).header)
+            if not regions:
+                labels, names = _numbered(labels, names)
         made_by = {"algorithm_type": algorithm_type, "author": author, "description": description}
         write_labels(labels, folder / name, dict(names), regions, **made_by)
     except TransUNetError as error:
