@@ -12,7 +12,6 @@ import shutil
 import time
 from contextlib import suppress
 from functools import cache
-from math import inf
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,7 +48,8 @@ class Converted(NamedTuple):
     """SHA-256 of the architecture and of every weight of the bundle's network; in int8 of its
     ranges, too."""
     seconds: tuple[float, float] | None = None
-    """In int8: what 8 slices or a patch take here, and what they take the same engine in fp32."""
+    """In int8: what 8 slices or a patch take of the processor's time here, and what they take the
+    same engine in fp32."""
 
 
 def converted(
@@ -181,17 +181,20 @@ def _make(
 
 
 def _seconds(images: NDArray[np.float32], *networks: Network) -> tuple[float, ...]:
-    """Return how long each network takes for `images`: the shortest of several turns."""
-    best = [inf] * len(networks)
-    until = time.monotonic() + _TIMED
-    while inf in best or time.monotonic() < until:
+    """Return what each network takes of the processor's time for `images`: the mean of turns.
+
+    By a clock, other work would make now one slower and now the other, and it is remembered.
+    """
+    for network in networks:
+        network(images)  # the first time more is done
+    total, turns, until = [0.0] * len(networks), 0, time.monotonic() + _TIMED
+    while not turns or time.monotonic() < until:
+        turns += 1
         for index, network in enumerate(networks):
-            if best[index] == inf:
-                network(images)  # the first time more is done
-            started = time.perf_counter()
+            started = time.process_time()
             network(images)
-            best[index] = min(best[index], time.perf_counter() - started)
-    return tuple(best)
+            total[index] += time.process_time() - started
+    return tuple(each / turns for each in total)
 
 
 def _forget_oldest(folder: Path) -> None:

@@ -162,8 +162,8 @@ def _open_bundle(source: Path | str, device: str | None, engine: str, precision:
                 path, fingerprint, seconds = converted(source, config, name, precision)
                 if seconds and seconds[0] >= seconds[1]:
                     _log.warning(
-                        "int8 is no faster than fp32 on this processor (%.3g ms, and %.3g), so "
-                        "fp32 is taken.",
+                        "int8 is no faster than fp32 on this processor (%.3g ms of its time, and "
+                        "%.3g), so fp32 is taken.",
                         *(1000 * each for each in seconds),
                     )
                     precision = "fp32"
