@@ -38,7 +38,7 @@ from transunet.models.variants import VARIANTS, variant
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [name for name, config in VARIANTS.items() if config.criterion == "queries"]
+    names = [name for name, config in VARIANTS.items() if config.num_queries]
     options.add_argument("--variant", choices=names, default="TransUNet3D")
     options.add_argument("--size", type=int, nargs=3, help="patch (default: the variant's)")
     options.add_argument("--classes", type=int, default=9)
