@@ -9,8 +9,8 @@ after once to warm up where they are several, and tells the median time (also th
 which others do not disturb) and the most memory that it ever held (`ru_maxrss`; on CUDA what the
 allocator gave), model included. The plain form is that of `tests/plain_3d.py`: mask features as
 wide as the queries at full resolution, every layer's masks at full resolution and resized from
-there, and heads whose maps nobody wants. The last row has OpenVINO compute the package's
-(its memory is that of converting too).
+there, and heads whose maps nobody wants. The last row has OpenVINO compute the package's, which a
+process of its own has converted.
 """
 
 import argparse
@@ -23,7 +23,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +36,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from plain_3d import plain_logits
 from transunet.models.families import build
 from transunet.models.variants import VARIANTS, variant
+
+CONVERTED = "network.xml"
 
 
 def main() -> None:
@@ -48,17 +52,22 @@ def main() -> None:
     options.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.row:
-        form, path = chosen.row
-        print(json.dumps(measure(chosen, form, Path(path))))
+        form, path = chosen.row[0], Path(chosen.row[1])
+        if form == "convert":
+            convert(made(chosen), path.with_name(CONVERTED))
+        else:
+            print(json.dumps(measure(chosen, form, path)))
         return
     size = chosen.size or list(variant(chosen.variant).image_size)
     rows, logits = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for form in ("plain", "package", *(["openvino"] if chosen.device == "cpu" else [])):
+        engines = ["convert", "openvino"] if chosen.device == "cpu" else []
+        for form in ("plain", "package", *engines):
             path = Path(folder) / f"{form}.npy"
             command = [sys.executable, __file__, *sys.argv[1:], "--row", form, str(path)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            rows[form], logits[form] = json.loads(done.stdout), np.load(path)
+            if form != "convert":
+                rows[form], logits[form] = json.loads(done.stdout), np.load(path)
     print(f"{chosen.variant}, {' x '.join(map(str, size))}, {chosen.classes} classes, ", end="")
     print(f"{chosen.device}, {chosen.threads} threads, torch {torch.__version__}")
     for form, row in rows.items():
@@ -74,18 +83,18 @@ def main() -> None:
 @torch.inference_mode()
 def measure(chosen: argparse.Namespace, form: str, path: Path) -> dict[str, float]:
     torch.set_num_threads(chosen.threads)
-    torch.manual_seed(0)
-    config = variant(chosen.variant, num_classes=chosen.classes, image_size=chosen.size)
-    model = build(config).eval().to(chosen.device)
+    config = configured(chosen)
+    torch.manual_seed(1)
     images = torch.rand(1, config.in_channels, *config.image_size).to(chosen.device)
-
-    forward = {"plain": lambda images: plain_logits(model, images), "package": model}
     if form == "openvino":
-        forward[form] = by_openvino(model, path.with_suffix(".xml"), chosen.threads)
+        forward = by_openvino(path.with_name(CONVERTED), config.image_size, chosen.threads)
+    else:
+        model = made(chosen)
+        forward = partial(plain_logits, model) if form == "plain" else model
 
     def predict() -> tuple[Tensor, float, float]:
         begun, begun_cpu = time.perf_counter(), time.process_time()
-        logits = forward[form](images).cpu()
+        logits = forward(images).cpu()
         return logits, time.perf_counter() - begun, time.process_time() - begun_cpu
 
     if chosen.runs > 1:
@@ -103,17 +112,30 @@ def measure(chosen: argparse.Namespace, form: str, path: Path) -> dict[str, floa
     }
 
 
-def by_openvino(model, path: Path, threads: int) -> Callable[[Tensor], Tensor]:
-    """Convert a model and return what computes it."""
-    from transunet.backends.openvino import OpenVinoNetwork, write
+def configured(chosen: argparse.Namespace) -> Any:
+    return variant(chosen.variant, num_classes=chosen.classes, image_size=chosen.size)
+
+
+def made(chosen: argparse.Namespace) -> Any:
+    torch.manual_seed(0)
+    return build(configured(chosen)).eval().to(chosen.device)
+
+
+def convert(model: Any, path: Path) -> None:
+    from transunet.backends.openvino import write
     from transunet.bundle.bundle_config import BundleConfig
     from transunet.data.preprocessing import Preprocessing
 
-    os.environ["OMP_NUM_THREADS"] = str(threads)
     labels = {index: str(index) for index in range(model.config.num_classes)}
     config = BundleConfig(architecture=model.config, preprocessing=Preprocessing(), labels=labels)
     write(model, config, path)
-    network = OpenVinoNetwork(path, model.config.image_size)
+
+
+def by_openvino(path: Path, size: tuple[int, ...], threads: int) -> Callable[[Tensor], Tensor]:
+    from transunet.backends.openvino import OpenVinoNetwork
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    network = OpenVinoNetwork(path, size)
     return lambda images: torch.from_numpy(network(images.numpy()))
 
 
