@@ -204,5 +204,5 @@ def test_no_or_unusable_calibration_images(small_bundle: Path, tmp_path: Path) -
         calibration_images([tmp_path / "nothing.nii"], config)
     with warnings.catch_warnings():
         save_nifti(tmp_path / "one.nii.gz", noise(), np.eye(4))
-        with pytest.raises(DataError, match="channels"):
+        with pytest.raises(DataError, match="it has 1 channel; expected 2"):
             calibration_images([tmp_path / "one.nii.gz"], config)
