@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EACCES, ENOENT
-from http.client import HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 from uuid import uuid4
 
 _API = "/api/v1"
@@ -269,7 +269,7 @@ class Client:
             answer = _opener.open(request, timeout=self.timeout)
         except HTTPError as error:
             raise _answered(error.code, error.read()) from None
-        except (URLError, TimeoutError, ConnectionError) as error:
+        except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             message = f"{self.url} does not answer: {reason}."
             raise ServerError(0, "unreachable", message, "Is transunet serve running?") from None
@@ -284,7 +284,33 @@ class _StayHere(HTTPRedirectHandler):
         """Return nothing, so that the answer is told as it is."""
 
 
-_opener = build_opener(_StayHere)
+class _Heard(HTTPConnection):
+    """Reads the answer of a server that refuses, and closes, before all was sent to it."""
+
+    def send(self, data: Any) -> None:
+        """Send `data`, unless nobody takes it any more."""
+        try:
+            super().send(data)
+        except (BrokenPipeError, ConnectionResetError):
+            if self.sock is None:  # it was not even connected
+                raise
+
+
+class _HeardSecurely(_Heard, HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Http(HTTPHandler):
+    def http_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(_Heard, request)
+
+
+class _Https(HTTPSHandler):
+    def https_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(_HeardSecurely, request)
+
+
+_opener = build_opener(_StayHere, _Http, _Https)
 
 
 def _parts(files: Sequence[str | os.PathLike[str]]) -> list[tuple[bytes, Path]]:

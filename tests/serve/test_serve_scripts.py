@@ -1,8 +1,11 @@
 """What scripts use: one call, batches, the client of one file."""
 
 import ast
+import socket
 import sys
-from concurrent.futures import Future
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -202,6 +205,47 @@ def test_the_client_says_what_went_wrong(server, image, tmp_path):
         there.segment(long, out=tmp_path / "y.nii.gz", **asked)
     assert caught.value.code == "timeout"
     assert "secret" not in repr(Client(server.address, "secret"))
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[Client]:
+    """A server that answers as soon as it was asked, and reads nothing of what is sent to it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(30)
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(answer)
+
+        with ThreadPoolExecutor(1) as server:
+            done = server.submit(serve)
+            yield Client(f"http://127.0.0.1:{listening.getsockname()[1]}")
+            done.result(30)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "message"),
+    [
+        (
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 56\r\nConnection: close\r\n\r\n"
+            b'{"error": {"code": "not_found", "message": "No liver."}}',
+            404,
+            "^No liver",
+        ),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", 0, "does not answer: SSH-2.0"),
+        (b"", 0, "does not answer"),
+    ],
+    ids=["refuses", "no web server", "hangs up"],
+)
+def test_an_answer_is_heard_before_all_was_sent(tmp_path, answer, status, message):
+    large = tmp_path / "large.nii"
+    with large.open("wb") as file:
+        file.truncate(64 << 20)
+    with answering(answer) as client, pytest.raises(ServerError, match=message) as caught:
+        client.upload(large)
+    assert caught.value.status == status
 
 
 def test_the_client_needs_nothing_but_python():
