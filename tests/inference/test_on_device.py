@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from prediction import OBLIQUE, noise, tiny_config, tiny_model
-from tiny_3d import TINY_3D
-from transunet import create_model
+from tiny_3d import tiny_model_3d
 from transunet.backends.protocol import takes_tensors, uploaded
 from transunet.backends.pytorch import FixedNetwork, OnDevice, TorchNetwork
 from transunet.data.preprocessing import Channel, Preprocessing
@@ -42,15 +41,6 @@ def scan() -> Volume:
     return Volume(noise((50, 44, 19)).astype(np.float32)[None], OBLIQUE, "scan")
 
 
-def model_3d(seed: int = 0) -> torch.nn.Module:
-    torch.manual_seed(seed)
-    model = create_model("TransUNet3D", num_classes=3, in_channels=1, image_size=SIZE_3D, **TINY_3D)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 1.5
-    return model.eval()
-
-
 def two_d(**settings: Any) -> Predictor:
     return Predictor(tiny_model(), GREY, LABELS, device="cpu", **settings)
 
@@ -68,7 +58,9 @@ def with_regions(**settings: Any) -> Predictor:
 
 def three_d(seed: int = 0, spacing: bool = False, **settings: Any) -> Predictor:
     pre = GREY.replace(spacing_mm=(2.0, 0.9, 0.8)) if spacing else GREY
-    return Predictor(model_3d(seed), pre, LABELS, device="cpu", **settings)
+    return Predictor(
+        tiny_model_3d("TransUNet3D", SIZE_3D, seed=seed), pre, LABELS, device="cpu", **settings
+    )
 
 
 def alike(**settings: Any) -> Predictor:

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from prediction import OBLIQUE, noise
-from tiny_3d import TINY_3D, TINY_TRUNK
-from transunet import create_model
+from tiny_3d import tiny_model_3d
 from transunet.backends.pytorch import TorchNetwork
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.resize import resize
@@ -32,14 +31,7 @@ SIZE = (8, 16, 16)
 
 
 def tiny_3d(name: str = "UNet3D", size: tuple[int, int, int] = SIZE) -> SegmentationNetwork:
-    """A small network with random weights, whose logits differ from voxel to voxel."""
-    torch.manual_seed(0)
-    settings = TINY_3D if "TransUNet3D" in name else TINY_TRUNK
-    model = create_model(name, num_classes=3, image_size=size, **settings).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 1.5
-    return model
+    return tiny_model_3d(name, size)
 
 
 class Pointwise:

@@ -14,8 +14,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from tiny_3d import TINY_3D
-from transunet import create_model
+from tiny_3d import tiny_model_3d
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.formats import read_volume
 from transunet.data.preprocessing import Channel, Preprocessing
@@ -214,17 +213,7 @@ def check_by_monai(bundle: Path, images: Path) -> None:
 @pytest.fixture(scope="module")
 def of_patches() -> SegmentationNetwork:
     """A network of volumes whose labels vary."""
-    torch.manual_seed(0)
-    model = create_model(
-        "TransUNet3D-S",
-        num_classes=4,
-        image_size=(8, 16, 16),
-        **TINY_3D,
-    ).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 1.5
-    return model
+    return tiny_model_3d("TransUNet3D-S", (8, 16, 16), classes=4)
 
 
 @pytest.mark.parametrize(

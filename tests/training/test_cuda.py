@@ -14,10 +14,9 @@ import torch
 import torch.distributed as dist
 
 from prediction import OBLIQUE, noise, tiny_model
-from tiny_3d import TINY_3D
+from tiny_3d import TINY_3D, tiny_model_3d
 from training_runs import steps
 from transunet.backends.pytorch import FixedNetwork, TorchNetwork
-from transunet.create import create_model
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.resize import resize, resize_tensor
 from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
@@ -65,12 +64,7 @@ def network(axes: int, seed: int = 0) -> SegmentationNetwork:
     """A tiny network whose logits differ from place to place, on the CPU."""
     if axes == 2:
         return tiny_model(seed)
-    torch.manual_seed(seed)
-    model = create_model("TransUNet3D", num_classes=3, in_channels=1, image_size=SIZE, **TINY_3D)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 1.5
-    return model.eval()
+    return tiny_model_3d("TransUNet3D", SIZE, seed=seed)
 
 
 def images(axes: int, batch: int = 2) -> torch.Tensor:
