@@ -19,7 +19,7 @@ from transunet.data.sampling.slices import Slices
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
 from transunet.inference.logits import softmax
-from transunet.inference.patch_inference import blended_planes, label_patches, resized_planes
+from transunet.inference.patch_inference import blended_planes, resized_planes
 from transunet.inference.predictor import Predictor
 from transunet.inference.slice_inference import VolumeSlices
 from transunet.inference.tta import MirrorTTA
@@ -192,10 +192,11 @@ def test_memory_is_bounded_by_a_patchs_depth():
     size, shape, classes = (16, 32, 32), (320, 32, 32), 9
     plane_bytes = 4 * classes * 32 * 32
     array = np.random.default_rng(0).random((320, 1, 32, 32), dtype=np.float32)
-    network = Pointwise(size, classes)
+    names = {index: f"class {index}" for index in range(classes)}
+    predictor = Predictor(Pointwise(size, classes), MRI, names, batch_size=1)
     for native in (None, (400, 40, 40)):
         tracemalloc.start()
-        labels = label_patches(network, array, classes, Patches(size=size), shape=native)
+        labels = predictor.label_slices(array, shape=native)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert labels.shape == (native or shape)

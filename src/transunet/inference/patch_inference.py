@@ -23,46 +23,13 @@ from transunet.data.sampling.slices import Planes
 from transunet.inference.constant_samples import OncePerConstant
 from transunet.inference.logits import concatenate, enlarge, pieces, probabilities_of, zeros
 from transunet.inference.prefetch import prefetch
-from transunet.inference.slice_inference import Progress, StoreProbabilities, label_planes
+from transunet.inference.slice_inference import Progress
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
 
 _AT_ONCE = 8
 """Planes that are labelled together."""
-
-
-def label_patches(
-    network: Network,
-    planes: Planes,
-    classes: int,
-    sampling: Patches,
-    *,
-    regions: Sequence[int] = (),
-    shape: tuple[int, int, int] | None = None,
-    batch_size: int = 1,
-    progress: Progress | None = None,
-    stores: Sequence[StoreProbabilities] = (),
-) -> NDArray[Any]:
-    """Return the labels (D, H, W) of a working volume; uint8, above 256 classes uint16.
-
-    Args:
-        network: what gives the logits of patches.
-        planes: the working volume's planes (D, C, H, W): an array, or what makes them when they are
-            asked for.
-        classes: how many there are.
-        sampling: size, overlap and padding of the patches.
-        regions: for regions instead of classes, the label that is written for each.
-        shape: (D, H, W) that the probabilities are resized to before they become labels; the
-            planes' own if not given.
-        batch_size: patches that go through at once.
-        progress: called with the patches done and the patches in all.
-        stores: called with some planes' probabilities at a time, at the labels' size.
-    """
-    depth, _, *size = planes.shape
-    shape = shape or (depth, size[0], size[1])
-    blended = blended_planes(network, planes, sampling, batch_size, progress, bool(regions))
-    return label_planes(resized_planes(blended, depth, shape), shape, classes, regions, stores)
 
 
 def blended_planes(
@@ -75,7 +42,14 @@ def blended_planes(
 ) -> "Iterator[Logits]":
     """Yield the probabilities of a working volume, some planes (B, classes, H, W) at a time.
 
-    The arguments are those of `label_patches`, but `regions` whether the network tells regions.
+    Args:
+        network: what gives the logits of patches.
+        planes: the working volume's planes (D, C, H, W): an array, or what makes them when they are
+            asked for.
+        sampling: size, overlap and padding of the patches.
+        batch_size: patches that go through at once.
+        progress: called with the patches done and the patches in all.
+        regions: whether the network tells regions apart, and not classes.
     """
     return averaged_planes(
         lambda images: probabilities_of(network(uploaded(network, images)), regions),

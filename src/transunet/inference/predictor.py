@@ -564,10 +564,10 @@ class Predictor:
 
         members, shape = (self, *self.others), self.preprocessing.native_shape(volume)
         told = shared_progress(progress, shape[0], len(members))
-        planes = [
-            (member.preprocessing, member._planes(slices[member.preprocessing], volume, tell))
-            for member, tell in zip(members, told, strict=True)
-        ]
+        planes = []
+        for member, tell in zip(members, told, strict=True):
+            own = member.preprocessing
+            planes.append((own, member._planes(slices[own], own.native_shape(volume), tell)))
         written = [region.label for region in self.regions]
 
         def watch(alone: "list[Logits]", together: "Logits") -> None:
@@ -581,10 +581,13 @@ class Predictor:
             return label_planes(mean, shape, len(self.labels), written, stores)
 
     def _planes(
-        self, slices: VolumeSlices, volume: Volume, progress: Progress
+        self,
+        slices: NDArray[np.float32] | VolumeSlices,
+        shape: tuple[int, int, int],
+        progress: Progress | None,
     ) -> "Iterator[Logits]":
-        """Yield some planes' probabilities (B, classes, H, W) at a time, at the volume's size."""
-        shape, regions = self.preprocessing.native_shape(volume), bool(self.regions)
+        """Yield some planes' probabilities (B, classes, H, W) at a time, at the size of `shape`."""
+        regions = bool(self.regions)
         if isinstance(self.sampling, Patches):
             from transunet.inference.patch_inference import blended_planes, resized_planes
 
@@ -597,7 +600,8 @@ class Predictor:
             self.network, slices, context=self.context, batch_size=self.batch_size
         ):
             yield probabilities_of(enlarge(logits, shape[1:]), regions)
-            progress(part.stop, len(slices))
+            if progress is not None:
+                progress(part.stop, len(slices))
 
     def by_procedure(
         self, image: Image, progress: Progress | None = None, warn: Warn = _log.warning
@@ -634,19 +638,10 @@ class Predictor:
         """
         written = [region.label for region in self.regions]
         if isinstance(self.sampling, Patches):
-            from transunet.inference.patch_inference import label_patches
-
-            return label_patches(
-                self.network,
-                slices,
-                len(self.labels),
-                self.sampling,
-                regions=written,
-                shape=shape,
-                batch_size=self.batch_size,
-                progress=progress,
-                stores=stores,
-            )
+            depth, _, height, width = slices.shape
+            shape = shape or (depth, height, width)
+            planes = self._planes(slices, shape, progress)
+            return label_planes(planes, shape, len(self.labels), written, stores)
         return label_slices(
             self.network,
             slices,
