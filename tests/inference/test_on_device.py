@@ -21,7 +21,7 @@ from transunet.data.resize import Edge, resize, resize_tensor, zoom_matrix
 from transunet.data.sampling.slices import neighbourhoods, stack_neighbours
 from transunet.data.volume import Volume
 from transunet.inference import slice_inference
-from transunet.inference.logits import argmax, label_type, written
+from transunet.inference.logits import argmax, label_map_of, label_type
 from transunet.inference.predictor import Predictor
 from transunet.inference.tta import Ensemble, MirrorTTA
 from transunet.models.transunet2d.network import TransUNet
@@ -225,9 +225,9 @@ def test_labels_come_back_in_as_few_bytes_as_they_need(
     assert found.dtype == argmax(logits).dtype == label_type(classes - 1)
     np.testing.assert_array_equal(found, argmax(logits))
     labels = [5, classes, 1]
-    regions = written(torch.from_numpy(logits[:, :3]), labels, 0.1)
-    assert regions.dtype == written(logits[:, :3], labels, 0.1).dtype
-    np.testing.assert_array_equal(regions, written(logits[:, :3], labels, 0.1))
+    regions = label_map_of(torch.from_numpy(logits[:, :3]), labels, 0.1)
+    assert regions.dtype == label_map_of(logits[:, :3], labels, 0.1).dtype
+    np.testing.assert_array_equal(regions, label_map_of(logits[:, :3], labels, 0.1))
 
 
 def test_a_compiled_network_fills_up_batches_of_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

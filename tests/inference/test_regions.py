@@ -14,7 +14,7 @@ from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.regions import Region
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError
-from transunet.inference.logits import entropy, written
+from transunet.inference.logits import entropy, label_map_of
 from transunet.inference.postprocessing import keep_largest_regions, measure_structures
 from transunet.inference.predictor import Predictor
 from transunet.integrations.monai.monai_bundle import write_monai_bundle
@@ -80,8 +80,8 @@ def test_regions_are_written_over_each_other_in_their_order(volume, size, mirror
 def test_tensors_become_the_labels_of_arrays(volume) -> None:
     values = volume.array[1:][None]
     for threshold in (0, 0.5):
-        found = written(torch.from_numpy(values), [2, 1, 4], threshold)
-        np.testing.assert_array_equal(found, written(values, [2, 1, 4], threshold))
+        found = label_map_of(torch.from_numpy(values), [2, 1, 4], threshold)
+        np.testing.assert_array_equal(found, label_map_of(values, [2, 1, 4], threshold))
 
 
 def test_regions_are_uncertain_each_by_itself() -> None:

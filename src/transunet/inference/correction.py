@@ -21,7 +21,7 @@ from transunet.data.sampling import Sampling
 from transunet.data.sampling.patches import Patches
 from transunet.data.sampling.slices import Slices, neighbourhoods, stack_neighbours
 from transunet.data.volume import Volume
-from transunet.inference.logits import argmax, enlarge, label_type, probabilities_of, written
+from transunet.inference.logits import enlarge, label_map_of, label_type, probabilities_of
 from transunet.inference.slice_inference import VolumeSlices
 from transunet.models.segmentation_network import SegmentationNetwork
 
@@ -95,7 +95,7 @@ class Corrector:
             ]
             so_far = nearest(label_map[plane], sampling.size, edge="kept")
             logits = enlarge(self._logits(sample, so_far, here), slices.shape[2:4])
-            found = written(logits, self.structures, 0) if self.regions else argmax(logits)
+            found = label_map_of(logits, self._written, 0)
             part = slice(plane, plane + 1), slice(0, sides[0]), slice(0, sides[1])
             yield part, nearest(found, sides, edge="kept")
 
@@ -141,8 +141,12 @@ class Corrector:
                 own = np.moveaxis(values, axis + 2, -1)
                 own = own[..., low - start[axis] : high - start[axis]]
                 values = np.moveaxis(own @ matrix[part[-1], low:high].T, -1, axis + 2)
-            found = written(values, self.structures, 0.5) if self.regions else argmax(values)
-            yield (part[0], part[1], part[2]), found[0]
+            yield (part[0], part[1], part[2]), label_map_of(values, self._written, 0.5)[0]
+
+    @property
+    def _written(self) -> tuple[int, ...]:
+        """The label of each region; none of classes."""
+        return self.structures if self.regions else ()
 
     @torch.inference_mode()
     def _logits(

@@ -106,21 +106,23 @@ def label_type(highest: int) -> type[np.unsignedinteger[Any]]:
     return np.uint8 if highest <= 255 else np.uint16
 
 
-def written(values: "Logits", labels: Sequence[int], threshold: float) -> NDArray[Any]:
-    """Write regions one over the other and return the label map (B, *spatial), 0 where none is.
+def label_map_of(values: "Logits", regions: Sequence[int], threshold: float) -> NDArray[Any]:
+    """Return the label map (B, *spatial): the largest class, or regions one over the other.
 
     Args:
-        values: (B, regions, *spatial), logits or probabilities.
-        labels: what is written for each.
+        values: (B, classes or regions, *spatial), logits or probabilities.
+        regions: the label that is written for each region, 0 where none is; () for classes.
         threshold: that values exceed where there is a region: 0 of logits, 0.5 of probabilities.
     """
+    if not regions:
+        return argmax(values)
     if not isinstance(values, np.ndarray):
         there = values.new_zeros(values[:, 0].shape)
-        for index, label in enumerate(labels):
+        for index, label in enumerate(regions):
             there.masked_fill_(values[:, index] > threshold, label)
-        return _fetched(there, max(labels))
-    label_map = np.zeros(values[:, 0].shape, label_type(max(labels)))
-    for index, label in enumerate(labels):
+        return _fetched(there, max(regions))
+    label_map = np.zeros(values[:, 0].shape, label_type(max(regions)))
+    for index, label in enumerate(regions):
         label_map[values[:, index] > threshold] = label
     return label_map
 

@@ -21,13 +21,12 @@ from transunet.data.volume import Volume
 from transunet.errors import DataError
 from transunet.inference.constant_samples import OncePerConstant, constant_values
 from transunet.inference.logits import (
-    argmax,
     as_array,
     enlarge,
+    label_map_of,
     label_type,
     pieces,
     probabilities_of,
-    written,
 )
 from transunet.inference.prefetch import prefetch
 
@@ -130,8 +129,7 @@ def label_slices(
                 probabilities = nearest(probabilities, size, edge="scipy")
                 for store_probabilities in stores:
                     store_probabilities(some, probabilities)
-            found = written(logits, regions, 0) if regions else argmax(logits)
-            labels[some] = nearest(found, size, edge="scipy")
+            labels[some] = nearest(label_map_of(logits, regions, 0), size, edge="scipy")
         return int(part.stop)
 
     tell = progress or (lambda done, count: None)
@@ -209,6 +207,6 @@ def label_planes(
         part = slice(start, start + len(probabilities))
         for store_probabilities in stores:
             store_probabilities(part, as_array(probabilities))
-        labels[part] = written(probabilities, regions, 0.5) if regions else argmax(probabilities)
+        labels[part] = label_map_of(probabilities, regions, 0.5)
         start = part.stop
     return labels

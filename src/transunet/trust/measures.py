@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from transunet.data.regions import Region, inside, members_of_structures
-from transunet.inference.logits import argmax, label_type, written
+from transunet.inference.logits import label_map_of, label_type
 from transunet.inference.postprocessing import pieces_of
 
 DOUBT = 0.02
@@ -79,10 +79,7 @@ class ProbabilityMeter:
 
     def __call__(self, part: slice, probabilities: NDArray[np.float32]) -> None:
         """Take the next planes of a volume, (S, classes or regions, H, W)."""
-        if self._written:
-            labels = written(probabilities, self._written, 0.5)
-        else:
-            labels = argmax(probabilities)
+        labels = label_map_of(probabilities, self._written, 0.5)
         labels = labels.astype(self._type)  # in bytes, which are quick to look through
         everywhere = probabilities.sum(axis=(0, 2, 3), dtype=np.float64)
         for number, channel in self._channels.items():
