@@ -1,7 +1,7 @@
 /** Clicks that tell the model what is at a voxel: it labels the slice, or the patch, anew at once. */
 
 import * as api from "./api";
-import { applyEdit, clicksDone, type Said, unsaved } from "./correcting";
+import { applyEdit, clicksDone, type Said, unsaved, watchDrawing } from "./correcting";
 import { byId, make, options } from "./dom";
 import { announce, explain, show } from "./messages";
 import type { Nifti, Vector } from "./nifti";
@@ -12,11 +12,9 @@ import { isOn, pixelOf } from "./tiles";
 import type { Bundle, LabelBox } from "./types";
 import type { Viewer } from "./viewer";
 
-/** For who has no Shift key. */
-const NOTHING = "nothing";
-
 const canvas = byId("canvas");
 const structure = byId<HTMLSelectElement>("click-structure");
+const removing = byId<HTMLInputElement>("click-removes");
 const dots = byId("click-dots");
 let viewer: Viewer;
 /** The model looks at one click after the other: each corrects what the one before left. */
@@ -27,10 +25,11 @@ const inHand = (): boolean => tool() === "click" && !!state.image;
 export function connectClicks(shown: Viewer): void {
   viewer = shown;
   viewer.drawn.push(drawDots);
-  addTool("click", "Click", "Click where a structure is missing, Shift+click where it is too much: the model corrects it (C)");
+  addTool("click", "Click", "Click where a structure is missing, or too much: the model corrects it (C)");
   for (const topic of ["bundles", "image", "tool"] as const) on(topic, offer);
   on("edit", drawDots);
   byId("bundle").addEventListener("change", offer);
+  byId("click-ways").addEventListener("change", () => (structure.disabled = removing.checked));
   onStillClick(canvas, (event) => clickHere(event.shiftKey));
 }
 
@@ -38,12 +37,12 @@ export function takeClicks(): void {
   if (state.image && model()?.clicks) toggleTool("click");
 }
 
-/** Click at the crosshair; return whether that is the tool in hand. */
+/** Click at the crosshair; return whether that is the tool in hand. Each pointer takes away where the switch says so. */
 export function clickHere(removes = false): boolean {
   if (!inHand()) return false;
   const [image, labels] = [state.image!, state.labels];
   if (!labels) show("note", "There is nothing to correct yet.", "Segment the image first.");
-  const said: Said = { voxel: [...state.voxel], place: viewer.place, structure: removes || structure.value === NOTHING ? null : Number(structure.value) };
+  const said: Said = { voxel: [...state.voxel], place: viewer.place, structure: removes || removing.checked ? null : Number(structure.value) };
   queue = queue.then(async () => {
     if (labels && state.labels === labels) await ask(image.info.id, labels, said);
   });
@@ -59,7 +58,7 @@ function offer(): void {
   byId("click-options").hidden = !inHand();
   const chosen = structure.value;
   const labels = (bundle?.labels ?? []).map(({ index, name }): [string, string] => [String(index), name]);
-  options(structure, [...labels, [NOTHING, "Nothing: remove"]]);
+  options(structure, labels);
   if ([...structure.options].some(({ value }) => value === chosen)) structure.value = chosen;
   drawDots();
 }
@@ -69,7 +68,7 @@ async function ask(image: string, labels: Nifti, said: Said): Promise<void> {
   const other = labels.structures?.find(({ index, name }) => bundle.labels.some((own) => own.index === index && own.name !== name));
   if (other) return show("error", `${bundle.name} knows no ${other.name}.`, "Choose the model that these labels are of.");
   byId("stage").classList.add("asking");
-  const seen = labels.data.slice();
+  const [seen, drawnOn] = [labels.data.slice(), watchDrawing()];
   try {
     const clicks = [...clicksDone(), said];
     const changed = unsaved() || !state.shown;
@@ -82,8 +81,9 @@ async function ask(image: string, labels: Nifti, said: Said): Promise<void> {
     });
     if (state.labels !== labels) return;
     const { indices, values } = await voxelsIn(box, labels);
-    // What was drawn meanwhile stays: the model has not seen it.
-    values.forEach((_, n) => labels.data[indices[n]!] !== seen[indices[n]!] && (values[n] = labels.data[indices[n]!]!));
+    // What was drawn meanwhile stays, also where it changed nothing: the model has not seen it.
+    for (const [n, index] of indices.entries())
+      if (drawnOn.has(index) || labels.data[index] !== seen[index]) values[n] = labels.data[index]!;
     const count = applyEdit({ indices, values }, null, said);
     if (count) announce(`The model changed ${count} voxels.`);
     else show("note", "The model changes nothing for this click.", "Click somewhat beside it, or draw.");

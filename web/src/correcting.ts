@@ -43,6 +43,10 @@ let done = 0;
 let saved = 0;
 let counts: number[] | null = null;
 let drawing = 0;
+/** What has not ended: a stroke that is being drawn. */
+const open = new Set<Edit>();
+/** Voxels that were drawn on, changed or not, since somebody asked to be told. */
+let drawnOn: Set<number> | null = null;
 /** Structures that a person added, until they are saved. */
 let added: Label[] = [];
 
@@ -53,7 +57,8 @@ export const redoable = (): boolean => done < steps.length;
 export function connectCorrecting(shown: Viewer): void {
   viewer = shown;
   on("labels", () => {
-    [steps, done, saved, counts, added] = [[], 0, 0, null, []];
+    [steps, done, saved, counts, added, drawnOn] = [[], 0, 0, null, [], null];
+    open.clear();
     changed("edit");
   });
   window.addEventListener("beforeunload", (event) => unsaved() && event.preventDefault());
@@ -71,9 +76,14 @@ export class Edit {
   private readonly data = state.labels!.data;
   private readonly counts = voxelCounts();
 
+  constructor() {
+    open.add(this);
+  }
+
   /** @param index of a voxel in the array of the image's file. */
   set(index: number, value: number): void {
     const before = this.data[index]!;
+    drawnOn?.add(index);
     if (before === value) return;
     this.indices.push(index);
     this.values.push(before);
@@ -90,7 +100,7 @@ export class Edit {
   /** Make it one step that can be undone; return how many voxels it changed. */
   end(drawn: Drawn | null = null, click: Said | null = null): number {
     const count = this.indices.length;
-    if (!count) return 0;
+    if (!open.delete(this) || !count) return 0; // other labels are shown by now, or nothing changed
     if (saved > done) saved = -1;
     steps.length = done;
     steps.push({ indices: Uint32Array.from(this.indices), values: Uint16Array.from(this.values), drawn, click });
@@ -106,6 +116,7 @@ export class Edit {
 
   /** Take it back. */
   cancel(): void {
+    if (!open.delete(this)) return;
     for (let n = this.indices.length - 1; n >= 0; n--) this.put(this.indices[n]!, this.values[n]!);
     redraw();
   }
@@ -123,19 +134,27 @@ export function applyEdit({ indices, values }: { indices: ArrayLike<number>; val
   return edit.end(drawn, click);
 }
 
-export function undo(): void {
-  if (!undoable()) return;
+/** Collect from now on the voxels that are drawn on. */
+export const watchDrawing = (): Set<number> => (drawnOn = new Set());
+
+/** Undo the last step, not below a stroke that is being drawn; return whether there is one. */
+export function undo(): boolean {
+  if (!undoable()) return false;
+  if (open.size) return true;
   done -= 1;
   swap(steps[done]!, true);
   announce("Undone.");
+  return true;
 }
 
-export function redo(): void {
-  if (!redoable()) return;
+export function redo(): boolean {
+  if (!redoable()) return false;
+  if (open.size) return true;
   swap(steps[done]!, false);
   done += 1;
   redraw();
   announce("Done again.");
+  return true;
 }
 
 /** A voxel that a step changed twice is swapped in the order of its changes, or the other way. */
@@ -253,8 +272,9 @@ function answer(id: string): Promise<string> {
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
 }
 
-/** Ask before labels are left whose changes are not saved; return whether they may be. */
+/** Ask before labels are left whose changes are not saved, once a stroke is at its end; return whether they may be. */
 export async function mayLeave(): Promise<boolean> {
+  while (open.size) await new Promise(requestAnimationFrame);
   if (!unsaved()) return true;
   const chosen = await answer("unsaved-dialog");
   if (chosen === "discard") [saved, added] = [done, []];

@@ -3,10 +3,13 @@
 import { byId, make } from "./dom";
 
 export interface Shortcut {
+  /** As events name them, with "Ctrl+" before what is pressed with Ctrl or Command. */
   keys: string[];
+  /** More of them, which the help does not list. */
+  hidden?: string[];
   what: string;
   /** False where it has nothing to do now: a key may do something else with another tool. */
-  use: () => unknown;
+  use: (key: string) => unknown;
   /** Only while the image has the focus. */
   onImage?: boolean;
 }
@@ -15,11 +18,12 @@ export interface Shortcut {
 export type Shortcuts = Record<string, Shortcut[]>;
 
 const MOUSE: [string, string][] = [
-  ["Click, drag", "Move the crosshair; in the 3D view, turn it"],
-  ["Wheel", "Scroll slices; in the 3D view, zoom"],
+  ["Click, drag", "Crosshair; turns the 3D view"],
+  ["Wheel", "Slices; zooms the 3D view"],
   ["Right drag", "Window and level"],
   ["Double click", "One plane large, and back"],
-  ["Two fingers", "Zoom; double tap resets the window"],
+  ["Two fingers", "Zoom"],
+  ["Double tap", "Reset the window"],
 ];
 const NAMES: Record<string, string> = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", " ": "Space", PageUp: "Page Up", PageDown: "Page Down" };
 
@@ -30,17 +34,19 @@ const enabled = byId<HTMLInputElement>("keys-on");
 export function connectKeys(shortcuts: Shortcuts, canvas: HTMLElement): void {
   const open = (): void => help.showModal();
   byId("open-help").addEventListener("click", open);
-  const all = [...Object.values(shortcuts).flat(), { keys: ["?"], what: "This help", use: open }];
+  const all: Shortcut[] = [...Object.values(shortcuts).flat(), { keys: ["?"], what: "This help", use: open }];
   list(shortcuts);
   // Capturing: NiiVue has keys of its own on the image.
   document.addEventListener("keydown", (event) => pressed(event, all, canvas), { capture: true });
 }
 
 function pressed(event: KeyboardEvent, shortcuts: Shortcut[], canvas: HTMLElement): void {
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (event.altKey || document.querySelector("dialog[open]")) return;
+  const control = event.ctrlKey || event.metaKey;
+  const key = control ? `Ctrl+${event.key}` : event.key;
   const onImage = document.activeElement === canvas;
-  const anywhere = !typing(event.target) && enabled.checked;
-  const used = shortcuts.some((each) => each.keys.includes(event.key) && (each.onImage ? onImage : anywhere) && each.use() !== false);
+  const anywhere = !typing(event.target) && (control || enabled.checked);
+  const used = shortcuts.some((each) => [...each.keys, ...(each.hidden ?? [])].includes(key) && (each.onImage ? onImage : anywhere) && each.use(key) !== false);
   if (used) event.preventDefault();
 }
 
@@ -61,6 +67,7 @@ function list(shortcuts: Shortcuts): void {
 
 /** As the key is labelled. */
 function nameOf(key: string): string {
+  if (key.startsWith("Ctrl+")) return `Ctrl ${nameOf(key.slice(5))}`;
   if (/^[A-Z]$/.test(key)) return `Shift ${key}`;
   return NAMES[key] ?? (key.length === 1 ? key.toUpperCase() : key);
 }

@@ -3,7 +3,7 @@
 import * as api from "./api";
 import { askHere, attentionOn, connectAttention, toggleAttention } from "./attention";
 import { addLabels, blink, connectComparing } from "./comparing";
-import { connectCorrecting } from "./correcting";
+import { connectCorrecting, saveCorrection, unsaved } from "./correcting";
 import { byId, make, options, pressed, toggle } from "./dom";
 import { clickHere, connectClicks, takeClicks } from "./clicks";
 import { connectDoubt, toggleDoubt } from "./doubt";
@@ -150,57 +150,56 @@ function step(across: number, up: number): void {
   viewer.move(...shift);
 }
 
+/** Along the screen, by the key. */
+const STEPS: Record<string, [across: number, up: number]> = { ArrowUp: [0, 1], ArrowDown: [0, -1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] };
+
 const SHORTCUTS: Shortcuts = {
   "Open and segment": [
     { keys: ["o"], what: "Open files", use: openDialog },
     { keys: ["s"], what: "Segment", use: () => void segment(finished) },
-    { keys: ["j"], what: "Next image of the worklist", use: () => goToNext() },
-    { keys: ["k"], what: "Previous image of the worklist", use: () => goToPrevious() },
+    { keys: ["j", "k"], what: "Worklist: next, previous", use: (key) => (key === "j" ? goToNext() : goToPrevious()) },
   ],
   Look: [
-    { keys: ["Escape"], what: "Look: put another tool away", use: () => setTool("look") },
+    { keys: ["Escape"], what: "Put the tool away", use: () => setTool("look") },
     { keys: ["1"], what: "Three planes and 3D", use: () => setView("all") },
-    { keys: ["2"], what: "Axial", use: () => setView("axial") },
-    { keys: ["3"], what: "Coronal", use: () => setView("coronal") },
-    { keys: ["4"], what: "Sagittal", use: () => setView("sagittal") },
+    { keys: ["2", "3", "4"], what: "Axial, coronal, sagittal", use: (key) => setView(({ 2: "axial", 3: "coronal", 4: "sagittal" } as const)[key as "2" | "3" | "4"]) },
     { keys: ["5"], what: "3D", use: () => setView("render") },
     { keys: ["PageUp", "."], what: "Next slice", use: () => scroll(viewer, 1) },
     { keys: ["PageDown", ","], what: "Previous slice", use: () => scroll(viewer, -1) },
-    { keys: ["ArrowUp"], what: "Crosshair up, on the image", use: () => step(0, 1), onImage: true },
-    { keys: ["ArrowDown"], what: "Crosshair down, on the image", use: () => step(0, -1), onImage: true },
-    { keys: ["ArrowLeft"], what: "Crosshair left, on the image", use: () => step(-1, 0), onImage: true },
-    { keys: ["ArrowRight"], what: "Crosshair right, on the image", use: () => step(1, 0), onImage: true },
-    { keys: ["+", "="], what: "Zoom in", use: () => viewer.zoom(1.25) },
-    { keys: ["-"], what: "Zoom out", use: () => viewer.zoom(0.8) },
-    { keys: ["w"], what: "Next window preset", use: nextPreset },
-    { keys: ["r"], what: "Reset zoom, position and window", use: reset },
+    { keys: Object.keys(STEPS), what: "Move the crosshair", use: (key) => step(...STEPS[key]!), onImage: true },
+    { keys: ["+", "-"], hidden: ["="], what: "Zoom in, out", use: (key) => viewer.zoom(key === "-" ? 0.8 : 1.25) },
     { keys: ["x"], what: "Crosshair on or off", use: () => toggles.crosshair() },
     { keys: ["n"], what: "Smooth or sharp voxels", use: () => toggles.smooth() },
-    { keys: ["l"], what: "Overlay on or off", use: () => toggleLabels() },
-    { keys: ["["], what: "Overlay fainter", use: () => changeOpacity(-10) },
-    { keys: ["]"], what: "Overlay stronger", use: () => changeOpacity(10) },
+    { keys: ["p", "P"], what: "Save a picture; with the name", use: (key) => savePicture(viewer, key === "P") },
+  ],
+  Window: [
+    { keys: ["w"], what: "Next preset", use: nextPreset },
+    { keys: ["r"], what: "Reset window, zoom and place", use: reset },
+  ],
+  Structures: [
+    { keys: ["l"], what: "Show or hide all", use: () => toggleLabels() },
+    { keys: ["[", "]"], what: "Fainter, stronger", use: (key) => changeOpacity(key === "[" ? -10 : 10) },
     { keys: ["u"], what: "Outlines or areas", use: () => byId("toggle-outline").click() },
-    { keys: ["d"], what: "Doubt: where the network is unsure", use: () => toggleDoubt() },
+    { keys: ["d"], what: "Doubt", use: () => toggleDoubt() },
     { keys: ["a"], what: "Attention", use: () => void (state.image && toggleAttention()) },
-    { keys: ["Enter"], what: "Attention: ask at the crosshair", use: () => askHere(), onImage: true },
-    { keys: ["p"], what: "Picture of what is seen, without the patient's name", use: () => savePicture(viewer, false) },
-    { keys: ["P"], what: "The same with the name", use: () => savePicture(viewer, true) },
+    { keys: ["Enter"], what: "Attention from the crosshair", use: () => askHere(), onImage: true },
   ],
   Measure: [
-    { keys: ["m"], what: "Distance; again for a region, and for one drawn by hand", use: nextMeasuring },
+    { keys: ["m"], what: "Distance, region, freehand", use: nextMeasuring },
     { keys: ["Enter"], what: "Set a point at the crosshair", use: measureAtCrosshair, onImage: true },
-    { keys: ["Delete", "Backspace"], what: "Delete what was measured or touched last", use: removeSelected },
-    { keys: ["z"], what: "Undo what was measured, with a tool for it (also Ctrl+Z)", use: undoMeasured },
-    { keys: ["y"], what: "Do it again (also Ctrl+Y)", use: redoMeasured },
+    { keys: ["Delete"], hidden: ["Backspace"], what: "Delete the chosen one", use: removeSelected },
+    { keys: ["z", "Ctrl+z"], what: "Undo", use: undoMeasured },
+    { keys: ["y", "Ctrl+y"], hidden: ["Ctrl+Z"], what: "Redo", use: redoMeasured },
   ],
   Correct: CORRECTING,
-  "Correct by clicks": [
-    { keys: ["c"], what: "Click for the model to correct", use: takeClicks },
+  Clicks: [
+    { keys: ["c"], what: "Click, and the model corrects", use: takeClicks },
     { keys: ["Enter"], what: "Click at the crosshair", use: () => clickHere(), onImage: true },
-    { keys: ["Delete", "Backspace"], what: "Click that removes, at the crosshair", use: () => clickHere(true) },
+    { keys: ["Delete"], hidden: ["Backspace"], what: "Take away at the crosshair", use: () => clickHere(true) },
   ],
-  Compare: [
-    { keys: ["b"], what: "Blink: show the compared label map, and back", use: blink },
+  "Versions and comparing": [
+    { keys: ["Ctrl+s"], what: "Save as a version", use: () => unsaved() && void saveCorrection() },
+    { keys: ["b"], what: "Blink: the other map, and back", use: blink },
   ],
 };
 
@@ -274,7 +273,7 @@ async function start(): Promise<void> {
   connectClicks(viewer);
   connectMapList(viewer, removed);
   const openImage = (id: string): void => void openKept(id, viewer);
-  connectRecent({ openImage, openMap: (image, map) => void openMap(image, map), openJob: (job) => void reopen(job), removed });
+  connectRecent({ openImage, openMap: (image, map) => void openMap(image, map), openJob: (job) => void reopen(job) });
   connectKeys(SHORTCUTS, canvas);
   connectPicking();
   connectDoubleClick();

@@ -2,8 +2,7 @@
 
 import { addStructure, applyEdit, drawnSlices, Edit, redo, redoable, redraw, saveCorrection, undo, undoable, unsaved } from "./correcting";
 import { byId, options } from "./dom";
-import { type Shortcut, typing } from "./keys";
-import { measuring, redoMeasured, undoMeasured } from "./measuring";
+import type { Shortcut } from "./keys";
 import { announce, show } from "./messages";
 import { labelsLike } from "./nifti";
 import { addTool, penInHand, toggleTool, tool } from "./pointer";
@@ -32,16 +31,15 @@ let viewer: Viewer;
 let stroke: { edit: Edit; tile: Tile; last: Point; pointer: number; label: number } | null = null;
 
 export const CORRECTING: Shortcut[] = [
-  { keys: ["t"], what: "Draw with the brush", use: () => take("draw") },
+  { keys: ["t"], what: "Draw", use: () => take("draw") },
   { keys: ["e"], what: "Erase", use: () => take("erase") },
   { keys: ["f"], what: "Fill a closed outline", use: () => take("fill") },
-  { keys: [" "], what: "Draw, erase or fill at the crosshair, on the image", use: useHere, onImage: true },
-  { keys: ["<"], what: "Smaller brush", use: () => resize(-1) },
-  { keys: [">"], what: "Larger brush", use: () => resize(1) },
-  { keys: ["q"], what: "Draw the next structure", use: nextStructure },
-  { keys: ["i"], what: "Fill in between two slices that were drawn in", use: interpolate },
-  { keys: ["z"], what: "Undo what was drawn (also Ctrl+Z)", use: undo },
-  { keys: ["y"], what: "Do it again (also Ctrl+Y)", use: redo },
+  { keys: [" "], what: "The same at the crosshair", use: useHere, onImage: true },
+  { keys: ["<", ">"], what: "Smaller, larger brush", use: (key) => resize(key === "<" ? -1 : 1) },
+  { keys: ["q"], what: "Next structure", use: nextStructure },
+  { keys: ["i"], what: "Fill between two drawn slices", use: interpolate },
+  { keys: ["z", "Ctrl+z"], what: "Undo", use: undo },
+  { keys: ["y", "Ctrl+y"], hidden: ["Ctrl+Z"], what: "Redo", use: redo },
 ];
 
 export function connectPen(shown: Viewer): void {
@@ -53,6 +51,7 @@ export function connectPen(shown: Viewer): void {
   for (const topic of ["labels", "structures", "bundles"] as const) on(topic, showStructures);
   on("image", () => (showStructures(), showTool(), showSize()));
   on("edit", showSteps);
+  on("labels", () => (stroke = null)); // what it was drawn on is no more
   size.addEventListener("input", showSize);
   byId("bundle").addEventListener("change", showStructures);
   structure.addEventListener("change", () => (structure.value === NEW ? askStructure() : showColour()));
@@ -60,7 +59,6 @@ export function connectPen(shown: Viewer): void {
   byId("structure-dialog").addEventListener("close", showStructures);
   for (const [id, use] of [["undo", undo], ["redo", redo], ["interpolate", interpolate]] as const) byId(id).addEventListener("click", use);
   byId("save-correction").addEventListener("click", () => void saveCorrection());
-  document.addEventListener("keydown", withControl, { capture: true }); // the image keeps its keys from others
   // On the way down to the canvas, where NiiVue listens.
   stage.addEventListener("pointerdown", begin, { capture: true });
   for (const event of ["mousedown", "touchstart", "touchmove", "touchend", "dblclick"])
@@ -81,17 +79,6 @@ function take(next: string): void {
   if (state.image) toggleTool(next);
 }
 
-/** Ctrl or Command with Z, Shift+Z, Y and S, wherever nothing is typed. */
-function withControl(event: KeyboardEvent): void {
-  if (!(event.ctrlKey || event.metaKey) || event.altKey || typing(event.target) || document.querySelector("dialog[open]")) return;
-  const key = event.key.toLowerCase();
-  const [back, again] = measuring() ? [undoMeasured, redoMeasured] : [undo, redo];
-  const use = key === "z" ? (event.shiftKey ? again : back) : key === "y" ? again : key === "s" && unsaved() ? () => void saveCorrection() : null;
-  if (!use || !(state.labels || measuring())) return;
-  event.preventDefault();
-  use();
-}
-
 /** What only a drawing hand needs is away while nothing is drawn. */
 function showButtons(): void {
   const drawing = penInHand() && !!state.image;
@@ -103,7 +90,7 @@ function showTool(): void {
   const drawing = penInHand() && !!state.image;
   byId("correct-section").hidden = !state.image;
   byId("pen-options").hidden = !drawing;
-  byId("correct-hint").hidden = drawing;
+  byId("correct-hint").hidden = drawing || tool() === "click";
   ring.hidden = true; // until the pointer moves
   showButtons();
   if (drawing && !structures().length) askStructure();

@@ -3,8 +3,9 @@
 import { byId, make } from "./dom";
 import { changed } from "./state";
 
-/** A hand is not perfectly still. */
+/** A hand is not perfectly still, a finger less so. */
 const STILL_PX = 4;
+const STILL_FINGER_PX = 12;
 
 const PENS = ["draw", "erase", "fill"];
 let current = "look";
@@ -29,9 +30,11 @@ export const toggleTool = (value: string): void => setTool(current === value ? "
 /** Call with each click of the main button that did not drag, once the crosshair is there. */
 export function onStillClick(canvas: HTMLElement, use: (event: PointerEvent) => unknown): void {
   let start: [number, number] | null = null;
-  canvas.addEventListener("pointerdown", (event) => (start = event.button === 0 ? [event.clientX, event.clientY] : null));
+  canvas.addEventListener("pointerdown", (event) => (start = event.button === 0 && event.isPrimary ? [event.clientX, event.clientY] : null));
+  canvas.addEventListener("pointercancel", () => (start = null));
   canvas.addEventListener("pointerup", (event) => {
-    const still = start && Math.hypot(event.clientX - start[0], event.clientY - start[1]) < STILL_PX;
+    const most = event.pointerType === "touch" ? STILL_FINGER_PX : STILL_PX;
+    const still = start && Math.hypot(event.clientX - start[0], event.clientY - start[1]) < most;
     if (still) setTimeout(() => use(event));
   });
 }

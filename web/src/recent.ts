@@ -1,4 +1,4 @@
-/** Images that the server still keeps, newest first, and what was made of each: open again, delete. */
+/** Images that the server still keeps, newest first, and how much was made of each: open again, delete. */
 
 import * as api from "./api";
 import { mayLeave } from "./correcting";
@@ -19,8 +19,6 @@ export interface Uses {
   openMap: (image: string, map: LabelMap) => void;
   /** Show a job's image and result. */
   openJob: (job: Job) => void;
-  /** A job was deleted. */
-  removed: (job: Job) => void;
 }
 
 export let refresh: () => void = () => undefined;
@@ -59,33 +57,28 @@ async function correctionsOf(image: string): Promise<LabelMap[]> {
   return drawn.sort((a, b) => Date.parse(b.created) - Date.parse(a.created));
 }
 
-/** An image, which opens with its newest correction or else result, and all of them below it. */
+/** An image, which opens with its newest correction or else result; all of them are listed once it is open. */
 function item(image: ImageInfo, jobs: Job[], drawn: LabelMap[], uses: Uses): HTMLLIElement {
   const title = titleOf(image);
-  const result = jobs.find(({ status }) => status === "done");
+  const result = jobs.find((job) => job.status === "done" || !ended(job));
   const open = link(title, image.id === state.image?.info.id, () => {
     if (drawn[0]) uses.openMap(image.id, drawn[0]);
     else if (result) uses.openJob(result);
     else uses.openImage(image.id);
   });
-  const kept = image.kept ? "corrected: kept until deleted" : `kept for ${left(image.expires)}`;
-  const about = [moment(image.created), studyOf(image), kept].filter(Boolean).join(" · ");
-  const corrections = drawn.map((map) => correctionItem(image, map, uses));
-  const made = make("ul", {}, ...corrections, ...jobs.map((job) => resultItem(job, title, uses)));
-  return make("li", {}, open, trash(`Delete ${title} and its results`, () => void removing(() => removeImage(image))), quiet(about), made);
+  const kept = image.kept ? "kept until deleted" : `kept for ${left(image.expires)}`;
+  const about = [moment(image.created), studyOf(image), ...made(jobs, drawn), kept].filter(Boolean).join(" · ");
+  return make("li", {}, open, trash(`Delete ${title} and its results`, () => void removing(() => removeImage(image))), quiet(about));
 }
 
-function correctionItem(image: ImageInfo, map: LabelMap, { openMap }: Uses): HTMLLIElement {
-  const open = link(map.name, map.id === state.shown?.id, () => openMap(image.id, map));
-  return make("li", {}, open, quiet([moment(map.created), map.author].filter(Boolean).join(" · ")));
+/** What was made of an image, in words. */
+function made(jobs: Job[], drawn: LabelMap[]): string[] {
+  const done = jobs.filter(({ status }) => status === "done").length;
+  const last = jobs[0] && jobs[0].status !== "done" ? { queued: "waiting", running: "being segmented", failed: "failed", cancelled: "cancelled" }[jobs[0].status] : "";
+  return [last, counted(done, "result"), counted(drawn.length, "correction")].filter(Boolean);
 }
 
-function resultItem(job: Job, title: string, { openJob, removed }: Uses): HTMLLIElement {
-  const model = state.bundles.find(({ id }) => id === job.bundle)?.name ?? job.bundle;
-  const open = link(model, job.id === state.shown?.id, () => openJob(job));
-  const remove = trash(`Delete the segmentation of ${title} by ${model}`, () => void deleteJob(job, removed));
-  return make("li", {}, open, quiet(`${moment(job.created)} · ${job.status}`), remove);
-}
+const counted = (count: number, what: string): string => (count ? `${count} ${what}${count > 1 ? "s" : ""}` : "");
 
 async function removing(remove: () => Promise<unknown>): Promise<void> {
   try {

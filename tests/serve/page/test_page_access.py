@@ -59,8 +59,8 @@ def test_the_help_lists_the_keys_and_can_turn_them_off(viewer: Viewer) -> None:
     viewer.page.keyboard.press("?")
     assert viewer.page.locator("#help").is_visible()
     assert viewer.page.locator("#shortcuts h3").all_inner_texts() == [
-        "Open and segment", "Look", "Measure", "Correct", "Correct by clicks", "Compare",
-        "Mouse and touch",
+        "Open and segment", "Look", "Window", "Structures", "Measure", "Correct", "Clicks",
+        "Versions and comparing", "Mouse and touch",
     ]  # fmt: skip
     assert viewer.page.locator("#shortcuts kbd").count() >= 20
     viewer.page.uncheck("#keys-on")

@@ -224,6 +224,35 @@ def test_two_people_correct_one(viewer: Viewer, client: Any, bundles: Any) -> No
     assert (drawn != found).sum() == mine["changed_voxels"] > 0
 
 
+def test_a_stroke_outlasts_a_result_that_comes_meanwhile(viewer: Viewer) -> None:
+    page = viewer.page
+    viewer.open().show("case.nii.gz", image_bytes(24)).segment().opaque()
+    plane = Plane(viewer)
+    found = kept_voxels(viewer)
+    held: list[Any] = []
+    page.route("**/labels.nii.gz", lambda route: held.append(route))
+    with page.expect_request("**/labels.nii.gz"):
+        page.click("#segment")
+    page.keyboard.press("e")
+    brush(viewer, 30)
+    page.mouse.move(*plane.middle)
+    page.mouse.down()
+    page.mouse.move(*plane.around(30, 0), steps=3)
+    with page.expect_response("**/labels.nii.gz"):
+        held[0].continue_()
+    viewer.settle()
+    assert page.is_hidden("#unsaved-dialog")  # not below a hand that draws
+    page.keyboard.press("z")  # neither is a step undone there
+    page.mouse.move(*plane.around(60, 0), steps=3)
+    page.mouse.up()
+    page.click("#unsaved-dialog .leave")
+    viewer.settle()
+    assert kept_voxels(viewer) != found
+    page.click("#undo")
+    viewer.settle()
+    assert kept_voxels(viewer) == found
+
+
 def kept_voxels(viewer: Viewer) -> list[str]:
     return viewer.page.locator("#structures .amount").all_inner_texts()
 

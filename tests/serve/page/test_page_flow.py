@@ -339,6 +339,46 @@ def test_a_ct_for_mri_is_told_before_and_beside_the_result(viewer: Viewer) -> No
     assert viewer.page.is_hidden("#result-doubts")
 
 
+HARMLESS = ["Its voxels are finer than in training.", "It shows less than in training."]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        None,  # it takes other channels
+        {"refusal": "a CT, where MRI was expected", "warnings": [], "doubtful_values": False},
+        {"refusal": None, "warnings": ["Its values differ."], "doubtful_values": True},
+    ],
+    ids=["channels", "modality", "values"],
+)
+def test_one_grave_misfit_counts_more_than_two_harmless_notes(viewer: Viewer, first: Any) -> None:
+    chosen = offered(viewer, first, {"warnings": HARMLESS})
+    assert chosen == "pair"
+
+
+def test_the_chosen_model_stays_where_none_fits_better(viewer: Viewer) -> None:
+    assert offered(viewer, {"warnings": HARMLESS}, {"warnings": HARMLESS[:1]}) == "brain"
+
+
+def offered(viewer: Viewer, *suits: dict[str, Any] | None) -> str:
+    """Open an image that suits `brain` and `pair` so; return which of them is chosen."""
+    none = {"refusal": None, "warnings": [], "doubtful_values": False}
+    pairs = zip(("brain", "pair"), suits, strict=True)
+    suitability = [{**none, **suit, "bundle": bundle} for bundle, suit in pairs if suit]
+
+    def answer(route: Any) -> None:
+        found = route.fetch()
+        route.fulfill(response=found, json={**found.json(), "suitability": suitability})
+
+    viewer.page.route(
+        re.compile(r"/api/v1/images$"),
+        lambda route: answer(route) if route.request.method == "POST" else route.continue_(),
+    )
+    viewer.open().show("case.nii.gz", image_bytes(52))
+    assert viewer.page.locator("#suitability p").count() == len(HARMLESS)
+    return str(viewer.page.input_value("#bundle"))
+
+
 def test_a_picture_is_upright_and_answered_with_a_mask(viewer: Viewer) -> None:
     pillow = pytest.importorskip("PIL.Image")
     pixels = np.random.default_rng(9).integers(0, 40, (40, 60, 3), dtype=np.uint8)
@@ -378,9 +418,15 @@ def test_what_is_kept_opens_again_and_is_deleted(viewer: Viewer, client: Any) ->
     page.wait_for_selector("#structures tbody tr")
     assert viewer.text("#case-name") == "first.nii.gz"
     before = len(client.get("/jobs").json())
-    page.click("#recent ul li:has([aria-current]) .close")
+    # What was made of it stands there once: among the label maps of the image that is open.
+    page.wait_for_selector("#recent > li:has([aria-current]):has-text('1 result')")
+    assert page.locator("#recent li .link").count() == page.locator("#recent > li").count()
+    page.click("#maps li:has([aria-current]) [aria-label^='Delete']")
+    page.click(".message.note button:has-text('Delete it')")
     page.wait_for_selector("#structures-section", state="hidden")
-    page.wait_for_selector("#recent ul [aria-current]", state="detached")
+    page.wait_for_selector(
+        "#recent > li:has([aria-current]):has-text('1 result')", state="detached"
+    )
     assert len(client.get("/jobs").json()) == before - 1
     page.click("#recent > li > .link:has-text('second.nii.gz')")
     page.wait_for_selector("#recent [aria-current]:text('second.nii.gz')")
