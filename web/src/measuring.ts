@@ -1,7 +1,7 @@
 /** Distances and regions that are drawn on a plane and stay in its slice: in mm, and what the voxels within hold. */
 
 import { byId, fixed, link, make, quiet, trash } from "./dom";
-import { announce } from "./messages";
+import { announce, show } from "./messages";
 import type { Vector } from "./nifti";
 import { areaOf, type Corner, cornersWithin, distanceTo, inOutline } from "./outlines";
 import { addTool, setTool, tool } from "./pointer";
@@ -84,6 +84,7 @@ export function connectMeasuring(shown: Viewer): void {
     [past, undone] = [[], []];
     set(keptMeasures()[state.image!.info.id] ?? [], null);
   });
+  window.addEventListener("storage", ({ key }) => key === KEPT && takeOver());
   byId("frame").addEventListener("change", () => set(measures, selected));
   byId("measure-undo").addEventListener("click", () => goBack(past, undone, "Undone."));
   byId("measure-redo").addEventListener("click", () => goBack(undone, past, "Done again."));
@@ -310,7 +311,20 @@ const keptMeasures = (): Record<string, Measure[]> => JSON.parse(localStorage.ge
 
 /** Keep them in this browser, also when the page is loaded anew. */
 function store(): void {
-  localStorage.setItem(KEPT, JSON.stringify({ ...keptMeasures(), [state.image!.info.id]: measures }));
+  try {
+    localStorage.setItem(KEPT, JSON.stringify({ ...keptMeasures(), [state.image!.info.id]: measures }));
+  } catch {
+    show("note", "This browser has no room to keep measurements.", "They are gone when the page is loaded anew.");
+  }
+}
+
+/** Another tab measured the same image, or undid it: neither tab writes over what the other one has. */
+function takeOver(): void {
+  const kept = state.image ? (keptMeasures()[state.image.info.id] ?? []) : [];
+  if (!state.image || JSON.stringify(kept) === JSON.stringify(measures)) return;
+  cancel();
+  [past, undone] = [[], []];
+  set(kept, null);
 }
 
 /** Forget what was measured of images that the server has no more. */

@@ -105,6 +105,19 @@ def test_a_phone(browser: Any, server: Any) -> None:
     viewer.close()
 
 
+def test_no_tool_is_cut_off(browser: Any, server: Any) -> None:
+    viewer = Viewer(browser, server.address)
+    viewer.open().show("case.nii.gz", image_bytes(36))
+    for width, height in ((768, 1024), (1024, 768), (1200, 760), (1280, 768)):
+        viewer.page.set_viewport_size({"width": width, "height": height})
+        right = viewer.page.locator("#viewer").bounding_box()["width"]
+        for control in viewer.page.locator(".tools button, .tools .choice, .tools select").all():
+            box = control.bounding_box()
+            assert box is None or box["x"] + box["width"] <= right, control.inner_text()
+        assert viewer.page.locator("#stage").bounding_box()["height"] >= 0.45 * height
+    viewer.close()
+
+
 def test_without_webgl_the_rest_works(browser: Any, server: Any) -> None:
     viewer = browsing.Viewer(browser, server.address)
     viewer.page.add_init_script(

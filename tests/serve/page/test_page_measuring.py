@@ -196,6 +196,36 @@ def test_distances_and_regions(viewer: Viewer, client: Any) -> None:
     )
 
 
+def test_two_tabs_measure_one_image(viewer: Viewer) -> None:
+    first = viewer.open().show("two.nii.gz", gzip.compress(oblique().to_bytes())).page
+    second = viewer.context.new_page()
+    second.goto(viewer.address)
+    second.click("#recent li:first-child .link")
+
+    def measure(page: Any, steps: int) -> None:
+        page.wait_for_selector("#busy", state="hidden")
+        page.bring_to_front()
+        page.keyboard.press("Escape")
+        page.keyboard.press("m")
+        page.focus("#canvas")
+        page.keyboard.press("Enter")
+        for _ in range(steps):
+            page.keyboard.press("ArrowUp")
+        page.keyboard.press("Enter")
+
+    measure(first, 2)
+    one = first.inner_text("#measured li .link")
+    second.wait_for_selector(f"#measured li:has-text('{one}')")
+    measure(second, 3)
+    both = [one, second.inner_text("#measured li:last-child .link")]
+    first.wait_for_selector("#measured li:nth-child(2)")
+    assert first.locator("#measured .link").all_inner_texts() == both
+    first.reload()
+    first.click("#recent li:first-child .link")
+    first.wait_for_selector("#measured li:nth-child(2)")
+    assert first.locator("#measured .link").all_inner_texts() == both
+
+
 class Outline:
     """An outline that is drawn by hand on a sagittal slice, and what is to be told of it."""
 
