@@ -41,6 +41,19 @@ export function trash(what: string, use: () => void): HTMLButtonElement {
   return button;
 }
 
+/** Make a list anew: what had the focus has it again, or what stands in its place where it is gone. */
+export function refill(list: HTMLElement, items: HTMLElement[]): void {
+  const buttons = (): HTMLButtonElement[] => [...list.querySelectorAll<HTMLButtonElement>("button:not([hidden], :disabled)")];
+  const told = (button: HTMLElement): string => button.getAttribute("aria-label") ?? button.textContent ?? "";
+  const before = buttons();
+  const at = before.findIndex((each) => each === document.activeElement);
+  list.replaceChildren(...items);
+  if (at < 0) return;
+  const now = buttons();
+  const same = now.filter((each) => told(each) === told(before[at]!));
+  (same.includes(now[at]!) || !same.length ? now[Math.min(at, now.length - 1)] : same[0])?.focus();
+}
+
 export const quiet = (text: string): HTMLElement => make("span", { className: "quiet" }, text);
 
 export function options(select: HTMLSelectElement, entries: [value: string, text: string][]): void {

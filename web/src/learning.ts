@@ -2,7 +2,7 @@
 
 import * as api from "./api";
 import { saveCorrection, unsaved } from "./correcting";
-import { byId, link, make, quiet, sentence } from "./dom";
+import { byId, link, make, quiet, refill, sentence } from "./dom";
 import { announce, explain } from "./messages";
 import { on, state } from "./state";
 import type { DatasetState, Offers, WorklistState } from "./types";
@@ -133,8 +133,9 @@ function showWorklist(): void {
   byId("worklist-why").textContent = current
     ? [`${order} ${current.dice.toFixed(2)} (${current.structure})`, ...current.reasons].map(sentence).join(" ")
     : "Images to be labelled, the most doubtful first.";
-  list.replaceChildren(
-    ...cases.map(({ place: at, case: name, dice, added }) => {
+  refill(
+    list,
+    cases.map(({ place: at, case: name, dice, added }) => {
       const open = link(name, at === place, () => goTo(at));
       const mark = added ? `✓ in the data set as ${added}` : `${order} ${dice.toFixed(2)}`;
       return make("li", {}, open, quiet(mark));

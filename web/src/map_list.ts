@@ -3,7 +3,7 @@
 import * as api from "./api";
 import { compared, compareWith } from "./comparing";
 import { mayLeave } from "./correcting";
-import { byId, link, make, press, quiet, trash } from "./dom";
+import { byId, link, make, press, quiet, refill, trash } from "./dom";
 import { mapOfJob, maps } from "./labelmaps";
 import { announce, explain, show } from "./messages";
 import { showMap } from "./opening";
@@ -25,7 +25,7 @@ export function connectMapList(shown: Viewer, told: (job: Job) => void): void {
 
 function draw(): void {
   byId("compare-section").hidden = !state.image;
-  list.replaceChildren(...maps.map(item));
+  refill(list, maps.map(item));
   pressCompared();
 }
 

@@ -1,6 +1,6 @@
 /** Distances and regions that are drawn on a plane and stay in its slice: in mm, and what the voxels within hold. */
 
-import { byId, fixed, link, make, quiet, trash } from "./dom";
+import { byId, fixed, link, make, quiet, refill, trash } from "./dom";
 import { announce, show } from "./messages";
 import type { Vector } from "./nifti";
 import { areaOf, type Corner, cornersWithin, distanceTo, inOutline } from "./outlines";
@@ -481,7 +481,7 @@ const HINTS: Record<Kind, string> = {
 function list(): void {
   const steps = past.length + undone.length;
   byId("measures-section").hidden = !measures.length && !steps;
-  byId("measured").replaceChildren(...measures.map(item));
+  refill(byId("measured"), measures.map(item));
   byId("measures-hint").hidden = !selected || !measuring();
   byId("measures-hint").textContent = selected && HINTS[selected.kind];
   byId("measure-steps").hidden = !steps;

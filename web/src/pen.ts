@@ -10,6 +10,7 @@ import { axis, setPlane } from "./position";
 import { chosenBundle } from "./segmenting";
 import { alongStroke, between, closedRegion, indexOf, type Mask, type Point } from "./shapes";
 import { changed, on, state } from "./state";
+import { reveal } from "./structures";
 import { canvasPixel, isOn, placeAt, type Tile } from "./tiles";
 import type { Label } from "./types";
 import type { Viewer } from "./viewer";
@@ -197,8 +198,9 @@ function begin(event: PointerEvent): void {
   if (!place) return;
   begins();
   setPlane(viewer, place.tile.axis);
-  if (tool() === "fill") return fillAt(place.point, place.tile.axis);
   const label = Number(structure.value);
+  reveal(label, viewer);
+  if (tool() === "fill") return fillAt(place.point, place.tile.axis);
   stroke = { edit: new Edit(), tile: place.tile, last: place.point, pointer: event.pointerId, label };
   canvas.setPointerCapture(event.pointerId);
   paint(place.point);
@@ -272,6 +274,7 @@ function useHere(): void {
   if (!penInHand() || !state.image) return;
   begins();
   const [across, label] = [axis(), Number(structure.value)];
+  reveal(label, viewer);
   const point = viewer.place.map((at) => at + 0.5) as Point;
   if (tool() === "fill") return fillAt(point, across);
   const edit = new Edit();

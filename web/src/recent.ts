@@ -2,7 +2,7 @@
 
 import * as api from "./api";
 import { mayLeave } from "./correcting";
-import { byId, link, make, quiet, trash } from "./dom";
+import { byId, link, make, quiet, refill, trash } from "./dom";
 import { ended } from "./events";
 import { forgetMeasures } from "./measuring";
 import { announce, explain } from "./messages";
@@ -44,7 +44,7 @@ async function load(uses: Uses): Promise<void> {
     const cases = images.map((image) => ({ image, jobs: jobs.filter((job) => job.image === image.id).reverse() }));
     const latest = ({ image, jobs }: (typeof cases)[number]): string => jobs[0]?.created ?? image.created;
     cases.sort((a, b) => (latest(a) < latest(b) ? 1 : -1));
-    list.replaceChildren(...cases.map(({ image, jobs }) => item(image, jobs, drawn.get(image.id) ?? [], uses)));
+    refill(list, cases.map(({ image, jobs }) => item(image, jobs, drawn.get(image.id) ?? [], uses)));
     byId("recent-empty").hidden = images.length > 0;
   } catch (error) {
     explain(error, "Listing what is kept", refresh);

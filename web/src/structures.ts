@@ -34,6 +34,14 @@ export function connectStructures(viewer: Viewer): void {
   on("edit", showAmounts);
 }
 
+/** Show a structure that is about to be drawn: nobody draws what is not seen. */
+export function reveal(index: number, viewer: Viewer): void {
+  if (!pressed(byId("toggle-labels"))) toggleLabels(true);
+  if (!hidden.delete(index)) return;
+  viewer.setHidden(hidden);
+  rows(viewer);
+}
+
 export function changeOpacity(by: number): void {
   slider.value = String(Number(slider.value) + by);
   slider.dispatchEvent(new Event("input"));
@@ -54,7 +62,7 @@ function rowsOf(structure: Measured, viewer: Viewer, picture: boolean): HTMLTabl
   const { index, name, color } = structure;
   const spoken = make("span", { className: "hidden-text" }, `Show ${name}`);
   const eye = make("button", { type: "button", className: "eye", title: `Show or hide ${name}` }, swatch(color), spoken);
-  press(eye, true);
+  press(eye, !hidden.has(index));
   eye.addEventListener("click", () => {
     press(eye, !pressed(eye));
     if (pressed(eye)) hidden.delete(index);

@@ -224,6 +224,46 @@ def test_two_people_correct_one(viewer: Viewer, client: Any, bundles: Any) -> No
     assert (drawn != found).sum() == mine["changed_voxels"] > 0
 
 
+def test_what_is_drawn_is_seen_and_what_is_hidden_stays_so(viewer: Viewer, client: Any) -> None:
+    page = viewer.page
+    viewer.open().show("case.nii.gz", image_bytes(25)).segment().opaque()
+    plane = Plane(viewer)
+    (brain,) = (each for each in client.get("/bundles").json() if each["id"] == "brain")
+    left, right = (label["color"] for label in brain["labels"])
+    for structure in ("left", "right"):
+        page.click(f"#structures .eye:has-text('Show {structure}')")
+    page.keyboard.press("l")
+    assert viewer.covered(left) == viewer.covered(right) == 0
+    page.keyboard.press("t")
+    page.select_option("#draw-structure", label="left")
+    page.mouse.click(*plane.middle)
+    assert is_drawn(viewer, left, 0, 0)
+    save(viewer, "Ada")
+    eyes = page.locator("#structures .eye")
+    assert [eye.get_attribute("aria-pressed") for eye in eyes.all()] == ["true", "false"]
+    assert viewer.covered(right) == 0
+
+
+def test_the_keyboard_stays_where_it_is_in_a_list(viewer: Viewer) -> None:
+    page = viewer.page
+    viewer.open().show("case.nii.gz", image_bytes(26)).segment()
+    page.click("#segment")
+    page.wait_for_selector("#maps > li:nth-child(2) [aria-current]")
+
+    def focused() -> str:
+        return str(page.evaluate("() => document.activeElement.closest('#maps li')?.innerText"))
+
+    first = page.locator("#maps > li:first-child .link")
+    first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#maps > li:first-child [aria-current]")
+    assert "shown" in focused()
+    page.keyboard.press("Tab")  # to what deletes it
+    page.keyboard.press("Enter")
+    page.click(".message.note button:has-text('Delete it')")
+    page.wait_for_selector("#maps > li:nth-child(2)", state="detached")
+
+
 def test_a_stroke_outlasts_a_result_that_comes_meanwhile(viewer: Viewer) -> None:
     page = viewer.page
     viewer.open().show("case.nii.gz", image_bytes(24)).segment().opaque()
