@@ -116,7 +116,7 @@ def served(bundle: Path, data: Path) -> Iterator[str]:
 
 def picture_of_page(browser: Browser, address: str, image: Path, shot: Path) -> None:
     """Open an image on the page, segment it and photograph the result."""
-    page = browser.new_page(viewport={"width": 1200, "height": 760})
+    page = browser.new_page(viewport={"width": 1280, "height": 768})
     page.set_default_timeout(120_000)
     page.goto(address)
     page.wait_for_selector("#bundle option", state="attached")

@@ -30,7 +30,7 @@ export function connectStructures(viewer: Viewer): void {
     section.hidden = !state.labels;
     rows(viewer);
   });
-  for (const topic of ["structures", "versions"] as const) on(topic, () => rows(viewer));
+  for (const topic of ["structures", "versions"] as const) on(topic, () => (viewer.setHidden(hidden), rows(viewer)));
   on("edit", showAmounts);
 }
 
