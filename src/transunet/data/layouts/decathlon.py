@@ -39,11 +39,8 @@ def open(folder: Path) -> DataSet:
     if "labels" in content or not cases:
         labels = description.labels_of(folder, content)
     else:
-        meaning = masks.meaning(folder, [case.label for case in cases if case.label])
-        labels = description.Labels(
-            meaning.labels, meaning.values, meaning.regions, meaning.learned_regions
-        )
-        notes += meaning.notes
+        labels = masks.meaning(folder, [case.label for case in cases if case.label])
+        notes += labels.notes
     intensity_range = None
     if "modality" in content or not cases:
         channels = description.channel_names(folder, content, "modality")

@@ -77,16 +77,18 @@ def channel_names(folder: Path, content: Mapping[str, Any], key: str) -> tuple[s
 
 
 class Labels(NamedTuple):
-    """What 'labels' says."""
+    """What the values of label maps mean."""
 
     names: dict[int, str]
     """Class index -> name."""
     indices: dict[int, int]
     """Value -> class index; empty where values are indices."""
-    regions: dict[str, tuple[int, ...]]
+    regions: Mapping[str, tuple[int, ...]] = {}
     """Name -> class indices."""
-    learned_regions: tuple[Region, ...]
+    learned_regions: tuple[Region, ...] = ()
     """The regions where a network is to tell them apart, as 'regions_class_order' asks."""
+    notes: tuple[Problem, ...] = ()
+    """What is to be known where nothing says it, and the label maps were looked through."""
 
 
 def labels_of(folder: Path, content: Mapping[str, Any]) -> Labels:
@@ -100,7 +102,7 @@ def labels_of(folder: Path, content: Mapping[str, Any]) -> Labels:
     values = section(folder, content, "labels", dict)
     if all(map(str.isdecimal, values)) and any(isinstance(name, str) for name in values.values()):
         names = {int(value): str(name) for value, name in values.items()}
-        return Labels(*classes(folder, names), {}, ())
+        return Labels(*classes(folder, names))
     members = {}
     for name, value in values.items():
         numbers = value if isinstance(value, list) else [value]
@@ -133,7 +135,7 @@ def labels_of(folder: Path, content: Mapping[str, Any]) -> Labels:
         name: tuple(indices.get(value, value) for value in numbers)
         for name, numbers in regions.items()
     }
-    return Labels(labels, indices, of_index, ())
+    return Labels(labels, indices, of_index)
 
 
 def named_by_regions(regions: dict[str, tuple[int, ...]]) -> dict[int, str]:

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from transunet.data.checks.problems import Problem, problem_of
 from transunet.data.formats import known_format, raster, read_labels, stem_of
 from transunet.data.formats.raster import COLOUR
 from transunet.data.layouts import description
-from transunet.data.regions import Region
+from transunet.data.text import some
 from transunet.errors import ConfigError, TransUNetError
 
 LABELS = "labels.json"
@@ -36,18 +35,7 @@ _BLUR_VALUES = 4  # different values in each half of the greys that a blurred ed
 _IF_CLASSES = f"If these are several classes, list their values in {LABELS}"
 
 
-@dataclass(frozen=True)
-class Meaning:
-    """Class index -> name, and value -> class index where they differ."""
-
-    labels: dict[int, str]
-    values: dict[int, int]
-    notes: tuple[Problem, ...] = ()
-    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    learned_regions: tuple[Region, ...] = ()
-
-
-def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) -> Meaning:
+def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) -> description.Labels:
     """Return what the values mean: as `labels.json` says, else as found in `masks`.
 
     Args:
@@ -63,13 +51,12 @@ def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) ->
     path, listed = folder / LABELS, None
     if path.is_file():
         content = _listed(path)
-        if order := content.pop("regions_class_order", None):
-            labels = {"labels": content, "regions_class_order": order}
-            names, values, regions, learned = description.labels_of(path, labels)
-            return Meaning(names, values, (), regions, learned)
-        listed = description.classes(path, _listed_values(path, content), as_listed=True)
-        if len(listed[0]) > 2 or set(listed[1]) - {0, 255}:
-            return Meaning(*listed)
+        if regions := _listed_regions(path, content):
+            return regions
+        classes = description.classes(path, _listed_values(path, content), as_listed=True)
+        listed = description.Labels(*classes)
+        if len(listed.names) > 2 or set(listed.indices) - {0, 255}:
+            return listed
     chosen = masks[:: -(-len(masks) // _SAMPLED) or 1]
     with ThreadPoolExecutor(4) as pool:  # decoding waits for the disk, without the interpreter
         counted = dict(zip(chosen, pool.map(_pixels_by_value, chosen), strict=True))
@@ -79,7 +66,7 @@ def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) ->
         total.update(pixels_of_mask)
     single = _one_class(folder, pixels, total)
     if listed:
-        return replace(single, labels=listed[0]) if single else Meaning(*listed)
+        return single._replace(names=listed.names) if single else listed
     if single:
         return single
     foreground = sorted(set(total) - {0})
@@ -100,9 +87,8 @@ def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) ->
     notes = []
     if foreground[-1] >= COLOUR:
         shares = [(total[v] / total.total(), name) for v, name in names.items()]
-        colours = ", ".join(f"{name} ({share:.2%} of the pixels)" for share, name in shares[:12])
-        more = f" and {len(shares) - 12} more" if len(shares) > 12 else ""
-        found = f"the masks are coloured, each colour is a class: {colours}{more}"
+        colours = some([f"{name} ({share:.2%} of the pixels)" for share, name in shares], 12)
+        found = f"the masks are coloured, each colour is a class: {colours}"
         remedy = f"Name them in {LABELS}; a colour of a few pixels is often a soft edge"
         notes.append(Problem("coloured-masks", str(folder), found, remedy, "warning"))
     elif 255 in foreground and len(foreground) > 1:
@@ -119,7 +105,8 @@ def meaning(folder: Path, masks: Sequence[Path], unused: Sequence[Path] = ()) ->
             f"them in {LABELS}"
         )
         notes.append(Problem("many-labels", str(folder), found, remedy, "warning"))
-    return Meaning(*description.classes(folder, {0: "background", **names}), tuple(notes))
+    classes = description.classes(folder, {0: "background", **names})
+    return description.Labels(*classes, notes=tuple(notes))
 
 
 def has_soft_edges(pixels: Counter[int]) -> bool:
@@ -161,7 +148,7 @@ def _pixels_by_value(path: Path) -> Counter[int] | Problem:
 
 def _one_class(
     folder: Path, pixels: Mapping[Path, Counter[int]], total: Counter[int]
-) -> Meaning | None:
+) -> description.Labels | None:
     """What masks mean that tell one class from the background, however they write it.
 
     The foreground may be 1, 255 or (in 16 bits) 65535, another in other files. Between 0 and 255
@@ -194,7 +181,7 @@ def _one_class(
     if soft:
         found = f"edges are soft: {soft}; more than half of 255 is class 1, the rest background"
         notes.append(Problem("soft-edges", str(folder), found, _IF_CLASSES, "warning"))
-    return Meaning(labels, values, tuple(notes))
+    return description.Labels(labels, values, notes=tuple(notes))
 
 
 def _no_foreground(
@@ -216,9 +203,8 @@ def _no_foreground(
         more = f" (and {kinds[kind] - 1} more like it)" if kinds[kind] > 1 else ""
         reasons.append(f"{problem.where}: {problem.found}{more}")
     if unused:
-        names = ", ".join(path.relative_to(folder).as_posix() for path in unused[:3])
-        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
-        reasons.append(f"masks that belong to no image: {names}{more}")
+        names = some([path.relative_to(folder).as_posix() for path in unused], 3)
+        reasons.append(f"masks that belong to no image: {names}")
     remedy = next(iter(first.values())).remedy
     if "missing-label" in kinds:
         remedy = "Give each mask the name of its image, or that name with _mask, _label or _seg"
@@ -234,10 +220,8 @@ def listed_names(path: Path) -> dict[int, str]:
         DataError: when it is wrong.
     """
     content = _listed(path)
-    if order := content.pop("regions_class_order", None):
-        labels = {"labels": content, "regions_class_order": order}
-        return description.labels_of(path, labels)[0]
-    return _listed_values(path, content)
+    regions = _listed_regions(path, content)
+    return regions.names if regions else _listed_values(path, content)
 
 
 def _listed(path: Path) -> dict[str, Any]:
@@ -251,6 +235,13 @@ def _listed(path: Path) -> dict[str, Any]:
             path, "expected an object such as {'background': 0, 'nucleus': 255}"
         )
     return content
+
+
+def _listed_regions(path: Path, content: dict[str, Any]) -> description.Labels | None:
+    """What `labels.json` says where it has regions."""
+    order = content.pop("regions_class_order", None)
+    content = {"labels": content, "regions_class_order": order}
+    return description.labels_of(path, content) if order else None
 
 
 def _listed_values(path: Path, content: Mapping[str, Any]) -> dict[int, str]:

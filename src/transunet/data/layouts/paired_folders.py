@@ -32,6 +32,7 @@ from transunet.data.formats import (
 from transunet.data.formats.dicom.headers import is_dicom
 from transunet.data.layouts import description, masks
 from transunet.data.layouts.description import SPLITS, files_in, folders_in
+from transunet.data.text import some
 from transunet.data.walking import walk
 from transunet.errors import DataError, TransUNetError
 
@@ -88,8 +89,7 @@ def open(folder: Path) -> DataSet:
     dataset = dataset_of(folder, cases, notes)
     if cases and (parts := sorted({pair.part for pair in pairs if pair.part})):
         # They may be patients, but also data sets of their own.
-        more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
-        found = f"its {len(parts)} folders are taken as one data set: {', '.join(parts[:5])}{more}"
+        found = f"its {len(parts)} folders are taken as one data set: {some(parts)}"
         remedy = (
             "If each is a patient, keep its cases together with --group-by; if each is a data set, "
             "give one of them"
@@ -114,20 +114,20 @@ def dataset_of(
             replace(case, name=f"{case.split}_{case.name}") if case.split else case
             for case in cases
         ]
-    labels = [case.label for case in cases if case.label]
-    meaning = masks.meaning(folder, labels, [Path(note.where) for note in unused])
+    label_maps = [case.label for case in cases if case.label]
+    labels = masks.meaning(folder, label_maps, [Path(note.where) for note in unused])
     intensity_range, notes = None, list[Problem]()
     if not channels:
         channels, intensity_range, notes = channels_of(folder, cases)
     return DataSet(
         cases=tuple(cases),
-        labels=meaning.labels,
+        labels=labels.names,
         channels=tuple(channels),
-        label_values=meaning.values,
-        regions=meaning.regions,
-        learned_regions=meaning.learned_regions,
+        label_values=labels.indices,
+        regions=labels.regions,
+        learned_regions=labels.learned_regions,
         intensity_range=intensity_range,
-        notes=(*meaning.notes, *notes, *unused),
+        notes=(*labels.notes, *notes, *unused),
     )
 
 
