@@ -38,7 +38,7 @@ from transunet.evaluation.evaluate import EvaluationRequest, evaluate
 from transunet.evaluation.records import Evaluation
 from transunet.files import write_json
 from transunet.inference.predictor import Predictor
-from transunet.training.out_of_fold import original_data, validation_cases
+from transunet.training.out_of_fold import validation_cases
 from transunet.training.runs import Run
 from transunet.training.teacher import BundleTeacher, Taught, teacher_of
 from transunet.trust.integers import measure_ranges
@@ -115,7 +115,7 @@ def report(
             f"{run.folder} is a cross-validation. Give one of its folds: {run.fold(0)}"
         )
     read_config(best)  # or what is wrong with it
-    data = open_dataset(dataset) if dataset else original_data(run)
+    data = open_dataset(dataset) if dataset else run.original_data()
     labelled = [case for case in data.cases if case.label and case.label.exists()]
     if dataset is None:
         names = {*run.record.splits.parts[recipe.fold or 0].validation}

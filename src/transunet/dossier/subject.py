@@ -92,7 +92,7 @@ def open_subject(source: Path) -> Subject:
         return Subject(source, (source,), config_of(source))
     if (source / "run.json").is_file():
         run = Run.reopen(source)
-        folds = [Run.reopen(folder) for folder in _fold_folders(run)] if run.has_folds else []
+        folds = [Run.reopen(fold) for fold in run.folds if (fold / "run.json").is_file()]
         begun = [(each, _network_of(each.folder)) for each in folds or [run]]
         found = [(each, network) for each, network in begun if network]
         if not found:
@@ -112,11 +112,6 @@ def open_subject(source: Path) -> Subject:
     of_run = whole.name in ("best", "last") and (whole.parent / "run.json").is_file()
     run_beside = Run.reopen(whole.parent) if of_run else None
     return _with_store(Subject(source, (whole,), read_config(whole), run_beside))
-
-
-def _fold_folders(parent: Run) -> list[Path]:
-    folders = [parent.fold(number) for number in range(parent.record.recipe.folds or 0)]
-    return [folder for folder in folders if (folder / "run.json").is_file()]
 
 
 def _network_of(run: Path) -> Path | None:

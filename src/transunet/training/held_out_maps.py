@@ -6,7 +6,6 @@ RUN/held-out/report.html, metrics.csv, metrics.json      all metrics, over all o
 """
 
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,9 @@ from transunet.evaluation.evaluate import (
     write_report,
 )
 from transunet.files import write_json
-from transunet.inference.predictor import Predictor
 from transunet.training.log import read_log
-from transunet.training.out_of_fold import (
-    best_predictor,
-    original_data,
-    out_of_fold,
-    validation_cases,
-)
+from transunet.training.out_of_fold import out_of_fold
 from transunet.training.runs import Run
-from transunet.trust.fitting import HeldOutCase
 
 FOLDER = "held-out"
 _CHOSEN = (
@@ -58,9 +50,7 @@ def held_out_maps(run: Run, device: str | None = None, progress: Progress | None
     folder = run.folder / FOLDER / "labels"
     if (folder / "manifest.json").is_file():
         return folder
-    numbers = range(run.record.recipe.folds or 0) if run.has_folds else ()
-    trained = [run.fold(number) for number in numbers] or [run.folder]
-    if unfinished := [each for each in trained if not read_log(each, "end")]:
+    if unfinished := [each for each in run.folds or [run.folder] if not read_log(each, "end")]:
         raise ConfigError(
             f"{unfinished[0]} has not been trained to the end. Go on with: transunet train "
             f"--resume {run.folder}"
@@ -74,11 +64,8 @@ def held_out_maps(run: Run, device: str | None = None, progress: Progress | None
             f"{run.folder} held out no case. Train with held-out cases (--set holdout=0.2), or "
             "cross-validate: transunet train DATASET -o RUN --folds 5"
         )
-    networks: Iterable[tuple[Predictor, list[HeldOutCase]]] = out_of_fold(run, device)
-    if not run.has_folds:
-        networks = [(best_predictor(run, device), validation_cases(run))]
     told: dict[str, Any] = {}
-    for predictor, cases in networks:
+    for predictor, cases in out_of_fold(run, device):
         for case in cases:
             image, _ = case.read()
             path = folder / label_name(Case(case.name, (Path(image.name),), None))
@@ -105,7 +92,7 @@ def report_held_out(
         The evaluation, and the files of the report.
     """
     labels = held_out_maps(run, device, progress)
-    data = original_data(run)
+    data = run.original_data()
     request = EvaluationRequest(data.folder, layout=data.layout, ignore=data.ignore, subset=True)
     result = evaluate(labels, request)
     evaluation = replace(result.evaluation, notes=(*result.evaluation.notes, _CHOSEN))

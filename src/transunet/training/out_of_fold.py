@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from transunet.bundle.bundle_config import read_config
-from transunet.data.cases import DataSet, file_problems, raise_first
-from transunet.data.layouts import open_dataset
+from transunet.data.cases import file_problems, raise_first
 from transunet.data.prepare import changed_files
 from transunet.data.store import Store
 from transunet.errors import DataError
@@ -19,21 +17,20 @@ from transunet.trust.held_out import held_out_cases
 
 
 def out_of_fold(
-    parent: Run, device: str | None = None, most: int | None = None
+    begun: Run, device: str | None = None, most: int | None = None
 ) -> Iterator[tuple[Predictor, list[HeldOutCase]]]:
-    """Yield, of each fold of a cross-validation, its best network and the cases that it held out.
+    """Yield the best network of a run, or of each fold, and the cases that it held out.
 
     Args:
-        parent: the cross-validation, whose folds are finished.
+        begun: a run, or a cross-validation whose folds are finished.
         device: where the networks compute; the best one there is if not given.
         most: cases of each fold, drawn if there are more; all if not given.
 
     Raises:
         ConfigError, DataError: when a case's original files are gone or not as they were.
     """
-    for number in range(parent.record.recipe.folds or 0):
-        run = Run.reopen(parent.fold(number))
-        yield best_predictor(run, device), validation_cases(run, parent, most)
+    for run in map(Run.reopen, begun.folds) if begun.has_folds else [begun]:
+        yield best_predictor(run, device), validation_cases(run, begun, most)
 
 
 def best_predictor(run: Run, device: str | None = None) -> Predictor:
@@ -62,7 +59,7 @@ def validation_cases(
     names = _drawn(run.record.splits.parts[run.record.recipe.fold or 0].validation, most)
     if not names:
         return []
-    dataset = original_data(begun)
+    dataset = begun.original_data()
     there = {case.name: case for case in dataset.cases}
     chosen = []
     for name in names:
@@ -79,18 +76,6 @@ def validation_cases(
         chosen.append(replace(there[name], group=store.cases[name].group))
     labels = read_config(run.folder / "best").labels
     return held_out_cases(replace(dataset, cases=tuple(chosen)), labels)
-
-
-def original_data(begun: Run) -> DataSet:
-    """Return the data set that a run, or a cross-validation, was prepared from.
-
-    Raises:
-        ConfigError, DataError: when it is gone or cannot be used.
-    """
-    manifest = Store.open(begun.store).manifest
-    # Data that came unprepared may have been moved since, which the run then knows.
-    folder = Path(manifest.folder) if begun.dataset == begun.store else begun.dataset
-    return open_dataset(folder, manifest.layout, manifest.ignore)
 
 
 def _drawn(names: Sequence[str], most: int | None) -> list[str]:

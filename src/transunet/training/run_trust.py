@@ -65,7 +65,7 @@ def fit_folds(parent: Run, device: str | None = None, progress: Progress | None 
     with locked(parent.folder, ALONE):
         pooled: list[Evidence] = []
         copies = worsened_copies(sum(len(part.validation) for part in parent.record.splits.parts))
-        bundles = [parent.fold(k) / "best" for k in range(parent.record.recipe.folds or 0)]
+        bundles = [folder / "best" for folder in parent.folds]
         for bundle, (predictor, cases) in zip(
             bundles, out_of_fold(parent, device, MOST), strict=True
         ):

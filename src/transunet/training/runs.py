@@ -151,6 +151,12 @@ class Run:
         """Return the folder of a cross-validation's fold, from 0."""
         return self.folder / f"fold-{number}"
 
+    @property
+    def folds(self) -> list[Path]:
+        """The folders of a cross-validation's folds, begun or not; none of one run."""
+        numbers = range(self.record.recipe.folds or 0) if self.has_folds else ()
+        return [self.fold(number) for number in numbers]
+
     def recipe(self) -> Recipe | None:
         """Return the recipe in effect, or None while it has not been derived."""
         path = self.folder / "recipe.json"
@@ -158,6 +164,17 @@ class Run:
             return None
         values = read_json(path, "Restore the file, or train into a new folder.")
         return Recipe.from_json(values, str(path))
+
+    def original_data(self) -> DataSet:
+        """Return the data set that the run, or the cross-validation, was prepared from.
+
+        Raises:
+            ConfigError, DataError: when it is gone or cannot be used.
+        """
+        manifest = Store.open(self.store).manifest
+        # Data that came unprepared may have been moved since, which the run then knows.
+        folder = Path(manifest.folder) if self.dataset == self.store else self.dataset
+        return open_dataset(folder, manifest.layout, manifest.ignore)
 
     def with_data_at(self, dataset: Path) -> Self:
         """Return the run with its data set, which was moved, at `dataset`, and remember that.
@@ -548,7 +565,7 @@ def _taught(
     settings, fold = record.recipe.distillation, record.recipe.fold or 0
     assert settings is not None
     if world.first and not taught_by(folder):
-        data = Path(store.manifest.folder) if run.dataset == run.store else run.dataset
+        data = run.original_data()
         teaching = Teaching.of(settings, store, data, record.splits, fold, device)
         teaching.teach(folder, progress)
     world.wait()
@@ -613,12 +630,11 @@ class CrossValidation:
 
 def summarise_folds(parent: Run) -> CrossValidation | None:
     """Write RUN/folds.json and return it, or None while a fold is missing or unfinished."""
-    folders = [parent.fold(number) for number in range(parent.record.recipe.folds or 0)]
-    if not all(read_log(folder, "end") for folder in folders):
+    if not all(read_log(folder, "end") for folder in parent.folds):
         return None
     best = [
         [entry for entry in read_log(folder, "validation") if entry["best"]][-1]
-        for folder in folders
+        for folder in parent.folds
     ]
     measured = [dice for entry in best for dice in entry["cases"].values()]
     values = {

@@ -26,7 +26,6 @@ from transunet.batch.outputs import label_name, write_labels
 from transunet.data.cases import IGNORED, Case, DataSet, image_problems, raise_first
 from transunet.data.formats import open_image, read_image
 from transunet.data.inputs import find_inputs
-from transunet.data.layouts import open_dataset
 from transunet.data.prepare import changed_files, prepare, working_region
 from transunet.data.processes import Progress
 from transunet.data.resize import resize
@@ -122,7 +121,7 @@ class Teaching:
         cls,
         settings: Distillation,
         store: Store,
-        data: Path,
+        data: DataSet,
         splits: Splits,
         fold: int = 0,
         device: str | None = None,
@@ -132,22 +131,21 @@ class Teaching:
         Args:
             settings: name it.
             store: of the cases.
-            data: where the data set lies that the store was prepared from.
+            data: the data set that the store was prepared from.
             splits: which of them train.
             fold: in which part of the splits.
             device: where bundles compute; the best one there is if not given.
         """
         teacher = teacher_of(settings, Taught.of(store), device)
-        dataset = open_dataset(data, store.manifest.layout, store.manifest.ignore)
         part = splits.parts[fold]
         names = part.train
-        there = {case.name: case for case in dataset.cases if case.label}
+        there = {case.name: case for case in data.cases if case.label}
         if missing := sorted({*names} - {*there}):
             raise DataError(
-                f"{data} no longer has the cases {', '.join(missing[:8])} that {store.path} was "
-                "made of; the teacher has to see their images. Restore them."
+                f"{data.folder} no longer has the cases {', '.join(missing[:8])} that "
+                f"{store.path} was made of; the teacher has to see their images. Restore them."
             )
-        dataset = replace(dataset, cases=tuple(there[name] for name in names))
+        dataset = replace(data, cases=tuple(there[name] for name in names))
         images = _unlabelled(Path(settings.images), store, part) if settings.images else ()
         teacher.check((*dataset.cases, *images))
         return cls(settings, teacher, store, dataset, images)
