@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -11,13 +11,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def prefetch(items: Iterable[Item], depth: int = 1) -> Generator[Item]:
-    """Yield `items`, which another thread goes through, at most `depth` of them ahead.
+def prefetch(items: Iterable[Item]) -> Generator[Item]:
+    """Yield `items`, which another thread goes through, one of them ahead.
 
     What it raises is raised here. Left early, it stops after the item that it is at.
     """
     ready: queue.Queue[tuple[str, Any]] = queue.Queue()
-    room, stopped = threading.Semaphore(depth), threading.Event()
+    room, stopped = threading.Semaphore(1), threading.Event()
 
     def fill() -> None:
         source = iter(items)
@@ -46,15 +46,13 @@ def prefetch(items: Iterable[Item], depth: int = 1) -> Generator[Item]:
         thread.join()
 
 
-def map_in_thread(
-    work: Callable[[Item], Result], items: Iterable[Item], depth: int = 2
-) -> Iterator[Result]:
-    """Yield `work(item)` in order, done in another thread, at most `depth` of them behind."""
+def map_in_thread(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
+    """Yield `work(item)` in order, done in another thread, at most two of them behind."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for item in items:
             pending.append(pool.submit(work, item))
-            if len(pending) >= depth:
+            if len(pending) == 2:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

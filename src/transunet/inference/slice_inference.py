@@ -5,7 +5,6 @@ is made and the last one's logits become labels: nothing of a volume's size is c
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +27,7 @@ from transunet.inference.logits import (
     pieces,
     probabilities_of,
 )
-from transunet.inference.prefetch import prefetch
+from transunet.inference.prefetch import map_in_thread, prefetch
 
 if TYPE_CHECKING:
     from transunet.backends.protocol import Logits
@@ -132,16 +131,11 @@ def label_slices(
             labels[some] = nearest(label_map_of(logits, regions, 0), size, edge="scipy")
         return int(part.stop)
 
-    tell = progress or (lambda done, count: None)
     computed = slice_logits(network, slices, context=context, batch_size=batch_size, edge=edge)
-    stored = None
-    with ThreadPoolExecutor(1) as after:
-        for part, logits in computed:
-            if stored:
-                tell(stored.result(), len(slices))  # no more than two batches of logits are held
-            stored = after.submit(store, part, logits)
-        if stored:
-            tell(stored.result(), len(slices))
+    with closing(map_in_thread(lambda batch: store(*batch), computed)) as stored:
+        for done in stored:  # no more than two batches of logits are held
+            if progress is not None:
+                progress(done, len(slices))
     return labels
 
 
