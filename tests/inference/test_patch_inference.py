@@ -18,7 +18,7 @@ from transunet.data.sampling.patches import Patches
 from transunet.data.sampling.slices import Slices
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
-from transunet.inference.logits import softmax
+from transunet.inference.logits import probabilities_of
 from transunet.inference.patch_inference import blended_planes, resized_planes
 from transunet.inference.predictor import Predictor
 from transunet.inference.slice_inference import VolumeSlices
@@ -72,7 +72,7 @@ def test_monai_gives_the_same_where_its_windows_lie_the_same(name, shape):
     inferer = inferers.SlidingWindowInferer(SIZE, 4, overlap=0.5, mode="gaussian")
     with torch.inference_mode():
         expected = inferer(
-            torch.from_numpy(array[None]), lambda batch: softmax(network(batch.numpy()))
+            torch.from_numpy(array[None]), lambda batch: probabilities_of(network(batch.numpy()))
         )
     found = whole(network, array, Patches(size=SIZE), batch_size=4)
     assert expected.std() > 0.01
@@ -96,7 +96,7 @@ def test_monai_gives_the_same_with_other_overlaps_and_mirrored(overlap, shape, m
     def probabilities(flipped: NDArray[np.float32]) -> NDArray[np.float32]:
         given = torch.from_numpy(np.ascontiguousarray(flipped))
         with torch.inference_mode():
-            return inferer(given, lambda batch: softmax(network(batch.numpy()))).numpy()
+            return inferer(given, lambda batch: probabilities_of(network(batch.numpy()))).numpy()
 
     flips = list(product((False, True), repeat=3)) if mirrored else [(False, False, False)]
     expected = 0
@@ -136,7 +136,7 @@ def every_patch_computed(
         ends = zip(position, sampling.size, strict=True)
         box = tuple(slice(40 + n, 40 + n + side) for n, side in ends)
         patch = sampling.read(array, position, sampling.padding)
-        total[:, *box] += softmax(network(patch[None]))[0] * sampling.weights()
+        total[:, *box] += probabilities_of(network(patch[None]))[0] * sampling.weights()
         weight[box] += sampling.weights()
     inside = tuple(slice(40, 40 + n) for n in shape)
     return (total[:, *inside] / weight[inside]).swapaxes(0, 1)
@@ -254,7 +254,7 @@ def test_mirroring_averages_eight_mirror_images(name):
             for flips in product((False, True), repeat=3):
                 axes = [axis + 2 for axis, flip in enumerate(flips) if flip]
                 logits = network(np.ascontiguousarray(np.flip(images, axes)))
-                total = total + np.flip(softmax(logits).numpy(), axes)
+                total = total + np.flip(probabilities_of(logits).numpy(), axes)
             return np.log(total / 8)
 
     expected = Predictor(Mean(), MRI, LABELS)(image)

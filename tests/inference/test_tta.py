@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from prediction import noise, tiny_bundle, tiny_model
 from transunet.backends.pytorch import TorchNetwork
 from transunet.errors import ConfigError
-from transunet.inference.logits import as_array, softmax
+from transunet.inference.logits import as_array, probabilities_of
 from transunet.inference.predictor import Predictor
 from transunet.inference.tta import Ensemble, MirrorTTA
 
@@ -37,22 +37,24 @@ def images() -> NDArray[np.float32]:
 
 def test_an_ensemble_is_the_mean_of_the_softmax(images: NDArray[np.float32]) -> None:
     members = [Tilted(0.1), Tilted(-0.3), Tilted(0.7)]
-    expected = np.mean([softmax(member(images)) for member in members], axis=0)
-    np.testing.assert_allclose(softmax(Ensemble(members)(images)), expected, atol=1e-6)
+    expected = np.mean([probabilities_of(member(images)) for member in members], axis=0)
+    np.testing.assert_allclose(probabilities_of(Ensemble(members)(images)), expected, atol=1e-6)
 
 
 def test_an_ensemble_of_one_kind_is_that_kind(images: NDArray[np.float32]) -> None:
     alone = Tilted(0.2)
     np.testing.assert_allclose(
-        softmax(Ensemble([alone, alone])(images)), softmax(alone(images)), atol=1e-6
+        probabilities_of(Ensemble([alone, alone])(images)),
+        probabilities_of(alone(images)),
+        atol=1e-6,
     )
 
 
 def test_mirrored_is_the_mean_over_the_four_mirror_images(images: NDArray[np.float32]) -> None:
     network, total = Tilted(0.2), 0
     for axes in ((), (2,), (3,), (2, 3)):
-        total = total + np.flip(softmax(network(np.flip(images, axes))), axes)
-    np.testing.assert_allclose(softmax(MirrorTTA(network)(images)), total / 4, atol=1e-6)
+        total = total + np.flip(probabilities_of(network(np.flip(images, axes))), axes)
+    np.testing.assert_allclose(probabilities_of(MirrorTTA(network)(images)), total / 4, atol=1e-6)
 
 
 def test_mirrored_in_3d_is_the_mean_over_eight(images: NDArray[np.float32]) -> None:
@@ -66,8 +68,8 @@ def test_mirrored_in_3d_is_the_mean_over_eight(images: NDArray[np.float32]) -> N
     volumes = np.stack([images, 2 * images, -images], axis=2)
     network, total = Deep(0.2), np.zeros(1)
     for axes in ((), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4)):
-        total = total + np.flip(softmax(network(np.flip(volumes, axes))), axes)
-    np.testing.assert_allclose(softmax(MirrorTTA(network)(volumes)), total / 8, atol=1e-6)
+        total = total + np.flip(probabilities_of(network(np.flip(volumes, axes))), axes)
+    np.testing.assert_allclose(probabilities_of(MirrorTTA(network)(volumes)), total / 8, atol=1e-6)
 
 
 def test_mirrored_does_not_care_how_the_image_lies(images: NDArray[np.float32]) -> None:
@@ -92,8 +94,8 @@ def test_bundles_make_an_ensemble(tmp_path: Path) -> None:
 
     small = resize(slices, (32, 32), edge="kept")
     members = [TorchNetwork(tiny_model(seed), "cpu") for seed in (1, 2)]
-    expected = np.mean([as_array(softmax(member(small))) for member in members], axis=0)
-    np.testing.assert_allclose(softmax(predictor.network(small)), expected, atol=1e-5)
+    expected = np.mean([as_array(probabilities_of(member(small))) for member in members], axis=0)
+    np.testing.assert_allclose(probabilities_of(predictor.network(small)), expected, atol=1e-5)
     assert predictor.fingerprint != Predictor.from_pretrained(sources[0]).fingerprint
 
 

@@ -41,11 +41,14 @@ def enlarge(logits: "Logits", size: tuple[int, int]) -> "Logits":
 
 def probabilities_of(logits: "Logits", regions: bool = False) -> "Logits":
     """Return the probabilities of classes, or of each region, (B, classes, *spatial)."""
-    if not regions:
-        return softmax(logits)
     if not isinstance(logits, np.ndarray):
-        return logits.sigmoid()
-    return np.asarray(expit(logits), dtype=np.float32)
+        return logits.sigmoid() if regions else logits.softmax(dim=1)
+    if regions:
+        return np.asarray(expit(logits), dtype=np.float32)
+    raised = logits - logits.max(axis=1, keepdims=True)
+    np.exp(raised, out=raised)  # in place: fresh memory costs more than the exponentials
+    raised /= raised.sum(axis=1, keepdims=True)
+    return np.asarray(raised, dtype=np.float32)
 
 
 def logits_of(probabilities: "Logits", regions: bool = False) -> "Logits":
@@ -59,16 +62,6 @@ def logits_of(probabilities: "Logits", regions: bool = False) -> "Logits":
     if not regions:
         return np.asarray(np.log(np.maximum(probabilities, smallest)), dtype=np.float32)
     return np.asarray(logit(np.clip(probabilities, edge, 1 - edge)), dtype=np.float32)
-
-
-def softmax(logits: "Logits") -> "Logits":
-    """Return the probabilities, (B, classes, *spatial)."""
-    if not isinstance(logits, np.ndarray):
-        return logits.softmax(dim=1)
-    raised = logits - logits.max(axis=1, keepdims=True)
-    np.exp(raised, out=raised)  # in place: fresh memory costs more than the exponentials
-    raised /= raised.sum(axis=1, keepdims=True)
-    return np.asarray(raised, dtype=np.float32)
 
 
 def tempered(

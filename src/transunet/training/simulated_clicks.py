@@ -5,6 +5,7 @@ own previous prediction, given back with the clicks, from which it learns to be 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from transunet.backends.pytorch import evaluating
 from transunet.data.click_maps import PlacedClick, draw_guidance, largest_error, middle_of
+from transunet.inference.logits import label_map_of
 from transunet.models.segmentation_network import SegmentationNetwork
 from transunet.training.sampler import SampleKey
 from transunet.training.step import autocast
@@ -66,7 +68,8 @@ class SimulatedClicks:
             active = [i for i, number in enumerate(rounds) if number > done]
             with evaluating(self.model), autocast(images.device, self.precision):
                 logits = self.model(images[active], guidance=guidance[active])
-            for i, found in zip(active, self._found(logits).cpu().numpy(), strict=True):
+            regions = range(1, len(config.regions) + 1)
+            for i, found in zip(active, label_map_of(logits.float(), regions, 0), strict=True):
                 counted = None
                 if self.ignored is not None:
                     counted = (labels[i] != self.ignored).cpu().numpy()
@@ -85,18 +88,9 @@ class SimulatedClicks:
             positions[torch.isin(labels, torch.tensor(members).to(labels))] = number
         return positions
 
-    def _found(self, logits: Tensor) -> Tensor:
-        """Return the positions (B, *spatial) that logits (B, K, *spatial) stand for."""
-        if not self.model.config.regions:
-            return logits.argmax(1)
-        positions = torch.zeros_like(logits[:, 0], dtype=torch.int64)
-        for number in range(logits.shape[1]):
-            positions[logits[:, number] > 0] = number + 1
-        return positions
-
 
 def _clicks_at_errors(
-    found: NDArray[np.int64],
+    found: NDArray[Any],
     wanted: NDArray[np.int64],
     counted: NDArray[np.bool_] | None,
     rng: np.random.Generator,
