@@ -9,12 +9,16 @@ import torch
 from transunet.errors import ConfigError
 
 
-def choose_device(name: str | None = None) -> torch.device:
+def choose_device(name: str | torch.device | None = None) -> torch.device:
     """Return the device called `name` ("cpu", "cuda", "cuda:1", "mps"), or the best one there is.
+
+    One of PyTorch's own is taken as it is.
 
     Raises:
         ConfigError: when there is no such device here; the message names those that there are.
     """
+    if isinstance(name, torch.device):
+        return name
     available = _available()
     if name is None or name == "auto":
         return torch.device(available[0])

@@ -88,7 +88,7 @@ class AttentionView:
         context: int = 0,
         sampling: Sampling | None = None,
     ) -> None:
-        self.device = device if isinstance(device, torch.device) else choose_device(device)
+        self.device = choose_device(device)
         self.model = model.to(self.device)
         if sampling is None and model.config.axes == 3:
             sampling = Patches(size=model.config.image_size)

@@ -74,7 +74,7 @@ class TorchNetwork(OnDevice):
     def __init__(
         self, model: SegmentationNetwork, device: str | torch.device | None = None
     ) -> None:
-        self._device = device if isinstance(device, torch.device) else choose_device(device)
+        self._device = choose_device(device)
         self.model = model.to(self._device)
 
     @property
@@ -134,7 +134,7 @@ class FixedNetwork(OnDevice):
     ) -> None:
         self.image_size, self._fingerprint = image_size, fingerprint
         self.compiled, self.precision = compiled, precision
-        self._device = device if isinstance(device, torch.device) else choose_device(device)
+        self._device = choose_device(device)
         self._type = _TYPES.get(precision, torch.float32)
         # Convolutions of slices are faster with the channels last, on either processor.
         last = len(image_size) == 2 and self._device.type in ("cpu", "cuda")
