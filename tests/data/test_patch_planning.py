@@ -173,7 +173,7 @@ def measured(nonzero=1.0, foreground=((100, 20), (140, 30))):
         values = np.random.default_rng(number).normal(mean, deviation, (1, 10, 30, 1000))
         label = Volume(np.ones((1, 10, 30, 1000), np.uint8), np.eye(4))
         image = Volume(values.astype(np.float32), np.eye(4))
-        case = CaseFingerprint.of(image, label, {0: "background", 1: "a"}, None, finely=True)
+        case = CaseFingerprint.of(image, label, {0: "background", 1: "a"}, finely=True)
         cases.append(case.replace(nonzero=nonzero))
     return cases
 

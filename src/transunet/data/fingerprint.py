@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from transunet.data.checks.suitability import PERCENTILES, SAMPLES
+from transunet.data.checks.suitability import PERCENTILES, SAMPLES, modality_of_header
 from transunet.data.volume import Volume
 from transunet.settings import Configuration
 
@@ -62,7 +62,6 @@ class CaseFingerprint(Configuration):
         image: Volume,
         label: Volume,
         known: Mapping[int, str],
-        modality: str | None,
         finely: bool = False,
     ) -> Self:
         """Measure a case.
@@ -71,7 +70,6 @@ class CaseFingerprint(Configuration):
             image: its volume.
             label: its label map, class indices.
             known: the classes; others (what nobody labelled) count in none.
-            modality: what the image's header tells.
             finely: also what planning for networks of three axes needs.
         """
         classes, counts = np.unique(label.array.ravel("K"), return_counts=True)
@@ -88,7 +86,7 @@ class CaseFingerprint(Configuration):
             shape=image.spatial_shape,
             spacing_mm=image.spacing_mm,
             orientation=image.orientation,
-            modality=modality,
+            modality=modality_of_header(image.header),
             intensities=intensities_of(image.array),
             foreground=intensities_of(inside),
             voxels={index: count for index, count in voxels.items() if index in known},

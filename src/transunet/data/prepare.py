@@ -28,7 +28,6 @@ from transunet.data.cases import (
     raise_first,
 )
 from transunet.data.checks.problems import Problem, log_warnings, problem_of
-from transunet.data.checks.suitability import modality_of_header
 from transunet.data.fingerprint import CaseFingerprint, summarise
 from transunet.data.formats import files_of, warn_of_contradictions
 from transunet.data.planning import grids_of, preprocessing_for, volume_preprocessing
@@ -48,6 +47,7 @@ from transunet.data.store import (
     case_folder,
     case_on_disk,
 )
+from transunet.data.text import extents
 from transunet.data.volume import Volume
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError, TransUNetError
@@ -213,7 +213,7 @@ def _raise_if_too_coarse(preprocessing: Preprocessing, cases: Sequence[Case]) ->
     wanted = [mm or own_mm for mm, own_mm in zip(preprocessing.spacing_mm, has, strict=True)]
     left = np.maximum(1, np.round(own * has / wanted))
     if np.any((left < _FEWEST) & (own >= _FEWEST)):
-        before, after, mm = (" x ".join(f"{n:.4g}" for n in each) for each in (own, left, wanted))
+        before, after, mm = (extents(each, ".4g") for each in (own, left, wanted))
         raise ConfigError(
             f"A spacing of {mm} mm leaves {after} voxels (planes, rows, columns) of the median "
             f"volume's {before}; expected {_FEWEST} along each axis. Choose a finer --spacing (of "
@@ -260,13 +260,7 @@ def _prepare_case(
             if index
         },
         unlabelled=tuple(np.flatnonzero(unlabelled).tolist()),
-        fingerprint=CaseFingerprint.of(
-            image,
-            label,
-            dataset.labels,
-            modality_of_header(image.header),
-            finely=preprocessing.of_volumes,
-        ),
+        fingerprint=CaseFingerprint.of(image, label, dataset.labels, preprocessing.of_volumes),
     )
     remedy = "Choose another place or make room; the cases that are done stay done."
     with writing(store, remedy), atomic_path(case_folder(store, case.name)) as folder:
@@ -348,13 +342,12 @@ def _measure_case(
     image, label = dataset.read_case(case)
     assert label is not None
     _refuse_plane(image)
-    modality = modality_of_header(image.header)
-    return CaseFingerprint.of(image, label, dataset.labels, modality, finely=True)
+    return CaseFingerprint.of(image, label, dataset.labels, finely=True)
 
 
 def _refuse_plane(image: Volume) -> None:
     if min(image.spatial_shape) == 1:
-        shape = " x ".join(map(str, image.spatial_shape))
+        shape = extents(image.spatial_shape)
         found = f"it is a picture or a single plane ({shape} voxels), and no volume"
         remedy = (
             "Take a network of two axes: prepare --dimensions 2; train: a --model or --weights "
