@@ -108,10 +108,10 @@ class Explanation:
             written.append(folder / f"{name}_queries.csv")
             write_rows([("query", "label", "share"), *rows], written[-1])
         shown: list[AttentionMap | QueryMask] = [*self.maps, *self.query_masks]
-        for one in shown:
-            values = one.on(self.image)
+        for shown_map in shown:
+            values = shown_map.on(self.image)
             suffix = ".nii.gz" if format_ == "nii" else ".npy"
-            with atomic_path(path := folder / f"{name}_{one.name}{suffix}") as scratch:
+            with atomic_path(path := folder / f"{name}_{shown_map.name}{suffix}") as scratch:
                 if format_ == "npy":
                     np.save(scratch, values.array[0])
                 else:

@@ -15,7 +15,7 @@ from transunet.data.sampling.slices import Planes
 from transunet.data.store import MANIFEST, Store
 from transunet.errors import ConfigError, DataError
 from transunet.inference.slice_inference import VolumeSlices
-from transunet.inference.typical_samples import spread, typical_samples, usual_count
+from transunet.inference.typical_samples import evenly_chosen, typical_samples, usual_count
 
 Progress = Callable[[int, int], None]
 
@@ -62,7 +62,7 @@ def calibration_images(
     else:
         cases = find_inputs(paths, len(config.preprocessing.channels))
         readers = [partial(_planes_of_image, case, config) for case in cases]
-    readers = spread(readers, count)
+    readers = evenly_chosen(readers, count)
     each = -(-count // len(readers))
     samples: list[NDArray[np.float32]] = []
     for done, read in enumerate(readers, start=1):
@@ -73,7 +73,7 @@ def calibration_images(
         raise DataError(
             f"{paths[0]}: every {sampling.kind[:-1]} is empty; expected images to calibrate with."
         )
-    return np.stack(spread(samples, count))
+    return np.stack(evenly_chosen(samples, count))
 
 
 def _planes_of_image(case: Case, config: BundleConfig) -> tuple[Planes, Sequence[int]]:

@@ -43,22 +43,24 @@ def typical_samples(
     images: list[tuple[Place, NDArray[np.float32]]]
     if isinstance(sampling, Patches):
         array = planes[0 : len(planes)].swapaxes(0, 1)
-        places = spread(sampling.positions(array.shape[1:]), _CANDIDATES * most)
+        places = evenly_chosen(sampling.positions(array.shape[1:]), _CANDIDATES * most)
         images = [(place, sampling.read(array, place, sampling.padding)) for place in places]
     else:
-        chosen = spread(range(len(planes)) if numbers is None else numbers, _CANDIDATES * most)
+        chosen = evenly_chosen(
+            range(len(planes)) if numbers is None else numbers, _CANDIDATES * most
+        )
         images = [(number, sample_at(planes, number, sampling.context)) for number in chosen]
     contrast = [float(image.std()) for _, image in images]
     # Those whose contrast is far below the others' are empty.
     least = max(float(np.median(contrast)) / 2, float(np.finfo(np.float32).tiny))
-    kept = [image for image, one in zip(images, contrast, strict=True) if one >= least]
+    kept = [image for image, own in zip(images, contrast, strict=True) if own >= least]
     return [
         (place, resize(image, sampling.size, order=3, edge="kept"))
-        for place, image in spread(kept, most)
+        for place, image in evenly_chosen(kept, most)
     ]
 
 
-def spread(values: Sequence[Value], most: int) -> list[Value]:
+def evenly_chosen(values: Sequence[Value], most: int) -> list[Value]:
     """Return up to `most` of `values`, spread evenly: the middle of as many equal parts."""
     count = min(len(values), most)
     return [values[int((i + 0.5) * len(values) / count)] for i in range(count)]

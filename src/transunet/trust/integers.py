@@ -16,7 +16,7 @@ from transunet.data.sampling.patches import Patches
 from transunet.device import choose_device
 from transunet.errors import DataError
 from transunet.inference.slice_inference import VolumeSlices
-from transunet.inference.typical_samples import spread, typical_samples, usual_count
+from transunet.inference.typical_samples import evenly_chosen, typical_samples, usual_count
 from transunet.models.network_fingerprint import fingerprint_of
 from transunet.models.quantised import measured_ranges, quantised
 from transunet.trust.fitting import HeldOutCase
@@ -45,7 +45,7 @@ def measure_ranges(
     on = choose_device(device)
     model, config = from_pretrained(bundle, on)
     count = usual_count(config.sampling)
-    samples = spread(list(_samples(cases, config, 2 * count)), 2 * count)
+    samples = evenly_chosen(list(_samples(cases, config, 2 * count)), 2 * count)
     if not samples:
         raise DataError(f"{bundle}: every slice of the held-out cases is empty.")
     # Neighbours of one case, in turn: what is checked was not measured.
@@ -57,7 +57,7 @@ def measure_ranges(
 
 def _samples(cases: Sequence[HeldOutCase], config: BundleConfig, most: int) -> Iterator[Sample]:
     sampling, preprocessing = config.sampling, config.preprocessing
-    chosen = spread(cases, most)
+    chosen = evenly_chosen(cases, most)
     for case in chosen:
         image, label = case.read()
         planes = VolumeSlices(image, preprocessing)

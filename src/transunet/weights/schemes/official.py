@@ -34,7 +34,7 @@ def renamed(entries: Mapping[str, Tensor]) -> RenamedState:
     """
     plain = {_plain(name): name for name in entries}
     prefixes = Counter(match[1] for name in plain if (match := _NETWORK.match(name)))
-    prefix = max(prefixes, key=lambda one: (bool(_AVERAGE.search(one)), prefixes[one]))
+    prefix = max(prefixes, key=lambda known: (bool(_AVERAGE.search(known)), prefixes[known]))
     origin, unused, unknown = {}, [], {}
     for name, theirs in plain.items():
         ours = name.removeprefix(prefix) if name.startswith(prefix) else ""
