@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, FiniteFloat, model_validator
 
 from transunet.data.classes import classes_named
+from transunet.data.text import extents
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, DataError
 from transunet.files import read_json
@@ -50,7 +51,7 @@ class Click(Configuration):
         if self.voxel is not None and len(self.voxel) == 2 and shape[2] > 1:
             raise DataError(
                 f"{image.name}: a click at voxel {list(self.voxel)} has two numbers, and the image "
-                f"has {' x '.join(map(str, shape))} voxels. Give three."
+                f"has {extents(shape)} voxels. Give three."
             )
         if self.mm is not None:
             place = np.rint(np.linalg.inv(image.affine) @ (*self.mm, 1))[:3].tolist()
@@ -60,7 +61,7 @@ class Click(Configuration):
             said = f"mm {list(self.mm)}" if self.mm else f"voxel {list(self.voxel or ())}"
             raise DataError(
                 f"{image.name}: a click at {said} lies outside the image of "
-                f"{' x '.join(map(str, shape))} voxels, counted from 0. Correct its place."
+                f"{extents(shape)} voxels, counted from 0. Correct its place."
             )
         x, y, z = map(int, place)
         return x, y, z

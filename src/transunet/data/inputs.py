@@ -22,6 +22,7 @@ from transunet.data.formats import (
     stem_of,
     suffix_of,
 )
+from transunet.data.text import count_of_each
 from transunet.errors import ConfigError, DataError, TransUNetError
 
 ALL_SERIES = "all"
@@ -157,7 +158,7 @@ def _images_below(folder: Path) -> list[Case]:
     images: list[Case] = []
     for inner, files in walked.folders:
         images += _images_in(folder, inner, files, passed_over)
-    without = f"passed over: {_counted(passed_over)}"
+    without = f"passed over: {count_of_each(passed_over)}"
     if not images:
         more = f"; {without}" if passed_over else ""
         raise ConfigError(f"The folder {folder} holds no images ({', '.join(FORMATS)}){more}.")
@@ -236,12 +237,8 @@ def _group_slices(images: list[Case]) -> tuple[list[Case], list[Case]]:
             no_slices.update({file: why for file in files if (why := why_no_slice(file))})
     if no_slices and (cases or len(no_slices) < len(images)):  # else reading them tells why
         taken |= no_slices.keys()
-        _LOGGER.info("Passed over: %s", _counted(Counter(no_slices.values())))
+        _LOGGER.info("Passed over: %s", count_of_each(Counter(no_slices.values())))
     return cases, [image for image in images if image.images[0] not in taken]
-
-
-def _counted(kinds: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _join_channels(images: Iterable[Case], channels: int) -> list[Case]:

@@ -30,6 +30,7 @@ from transunet.data.preprocessing import (
     coarse_axis,
     planes_first,
 )
+from transunet.data.text import extents
 from transunet.data.volume import Grid
 from transunet.errors import ConfigError, DataError, GeometryError
 
@@ -174,39 +175,7 @@ def volume_preprocessing(
         orientation=orientation,
         slice_axis=slice_axis,
     )
-    foreground = foreground_of(cases)
-    if normalisation == "foreground" and not foreground:
-        raise ConfigError("--normalisation foreground needs labelled voxels, and no case has any.")
-    empty = 1 - float(np.median([case.nonzero for case in cases]))
-    channels, reasons = [], []
-    for number, channel in enumerate(own.channels):
-        asked = normalisation is not None or window is not None
-        is_ct = channel.normalisation == "clip" and not asked
-        if foreground and (is_ct or normalisation == "foreground"):
-            low, high = window or foreground_percentiles(cases, number, CLIPPED)
-            channel = channel.replace(
-                normalisation="foreground",
-                low=_short(low),
-                high=_short(max(high, low + 1e-3)),
-                mean=_short(foreground[number].mean),
-                deviation=_short(foreground[number].deviation) or 1.0,
-            )
-            reasons.append(
-                "the labelled voxels' mean and deviation, clipped to "
-                + ("the window" if window else "their 0.5 and 99.5 percentiles")
-                + ("; CT counts in Hounsfield units, the same in every volume" if is_ct else "")
-            )
-        elif channel.normalisation == "zscore" and not asked and empty >= _EMPTY:
-            channel = channel.replace(normalisation="nonzero")
-            reasons.append(
-                f"no absolute scale is known, and {empty:.0%} of the voxels (median) are exactly "
-                "0: they are no tissue, and what lies around the rest is cut off in the store"
-            )
-        elif asked:
-            reasons.append("what was asked for")
-        else:
-            reasons.append(_reason(channel))
-        channels.append(channel)
+    channels, reasons = _volume_channels(own.channels, cases, normalisation, window)
     spacing = np.array([own.working_spacing_mm(grid) for grid in grids])
     median = np.median(spacing, axis=0) if grids else np.ones(3)
     chosen = median.copy()
@@ -239,11 +208,54 @@ def volume_preprocessing(
         ),
         Decision(
             "spacing mm",
-            " x ".join(f"{edge:.4g}" for edge in wanted),
+            extents(wanted, ".4g"),
             f"{reason}; images with cubic splines, labels by class",
             "--plane-spacing, --spacing",
         ),
     )
+
+
+def _volume_channels(
+    own: Sequence[Channel],
+    cases: Sequence[CaseFingerprint],
+    normalisation: Normalisation | None,
+    window: tuple[float, float] | None,
+) -> tuple[list[Channel], list[str]]:
+    """Return the channels of `volume_preprocessing`, and why each is as it is."""
+    foreground = foreground_of(cases)
+    if normalisation == "foreground" and not foreground:
+        raise ConfigError("--normalisation foreground needs labelled voxels, and no case has any.")
+    empty = 1 - float(np.median([case.nonzero for case in cases]))
+    channels, reasons = [], []
+    for number, channel in enumerate(own):
+        asked = normalisation is not None or window is not None
+        is_ct = channel.normalisation == "clip" and not asked
+        if foreground and (is_ct or normalisation == "foreground"):
+            low, high = window or foreground_percentiles(cases, number, CLIPPED)
+            channel = channel.replace(
+                normalisation="foreground",
+                low=_short(low),
+                high=_short(max(high, low + 1e-3)),
+                mean=_short(foreground[number].mean),
+                deviation=_short(foreground[number].deviation) or 1.0,
+            )
+            reasons.append(
+                "the labelled voxels' mean and deviation, clipped to "
+                + ("the window" if window else "their 0.5 and 99.5 percentiles")
+                + ("; CT counts in Hounsfield units, the same in every volume" if is_ct else "")
+            )
+        elif channel.normalisation == "zscore" and not asked and empty >= _EMPTY:
+            channel = channel.replace(normalisation="nonzero")
+            reasons.append(
+                f"no absolute scale is known, and {empty:.0%} of the voxels (median) are exactly "
+                "0: they are no tissue, and what lies around the rest is cut off in the store"
+            )
+        elif asked:
+            reasons.append("what was asked for")
+        else:
+            reasons.append(_reason(channel))
+        channels.append(channel)
+    return channels, reasons
 
 
 def recommendation(fingerprint: Fingerprint, patch: Sequence[int] = ()) -> Decision:
@@ -401,7 +413,7 @@ def planned_patches(
             count = f"{poolings} poolings"
             other = "a --model without queries, such as TransUNet3D-encoder-S, or a 2D one"
         raise ConfigError(
-            f"The median working volume has {' x '.join(map(str, median))} voxels (planes, rows, "
+            f"The median working volume has {extents(median)} voxels (planes, rows, "
             f"columns), too few for {count}: the network needs about {needed} along two axes or "
             f"more, half of them padding at most. Train with --image-size {needed} all the same, "
             f"prepare with a finer --spacing and --plane-spacing, or choose {other}."
@@ -459,10 +471,8 @@ def patch_decisions(
         model: the network that they are for.
     """
     median = fingerprint.size["median"]
-    sizes = " x ".join(map(str, median))
-    halvings = " x ".join(
-        str(sum(step > 1 for step in steps)) for steps in zip(*poolings, strict=True)
-    )
+    sizes = extents(median)
+    halvings = extents(sum(step > 1 for step in steps) for steps in zip(*poolings, strict=True))
     share = prod(size) / prod(median)
     reason = f"the median working volume, {sizes}, as near as the poolings divide it"
     strides = [prod(steps) for steps in zip(*poolings, strict=True)]
@@ -546,11 +556,10 @@ def decisions(
     """
     reasons = [_reason(channel) for channel in preprocessing.channels]
     planes, rows, columns = list(preprocessing.orientation)
-    apart = " x ".join(f"{edge:.3g}" for edge in fingerprint.spacing_mm["median"])
+    apart = extents(fingerprint.spacing_mm["median"], ".3g")
     in_plane = "as it is"
     if preprocessing.spacing_mm:
-        edges = preprocessing.spacing_mm[1:]
-        in_plane = " x ".join("own" if edge is None else f"{edge:g}" for edge in edges)
+        in_plane = extents(preprocessing.spacing_mm[1:], "g")
     sides = image_sides(fingerprint)
     less = ", less where memory is short" if sides[1:] else ""
     _, height, width = fingerprint.size["median"]

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from transunet.data.formats import smallest_unsigned
 from transunet.data.resize import nearest, resize, resize_labels
-from transunet.data.text import counted
+from transunet.data.text import counted, extents
 from transunet.data.volume import (
     Grid,
     Volume,
@@ -278,14 +278,8 @@ class Preprocessing(Configuration):
         """The axis that is resampled by itself: voxels are far longer there, or shall be."""
         if not self.of_volumes:
             return None
-        for spacing in (
-            self.working_spacing_mm(volume, resampled=False),
-            self.working_spacing_mm(volume),
-        ):
-            axis = coarse_axis(spacing)
-            if axis is not None:
-                return axis
-        return None
+        own = coarse_axis(self.working_spacing_mm(volume, resampled=False))
+        return coarse_axis(self.working_spacing_mm(volume)) if own is None else own
 
     def oriented(self, volume: Volume) -> NDArray[Any]:
         """Return `volume`'s voxels as planes, rows and columns, (C, D, H, W): a view."""
@@ -313,10 +307,7 @@ class Preprocessing(Configuration):
             for n, has, wanted in zip(shape, native_mm, self.spacing_mm, strict=True)
         )
         if planes * rows * columns > max(LARGEST, prod(shape)):
-            has, wanted, own = (
-                " x ".join("own" if n is None else f"{n:.4g}" for n in numbers)
-                for numbers in (native_mm, self.spacing_mm, shape)
-            )
+            has, wanted, own = (extents(n, ".4g") for n in (native_mm, self.spacing_mm, shape))
             raise DataError(
                 f"{getattr(volume, 'name', 'A volume')}: resampled from {has} mm to {wanted} mm, "
                 f"its {own} voxels would become {planes} x {rows} x {columns}, "

@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from transunet.errors import ConfigError
@@ -23,6 +23,21 @@ def text_of(path: Path) -> str:
 def counted(number: int, what: str) -> str:
     """Return a number of things in words: "1 case", "2 cases"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def count_of_each(kinds: Mapping[str, int]) -> str:
+    """Return how many of each kind there are, in words: "2 SR, 1 localizer"."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def extents(sides: Iterable[float | None], form: str = "") -> str:
+    """Return sides in words: "3 x 4 x 5"; None is "own".
+
+    Args:
+        sides: voxels or millimetres along each axis.
+        form: how each is written, such as ".4g".
+    """
+    return " x ".join("own" if side is None else format(side, form) for side in sides)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

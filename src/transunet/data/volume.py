@@ -11,7 +11,7 @@ from nibabel import orientations as _nibabel_orientations
 from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
-from transunet.data.text import counted
+from transunet.data.text import counted, extents
 from transunet.errors import GeometryError, TransUNetError
 
 Array = NDArray[Any]
@@ -95,7 +95,7 @@ class Grid(Axes):
             remedy = "Repair spacing and directions in the file's header"
             raise _damaged("affine", self.name, found, remedy)
         if len(self.spatial_shape) != 3 or min(self.spatial_shape) < 1:
-            shape = _times(self.spatial_shape)
+            shape = extents(self.spatial_shape)
             found = f"expected three sizes of at least one voxel, found {shape}"
             raise _damaged("shape", self.name, found, "Check how the file was written")
 
@@ -126,15 +126,14 @@ class Volume(Axes):
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.size == 0:
-            shape = _times(self.array.shape)
+            shape = extents(self.array.shape)
             found = f"expected an array of channels and three axes, found {shape}"
             raise _damaged("shape", self.name, found, "Check how the file was written")
         object.__setattr__(self, "affine", self.grid.affine)
 
     def __repr__(self) -> str:
-        edges = " x ".join(f"{edge:.4g}" for edge in self.spacing_mm)
         told = [
-            f"{_times(self.spatial_shape)} voxels of {edges} mm",
+            f"{extents(self.spatial_shape)} voxels of {extents(self.spacing_mm, '.4g')} mm",
             self.orientation,
             f"{counted(self.channels, 'channel')} of {self.array.dtype}",
             *(f"{value} {name}" for value, name in (self.label_names or {}).items() if value),
@@ -173,8 +172,8 @@ class Volume(Axes):
         """
         if array.ndim != 4 or array.shape[1:] != self.array.shape[1:]:
             raise GeometryError(
-                f"{self.name}: an array of shape {_times(array.shape)} does not fit the grid; "
-                f"expected channels x {_times(self.spatial_shape)}."
+                f"{self.name}: an array of shape {extents(array.shape)} does not fit the grid; "
+                f"expected channels x {extents(self.spatial_shape)}."
             )
         return replace(self, array=array)
 
@@ -244,7 +243,7 @@ def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
     leaves doubt, it is enough that it can be read as the other's.
     """
     if a.spatial_shape != b.spatial_shape:
-        return f"the shapes differ: {_times(a.spatial_shape)} and {_times(b.spatial_shape)}"
+        return f"the shapes differ: {extents(a.spatial_shape)} and {extents(b.spatial_shape)}"
     tolerance = CORNER_TOLERANCE * min(*a.spacing_mm, *b.spacing_mm)
     apart = corner_distance(a, b)
     if apart <= tolerance:
@@ -255,7 +254,7 @@ def same_grid(a: Volume | Grid, b: Volume | Grid) -> str | None:
     if a.orientation != b.orientation:
         if np.allclose(sorted(a.spacing_mm), sorted(b.spacing_mm), rtol=_SAME_EDGES):
             return f"the orientations differ: {a.orientation} and {b.orientation}"
-        first, second = (" x ".join(f"{edge:.4g}" for edge in x.spacing_mm) for x in (a, b))
+        first, second = (extents(x.spacing_mm, ".4g") for x in (a, b))
         return f"the voxel sizes differ: {first} mm and {second} mm"
     return (
         f"the affines differ: a corner lies {apart:.4g} mm apart (tolerance {CORNER_TOLERANCE} "
@@ -299,7 +298,3 @@ def is_regular(affine: Array | None) -> bool:
 
 def _damaged(kind: str, name: str, found: str, remedy: str) -> TransUNetError:
     return Problem(kind, name, found, remedy, geometry=True).error()
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

@@ -5,7 +5,7 @@ from typing import Any
 
 from transunet.data.split_rules import split_warnings
 from transunet.data.splits import Split
-from transunet.data.text import some
+from transunet.data.text import extents, some
 from transunet.dossier.facts import Facts
 from transunet.dossier.subject import Subject
 from transunet.evaluation.metrics import BAD_BELOW
@@ -110,7 +110,7 @@ def _of_data(subject: Subject, facts: Facts) -> Iterator[str]:
             yield f"{name} is in {occurrence['cases']} of {data['cases']} cases of the data."
     spacing = data.get("spacing_mm")
     if spacing and list(spacing["minimum"]) == list(spacing["maximum"]):
-        size = " x ".join(f"{side:g}" for side in spacing["minimum"])
+        size = extents(spacing["minimum"], "g")
         yield f"All training images have voxels of {size} mm; other voxel sizes are untried."
     if split is not None and not split["grouped"]:
         yield (

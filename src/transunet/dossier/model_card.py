@@ -6,7 +6,7 @@ The headings are those of Mitchell et al., Model cards for model reporting (FAT*
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from transunet.data.text import counted
+from transunet.data.text import counted, extents
 from transunet.document import Block, CardTable, Section
 from transunet.dossier.facts import Facts, licence_of_data
 from transunet.evaluation.bootstrap import INTERVAL
@@ -57,7 +57,7 @@ def card_sections(facts: Facts) -> list[Section]:
 def _details(facts: Facts) -> Iterator[Block]:
     model = facts["model"]
     sampling = model["sampling"]
-    size = " x ".join(map(str, sampling["size"]))
+    size = extents(sampling["size"])
     context = sampling.get("context")
     takes = f"{sampling['kind']} of {size} pixels" + (
         f", with {context} neighbours on each side" if context else ""
@@ -99,7 +99,7 @@ def _factors(facts: Facts) -> Iterator[Block]:
         low, high = (_sides(spacing[end]) for end in ("minimum", "maximum"))
         rows.append(("voxel size, from slice, row and column to the next", _range(low, high)))
     if size := data.get("size"):
-        low, high = (" x ".join(map(str, size[end])) for end in ("minimum", "maximum"))
+        low, high = (extents(size[end]) for end in ("minimum", "maximum"))
         rows.append(("slices, rows and columns", _range(low, high)))
     if turned := data.get("orientations"):
         rows.append(("orientation", ", ".join(f"{k} ({n} cases)" for k, n in turned.items())))
@@ -306,7 +306,7 @@ def _text(value: Any, form: str = "") -> str:
 
 
 def _sides(spacing: Sequence[float | None]) -> str:
-    return " x ".join("own" if side is None else f"{side:g}" for side in spacing) + " mm"
+    return f"{extents(spacing, 'g')} mm"
 
 
 def _range(low: str, high: str) -> str:

@@ -30,6 +30,7 @@ from transunet.data.regions import Region, structures_in
 from transunet.data.sampling import Sampling
 from transunet.data.sampling.patches import Patches
 from transunet.data.sampling.slices import Slices
+from transunet.data.text import extents
 from transunet.data.volume import Volume, same_grid
 from transunet.errors import ConfigError, DataError, GeometryError
 from transunet.inference.logits import decided, enlarge, entropy, probabilities_of, tempered
@@ -175,10 +176,10 @@ class Predictor:
                 at_once = 1
             if procedure == "paper" or window:
                 asked = "window=True (--window)" if window else "procedure='paper' (--procedure)"
-                patch = " x ".join(map(str, sampling.size))
                 raise ConfigError(
-                    f"{asked} is for slices; this network takes patches of {patch} voxels, "
-                    "which overlap already and have only procedure='native'. Leave it out."
+                    f"{asked} is for slices; this network takes patches of "
+                    f"{extents(sampling.size)} voxels, which overlap already and have only "
+                    "procedure='native'. Leave it out."
                 )
         self.batch_size, self.procedure = batch_size or at_once, procedure
         self.mirror, self.window = mirror, window
@@ -302,7 +303,7 @@ class Predictor:
         return (
             f"Predictor({' + '.join(self.sources) or 'a network'}: finds "
             f"{', '.join(self.structures.values())} in {channels}, by {samples} of "
-            f"{' x '.join(map(str, size or ('any size',)))}, with {self.arithmetic})"
+            f"{extents(size) if size else 'any size'}, with {self.arithmetic})"
         )
 
     @property
@@ -534,10 +535,7 @@ class Predictor:
         height, width = slices.shape[2:]
         if isinstance(self.sampling, Patches):
             if min(volume.spatial_shape) == 1:
-                shape, patch = (
-                    " x ".join(map(str, sides))
-                    for sides in (volume.spatial_shape, self.sampling.size)
-                )
+                shape, patch = map(extents, (volume.spatial_shape, self.sampling.size))
                 raise DataError(
                     f"{volume.name}: is a picture or a single plane ({shape} voxels); this "
                     f"bundle's network takes patches of volumes, {patch} voxels each. "

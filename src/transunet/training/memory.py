@@ -23,6 +23,7 @@ from transunet.data.planning import (
 )
 from transunet.data.preprocessing import coarse_axis
 from transunet.data.store import Store
+from transunet.data.text import extents
 from transunet.device import free_memory
 from transunet.errors import ConfigError
 from transunet.models.transunet3d.config import TrunkPlan, plan_trunk, strides_of
@@ -88,7 +89,7 @@ def planned(recipe: Recipe, spacing_mm: Sequence[float] = (1, 1, 1)) -> Recipe:
     plan = plan_trunk(recipe.image_size, spacing_mm)
     if not plan.poolings:
         raise ConfigError(
-            f"Patches of {' x '.join(map(str, recipe.image_size))} voxels are too small to be "
+            f"Patches of {extents(recipe.image_size)} voxels are too small to be "
             f"halved, as {recipe.model} does. Take an --image-size of 8 or more."
         )
     trunk = {"poolings": plan.poolings, "kernels": plan.kernels}
@@ -157,7 +158,7 @@ def _pieces(recipe: Recipe, store: Store, device: torch.device, batch: int, worl
         if _fits(recipe, store, device, ceil(batch / world_size / pieces)):
             return pieces
     kind, unit = ("slice", "pixels") if recipe.axes == 2 else ("patch", "voxels")
-    size, gib = " x ".join(map(str, recipe.size)), 2**30
+    size, gib = extents(recipe.size), 2**30
     raise ConfigError(
         f"Not even one {kind} of {size} {unit} fits into the memory of {device} with "
         f"{recipe.model}: a step needs about {_counted(recipe, store, 1) / gib:.1f} GiB, and "

@@ -7,6 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from transunet.data.text import extents
 from transunet.errors import WeightsError
 from transunet.models.positions import resize_positions
 from transunet.models.segmentation_network import SegmentationNetwork
@@ -134,11 +135,11 @@ def about_positions(renamed: RenamedState, model: SegmentationNetwork) -> str:
     """Return in a few words what becomes of the position embeddings."""
     ours = model.config.grid
     if not renamed.whole and model.config.axes == 3:
-        return f"position embeddings: an image's, resized to {' x '.join(map(str, ours))}"
+        return f"position embeddings: an image's, resized to {extents(ours)}"
     theirs = position_grid(renamed, model) or ours
     told = "" if renamed.grid or not renamed.whole else " (assumed: the file does not tell)"
-    became = "kept" if theirs == ours else f"resized to {' x '.join(map(str, ours))}"
-    return f"position embeddings: {' x '.join(map(str, theirs))}{told} {became}"
+    became = "kept" if theirs == ours else f"resized to {extents(ours)}"
+    return f"position embeddings: {extents(theirs)}{told} {became}"
 
 
 def doubt_about_positions(renamed: RenamedState, model: SegmentationNetwork) -> str | None:
@@ -151,9 +152,7 @@ def doubt_about_positions(renamed: RenamedState, model: SegmentationNetwork) -> 
     told = renamed.grid and prod(renamed.grid) == tokens
     if told or not renamed.whole or len(set(ours)) == 1 or tokens != prod(ours):
         return None
-    grid, own = (
-        " x ".join(map(str, sides)) for sides in (position_grid(renamed, model) or ours, ours)
-    )
+    grid, own = map(extents, (position_grid(renamed, model) or ours, ours))
     return (
         f"The file does not tell how its {tokens} position embeddings lie: taken as {grid} (the "
         f"model's are {own}). Give its bundle's folder, whose config.json tells, where that may be "

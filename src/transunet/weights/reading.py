@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from transunet.data.text import some
 from transunet.errors import ConfigError, WeightsError, first_line
 from transunet.weights.content import looks_like
 
@@ -207,8 +208,7 @@ def _refusal(path: Path, reason: str) -> str:
         else "is damaged, or holds what is not built here"
     )
     if asked:
-        more = f" and {len(asked) - _LISTED} more" if len(asked) > _LISTED else ""
-        what += f" (it asks for {', '.join(asked[:_LISTED])}{more})"
+        what += f" (it asks for {some(asked, _LISTED)})"
     return (
         f"{path}: the checkpoint {what}. Nothing in it was executed, and no setting makes it "
         "load. Where it was made, and only where you trust it, this keeps its tensors alone:\n"

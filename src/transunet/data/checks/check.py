@@ -31,6 +31,7 @@ from transunet.data.layouts import open_dataset
 from transunet.data.processes import Progress, spread
 from transunet.data.split_rules import splits_of
 from transunet.data.splits import Splits
+from transunet.data.text import extents
 from transunet.data.volume import Grid, Volume
 from transunet.errors import ConfigError, TransUNetError
 
@@ -220,7 +221,7 @@ def _odd_grids(reports: Sequence[CaseReport]) -> Iterator[Problem]:
     files = [str(report.case.images[0]) for report in reports]
     for file, spacing, odd in zip(files, spacings, apart, strict=True):
         if odd:
-            own, usual = (" x ".join(f"{edge:.3g}" for edge in s) for s in (spacing, median))
+            own, usual = (extents(edges, ".3g") for edges in (spacing, median))
             found = (
                 f"its spacing (right, front, up) is {own} mm, more than {SPACING_TOLERANCE:.0%} "
                 f"from the median {usual} mm"

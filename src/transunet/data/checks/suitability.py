@@ -17,6 +17,7 @@ from transunet.data.checks.problems import Problem
 from transunet.data.formats import FORMATS, suffix_of
 from transunet.data.formats.volume_format import Space
 from transunet.data.preprocessing import PHOTOGRAPH_CHANNELS, Channel, Preprocessing
+from transunet.data.text import extents
 from transunet.data.volume import Grid, Volume
 from transunet.errors import DataError
 from transunet.settings import Configuration
@@ -378,12 +379,13 @@ def _doubtful_grid(
     unit, doubts = ("pixels" if space == "pixels" else "mm"), []
     if _outside(spacing, training.spacing_mm, factor=factors[0]):
         doubts.append(
-            f"Slices, rows and columns lie {_by(spacing)} {unit} apart; in training "
+            f"Slices, rows and columns lie {extents(spacing, '.3g')} {unit} apart; in training "
             f"{_from_to(training.spacing_mm)} {unit}."
         )
     if _outside(view, training.view_mm, factor=factors[1]):
         doubts.append(
-            f"A slice shows {_by(view)} {unit}; in training {_from_to(training.view_mm)} {unit}."
+            f"A slice shows {extents(view, '.3g')} {unit}; in training "
+            f"{_from_to(training.view_mm)} {unit}."
         )
     return doubts
 
@@ -432,10 +434,6 @@ def _outside(values: Sequence[float], seen: Span, shift: float = 0.0, factor: fl
     )
 
 
-def _by(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:.3g}" for value in values)
-
-
 def _from_to(span: Span) -> str:
-    low, high = map(_by, span)
+    low, high = (extents(end, ".3g") for end in span)
     return low if low == high else f"{low} to {high}"

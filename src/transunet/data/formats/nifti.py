@@ -16,7 +16,7 @@ has it.
 import gzip
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from html import escape, unescape
 from math import inf, prod
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from transunet.colours import levels_of
 from transunet.data.checks.problems import Problem
 from transunet.data.formats.volume_format import VolumeFormat, channels_first, reading, unreadable
+from transunet.data.text import extents
 from transunet.data.volume import Doubt, Grid, Volume, corner_distance, is_regular, same_grid
 
 Affine = NDArray[np.float64]
@@ -104,7 +105,7 @@ def label_names(path: Path) -> dict[int, str]:
     TotalSegmentator and Connectome Workbench write such a table, as XML.
     """
     extensions = _load(path).header.extensions
-    texts = (one.content.decode("utf-8", "replace") for one in extensions)
+    texts = (extension.content.decode("utf-8", "replace") for extension in extensions)
     labels = (match for text in texts for match in _LABEL.findall(text))
     return {int(value): (as_is or unescape(escaped)).strip() for value, as_is, escaped in labels}
 
@@ -257,9 +258,9 @@ def _grid(path: Path, image: Any) -> Grid:
     if sform is not None and (same_grid(stated[0], measuring[0]) or not is_regular(sform)):
         rule = ", as ITK does" if np.allclose(used.spacing_mm, edges) else ""
         found = (
-            f"its sform has voxels of {_times(np.linalg.norm(sform[:3, :3], axis=0))} mm"
-            f"{'' if is_regular(sform) else ' (singular)'}, its pixdim says {_times(edges)} mm; "
-            f"{_times(used.spacing_mm)} mm are taken{rule}"
+            f"its sform has voxels of {extents(np.linalg.norm(sform[:3, :3], axis=0), '.5g')} mm"
+            f"{'' if is_regular(sform) else ' (singular)'}, its pixdim says "
+            f"{extents(edges, '.5g')} mm; {extents(used.spacing_mm, '.5g')} mm are taken{rule}"
         )
         problem = _doubtful("voxel-size", used, found)
     elif others and header["sform_code"] == header["qform_code"]:
@@ -292,10 +293,6 @@ def _with_edges(affine: Affine, edges: Affine) -> Affine:
 def _doubtful(kind: str, grid: Grid, found: str) -> Problem:
     remedy = "Check that this is right; if it is not, correct the file's header"
     return Problem(kind, grid.name, found, remedy, "warning")
-
-
-def _times(edges: Sequence[float] | Affine) -> str:
-    return " x ".join(f"{edge:.5g}" for edge in edges)
 
 
 FORMAT = VolumeFormat(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from transunet.data.checks.problems import Problem
 from transunet.data.formats.volume_format import VolumeFormat, reading, unreadable
+from transunet.data.text import extents
 from transunet.data.volume import Grid, Volume
 
 _SIDECAR_BYTES = 1 << 16
@@ -121,8 +122,8 @@ def _affine(path: Path) -> NDArray[np.float64]:
     except (ValueError, TypeError, OverflowError):
         numbers = np.empty(0)
     if numbers.shape != _KEYS[key] or not np.isfinite(numbers).all():
-        sizes = " x ".join(map(str, _KEYS[key]))
-        raise unreadable(sidecar, f"its {key} is not {sizes} finite numbers", _SIDECAR)
+        found = f"its {key} is not {extents(_KEYS[key])} finite numbers"
+        raise unreadable(sidecar, found, _SIDECAR)
     if key == "affine":
         return numbers
     if numbers.min() <= 0:

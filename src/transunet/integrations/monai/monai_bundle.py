@@ -17,6 +17,7 @@ import transunet
 from transunet.bundle.bundle_config import BundleConfig
 from transunet.data.preprocessing import Preprocessing
 from transunet.data.sampling.patches import SIGMA, Patches
+from transunet.data.text import extents
 from transunet.errors import ConfigError
 from transunet.files import atomic_path
 from transunet.models.families import network_class
@@ -141,7 +142,7 @@ def write_monai_bundle(
             package=DISTRIBUTION,
             procedure=PROCEDURES[config.sampling.kind].format(
                 orientation=config.preprocessing.orientation,
-                size=" x ".join(map(str, config.architecture.image_size)),
+                size=extents(config.architecture.image_size),
                 package=DISTRIBUTION,
             ),
             paper=PAPERS[config.architecture.axes],

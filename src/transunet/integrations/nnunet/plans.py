@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from transunet.data.text import extents
 from transunet.errors import ConfigError
 from transunet.models.architecture import Architecture
 from transunet.models.transunet2d.config import TransUNetConfig
@@ -52,7 +53,7 @@ def check_axes(patch_size: Sequence[int], axes: int, configuration: str | None =
     """
     if len(patch_size) != axes:
         named = "" if configuration is None else f"of the configuration {configuration!r} "
-        patch = " x ".join(map(str, patch_size))
+        patch = extents(patch_size)
         takes, other = ("slices", "3D") if axes == 2 else ("volumes", "")
         fitting = "2d" if axes == 2 else "3d_fullres"
         own = "" if axes == 2 else "3D"

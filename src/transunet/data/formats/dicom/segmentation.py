@@ -199,11 +199,8 @@ def write_seg(
             f"{labels.channels} channels of {labels.array.dtype}."
         )
     slices = labels.array[0].transpose(2, 1, 0)  # in the order of the series' frames
-    about = (label_names, labels.name, regions)
     seg = _segmentation(
-        series,
-        slices,
-        *about,
+        *(series, slices, label_names, labels.name, regions),
         labelmap=labelmap,
         fingerprint=fingerprint,
         algorithm_type=algorithm_type,

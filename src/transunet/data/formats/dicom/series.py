@@ -31,6 +31,7 @@ from transunet.data.formats.dicom.slice_grid import (
     coincident,
     is_even,
 )
+from transunet.data.text import count_of_each
 from transunet.data.volume import Grid
 from transunet.data.walking import walk
 from transunet.errors import ConfigError, DataError
@@ -134,7 +135,7 @@ def open_series(path: Path | Sequence[Path], wanted: str | int | None = None) ->
         available = find_series(path)  # parts of one series are chosen by their number among all
     series = choose_series(available, wanted)
     if series.passed_over:
-        _log.info("%s: passed over: %s", series.source, counted(series.passed_over))
+        _log.info("%s: passed over: %s", series.source, count_of_each(series.passed_over))
     return series
 
 
@@ -198,7 +199,7 @@ def find_series(path: Path | Sequence[Path], uid: str | None = None) -> list[Ser
             frames_of(file, dataset)  # raises: a slice that lost its place would be missed
         skipped[kind] += 1
     if not by_uid:
-        found = f"it holds no DICOM image series; found: {counted(skipped) or 'no files'}"
+        found = f"it holds no DICOM image series; found: {count_of_each(skipped) or 'no files'}"
         remedy = "Give the folder of a CT, MR or PET series whose images have positions"
         raise Problem("no-series", source, found, remedy).error()
     result = []
@@ -280,11 +281,6 @@ def choose_series(available: Sequence[Series], wanted: str | int | None = None) 
 def listing(available: Sequence[Series]) -> str:
     """Return one line per series, numbered from 1."""
     return "\n".join(f"  {number}. {series}" for number, series in enumerate(available, 1))
-
-
-def counted(kinds: Mapping[str, int]) -> str:
-    """Return how many of each kind there are, in words."""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _uid(path: Path, dataset: Any) -> str:
