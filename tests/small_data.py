@@ -54,6 +54,26 @@ def save() -> Callable[..., Path]:
     return write
 
 
+def edit(folder: Path, **changes: object) -> None:
+    """Change a data set's description."""
+    path = folder / "dataset.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **changes}))
+
+
+def label_of(folder: Path, number: int = 1) -> Path:
+    return folder / f"labelsTr/toy_{number:02d}.nii.gz"
+
+
+def image_of(folder: Path, number: int = 1) -> Path:
+    return folder / f"imagesTr/toy_{number:02d}.nii.gz"
+
+
+def times(store: Path) -> dict[Path, int]:
+    """When each file below a folder was changed."""
+    return {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+
+
 def pair_of_arrays(seed: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 3, shape).astype(np.uint8)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from small_data import edit, image_of, label_of
 from transunet.data.checks.check import check
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import prepare
@@ -19,19 +20,6 @@ def only(report, kind):
     found = [problem for problem in report.problems if problem.kind == kind]
     assert len(found) == 1, report.problems
     return found[0]
-
-
-def edit(folder, **changes):
-    path = folder / "dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def label_of(folder, number=1):
-    return folder / f"labelsTr/toy_{number:02d}.nii.gz"
-
-
-def image_of(folder, number=1):
-    return folder / f"imagesTr/toy_{number:02d}.nii.gz"
 
 
 def test_a_sound_data_set_has_no_problems(decathlon):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from small_data import image_of, label_of
 from transunet.data.checks.check import check
 from transunet.data.checks.corrections import fix
 from transunet.data.formats import read_volume
@@ -33,14 +34,6 @@ def fixed(folder, out):
     result = fix(check(folder), out)
     assert contents(folder) == before  # the original is never touched
     return result
-
-
-def label_of(folder, number=1):
-    return folder / f"labelsTr/toy_{number:02d}.nii.gz"
-
-
-def image_of(folder, number=1):
-    return folder / f"imagesTr/toy_{number:02d}.nii.gz"
 
 
 def voxels(path):

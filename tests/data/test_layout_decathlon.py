@@ -3,14 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from small_data import edit
 from transunet.data.layouts import open_dataset
 from transunet.errors import ConfigError, DataError, GeometryError
-
-
-def edit(folder, **changes):
-    path = folder / "dataset.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, **changes}))
 
 
 def test_it_is_recognised_and_read(decathlon):

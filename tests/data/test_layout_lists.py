@@ -6,17 +6,12 @@ import unicodedata
 import numpy as np
 import pytest
 
+from small_data import edit
 from transunet.data.checks.check import check
 from transunet.data.checks.corrections import fix
 from transunet.data.inputs import find_inputs
 from transunet.data.layouts import open_dataset
 from transunet.errors import DataError
-
-
-def edit(folder, **changes):
-    path = folder / "dataset.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, **changes}))
 
 
 def entry(number, part="Tr", **more):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from small_data import times
 from transunet.data import prepare as module
 from transunet.data.checks.suitability import TrainingData, check_suitability, modality_of_name
 from transunet.data.layouts import open_dataset
@@ -12,10 +13,6 @@ from transunet.data.prepare import prepare
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError, GeometryError
-
-
-def times(store):
-    return {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
 
 
 @pytest.fixture

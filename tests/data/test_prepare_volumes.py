@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from small_data import times
 from transunet.cli import prepare as prepare_command
 from transunet.data import prepare as prepare_module
 from transunet.data.checks.suitability import TrainingData, check_suitability
@@ -19,10 +20,6 @@ from transunet.data.store import Store
 from transunet.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.slow
-
-
-def times(store):
-    return {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from small_data import edit
 from transunet.data.checks.check import check
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import labelled, prepare
@@ -13,12 +14,6 @@ from transunet.errors import ConfigError, DataError
 
 NAMES = [f"toy_{i:02d}" for i in range(6)]
 FOLDS = [{"train": NAMES[:3], "val": NAMES[3:]}, {"train": NAMES[3:], "val": NAMES[:3]}]
-
-
-def edit(folder, **changes):
-    path = folder / "dataset.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, **changes}))
 
 
 def mark(folder, **lists):
