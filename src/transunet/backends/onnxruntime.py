@@ -142,7 +142,7 @@ def write(
     onnx.save_model(proto, path, save_as_external_data=outside, **location)
 
 
-def _traced(onnx: Any, model: "SegmentationNetwork", ranges: IntegerRanges | None = None) -> Any:
+def _traced(onnx: Any, model: "SegmentationNetwork", ranges: IntegerRanges | None) -> Any:
     """Return the ONNX model of `model`, in int8 if there are ranges; free axes have plain names."""
     import torch
     from torch.export import Dim

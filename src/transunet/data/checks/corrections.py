@@ -29,6 +29,7 @@ from transunet.data.cases import (
 from transunet.data.checks.check import Report
 from transunet.data.checks.problems import Problem, problem_of
 from transunet.data.formats import files_of, format_of, join_channels, read_labels, write_volume
+from transunet.data.formats.raster import JPEG
 from transunet.data.layouts import LAYOUTS
 from transunet.data.layouts.masks import LABELS
 from transunet.data.volume import Volume, same_grid
@@ -89,15 +90,7 @@ def fix(
                 else:
                     done += corrections
                     for path, volume in volumes.items():
-                        target = scratch / path.relative_to(dataset.folder)
-                        if volume is None:
-                            for file in files_of(path):
-                                _copy(file, target.with_name(file.name))
-                        else:
-                            if target.suffix.lower() in {".jpg", ".jpeg"}:  # change when written
-                                target = target.with_suffix(".png")
-                            target.parent.mkdir(parents=True, exist_ok=True)
-                            write_volume(volume, target)
+                        _write(path, volume, scratch / path.relative_to(dataset.folder))
             if progress:
                 progress(number, len(dataset.cases), case.name)
         orphans = [problem for problem in dataset.notes if problem.kind == "orphan"]
@@ -127,6 +120,18 @@ def check_copy_folder(dataset: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not an empty folder. Choose another.")
     writable_folder(next(path for path in out.absolute().parents if path.exists()))
+
+
+def _write(original: Path, corrected: Volume | None, target: Path) -> None:
+    """Write a corrected file to `target`, or copy the original, with its second file, if None."""
+    if corrected is None:
+        for file in files_of(original):
+            _copy(file, target.with_name(file.name))
+        return
+    if target.suffix.lower() in JPEG:  # which changes values when it is written
+        target = target.with_suffix(".png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(corrected, target)
 
 
 def _copy(original: Path, target: Path) -> None:
