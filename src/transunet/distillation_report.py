@@ -118,7 +118,7 @@ def report(
     data = open_dataset(dataset) if dataset else run.original_data()
     labelled = [case for case in data.cases if case.label and case.label.exists()]
     if dataset is None:
-        names = {*run.record.splits.parts[recipe.fold or 0].validation}
+        names = {*run.record.split.validation}
         labelled = [case for case in labelled if case.name in names]
     if not labelled:
         raise ConfigError(f"{run.folder} held out no case. Give labelled cases: --data DATASET")

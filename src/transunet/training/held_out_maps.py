@@ -55,9 +55,7 @@ def held_out_maps(run: Run, device: str | None = None, progress: Progress | None
             f"{unfinished[0]} has not been trained to the end. Go on with: transunet train "
             f"--resume {run.folder}"
         )
-    parts = run.record.splits.parts
-    if not run.has_folds:
-        parts = (parts[run.record.recipe.fold or 0],)
+    parts = run.record.splits.parts if run.has_folds else (run.record.split,)
     total = len({name for part in parts for name in part.validation})
     if not total:
         raise ConfigError(

@@ -56,7 +56,7 @@ def validation_cases(
         ConfigError, DataError: when their files are gone or not as they were.
     """
     begun, store = begun or run, Store.open(run.store)
-    names = _drawn(run.record.splits.parts[run.record.recipe.fold or 0].validation, most)
+    names = _drawn(run.record.split.validation, most)
     if not names:
         return []
     dataset = begun.original_data()

@@ -42,7 +42,7 @@ from transunet.data.split_rules import (
     splits_of,
     stored_splits,
 )
-from transunet.data.splits import Splits
+from transunet.data.splits import Split, Splits
 from transunet.data.store import MANIFEST, Store, is_store
 from transunet.data.text import some
 from transunet.device import choose_device
@@ -99,6 +99,11 @@ class RunRecord(Configuration):
     def _of_an_earlier_version(cls, value: Any) -> Any:
         earlier = isinstance(value, Mapping) and "slice_axis" in value
         return Preprocessing.of_format_1(value) if earlier else value
+
+    @property
+    def split(self) -> Split:
+        """Which cases train and validate in one run: in its fold, if the recipe names one."""
+        return self.splits.parts[self.recipe.fold or 0]
 
 
 @dataclass(frozen=True)
@@ -503,7 +508,7 @@ def check_teacher(settings: Distillation, data: DataSet | Store, held_out: Colle
             record = Run.reopen(bundle.resolve().parent).record
         except TransUNetError:
             continue  # no run, or another version's: nothing is known
-        seen = {*record.splits.parts[record.recipe.fold or 0].train} & {*held_out}
+        seen = {*record.split.train} & {*held_out}
         if seen:
             _log.warning(
                 f"The teacher {bundle} was trained on {len(seen)} of the {len(held_out)} held-out "
