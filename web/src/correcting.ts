@@ -4,8 +4,9 @@ import * as api from "./api";
 import { ApiError } from "./api";
 import { compareWith } from "./comparing";
 import { byId } from "./dom";
+import { save, stem } from "./files";
 import { announce, explain, show } from "./messages";
-import { type Vector, zipped } from "./nifti";
+import { type Nifti, type Vector, zipped } from "./nifti";
 import { chosenBundle } from "./segmenting";
 import { changed, on, state } from "./state";
 import type { Label, LabelClick } from "./types";
@@ -233,9 +234,16 @@ export async function saveCorrection(force = false): Promise<boolean> {
     return true;
   } catch (error) {
     if (error instanceof ApiError && error.code === "superseded") tellOther(error);
+    else if (error instanceof ApiError && error.status === 404) offerFile(error, image.info.name, labels);
     else explain(error, "Saving the correction", () => void saveCorrection(force));
     return false;
   }
+}
+
+/** The server has the image no more: what was drawn can leave the page as a file. */
+function offerFile(error: ApiError, name: string, labels: Nifti): void {
+  const use = (): void => void zipped(labels).then((file) => save(file, `${stem(name)}_labels.nii.gz`));
+  show("error", error.message, "What was drawn is on this page alone.", [{ text: "Download what was drawn", use }]);
 }
 
 /** Somebody else corrected the same labels meanwhile: nothing is lost, whatever is chosen. */

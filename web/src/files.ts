@@ -1,6 +1,6 @@
-/** Files that are dropped or chosen: single ones, several, whole folders. */
+/** Files that are dropped or chosen: single ones, several, whole folders; and those that are saved. */
 
-import { byId } from "./dom";
+import { byId, make } from "./dom";
 
 const MOST_FILES = 5000;
 /** What systems leave in folders, and a DICOM medium's table of contents. */
@@ -70,4 +70,12 @@ export function chooser(button: string, input: string, use: (files: File[]) => v
     };
     field.click();
   });
+}
+
+export const stem = (name: string): string => name.replace(/\.(nii(\.gz)?|[a-z]{3,4})$/i, "") || "image";
+
+export function save(blob: Blob, name: string): void {
+  const link = make("a", { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }

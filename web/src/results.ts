@@ -4,6 +4,7 @@ import * as api from "./api";
 import { saveCorrection, unsaved } from "./correcting";
 import { byId, make } from "./dom";
 import { addressOf } from "./labelmaps";
+import { save, stem } from "./files";
 import { announce, explain, show } from "./messages";
 import { on, state } from "./state";
 import type { LabelMap } from "./types";
@@ -63,12 +64,4 @@ function named(response: Response): string | undefined {
   const header = response.headers.get("Content-Disposition") ?? "";
   const encoded = /filename\*=(?:UTF-8|utf-8)''([^;]+)/.exec(header)?.[1];
   return encoded ? decodeURIComponent(encoded) : /filename="?([^";]+)"?/.exec(header)?.[1];
-}
-
-export const stem = (name: string): string => name.replace(/\.(nii(\.gz)?|[a-z]{3,4})$/i, "") || "image";
-
-export function save(blob: Blob, name: string): void {
-  const link = make("a", { href: URL.createObjectURL(blob), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }

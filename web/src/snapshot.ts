@@ -1,8 +1,8 @@
 /** The view as a picture to keep: planes, what is drawn on them, letters and scale; whose it is only if asked. */
 
 import { byId } from "./dom";
+import { save, stem } from "./files";
 import { announce } from "./messages";
-import { save, stem } from "./results";
 import { state } from "./state";
 import { fontOf, writeText } from "./tiles";
 import type { Viewer } from "./viewer";

@@ -1,8 +1,8 @@
 /** The table of structures as a file of comma-separated values. */
 
 import { byId } from "./dom";
+import { save, stem } from "./files";
 import { announce } from "./messages";
-import { save, stem } from "./results";
 import { state } from "./state";
 
 const COLUMNS = [

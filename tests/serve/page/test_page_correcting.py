@@ -244,6 +244,33 @@ def test_what_is_drawn_is_seen_and_what_is_hidden_stays_so(viewer: Viewer, clien
     assert viewer.covered(right) == 0
 
 
+def test_what_was_drawn_on_an_image_that_is_gone_is_downloaded(viewer: Viewer, client: Any) -> None:
+    page = viewer.page
+    with page.expect_response(lambda answer: answer.request.method == "POST") as sent:
+        viewer.open().show("case.nii.gz", image_bytes(27)).opaque()
+    image = sent.value.json()
+    plane = Plane(viewer)
+    place = plane.around(7, 7)  # the middle is a border between two voxels
+    voxel = plane.voxel(place)
+    page.keyboard.press("t")
+    page.select_option("#draw-structure", label="right")
+    brush(viewer, 1)
+    page.mouse.click(*place)
+    client.delete(f"/images/{image['id']}")
+    page.click("#save-correction")
+    page.fill("#author", "Ada")
+    page.keyboard.press("Enter")
+    assert "There is no such image" in viewer.message()
+    assert viewer.text("#unsaved") == "Not saved yet."
+    with page.expect_download() as download:
+        page.click(".message.error button:has-text('Download what was drawn')")
+    assert download.value.suggested_filename == "case_labels.nii.gz"
+    drawn = np.asarray(nifti_of(Path(download.value.path()).read_bytes()).dataobj)
+    assert list(drawn.shape) == image["shape"]
+    assert np.argwhere(drawn).tolist() == [list(voxel)]
+    assert drawn[voxel] == 2
+
+
 def test_the_keyboard_stays_where_it_is_in_a_list(viewer: Viewer) -> None:
     page = viewer.page
     viewer.open().show("case.nii.gz", image_bytes(26)).segment()
