@@ -7,16 +7,23 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from transunet.errors import ConfigError
 
+_MOST_TOLD = 3
+"""Of what is wrong at once: a file of another kind has dozens."""
+_LONGEST_TOLD = 100
+"""Characters of what was given."""
+
 
 class Configuration(BaseModel):
-    """Base of every configuration: immutable, no unknown keys, a `ConfigError` if wrong.
+    """Base of every configuration: immutable, no unknown keys, finite; a `ConfigError` if wrong.
 
     Raises:
         ConfigError: naming each offending field, what was given and what is expected; for an
             unknown key also the nearest known one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -55,17 +62,20 @@ class Configuration(BaseModel):
 
 def _explain(cls: type[Configuration], error: ValidationError) -> str:
     lines = [_explain_one(cls, dict(item)) for item in error.errors(include_url=False)]
-    return f"{cls.__name__}: " + "; ".join(lines)
+    more = f"; {len(lines) - _MOST_TOLD} more" if len(lines) > _MOST_TOLD else ""
+    return f"{cls.__name__}: " + "; ".join(lines[:_MOST_TOLD]) + more
 
 
 def _explain_one(cls: type[Configuration], item: dict[str, Any]) -> str:
     field = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"unknown setting {field!r}{_nearest(cls, str(item['loc'][-1]))}"
+    if item["type"] == "missing":  # whose input is all that was given
+        return f"{field} is missing"
     message = item["msg"].removeprefix("Value error, ")
     if not field or item["type"] == "value_error":
         return f"{field}: {message}" if field else message
-    return f"{field}: {message} (got {item.get('input')!r})"
+    return f"{field}: {message} (got {item.get('input')!r:.{_LONGEST_TOLD}})"
 
 
 def _nearest(cls: type[Configuration], name: str) -> str:

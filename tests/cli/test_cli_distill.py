@@ -106,8 +106,14 @@ def test_wrong_use_is_told(dataset, tmp_path):
         run(tmp_path / "maps")
     with pytest.raises(ConfigError, match="leave TEACHER and -o out"):
         run("T", "--report", tmp_path)
-    with pytest.raises(ConfigError, match=r"no run to resume in .*run\.json"):
-        run("--report", tmp_path)
+    made = r"no run in .*run\.json\. Give the folder that .*distill` made with -o"
+    for more in ((), ("--attach", tmp_path)):
+        with pytest.raises(ConfigError, match=made):
+            run("--report", tmp_path, *more)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match=f"a part of: {tmp_path}$"):
+        run("--report", tmp_path / "best")
+    (tmp_path / "run.json").unlink()
     with pytest.raises(ConfigError, match=r"There is no bundle .*gone"):
         run(tmp_path / "gone", "--data", dataset, "-o", tmp_path / "run", "--device", "cpu")
     assert not (tmp_path / "run").exists()

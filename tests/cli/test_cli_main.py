@@ -86,6 +86,23 @@ def test_an_error_is_one_message_and_its_exit_code(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("predict", "b", "i", "-o", "o", "--format", "dcm"),
+            "'dcm' is not one of 'same', 'nifti'",
+        ),
+        (("evaluate", "p", "r", "--convention", "x"), "'x' is not one of 'honest', 'official'"),
+    ],
+)
+def test_a_wrong_choice_is_told_in_our_words_alone(words: tuple[str, ...], told: str) -> None:
+    result = CliRunner().invoke(app, words, terminal_width=200)
+    assert result.exit_code == 2
+    assert told in result.output
+    assert "Value error" not in result.output
+
+
 def test_the_version_is_printed() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.exit_code == 0

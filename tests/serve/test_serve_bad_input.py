@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pickle
 import struct
 import zipfile
 import zlib
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 from prediction import noise
-from serving import image_bytes
+from serving import image_bytes, nifti_bytes
+from transunet.serve.api_errors import ApiError
+from transunet.serve.jobs.messages import LABELS
 from transunet.serve.uploads.receive import name_on_disk, shown_name
 
 
@@ -204,6 +207,55 @@ def test_a_header_names_no_file_but_one_that_was_sent(client, data_file):
     for header in (("a.nhdr", nrrd), ("a.mhd", mhd), ("a.mha", local)):
         answer = client.send(header, *beside)
         assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unknown_format")
+
+
+def test_no_answer_names_a_folder_of_the_server(client, server):
+    job = client.segment(("a.nii.gz", image_bytes(31)))
+    (server.data / "jobs" / job["id"] / LABELS).write_bytes(b"no label map")
+    compared = {"of": job["id"], "with": job["id"]}
+    for answer, code in (
+        (client.get(f"/jobs/{job['id']}/result", params={"format": "npz"}), "format_not_fitting"),
+        (client.get(f"/images/{job['image']}/comparison", params=compared), "unreadable"),
+        (
+            client.post(
+                f"/jobs/{job['id']}/reference",
+                files={"file": ("r.nii.gz", nifti_bytes(np.zeros((20, 24, 6), np.uint8)))},
+            ),
+            "unreadable",
+        ),
+        (
+            client.post(f"/images/{job['image']}/dataset", json={"labels": job["id"]}),
+            "dataset_unusable",
+        ),
+    ):
+        error = answer.json()["error"]
+        assert error["code"] == code
+        assert "cannot be read as NIfTI" in error["message"]
+        assert str(server.data) not in answer.text
+        assert "/" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Cannot write /data/jobs/1f/result.dcm: denied.", "Cannot write result.dcm: denied."),
+        ("Cannot write to the folder /data: denied.", "Cannot write to the folder data: denied."),
+        (
+            "/srv/my data/set 1/a.nii: damaged. See /api/v1/docs.",
+            "a.nii: damaged. See /api/v1/docs.",
+        ),
+        ("'/a/b.nii' and /c/d.nii. Give /tmp/x.", "'b.nii' and d.nii. Give x."),
+        ("series/a.dcm, 1/2 of it, a / b", "series/a.dcm, 1/2 of it, a / b"),
+        ("https://pacs.example/dicom/studies: 404", "https://pacs.example/dicom/studies: 404"),
+    ],
+)
+def test_paths_are_told_by_their_last_part(text, told):
+    error = ApiError("unusable", text, text)
+    assert (error.message, error.remedy, str(error)) == (told, told, told)
+    again = pickle.loads(pickle.dumps(error))
+    assert (
+        again.body == error.body == {"error": {"code": "unusable", "message": told, "remedy": told}}
+    )
 
 
 def test_file_names():

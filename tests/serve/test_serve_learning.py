@@ -156,10 +156,17 @@ def test_what_cannot_work_is_told_at_the_start(tmp_path: Path, bundle: Path) -> 
     other = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}}
     (tmp_path / "liver").mkdir()
     (tmp_path / "liver" / "dataset.json").write_text(json.dumps(other))
+    (tmp_path / "pair").mkdir()
+    channels = {"channel_names": {"0": "MRI", "1": "CT"}, "labels": other["labels"]}
+    (tmp_path / "pair" / "dataset.json").write_text(json.dumps(channels))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "dataset.json").write_text("{")
     (tmp_path / "list.json").write_text('{"cases": []}')
     for error, settings, says in (
         (ConfigError, {"dataset": tmp_path / "file"}, "Cannot write to the folder"),
-        (DataError, {"dataset": tmp_path / "liver"}, r"liver \(only in the data set\)"),
+        (ConfigError, {"dataset": tmp_path / "liver"}, r"liver \(only in the data set\)"),
+        (ConfigError, {"dataset": tmp_path / "pair"}, "has the channels MRI, CT; the images have"),
+        (DataError, {"dataset": tmp_path / "damaged"}, "not valid JSON"),
         (ConfigError, {"worklist": tmp_path / "list.json"}, r"order.*\. Give the worklist"),
         (ConfigError, {"worklist": tmp_path / "gone.json"}, "no file .*gone.json. Give the work"),
     ):

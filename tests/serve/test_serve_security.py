@@ -1,5 +1,6 @@
 """Who may ask: hosts, origins, tokens, and what every answer tells a browser."""
 
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -221,8 +222,11 @@ def test_a_token_that_is_no_good(tmp_path, token):
 def test_other_settings_that_cannot_work(tmp_path):
     with pytest.raises(ConfigError, match="Add --token"):
         ServeSettings(tmp_path, token_hours=3)
-    with pytest.raises(ConfigError, match="above 0"):
-        ServeSettings(tmp_path, token=TOKEN, token_hours=0)
+    for hours in (0, nan, inf):  # a token of NaN hours would never expire
+        with pytest.raises(ConfigError, match="above 0 and finite"):
+            ServeSettings(tmp_path, token=TOKEN, token_hours=hours)
+        with pytest.raises(ConfigError, match=r"keep_hours=.*above 0 and finite"):
+            Limits(keep_hours=hours)
     with pytest.raises(ConfigError, match="queue"):
         Limits(queue=0)
 

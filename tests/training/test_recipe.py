@@ -129,3 +129,16 @@ def test_settings_are_toml_or_plain_text():
     assert found == {"lr": 1e-3, "model": "R26-ViT-Ti_16", "deep_supervision": [0.5], "ema": None}
     with pytest.raises(ConfigError, match="key=value"):
         parse_settings(["lr"])
+
+
+def test_weights_can_be_set_to_none():
+    assert load_recipe("paper", parse_settings(["weights=none"])).weights == "none"
+
+
+def test_a_file_of_another_kind_is_told_in_a_few_words():
+    content = {f"setting{number}": list(range(900)) for number in range(30)}
+    with pytest.raises(ConfigError, match=r"unknown setting 'setting0'.*; 27 more$") as caught:
+        Recipe.from_json(content, "other.json")
+    assert len(str(caught.value)) < 5_000
+    with pytest.raises(ConfigError, match=r"lr: .*\(got \[0, 1, .{90,99}\)$"):
+        load_recipe("paper", {"lr": list(range(900))})

@@ -89,17 +89,16 @@ def show(trust: "Trust", bundle: Path) -> None:
     from transunet.drawing.reliability import draw_reliability
     from transunet.optional import version_of
 
-    known = [each for each in trust.structures.values() if each.quality or each.volume]
-    table = Table("structure", "expected Dice is off by", "its interval holds", "the volume's")
-    for name, structure in trust.structures.items():
-        quality, volume = structure.quality, structure.volume
-        table.add_row(
-            name,
-            f"{quality.error:.3f}" if quality else "not known",
-            f"{quality.coverage:.0%}" if quality else "",
-            f"{volume.coverage:.0%}" if volume else "not known",
-        )
-    if known:
+    if any(each.quality or each.volume for each in trust.structures.values()):
+        table = Table("structure", "expected Dice is off by", "its interval holds", "the volume's")
+        for name, structure in trust.structures.items():
+            quality, volume = structure.quality, structure.volume
+            table.add_row(
+                name,
+                f"{quality.error:.3f}" if quality else "not known",
+                f"{quality.coverage:.0%}" if quality else "",
+                f"{volume.coverage:.0%}" if volume else "not known",
+            )
         Console().print(table)
     if trust.calibration is not None:
         before, after = trust.calibration.ece

@@ -5,7 +5,7 @@ import os
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -13,6 +13,9 @@ from rich.table import Table
 
 from transunet.cli.notes import say, showing_notes
 from transunet.cli.options import Device, Engine, SplitsFile
+
+if TYPE_CHECKING:
+    from transunet.training.runs import Run
 
 _teaching = partial(typer.Option, rich_help_panel="What the teacher says")
 _student = partial(typer.Option, rich_help_panel="Recipe of the student")
@@ -107,10 +110,11 @@ def distill(
             raise ConfigError(
                 "--report RUN measures a run that is there: leave TEACHER and -o out."
             )
+        run = Run.reopen(report)
         if attach:
-            _attach(report, attach)
+            _attach(run, attach)
         if not no_report:
-            show_report(report, data, compare or [], device, engine)
+            show_report(run, data, compare or [], device, engine)
         return
     if not teachers or data is None or out is None:
         raise ConfigError(
@@ -147,32 +151,32 @@ def distill(
         device=device,
         workers=workers,
     )
-    is_first = not int(os.environ.get("RANK", "0"))
-    if attach and is_first:
-        _attach(out, attach)
-    # Of a cross-validation each fold can be measured; of processes that train together, one does.
-    if is_first and not (no_report or Run.reopen(out).has_folds):
-        show_report(out, None, compare or [], device, engine)
+    if int(os.environ.get("RANK", "0")):
+        return  # of processes that train together, one tells
+    run = Run.reopen(out)
+    if attach:
+        _attach(run, attach)
+    if not (no_report or run.has_folds):  # whose folds can be measured one by one
+        show_report(run, None, compare or [], device, engine)
 
 
-def _attach(run: Path, bundle: Path) -> None:
+def _attach(run: "Run", bundle: Path) -> None:
     from transunet.bundle.fast import attach
 
-    say(f"Attached: {attach(run / 'best', bundle)}")
+    say(f"Attached: {attach(run.folder / 'best', bundle)}")
     say(f"Take it with: transunet predict {quote(str(bundle))} INPUT... -o OUT --fast")
 
 
 def show_report(
-    run: Path, data: Path | None, compare: list[Path], device: str | None, engine: str
+    run: "Run", data: Path | None, compare: list[Path], device: str | None, engine: str
 ) -> None:
     """Measure teacher and student, and print what the student kept."""
     from transunet.cli.progress import count_cases
     from transunet.distillation_report import CHOSEN, RECORD
     from transunet.distillation_report import report as measure
-    from transunet.training.runs import Run
 
-    with showing_notes(), count_cases("Measuring") as progress:
-        networks = measure(Run.reopen(run), data, compare, device, engine, progress)
+    with showing_notes(), count_cases("Measuring", at_once=False) as progress:
+        networks = measure(run, data, compare, device, engine, progress)
     table = Table(title="What the student kept", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("network", overflow="fold")
     for title in (
@@ -202,7 +206,7 @@ def show_report(
     say(table)
     if data is None:
         say(CHOSEN, "dim")
-    say(f"Written: {run / RECORD}")
+    say(f"Written: {run.folder / RECORD}")
 
 
 def _told(form: str, *figures: float | None) -> str:

@@ -1,8 +1,11 @@
-"""How `--help` reads: in words, and as wide as the terminal is."""
+"""How `--help` and what is said of a wrong option read: in words, as wide as the terminal is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import cleandoc
 from typing import Any
 
+from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
 
@@ -18,6 +21,11 @@ class Command(TyperCommand):
         """Return the options and arguments, `--help` too."""
         return [_in_words(parameter) for parameter in super().get_params(ctx)]
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments that are left once the options are taken."""
+        with _refusing_in_words():
+            return super().parse_args(ctx, args)
+
 
 class Group(TyperGroup):
     """A group of commands, the same way."""
@@ -25,6 +33,21 @@ class Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the options, `--help` too."""
         return [_in_words(parameter) for parameter in super().get_params(ctx)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments that are left, the command's name first."""
+        with _refusing_in_words():
+            return super().parse_args(ctx, args)
+
+
+@contextmanager
+def _refusing_in_words() -> Iterator[None]:
+    """Take pydantic's prefix away, which typer shows with what it says of a wrong choice."""
+    try:
+        yield
+    except BadParameter as error:
+        error.message = error.message.removeprefix("Value error, ")
+        raise
 
 
 def _in_words(parameter: Any) -> Any:

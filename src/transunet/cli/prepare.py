@@ -131,6 +131,7 @@ def prepare(
         raise ConfigError(
             "--plane-spacing is for --dimensions 3: slices keep the volume's own planes."
         )
+    recipe = load_recipe("modern3d" if dimensions == 3 else "paper", {"memory_gib": memory_gib})
     if dimensions == 3:
         with showing_notes(), count_cases("Measuring") as progress:
             measured = measure(data, cases, out, workers, progress)
@@ -164,7 +165,6 @@ def prepare(
             splits=chosen,
             progress=progress,
         )
-    recipe = load_recipe("modern3d" if dimensions == 3 else "paper", {"memory_gib": memory_gib})
     console = Console()
     too_small = ""
     if dimensions == 3:

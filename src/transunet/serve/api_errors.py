@@ -1,15 +1,18 @@
 """What goes wrong, as the API answers it: a status, a short code, a message and what to do."""
 
 import logging
+import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from transunet.data.checks.problems import problem_of
 from transunet.data.formats.dicom.series import NoSuchSeriesError, SeveralSeriesError
 from transunet.errors import TransUNetError, is_full_disk
+from transunet.serve.server_settings import API
 
 STATUS: Mapping[str, int] = {
     "malformed": 400,
@@ -50,10 +53,14 @@ STATUS: Mapping[str, int] = {
     "storage_full": 507,
 }
 """Code -> HTTP status; `docs/reference/serve.md` explains each."""
+# A path begins where no word, address or path goes on. Folders may have spaces in their names; a
+# space behind a full stop ends a sentence.
+_PART = r"[^\s/:,;'\"]+(?:(?<!\.) [^\s/:,;'\"]+)*/"
+_FOLDERS = re.compile(rf"(?<![\w/:.])(?!{API}/)/(?:{_PART})*(?=\w|\.\w)")
 
 
 class ApiError(TransUNetError):
-    """A request that cannot be answered as wanted.
+    """A request that cannot be answered as wanted; it names no folder of the server's.
 
     Args:
         code: one of `STATUS`.
@@ -71,8 +78,9 @@ class ApiError(TransUNetError):
         headers: Mapping[str, str] | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
+        message, remedy = without_paths(message), without_paths(remedy or "")
         super().__init__(message)
-        self.code, self.message, self.remedy = code, message, remedy
+        self.code, self.message, self.remedy = code, message, remedy or None
         self.headers, self.details = dict(headers or {}), dict(details or {})
         self.status = STATUS[code]
 
@@ -88,13 +96,19 @@ class ApiError(TransUNetError):
         return {"error": {**error, **self.details}}
 
 
-def api_error(error: BaseException, folder: Path, code: str = "unreadable") -> ApiError:
-    """Return the answer for whatever went wrong with files in `folder`; it names no path.
+def api_error(
+    error: BaseException,
+    folder: Path,
+    code: str = "unreadable",
+    called: Mapping[Path, str] = MappingProxyType({}),
+) -> ApiError:
+    """Return the answer for whatever went wrong with files in `folder`.
 
     Args:
         error: the error; one that is nobody's fault but ours is logged and answered as "internal".
-        folder: where the files are.
+        folder: where the files are, which are told as they lie in it.
         code: of an error that has none of its own.
+        called: files of other folders, and what the answer calls them.
     """
     if isinstance(error, ApiError):
         return error
@@ -116,6 +130,8 @@ def api_error(error: BaseException, folder: Path, code: str = "unreadable") -> A
         return ApiError("internal", "The server made a mistake; its log says more.")
 
     def without_folder(text: str) -> str:
+        for path, name in called.items():
+            text = text.replace(str(path), name)
         return text.replace(f"{folder}/", "").replace(str(folder), "the upload")
 
     problem = problem_of(error, "")
@@ -123,6 +139,11 @@ def api_error(error: BaseException, folder: Path, code: str = "unreadable") -> A
         return ApiError(code, without_folder(str(error)))
     message = without_folder(f"{problem.where}: {problem.found}.")
     return ApiError(code, message, without_folder(problem.remedy) + ".")
+
+
+def without_paths(text: str) -> str:
+    """Return `text` with the last part alone of each absolute path in it, but for the API's own."""
+    return _FOLDERS.sub("", text)
 
 
 def is_full(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value <= 0:
-                raise ConfigError(f"The limit {name}={value} must be above 0.")
+            if not 0 < value < inf:
+                raise ConfigError(f"The limit {name}={value} must be above 0 and finite.")
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ class ServeSettings:
             )
         if self.token_hours is not None and self.token is None:
             raise ConfigError("--token-hours is for a token, and there is none. Add --token auto.")
-        if self.token_hours is not None and self.token_hours <= 0:
-            raise ConfigError(f"--token-hours {self.token_hours:g} must be above 0.")
+        if self.token_hours is not None and not 0 < self.token_hours < inf:
+            raise ConfigError(f"--token-hours {self.token_hours:g} must be above 0 and finite.")
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(

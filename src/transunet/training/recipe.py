@@ -300,6 +300,11 @@ class Recipe(Configuration):
         known = VARIANTS.get(values.get("model", cls.model_fields["model"].default))
         return {**values, "image_size": (size,) * (known.axes if known else 2)}
 
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _no_weights(cls, value: Any) -> Any:
+        return "none" if value is None else value  # as --set reads the word
+
     @field_validator("image_size", mode="before")
     @classmethod
     def _sides(cls, value: Any) -> Any:

@@ -122,10 +122,10 @@ class Run:
         """
         path = folder / "run.json"
         if not path.is_file():
-            raise ConfigError(
-                f"There is no run to resume in {folder}: it has no run.json. Start one with: "
-                f"transunet train DATASET -o {folder}"
-            )
+            remedy = "Give the folder that `transunet train` or `transunet distill` made with -o."
+            if (folder.resolve().parent / path.name).is_file():
+                remedy = f"Give the run that it is a part of: {folder.parent}"
+            raise ConfigError(f"There is no run in {folder}: it has no run.json. {remedy}")
         try:
             values = loads(path.read_text(encoding="utf-8"))
         except (JSONDecodeError, UnicodeDecodeError) as error:

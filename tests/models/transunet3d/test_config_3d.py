@@ -70,7 +70,7 @@ def test_a_patch_is_rounded_up_to_what_its_poolings_divide() -> None:
     [
         ({"image_size": (48, 192, 200)}, "200 is not a multiple of 32.*possible: 192 or 224"),
         ({"image_size": (8, 32, 32)}, "single voxel at the bottleneck"),
-        ({"image_size": (48, 192)}, "image_size.2: Field required"),
+        ({"image_size": (48, 192)}, "image_size.2 is missing"),
         ({"kernels": ((3, 3, 3),) * 5}, "5 poolings make 6 stages, found kernels for 5"),
         ({"kernels": ((2, 3, 3),) * 6}, r"\(2, 3, 3\) is impossible.*1 or 3"),
         ({"vit": {"hidden_size": 100}}, "vit.num_heads=12 does not divide.*10, 20"),

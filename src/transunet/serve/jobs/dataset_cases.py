@@ -17,7 +17,7 @@ from transunet.data.additions import (
 )
 from transunet.data.formats import channel_of, read_labels
 from transunet.data.volume import Volume
-from transunet.errors import TransUNetError
+from transunet.errors import ConfigError, TransUNetError
 from transunet.serve.api_errors import ApiError, is_full, storage_full
 from transunet.serve.bundles import ServedBundle
 from transunet.serve.jobs.messages import LABELS
@@ -28,7 +28,8 @@ def check_dataset(dataset: Path, bundles: Iterable[ServedBundle]) -> None:
     """Make sure that results of one of the bundles can be added to the data set.
 
     Raises:
-        ConfigError, DataError: as `additions.check_addable`, where it refuses all of them.
+        ConfigError: where it is of other classes or channels than all of them.
+        ConfigError, DataError: else as `additions.check_addable`.
     """
     refused: TransUNetError | None = None
     for served in bundles:
@@ -38,8 +39,8 @@ def check_dataset(dataset: Path, bundles: Iterable[ServedBundle]) -> None:
             return
         except OtherClassesError as error:
             refused = error
-    if refused is not None:
-        raise refused
+    if refused is not None:  # two good things that do not go together
+        raise ConfigError(str(refused))
 
 
 def look_for(dataset: Path, image_folder: Path, metadata: dict[str, Any]) -> tuple[str | None, int]:

@@ -58,9 +58,8 @@ def score(
         record = measure(pair, Settings(tuple(structures.values()), ignore=ignore))
     except TransUNetError as error:
         code = "wrong_grid" if isinstance(error, GeometryError) else "unreadable"
-        fault = api_error(error, files[0].parent, code)
-        fault.message = fault.message.replace(str(folder / LABELS), "the prediction")
-        raise fault from None
+        called = {folder / LABELS: "the prediction"}
+        raise api_error(error, files[0].parent, code, called) from None
     if record.white:
         soft = ", with its soft edges cut at half of it" if record.white == "soft" else ""
         warnings.append(f"255 in the reference was read as {names[1]}{soft}.")
@@ -105,7 +104,8 @@ def compare(
     try:
         record = measure(pair, Settings(tuple(structures.values())))
     except TransUNetError as error:
-        raise api_error(error, of) from None
+        called = {of / LABELS: "the label map", other / LABELS: "the reference"}
+        raise api_error(error, of, called=called) from None
     alone = [*matched.second_only.values(), *matched.first_only.values()]
     return _comparison(
         record, structures, [f"Only one of them has {', '.join(alone)}."] if alone else []
