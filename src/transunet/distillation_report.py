@@ -114,7 +114,8 @@ def report(
         raise ConfigError(
             f"{run.folder} is a cross-validation. Give one of its folds: {run.fold(0)}"
         )
-    read_config(best)  # or what is wrong with it
+    for bundle in (best, *others):
+        read_config(bundle)  # or what is wrong with it
     data = open_dataset(dataset) if dataset else run.original_data()
     labelled = [case for case in data.cases if case.label and case.label.exists()]
     if dataset is None:

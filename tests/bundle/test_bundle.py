@@ -115,6 +115,12 @@ def test_a_bundle_without_its_config_is_refused(bundle: Path) -> None:
         from_pretrained(bundle)
 
 
+def test_a_run_in_a_bundles_place_names_its_best(bundle: Path) -> None:
+    best = bundle.rename(bundle.parent / "best")
+    with pytest.raises(ConfigError, match=rf"is not a bundle: .* Give {best}$"):
+        from_pretrained(best.parent)
+
+
 def test_a_bundle_without_weights_is_refused(bundle: Path) -> None:
     (bundle / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"it has no model\.safetensors"):

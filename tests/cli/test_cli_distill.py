@@ -116,4 +116,9 @@ def test_wrong_use_is_told(dataset, tmp_path):
     (tmp_path / "run.json").unlink()
     with pytest.raises(ConfigError, match=r"There is no bundle .*gone"):
         run(tmp_path / "gone", "--data", dataset, "-o", tmp_path / "run", "--device", "cpu")
+    taught = (dataset / "labelsTr", "--data", dataset, "-o", tmp_path / "run", "--device", "cpu")
+    with pytest.raises(ConfigError, match=r"There is no bundle .*twin"):
+        run(*taught, "--compare", tmp_path / "twin")
+    with pytest.raises(ConfigError, match=r"There is no image .*more"):
+        run(*taught, "--images", tmp_path / "more")
     assert not (tmp_path / "run").exists()

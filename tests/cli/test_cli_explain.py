@@ -196,6 +196,14 @@ def test_a_voxel_of_several_images_is_wrong_use(bundle: Path, tmp_path: Path) ->
     assert "voxel of one image; 2 were given" in told
 
 
+def test_a_structure_that_there_is_not_is_told_once(bundle: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_nifti(tmp_path / "in" / f"{name}.nii.gz")
+    words = (bundle, tmp_path / "in", "-o", tmp_path / "out", "--structure", "heart")
+    assert refused(ConfigError, *words).startswith("The bundle has no structure 'heart'")
+    assert not (tmp_path / "out").exists()
+
+
 def test_images_that_cannot_be_used_are_named(bundle: Path, tmp_path: Path) -> None:
     two = save_nifti(tmp_path / "two.nii.gz", np.stack([noise(), noise()], axis=-1))
     assert "2 channels; expected 1" in refused(DataError, bundle, two, "-o", tmp_path / "out")

@@ -245,6 +245,8 @@ def test_settings_that_cannot_be_are_wrong_use(bundle: Path, tmp_path: Path) -> 
         (["--largest-component", "heart"], "has no structure 'heart'; it has left, right"),
         (["--ensemble", other], "their labels differ"),
         (["--window", "--procedure", "paper"], "no windows"),
+        (["--procedure", "both", "--uncertainty"], "Both procedures give label maps only"),
+        (["--report"], "A report refers to a DICOM segmentation"),
     ]
     for options, expected in wrong:
         message = refused(ConfigError, bundle, image, "-o", tmp_path / "out", *options)

@@ -82,6 +82,8 @@ def test_wrong_use_of_check_is_refused(decathlon, run, tmp_path):
     assert isinstance(run("check", tmp_path / "nowhere").exception, ConfigError)
     assert isinstance(run("check", decathlon(), "--layout", "nothing").exception, ConfigError)
     (tmp_path / "empty").mkdir()
+    result = run("check", tmp_path / "nowhere", "--json", tmp_path)  # before a case is read
+    assert "--json" in str(result.exception)
     result = run("check", tmp_path / "empty")
     assert result.exit_code == 1
     assert "it is empty" in result.stdout

@@ -52,6 +52,7 @@ from transunet.errors import (
     TransUNetError,
     as_user_error,
 )
+from transunet.files import writable_folder
 from transunet.inference.postprocessing import measure_structures
 from transunet.inference.predictor import Predictor
 from transunet.inference.prefetch import map_in_thread, prefetch
@@ -251,6 +252,7 @@ def predict_cases(
             "A report refers to a DICOM segmentation. Give --format dicom-seg or dicom-labelmap "
             "with --report."
         )
+    writable_folder(folder)
     settings = {
         **predictor.settings,
         **({"procedure": "both"} if options.both else {}),

@@ -206,10 +206,10 @@ def locate(source: Path | str, name: str) -> Path:
     if folder.is_dir():
         if (folder / name).is_file():
             return folder / name
-        raise ConfigError(
-            f"{folder} is not a bundle: it has no {name}. Expected a folder with {MODEL} and "
-            f"{CONFIG}, such as RUN/best after `transunet train`."
-        )
+        remedy = f"Expected a folder with {MODEL} and {CONFIG}, such as RUN/best after a training."
+        if (best := folder / "best" / name).is_file():
+            remedy = f"Give {best.parent}"
+        raise ConfigError(f"{folder} is not a bundle: it has no {name}. {remedy}")
     if (
         isinstance(source, str)
         and source.count("/") == 1

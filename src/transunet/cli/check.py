@@ -76,6 +76,8 @@ def check(
 
     if fix:
         check_copy_folder(dataset, fix)  # rather than after every case was read
+    if json and json.is_dir():
+        raise ConfigError(f"--json {json} is a folder. Give a file: {json / 'check.json'}")
     with count_cases("Checking") as progress:
         report = check_dataset(dataset, layout, workers, progress, ignore)
     console = Console()

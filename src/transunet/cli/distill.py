@@ -100,6 +100,7 @@ def distill(
     The run is one of `train`: interrupt it and go on with `transunet train --resume RUN`, then
     `transunet distill --report RUN`.
     """
+    from transunet.bundle.bundle_config import read_config
     from transunet.bundle.fast import place_for_fast
     from transunet.cli.train import train
     from transunet.errors import ConfigError
@@ -123,6 +124,8 @@ def distill(
         )
     if attach:
         place_for_fast(attach)  # what is wrong with it is better known before the training
+    for bundle in compare or []:
+        read_config(bundle)  # likewise
     told = {
         "teachers": teachers,
         "mirror": mirror,

@@ -75,6 +75,7 @@ def explain(
     from transunet.attention.rollout import layers_and_heads
     from transunet.bundle.io import from_pretrained
     from transunet.cli.progress import case_bars
+    from transunet.data.classes import classes_named
     from transunet.data.formats import read_image
     from transunet.data.inputs import find_inputs
     from transunet.drawing.figures import check_figure_path
@@ -93,6 +94,7 @@ def explain(
     check_figure_path(out / "figure.png")  # rather than when the network has been read
     model, config = from_pretrained(bundle)
     layers_and_heads(layers, heads, config.architecture)
+    classes_named([structure] if structure else [], config.structures)
     cases = find_inputs(inputs, len(config.preprocessing.channels))
     if at is not None and len(cases) > 1:
         raise ConfigError(f"--at is a voxel of one image; {len(cases)} were given.")

@@ -257,7 +257,6 @@ def predict(
     from transunet.data.clicks import read_clicks
     from transunet.data.formats import warn_of_contradictions
     from transunet.data.inputs import find_inputs
-    from transunet.files import writable_folder
     from transunet.inference.predictor import Predictor
     from transunet.integrations.dicomweb import fetched, is_address
 
@@ -334,7 +333,6 @@ def predict(
             f"Teach it: transunet calibrate {' '.join(words)}",
             "dim",
         )
-    writable_folder(out)
     options = OutputOptions(format_, probabilities, uncertainty, overwrite, both, view, report)
     say(f"Computing with {predictor.arithmetic}.")
     alone = None if predictor.others else predictor.sampling

@@ -77,7 +77,6 @@ def queue(
     from transunet.batch.worklist import knows_quality, order_by_doubt, write_worklist
     from transunet.cli.progress import case_bars
     from transunet.data.inputs import find_inputs
-    from transunet.files import writable_folder
     from transunet.inference.predictor import Predictor
 
     if out.suffix in (".csv", ".json"):
@@ -115,7 +114,6 @@ def queue(
         )
         predictor = predictor.replace(fitted=None)
     options = OutputOptions(overwrite=overwrite, soft_dice=not known)
-    writable_folder(out)
     with showing_notes(), stoppable(out), case_bars(len(cases)) as (begun, ended):
         outcomes = predict_cases(predictor, cases, out, options, begun, ended)
     failed = {outcome.case: outcome.error for outcome in outcomes if outcome.status == "failed"}

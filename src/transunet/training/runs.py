@@ -30,6 +30,7 @@ import numpy as np
 from pydantic import field_validator
 
 from transunet.data.cases import DataSet
+from transunet.data.inputs import find_inputs
 from transunet.data.layouts import open_dataset
 from transunet.data.prepare import labelled, prepare
 from transunet.data.preprocessing import Preprocessing
@@ -500,9 +501,11 @@ def check_teacher(settings: Distillation, data: DataSet | Store, held_out: Colle
     """Refuse a teacher that cannot teach what is in `data`; warn of one that saw what is held out.
 
     Raises:
-        ConfigError, DataError: as of `teacher.teacher_of`.
+        ConfigError, DataError: as of `teacher.teacher_of`, or without the images that it names.
     """
-    teacher_of(settings, Taught.of(data))
+    teacher_of(settings, taught := Taught.of(data))
+    if settings.images:
+        find_inputs([Path(settings.images)], taught.channels)  # or there are none
     for bundle in map(Path, settings.teachers):
         try:
             record = Run.reopen(bundle.resolve().parent).record
