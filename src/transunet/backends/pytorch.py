@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 
 from transunet.backends.exported import KEYS, pack
 from transunet.backends.protocol import innermost
@@ -27,7 +27,6 @@ from transunet.bundle.bundle_config import MODEL, BundleConfig, locate
 from transunet.bundle.io import from_pretrained
 from transunet.device import choose_device
 from transunet.errors import ConfigError, DataError, first_sentence
-from transunet.models.architecture import Architecture
 from transunet.models.families import optimised
 from transunet.models.network_fingerprint import digest_of, fingerprint_of
 from transunet.models.segmentation_network import SegmentationNetwork
@@ -264,18 +263,14 @@ def write(
 ) -> None:
     """Write a `.pt2` program of torch.export for any batch, at the bundle's height and width."""
     assert precision == "fp32"
+    example = (torch.zeros(2, model.config.in_channels, *model.config.image_size),)
     with quiet():
-        program = program_of(optimised(model), model.config)
+        any_batch = ({0: Dim("batch")},)
+        program = torch.export.export(optimised(model), example, dynamic_shapes=any_batch)
         # Not to the file itself: on a full disk PyTorch's writer ends the whole process.
         buffer = BytesIO()
         torch.export.save(program, buffer, extra_files=pack(config, fingerprint_of(model)))
     path.write_bytes(buffer.getbuffer())
-
-
-def program_of(module: nn.Module, config: Architecture) -> ExportedProgram:
-    """Return `module` traced for any batch, at the size of `config`."""
-    example = (torch.zeros(2, config.in_channels, *config.image_size),)
-    return torch.export.export(module, example, dynamic_shapes=({0: Dim("batch")},))
 
 
 @contextmanager

@@ -42,7 +42,9 @@ FAMILIES: Mapping[str, Family] = {
         optimised="transunet2d.optimised:fuse",
         exportable="transunet2d.exportable:exportable",
     ),
-    "transunet3d": Family("transunet3d.network:TransUNet3D"),
+    "transunet3d": Family(
+        "transunet3d.network:TransUNet3D", exportable="transunet3d.exportable:exportable"
+    ),
 }
 """Name of each family -> its network."""
 

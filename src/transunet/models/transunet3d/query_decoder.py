@@ -6,7 +6,7 @@ resized to it, since resizing is linear; and the full-resolution features stay a
 makes them, since (W f + b) . e is f . (W^T e) + b . e.
 """
 
-from math import pi
+from math import pi, prod
 from typing import NamedTuple
 
 import torch
@@ -114,13 +114,15 @@ class CrossAttentionLayer(nn.Module):
         (w_q, b_q), (w_k, b_k), (w_v, b_v) = self.multihead_attn.projections()
         tokens = level.permute(0, 2, 3, 4, 1)
         # A position's code is that of its plane, its row and its column, each a third of the
-        # channels: so is its projection, and no map of codes is made.
+        # channels: so is its projection, and no map of codes is made. Of sums without a view
+        # between them OpenVINO would make one.
         size = level.shape[1] // 3
         keys = F.linear(tokens, w_k, b_k)
-        for axis, part in enumerate(torch.split(w_k, size, dim=1)):
-            code = F.linear(sine_code(level.shape[2 + axis], size, level), part)
-            keys += code.view(*(-1 if i == axis else 1 for i in range(3)), code.shape[1])
-        keys, values = keys.flatten(1, 3), F.linear(tokens, w_v, b_v).flatten(1, 3)
+        for axis, part in enumerate(torch.split(w_k, size, dim=1), 2):
+            code = F.linear(sine_code(level.shape[axis], size, level), part)
+            keys = keys.view(-1, len(code), prod(level.shape[axis + 1 :]), keys.shape[-1])
+            keys += code[:, None]
+        keys, values = keys.view_as(tokens).flatten(1, 3), F.linear(tokens, w_v, b_v).flatten(1, 3)
         queries = F.linear(x + query_positions, w_q, b_q)
         attended = self.multihead_attn(queries, keys, values, allowed)
         return self.norm(x + attended)  # type: ignore[no-any-return]
