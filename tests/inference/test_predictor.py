@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from golden_figures import facts, figure, seed_state, uniform
+from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
@@ -120,6 +121,53 @@ def test_both_procedures_give_what_each_gives_alone(native: tuple[int, int]) -> 
     assert not np.array_equal(both["native"].array, both["paper"].array)
     with pytest.raises(ConfigError, match="no windows"):
         Predictor(Halving(), UNIT, names, window=True).by_procedure(image)
+
+
+def mirrored_along(axes: tuple[int, ...] | None) -> TrainingData:
+    ends = ((0.1, 0.1, 0.1), (9.0, 9.0, 9.0))
+    view = ((1.0, 1.0), (999.0, 999.0))
+    return TrainingData(cases=1, channels=(), spacing_mm=ends, view_mm=view, mirror_axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("axes", "force", "looks"),
+    [
+        (None, False, {(), (2,), (3,), (2, 3)}),
+        ((0, 1), False, {(), (2,), (3,), (2, 3)}),
+        ((1,), False, {(), (3,)}),
+        ((), True, {(), (2,), (3,), (2, 3)}),
+    ],
+)
+def test_mirror_images_are_those_that_training_saw(
+    axes: tuple[int, ...] | None, force: bool, looks: set[tuple[int, ...]]
+) -> None:
+    seen: list[NDArray[np.float32]] = []
+
+    class Watching(Halving):
+        def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            seen.append(images)
+            return super().__call__(images)
+
+    slices = np.random.default_rng(0).random((1, 224, 32), dtype=np.float32)
+    Predictor(
+        Watching(),
+        UNIT,
+        {0: "background", 1: "bright"},
+        mirror=True,
+        training_data=mirrored_along(axes),
+        force=force,
+    ).label_slices(slices[:, None])
+    found = {
+        flipped for flipped in looks if any((np.flip(seen[0], flipped) == s).all() for s in seen)
+    }
+    assert found == looks
+    assert len(seen) == len(looks)
+
+
+def test_mirror_images_that_training_never_saw_are_refused(small: TransUNet) -> None:
+    predictor = Predictor(small, UNIT, NAMES, device="cpu", training_data=mirrored_along(()))
+    with pytest.raises(ConfigError, match=r"training showed the network none.*p_mirror"):
+        predictor.replace(mirror=True)
 
 
 def test_other_settings_around_the_same_network(small: TransUNet) -> None:

@@ -5,15 +5,21 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from prediction import hounsfield, noise, save_nifti
+from prediction import hounsfield, noise, save_nifti, tiny_bundle
 from serving import API, Client, image_bytes, labels_of, nifti_bytes, nifti_of, until
+from transunet.bundle.bundle_config import read_config
+from transunet.data.checks.suitability import TrainingData
 from transunet.data.formats.nifti import label_names
 from transunet.data.volume import Volume
 from transunet.inference.predictor import Predictor
+from transunet.serve.api.jobs import checked
+from transunet.serve.api.schemas import JobRequest
+from transunet.serve.api_errors import ApiError
 from transunet.trust.assessment import predict_and_assess
 
 
@@ -570,6 +576,22 @@ def test_health_and_metrics(client, done):
         assert counts[-1] == float(lines[f'transunet_{kind}_seconds_count{{bundle="brain"}}']) >= 1
     assert lines["transunet_worker_ready"] == "1"
     assert float(lines["transunet_storage_bytes"]) > 0
+
+
+@pytest.mark.parametrize(("axes", "refused"), [((), True), ((1,), False), (None, False)])
+def test_mirror_images_that_training_never_saw_are_refused(axes, refused, tmp_path):
+    bundle = tiny_bundle(tmp_path / "bundle")
+    ends, view = ((0.1,) * 3, (9.0,) * 3), ((1.0, 1.0), (999.0, 999.0))
+    seen = TrainingData(cases=1, channels=(), spacing_mm=ends, view_mm=view, mirror_axes=axes)
+    config = read_config(bundle).replace(training_data=seen)
+    served = SimpleNamespace(name="bundle", channels=["MRI 0"], config=config)
+    image = SimpleNamespace(name="a.nii.gz", metadata={"channels": 1, "obstacle": None})
+    service = SimpleNamespace(image=lambda _: image, bundle=lambda _: served)
+    asked = JobRequest(image="i", bundle="b", mirror=True, window=True, procedure="paper")
+    with pytest.raises(ApiError) as error:
+        checked(asked, service)
+    # The next fault is told where this is none.
+    assert ("no mirror images" in error.value.message) == refused
 
 
 def test_wrong_addresses_and_methods(client):

@@ -39,7 +39,8 @@ def test_a_run_leaves_bundles_its_recipe_its_log_and_curves(job, tmp_path, curve
     folder = tmp_path / "run"
     for name in ("best", "last"):
         assert (folder / name / "model.safetensors").is_file()
-        assert read_config(folder / name).training_data.cases == len(run.store.cases)
+        seen = read_config(folder / name).training_data
+        assert (seen.cases, seen.mirror_axes) == (len(run.store.cases), run.recipe.mirror_axes)
     assert load_recipe(folder / "recipe.json") == run.recipe
     assert run.recipe.weights == "none"  # derived: nothing is published for this variant
     losses = [line["loss"] for line in read_log(folder, "validation")]

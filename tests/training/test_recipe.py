@@ -142,3 +142,18 @@ def test_a_file_of_another_kind_is_told_in_a_few_words():
     assert len(str(caught.value)) < 5_000
     with pytest.raises(ConfigError, match=r"lr: .*\(got \[0, 1, .{90,99}\)$"):
         load_recipe("paper", {"lr": list(range(900))})
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "axes"),
+    [
+        ("paper", {}, (0, 1)),
+        ("modern", {}, ()),
+        ("modern", {"augmentation": {"p_mirror": 0.5}}, (0, 1)),
+        ("modern", {"augmentation": {"p_mirror": 0.5, "mirror_axes": [1]}}, (1,)),
+        ("paper3d", {}, (0, 1, 2)),
+        ("modern3d", {}, ()),
+    ],
+)
+def test_a_recipe_tells_along_which_axes_it_mirrors(preset, settings, axes):
+    assert load_recipe(preset, settings).mirror_axes == axes

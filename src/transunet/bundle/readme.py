@@ -86,6 +86,10 @@ def facts_of(config: "BundleConfig") -> list[tuple[str, str]]:
         rows.append(
             ("its data", f"{counted(seen.cases, 'case')}, voxels of {' to '.join(ends)} mm")
         )
+        if seen.mirror_axes is not None:
+            names = ("planes", "rows", "columns")[-len(sampling.size) :]
+            axes = ", ".join(names[axis] for axis in seen.mirror_axes)
+            rows.append(("mirrored along", axes or "nothing: no --mirror for it"))
     return rows
 
 

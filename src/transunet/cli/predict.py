@@ -140,7 +140,8 @@ def predict(
         bool,
         typer.Option(
             "--mirror",
-            help="Average over four mirror images; four times the time. Of patches eight.",
+            help="Average over mirror images, of what training mirrored: four times the time, of "
+            "patches eight.",
             rich_help_panel=_PROCEDURE,
         ),
     ] = False,
@@ -201,7 +202,7 @@ def predict(
         typer.Option(
             "--force",
             help="Segment images of another kind than training saw, too, such as a CT with a "
-            "bundle for MRI.",
+            "bundle for MRI, or (--mirror) mirror images.",
             rich_help_panel=_PROCEDURE,
         ),
     ] = False,

@@ -57,6 +57,11 @@ if TYPE_CHECKING:
 
 _VOXELS_AT_ONCE = 128**3
 """Of the patches that go through at once where nobody says how many."""
+UNMIRRORED = (
+    "mirror=True (--mirror) averages over mirror images, and training showed the network none: it "
+    "would label them badly. Leave it out; where left and right mean the same, train with --set "
+    "augmentation.p_mirror=0.5; or force it (--force)."
+)
 _OF_ALL = ("procedure", "mirror", "window", "batch_size", "force")
 """Settings that an ensemble's members have in common."""
 _LARGEST_SIDE = 16384
@@ -90,7 +95,8 @@ class Predictor:
         batch_size: slices or patches that go through at once; if not given 8 slices, or as many
             patches, at most 8, as make up 128 x 128 x 128 voxels, by OpenVINO one.
         procedure: see above.
-        mirror: average the probabilities of four mirror images, of patches eight.
+        mirror: average the probabilities of mirror images, along the axes that training mirrored:
+            four of a slice, eight of a patch, where it was all of them or is not told.
         window: look through overlapping windows of the network's size at the slices' own
             resolution, instead of resizing whole slices to that size.
         largest_component: names of the structures of which only the largest piece is kept, or
@@ -206,7 +212,10 @@ class Predictor:
         if mirror:
             from transunet.inference.tta import MirrorTTA
 
-            self.network = MirrorTTA(self.network, bool(self.regions))
+            axes = training_data.mirror_axes if training_data else None
+            if axes == () and not force:
+                raise ConfigError(UNMIRRORED)
+            self.network = MirrorTTA(self.network, bool(self.regions), axes or None)
         if window:
             from transunet.inference.sliding_window import SlidingWindow
 
@@ -690,7 +699,7 @@ def load_networks(
     """Load bundles or exported files: as one network where they are given the same samples.
 
     Such an ensemble is the mean of its members' probabilities wherever it is called. Members of
-    other preprocessing or sampling stay by themselves.
+    other preprocessing, sampling or mirrored axes stay by themselves.
 
     Args:
         sources: folders, hub ids, `.onnx`, `.xml` or `.pt2` files.
@@ -720,7 +729,8 @@ def load_networks(
                     f"The bundles of an ensemble must agree, but their {what} differ: "
                     f"{sources[0]} has {expected}, {source} has {found}. Leave one of them out."
                 )
-    seen = [(config.preprocessing, config.sampling) for config in configs]
+    axes = [config.training_data and config.training_data.mirror_axes for config in configs]
+    seen = [(c.preprocessing, c.sampling, a) for c, a in zip(configs, axes, strict=True)]
     if len(opened) == 1 or any(other != seen[0] for other in seen):
         return opened
     from transunet.inference.tta import Ensemble

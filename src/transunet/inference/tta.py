@@ -110,15 +110,19 @@ class MirrorTTA(Wrapped):
     Args:
         network: whose they are.
         regions: whether it tells regions apart, and not classes.
+        axes: of a sample, along which it is mirrored; all of them if not given.
     """
 
-    def __init__(self, network: Network, regions: bool = False) -> None:
+    def __init__(
+        self, network: Network, regions: bool = False, axes: Sequence[int] | None = None
+    ) -> None:
         super().__init__(network)
-        self.regions = regions
+        self.regions, self.axes = regions, axes
 
     def __call__(self, images: Any) -> "Logits":
         """Return logits of the mean probabilities, (B, classes, *spatial)."""
-        spatial = range(2, images.ndim)
+        axes = range(images.ndim - 2) if self.axes is None else self.axes
+        spatial = [2 + axis for axis in axes]
         mirrors = chain.from_iterable(combinations(spatial, n) for n in range(len(spatial) + 1))
 
         arrays = isinstance(images, np.ndarray)

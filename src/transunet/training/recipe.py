@@ -252,6 +252,13 @@ class Recipe(Configuration):
         height, width = self.size
         return Slices(size=(height, width), context=self.context)
 
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Axes of a sample along which training shows mirror images, too."""
+        if self.paper_augmentation:
+            return 0, 1
+        return self.augmentation.mirror_axes if self.augmentation.p_mirror else ()
+
     def network(
         self,
         num_classes: int = 2,

@@ -135,7 +135,9 @@ class Trainer:
             sampling=self.recipe.sampling,
             labels=dict(self.store.labels),
             regions=self.store.regions,
-            training_data=TrainingData.of(self.store.cases.values(), self.store.preprocessing),
+            training_data=TrainingData.of(
+                self.store.cases.values(), self.store.preprocessing, self.recipe.mirror_axes
+            ),
         )
 
     @property

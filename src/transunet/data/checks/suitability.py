@@ -114,10 +114,17 @@ class TrainingData(Configuration):
     """From slice to slice, row to row, column to column, as the network saw them."""
     view_mm: Span
     """Height and width of the slices."""
+    mirror_axes: tuple[int, ...] | None = None
+    """Axes of a sample, from 0 on, along which mirror images were seen too; None if not told."""
 
     @classmethod
-    def of(cls, cases: "Iterable[StoredCase]", preprocessing: Preprocessing) -> Self:
-        """Summarise the cases of a store, at least one."""
+    def of(
+        cls,
+        cases: "Iterable[StoredCase]",
+        preprocessing: Preprocessing,
+        mirror_axes: tuple[int, ...] | None = None,
+    ) -> Self:
+        """Summarise the cases of a store, at least one, and along which axes they are mirrored."""
         stored = list(cases)
         channels = []
         for index, channel in enumerate(preprocessing.channels):
@@ -139,6 +146,7 @@ class TrainingData(Configuration):
             channels=tuple(channels),
             spacing_mm=_span([case.spacing_mm for case in stored]),
             view_mm=_span([_view_of(case, preprocessing) for case in stored]),
+            mirror_axes=mirror_axes,
         )
 
 

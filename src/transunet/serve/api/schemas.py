@@ -166,7 +166,10 @@ class JobSettings(BaseModel):
     """How an image is to be segmented."""
 
     procedure: Literal["native", "paper"] = "native"
-    mirror: bool = Field(default=False, description="Average over four mirror images.")
+    mirror: bool = Field(
+        default=False,
+        description="Average over mirror images, along the axes that training mirrored.",
+    )
     largest_component: list[str] = Field(
         default=[],
         max_length=1000,
@@ -174,7 +177,8 @@ class JobSettings(BaseModel):
     )
     window: bool = Field(default=False, description="Slide a window instead of resizing slices.")
     force: bool = Field(
-        default=False, description="Segment an image of another kind than training saw, too."
+        default=False,
+        description="Segment an image of another kind than training saw, or mirror images, too.",
     )
 
 
