@@ -4,14 +4,16 @@
     python benchmarks/distill.py six_networks/hippocampus -o distill     # 1 hour, 1 core
     python benchmarks/distill.py six_networks/hippocampus -o distill30 --labelled 30
     python benchmarks/distill.py six_networks/acdc -o distill_acdc --students R26-ViT-Ti_16 \
-        --teachers R26-ViT-S_16 --mirror
+        --teachers R26-ViT-S_16
     python benchmarks/distill.py six_networks/hippocampus -o distill --only table
 
 Each student is trained on the same cases in as many steps from the labels alone, and with the
 teacher's probabilities beside them; where only some cases keep their labels, with the images of the
-others, too. Then the test cases, which chose nothing, are segmented by the teacher, by every
-student and by its twin without a teacher, as fp32 and int8 with one engine on one core, each in a
-process of its own. What is there already is not done again, so that an interrupted run goes on.
+others, too. A teacher is any run in the first folder; R26-ViT-S_16 above was trained there by
+`transunet train`, as docs/how-to/distill.md tells. Then the test cases, which chose nothing, are
+segmented by the teacher, by every student and by its twin without a teacher, as fp32 and int8 with
+one engine on one core, each in a process of its own. What is there already is not done again, so
+that an interrupted run goes on.
 """
 
 import argparse
@@ -84,7 +86,6 @@ def measure(options: argparse.Namespace, name: str) -> None:
             run("train", "--resume", trained, *place)
         elif not _has_ended(trained):
             data = ["--data", options.source / store, "-o", trained, "--no-report"]
-            data += ["--mirror"] if options.mirror else []
             run("distill", *teachers, *data, *more, *given, *place)
         if not (trained / "distillation.json").is_file():
             cases = ["--data", options.source / "test", "--compare", alone / "best"]
@@ -177,7 +178,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("source", type=Path, help="what six_networks.py made of one data set")
     parser.add_argument("-o", "--out", type=Path, default=Path("distill"))
     parser.add_argument("--teachers", nargs="+", default=TEACHERS, help="runs in that folder")
-    parser.add_argument("--mirror", action="store_true", help="teachers see mirror images, too")
     parser.add_argument("--labelled", type=int, help="training cases that keep their labels")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=[*STUDENTS])
     parser.add_argument("--steps", type=int, default=2000)

@@ -45,6 +45,10 @@ def test_patches_give_alone_and_together_what_the_network_gives(tmp_path: Path) 
     assert np.abs(together - expected).max() < 1e-4 * expected.std()
     for index in range(3):
         np.testing.assert_array_equal(network(images[[index]])[0], together[index])
+    # Who opens the file without this package may give several at once.
+    exactly = {"INFERENCE_PRECISION_HINT": "f32"}
+    whole = openvino.core().compile_model(openvino._read(path), "CPU", exactly)(images)[0]
+    assert np.abs(whole - expected).max() < 1e-4 * expected.std()
 
 
 def test_no_map_of_positions_is_held_beside_the_weights(tmp_path: Path) -> None:

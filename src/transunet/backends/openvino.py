@@ -204,8 +204,9 @@ def write(
         module = exportable(model) if precision == "fp32" else optimised(model)
     size = model.config.in_channels, *model.config.image_size
     with quiet():
-        # A program of torch.export takes three times as long to convert.
-        example = torch.zeros(2, *size)
+        # A program of torch.export takes three times as long to convert. Of patches one is traced,
+        # since that computes it; no batch is written down for that.
+        example = torch.zeros(2 if model.config.axes == 2 else 1, *size)
         traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
         network = ov.convert_model(traced)
     network.reshape([-1, *size])
