@@ -245,7 +245,7 @@ def package_step(recipe: Recipe, model: Any, form: str) -> Callable[[Tensor, Ten
     optimizer = make_optimizer(recipe, network)
     arithmetic = Arithmetic("bf16" if "bf16" in form else "fp32")
     if form.endswith("compiled"):
-        network.compile()
+        network.compile(dynamic=False)
     return scheduled(
         optimizer,
         recipe,

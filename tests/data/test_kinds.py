@@ -215,3 +215,10 @@ def test_a_zip_may_hold_a_file_per_channel_but_not_several_images(tmp_path):
 def test_a_zip_with_dicom_in_it_stays_a_series(tmp_path):
     path = archive(tmp_path / "a.zip", IM1=b"\0" * 128 + b"DICM", a_nii=PLAIN)
     assert is_dicom_path(path)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.png", "a.npy", "a.nrrd", "a.mha"])
+def test_an_empty_file_is_called_empty(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=rf"{name}: it is empty\. .*again"):
+        read_volume(tmp_path / name)

@@ -169,3 +169,8 @@ def test_working_volumes_are_resampled_along_all_axes(rng):
     assert pre.working_spacing_mm(volume) == pytest.approx((1.5, 2, 2))
     labels = pre.labels_to_working(volume.with_array(np.ones((1, 8, 10, 6), np.uint8)))
     assert pre.from_working(labels, volume).array.all()
+
+
+def test_an_orientation_that_is_none_is_told_as_it_was_given():
+    with pytest.raises(ConfigError, match="'XYZ' does not name three directions"):
+        planes_first("XYZ", 2)

@@ -195,7 +195,12 @@ def test_every_way_of_computing_trains(job, changes):
 @pytest.mark.runtime
 def test_a_compiled_network_trains_and_leaves_ordinary_bundles(job, tmp_path, monkeypatch):
     usual = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: usual(self, backend="eager"))
+
+    def compiled(self: torch.nn.Module, dynamic: bool) -> None:
+        assert not dynamic
+        usual(self, backend="eager", dynamic=dynamic)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
     steps(job(folder="compiled", compile=True, deep_supervision=[0.5]))
     steps(job(folder="usual", deep_supervision=[0.5]))
     first, second = weights(tmp_path / "compiled"), weights(tmp_path / "usual")
@@ -210,7 +215,9 @@ def test_a_compiler_that_fails_is_told(job, monkeypatch):
         raise ValueError("no compiler here")
 
     usual = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: usual(self, backend=broken))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, dynamic: usual(self, backend=broken)
+    )
     with pytest.raises(TransUNetError, match=r"(?s)torch\.compile failed.*leave out"):
         steps(job(compile=True))
 

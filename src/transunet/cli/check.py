@@ -13,6 +13,7 @@ from rich.text import Text
 
 from transunet.cli.notes import hanging, say, showing_notes
 from transunet.cli.options import Ignore, Layout
+from transunet.data.text import counted
 from transunet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ def check(
         say(f"        {hanging(console, f'{problem.remedy}.', 8)}", "dim")
     if data := report.dataset:
         counts = f"{len(data.cases)} cases in the layout {data.layout}"
-        errors = _counted(len(report.errors), "error")
-        warnings = _counted(len(report.warnings), "warning")
+        errors = counted(len(report.errors), "error")
+        warnings = counted(len(report.warnings), "warning")
         say(f"{data.name}: {counts}, {errors}, {warnings}.")
         if data.learned_regions:
             say(described(data.learned_regions))
@@ -107,9 +108,9 @@ def check(
         for problem in _first_of_each_kind(copy.left_out):
             say(f"left out  {problem.where}: {problem.found}.")
         say(
-            f"{fix}: {_counted(len(copy.corrected), 'correction')}, {len(copy.left_out)} left "
-            f"out, {_counted(len(report.errors), 'error')} and "
-            f"{_counted(len(report.warnings), 'warning')} remain."
+            f"{fix}: {counted(len(copy.corrected), 'correction')}, {len(copy.left_out)} left "
+            f"out, {counted(len(report.errors), 'error')} and "
+            f"{counted(len(report.warnings), 'warning')} remain."
         )
     if json:
         content = report.as_json()
@@ -196,7 +197,3 @@ def _first_of_each_kind(problems: "Sequence[Problem]") -> "Iterator[Problem]":
     for (_, kind), count in counts.items():
         if count > _SHOWN:
             say(f"        {count - _SHOWN} more like these ({kind}); --json FILE has them all.")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

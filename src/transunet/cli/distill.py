@@ -157,9 +157,13 @@ def distill(
     if int(os.environ.get("RANK", "0")):
         return  # of processes that train together, one tells
     run = Run.reopen(out)
+    if run.has_folds:  # which can be attached and measured one by one
+        fold = quote(str(run.fold(0)))
+        say(f"Measure a fold, or --attach it, with: transunet distill --report {fold}", "dim")
+        return
     if attach:
         _attach(run, attach)
-    if not (no_report or run.has_folds):  # whose folds can be measured one by one
+    if not no_report:
         show_report(run, None, compare or [], device, engine)
 
 

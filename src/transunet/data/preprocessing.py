@@ -28,7 +28,7 @@ from transunet.data.volume import (
     orientation_back,
     orientation_change,
 )
-from transunet.errors import DataError, GeometryError
+from transunet.errors import ConfigError, DataError, GeometryError
 from transunet.settings import Configuration
 
 PHOTOGRAPH_CHANNELS = frozenset(
@@ -367,5 +367,13 @@ def coarse_axis(spacing_mm: Sequence[float], times: float = ANISOTROPIC) -> int 
 
 
 def planes_first(orientation: str, axis: int) -> str:
-    """Return `orientation`, such as "RAS", with the axis across the planes in front: 2 is "SRA"."""
+    """Return `orientation`, such as "RAS", with the axis across the planes in front: 2 is "SRA".
+
+    Raises:
+        ConfigError: when it does not name three directions.
+    """
+    try:
+        orientation_change(np.eye(4), orientation)
+    except GeometryError as error:
+        raise ConfigError(str(error)) from None
     return orientation[axis : axis + 1] + orientation[:axis] + orientation[axis + 1 :]

@@ -183,7 +183,7 @@ def _fits(recipe: Recipe, store: Store, device: torch.device, slices: int) -> bo
     try:
         network = _network(recipe, store, device)
         if recipe.compile:
-            network.compile()
+            network.compile(dynamic=False)
         optimizer, loss = make_optimizer(recipe, network), _loss(recipe, store)
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         arithmetic = Arithmetic(recipe.precision, scaler=scaler)

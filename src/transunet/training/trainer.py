@@ -75,7 +75,9 @@ class Trainer:
         self.model.set_gradient_checkpointing(recipe.gradient_checkpointing)
         self.trained = share_batches(self.network, self.world, self.device)
         if recipe.compile:
-            self.trained.compile()
+            # Each size by itself: an epoch may end with a smaller batch, and of code for any size
+            # PyTorch 2.13 fails to translate some.
+            self.trained.compile(dynamic=False)
         self.optimizer = make_optimizer(recipe, self.network)
         scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.arithmetic = Arithmetic(recipe.precision, recipe.accumulate, recipe.clip_norm, scaler)

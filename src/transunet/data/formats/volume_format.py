@@ -113,5 +113,7 @@ def reading(
     except Exception as error:  # no parser says in how many ways it stumbles over a flipped bit
         if isinstance(error, (TransUNetError, *but)):
             raise
+        if Path(path).is_file() and not Path(path).stat().st_size:
+            raise unreadable(path, "it is empty", remedy) from None
         reason = reason_of(error).replace(str(path), "the file")[:200]
         raise unreadable(path, f"it cannot be read as {kind} ({reason})", remedy) from None
