@@ -4,7 +4,9 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 from prediction import save_nifti, tiny_bundle, tiny_model
 from tiny_3d import TINY_3D
-from transunet.backends import conversion, engines
+from transunet.backends import compare, conversion, engines
 from transunet.backends.opening import open_network
 from transunet.bundle.bundle_config import BundleConfig, keep_ranges, read_config
 from transunet.bundle.fast import attach
@@ -25,7 +27,7 @@ from transunet.data.preprocessing import Preprocessing
 from transunet.errors import ConfigError
 from transunet.inference.predictor import Predictor
 from transunet.models.network_fingerprint import fingerprint_of
-from transunet.models.quantised import measured_ranges, quantised
+from transunet.models.quantised import QuantisedLayer, measured_ranges, quantised
 
 pytestmark = pytest.mark.runtime
 
@@ -119,6 +121,24 @@ def test_the_faster_of_int8_and_fp32_is_taken_as_the_record_says(
     assert caplog.text.count("fp32 on this processor (20 ms of its time, and 10)") == 2
     assert caplog.text.count("int8 takes 200% of fp32's time") == 1
     assert opened.network.fingerprint == fingerprint_of(from_pretrained(bundle)[0])
+
+
+@pytest.mark.parametrize(("difference", "taken"), [(0.5, True), (1.5, False), (np.nan, False)])
+def test_levels_of_rounding_are_no_other_network(
+    difference: float, taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(conversion, "_seconds", forced(0.01, 0.02))
+    exact = compare.compare
+
+    def compared(model: torch.nn.Module, *others: Any) -> tuple[float, float]:
+        rounds = any(isinstance(part, QuantisedLayer) for part in model.modules())
+        return (difference, 1.0) if rounds else exact(model, *others)
+
+    monkeypatch.setattr(compare, "compare", compared)
+    bundle = calibrated(tiny_bundle(tmp_path / "bundle"))
+    with nullcontext() if taken else pytest.raises(ConfigError, match="cannot be converted"):
+        assert open_network(bundle, "cpu", "openvino", "int8").precision == "int8"
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from transunet.models.segmentation_network import SegmentationNetwork
 
 FURTHEST: Mapping[str, float] = MappingProxyType(
-    {"fp32": 1e-3, "bf16": 0.5, "fp16": 0.5, "int8": 0.5}
+    {"fp32": 1e-3, "bf16": 0.5, "fp16": 0.5, "int8": 1.0}
 )
 """By precision, the largest difference of logits from the model's, as a share of their standard
 deviation. Rounding alone comes to 1e-5 in fp32 with trained weights, to some 1e-4 with random ones;
-1e-2 is usual in bf16 and fp16; of int8, whose model rounds as well, 0.2."""
+1e-2 is usual in bf16 and fp16; of int8, whose model rounds as well, 0.2, in 3D 0.5: four of the
+levels that the last layer's logits have. Other weights' lie 1.7 to 19 apart."""
 _BATCH = 8
 
 
