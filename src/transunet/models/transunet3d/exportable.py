@@ -18,7 +18,7 @@ def exportable(model: SegmentationNetwork, any_size: bool = False) -> Segmentati
 
     Args:
         model: the network; in training mode or not.
-        any_size: nothing to do for: any size that the network takes can be traced.
+        any_size: changes nothing: position embeddings are resized to the grid in any case.
     """
     copy = evaluation_copy(model)
     for unit in copy.modules():
