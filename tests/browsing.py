@@ -162,6 +162,11 @@ class Viewer:
         wanted = [int(color[at : at + 2], 16) for at in (1, 3, 5)]
         return int((np.abs(self.pixels() - wanted).max(axis=2) <= 6).sum())
 
+    def point(self, across: float = 0.5, down: float = 0.5) -> tuple[float, float]:
+        """Where the page has what lies at these shares of the canvas."""
+        box = self.page.locator("#canvas").bounding_box()
+        return box["x"] + across * box["width"], box["y"] + down * box["height"]
+
     def opaque(self) -> "Viewer":
         """One plane, of sharp voxels, in which the overlay hides the image and nothing it."""
         self.page.keyboard.press("2")

@@ -18,6 +18,7 @@ from transunet.bundle.trust_config import (
     Trust,
     VolumeInterval,
 )
+from transunet.data.checks.suitability import TrainingData
 from transunet.data.preprocessing import Channel, Preprocessing, planes_first
 from transunet.models.transunet2d.config import TransUNetConfig
 from transunet.models.transunet2d.network import TransUNet
@@ -79,6 +80,12 @@ def tiny_bundle(
     labels = {index: names[index] for index in range(model.config.num_classes)}
     config = BundleConfig(architecture=model.config, preprocessing=preprocessing, labels=labels)
     return save_pretrained(model, config, folder)
+
+
+def mirrored_along(axes: tuple[int, ...] | None) -> TrainingData:
+    """What a training of almost any voxels tells, that mirrored its samples along these axes."""
+    spacings, views = ((0.1, 0.1, 0.1), (9.0, 9.0, 9.0)), ((1.0, 1.0), (999.0, 999.0))
+    return TrainingData(cases=1, channels=(), spacing_mm=spacings, view_mm=views, mirror_axes=axes)
 
 
 def with_clicks(bundle: Path, folder: Path, weight: float = 0) -> Path:

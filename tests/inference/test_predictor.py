@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from golden_figures import facts, figure, seed_state, uniform
-from transunet.data.checks.suitability import TrainingData
+from prediction import mirrored_along
 from transunet.data.preprocessing import Channel, Preprocessing
 from transunet.data.volume import Volume
 from transunet.errors import ConfigError, DataError
@@ -121,12 +121,6 @@ def test_both_procedures_give_what_each_gives_alone(native: tuple[int, int]) -> 
     assert not np.array_equal(both["native"].array, both["paper"].array)
     with pytest.raises(ConfigError, match="no windows"):
         Predictor(Halving(), UNIT, names, window=True).by_procedure(image)
-
-
-def mirrored_along(axes: tuple[int, ...] | None) -> TrainingData:
-    ends = ((0.1, 0.1, 0.1), (9.0, 9.0, 9.0))
-    view = ((1.0, 1.0), (999.0, 999.0))
-    return TrainingData(cases=1, channels=(), spacing_mm=ends, view_mm=view, mirror_axes=axes)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from prediction import hounsfield, noise, save_nifti, tiny_bundle
+from prediction import hounsfield, mirrored_along, noise, save_nifti, tiny_bundle
 from serving import API, Client, image_bytes, labels_of, nifti_bytes, nifti_of, until
 from transunet.bundle.bundle_config import read_config
-from transunet.data.checks.suitability import TrainingData
 from transunet.data.formats.nifti import label_names
 from transunet.data.volume import Volume
 from transunet.inference.predictor import Predictor
@@ -581,9 +580,7 @@ def test_health_and_metrics(client, done):
 @pytest.mark.parametrize(("axes", "refused"), [((), True), ((1,), False), (None, False)])
 def test_mirror_images_that_training_never_saw_are_refused(axes, refused, tmp_path):
     bundle = tiny_bundle(tmp_path / "bundle")
-    ends, view = ((0.1,) * 3, (9.0,) * 3), ((1.0, 1.0), (999.0, 999.0))
-    seen = TrainingData(cases=1, channels=(), spacing_mm=ends, view_mm=view, mirror_axes=axes)
-    config = read_config(bundle).replace(training_data=seen)
+    config = read_config(bundle).replace(training_data=mirrored_along(axes))
     served = SimpleNamespace(name="bundle", channels=["MRI 0"], config=config)
     image = SimpleNamespace(name="a.nii.gz", metadata={"channels": 1, "obstacle": None})
     service = SimpleNamespace(image=lambda _: image, bundle=lambda _: served)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from transunet.bundle.trust_config import Trust
 from transunet.data.checks.suitability import MODALITIES
-from transunet.data.text import counted
+from transunet.data.text import counted, extents
 from transunet.document import Block, CardTable, Section, to_markdown
 from transunet.files import write_text
 
@@ -74,7 +74,7 @@ def facts_of(config: "BundleConfig") -> list[tuple[str, str]]:
     seen, sampling = config.training_data, config.sampling
     rows = [
         ("network", f"{config.architecture.name} ({config.architecture.family})"),
-        ("takes", f"{sampling.kind} of {' x '.join(map(str, sampling.size))} pixels"),
+        ("takes", f"{sampling.kind} of {extents(sampling.size)} pixels"),
         ("channels", ", ".join(channel.name for channel in config.preprocessing.channels)),
         ("finds", ", ".join(f"{number} {name}" for number, name in config.structures.items())),
         ("written with", ", ".join(f"{name} {v}" for name, v in config.versions.items())),
@@ -82,7 +82,7 @@ def facts_of(config: "BundleConfig") -> list[tuple[str, str]]:
     if config.ranges is not None:
         rows.append(("in int8", str(config.ranges.fidelity or "not compared")))
     if seen is not None:
-        ends = dict.fromkeys(" x ".join(f"{side:.3g}" for side in end) for end in seen.spacing_mm)
+        ends = dict.fromkeys(extents(end, ".3g") for end in seen.spacing_mm)
         rows.append(
             ("its data", f"{counted(seen.cases, 'case')}, voxels of {' to '.join(ends)} mm")
         )

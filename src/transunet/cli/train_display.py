@@ -170,7 +170,7 @@ def teach_best(trainer: Trainer) -> None:
 
 def teach_folds(parent: Run, device: str) -> None:
     """Let the folds' networks and their ensemble learn it, where they have not yet."""
-    bundles = [parent.fold(number) / "best" for number in range(parent.record.recipe.folds or 0)]
+    bundles = [fold / "best" for fold in parent.folds]
     if trust_of([read_config(bundle) for bundle in bundles]) is None:
         _teach(partial(fit_folds, parent, device), bundles)
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from transunet.cli.help import Command, Group
 from transunet.cli.notes import say
+from transunet.data.text import extents
 
 app = typer.Typer(
     cls=Group,
@@ -85,7 +86,7 @@ def inspect(
     from transunet.weights.weight_inspection import inspect as look_into
 
     inspection = look_into(file)
-    grid = " x ".join(map(str, inspection.grid)) if inspection.grid else "in no known grid"
+    grid = extents(inspection.grid) if inspection.grid else "in no known grid"
     if inspection.grid and inspection.whole and not inspection.grid_told:
         grid += ", if they fill a square: the file alone does not tell"
     holds = "a whole TransUNet" if inspection.whole else "an encoder"

@@ -57,11 +57,6 @@ if TYPE_CHECKING:
 
 _VOXELS_AT_ONCE = 128**3
 """Of the patches that go through at once where nobody says how many."""
-UNMIRRORED = (
-    "mirror=True (--mirror) averages over mirror images, and training showed the network none: it "
-    "would label them badly. Leave it out; where left and right mean the same, train with --set "
-    "augmentation.p_mirror=0.5; or force it (--force)."
-)
 _OF_ALL = ("procedure", "mirror", "window", "batch_size", "force")
 """Settings that an ensemble's members have in common."""
 _LARGEST_SIDE = 16384
@@ -212,9 +207,14 @@ class Predictor:
         if mirror:
             from transunet.inference.tta import MirrorTTA
 
+            if training_data and training_data.unmirrored and not force:
+                raise ConfigError(
+                    "mirror=True (--mirror) averages over mirror images, and training showed the "
+                    "network none: it would label them badly. Leave it out; where left and right "
+                    "mean the same, train with --set augmentation.p_mirror=0.5; or force it "
+                    "(--force)."
+                )
             axes = training_data.mirror_axes if training_data else None
-            if axes == () and not force:
-                raise ConfigError(UNMIRRORED)
             self.network = MirrorTTA(self.network, bool(self.regions), axes or None)
         if window:
             from transunet.inference.sliding_window import SlidingWindow

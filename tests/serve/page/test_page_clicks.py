@@ -12,8 +12,7 @@ from serving import image_bytes
 def test_clicks_correct_what_was_drawn_and_are_undone(viewer: Viewer) -> None:
     page = viewer.page
     viewer.open().show("clicked.nii.gz", image_bytes(31)).segment("brain").opaque()
-    box = page.locator("#canvas").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x, y = viewer.point()
     found = viewer.text("#structures tbody")
 
     def wait_until(told: str, same: bool = True) -> None:
@@ -105,8 +104,6 @@ def test_each_pointer_adds_and_takes_away(browser: Any, server: Any, pointer: st
     viewer.open().show("clicked.nii.gz", image_bytes(33)).segment("brain").opaque()
     page.keyboard.press("c")
     page.select_option("#click-structure", label="right")
-    box = page.locator("#canvas").bounding_box()
-    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
     def said(**keys: Any) -> int | None:
         """The structure that a click in the middle tells the server of; None where it removes."""
@@ -114,7 +111,7 @@ def test_each_pointer_adds_and_takes_away(browser: Any, server: Any, pointer: st
             if pointer == "mouse":
                 page.locator("#canvas").click(**keys)
             else:
-                page.touchscreen.tap(*middle)
+                page.touchscreen.tap(*viewer.point())
         assert answered.value.ok
         page.wait_for_selector("#stage:not(.asking)")
         structure: int | None = answered.value.request.post_data_json["clicks"][-1]["structure"]
@@ -134,8 +131,7 @@ def test_each_pointer_adds_and_takes_away(browser: Any, server: Any, pointer: st
 def test_a_stroke_that_repeats_another_while_the_model_computes_stays(viewer: Viewer) -> None:
     page = viewer.page
     viewer.open().show("clicked.nii.gz", image_bytes(31)).segment("brain").opaque()
-    box = page.locator("#canvas").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x, y = viewer.point()
     found = viewer.text("#structures tbody")
 
     def stroke() -> None:

@@ -20,12 +20,11 @@ class Plane:
 
     def __init__(self, viewer: Viewer) -> None:
         self.page = viewer.page
-        self.box = self.page.locator("#canvas").bounding_box()
-        middle = self.box["x"] + self.box["width"] / 2, self.box["y"] + self.box["height"] / 2
-        self.middle: Point = middle
-        self.first = self.voxel(middle)
+        self.middle: Point = viewer.point()
+        self.first = self.voxel(self.middle)
+        x, y = self.middle
         # A few voxels away, so that what one is wide is told exactly enough.
-        self.right, self.up = ((middle[0] + 60, middle[1]), (middle[0], middle[1] - 60))
+        self.right, self.up = (x + 60, y), (x, y - 60)
 
     def voxel(self, at: Point) -> tuple[int, ...]:
         self.page.mouse.click(*at)

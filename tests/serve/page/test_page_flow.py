@@ -68,9 +68,8 @@ def test_values_at_the_crosshair_are_the_files(viewer: Viewer, bundles: Path) ->
     content = image_bytes(3)
     image, labels = nifti_of(content), labels_of(bundles / "brain", content)
     viewer.open().show("case.nii.gz", content).segment()
-    box = viewer.page.locator("#canvas").bounding_box()
     for x, y in ((0.2, 0.2), (0.3, 0.27), (0.7, 0.25)):
-        viewer.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        viewer.page.mouse.click(*viewer.point(x, y))
         viewer.settle()
         voxel = tuple(int(one) for one in viewer.text("#at-voxel").split(","))
         mm = [float(one) for one in viewer.text("#at-mm").split(",")]
@@ -147,8 +146,7 @@ def test_a_ct_opens_in_the_window_of_what_the_model_segments(viewer: Viewer, cli
 def test_attention_is_a_heat_map_on_the_slice(viewer: Viewer) -> None:
     viewer.open().show("case.nii.gz", image_bytes(5))
     viewer.page.click("#toggle-crosshair")
-    box = viewer.page.locator("#canvas").bounding_box()
-    point = box["x"] + 0.25 * box["width"], box["y"] + 0.25 * box["height"]
+    point = viewer.point(0.25, 0.25)
     viewer.page.mouse.click(*point)
     grey = viewer.pixels()
     viewer.page.click("#tools label:has-text('Attention')")

@@ -120,11 +120,7 @@ def test_distances_and_regions(viewer: Viewer, client: Any) -> None:
 
     press("2")
     press("r")
-    box = page.locator("#canvas").bounding_box()
-    places = [
-        (box["x"] + x * box["width"], box["y"] + y * box["height"])
-        for x, y in ((0.42, 0.4), (0.56, 0.6))
-    ]
+    places = [viewer.point(0.42, 0.4), viewer.point(0.56, 0.6)]
     in_mm = []
     for place in places:
         page.mouse.click(*place)
@@ -241,33 +237,29 @@ class Outline:
         self.page.keyboard.press("r")
         for _ in range(3):
             self.page.keyboard.press("m")
-        self.box = self.page.locator("#canvas").bounding_box()
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        return self.box["x"] + x * self.box["width"], self.box["y"] + y * self.box["height"]
 
     def draw(self) -> None:
-        self.page.mouse.move(*self.at(*self.corners[0]))
+        self.page.mouse.move(*self.viewer.point(*self.corners[0]))
         self.page.mouse.down()
         for corner in (*self.corners[1:], self.corners[0]):
-            self.page.mouse.move(*self.at(*corner), steps=6)
+            self.page.mouse.move(*self.viewer.point(*corner), steps=6)
         self.page.mouse.up()
         drawn = np.array(self.points())
         # From where the pointer was to where that is in the image, along each of its axes.
         self.scale = (drawn[2] - drawn[0]) / np.subtract(
-            self.at(*self.corners[2]), self.at(*self.corners[0])
+            self.viewer.point(*self.corners[2]), self.viewer.point(*self.corners[0])
         )
 
     def drag(self, start: tuple[float, float], *to: tuple[float, float]) -> None:
-        self.page.mouse.move(*self.at(*start))
+        self.page.mouse.move(*self.viewer.point(*start))
         self.page.mouse.down()
         for each in to:
-            self.page.mouse.move(*self.at(*each), steps=4)
+            self.page.mouse.move(*self.viewer.point(*each), steps=4)
         self.page.mouse.up()
 
     def moved(self, start: tuple[float, float], to: tuple[float, float]) -> NDArray[Any]:
         """By how much, along anterior and superior, a place of the image moves."""
-        return np.subtract(self.at(*to), self.at(*start)) * self.scale
+        return np.subtract(self.viewer.point(*to), self.viewer.point(*start)) * self.scale
 
     def points(self, which: int = -1) -> list[list[float]]:
         """Along anterior and superior; the third coordinate is the slice's."""
@@ -356,7 +348,7 @@ def test_an_outline_is_changed(viewer: Viewer) -> None:
     assert outline.told() == texts[-1]
 
     # A corner is taken out by a double click; three stay.
-    page.mouse.dblclick(*outline.at(*np.add((0.55, 0.5), (0.05, -0.03))))
+    page.mouse.dblclick(*outline.viewer.point(*np.add((0.55, 0.5), (0.05, -0.03))))
     changed = np.delete(changed, 2, axis=0)
     assert np.array(outline.points()) == pytest.approx(changed, abs=1e-9)
     outline.check(changed)
@@ -385,12 +377,12 @@ def test_an_outline_is_changed(viewer: Viewer) -> None:
     press("Control+Shift+Z")
 
     # Another one may be drawn within one that is not selected, and a click selects.
-    page.mouse.click(*outline.at(0.8, 0.8))
+    page.mouse.click(*outline.viewer.point(0.8, 0.8))
     assert page.locator("#measured [aria-current]").count() == 0
     outline.drag((0.47, 0.47), (0.55, 0.47), (0.55, 0.55), (0.47, 0.55))
     assert page.locator("#measured li").count() == 2
     outline.check(outline.points())
-    page.mouse.click(*outline.at(0.44, 0.6))
+    page.mouse.click(*outline.viewer.point(0.44, 0.6))
     assert outline.told() == texts[0]
     assert np.array(outline.points(0)) == pytest.approx(drawn)
 
@@ -407,7 +399,7 @@ def test_an_outline_is_changed_by_touch(browser: Any, server: Any) -> None:
     def fingers(kind: str, *places: tuple[float, float], **more: float) -> None:
         at = [
             {"x": x, "y": y, "id": n}
-            for n, (x, y) in enumerate(outline.at(*place) for place in places)
+            for n, (x, y) in enumerate(outline.viewer.point(*place) for place in places)
         ]
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at, **more})
 

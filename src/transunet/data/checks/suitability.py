@@ -117,6 +117,11 @@ class TrainingData(Configuration):
     mirror_axes: tuple[int, ...] | None = None
     """Axes of a sample, from 0 on, along which mirror images were seen too; None if not told."""
 
+    @property
+    def unmirrored(self) -> bool:
+        """Whether training is known to have shown no mirror images."""
+        return self.mirror_axes == ()
+
     @classmethod
     def of(
         cls,

@@ -75,7 +75,7 @@ def checked(job_request: JobRequest, service: Service, batch: str | None = None)
             message = f"{served.name} takes patches, which overlap already; these are for slices."
             raise ApiError("invalid_request", message, "Leave out window and procedure.")
     seen = served.config.training_data
-    if job_request.mirror and seen and seen.mirror_axes == () and not job_request.force:
+    if job_request.mirror and seen and seen.unmirrored and not job_request.force:
         message = f"Training showed {served.name} no mirror images: it would label them badly."
         raise ApiError("invalid_request", message, "Leave out mirror, or force it.")
     if job_request.window and job_request.procedure == "paper":
